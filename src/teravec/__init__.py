@@ -1,0 +1,1 @@
+"""teravec: inverted-file vector indexes on disk, built and searched in a stated amount of memory."""

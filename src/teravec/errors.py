@@ -1,0 +1,119 @@
+"""Every error that teravec raises on purpose.
+
+::
+
+    TeravecError
+    |-- InvalidArgument          an option, array or input does not fit        (exit 2)
+    |   |-- InvalidSource        an input file is unreadable as vectors         (exit 2)
+    |   |-- OutputExists         the output holds something else               (exit 2)
+    |   `-- MemoryLimitTooSmall  the stage cannot run in the memory it was given (exit 2)
+    |-- StorageError             the disk said no: space, permission, read error (exit 2)
+    |-- MissingFile              a file that the manifest names is not there    (exit 1)
+    `-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
+        |-- ForeignFile          a sound file that belongs to another index     (exit 1)
+        `-- IncompatibleVersion  a format that this release does not read       (exit 1)
+
+A message gives what was found, what was expected, and the file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "CorruptFile",
+    "ForeignFile",
+    "IncompatibleVersion",
+    "InvalidArgument",
+    "InvalidSource",
+    "MemoryLimitTooSmall",
+    "MissingFile",
+    "OutputExists",
+    "StorageError",
+    "TeravecError",
+    "storage_errors",
+]
+
+
+class TeravecError(Exception):
+    """Base of the tree; ``exit_code`` is what the command line exits with."""
+
+    exit_code = 1
+
+
+class InvalidArgument(TeravecError, ValueError):
+    """An option or array does not fit: wrong shape, dtype, range or combination."""
+
+    exit_code = 2
+
+
+class InvalidSource(InvalidArgument):
+    """An input file cannot be read as vectors, or holds values that cannot be indexed."""
+
+
+class OutputExists(InvalidArgument):
+    """The output path already holds another index, or a build with other options."""
+
+
+class MemoryLimitTooSmall(InvalidArgument):
+    """A stage cannot do its work within the memory limit that it was given."""
+
+
+class StorageError(TeravecError, OSError):
+    """The operating system refused: no space, no permission, or a failed read or write."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else "storage error"
+
+
+class MissingFile(TeravecError):
+    """A file that a manifest names is not there."""
+
+
+class CorruptFile(TeravecError):
+    """A sealed file's bytes are not those that were written."""
+
+
+class ForeignFile(CorruptFile):
+    """A sound file that belongs to another index, model or build."""
+
+
+class IncompatibleVersion(CorruptFile):
+    """A file of a format version that this release does not read."""
+
+
+_WHY = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reported an input/output error",
+}
+
+
+@contextmanager
+def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
+    """Turn an ``OSError`` of the body into a typed error that names the file.
+
+    Parameters
+    ----------
+    path : path-like
+        File or directory that the body works on; used in the message.
+    action : str
+        What was being done, as in "write"; used in the message.
+    """
+    try:
+        yield
+    except TeravecError:
+        raise
+    except FileNotFoundError as error:
+        raise MissingFile(f"{os.fspath(path)}: cannot {action}: no such file") from error
+    except OSError as error:
+        why = _WHY.get(error.errno or 0, error.strerror or str(error))
+        raise StorageError(f"{os.fspath(path)}: cannot {action}: {why}") from error
