@@ -1,0 +1,84 @@
+"""Ordered parallel maps over threads with a bounded number of items in flight.
+
+NumPy, Faiss and our kernels release the interpreter lock, so threads suffice on one machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+__all__ = ["ahead", "default_threads", "ordered_map"]
+
+
+def default_threads() -> int:
+    """Processors this process may run on."""
+    return max(1, len(os.sched_getaffinity(0)))
+
+
+def ordered_map(
+    function: Callable[[T], R], items: Iterable[T], *, threads: int, in_flight: int | None = None
+) -> Iterator[R]:
+    """Yield ``function(item)`` in the items' order, computing on several threads.
+
+    Parameters
+    ----------
+    function : callable
+        Thread-safe; its exception is raised at that item's turn.
+    items : iterable
+        Consumed lazily: never more than ``in_flight`` results are pending.
+    threads : int
+        Threads to run on.
+    in_flight : int, optional
+        Bound on items taken but not yet yielded; ``threads + 1`` when not given.
+        With the size of an item it bounds memory.
+    """
+    limit = in_flight or threads + 1
+    pending: deque[Future[R]] = deque()
+    source = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="teravec") as pool:
+        try:
+            for item in source:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= limit:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
+
+
+def ahead(items: Iterable[T], depth: int = 1) -> Iterator[T]:
+    """Yield the items while a thread produces the next ``depth``, so reading overlaps computing."""
+    source = iter(items)
+    done = object()
+
+    def take(_: int) -> T | object:
+        return next(source, done)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="teravec-ahead") as pool:
+        pending = deque(pool.submit(take, i) for i in range(depth))
+        try:
+            while True:
+                item = pending.popleft().result()
+                if item is done:
+                    return
+                pending.append(pool.submit(take, 0))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in pending:
+                future.cancel()
+            pool.shutdown(wait=True)
+            close = getattr(source, "close", None)
+            if close is not None:
+                close()
