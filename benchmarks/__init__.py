@@ -1,0 +1,1 @@
+"""Benchmarks: teravec beside the programs that it replaces. No speed claim without one."""

@@ -1,0 +1,20 @@
+"""Builds the optional C kernels; everything else is in pyproject.toml.
+
+Without a compiler the extension is left out and teravec.kernels falls back to NumPy.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "teravec.kernels._native",
+            sources=["src/teravec/kernels/_native.c"],
+            depends=["src/teravec/kernels/_native_kernels.h"],
+            extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

@@ -1,0 +1,157 @@
+"""Building an index: train, shard, merge, each of which does only what is missing."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from teravec.errors import InvalidArgument, MissingFile, storage_errors
+from teravec.engines.threads import default_threads
+from teravec.index.manifest import Manifest, SliceEntry, read_manifest, write_manifest
+from teravec.memory import default_memory
+from teravec.progress import NoProgress, Progress
+from teravec.shards.plan import RowRange
+from teravec.shards.shard import ShardOptions, sealed_shards, shard
+from teravec.slices.merge import MergeOptions, SealedSlice, merge
+from teravec.sources import Source, open_source
+from teravec.storage.arrays import describe_file
+from teravec.storage.files import sync_directory
+from teravec.storage.layout import IndexPaths
+from teravec.training.model import Model, ModelDescription
+from teravec.training.options import TrainOptions
+from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
+from teravec.training.train import train
+
+__all__ = ["Resources", "build_index", "merge_shards", "shard_rows", "train_model"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a stage may use.
+
+    Parameters
+    ----------
+    memory_bytes : int
+        Limit on memory, beside about 300 MiB for the interpreter and its libraries.
+    threads : int
+    progress : Progress
+    """
+
+    memory_bytes: int = 0
+    threads: int = 0
+    progress: Progress = NoProgress()
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes < 0 or self.threads < 0:
+            raise InvalidArgument(
+                f"memory {self.memory_bytes} and threads {self.threads} must not be negative"
+            )
+        object.__setattr__(self, "memory_bytes", self.memory_bytes or default_memory())
+        object.__setattr__(self, "threads", self.threads or default_threads())
+
+
+def train_model(
+    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
+    resources: Resources,
+) -> ModelDescription:  # fmt: skip
+    """Begin or continue a build, up to its sealed model."""
+    record = begin_build(paths, source, options, layout)
+    return _train(source, record, paths, resources)
+
+
+def _train(
+    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources
+) -> ModelDescription:
+    return train(
+        source, record, paths, memory_bytes=resources.memory_bytes, threads=resources.threads,
+        progress=resources.progress,
+    )  # fmt: skip
+
+
+def shard_rows(
+    source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
+) -> list[Path]:
+    """Encode a range of rows, or every row that no shard covers; return the files written."""
+    record = read_record(paths)
+    record.check_source(source, paths.root)
+    if paths.manifest.exists():
+        return []
+    options = ShardOptions(
+        record.layout.shards, rows, resources.memory_bytes, resources.threads
+    )
+    return shard(source, Model.read(paths.model), paths, options, resources.progress)
+
+
+def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
+    """Merge all shards into slices, seal the manifest, and only then remove the shards."""
+    record = read_record(paths)
+    if paths.manifest.exists():
+        manifest = read_manifest(paths)
+    else:
+        slices = _merge(record, paths, resources)
+        manifest = _manifest(record, ModelDescription.read(paths.model), slices, paths)
+        write_manifest(paths, manifest)
+    if not keep_shards and paths.shards.exists():
+        with storage_errors(paths.shards, "remove"):
+            shutil.rmtree(paths.shards)
+        sync_directory(paths.root)
+    return manifest
+
+
+def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list[SealedSlice]:
+    model = Model.read(paths.model)
+    shards = sealed_shards(paths)
+    if not shards:
+        raise MissingFile(f"{paths.shards}: there are no shards to merge")
+    options = MergeOptions(
+        model.tag, model.code_size, model.nlist, record.ntotal, record.layout.slices,
+        resources.memory_bytes, resources.threads,
+    )  # fmt: skip
+    del model  # its memory is the merge's now
+    return merge(shards, paths, options, resources.progress)
+
+
+def _manifest(
+    record: BuildRecord, model: ModelDescription, slices: Sequence[SealedSlice], paths: IndexPaths
+) -> Manifest:
+    entries = tuple(
+        SliceEntry(
+            f"{paths.slices.name}/{paths.slice(i).name}", s.lists, s.ntotal, s.size, s.seal
+        )
+        for i, s in enumerate(slices)
+    )
+    return Manifest(
+        creator=f"teravec {version('teravec')}",
+        d=model.d,
+        ntotal=record.ntotal,
+        nlist=model.nlist,
+        code_size=model.code_size,
+        metric=model.metric,
+        transform=model.transform,
+        codec=model.codec,
+        model=model.checksum,
+        files={paths.build.name: describe_file(paths.build)},
+        slices=entries,
+        source=record.source,
+    )
+
+
+def build_index(
+    data: str | Path | Sequence[str | Path], out: str | Path, *,
+    options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
+    id_column: str | None = None, vector_column: str | None = None,
+) -> Manifest:  # fmt: skip
+    """Train, shard and merge; a rerun does only what is missing."""
+    paths = IndexPaths(Path(out))
+    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    record = begin_build(paths, source, options, layout)
+    if not paths.manifest.exists():
+        _train(source, record, paths, resources)
+        shard_rows(source, paths, None, resources)
+    return merge_shards(paths, keep_shards=keep_shards, resources=resources)

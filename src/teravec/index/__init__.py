@@ -1,0 +1,1 @@
+"""A manifest and its slices as one readable index."""

@@ -1,0 +1,122 @@
+"""The manifest: the small file, written last, that names all that is sealed and valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from teravec.errors import CorruptFile, MissingFile
+from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.layout import IndexPaths
+
+__all__ = ["Manifest", "SliceEntry", "read_manifest", "write_manifest"]
+
+_FORMAT, _VERSION = "teravec-index", 1
+
+
+@dataclass(frozen=True)
+class SliceEntry:
+    """One slice, as the manifest names it.
+
+    Parameters
+    ----------
+    file : str
+        Path below the index directory.
+    lists : tuple of int
+        Lists [start, stop).
+    ntotal, size : int
+        Vectors; bytes of the file.
+    checksum : str
+        The list file's seal.
+    generation : int
+        0; room for slices that later additions write over the same lists.
+    """
+
+    file: str
+    lists: tuple[int, int]
+    ntotal: int
+    size: int
+    checksum: str
+    generation: int = 0
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What ``manifest.json`` says.
+
+    Parameters
+    ----------
+    creator : str
+        Version of teravec that wrote it.
+    d, ntotal, nlist, code_size : int
+    metric, transform, codec : str
+    model : str
+        Checksum of the model.
+    files : dict
+        Size and checksum of other sealed files, by path below the index.
+    slices : tuple of SliceEntry
+        In list order, covering [0, nlist).
+    source : dict
+        Where the vectors came from: names, sizes and fingerprints.
+    """
+
+    creator: str
+    d: int
+    ntotal: int
+    nlist: int
+    code_size: int
+    metric: str
+    transform: str
+    codec: str
+    model: str
+    files: dict[str, dict[str, Any]]
+    slices: tuple[SliceEntry, ...]
+    source: dict[str, Any]
+
+
+def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
+    """Publish the manifest: from then on the directory is an index."""
+    head = {"format": _FORMAT, "version": _VERSION}
+    content = {**head, **vars(manifest), "slices": [_entry(s) for s in manifest.slices]}
+    write_json(paths.manifest, content)
+
+
+def _entry(entry: SliceEntry) -> dict[str, Any]:
+    return {**asdict(entry), "lists": list(entry.lists)}
+
+
+def read_manifest(paths: IndexPaths) -> Manifest:
+    """Read the manifest.
+
+    Raises
+    ------
+    MissingFile
+        There is no index, or its build is not finished.
+    CorruptFile, IncompatibleVersion
+    """
+    if not paths.manifest.exists():
+        raise MissingFile(_why_missing(paths))
+    content = read_json(paths.manifest, _FORMAT, _VERSION)
+    del content["format"], content["version"]
+    try:
+        slices = [SliceEntry(**{**s, "lists": tuple(s["lists"])}) for s in content.pop("slices")]
+        manifest = Manifest(**content, slices=tuple(slices))
+    except (TypeError, KeyError) as error:
+        raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error
+    _check_slices(manifest.slices, manifest, paths.manifest)
+    return manifest
+
+
+def _why_missing(paths: IndexPaths) -> str:
+    if paths.build.exists():
+        return f"{paths.root}: the build is not finished; run the same build again to finish it"
+    return f"{paths.root}: no teravec index there (no {paths.manifest.name})"
+
+
+def _check_slices(slices: Sequence[SliceEntry], manifest: Manifest, path: Path) -> None:
+    bounds = [0, *(s.lists[1] for s in slices)]
+    starts = [s.lists[0] for s in slices]
+    if starts != bounds[:-1] or bounds[-1] != manifest.nlist:
+        raise CorruptFile(f"{path}: the slices do not cover lists 0 to {manifest.nlist:,} once")

@@ -1,0 +1,92 @@
+"""An index opened for reading: model in memory, slices open, lists left on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from teravec.errors import ForeignFile
+from teravec.index.manifest import Manifest, SliceEntry, read_manifest
+from teravec.storage.files import check_size
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile
+from teravec.training.model import Model
+
+__all__ = ["OpenedIndex"]
+
+
+class OpenedIndex:
+    """Manifest, model and slice files of an index.
+
+    Opening reads and checks everything but the lists: those are checked when read. It
+    takes memory for centroids and for 32 bytes a list.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    model : Model
+    slices : list of ListFile
+        In list order.
+    sizes : ndarray of shape (nlist,), int64
+        Vectors of each list.
+    bounds : ndarray of shape (nslices + 1,), int64
+        First list of each slice, and nlist.
+
+    Raises
+    ------
+    MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
+        Names the file that is not what the manifest says.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.paths = IndexPaths(Path(root))
+        self.manifest: Manifest = read_manifest(self.paths)
+        self.model = Model.read(self.paths.model)
+        if self.model.description.checksum != self.manifest.model:
+            raise ForeignFile(
+                f"{self.paths.model / 'model.json'}: model "
+                f"{self.model.description.checksum} found, {self.manifest.model} expected"
+            )
+        self.slices: list[ListFile] = []
+        try:
+            for entry in self.manifest.slices:
+                self.slices.append(self._open_slice(entry))
+        except BaseException:
+            self.close()
+            raise
+        self.sizes = np.concatenate([file.sizes for file in self.slices])
+        self.bounds = np.array([0, *(file.lists[1] for file in self.slices)], np.int64)
+
+    def _open_slice(self, entry: SliceEntry) -> ListFile:
+        path = self.paths.root / entry.file
+        check_size(path, entry.size)
+        file = ListFile(path)
+        if file.seal != entry.checksum or file.lists != entry.lists:
+            file.close()
+            raise ForeignFile(
+                f"{path}: lists {file.lists} with seal {file.seal} found, "
+                f"{entry.lists} with seal {entry.checksum} expected"
+            )
+        return file
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors held."""
+        return self.manifest.ntotal
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the memory taken by being open."""
+        return self.model.memory_bytes + 48 * self.manifest.nlist
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self.slices:
+            file.close()
+
+    def __enter__(self) -> OpenedIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

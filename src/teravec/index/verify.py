@@ -1,0 +1,78 @@
+"""Checking every byte of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
+from teravec.index.manifest import Manifest, SliceEntry, read_manifest
+from teravec.progress import Progress
+from teravec.storage.arrays import check_file
+from teravec.storage.files import check_size
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile, verify_lists
+from teravec.training.model import ModelDescription
+
+__all__ = ["verify"]
+
+
+def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
+    """Read every file of an index and compare it with its checksums.
+
+    Returns
+    -------
+    list of TeravecError
+        One for each file that is damaged, missing or foreign; empty for a sound index.
+
+    Raises
+    ------
+    MissingFile, CorruptFile
+        The manifest itself cannot be read, so nothing else can be checked.
+    """
+    paths = IndexPaths(Path(root))
+    manifest = read_manifest(paths)
+    damages: list[TeravecError] = []
+    total = sum(entry.size for entry in manifest.slices)
+    with progress.stage("verify", total, "bytes") as bar:
+        for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
+            with _collecting(damages):
+                check_file(paths.root / name, described)
+        for entry in manifest.slices:
+            with _collecting(damages):
+                _verify_slice(paths.root / entry.file, entry)
+            bar.advance(entry.size)
+    return damages
+
+
+@contextmanager
+def _collecting(damages: list[TeravecError]) -> Iterator[None]:
+    try:
+        yield
+    except (CorruptFile, MissingFile, StorageError) as damage:
+        damages.append(damage)
+
+
+def _model_files(
+    paths: IndexPaths, manifest: Manifest, damages: list[TeravecError]
+) -> list[tuple[str, dict[str, Any]]]:
+    """The files that the model names, if the model is the manifest's."""
+    with _collecting(damages):
+        description = ModelDescription.read(paths.model)
+        if description.checksum != manifest.model:
+            raise ForeignFile(
+                f"{paths.model / 'model.json'}: model {description.checksum} found, "
+                f"{manifest.model} expected"
+            )
+        return [(f"{paths.model.name}/{name}", f) for name, f in description.files.items()]
+    return []
+
+
+def _verify_slice(path: Path, entry: SliceEntry) -> None:
+    check_size(path, entry.size)
+    with ListFile(path) as file:
+        if file.seal != entry.checksum:
+            raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
+    verify_lists(path)

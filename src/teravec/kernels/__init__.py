@@ -1,0 +1,1 @@
+"""Distances, codecs, quantizers and scanners: the one place that knows Faiss."""

@@ -1,0 +1,552 @@
+/* teravec.kernels._native: nearest centroid assignment, sums by list and k smallest values.
+ *
+ * Scores are |c|^2 / 2 - x.c in float32; the row's own |x|^2 changes no order and is added last.
+ * Functions take contiguous buffers, check each one's element type, alignment and size against the
+ * others, raise ValueError where they disagree, and compute with the interpreter lock released.
+ * The caller must not change the buffers meanwhile. Kernels are in _native_kernels.h, compiled for
+ * several instruction sets; `level` picks one.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#define NATIVE_X86 1
+#include <immintrin.h>
+#else
+#define NATIVE_X86 0
+#endif
+
+/* Packed panels scanned per pass over the rows: half of a 512 KiB second-level cache. */
+#define RUN_BYTES ((size_t)192 * 1024)
+/* Rows per pass over all centroids in the exact scan. */
+#define EXACT_ROWS ((size_t)2048)
+/* Bounds of the grouped scan's scratch; a block of rows ends when either is reached. */
+#define PAIRS ((size_t)256 * 1024)
+#define ROWS ((size_t)16 * 1024)
+
+/* Centroids in groups. Group j is panels starts[j]..starts[j + 1]; unused places of its last panel
+ * have half-norm +inf. ids gives the list number of each place, ascending within a group. */
+typedef struct {
+    size_t d, ngroups;
+    const float *packed, *half, *centers, *center_half;
+    const int32_t *ids, *starts;
+    float margin;
+} grouped_t;
+
+typedef struct {
+    size_t stride, score_rows, max_rows, max_pairs;
+    float *scores;
+    uint32_t *pair_group, *pair_row, *row_end, *group_end;
+} scratch_t;
+
+/* ------------------------------------------------------------------ keys of smallest_k */
+
+/* Orders as (value, index); -0 equals +0, and NaN follows +inf. */
+static inline uint64_t sort_key(float value, size_t index)
+{
+    uint32_t bits;
+    const float plain = value != value ? NAN : value + 0.0f;
+    memcpy(&bits, &plain, 4);
+    bits ^= bits & 0x80000000u ? 0xffffffffu : 0x80000000u;
+    return (uint64_t)bits << 32 | (uint32_t)index;
+}
+
+/* The value behind a key, or +inf for NaN, below which every number may still enter. */
+static inline float key_value(uint64_t key)
+{
+    uint32_t bits = (uint32_t)(key >> 32);
+    float value;
+    bits ^= bits & 0x80000000u ? 0x80000000u : 0xffffffffu;
+    memcpy(&value, &bits, 4);
+    return value != value ? INFINITY : value;
+}
+
+static void insertion_sort(uint64_t *keys, size_t n)
+{
+    for (size_t i = 1; i < n; i++) {
+        const uint64_t key = keys[i];
+        size_t j = i;
+        for (; j && keys[j - 1] > key; j--)
+            keys[j] = keys[j - 1];
+        keys[j] = key;
+    }
+}
+
+/* Split around a pivot at an arbitrary but repeatable place; returns the pivot's index. Keys are
+ * distinct, so the sizes do not depend on ties. */
+static size_t partition_keys(uint64_t *keys, size_t n)
+{
+    uint64_t mix = (uint64_t)n * 0x9e3779b97f4a7c15u ^ keys[n / 2];
+    size_t pick[3];
+    for (int i = 0; i < 3; i++) {
+        mix ^= mix >> 29, mix *= 0xbf58476d1ce4e5b9u, mix ^= mix >> 32;
+        pick[i] = (size_t)(mix % n);
+    }
+    if (keys[pick[0]] > keys[pick[1]]) {
+        const size_t t = pick[0];
+        pick[0] = pick[1], pick[1] = t;
+    }
+    if (keys[pick[1]] > keys[pick[2]])
+        pick[1] = keys[pick[0]] > keys[pick[2]] ? pick[0] : pick[2];
+    const uint64_t pivot = keys[pick[1]];
+    keys[pick[1]] = keys[n - 1];
+    keys[n - 1] = pivot;
+    size_t low = 0;
+    for (size_t i = 0; i < n - 1; i++) { /* without branches */
+        const uint64_t key = keys[i];
+        keys[i] = keys[low];
+        keys[low] = key;
+        low += key < pivot;
+    }
+    keys[n - 1] = keys[low];
+    keys[low] = pivot;
+    return low;
+}
+
+/* Move the k lowest of n keys to the front, the greatest of them to keys[k - 1]. */
+static void select_keys(uint64_t *keys, size_t n, size_t k)
+{
+    const size_t target = k - 1;
+    size_t low = 0, high = n;
+    while (high - low > 16) {
+        const size_t middle = low + partition_keys(keys + low, high - low);
+        if (middle == target)
+            return;
+        if (middle < target)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    insertion_sort(keys + low, high - low);
+}
+
+static void sort_keys(uint64_t *keys, size_t n)
+{
+    while (n > 24) { /* recurse into the smaller side: depth stays below log2(n) */
+        const size_t middle = partition_keys(keys, n);
+        if (middle < n - middle) {
+            sort_keys(keys, middle);
+            keys += middle + 1;
+            n -= middle + 1;
+        } else {
+            sort_keys(keys + middle + 1, n - middle - 1);
+            n = middle;
+        }
+    }
+    insertion_sort(keys, n);
+}
+
+/* ------------------------------------------------------------------ instruction sets */
+
+#define VL 4
+#define NAME(x) x##_base
+#define FN static
+#include "_native_kernels.h"
+
+#if NATIVE_X86
+#define VL 8
+#define NAME(x) x##_avx2
+#define FN __attribute__((target("avx2,fma"))) static
+#include "_native_kernels.h"
+
+#define VL 16
+#define NAME(x) x##_avx512
+#define FN __attribute__((target("avx512f,avx2,fma"))) static
+#include "_native_kernels.h"
+#endif
+
+static int best_level(void)
+{
+#if NATIVE_X86
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return 0;
+    return __builtin_cpu_supports("avx512f") ? 2 : 1;
+#else
+    return 0;
+#endif
+}
+
+/* Call a kernel at a level that check_level let through. */
+#if NATIVE_X86
+#define AT_LEVEL(level, call, ...)                                                               \
+    ((level) == 2 ? call##_avx512(__VA_ARGS__)                                                   \
+                  : (level) == 1 ? call##_avx2(__VA_ARGS__) : call##_base(__VA_ARGS__))
+#else
+#define AT_LEVEL(level, call, ...) call##_base(__VA_ARGS__)
+#endif
+
+static size_t panel_places(int level)
+{
+    return (size_t)8 << level;
+}
+
+static int check_level(int level)
+{
+    if (level >= 0 && level <= best_level())
+        return 1;
+    PyErr_Format(PyExc_ValueError, "level is %d, this processor has 0 to %d", level, best_level());
+    return 0;
+}
+
+/* ------------------------------------------------------------------ buffers */
+
+enum { MAX_BUFFERS = 10 };
+
+typedef struct {
+    Py_buffer views[MAX_BUFFERS];
+    int count;
+} buffers_t;
+
+static void release(buffers_t *all)
+{
+    while (all->count)
+        PyBuffer_Release(&all->views[--all->count]);
+}
+
+/* The object's memory as `*length` elements of a type ('f', 'd', 'i' or 'q'); NULL on error. */
+static void *take(buffers_t *all, PyObject *object, const char *name, char type, int writable,
+                  size_t *length)
+{
+    static char empty[64] __attribute__((aligned(64)));
+    Py_buffer *view = &all->views[all->count];
+    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    const Py_ssize_t size = type == 'd' || type == 'q' ? 8 : 4;
+    if (PyObject_GetBuffer(object, view, flags) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Clear();
+            PyErr_Format(PyExc_ValueError, "%s is not a contiguous%s buffer", name,
+                         writable ? " writable" : "");
+        }
+        return NULL;
+    }
+    all->count++;
+    const char found = view->format && !view->format[1] ? view->format[0] : '?';
+    const int same = found == type || (type == 'q' && found == 'l' && sizeof(long) == 8) ||
+                     (type == 'i' && found == 'l' && sizeof(long) == 4);
+    if (!same || view->itemsize != size) {
+        PyErr_Format(PyExc_ValueError, "%s has elements '%s', expected '%c'", name,
+                     view->format ? view->format : "?", type);
+        return NULL;
+    }
+    if ((uintptr_t)view->buf % (uintptr_t)size) {
+        PyErr_Format(PyExc_ValueError, "%s is not aligned to %zd bytes", name, size);
+        return NULL;
+    }
+    *length = (size_t)(view->len / size);
+    return *length ? view->buf : empty;
+}
+
+static int check_length(const char *name, size_t found, size_t expected)
+{
+    if (found == expected)
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s has %zu elements, expected %zu", name, found, expected);
+    return 0;
+}
+
+/* found must be a times b, without overflow. */
+static int check_product(const char *name, size_t found, size_t a, size_t b)
+{
+    size_t expected;
+    if (__builtin_mul_overflow(a, b, &expected)) {
+        PyErr_Format(PyExc_ValueError, "%s would have %zu times %zu elements", name, a, b);
+        return 0;
+    }
+    return check_length(name, found, expected);
+}
+
+static int check_positive(const char *name, Py_ssize_t value)
+{
+    if (value > 0 && value <= INT32_MAX)
+        return 1;
+    PyErr_Format(PyExc_ValueError, "%s is %zd, expected 1 to 2147483647", name, value);
+    return 0;
+}
+
+/* ------------------------------------------------------------------ functions */
+
+static PyObject *py_best_level(PyObject *self, PyObject *args)
+{
+    (void)self, (void)args;
+    return PyLong_FromLong(best_level());
+}
+
+static PyObject *py_panel_places(PyObject *self, PyObject *args)
+{
+    int level;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "i:panel_places", &level) || !check_level(level))
+        return NULL;
+    return PyLong_FromSize_t(panel_places(level));
+}
+
+/* Panels of packed centroids: packed is (panels, d, places), half is (panels, places). */
+static int check_panels(const char *name, size_t packed, size_t half, size_t d, size_t places)
+{
+    if (half == 0 || half % places || half > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "half-norms of %s: %zu is no positive multiple of %zu", name,
+                     half, places);
+        return 0;
+    }
+    return check_product(name, packed, half, d);
+}
+
+static PyObject *py_assign_exact(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t d;
+    PyObject *o_x, *o_packed, *o_half, *o_list, *o_distance, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, npacked, nhalf, n, nd;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "inOOOOO:assign_exact", &level, &d, &o_x, &o_packed, &o_half,
+                          &o_list, &o_distance) ||
+        !check_level(level) || !check_positive("d", d))
+        return NULL;
+    const float *x, *packed, *half;
+    int32_t *list;
+    float *distance;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
+        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !(list = take(&all, o_list, "out_list", 'i', 1, &n)) ||
+        !(distance = take(&all, o_distance, "out_distance", 'f', 1, &nd)) ||
+        !check_product("x", nx, n, (size_t)d) || !check_length("out_distance", nd, n) ||
+        !check_panels("packed", npacked, nhalf, (size_t)d, panel_places(level)))
+        goto done;
+    Py_BEGIN_ALLOW_THREADS;
+    AT_LEVEL(level, assign_exact, x, n, (size_t)d, packed, half, nhalf / panel_places(level), list,
+             distance);
+    Py_END_ALLOW_THREADS;
+    result = Py_NewRef(Py_None);
+done:
+    release(&all);
+    return result;
+}
+
+/* starts must rise from 0 to npanels. */
+static int check_starts(const int32_t *starts, size_t ngroups, size_t npanels)
+{
+    int good = starts[0] == 0 && starts[ngroups] >= 0 && (size_t)starts[ngroups] == npanels;
+    for (size_t j = 0; good && j < ngroups; j++)
+        good = starts[j] <= starts[j + 1];
+    if (!good)
+        PyErr_Format(PyExc_ValueError, "starts does not rise from 0 to %zu", npanels);
+    return good;
+}
+
+static void free_scratch(scratch_t *w)
+{
+    free(w->scores);
+    free(w->pair_group);
+    free(w->pair_row);
+    free(w->row_end);
+    free(w->group_end);
+}
+
+/* About 4 MiB, more only where there are many thousands of groups. */
+static int allocate_scratch(scratch_t *w, size_t n, size_t ngroups, size_t stride)
+{
+    const size_t rows = 65536 / stride / 6 * 6;
+    w->stride = stride;
+    w->score_rows = rows < 6 ? 6 : rows > 48 ? 48 : rows;
+    w->max_rows = n < ROWS ? n : ROWS;
+    w->max_pairs = (n < PAIRS / ngroups ? n * ngroups : PAIRS) + 2 * ngroups + 1;
+    w->scores = malloc(w->score_rows * stride * sizeof *w->scores);
+    w->pair_group = malloc(w->max_pairs * sizeof *w->pair_group);
+    w->pair_row = malloc(w->max_pairs * sizeof *w->pair_row);
+    w->row_end = malloc(w->max_rows * sizeof *w->row_end);
+    w->group_end = malloc(ngroups * sizeof *w->group_end);
+    return w->scores && w->pair_group && w->pair_row && w->row_end && w->group_end;
+}
+
+static PyObject *py_assign_grouped(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t d;
+    PyObject *o_x, *o_packed, *o_half, *o_ids, *o_starts, *o_centers, *o_center_half, *o_list,
+        *o_distance, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, npacked, nhalf, nids, nstarts, ncenters, ncenter_half, n, nd;
+    grouped_t g;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "inOOOOOOOfOO:assign_grouped", &level, &d, &o_x, &o_packed, &o_half,
+                          &o_ids, &o_starts, &o_centers, &o_center_half, &g.margin, &o_list,
+                          &o_distance) ||
+        !check_level(level) || !check_positive("d", d))
+        return NULL;
+    const size_t places = panel_places(level);
+    const float *x;
+    int32_t *list;
+    float *distance;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(g.packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
+        !(g.half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !(g.ids = take(&all, o_ids, "ids", 'i', 0, &nids)) ||
+        !(g.starts = take(&all, o_starts, "starts", 'i', 0, &nstarts)) ||
+        !(g.centers = take(&all, o_centers, "centers", 'f', 0, &ncenters)) ||
+        !(g.center_half = take(&all, o_center_half, "center_half", 'f', 0, &ncenter_half)) ||
+        !(list = take(&all, o_list, "out_list", 'i', 1, &n)) ||
+        !(distance = take(&all, o_distance, "out_distance", 'f', 1, &nd)) ||
+        !check_product("x", nx, n, (size_t)d) || !check_length("out_distance", nd, n) ||
+        !check_panels("packed", npacked, nhalf, (size_t)d, places) ||
+        !check_panels("centers", ncenters, ncenter_half, (size_t)d, places) ||
+        !check_length("ids", nids, nhalf))
+        goto done;
+    if (nstarts < 2 || nstarts - 1 > ncenter_half) {
+        PyErr_Format(PyExc_ValueError, "starts has %zu elements for %zu places of centers", nstarts,
+                     ncenter_half);
+        goto done;
+    }
+    g.d = (size_t)d;
+    g.ngroups = nstarts - 1;
+    if (!check_starts(g.starts, g.ngroups, nhalf / places))
+        goto done;
+    if (n == 0) {
+        result = Py_NewRef(Py_None);
+        goto done;
+    }
+    scratch_t scratch = {0};
+    if (!allocate_scratch(&scratch, n, g.ngroups, ncenter_half)) {
+        PyErr_NoMemory();
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        AT_LEVEL(level, assign_grouped, x, n, &g, &scratch, list, distance);
+        Py_END_ALLOW_THREADS;
+        result = Py_NewRef(Py_None);
+    }
+    free_scratch(&scratch);
+done:
+    release(&all);
+    return result;
+}
+
+static PyObject *py_accumulate(PyObject *self, PyObject *args)
+{
+    int level, bad = 0;
+    Py_ssize_t d, col_start, col_stop;
+    PyObject *o_x, *o_list, *o_sums, *o_counts, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, n, nsums, nlist;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "inOOOOnn:accumulate", &level, &d, &o_x, &o_list, &o_sums,
+                          &o_counts, &col_start, &col_stop) ||
+        !check_level(level) || !check_positive("d", d))
+        return NULL;
+    const float *x;
+    const int32_t *list;
+    double *sums;
+    int64_t *counts = NULL;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(list = take(&all, o_list, "list_no", 'i', 0, &n)) ||
+        !(sums = take(&all, o_sums, "sums", 'd', 1, &nsums)))
+        goto done;
+    nlist = nsums / (size_t)d;
+    if (o_counts != Py_None) {
+        size_t ncounts;
+        if (!(counts = take(&all, o_counts, "counts", 'q', 1, &ncounts)) ||
+            !check_length("counts", ncounts, nlist))
+            goto done;
+    }
+    if (!check_product("x", nx, n, (size_t)d) || !check_product("sums", nsums, nlist, (size_t)d))
+        goto done;
+    if (col_start < 0 || col_start > col_stop || col_stop > d) {
+        PyErr_Format(PyExc_ValueError, "columns %zd to %zd are not within 0 to %zd", col_start,
+                     col_stop, d);
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    bad = AT_LEVEL(level, accumulate, x, n, (size_t)d, list, nlist, sums, counts, (size_t)col_start,
+                   (size_t)col_stop);
+    Py_END_ALLOW_THREADS;
+    if (bad)
+        PyErr_Format(PyExc_ValueError, "list_no has a number outside 0 to %zu", nlist);
+    else
+        result = Py_NewRef(Py_None);
+done:
+    release(&all);
+    return result;
+}
+
+static PyObject *py_smallest_k(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t m, k;
+    PyObject *o_scores, *o_index, *o_value, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nscores, nindex, nvalue;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "innOOO:smallest_k", &level, &m, &k, &o_scores, &o_index,
+                          &o_value) ||
+        !check_level(level) || !check_positive("m", m) || !check_positive("k", k))
+        return NULL;
+    if (k > m) {
+        PyErr_Format(PyExc_ValueError, "k is %zd of %zd values", k, m);
+        return NULL;
+    }
+    const float *scores;
+    int32_t *index;
+    float *value;
+    if (!(scores = take(&all, o_scores, "scores", 'f', 0, &nscores)) ||
+        !(index = take(&all, o_index, "out_index", 'i', 1, &nindex)) ||
+        !(value = take(&all, o_value, "out_value", 'f', 1, &nvalue)))
+        goto done;
+    const size_t n = nscores / (size_t)m;
+    if (!check_product("scores", nscores, n, (size_t)m) ||
+        !check_product("out_index", nindex, n, (size_t)k) ||
+        !check_product("out_value", nvalue, n, (size_t)k))
+        goto done;
+    size_t capacity = 3 * (size_t)k + 512;
+    capacity = capacity < (size_t)m ? capacity : (size_t)m;
+    uint64_t *buffer = malloc(capacity * sizeof *buffer);
+    if (!buffer) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    for (size_t i = 0; i < n; i++)
+        AT_LEVEL(level, smallest_k, scores + i * (size_t)m, (size_t)m, (size_t)k, buffer, capacity,
+                 index + i * (size_t)k, value + i * (size_t)k);
+    Py_END_ALLOW_THREADS;
+    free(buffer);
+    result = Py_NewRef(Py_None);
+done:
+    release(&all);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"best_level", py_best_level, METH_NOARGS,
+     "best_level() -> int\n\n0 baseline, 1 AVX2 and FMA, 2 AVX-512F."},
+    {"panel_places", py_panel_places, METH_VARARGS,
+     "panel_places(level) -> int\n\nCentroids in one packed panel."},
+    {"assign_exact", py_assign_exact, METH_VARARGS,
+     "assign_exact(level, d, x, packed, half, out_list, out_distance)"},
+    {"assign_grouped", py_assign_grouped, METH_VARARGS,
+     "assign_grouped(level, d, x, packed, half, ids, starts, centers, center_half, margin, "
+     "out_list, out_distance)"},
+    {"accumulate", py_accumulate, METH_VARARGS,
+     "accumulate(level, d, x, list_no, sums, counts or None, col_start, col_stop)"},
+    {"smallest_k", py_smallest_k, METH_VARARGS,
+     "smallest_k(level, m, k, scores, out_index, out_value)"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "teravec.kernels._native",
+    "Compiled kernels; see _native.c and native.py.", 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void)
+{
+    return PyModuleDef_Init(&module);
+}

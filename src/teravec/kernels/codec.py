@@ -1,0 +1,218 @@
+"""Codecs: how a vector becomes ``code_size`` bytes, as Faiss's IVF indexes store it.
+
+========= ============================================ ==========================
+name      code                                          bytes for d dimensions
+========= ============================================ ==========================
+flat      float32                                       4 d
+fp16      float16                                       2 d
+sq8 6 4   scalar quantizer of the residual              d, 6 d / 8, d / 2
+pqM       product quantizer of the residual, 8 bits     M
+pqMxB     the same with B bits a sub-quantizer          M B / 8
+rabitqB   B bits a dimension and correction factors     about B d / 8 + 8 or more
+========= ============================================ ==========================
+
+References
+----------
+Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor Search, 2011 (pq).
+Gao, Long, RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound, 2024.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument
+from teravec.kernels.faiss_threads import faiss_threads
+from teravec.kernels.metric import Metric
+
+__all__ = ["Codec", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors", "train_codec"]
+
+Float32 = npt.NDArray[np.float32]
+
+_SCALAR = {
+    "sq8": faiss.ScalarQuantizer.QT_8bit,
+    "sq6": faiss.ScalarQuantizer.QT_6bit,
+    "sq4": faiss.ScalarQuantizer.QT_4bit,
+    "fp16": faiss.ScalarQuantizer.QT_fp16,
+}
+_SPREAD = 39  # training vectors a centroid of a product quantizer, Faiss's own minimum
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A codec's name taken apart.
+
+    Parameters
+    ----------
+    name : str
+        Canonical, as in ``pq32x8``.
+    kind : {"flat", "scalar", "pq", "rabitq"}
+    m : int
+        Sub-quantizers (pq), else 0.
+    bits : int
+        Bits a sub-quantizer (pq) or a dimension (rabitq), else 0.
+    """
+
+    name: str
+    kind: str
+    m: int = 0
+    bits: int = 0
+
+    @classmethod
+    def parse(cls, name: str) -> Codec:
+        """The codec of this name, or InvalidArgument."""
+        name = name.lower()
+        if name == "flat":
+            return cls(name, "flat")
+        if name in _SCALAR:
+            return cls(name, "scalar")
+        if match := re.fullmatch(r"pq(\d+)(?:x(\d+))?", name):
+            m, bits = int(match[1]), int(match[2] or 8)
+            if m >= 1 and 4 <= bits <= 12:
+                return cls(f"pq{m}x{bits}", "pq", m, bits)
+        if match := re.fullmatch(r"rabitq(\d?)", name):
+            bits = int(match[1] or 1)
+            if 1 <= bits <= 8:
+                return cls(f"rabitq{bits}", "rabitq", bits=bits)
+        raise InvalidArgument(
+            f"unknown codec {name!r}; one of flat, fp16, sq8, sq6, sq4, pqM or pqMxB "
+            "(M sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8 expected"
+        )
+
+    def check_dimension(self, d: int) -> None:
+        """Raise InvalidArgument where the codec cannot encode d dimensions."""
+        if self.kind == "pq" and d % self.m:
+            raise InvalidArgument(
+                f"codec {self.name} needs a dimension divisible by {self.m}; found {d}"
+            )
+
+    @property
+    def min_training_vectors(self) -> int:
+        """Vectors needed to train the codec's own parameters."""
+        return _SPREAD << self.bits if self.kind == "pq" else 1
+
+    @property
+    def wants_rotation(self) -> bool:
+        """Whether the codec's error bound supposes randomly rotated vectors."""
+        return self.kind == "rabitq"
+
+
+def flat_quantizer(centroids: Float32, metric: Metric) -> Any:
+    """A Faiss flat index holding the centroids (nlist, d): the exact coarse quantizer."""
+    kind = faiss.METRIC_INNER_PRODUCT if metric.larger_is_closer else faiss.METRIC_L2
+    quantizer = faiss.IndexFlat(centroids.shape[1], kind)
+    quantizer.add(centroids)
+    return quantizer
+
+
+def quantizer_vectors(quantizer: Any) -> Float32:
+    """The vectors of a flat quantizer, (nlist, d): a view, valid while the quantizer lives."""
+    flat = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d)
+    vectors: Float32 = flat.reshape(quantizer.ntotal, quantizer.d)
+    return vectors
+
+
+def empty_ivf(
+    codec: Codec, quantizer: Any, metric: Metric, parameters: Float32 | None = None
+) -> Any:
+    """An IVF index without lists, trained if ``parameters`` are given.
+
+    Parameters
+    ----------
+    codec : Codec
+    quantizer : faiss.Index
+        The coarse quantizer; the caller keeps it alive as long as the result.
+    metric : Metric
+    parameters : ndarray of float32, optional
+        What ``train_codec`` returned.
+    """
+    d, nlist = quantizer.d, quantizer.ntotal
+    kind = faiss.METRIC_INNER_PRODUCT if metric.larger_is_closer else faiss.METRIC_L2
+    if codec.kind == "flat":
+        ivf = faiss.IndexIVFFlat(quantizer, d, nlist, kind, False)
+    elif codec.kind == "scalar":
+        ivf = faiss.IndexIVFScalarQuantizer(
+            quantizer, d, nlist, _SCALAR[codec.name], kind, codec.name != "fp16", False
+        )
+    elif codec.kind == "pq":
+        ivf = faiss.IndexIVFPQ(quantizer, d, nlist, codec.m, codec.bits, kind, False)
+        ivf.use_precomputed_table = -1  # it would take nlist * M * 2^bits floats of memory
+    else:
+        ivf = faiss.IndexIVFRaBitQ(quantizer, d, nlist, kind, False, codec.bits)
+        ivf.qb = 0  # queries in full precision
+    ivf.referenced_objects = [quantizer]
+    if parameters is not None:
+        _set_parameters(codec, ivf, parameters)
+        ivf.is_trained = True
+    return ivf
+
+
+def _set_parameters(codec: Codec, ivf: Any, parameters: Float32) -> None:
+    flat = np.ascontiguousarray(parameters.ravel(), np.float32)
+    if codec.kind == "scalar":
+        faiss.copy_array_to_vector(flat, ivf.sq.trained)
+    elif codec.kind == "pq":
+        faiss.copy_array_to_vector(flat, ivf.pq.centroids)
+
+
+def train_codec(
+    codec: Codec,
+    quantizer: Any,
+    metric: Metric,
+    vectors: Float32,
+    list_nos: npt.NDArray[np.int32],
+    threads: int,
+) -> Float32:
+    """Train a codec's parameters on vectors and the lists they fall in.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d), float32
+    list_nos : ndarray of shape (n,), int32
+
+    Returns
+    -------
+    ndarray of float32
+        Scalar quantizer: minimum and range of each dimension, (2 d,). Product quantizer:
+        its centroids, (M * 2^bits * d / M,). Empty for codecs without parameters.
+    """
+    ivf = empty_ivf(codec, quantizer, metric)
+    with faiss_threads(threads):
+        if codec.kind == "scalar" and codec.name != "fp16":
+            residuals = _residuals(quantizer, vectors, list_nos)
+            ivf.sq.train(residuals)
+            return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
+        if codec.kind == "pq":
+            residuals = _residuals(quantizer, vectors, list_nos)
+            ivf.pq.train(residuals)
+            return np.asarray(faiss.vector_to_array(ivf.pq.centroids), np.float32)
+    return np.empty(0, np.float32)
+
+
+def _residuals(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
+    residuals = np.empty_like(vectors)
+    keys = list_nos.astype(np.int64)
+    quantizer.compute_residual_n(
+        len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(residuals), faiss.swig_ptr(keys)
+    )
+    return residuals
+
+
+def encode(
+    ivf: Any, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
+) -> npt.NDArray[np.uint8]:
+    """Codes of vectors (n, d) in their lists (n,), uint8 of shape (n, code_size)."""
+    codes = np.zeros((len(vectors), ivf.code_size), np.uint8)
+    keys = list_nos.astype(np.int64)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    with faiss_threads(threads):
+        ivf.encode_vectors(
+            len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(keys), faiss.swig_ptr(codes)
+        )
+    return codes

@@ -1,0 +1,51 @@
+"""Metrics, by the field's names."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument
+
+__all__ = ["Metric", "normalized"]
+
+
+class Metric(StrEnum):
+    """How vectors are compared.
+
+    ``l2`` gives squared Euclidean distances, ascending. ``ip`` gives inner products,
+    descending. ``cosine`` is the inner product of vectors scaled to unit length.
+    """
+
+    L2 = "l2"
+    IP = "ip"
+    COSINE = "cosine"
+
+    @classmethod
+    def parse(cls, name: str) -> Metric:
+        """The metric of this name, or InvalidArgument."""
+        try:
+            return cls(name.lower())
+        except ValueError as error:
+            names = ", ".join(cls)
+            raise InvalidArgument(f"unknown metric {name!r}; one of {names} expected") from error
+
+    @property
+    def larger_is_closer(self) -> bool:
+        """True for similarities (ip, cosine), False for distances (l2)."""
+        return self is not Metric.L2
+
+    @property
+    def worst(self) -> float:
+        """The value of a missing result: +inf for distances, -inf for similarities."""
+        return -np.inf if self.larger_is_closer else np.inf
+
+
+def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows scaled to unit length, float32 of the same shape; a zero row stays zero."""
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    norms = np.sqrt(squares)
+    norms[norms == 0] = 1.0
+    return vectors * (1.0 / norms)[:, None].astype(np.float32)

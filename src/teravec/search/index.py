@@ -1,0 +1,230 @@
+"""The index as its users hold it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument
+from teravec.index.manifest import Manifest
+from teravec.index.opened import OpenedIndex
+from teravec.kernels.scanner import ListScanner
+from teravec.memory import default_memory, parse_bytes, require
+from teravec.search.batch import Batch, SearchResources
+from teravec.search.reader import read_pool
+from teravec.search.stats import SearchStats
+
+__all__ = ["Index", "open_index"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
+_SMALLEST_CHUNK = 1 << 20
+
+
+class Index:
+    """An index on disk, open for searching from any number of threads.
+
+    Made by ``teravec.open``. Use it as a context manager, or call ``close``.
+
+    Attributes
+    ----------
+    stats : SearchStats
+        What all searches so far cost together.
+    """
+
+    def __init__(self, opened: OpenedIndex, *, memory_bytes: int, threads: int) -> None:
+        self._opened = opened
+        free = memory_bytes - opened.memory_bytes
+        require(
+            opened.memory_bytes + 6 * _SMALLEST_CHUNK, memory_bytes,
+            f"searching {opened.paths.root}",
+        )  # fmt: skip
+        # Three chunks of codes, and as much again for the queries and their results.
+        chunk_bytes = min(_LARGEST_CHUNK, free // 6)
+        self._batch_bytes = free // 3
+        self._pool = read_pool()
+        scanner = ListScanner(opened.model.empty_ivf())
+        self._resources = SearchResources(opened, scanner, self._pool, chunk_bytes, threads)
+        self.stats = SearchStats()
+
+    @property
+    def d(self) -> int:
+        """Dimensions of vectors and queries."""
+        return self._opened.model.d
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors held."""
+        return self._opened.ntotal
+
+    @property
+    def nlist(self) -> int:
+        """Inverted lists."""
+        return self._opened.model.nlist
+
+    @property
+    def metric(self) -> str:
+        """``l2``, ``ip`` or ``cosine``."""
+        return str(self._opened.model.metric)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the index directory's manifest says."""
+        return self._opened.manifest
+
+    @property
+    def list_sizes(self) -> Int64:
+        """Vectors of each inverted list, int64 of shape (nlist,)."""
+        return self._opened.sizes.copy()
+
+    def search(self, queries: Float32, k: int, nprobe: int) -> tuple[Float32, Int64]:
+        """Find each query's nearest vectors by scanning nprobe inverted lists.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), a real number type
+        k : int
+            Results a query, 1 to ntotal.
+        nprobe : int
+            Lists read a query, to which disk bytes are roughly proportional. More than
+            nlist is taken as nlist, and logged.
+
+        Returns
+        -------
+        distances : ndarray of shape (nq, k), float32
+            Best first: squared L2 ascending (l2), or similarities descending (ip, cosine).
+        ids : ndarray of shape (nq, k), int64
+            -1 where fewer than k were found. Equal distances go by id.
+
+        Raises
+        ------
+        InvalidArgument
+            Shape, dtype or range does not fit the index.
+        CorruptFile
+            A list fails its checksum; names the file and the list.
+        """
+        queries, nprobe = self._checked(queries, nprobe)
+        if not 1 <= k <= self.ntotal:
+            raise InvalidArgument(f"k is {k}; 1 to {self.ntotal:,} (ntotal) expected")
+        distances = np.empty((len(queries), k), np.float32)
+        ids = np.empty((len(queries), k), np.int64)
+        rows = self._batch_rows(nprobe, k)
+        for start in range(0, len(queries), rows):
+            batch = self._batch(queries[start : start + rows], nprobe)
+            distances[start : start + rows], ids[start : start + rows] = batch.top_k(k)
+        return distances, ids
+
+    def range_search(
+        self, queries: Float32, radius: float, nprobe: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """Find all vectors within a radius of each query among nprobe inverted lists.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), a real number type
+        radius : float
+            Squared L2 below this (l2), or similarity above it (ip, cosine), as in Faiss.
+        nprobe : int
+
+        Returns
+        -------
+        lims : ndarray of shape (nq + 1,), int64
+            Results of query i are at [lims[i], lims[i + 1]).
+        distances : ndarray of float32, best first within a query
+        ids : ndarray of int64
+
+        Raises
+        ------
+        InvalidArgument, CorruptFile
+        """
+        queries, nprobe = self._checked(queries, nprobe)
+        if not np.isfinite(radius):
+            raise InvalidArgument(f"radius is {radius}; a finite number expected")
+        rows = self._batch_rows(nprobe, 0)
+        parts = [
+            self._batch(queries[start : start + rows], nprobe).within(float(radius))
+            for start in range(0, len(queries), rows)
+        ]
+        counts = [np.diff(lims) for lims, _, _ in parts]
+        lims = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *counts]))])
+        distances = np.concatenate([np.empty(0, np.float32), *(d for _, d, _ in parts)])
+        ids = np.concatenate([np.empty(0, np.int64), *(i for _, _, i in parts)])
+        return lims.astype(np.int64), distances, ids
+
+    def _batch(self, queries: Float32, nprobe: int) -> Batch:
+        return Batch(self._resources, self._opened.model.prepare(queries), nprobe, self.stats)
+
+    def _batch_rows(self, nprobe: int, k: int) -> int:
+        """Queries of a batch: as many as memory holds, since each list is read once a batch."""
+        row_bytes = 2 * 4 * self.d + 60 * nprobe + 80 * k
+        return max(1, self._batch_bytes // row_bytes)
+
+    def _checked(self, queries: Float32, nprobe: int) -> tuple[Float32, int]:
+        queries = np.asarray(queries)
+        if queries.ndim != 2 or queries.shape[1] != self.d:
+            raise InvalidArgument(
+                f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
+            )
+        if queries.dtype.kind not in "fiu":
+            raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
+        queries = np.ascontiguousarray(queries, np.float32)
+        if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
+            raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
+        if nprobe < 1:
+            raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
+        if nprobe > self.nlist:
+            log.warning("nprobe %d is more than the %d lists there are; using all", nprobe, self.nlist)
+        return queries, min(nprobe, self.nlist)
+
+    def close(self) -> None:
+        """Close files and end threads; the index is of no use afterwards."""
+        self._pool.shutdown()
+        self._opened.close()
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_index(
+    path: str | Path, *, memory: str | int | None = None, threads: int | None = None
+) -> Index:
+    """Open an index for searching.
+
+    Reads and checks manifest, model and the tables of the slices; lists stay on disk until
+    a query wants them, and are checked then.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    memory : str or int, optional
+        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the machine's memory.
+    threads : int, optional
+        Threads to scan with. Not given: all processors.
+
+    Raises
+    ------
+    MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
+        Names the file that is missing, damaged or from elsewhere.
+    MemoryLimitTooSmall
+    """
+    if threads is not None and threads < 1:
+        raise InvalidArgument(f"threads is {threads}; at least 1 expected")
+    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
+    opened = OpenedIndex(path)
+    try:
+        return Index(opened, memory_bytes=memory_bytes, threads=threads or default_threads())
+    except BaseException:
+        opened.close()
+        raise

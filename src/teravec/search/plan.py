@@ -1,0 +1,67 @@
+"""Which lists are read together: pure functions of what the queries want."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Chunk", "plan_chunks"]
+
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Lists, or one part of a large list, that are in memory at the same time.
+
+    Parameters
+    ----------
+    list_nos : ndarray of shape (n,), int64
+        Ascending and distinct.
+    row_start : int
+        Row of the list at which the chunk begins: not 0 only for a part of a large list.
+    counts : ndarray of shape (n,), int64
+        Rows of each list in the chunk.
+    whole : bool
+        False for a part of a list.
+    """
+
+    list_nos: Int64
+    row_start: int
+    counts: Int64
+    whole: bool = True
+
+
+def plan_chunks(
+    list_nos: Int64, sizes: Int64, row_bytes: int, chunk_bytes: int
+) -> Iterator[Chunk]:
+    """Cut lists, in file order, into chunks of at most ``chunk_bytes``.
+
+    Parameters
+    ----------
+    list_nos : ndarray of shape (n,), int64
+        Lists wanted, ascending and distinct.
+    sizes : ndarray of shape (n,), int64
+        Vectors of each.
+    row_bytes : int
+        Bytes read for a vector.
+    chunk_bytes : int
+        A list that is larger is cut into parts.
+    """
+    rows_each = max(1, chunk_bytes // row_bytes)
+    stops = np.cumsum(sizes)
+    start = 0
+    while start < len(list_nos):
+        before = int(stops[start] - sizes[start])
+        stop = int(np.searchsorted(stops, before + rows_each, side="right"))
+        if stop > start:
+            yield Chunk(list_nos[start:stop], 0, sizes[start:stop])
+        else:
+            stop = start + 1
+            for row in range(0, int(sizes[start]), rows_each):
+                count = min(rows_each, int(sizes[start]) - row)
+                yield Chunk(list_nos[start:stop], row, np.array([count], np.int64), whole=False)
+        start = stop

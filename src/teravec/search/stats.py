@@ -1,0 +1,41 @@
+"""What a search cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+__all__ = ["SearchStats"]
+
+
+@dataclass
+class SearchStats:
+    """Counts and times of one search call, or of several added up.
+
+    Attributes
+    ----------
+    queries : int
+    lists_wanted : int
+        (query, list) pairs scanned.
+    lists_read : int
+        Lists read from the files, each once a batch.
+    codes_scanned : int
+    reads, bytes_read : int
+        Calls and bytes asked of the files, ids included.
+    coarse_s, wait_s, scan_s : float
+        Seconds finding lists, waiting for reads, and scanning.
+    """
+
+    queries: int = 0
+    lists_wanted: int = 0
+    lists_read: int = 0
+    codes_scanned: int = 0
+    reads: int = 0
+    bytes_read: int = 0
+    coarse_s: float = 0.0
+    wait_s: float = 0.0
+    scan_s: float = 0.0
+
+    def add(self, other: SearchStats) -> None:
+        """Add another call's counts to these."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))

@@ -1,0 +1,1 @@
+"""Vertical slices: one range of rows, all lists, encoded and sorted by list."""

@@ -1,0 +1,47 @@
+"""Which rows go into which shard: pure functions of what is asked for and what is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["RowRange", "missing_ranges", "rows_in_memory", "shard_ranges"]
+
+RowRange = tuple[int, int]
+
+_SORT_BYTES = 8 + 8 + 4 + 8  # of a row beside its code: id, place in order, list, slack
+
+
+def rows_in_memory(code_size: int, bytes_free: int) -> int:
+    """Rows whose codes can be gathered and sorted in ``bytes_free``."""
+    return max(1, bytes_free // (code_size + _SORT_BYTES))
+
+
+def shard_ranges(ntotal: int, shards: int | None, rows_most: int) -> list[RowRange]:
+    """Equal ranges of rows: as many as asked for, or more where memory is too small.
+
+    Parameters
+    ----------
+    ntotal : int
+    shards : int, optional
+        Shards asked for; not given, as few as memory allows.
+    rows_most : int
+        Rows that can be sorted in memory.
+    """
+    count = max(shards or 1, -(-ntotal // rows_most))
+    bounds = [ntotal * i // count for i in range(count + 1)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def missing_ranges(wanted: Iterable[RowRange], sealed: Iterable[RowRange]) -> list[RowRange]:
+    """The parts of the wanted ranges that no sealed shard covers."""
+    covered = sorted(sealed)
+    missing = []
+    for start, stop in wanted:
+        for low, high in covered:
+            if start < stop and low < stop and high > start:
+                if start < low:
+                    missing.append((start, low))
+                start = max(start, high)
+        if start < stop:
+            missing.append((start, stop))
+    return missing

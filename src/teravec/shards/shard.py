@@ -1,0 +1,156 @@
+"""The shard stage: encode ranges of rows into sealed files, sorted by list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.threads import ahead
+from teravec.errors import ForeignFile, InvalidArgument
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.codec import encode
+from teravec.memory import require
+from teravec.progress import Bar, Progress
+from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
+from teravec.sources import Source
+from teravec.storage.files import make_directory, publishing
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
+from teravec.training.model import Model
+
+__all__ = ["ShardOptions", "sealed_shards", "shard"]
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
+_WRITE_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """Options of the shard stage.
+
+    Parameters
+    ----------
+    shards : int, optional
+        Shards to cut all rows into, at least.
+    rows : tuple of int, optional
+        Encode only rows [start, stop). Not given: every row that no shard covers yet.
+    memory_bytes, threads : int
+    """
+
+    shards: int | None
+    rows: RowRange | None
+    memory_bytes: int
+    threads: int
+
+
+def sealed_shards(paths: IndexPaths) -> list[Path]:
+    """The shard files there are, in row order."""
+    return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
+
+
+def shard(
+    source: Source, model: Model, paths: IndexPaths, options: ShardOptions, progress: Progress
+) -> list[Path]:
+    """Encode the rows that no sealed shard covers; return the files written.
+
+    Ranges may be encoded in any order, by several processes at once, and again after a
+    crash: a shard appears under its name only when it is whole and verified.
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+        The model and one block of vectors leave no room to sort.
+    ForeignFile
+        A shard of another model is in the way.
+    """
+    block_rows = max(1, _BLOCK_BYTES // (4 * max(source.d, model.d)))
+    code_size = model.code_size
+    fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_ROWS * (code_size + 8)
+    require(fixed + block_rows * (code_size + 32), options.memory_bytes, "sharding")
+    rows_most = rows_in_memory(code_size, options.memory_bytes - fixed)
+    make_directory(paths.shards)
+    done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
+    missing = missing_ranges(_wanted(source, options, rows_most), done)
+    assigner = model.assigner(options.threads) if missing else None
+    written = []
+    with progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
+        for start, stop in missing:
+            assert assigner is not None
+            encoder = _Encoder(source, model, assigner, block_rows, options.threads)
+            written.append(_write_shard(encoder, (start, stop), paths, bar))
+    return written
+
+
+def _wanted(source: Source, options: ShardOptions, rows_most: int) -> list[RowRange]:
+    if options.rows is None:
+        return shard_ranges(source.ntotal, options.shards, rows_most)
+    start, stop = options.rows
+    if not 0 <= start < stop <= source.ntotal:
+        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {source.ntotal:,}")
+    return [(start + a, start + b) for a, b in shard_ranges(stop - start, None, rows_most)]
+
+
+def _sealed_range(path: Path, model: Model, code_size: int) -> RowRange:
+    with ListFile(path) as file:
+        file.check_belongs(model=model.tag, code_size=code_size)
+        if file.lists != (0, model.nlist):
+            raise ForeignFile(f"{path}: lists {file.lists} found, all {model.nlist:,} expected")
+        return file.header.row_start, file.header.row_stop
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    source: Source
+    model: Model
+    assigner: CentroidAssigner
+    block_rows: int
+    threads: int
+
+    def encode(self, rows: RowRange, bar: Bar) -> tuple[Any, Any, Any]:
+        """Codes, ids and list numbers of a range, in row order."""
+        ivf, count = self.model.empty_ivf(), rows[1] - rows[0]
+        codes = np.empty((count, ivf.code_size), np.uint8)
+        ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
+        for block in self.source.blocks(*rows, self.block_rows):
+            vectors = self.model.prepare(block.vectors)
+            assigned, _ = self.assigner.assign(vectors, threads=self.threads)
+            at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
+            list_nos[at], ids[at] = assigned, block.ids
+            codes[at] = encode(ivf, vectors, assigned, self.threads)
+            bar.advance(len(vectors))
+        return codes, ids, list_nos
+
+
+def _write_shard(encoder: _Encoder, rows: RowRange, paths: IndexPaths, bar: Bar) -> Path:
+    codes, ids, list_nos = encoder.encode(rows, bar)
+    nlist = encoder.model.nlist
+    sizes = np.bincount(list_nos, minlength=nlist)
+    order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
+    del list_nos
+    header = ListFileHeader(
+        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag
+    )
+    path = paths.shard(*rows)
+    with publishing(path, verify=verify_lists) as file:
+        writer = ListFileWriter(file, header, sizes)
+        for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
+            writer.write(part_codes, part_ids)
+        seal = writer.finish()
+    log.info("shard %s sealed: %d vectors, seal %s", path.name, len(codes), seal)
+    return path
+
+
+def _in_order(
+    codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    for start in range(0, len(order), _WRITE_ROWS):
+        part = order[start : start + _WRITE_ROWS]
+        yield codes[part], ids[part]

@@ -1,0 +1,1 @@
+"""Horizontal slices: one range of lists, all rows, contiguous on disk."""

@@ -1,0 +1,160 @@
+"""The merge stage: all shards in, slices of list ranges out, in bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from teravec.errors import MissingFile
+from teravec.memory import require
+from teravec.progress import Bar, Progress
+from teravec.slices.plan import (
+    ListRange,
+    SealedRange,
+    check_coverage,
+    slice_count,
+    slice_ranges,
+)
+from teravec.storage.concatenation import concatenate
+from teravec.storage.files import make_directory, publishing
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import (
+    ID_BYTES,
+    ListFile,
+    ListFileHeader,
+    ListFileWriter,
+    verify_lists,
+)
+
+__all__ = ["MergeOptions", "SealedSlice", "merge"]
+
+log = logging.getLogger(__name__)
+
+_LARGEST_WINDOW = 16 << 20
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of the merge stage.
+
+    Parameters
+    ----------
+    model_tag : int
+        Checksum of the model that must have encoded the shards.
+    code_size, nlist, ntotal : int
+        What the model and the source say.
+    slices : int, optional
+    memory_bytes, threads : int
+    """
+
+    model_tag: int
+    code_size: int
+    nlist: int
+    ntotal: int
+    slices: int | None
+    memory_bytes: int
+    threads: int
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of a part of the concatenation, of which a few are in memory."""
+        return min(_LARGEST_WINDOW, self.memory_bytes // (4 * (self.threads + 2)))
+
+
+@dataclass(frozen=True)
+class SealedSlice:
+    """What the manifest says of a slice."""
+
+    lists: ListRange
+    ntotal: int
+    size: int
+    seal: str
+
+
+def merge(
+    shards: Sequence[Path], paths: IndexPaths, options: MergeOptions, progress: Progress
+) -> list[SealedSlice]:
+    """Write every slice that is not sealed yet; return what the manifest says of them all.
+
+    Parameters
+    ----------
+    shards : sequence of Path
+        Every shard of the index.
+
+    Raises
+    ------
+    MissingFile, ForeignFile, CorruptFile
+        A shard is missing, belongs to another index, overlaps another or is damaged; the
+        message names it, and no slice that holds its bytes is left behind.
+    """
+    table_bytes = 8 * 8 * options.nlist
+    require(table_bytes + (8 << 20), options.memory_bytes, f"merging {options.nlist:,} lists")
+    sizes, ordered = _survey(shards, options)
+    row_bytes = options.code_size + ID_BYTES
+    count = slice_count(options.slices, options.nlist, options.ntotal * row_bytes)
+    make_directory(paths.slices)
+    sealed = []
+    with progress.stage("merge", options.ntotal * row_bytes, "bytes") as bar:
+        for number, lists in enumerate(slice_ranges(sizes, count)):
+            path = paths.slice(number)
+            expected = int(sizes[lists[0] : lists[1]].sum())
+            if not _is_sealed(path, lists, expected, options):
+                _write_slice(ordered, path, lists, options, bar)
+            else:
+                bar.advance(expected * row_bytes)
+            with ListFile(path) as file:
+                sealed.append(SealedSlice(lists, expected, file.header.file_size, file.seal))
+    return sealed
+
+
+def _survey(
+    shards: Sequence[Path], options: MergeOptions
+) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", list[Path]]:
+    """Total size of each list, and the shards in row order, after checking that they fit."""
+    if not shards:
+        raise MissingFile("there are no shards to merge")
+    sizes, ranges = np.zeros(options.nlist, np.int64), []
+    for path in shards:
+        with ListFile(path) as file:
+            file.check_belongs(model=options.model_tag, code_size=options.code_size)
+            ranges.append(SealedRange(file.header.row_start, file.header.row_stop, path))
+            sizes += file.sizes
+    check_coverage(ranges, options.ntotal)
+    return sizes, [shard.path for shard in sorted(ranges)]
+
+
+def _is_sealed(path: Path, lists: ListRange, ntotal: int, options: MergeOptions) -> bool:
+    """Whether a sealed file at ``path`` is the slice that is wanted; another is an error."""
+    if not path.exists():
+        return False
+    with ListFile(path) as file:
+        file.check_belongs(model=options.model_tag, code_size=options.code_size)
+        return file.lists == lists and file.header.ntotal == ntotal
+
+
+@contextmanager
+def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
+
+
+def _write_slice(
+    shards: Sequence[Path], path: Path, lists: ListRange, options: MergeOptions, bar: Bar
+) -> None:
+    with _opened(shards, lists) as files:
+        sizes = np.sum([file.sizes for file in files], axis=0)
+        header = ListFileHeader(
+            options.code_size, *lists, 0, options.ntotal, int(sizes.sum()), options.model_tag
+        )
+        with publishing(path, verify=verify_lists) as out:
+            writer = ListFileWriter(out, header, sizes)
+            for codes, ids in concatenate(files, options.window_bytes, options.threads):
+                writer.write(codes, ids)
+                bar.advance(codes.nbytes + ids.nbytes)
+            seal = writer.finish()
+    log.info("slice %s sealed: lists %d to %d, seal %s", path.name, *lists, seal)

@@ -1,0 +1,83 @@
+"""Which lists go into which slice, and whether the shards fit together: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import ForeignFile, MissingFile
+
+__all__ = ["ListRange", "SealedRange", "check_coverage", "slice_count", "slice_ranges"]
+
+ListRange = tuple[int, int]
+
+_SLICE_BYTES = 1 << 30
+
+
+class SealedRange(NamedTuple):
+    """Rows [start, stop) that a sealed shard covers."""
+
+    start: int
+    stop: int
+    path: Path
+
+
+def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
+    """Check that the shards cover rows [0, ntotal) once.
+
+    Raises
+    ------
+    MissingFile
+        A gap; names the rows and the shard before it.
+    ForeignFile
+        Two shards that overlap, or one beyond the source's rows; names them.
+    """
+    covered, before = 0, None
+    for shard in sorted(shards):
+        if shard.start > covered:
+            raise MissingFile(_gap(covered, shard.start, before, shard.path))
+        if shard.start < covered:
+            raise ForeignFile(
+                f"{shard.path}: rows {shard.start:,} to {shard.stop:,} overlap those of {before}"
+            )
+        covered, before = shard.stop, shard.path
+    if covered < ntotal:
+        raise MissingFile(_gap(covered, ntotal, before, None))
+    if covered > ntotal:
+        raise ForeignFile(f"{before}: rows up to {covered:,} found, {ntotal:,} expected")
+
+
+def _gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
+    where = " and ".join(str(path) for path in (before, after) if path is not None)
+    return f"no shard has rows {start:,} to {stop:,}" + (f" (beside {where})" if where else "")
+
+
+def slice_count(slices: int | None, nlist: int, total_bytes: int) -> int:
+    """Slices to cut: as asked for, or of about 1 GiB."""
+    return slices or max(1, min(nlist, round(total_bytes / _SLICE_BYTES)))
+
+
+def slice_ranges(sizes: npt.NDArray[np.int64], count: int) -> list[ListRange]:
+    """Cut the lists into ``count`` ranges of nearly equal bytes, none of them without lists.
+
+    Parameters
+    ----------
+    sizes : ndarray of shape (nlist,), int64
+        Vectors of each list; every vector takes the same bytes.
+    count : int
+        1 to nlist.
+    """
+    nlist, stops = len(sizes), np.cumsum(sizes)
+    bounds = [0]
+    for i in range(1, count):
+        ideal = int(stops[-1]) * i / count
+        at = int(np.searchsorted(stops, ideal)) + 1
+        # Cut before or after the list that holds the ideal place, whichever is nearer.
+        if at > 1 and ideal - stops[at - 2] < stops[at - 1] - ideal:
+            at -= 1
+        bounds.append(min(max(at, bounds[-1] + 1), nlist - (count - i)))
+    return list(zip(bounds, [*bounds[1:], nlist], strict=True))

@@ -1,0 +1,93 @@
+"""Rows of one file as float32: converted straight into place, and checked to be finite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from teravec.errors import InvalidSource
+from teravec.sources.vectorfile import VectorFile
+
+__all__ = ["read_range", "read_rows"]
+
+_CHUNK_BYTES = 2 << 20
+"""Bytes of float32 filled at a time, checked while they are still in the processor's cache."""
+
+_GAP_BYTES = 64 << 10
+"""Rows this close are read together: about what a disk streams in the time of one more read."""
+
+_SPAN_BYTES = 2 << 20
+"""Longest run of rows read at once to pick some of them."""
+
+_PICK_BYTES = 8 << 20
+"""Bytes of float32 picked at a time, which bounds the index arrays and masks."""
+
+
+def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> None:
+    """Fill ``out`` (n, d) float32 with the rows from ``start`` on.
+
+    Parameters
+    ----------
+    file : VectorFile
+    start : int
+    out : ndarray of shape (n, d), float32
+    offset : int
+        The file's first row in the source, for messages.
+    """
+    step = max(1, _CHUNK_BYTES // (4 * file.d))
+    with file.reading() as read:
+        for row in range(0, len(out), step):
+            part = out[row : row + step]
+            first = start + row
+            _convert(read(first, first + len(part)), part)
+            _check_finite(file, part, range(first, first + len(part)), offset)
+
+
+def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) -> None:
+    """Fill ``out`` (n, d) float32 with ``rows`` (ascending, unique) of a file."""
+    step = max(1, _PICK_BYTES // (4 * file.d))
+    with file.reading() as read:
+        for at in range(0, len(rows), step):
+            wanted = rows[at : at + step]
+            part = out[at : at + len(wanted)]
+            for begin, end in _spans(wanted, file.d * file.dtype.itemsize):
+                first, last = int(wanted[begin]), int(wanted[end - 1])
+                span = read(first, last + 1)
+                if end - begin <= last - first:
+                    span = span[wanted[begin:end] - first]
+                _convert(span, part[begin:end])
+            _check_finite(file, part, wanted, offset)
+
+
+def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ``rows`` to read together: near each other, and not too long a way in all."""
+    window = rows // max(1, _SPAN_BYTES // row_bytes)
+    apart = np.diff(rows) > max(1, _GAP_BYTES // row_bytes)
+    cuts = np.flatnonzero(apart | (np.diff(window) > 0)) + 1
+    ends = [*cuts.tolist(), len(rows)]
+    return zip([0, *ends[:-1]], ends, strict=True)
+
+
+def _convert(native: np.ndarray, out: np.ndarray) -> None:
+    # float64 beyond float32 becomes infinite, which the check that follows reports.
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[...] = native
+
+
+def _check_finite(
+    file: VectorFile, part: np.ndarray, rows: Sequence[int] | np.ndarray, offset: int
+) -> None:
+    """Raise at the first value of ``part`` that is not finite; ``rows`` are its row numbers."""
+    if file.dtype.kind != "f":
+        return
+    finite = np.isfinite(part)
+    if finite.all():
+        return
+    at, dimension = divmod(int(finite.argmin()), file.d)
+    row = int(rows[at])
+    value = file.read(row, row + 1)[0, dimension]
+    raise InvalidSource(
+        f"{file.path}: row {row} (row {offset + row} of the source) holds {value} in dimension "
+        f"{dimension}, expected values that are finite in float32"
+    )

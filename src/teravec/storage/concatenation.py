@@ -1,0 +1,163 @@
+"""Concatenating the lists of several list files, in bounded memory and large reads.
+
+List i of the result is list i of the first file, then of the second, and so on. The work is
+cut into windows of lists; a list that is larger than a window goes piece by piece. Every
+list read is checked against its checksum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.engines.threads import ordered_map
+from teravec.storage.listfile import ID_BYTES, ListFile
+
+__all__ = ["Piece", "Window", "concatenate", "plan_windows"]
+
+Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Lists [start, stop), as positions in the files' kept tables, taken from every file."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows [row_start, row_stop) of one list of one file; ``last`` ends that list."""
+
+    position: int
+    file: int
+    row_start: int
+    row_stop: int
+    last: bool
+
+
+def plan_windows(
+    sizes: Sequence[Int64], row_bytes: int, window_bytes: int
+) -> Iterator[Window | Piece]:
+    """Cut the work into parts of at most ``window_bytes``, in the order of the result.
+
+    Parameters
+    ----------
+    sizes : sequence of ndarray of shape (nlist,), int64
+        Vectors in each list, for each file.
+    row_bytes : int
+        Bytes of a code and its id.
+    window_bytes : int
+    """
+    rows_each = max(1, window_bytes // row_bytes)
+    totals = np.sum(np.asarray(sizes), axis=0) if len(sizes) > 1 else sizes[0]
+    stops = np.cumsum(totals)
+    start = 0
+    while start < len(totals):
+        before = int(stops[start] - totals[start])
+        stop = int(np.searchsorted(stops, before + rows_each, side="right"))
+        if stop > start:
+            yield Window(start, stop)
+        else:
+            stop = start + 1
+            yield from _pieces(start, [int(s[start]) for s in sizes], rows_each)
+        start = stop
+
+
+def _pieces(position: int, sizes: list[int], rows_each: int) -> Iterator[Piece]:
+    for file, size in enumerate(sizes):
+        for row in range(0, size, rows_each):
+            stop = min(size, row + rows_each)
+            yield Piece(position, file, row, stop, stop == size)
+
+
+def concatenate(
+    files: Sequence[ListFile], window_bytes: int, threads: int
+) -> Iterator[tuple[Bytes, Int64]]:
+    """Yield codes (n, code_size) and ids (n,) of all lists, in the order of the result.
+
+    Parameters
+    ----------
+    files : sequence of ListFile
+        Opened for the same range of lists.
+    window_bytes : int
+        Bytes of codes and ids a part holds. About ``2 (threads + 2)`` times that is in
+        memory: each part is there as read and as concatenated.
+    threads : int
+
+    Raises
+    ------
+    CorruptFile
+        Names the file and the list whose checksum is wrong.
+    """
+    row_bytes = files[0].header.code_size + ID_BYTES
+    parts = plan_windows([file.sizes for file in files], row_bytes, window_bytes)
+    hashes = (xxhash.xxh3_64(), xxhash.xxh3_64())
+    results = ordered_map(partial(_read_part, files), parts, threads=threads)
+    for part, codes, ids in results:
+        if isinstance(part, Piece):
+            _check_piece(files[part.file], part, codes, ids, hashes)
+        yield codes, ids
+
+
+def _read_part(
+    files: Sequence[ListFile], part: Window | Piece
+) -> tuple[Window | Piece, Bytes, Int64]:
+    if isinstance(part, Piece):
+        file = files[part.file]
+        start = int(file.starts[part.position])
+        rows = start + part.row_start, start + part.row_stop
+        return part, file.read_codes(*rows), file.read_ids(*rows)
+    return part, *_read_window(files, part.start, part.stop)
+
+
+def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Bytes, Int64]:
+    sizes = np.stack([file.sizes[start:stop] for file in files])
+    totals = sizes.sum(0)
+    codes = np.empty((int(totals.sum()), files[0].header.code_size), np.uint8)
+    ids = np.empty(len(codes), np.int64)
+    # Where, in the result, each file's part of each list begins.
+    places = np.cumsum(totals) - totals + np.cumsum(sizes, axis=0) - sizes
+    for file, counts, begins in zip(files, sizes, places, strict=True):
+        first, last = int(file.starts[start]), int(file.starts[stop])
+        file_codes, file_ids = file.read_codes(first, last), file.read_ids(first, last)
+        check_lists(file, start, stop, file_codes, file_ids)
+        own = np.cumsum(counts) - counts
+        rows = np.repeat(begins - own, counts) + np.arange(last - first)
+        codes[rows] = file_codes
+        ids[rows] = file_ids
+    return codes, ids
+
+
+def check_lists(file: ListFile, start: int, stop: int, codes: Bytes, ids: Int64) -> None:
+    """Check the lists at positions [start, stop), read whole, against their checksums."""
+    bounds = (file.starts[start : stop + 1] - file.starts[start]).tolist()
+    parts = (("codes", codes, file.code_checksums), ("ids", ids, file.id_checksums))
+    for name, rows, expected in parts:
+        data, width = memoryview(rows).cast("B"), rows.strides[0]
+        wanted = expected[start:stop].tolist()
+        for i, checksum in enumerate(wanted):
+            found = xxhash.xxh3_64_intdigest(data[bounds[i] * width : bounds[i + 1] * width])
+            if found != checksum:
+                raise file.damaged(file.lists[0] + start + i, name, found)
+
+
+def _check_piece(
+    file: ListFile, piece: Piece, codes: Bytes, ids: Int64, hashes: tuple[xxhash.xxh3_64, ...]
+) -> None:
+    """Hash a piece; with the last of a list, check the list."""
+    tables = (("codes", codes, file.code_checksums), ("ids", ids, file.id_checksums))
+    for running, (name, rows, expected) in zip(hashes, tables, strict=True):
+        running.update(memoryview(rows).cast("B"))
+        if piece.last:
+            found = running.intdigest()
+            running.reset()
+            if found != int(expected[piece.position]):
+                raise file.damaged(file.lists[0] + piece.position, name, found)

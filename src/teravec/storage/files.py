@@ -1,0 +1,152 @@
+"""Durable publishing and exact reading of files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import xxhash
+
+from teravec.errors import CorruptFile, OutputExists, storage_errors
+
+__all__ = [
+    "check_size",
+    "file_checksum",
+    "make_directory",
+    "open_to_read",
+    "publishing",
+    "read_exactly",
+    "read_into",
+    "remove",
+    "sync_directory",
+    "write_all",
+]
+
+_READ_BYTES = 4 << 20
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and removals inside ``path`` durable."""
+    with storage_errors(path, "sync"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Create ``path`` and its parents where they are missing."""
+    if not path.is_dir():
+        with storage_errors(path, "create"):
+            path.mkdir(parents=True, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    with storage_errors(path, "remove"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+    """Write a file that appears under its name only when it is whole and on the disk.
+
+    The body writes to ``NAME.tmp``, locked against other writers. Then: flush, fsync,
+    ``verify(tmp)`` on the reopened file, rename, fsync of the directory. If the body or
+    the verification raises, the temporary file is removed and ``path`` is untouched.
+
+    Parameters
+    ----------
+    path : Path
+        Final name; its directory exists.
+    verify : callable, optional
+        Given the temporary path after fsync; raises if the bytes read back are wrong.
+
+    Raises
+    ------
+    OutputExists
+        Another process is writing the same file now.
+    StorageError
+        No space, no permission, or a failed write.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with storage_errors(path, "write"):
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "r+b", buffering=0) as file:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise OutputExists(f"{path}: another process is writing this file now") from error
+            try:
+                os.ftruncate(fd, 0)
+                yield file
+                os.fsync(fd)
+                if verify is not None:
+                    verify(temporary)
+                temporary.rename(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    sync_directory(path.parent)
+
+
+def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:
+    """``pwrite`` every byte of ``data`` at ``offset``."""
+    view = memoryview(data).cast("B")
+    fd = file.fileno()
+    while len(view):
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def open_to_read(path: Path) -> int:
+    """Open a file that must exist and return its descriptor, for reads at random places."""
+    with storage_errors(path, "read"):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Lists are read at random: read-ahead would fetch megabytes to answer for kilobytes.
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    return fd
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Raise CorruptFile unless the file has exactly ``expected`` bytes."""
+    with storage_errors(path, "read"):
+        found = path.stat().st_size
+    if found != expected:
+        raise CorruptFile(f"{path}: {found:,} bytes found, {expected:,} expected")
+
+
+def read_into(fd: int, buffer: memoryview, offset: int, path: Path) -> None:
+    """Fill ``buffer`` from ``offset``; a file that ends too early is CorruptFile."""
+    view, position = buffer.cast("B"), offset
+    with storage_errors(path, "read"):
+        while len(view):
+            count = os.preadv(fd, [view], position)
+            if count == 0:
+                raise CorruptFile(
+                    f"{path}: ends at byte {position:,}; "
+                    f"{offset + len(buffer.cast('B')):,} bytes expected"
+                )
+            view, position = view[count:], position + count
+
+
+def read_exactly(fd: int, length: int, offset: int, path: Path) -> bytearray:
+    """Read ``length`` bytes from ``offset``, or raise CorruptFile."""
+    data = bytearray(length)
+    read_into(fd, memoryview(data), offset, path)
+    return data
+
+
+def file_checksum(path: Path) -> str:
+    """XXH3-64 of the whole file, 16 hexadecimal digits, reading a few megabytes at a time."""
+    digest = xxhash.xxh3_64()
+    with storage_errors(path, "read"), path.open("rb", buffering=0) as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

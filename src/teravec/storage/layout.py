@@ -1,0 +1,53 @@
+"""Where things lie inside an index directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["IndexPaths"]
+
+
+@dataclass(frozen=True)
+class IndexPaths:
+    """Names of an index's files, all below ``root``."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Names everything that is sealed; an index is whole when this is there."""
+        return self.root / "manifest.json"
+
+    @property
+    def build(self) -> Path:
+        """What the build was asked for; lets a rerun continue the same build."""
+        return self.root / "build.json"
+
+    @property
+    def model(self) -> Path:
+        """Directory of the empty trained index."""
+        return self.root / "model"
+
+    @property
+    def training(self) -> Path:
+        """Directory of the sample and the checkpoint, while training."""
+        return self.root / "training"
+
+    @property
+    def shards(self) -> Path:
+        """Directory of the shards, while building."""
+        return self.root / "shards"
+
+    @property
+    def slices(self) -> Path:
+        """Directory of the slices."""
+        return self.root / "slices"
+
+    def shard(self, row_start: int, row_stop: int) -> Path:
+        """The shard of rows [row_start, row_stop)."""
+        return self.shards / f"{row_start:013d}-{row_stop:013d}.lists"
+
+    def slice(self, number: int) -> Path:
+        """The slice of this number."""
+        return self.slices / f"{number:05d}.lists"

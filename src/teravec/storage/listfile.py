@@ -1,0 +1,364 @@
+"""The list file: inverted lists, whole and contiguous, sealed.
+
+One format serves shards (all lists of one id range) and slices (all ids of one list range).
+``docs/format.md`` writes it field by field::
+
+    header   128 bytes: magic, version, code size, list range, row range, vectors, model
+    codes    list after list: size[i] * code_size bytes each
+    ids      list after list: size[i] int64 each
+    table    sizes, checksums of codes, checksums of ids: three arrays of one u64 a list
+    footer   32 bytes: seal, offset of the table, magic
+
+The seal is the XXH3-64 of header and table; the table holds a checksum for every list, so
+the seal vouches for every byte, and a manifest that names the seal names the content.
+Offsets are sums of sizes: nothing in the file can disagree with itself.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
+from teravec.storage.files import open_to_read, read_exactly, read_into, write_all
+
+__all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_lists"]
+
+FORMAT_VERSION = 1
+ID_BYTES = 8
+MAGIC = b"TVLISTS\x00"
+_HEADER = struct.Struct("<8sIIQQQQQQ56xQ")
+_FOOTER = struct.Struct("<QQ8x8s")
+_TABLE_CHUNK = 1 << 17  # lists whose table entries are read at a time: 1 MiB
+_VERIFY_BYTES = 8 << 20
+
+Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class ListFileHeader:
+    """What a list file holds.
+
+    Parameters
+    ----------
+    code_size : int
+        Bytes per code.
+    list_start, list_stop : int
+        Inverted lists [list_start, list_stop).
+    row_start, row_stop : int
+        Rows of the source [row_start, row_stop) that were encoded.
+    ntotal : int
+        Vectors in the file.
+    model : int
+        Checksum of the model that encoded them, as an unsigned 64-bit number.
+    """
+
+    code_size: int
+    list_start: int
+    list_stop: int
+    row_start: int
+    row_stop: int
+    ntotal: int
+    model: int
+
+    @property
+    def nlist(self) -> int:
+        """Lists in this file."""
+        return self.list_stop - self.list_start
+
+    @property
+    def codes_offset(self) -> int:
+        """Byte at which the codes begin."""
+        return _HEADER.size
+
+    @property
+    def ids_offset(self) -> int:
+        """Byte at which the ids begin."""
+        return self.codes_offset + self.ntotal * self.code_size
+
+    @property
+    def table_offset(self) -> int:
+        """Byte at which the table begins."""
+        return self.ids_offset + self.ntotal * ID_BYTES
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.table_offset + 3 * 8 * self.nlist + _FOOTER.size
+
+    def pack(self) -> bytes:
+        """The header's 128 bytes; the last 8 are the checksum of the others."""
+        fields = (
+            MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
+            self.row_start, self.row_stop, self.ntotal, self.model,
+        )  # fmt: skip
+        data = _HEADER.pack(*fields, 0)
+        return _HEADER.pack(*fields, xxhash.xxh3_64_intdigest(data[:-8]))
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray, path: Path) -> ListFileHeader:
+        """Read and check a header; ``path`` is for the error's message."""
+        magic, version, *fields, checksum = _HEADER.unpack(data)
+        if magic != MAGIC:
+            raise CorruptFile(f"{path}: begins with {magic!r}, a list file with {MAGIC!r}")
+        found = xxhash.xxh3_64_intdigest(data[:-8])
+        if found != checksum:
+            raise CorruptFile(
+                f"{path}: header has checksum {found:016x}, {checksum:016x} expected"
+            )
+        if version != FORMAT_VERSION:
+            raise IncompatibleVersion(
+                f"{path}: format version {version}, version {FORMAT_VERSION} expected"
+            )
+        return cls(*fields)
+
+
+class _Checksums:
+    """Checksums of consecutive lists, fed with rows that may break anywhere."""
+
+    def __init__(self, sizes: Int64, row_bytes: int) -> None:
+        self.values: UInt64 = np.empty(len(sizes), np.uint64)
+        self._row_bytes = row_bytes
+        self._stops = np.cumsum(sizes)
+        self._next_list = 0
+        self._row = 0
+        self._open = xxhash.xxh3_64()
+
+    def feed(self, data: memoryview) -> None:
+        """Add the next bytes, a whole number of rows."""
+        start, stop = self._row, self._row + len(data) // self._row_bytes
+        whole = int(np.searchsorted(self._stops, stop, side="right"))
+        position = 0
+        for list_no in range(self._next_list, whole):
+            end = (int(self._stops[list_no]) - start) * self._row_bytes
+            self._open.update(data[position:end])
+            self.values[list_no] = self._open.intdigest()
+            self._open.reset()
+            position = end
+        self._open.update(data[position:])
+        self._next_list, self._row = whole, stop
+
+
+class ListFileWriter:
+    """Writes one list file, rows in list order, in as many pieces as memory asks for.
+
+    Parameters
+    ----------
+    file : binary file
+        From ``publishing``; it is sealed by leaving that context after ``finish``.
+    header : ListFileHeader
+    sizes : ndarray of shape (header.nlist,), int64
+        Vectors of each list; known before the first row is written.
+    """
+
+    def __init__(self, file: BinaryIO, header: ListFileHeader, sizes: Int64) -> None:
+        assert len(sizes) == header.nlist
+        assert int(sizes.sum()) == header.ntotal
+        self._file, self._header, self._sizes = file, header, sizes
+        self._codes = _Checksums(sizes, header.code_size)
+        self._ids = _Checksums(sizes, ID_BYTES)
+        self._codes_at, self._ids_at = header.codes_offset, header.ids_offset
+        # Reserve the space, so that a full disk is found before the work and not after it.
+        if header.file_size:
+            os.posix_fallocate(file.fileno(), 0, header.file_size)
+
+    def write(self, codes: Bytes, ids: Int64) -> None:
+        """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
+        code_bytes, id_bytes = memoryview(codes).cast("B"), memoryview(ids).cast("B")
+        self._codes.feed(code_bytes)
+        self._ids.feed(id_bytes)
+        write_all(self._file, code_bytes, self._codes_at)
+        write_all(self._file, id_bytes, self._ids_at)
+        self._codes_at += len(code_bytes)
+        self._ids_at += len(id_bytes)
+
+    def finish(self) -> str:
+        """Write header, table and footer; return the seal, 16 hexadecimal digits."""
+        self._codes.feed(memoryview(b""))
+        self._ids.feed(memoryview(b""))
+        header = self._header
+        assert self._codes_at == header.ids_offset
+        assert self._ids_at == header.table_offset
+        head = header.pack()
+        table = [self._sizes.astype("<u8"), self._codes.values, self._ids.values]
+        seal = xxhash.xxh3_64(head)
+        offset = header.table_offset
+        for column in table:
+            data = memoryview(column.astype("<u8", copy=False)).cast("B")
+            seal.update(data)
+            write_all(self._file, data, offset)
+            offset += len(data)
+        write_all(self._file, _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC), offset)
+        write_all(self._file, head, 0)
+        return seal.hexdigest()
+
+
+class _Table(NamedTuple):
+    sizes: Int64
+    code_checksums: UInt64
+    id_checksums: UInt64
+
+
+class ListFile:
+    """A sealed list file, open for reading at random places.
+
+    Opening reads header, table and footer, and checks them against the seal and the file's
+    size. Codes and ids are checked, list by list, when they are read.
+
+    Attributes
+    ----------
+    header : ListFileHeader
+    seal : str
+        16 hexadecimal digits.
+    lists : tuple of int
+        The range of list numbers whose table entries are kept.
+    sizes : ndarray of shape (lists[1] - lists[0],), int64
+    starts : ndarray of shape (lists[1] - lists[0] + 1,), int64
+        Row of the file at which each list begins.
+    code_checksums, id_checksums : ndarray of uint64
+    """
+
+    def __init__(self, path: Path, *, lists: tuple[int, int] | None = None) -> None:
+        self.path = path
+        self.fd = open_to_read(path)
+        try:
+            self._open(lists)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, lists: tuple[int, int] | None) -> None:
+        path = self.path
+        with storage_errors(path, "read"):
+            found_size = os.fstat(self.fd).st_size
+        if found_size < _HEADER.size + _FOOTER.size:
+            raise CorruptFile(f"{path}: {found_size:,} bytes found, too few for a list file")
+        head = read_exactly(self.fd, _HEADER.size, 0, path)
+        self.header = ListFileHeader.unpack(head, path)
+        if found_size != self.header.file_size:
+            raise CorruptFile(
+                f"{path}: {found_size:,} bytes found, {self.header.file_size:,} expected"
+            )
+        self.lists = lists or (self.header.list_start, self.header.list_stop)
+        table, seal, before = self._read_table(head)
+        footer = read_exactly(self.fd, _FOOTER.size, found_size - _FOOTER.size, path)
+        if footer != _FOOTER.pack(seal, self.header.table_offset, MAGIC):
+            raise CorruptFile(f"{path}: the table does not match the footer's seal")
+        self.seal = f"{seal:016x}"
+        self.sizes, self.code_checksums, self.id_checksums = table
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes)]) + before
+        if lists is None and int(self.starts[-1]) != self.header.ntotal:
+            raise CorruptFile(
+                f"{path}: lists hold {int(self.starts[-1]):,} vectors, "
+                f"{self.header.ntotal:,} expected"
+            )
+
+    def _read_table(self, head: bytearray) -> tuple[_Table, int, int]:
+        """Stream the table through the seal; keep only the entries of ``self.lists``."""
+        first, stop = (x - self.header.list_start for x in self.lists)
+        assert 0 <= first <= stop <= self.header.nlist
+        seal = xxhash.xxh3_64(bytes(head))
+        columns, rows_before = [], 0
+        for column_no in range(3):
+            base = self.header.table_offset + column_no * 8 * self.header.nlist
+            kept = np.empty(stop - first, np.uint64)
+            for chunk in range(0, self.header.nlist, _TABLE_CHUNK):
+                chunk_stop = min(self.header.nlist, chunk + _TABLE_CHUNK)
+                data = read_exactly(self.fd, 8 * (chunk_stop - chunk), base + 8 * chunk, self.path)
+                seal.update(data)
+                values = np.frombuffer(data, "<u8")
+                if column_no == 0:
+                    rows_before += int(values[: max(0, first - chunk)].sum())
+                low, high = max(first, chunk), min(stop, chunk_stop)
+                if low < high:
+                    kept[low - first : high - first] = values[low - chunk : high - chunk]
+            columns.append(kept)
+        table = _Table(columns[0].astype(np.int64), columns[1], columns[2])
+        return table, seal.intdigest(), rows_before
+
+    def close(self) -> None:
+        """Close the descriptor; the object is of no use afterwards."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> ListFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def code_offset(self, row: int) -> int:
+        """Byte of the file at which the code of a row begins."""
+        return self.header.codes_offset + row * self.header.code_size
+
+    def id_offset(self, row: int) -> int:
+        """Byte of the file at which the id of a row lies."""
+        return self.header.ids_offset + row * ID_BYTES
+
+    def read_codes(self, start: int, stop: int) -> Bytes:
+        """Codes of the file's rows [start, stop), uint8 of shape (n, code_size), unverified."""
+        codes = np.empty((stop - start, self.header.code_size), np.uint8)
+        read_into(self.fd, memoryview(codes).cast("B"), self.code_offset(start), self.path)
+        return codes
+
+    def read_ids(self, start: int, stop: int) -> Int64:
+        """Ids of the file's rows [start, stop), unverified."""
+        ids = np.empty(stop - start, "<i8")
+        read_into(self.fd, memoryview(ids).cast("B"), self.id_offset(start), self.path)
+        return ids
+
+    def damaged(self, list_no: int, part: str, found: int) -> CorruptFile:
+        """The error for a list whose checksum is wrong; ``part`` is "codes" or "ids"."""
+        table = self.code_checksums if part == "codes" else self.id_checksums
+        expected = int(table[list_no - self.lists[0]])
+        return CorruptFile(
+            f"{self.path}: {part} of list {list_no} have checksum {found:016x}, "
+            f"{expected:016x} expected"
+        )
+
+    def check_belongs(self, *, model: int, code_size: int) -> None:
+        """Raise ForeignFile unless the file was encoded by this model."""
+        if self.header.model != model or self.header.code_size != code_size:
+            raise ForeignFile(
+                f"{self.path}: encoded by model {self.header.model:016x} "
+                f"({self.header.code_size} bytes a code), "
+                f"model {model:016x} ({code_size} bytes a code) expected"
+            )
+
+
+def verify_lists(path: Path) -> None:
+    """Read a list file whole, a few megabytes at a time, and check every list.
+
+    Raises
+    ------
+    CorruptFile
+        Names the file and the first list that is wrong.
+    """
+    with ListFile(path) as file:
+        header = file.header
+        sections = (
+            ("codes", header.codes_offset, header.code_size, file.code_checksums),
+            ("ids", header.ids_offset, ID_BYTES, file.id_checksums),
+        )
+        for part, offset, row_bytes, expected in sections:
+            checksums = _Checksums(file.sizes, row_bytes)
+            rows_each = max(1, _VERIFY_BYTES // row_bytes)
+            for row in range(0, header.ntotal, rows_each):
+                length = min(rows_each, header.ntotal - row) * row_bytes
+                data = read_exactly(file.fd, length, offset + row * row_bytes, path)
+                checksums.feed(memoryview(data))
+            checksums.feed(memoryview(b""))
+            wrong = np.flatnonzero(checksums.values != expected)
+            if len(wrong):
+                found = int(checksums.values[wrong[0]])
+                raise file.damaged(header.list_start + int(wrong[0]), part, found)

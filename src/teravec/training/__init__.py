@@ -1,0 +1,1 @@
+"""From vectors to an empty trained index: sample, transform, centroids, codec."""

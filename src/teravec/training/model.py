@@ -1,0 +1,232 @@
+"""The model: an empty trained index, as files and in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import CorruptFile, InvalidArgument, storage_errors
+from teravec.kernels.assignment import CentroidAssigner, half_norms
+from teravec.kernels.codec import Codec, empty_ivf, flat_quantizer, quantizer_vectors
+from teravec.kernels.hnsw import load_hnsw, search_hnsw
+from teravec.kernels.metric import Metric, normalized
+from teravec.kernels.nearest import nearest_lists
+from teravec.storage.arrays import check_file, read_array
+from teravec.storage.jsonfile import json_checksum, read_json
+from teravec.training.transform import Transform
+
+__all__ = ["MODEL_FORMAT", "MODEL_VERSION", "Model", "ModelDescription"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+MODEL_FORMAT = "teravec-model"
+MODEL_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What ``model/model.json`` says.
+
+    Parameters
+    ----------
+    d : int
+        Dimensions of the user's vectors.
+    d_index : int
+        Dimensions after the transform: those of centroids and codes.
+    nlist, code_size, ntrain : int
+        Lists; bytes of a code; vectors of the training sample.
+    metric, transform, codec, quantizer : str
+        Names; the quantizer is ``exact`` or ``hnsw``.
+    seed : int
+    assignment : dict
+        How vectors find their list: groups of centroids, the margin within which a group
+        is visited (null: every centroid is), groups visited on average, and the share of
+        some training vectors that this assigned as an exact search does.
+    history : list of dict
+        Objective, imbalance, empty lists and agreement of each k-means iteration.
+    files : dict
+        Size and checksum of every other file of the model, by name.
+    """
+
+    d: int
+    d_index: int
+    nlist: int
+    code_size: int
+    ntrain: int
+    metric: str
+    transform: str
+    codec: str
+    quantizer: str
+    seed: int
+    assignment: dict[str, Any]
+    history: list[dict[str, Any]]
+    files: dict[str, dict[str, Any]]
+
+    def content(self) -> dict[str, Any]:
+        """The JSON object to seal."""
+        return {"format": MODEL_FORMAT, "version": MODEL_VERSION, **vars(self)}
+
+    @classmethod
+    def read(cls, directory: Path) -> ModelDescription:
+        """Read ``model.json``, or raise MissingFile, CorruptFile or IncompatibleVersion."""
+        path = directory / "model.json"
+        content = read_json(path, MODEL_FORMAT, MODEL_VERSION)
+        del content["format"], content["version"]
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise CorruptFile(f"{path}: unexpected fields: {error}") from error
+
+    @property
+    def checksum(self) -> str:
+        """What shards, slices and manifest know the model by: 16 hexadecimal digits.
+
+        It covers every file of the model, through their checksums.
+        """
+        return json_checksum(self.content())
+
+
+class Model:
+    """A trained model in memory: transform, centroids, coarse quantizer, codec.
+
+    Attributes
+    ----------
+    description : ModelDescription
+    metric : Metric
+    codec : Codec
+    centroids : ndarray of shape (nlist, d_index), float32
+        A view of the one copy that the Faiss quantizer holds.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        transform: Transform,
+        centroids: Float32,
+        parameters: Float32,
+        graph: bytes | None,
+    ) -> None:
+        self.description = description
+        self.metric, self.codec = Metric(description.metric), Codec.parse(description.codec)
+        self._transform, self._parameters = transform, parameters
+        self._quantizer = flat_quantizer(centroids, self.metric)
+        self._graph = None if graph is None else load_hnsw(graph, self._quantizer)
+        self.centroids = quantizer_vectors(self._quantizer)
+
+    @classmethod
+    def read(cls, directory: Path) -> Model:
+        """Read and verify the model in ``directory``.
+
+        Raises
+        ------
+        MissingFile, CorruptFile
+        """
+        description = ModelDescription.read(directory)
+        files, d, d_index = description.files, description.d, description.d_index
+        centroids = read_array(
+            directory / "centroids.npy", files["centroids.npy"], (description.nlist, d_index)
+        )
+        parameters = read_array(directory / "codec.npy", files["codec.npy"])
+        packed = None
+        if "transform.npy" in files:
+            path = directory / "transform.npy"
+            packed = read_array(path, files["transform.npy"], (d_index, d + 1))
+        graph = None
+        if "quantizer.hnsw" in files:
+            path = directory / "quantizer.hnsw"
+            check_file(path, files["quantizer.hnsw"])
+            with storage_errors(path, "read"):
+                graph = path.read_bytes()
+        return cls(description, Transform.unpacked(packed), centroids, parameters, graph)
+
+    @property
+    def d(self) -> int:
+        """Dimensions of the user's vectors."""
+        return self.description.d
+
+    @property
+    def nlist(self) -> int:
+        """Inverted lists."""
+        return self.description.nlist
+
+    @property
+    def code_size(self) -> int:
+        """Bytes per code."""
+        return self.description.code_size
+
+    @property
+    def tag(self) -> int:
+        """The checksum as a number, as list files carry it."""
+        return int(self.description.checksum, 16)
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the memory that the model takes."""
+        graph = 0 if self._graph is None else self.nlist * 300
+        return 2 * self.centroids.nbytes + self._parameters.nbytes + graph
+
+    @cached_property
+    def _half_norms(self) -> Float32:
+        return half_norms(self.centroids)
+
+    def prepare(self, vectors: Float32) -> Float32:
+        """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
+
+        Raises
+        ------
+        InvalidArgument
+            Wrong number of dimensions.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.d:
+            raise InvalidArgument(
+                f"vectors of shape {vectors.shape} found, (n, {self.d}) expected"
+            )
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        if self.metric is Metric.COSINE:
+            vectors = normalized(vectors)
+        return self._transform.apply(vectors)
+
+    def nearest_lists(
+        self, queries: Float32, nprobe: int, threads: int
+    ) -> tuple[Int64, Float32]:
+        """The nprobe lists to visit for each prepared query.
+
+        Returns
+        -------
+        list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 where none
+        distances : ndarray of shape (nq, nprobe), float32
+            Squared distance to the centroid (l2), or inner product with it.
+        """
+        if self._graph is None:
+            return nearest_lists(
+                queries, self.centroids, self._half_norms, nprobe,
+                metric="ip" if self.metric.larger_is_closer else "l2", threads=threads,
+            )  # fmt: skip
+        list_nos = search_hnsw(self._graph, queries, nprobe, threads)
+        distances = np.empty(list_nos.shape, np.float32)
+        for query, nearest, out in zip(queries, list_nos, distances, strict=True):
+            rows = self.centroids[nearest]
+            if self.metric.larger_is_closer:
+                out[:] = rows @ query
+            else:
+                out[:] = ((rows - query) ** 2).sum(1)
+        return list_nos, distances
+
+    def assigner(self, threads: int) -> CentroidAssigner:
+        """What finds the list of a vector while sharding, as trained and measured."""
+        margin = self.description.assignment["margin"]
+        if margin is None:
+            return CentroidAssigner.exact(self.centroids)
+        return CentroidAssigner.grouped(
+            self.centroids, seed=self.description.seed, threads=threads, margin=margin
+        )
+
+    def empty_ivf(self) -> Any:
+        """A trained Faiss IVF index without lists, on this model's quantizer."""
+        return empty_ivf(self.codec, self._quantizer, self.metric, self._parameters)

@@ -1,0 +1,108 @@
+"""What a user may ask of training, and the rules for what they leave open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from teravec.errors import InvalidArgument
+from teravec.kernels.codec import Codec
+from teravec.kernels.metric import Metric
+from teravec.training.transform import TransformKind
+
+__all__ = ["MIN_SAMPLE_PER_LIST", "TrainOptions", "TrainPlan", "plan_training"]
+
+MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
+_SAMPLE_PER_LIST = 64
+_LARGEST_NLIST = 1 << 30  # a place in an index packs the list number in 31 bits
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of training, as asked for; None leaves a choice to the rules.
+
+    Parameters
+    ----------
+    nlist : int, optional
+        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), at most one
+        list for every 39 vectors.
+    metric : str
+        ``l2``, ``ip`` or ``cosine``.
+    transform : str, optional
+        ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, whose error bound
+        needs it; none for the other codecs.
+    codec : str
+        As in ``teravec.kernels.codec``.
+    sample : int, optional
+        Training vectors. Not given: 64 for each list.
+    niter : int
+        Iterations of k-means.
+    seed : int
+        Of every random choice. The same seed gives the same model.
+    """
+
+    nlist: int | None = None
+    metric: str = "l2"
+    transform: str | None = None
+    codec: str = "sq8"
+    sample: int | None = None
+    niter: int = 10
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Options of training with every choice made."""
+
+    d: int
+    d_index: int
+    nlist: int
+    metric: Metric
+    transform: TransformKind
+    codec: Codec
+    sample: int
+    niter: int
+    seed: int
+
+
+def auto_nlist(ntotal: int) -> int:
+    """The rule for nlist: lists of about sqrt(ntotal) / 4 vectors, in powers of two."""
+    ideal = 2 ** round(math.log2(4 * math.sqrt(ntotal)))
+    return max(1, min(ideal, ntotal // MIN_SAMPLE_PER_LIST))
+
+
+def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
+    """Check the options against the source and make the choices that they leave open.
+
+    Raises
+    ------
+    InvalidArgument
+        A value is out of its range or does not fit the source.
+    """
+    metric, codec = Metric.parse(options.metric), Codec.parse(options.codec)
+    default_transform = "rotation" if codec.wants_rotation else "none"
+    transform = TransformKind.parse(options.transform or default_transform)
+    d_index = transform.output_dimension(d)
+    codec.check_dimension(d_index)
+    nlist = auto_nlist(ntotal) if options.nlist is None else options.nlist
+    if not 1 <= nlist <= _LARGEST_NLIST:
+        raise InvalidArgument(f"nlist is {nlist}; 1 to {_LARGEST_NLIST:,} expected")
+    if options.niter < 1:
+        raise InvalidArgument(f"niter is {options.niter}; at least 1 expected")
+    if options.seed < 0:
+        raise InvalidArgument(f"seed is {options.seed}; at least 0 expected")
+    wanted = max(_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
+    sample = min(wanted if options.sample is None else options.sample, ntotal)
+    if sample < nlist:
+        raise InvalidArgument(
+            f"{sample:,} training vectors for {nlist:,} lists; at least one for each expected "
+            f"(the source has {ntotal:,} vectors)"
+        )
+    if codec.kind == "pq" and sample < 1 << codec.bits:
+        raise InvalidArgument(
+            f"{sample:,} training vectors for codec {codec.name}; "
+            f"at least {1 << codec.bits:,} expected"
+        )
+    return TrainPlan(
+        d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed
+    )

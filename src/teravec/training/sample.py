@@ -1,0 +1,103 @@
+"""The training sample: drawn once from the whole source, kept on disk, read by blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.threads import ahead
+from teravec.errors import ForeignFile
+from teravec.kernels.metric import Metric, normalized
+from teravec.progress import Progress
+from teravec.sources import Source
+from teravec.storage.arrays import check_file, describe_file
+from teravec.storage.files import open_to_read, publishing, read_into, write_all
+from teravec.storage.jsonfile import read_json, write_json
+from teravec.training.options import TrainPlan
+
+__all__ = ["Sample", "draw_sample"]
+
+Float32 = npt.NDArray[np.float32]
+
+_DRAW_BYTES = 16 << 20  # of float32 vectors taken from the source at a time
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Vectors of the sample, float32 rows in a file; for cosine, of unit length.
+
+    Parameters
+    ----------
+    path : Path
+    n, d : int
+    """
+
+    path: Path
+    n: int
+    d: int
+
+    def read(self, start: int, stop: int) -> Float32:
+        """Rows [start, stop), float32 of shape (stop - start, d)."""
+        vectors = np.empty((stop - start, self.d), np.float32)
+        with self.path.open("rb", buffering=0) as file:
+            offset = start * self.d * 4
+            read_into(file.fileno(), memoryview(vectors).cast("B"), offset, self.path)
+        return vectors
+
+    def blocks(self, rows: int) -> Iterator[Float32]:
+        """All rows, in order, in blocks of ``rows``, read one block ahead."""
+        starts = range(0, self.n, rows)
+        return ahead(self.read(start, min(self.n, start + rows)) for start in starts)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Float32:
+        """The given rows, ascending, float32 of shape (len(rows), d)."""
+        vectors = np.empty((len(rows), self.d), np.float32)
+        fd = open_to_read(self.path)
+        with open(fd, "rb", buffering=0):
+            for vector, row in zip(vectors, rows.tolist(), strict=True):
+                read_into(fd, memoryview(vector).cast("B"), row * self.d * 4, self.path)
+        return vectors
+
+
+def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Progress) -> Sample:
+    """Draw rows uniformly from the whole source, or find the sample drawn before.
+
+    The source may be sorted, so a prefix would not do: ``plan.sample`` rows are drawn
+    without replacement and read in file order.
+    """
+    path, seal = directory / "sample.f32", directory / "sample.json"
+    if seal.exists():
+        content = read_json(seal, "teravec-sample", 1)
+        if content["n"] != plan.sample or content["d"] != plan.d:
+            raise ForeignFile(
+                f"{seal}: a sample of {content['n']:,} x {content['d']} found, "
+                f"{plan.sample:,} x {plan.d} expected"
+            )
+        check_file(path, content["file"])
+        return Sample(path, plan.sample, plan.d)
+    rows = _draw_rows(source.ntotal, plan.sample, plan.seed)
+    each = max(1, _DRAW_BYTES // (4 * plan.d))
+    pieces = ahead(source.take(rows[i : i + each]) for i in range(0, len(rows), each))
+    offset = 0
+    with publishing(path) as file, progress.stage("sample", plan.sample, "vectors") as bar:
+        for piece in pieces:
+            vectors = normalized(piece) if plan.metric is Metric.COSINE else piece
+            write_all(file, memoryview(vectors).cast("B"), offset)
+            offset += vectors.nbytes
+            bar.advance(len(vectors))
+    content = {"format": "teravec-sample", "version": 1, "n": plan.sample, "d": plan.d}
+    described: dict[str, Any] = {**content, "file": describe_file(path)}
+    write_json(seal, described)
+    return Sample(path, plan.sample, plan.d)
+
+
+def _draw_rows(ntotal: int, n: int, seed: int) -> npt.NDArray[np.int64]:
+    if n == ntotal:
+        return np.arange(ntotal)
+    rng = np.random.default_rng([seed, 1])
+    return np.sort(rng.choice(ntotal, n, replace=False, shuffle=False))

@@ -1,0 +1,138 @@
+"""The train stage: source and options in, ``model/`` out, sealed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from typing import Any
+
+
+from teravec.errors import storage_errors
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
+from teravec.kernels.hnsw import build_hnsw, save_hnsw
+from teravec.kernels.metric import Metric
+from teravec.memory import require
+from teravec.progress import Progress
+from teravec.sources import Source
+from teravec.storage.arrays import describe_file, write_array
+from teravec.storage.files import make_directory, publishing, sync_directory, write_all
+from teravec.storage.jsonfile import write_json
+from teravec.storage.layout import IndexPaths
+from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.model import ModelDescription
+from teravec.training.options import TrainPlan
+from teravec.training.record import BuildRecord
+from teravec.training.sample import draw_sample
+from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.transform import Transform, train_transform
+
+__all__ = ["EXACT_QUANTIZER_NLIST", "train"]
+
+log = logging.getLogger(__name__)
+
+# Above this many lists a query finds its lists through HNSW: one query against all
+# centroids costs nlist * d multiplications, the graph a few hundred distances.
+EXACT_QUANTIZER_NLIST = 1 << 16
+_CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss takes 100,000
+
+
+def train(
+    source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
+    progress: Progress,
+) -> ModelDescription:  # fmt: skip
+    """Train the model of a build, or find it trained.
+
+    The sample and every iteration of k-means are kept in ``training/`` until the model is
+    sealed, so that a rerun continues where a killed run stood.
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+        Centroids and one block of vectors do not fit in ``memory_bytes``.
+    """
+    if (paths.model / "model.json").exists():
+        description = ModelDescription.read(paths.model)
+        _remove_training_files(paths)
+        return description
+    plan = record.plan()
+    require(training_bytes(plan, threads), memory_bytes, f"training {plan.nlist:,} lists")
+    make_directory(paths.training)
+    sample = draw_sample(source, plan, paths.training, progress)
+    untransformed = TrainingSet(sample, Transform.unpacked(None), plan.d)
+    transform = train_transform(
+        plan.transform, plan.d, untransformed.blocks,
+        centered=plan.metric is Metric.L2, seed=plan.seed,
+    )  # fmt: skip
+    vectors = TrainingSet(sample, transform, plan.d_index)
+    options = KMeansOptions(
+        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads
+    )
+    state = kmeans(vectors, options, paths.training, progress)
+    assigner = CentroidAssigner.auto(
+        state.centroids, vectors.probe(), seed=plan.seed, threads=threads
+    )
+    arrays: dict[str, Any] = {"centroids.npy": state.centroids}
+    quantizer = flat_quantizer(state.centroids, plan.metric)
+    part = vectors.evenly(codec_rows(plan))
+    list_nos, _ = assigner.assign(part, threads=threads)
+    arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
+    if (packed := transform.packed()) is not None:
+        arrays["transform.npy"] = packed
+    code_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
+    description = _seal(plan, code_size, arrays, assigner, state.history, vectors.n, paths)
+    _remove_training_files(paths)
+    return description
+
+
+def training_bytes(plan: TrainPlan, threads: int) -> int:
+    """Memory that training needs: centroids, their sums, and blocks in flight."""
+    row = 4 * max(plan.d, plan.d_index)
+    # float32 centroids: old, new, packed for the kernel, in the quantizer; float64 sums, means.
+    centroids = plan.nlist * (plan.d_index * (4 * 4 + 2 * 8) + 64)
+    blocks = 5 * BLOCK_BYTES + 4096 * row
+    square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
+    codec = 3 * 4 * plan.d_index * codec_rows(plan)
+    return centroids + max(blocks, codec) + square + threads * (8 << 20)
+
+
+def codec_rows(plan: TrainPlan) -> int:
+    """Vectors that train the codec: enough for it, and the same in any memory."""
+    return max(plan.codec.min_training_vectors, _CODEC_BYTES // (4 * plan.d_index))
+
+
+def _seal(
+    plan: TrainPlan, code_size: int, arrays: dict[str, Any], assigner: CentroidAssigner,
+    history: list[dict[str, float]], ntrain: int, paths: IndexPaths,
+) -> ModelDescription:  # fmt: skip
+    make_directory(paths.model)
+    files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
+    quantizer = "exact"
+    if plan.nlist > EXACT_QUANTIZER_NLIST:
+        quantizer = "hnsw"
+        path = paths.model / "quantizer.hnsw"
+        log.info("building HNSW over %d centroids", plan.nlist)
+        with publishing(path) as file:
+            write_all(file, save_hnsw(build_hnsw(arrays["centroids.npy"])), 0)
+        files[path.name] = describe_file(path)
+    assignment = {
+        "ngroups": assigner.ngroups,
+        "margin": assigner.margin if math.isfinite(assigner.margin) else None,
+        "probes": assigner.probes,
+        "agreement": assigner.agreement,
+    }
+    description = ModelDescription(
+        plan.d, plan.d_index, plan.nlist, code_size, ntrain, str(plan.metric), plan.transform.name,
+        plan.codec.name, quantizer, plan.seed, assignment, history, files,
+    )  # fmt: skip
+    write_json(paths.model / "model.json", description.content())
+    log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
+    return description
+
+
+def _remove_training_files(paths: IndexPaths) -> None:
+    if paths.training.exists():
+        with storage_errors(paths.training, "remove"):
+            shutil.rmtree(paths.training)
+        sync_directory(paths.root)

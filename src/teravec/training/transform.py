@@ -1,0 +1,146 @@
+"""Transforms: what is done to a vector before it is compared with centroids.
+
+``rotation`` spreads the variance over the dimensions and keeps distances; ``pcaM`` keeps
+the M directions of most variance (the 1.5e12-vector index went from 144 to 72 dimensions);
+``none`` leaves vectors alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument
+
+__all__ = ["Transform", "TransformKind", "train_transform"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TransformKind:
+    """A transform's name taken apart.
+
+    Parameters
+    ----------
+    name : str
+        ``none``, ``rotation`` or ``pcaM``.
+    d_out : int or None
+        M for ``pcaM``; None where the dimension stays.
+    """
+
+    name: str
+    d_out: int | None = None
+
+    @classmethod
+    def parse(cls, name: str) -> TransformKind:
+        """The transform of this name, or InvalidArgument."""
+        name = name.lower()
+        if name in ("none", "rotation"):
+            return cls(name)
+        if (match := re.fullmatch(r"pca(\d+)", name)) and int(match[1]) >= 1:
+            return cls(name, int(match[1]))
+        raise InvalidArgument(
+            f"unknown transform {name!r}; none, rotation or pcaM (as in pca72) expected"
+        )
+
+    def output_dimension(self, d: int) -> int:
+        """Dimensions after the transform of d dimensions, or InvalidArgument."""
+        if self.d_out is not None and self.d_out > d:
+            raise InvalidArgument(f"transform {self.name} asks for more dimensions than {d}")
+        return self.d_out or d
+
+
+@dataclass(frozen=True)
+class Transform:
+    """``y = A x + b``, or nothing.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (d_out, d_in), float32, or None for no transform
+    offset : ndarray of shape (d_out,), float32
+    """
+
+    matrix: Float32 | None
+    offset: Float32
+
+    def apply(self, vectors: Float32) -> Float32:
+        """Transform vectors (n, d_in) into (n, d_out), float32."""
+        if self.matrix is None:
+            return vectors
+        return vectors @ self.matrix.T + self.offset
+
+    def packed(self) -> Float32 | None:
+        """Matrix and offset side by side, (d_out, d_in + 1), as it is stored."""
+        if self.matrix is None:
+            return None
+        return np.hstack([self.matrix, self.offset[:, None]])
+
+    @classmethod
+    def unpacked(cls, packed: Float32 | None) -> Transform:
+        """The inverse of ``packed``."""
+        if packed is None:
+            return cls(None, np.zeros(0, np.float32))
+        return cls(np.ascontiguousarray(packed[:, :-1]), np.ascontiguousarray(packed[:, -1]))
+
+
+def train_transform(
+    kind: TransformKind,
+    d: int,
+    blocks: Callable[[], Iterable[Float32]],
+    *,
+    centered: bool,
+    seed: int,
+) -> Transform:
+    """Make a transform, from training vectors where it needs them.
+
+    Parameters
+    ----------
+    kind : TransformKind
+    d : int
+    blocks : callable
+        Returns the training vectors, in blocks of shape (n, d), float32.
+    centered : bool
+        Whether PCA subtracts the mean. It does for l2; inner products would change.
+    seed : int
+        Of the random rotation.
+    """
+    if kind.name == "none":
+        return Transform.unpacked(None)
+    if kind.name == "rotation":
+        matrix = _random_rotation(d, seed)
+        return Transform(matrix, np.zeros(d, np.float32))
+    mean, covariance = _moments(iter(blocks()), d, centered)
+    _, vectors = np.linalg.eigh(covariance)
+    directions = vectors[:, ::-1][:, : kind.output_dimension(d)].T
+    # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
+    largest = np.abs(directions).argmax(1)
+    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    offset = -(directions @ mean)
+    return Transform(
+        np.ascontiguousarray(directions, np.float32), np.ascontiguousarray(offset, np.float32)
+    )
+
+
+def _random_rotation(d: int, seed: int) -> Float32:
+    """A rotation uniform over the orthogonal group (Mezzadri 2007): QR with fixed signs."""
+    gaussian = np.random.default_rng(seed).standard_normal((d, d))
+    q, r = np.linalg.qr(gaussian)
+    return np.ascontiguousarray((q * np.sign(np.diag(r))).T, np.float32)
+
+
+def _moments(
+    blocks: Iterator[Float32], d: int, centered: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    count, total, products = 0, np.zeros(d), np.zeros((d, d))
+    for block in blocks:
+        wide = block.astype(np.float64)
+        count += len(wide)
+        total += wide.sum(0)
+        products += wide.T @ wide
+    mean = total / count if centered else np.zeros(d)
+    return mean, products / count - np.outer(mean, mean)

@@ -1,0 +1,164 @@
+"""The k smallest values and the nearest lists, against sorting."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from teravec.errors import InvalidArgument
+from teravec.kernels import native as compiled
+from teravec.kernels.assignment import half_norms
+from teravec.kernels.nearest import nearest_lists, smallest_k
+
+LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
+
+
+def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    """Run the fallback (-1) or the compiled kernels at a level."""
+    if level < 0:
+        monkeypatch.setattr(compiled, "native", None)
+    else:
+        monkeypatch.setattr(compiled, "level", level)
+
+
+@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    use(monkeypatch, request.param)
+    return int(request.param)
+
+
+def check(scores: np.ndarray, k: int, threads: int = 1) -> None:
+    index, value = smallest_k(scores, k, threads=threads)
+    expected = np.argsort(scores, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(index, expected)
+    np.testing.assert_array_equal(value, np.take_along_axis(scores, expected, axis=1))
+    assert index.dtype == np.int32
+    assert value.dtype == np.float32
+
+
+@pytest.mark.parametrize("m", [1, 2, 63, 64, 1000, 5000, 70000])
+@pytest.mark.parametrize("kind", ["normal", "few values", "rising", "falling", "infinite", "same"])
+def test_smallest_k_sorts(level: int, m: int, kind: str) -> None:
+    rng = np.random.default_rng(m)
+    n = 3 if m < 70000 else 1
+    scores = rng.standard_normal((n, m), np.float32)
+    if kind == "few values":
+        scores = (
+            np.round(scores * 2)
+            * np.float32(0.5)
+            * rng.choice(np.array([1, -1], np.float32), (n, m))
+        )
+    elif kind in ("rising", "falling"):
+        scores = np.sort(scores, axis=1)[:, :: 1 if kind == "rising" else -1].copy()
+    elif kind == "infinite":
+        scores[rng.random((n, m)) < 0.9] = np.inf
+        scores[rng.random((n, m)) < 0.01] = -np.inf
+    elif kind == "same":
+        scores[:] = 1
+    for k in (1, 2, 10, 64, 1000, 70000):
+        if k <= m:
+            check(scores, k)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.data(),
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 4), st.integers(1, 700)),
+        elements=st.floats(width=32) | st.sampled_from([0.0, -0.0, np.inf, -np.inf]),
+    ),
+)
+def test_smallest_k_of_any_values(data: st.DataObject, scores: np.ndarray) -> None:
+    """NaN last, and minus zero equal to zero, as NumPy sorts."""
+    k = data.draw(st.integers(1, scores.shape[1]))
+    for level in LEVELS:
+        with pytest.MonkeyPatch.context() as patch:
+            use(patch, level)
+            check(scores, k)
+
+
+def test_smallest_k_on_threads(level: int) -> None:
+    check(np.random.default_rng(0).standard_normal((500, 2000), np.float32), 7, threads=3)
+
+
+def test_smallest_k_refuses(level: int) -> None:
+    scores = np.zeros((2, 5), np.float32)
+    for k in (0, 6, -1):
+        with pytest.raises(InvalidArgument, match="k is"):
+            smallest_k(scores, k)
+    with pytest.raises(InvalidArgument, match="shape"):
+        smallest_k(scores[0], 1)
+
+
+@pytest.mark.skipif(compiled.native is None, reason="installed without compiler")
+def test_native_smallest_k_checks_every_buffer() -> None:
+    assert compiled.native is not None
+    f = np.float32
+    scores, index, value = np.zeros((2, 5), f), np.zeros((2, 3), np.int32), np.zeros((2, 3), f)
+    compiled.native.smallest_k(0, 5, 3, scores, index, value)
+    for arguments in (
+        (0, 5, 3, scores.ravel()[:9], index, value),
+        (0, 5, 3, scores, index[:1], value),
+        (0, 5, 3, scores, index, value[:1]),
+        (0, 5, 6, scores, index, value),
+        (0, 5, 0, scores, index, value),
+        (0, 0, 0, scores, index, value),
+        (0, -5, 3, scores, index, value),
+        (9, 5, 3, scores, index, value),
+        (0, 5, 3, scores, value, index),
+        (0, 5, 3, scores.astype(np.float64), index, value),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            compiled.native.smallest_k(*arguments)
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize(("nq", "nlist", "d"), [(0, 5, 3), (1, 1, 1), (1, 900, 96), (300, 777, 7)])
+def test_nearest_lists(
+    level: int, metric: Literal["l2", "ip"], nq: int, nlist: int, d: int
+) -> None:
+    rng = np.random.default_rng(0)
+    queries = rng.integers(-9, 10, (nq, d)).astype(np.float32)  # exact in float32
+    centroids = rng.integers(-9, 10, (nlist, d)).astype(np.float32)
+    for nprobe in {1, (nlist + 1) // 2, nlist}:
+        lists, distance = nearest_lists(
+            queries, centroids, half_norms(centroids), nprobe, metric=metric, threads=2
+        )
+        products = queries.astype(np.float64) @ centroids.T.astype(np.float64)
+        norms = (queries**2).sum(1)[:, None] + (centroids**2).sum(1)
+        true = norms - 2 * products if metric == "l2" else -products
+        expected = np.argsort(true, axis=1, kind="stable")[:, :nprobe]
+        np.testing.assert_array_equal(lists, expected)
+        best = np.take_along_axis(true, expected, axis=1)
+        np.testing.assert_array_equal(distance, best if metric == "l2" else -best)
+        assert lists.dtype == np.int64
+        assert distance.dtype == np.float32
+
+
+def test_nearest_lists_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teravec.kernels.nearest._SCORE_FLOATS", 1000)
+    rng = np.random.default_rng(1)
+    q, c = rng.standard_normal((50, 9), np.float32), rng.standard_normal((300, 9), np.float32)
+    lists, distance = nearest_lists(q, c, half_norms(c), 20, metric="l2", threads=1)
+    true = ((q[:, None].astype(np.float64) - c) ** 2).sum(2)
+    np.testing.assert_array_equal(lists, np.argsort(true, axis=1)[:, :20])
+    np.testing.assert_allclose(distance, np.sort(true, axis=1)[:, :20], rtol=1e-4, atol=1e-4)
+
+
+def test_nearest_lists_refuses() -> None:
+    q, c = np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32)
+    half = half_norms(c)
+    with pytest.raises(InvalidArgument, match="nprobe"):
+        nearest_lists(q, c, half, 5, metric="l2", threads=1)
+    with pytest.raises(InvalidArgument, match="fit"):
+        nearest_lists(q[:, :2], c, half, 1, metric="l2", threads=1)
+    with pytest.raises(InvalidArgument, match="half-norms"):
+        nearest_lists(q, c, half[:2], 1, metric="l2", threads=1)
+    with pytest.raises(InvalidArgument, match="metric"):
+        nearest_lists(q, c, half, 1, metric="cosine", threads=1)  # type: ignore[arg-type]
