@@ -1,1 +1,48 @@
-"""teravec: inverted-file vector indexes on disk, built and searched in a stated amount of memory."""
+"""teravec: inverted-file vector indexes on disk, built and searched in a stated amount of memory.
+
+::
+
+    import teravec
+
+    teravec.build("embeddings/*.parquet", "myindex", codec="sq6", memory="8GiB")
+    with teravec.open("myindex") as index:
+        distances, ids = index.search(queries, k=10, nprobe=64)
+"""
+
+from teravec.api import build, export_faiss, merge, open, shard, train, verify
+from teravec.errors import (
+    CorruptFile,
+    ForeignFile,
+    IncompatibleVersion,
+    InvalidArgument,
+    InvalidSource,
+    MemoryLimitTooSmall,
+    MissingFile,
+    OutputExists,
+    StorageError,
+    TeravecError,
+)
+from teravec.search.index import Index
+from teravec.search.stats import SearchStats
+
+__all__ = [
+    "CorruptFile",
+    "ForeignFile",
+    "IncompatibleVersion",
+    "Index",
+    "InvalidArgument",
+    "InvalidSource",
+    "MemoryLimitTooSmall",
+    "MissingFile",
+    "OutputExists",
+    "SearchStats",
+    "StorageError",
+    "TeravecError",
+    "build",
+    "export_faiss",
+    "merge",
+    "open",
+    "shard",
+    "train",
+    "verify",
+]

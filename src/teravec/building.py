@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from teravec.errors import InvalidArgument, MissingFile, storage_errors
 from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument, MissingFile, storage_errors
 from teravec.index.manifest import Manifest, SliceEntry, read_manifest, write_manifest
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
@@ -45,7 +45,7 @@ class Resources:
 
     memory_bytes: int = 0
     threads: int = 0
-    progress: Progress = NoProgress()
+    progress: Progress = field(default_factory=NoProgress)
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 0 or self.threads < 0:
@@ -82,9 +82,7 @@ def shard_rows(
     record.check_source(source, paths.root)
     if paths.manifest.exists():
         return []
-    options = ShardOptions(
-        record.layout.shards, rows, resources.memory_bytes, resources.threads
-    )
+    options = ShardOptions(record.layout.shards, rows, resources.memory_bytes, resources.threads)
     return shard(source, Model.read(paths.model), paths, options, resources.progress)
 
 
@@ -121,9 +119,7 @@ def _manifest(
     record: BuildRecord, model: ModelDescription, slices: Sequence[SealedSlice], paths: IndexPaths
 ) -> Manifest:
     entries = tuple(
-        SliceEntry(
-            f"{paths.slices.name}/{paths.slice(i).name}", s.lists, s.ntotal, s.size, s.seal
-        )
+        SliceEntry(f"{paths.slices.name}/{paths.slice(i).name}", s.lists, s.ntotal, s.size, s.seal)
         for i, s in enumerate(slices)
     )
     return Manifest(

@@ -134,6 +134,7 @@ def empty_ivf(
     """
     d, nlist = quantizer.d, quantizer.ntotal
     kind = faiss.METRIC_INNER_PRODUCT if metric.larger_is_closer else faiss.METRIC_L2
+    ivf: Any
     if codec.kind == "flat":
         ivf = faiss.IndexIVFFlat(quantizer, d, nlist, kind, False)
     elif codec.kind == "scalar":

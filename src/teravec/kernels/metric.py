@@ -48,4 +48,5 @@ def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     norms = np.sqrt(squares)
     norms[norms == 0] = 1.0
-    return vectors * (1.0 / norms)[:, None].astype(np.float32)
+    unit: npt.NDArray[np.float32] = vectors * (1.0 / norms)[:, None].astype(np.float32)
+    return unit

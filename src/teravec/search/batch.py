@@ -174,7 +174,9 @@ class Batch:
         named = np.empty(len(flat), np.int64)
         for chunk in plan_chunks(wanted, sizes, ID_BYTES, self._resources.chunk_bytes):
             values = self._reader.read_ids(chunk)
-            mine = np.flatnonzero((list_nos >= chunk.list_nos[0]) & (list_nos <= chunk.list_nos[-1]))
+            mine = np.flatnonzero(
+                (list_nos >= chunk.list_nos[0]) & (list_nos <= chunk.list_nos[-1])
+            )
             if not chunk.whole:
                 inside = rows[mine] - chunk.row_start
                 mine = mine[(inside >= 0) & (inside < chunk.counts[0])]

@@ -181,7 +181,9 @@ class Index:
         if nprobe < 1:
             raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
         if nprobe > self.nlist:
-            log.warning("nprobe %d is more than the %d lists there are; using all", nprobe, self.nlist)
+            log.warning(
+                "nprobe %d is more than the %d lists there are; using all", nprobe, self.nlist
+            )
         return queries, min(nprobe, self.nlist)
 
     def close(self) -> None:

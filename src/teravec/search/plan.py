@@ -35,9 +35,7 @@ class Chunk:
     whole: bool = True
 
 
-def plan_chunks(
-    list_nos: Int64, sizes: Int64, row_bytes: int, chunk_bytes: int
-) -> Iterator[Chunk]:
+def plan_chunks(list_nos: Int64, sizes: Int64, row_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
     """Cut lists, in file order, into chunks of at most ``chunk_bytes``.
 
     Parameters

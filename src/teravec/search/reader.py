@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import xxhash
 from teravec.index.opened import OpenedIndex
 from teravec.search.plan import Chunk
 from teravec.search.stats import SearchStats
-from teravec.storage.files import read_into
+from teravec.storage.files import byte_view, read_into
 from teravec.storage.listfile import ID_BYTES, ListFile
 
 __all__ = ["ListReader", "read_pool"]
@@ -91,7 +92,7 @@ class ListReader:
         segments = self._segments(chunk, part, stops - lengths, lengths)
         self._stats.reads += len(segments)
         self._stats.bytes_read += len(buffer)
-        view = memoryview(buffer)
+        view = byte_view(buffer)
 
         def read(segment: _Segment) -> None:
             data = view[segment.at : segment.at + segment.length]
@@ -122,7 +123,7 @@ class ListReader:
         )
         runs = [0, *(apart + 1).tolist(), len(list_nos)]
         segments = []
-        for first, stop in zip(runs[:-1], runs[1:], strict=True):
+        for first, stop in pairwise(runs):
             segments += self._cut(numbers, offsets, at, lengths, first, stop)
         return segments
 
@@ -135,8 +136,10 @@ class ListReader:
         cuts = np.flatnonzero(np.diff(run // _SEGMENT_BYTES)) + 1
         bounds = [first, *(first + cuts).tolist(), stop]
         return [
-            _Segment(file, int(offsets[a]), a, b, int(at[a]), int(at[b - 1] + lengths[b - 1] - at[a]))
-            for a, b in zip(bounds[:-1], bounds[1:], strict=True)
+            _Segment(
+                file, int(offsets[a]), a, b, int(at[a]), int(at[b - 1] + lengths[b - 1] - at[a])
+            )
+            for a, b in pairwise(bounds)
         ]
 
     def _check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 __all__ = ["RowRange", "missing_ranges", "rows_in_memory", "shard_ranges"]
 
@@ -29,7 +30,7 @@ def shard_ranges(ntotal: int, shards: int | None, rows_most: int) -> list[RowRan
     """
     count = max(shards or 1, -(-ntotal // rows_most))
     bounds = [ntotal * i // count for i in range(count + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def missing_ranges(wanted: Iterable[RowRange], sealed: Iterable[RowRange]) -> list[RowRange]:

@@ -114,7 +114,7 @@ def merge(
 
 def _survey(
     shards: Sequence[Path], options: MergeOptions
-) -> tuple["np.ndarray[tuple[int], np.dtype[np.int64]]", list[Path]]:
+) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], list[Path]]:
     """Total size of each list, and the shards in row order, after checking that they fit."""
     if not shards:
         raise MissingFile("there are no shards to merge")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,4 +81,4 @@ def slice_ranges(sizes: npt.NDArray[np.int64], count: int) -> list[ListRange]:
         if at > 1 and ideal - stops[at - 2] < stops[at - 1] - ideal:
             at -= 1
         bounds.append(min(max(at, bounds[-1] + 1), nlist - (count - i)))
-    return list(zip(bounds, [*bounds[1:], nlist], strict=True))
+    return list(pairwise([*bounds, nlist]))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, storage_errors
-from teravec.storage.files import check_size, file_checksum, publishing, write_all
+from teravec.storage.files import byte_view, check_size, file_checksum, publishing, write_all
 
 __all__ = ["check_file", "describe_file", "read_array", "write_array"]
 
@@ -37,8 +37,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
     with publishing(path) as file:
         write_all(file, header.getvalue(), 0)
-        if array.size:
-            write_all(file, memoryview(array).cast("B"), header.tell())
+        write_all(file, byte_view(array), header.tell())
     return describe_file(path)
 
 

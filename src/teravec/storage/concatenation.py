@@ -16,6 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.threads import ordered_map
+from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES, ListFile
 
 __all__ = ["Piece", "Window", "concatenate", "plan_windows"]
@@ -139,9 +140,11 @@ def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Byte
 def check_lists(file: ListFile, start: int, stop: int, codes: Bytes, ids: Int64) -> None:
     """Check the lists at positions [start, stop), read whole, against their checksums."""
     bounds = (file.starts[start : stop + 1] - file.starts[start]).tolist()
-    parts = (("codes", codes, file.code_checksums), ("ids", ids, file.id_checksums))
-    for name, rows, expected in parts:
-        data, width = memoryview(rows).cast("B"), rows.strides[0]
+    parts = (
+        ("codes", byte_view(codes), file.header.code_size, file.code_checksums),
+        ("ids", byte_view(ids), ID_BYTES, file.id_checksums),
+    )
+    for name, data, width, expected in parts:
         wanted = expected[start:stop].tolist()
         for i, checksum in enumerate(wanted):
             found = xxhash.xxh3_64_intdigest(data[bounds[i] * width : bounds[i + 1] * width])
@@ -153,9 +156,12 @@ def _check_piece(
     file: ListFile, piece: Piece, codes: Bytes, ids: Int64, hashes: tuple[xxhash.xxh3_64, ...]
 ) -> None:
     """Hash a piece; with the last of a list, check the list."""
-    tables = (("codes", codes, file.code_checksums), ("ids", ids, file.id_checksums))
-    for running, (name, rows, expected) in zip(hashes, tables, strict=True):
-        running.update(memoryview(rows).cast("B"))
+    parts = (
+        ("codes", byte_view(codes), file.code_checksums),
+        ("ids", byte_view(ids), file.id_checksums),
+    )
+    for running, (name, data, expected) in zip(hashes, parts, strict=True):
+        running.update(data)
         if piece.last:
             found = running.intdigest()
             running.reset()

@@ -7,13 +7,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile, OutputExists, storage_errors
 
 __all__ = [
+    "byte_view",
     "check_size",
     "file_checksum",
     "make_directory",
@@ -96,9 +99,14 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
     sync_directory(path.parent)
 
 
+def byte_view(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of a C-contiguous array, without a copy; writable if the array is."""
+    return array.reshape(-1).view(np.uint8).data
+
+
 def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:
     """``pwrite`` every byte of ``data`` at ``offset``."""
-    view = memoryview(data).cast("B")
+    view = memoryview(data)
     fd = file.fileno()
     while len(view):
         written = os.pwrite(fd, view, offset)
@@ -124,14 +132,13 @@ def check_size(path: Path, expected: int) -> None:
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: Path) -> None:
     """Fill ``buffer`` from ``offset``; a file that ends too early is CorruptFile."""
-    view, position = buffer.cast("B"), offset
+    view, position = buffer, offset
     with storage_errors(path, "read"):
         while len(view):
             count = os.preadv(fd, [view], position)
             if count == 0:
                 raise CorruptFile(
-                    f"{path}: ends at byte {position:,}; "
-                    f"{offset + len(buffer.cast('B')):,} bytes expected"
+                    f"{path}: ends at byte {position:,}; {offset + len(buffer):,} bytes expected"
                 )
             view, position = view[count:], position + count
 

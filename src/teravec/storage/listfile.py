@@ -27,7 +27,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
-from teravec.storage.files import open_to_read, read_exactly, read_into, write_all
+from teravec.storage.files import byte_view, open_to_read, read_exactly, read_into, write_all
 
 __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_lists"]
 
@@ -112,9 +112,7 @@ class ListFileHeader:
             raise CorruptFile(f"{path}: begins with {magic!r}, a list file with {MAGIC!r}")
         found = xxhash.xxh3_64_intdigest(data[:-8])
         if found != checksum:
-            raise CorruptFile(
-                f"{path}: header has checksum {found:016x}, {checksum:016x} expected"
-            )
+            raise CorruptFile(f"{path}: header has checksum {found:016x}, {checksum:016x} expected")
         if version != FORMAT_VERSION:
             raise IncompatibleVersion(
                 f"{path}: format version {version}, version {FORMAT_VERSION} expected"
@@ -173,7 +171,7 @@ class ListFileWriter:
 
     def write(self, codes: Bytes, ids: Int64) -> None:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
-        code_bytes, id_bytes = memoryview(codes).cast("B"), memoryview(ids).cast("B")
+        code_bytes, id_bytes = byte_view(codes), byte_view(ids)
         self._codes.feed(code_bytes)
         self._ids.feed(id_bytes)
         write_all(self._file, code_bytes, self._codes_at)
@@ -193,7 +191,7 @@ class ListFileWriter:
         seal = xxhash.xxh3_64(head)
         offset = header.table_offset
         for column in table:
-            data = memoryview(column.astype("<u8", copy=False)).cast("B")
+            data = byte_view(column.astype("<u8", copy=False))
             seal.update(data)
             write_all(self._file, data, offset)
             offset += len(data)
@@ -308,13 +306,13 @@ class ListFile:
     def read_codes(self, start: int, stop: int) -> Bytes:
         """Codes of the file's rows [start, stop), uint8 of shape (n, code_size), unverified."""
         codes = np.empty((stop - start, self.header.code_size), np.uint8)
-        read_into(self.fd, memoryview(codes).cast("B"), self.code_offset(start), self.path)
+        read_into(self.fd, byte_view(codes), self.code_offset(start), self.path)
         return codes
 
     def read_ids(self, start: int, stop: int) -> Int64:
         """Ids of the file's rows [start, stop), unverified."""
         ids = np.empty(stop - start, "<i8")
-        read_into(self.fd, memoryview(ids).cast("B"), self.id_offset(start), self.path)
+        read_into(self.fd, byte_view(ids), self.id_offset(start), self.path)
         return ids
 
     def damaged(self, list_no: int, part: str, found: int) -> CorruptFile:

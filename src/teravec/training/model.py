@@ -114,7 +114,7 @@ class Model:
     ) -> None:
         self.description = description
         self.metric, self.codec = Metric(description.metric), Codec.parse(description.codec)
-        self._transform, self._parameters = transform, parameters
+        self.transform, self._parameters = transform, parameters
         self._quantizer = flat_quantizer(centroids, self.metric)
         self._graph = None if graph is None else load_hnsw(graph, self._quantizer)
         self.centroids = quantizer_vectors(self._quantizer)
@@ -184,17 +184,13 @@ class Model:
             Wrong number of dimensions.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.d:
-            raise InvalidArgument(
-                f"vectors of shape {vectors.shape} found, (n, {self.d}) expected"
-            )
+            raise InvalidArgument(f"vectors of shape {vectors.shape} found, (n, {self.d}) expected")
         vectors = np.ascontiguousarray(vectors, np.float32)
         if self.metric is Metric.COSINE:
             vectors = normalized(vectors)
-        return self._transform.apply(vectors)
+        return self.transform.apply(vectors)
 
-    def nearest_lists(
-        self, queries: Float32, nprobe: int, threads: int
-    ) -> tuple[Int64, Float32]:
+    def nearest_lists(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
         """The nprobe lists to visit for each prepared query.
 
         Returns

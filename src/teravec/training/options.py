@@ -67,7 +67,7 @@ class TrainPlan:
 
 def auto_nlist(ntotal: int) -> int:
     """The rule for nlist: lists of about sqrt(ntotal) / 4 vectors, in powers of two."""
-    ideal = 2 ** round(math.log2(4 * math.sqrt(ntotal)))
+    ideal = 1 << round(math.log2(4 * math.sqrt(ntotal)))
     return max(1, min(ideal, ntotal // MIN_SAMPLE_PER_LIST))
 
 

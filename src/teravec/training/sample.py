@@ -16,7 +16,7 @@ from teravec.kernels.metric import Metric, normalized
 from teravec.progress import Progress
 from teravec.sources import Source
 from teravec.storage.arrays import check_file, describe_file
-from teravec.storage.files import open_to_read, publishing, read_into, write_all
+from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 
@@ -46,7 +46,7 @@ class Sample:
         vectors = np.empty((stop - start, self.d), np.float32)
         with self.path.open("rb", buffering=0) as file:
             offset = start * self.d * 4
-            read_into(file.fileno(), memoryview(vectors).cast("B"), offset, self.path)
+            read_into(file.fileno(), byte_view(vectors), offset, self.path)
         return vectors
 
     def blocks(self, rows: int) -> Iterator[Float32]:
@@ -57,10 +57,9 @@ class Sample:
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
         """The given rows, ascending, float32 of shape (len(rows), d)."""
         vectors = np.empty((len(rows), self.d), np.float32)
-        fd = open_to_read(self.path)
-        with open(fd, "rb", buffering=0):
+        with self.path.open("rb", buffering=0) as file:
             for vector, row in zip(vectors, rows.tolist(), strict=True):
-                read_into(fd, memoryview(vector).cast("B"), row * self.d * 4, self.path)
+                read_into(file.fileno(), byte_view(vector), row * self.d * 4, self.path)
         return vectors
 
 
@@ -87,7 +86,7 @@ def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Prog
     with publishing(path) as file, progress.stage("sample", plan.sample, "vectors") as bar:
         for piece in pieces:
             vectors = normalized(piece) if plan.metric is Metric.COSINE else piece
-            write_all(file, memoryview(vectors).cast("B"), offset)
+            write_all(file, byte_view(vectors), offset)
             offset += vectors.nbytes
             bar.advance(len(vectors))
     content = {"format": "teravec-sample", "version": 1, "n": plan.sample, "d": plan.d}

@@ -7,7 +7,6 @@ import math
 import shutil
 from typing import Any
 
-
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec

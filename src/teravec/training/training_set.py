@@ -70,6 +70,6 @@ class TrainingSet:
     def _probe(self) -> Float32:
         return self.evenly(_PROBE)
 
-    def probe(self) -> Float32:
-        """The few thousand vectors on which assignments are checked."""
-        return self._probe
+    def probe(self, part: int = 1) -> Float32:
+        """Vectors on which assignments are checked: 4096, or one of every ``part`` of them."""
+        return self._probe[::part]

@@ -1,0 +1,5 @@
+"""``python -m teravec``."""
+
+from teravec.cli.main import run
+
+run()

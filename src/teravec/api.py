@@ -1,0 +1,174 @@
+"""The functions of the package: each checks its arguments and hands typed options on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from teravec import building
+from teravec.building import Resources
+from teravec.index.export import export_faiss as _export_faiss
+from teravec.index.manifest import Manifest
+from teravec.index.verify import verify as _verify
+from teravec.memory import default_memory, parse_bytes
+from teravec.progress import NoProgress, Progress
+from teravec.search.index import open_index as open
+from teravec.sources import open_source
+from teravec.storage.layout import IndexPaths
+from teravec.training.model import ModelDescription
+from teravec.training.options import TrainOptions
+from teravec.training.record import LayoutOptions
+
+__all__ = ["build", "export_faiss", "merge", "open", "resources", "shard", "train", "verify"]
+
+PathLike = str | Path
+
+
+def resources(
+    memory: str | int | None, threads: int | None, progress: Progress | None
+) -> Resources:
+    """Memory, threads and progress as users write them, checked."""
+    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
+    return Resources(memory_bytes, threads or 0, progress or NoProgress())
+
+
+def build(
+    data: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    nlist: int | None = None,
+    metric: str = "l2",
+    transform: str | None = None,
+    codec: str = "sq8",
+    sample: int | None = None,
+    niter: int = 10,
+    seed: int = 1234,
+    shards: int | None = None,
+    slices: int | None = None,
+    keep_shards: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Build an index: train, shard and merge. A rerun continues, and does only what is missing.
+
+    Parameters
+    ----------
+    data : path-like or sequence of path-like
+        Files, directories or globs of .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .npy,
+        .parquet, .arrow or .feather files; rows in this order.
+    out : path-like
+        Index directory: new, empty, or holding the same build.
+    nlist : int, optional
+        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), at most one list
+        for every 39 vectors.
+    metric : {"l2", "ip", "cosine"}
+    transform : str, optional
+        ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, else none.
+    codec : str
+        ``flat``, ``fp16``, ``sq8``, ``sq6``, ``sq4``, ``pqM``, ``pqMxB``, ``rabitq1`` to
+        ``rabitq8``.
+    sample : int, optional
+        Training vectors, drawn uniformly. Not given: 64 for each list.
+    niter : int
+        Iterations of k-means.
+    seed : int
+        Of every random choice; the same seed gives the same bytes.
+    shards, slices : int, optional
+        Files to cut the work and the index into. Not given: by memory, and 1 GiB a slice.
+    keep_shards : bool
+        Keep the shards after the merge.
+    memory : str or int, optional
+        Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
+        libraries. Not given: 4 GiB, or half of the machine's memory.
+    threads : int, optional
+        Not given: all processors.
+    id_column, vector_column : str, optional
+        Of Parquet and Arrow files. Ids are row numbers where no column is named.
+    progress : Progress, optional
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    InvalidArgument
+        An option or input does not fit; nothing was written.
+    OutputExists
+        ``out`` holds something else.
+    StorageError
+        No space or no permission; rerun to continue.
+    """
+    return building.build_index(
+        data, out,
+        options=TrainOptions(nlist, metric, transform, codec, sample, niter, seed),
+        layout=LayoutOptions(shards, slices), keep_shards=keep_shards,
+        resources=resources(memory, threads, progress),
+        id_column=id_column, vector_column=vector_column,
+    )  # fmt: skip
+
+
+def train(
+    data: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    options: TrainOptions | None = None,
+    layout: LayoutOptions | None = None,
+    resources: Resources | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+) -> ModelDescription:
+    """Train a model from a uniform sample of the source; the first stage of ``build``."""
+    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    return building.train_model(
+        source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
+        resources or Resources(),
+    )  # fmt: skip
+
+
+def shard(
+    data: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    rows: tuple[int, int] | None = None,
+    resources: Resources | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+) -> list[Path]:
+    """Encode rows [start, stop), or all that no shard covers yet; the second stage.
+
+    Ranges may be encoded in any order and by several processes; each must stay clear of
+    the others' rows. Returns the shard files written.
+    """
+    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    return building.shard_rows(source, IndexPaths(Path(out)), rows, resources or Resources())
+
+
+def merge(
+    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None
+) -> Manifest:
+    """Merge all shards into slices and seal the index; the third stage."""
+    return building.merge_shards(
+        IndexPaths(Path(out)), keep_shards=keep_shards, resources=resources or Resources()
+    )
+
+
+def verify(path: PathLike, *, progress: Progress | None = None) -> None:
+    """Compare every byte of an index with its checksums.
+
+    Raises
+    ------
+    CorruptFile, MissingFile, ForeignFile
+        The first damage found; names the file.
+    """
+    damages = _verify(path, progress or NoProgress())
+    if damages:
+        raise damages[0]
+
+
+def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | None = None) -> None:
+    """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
+    _export_faiss(path, out, progress or NoProgress())

@@ -1,0 +1,155 @@
+"""build, train, shard and merge."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from teravec import api
+from teravec.building import Resources
+from teravec.cli import options as o
+from teravec.cli.bars import Bars
+from teravec.cli.running import command, peak_rss_bytes, print_json
+from teravec.errors import InvalidArgument
+from teravec.index.manifest import Manifest
+from teravec.training.model import ModelDescription
+from teravec.training.options import TrainOptions
+from teravec.training.record import LayoutOptions
+
+__all__ = ["add_build_commands"]
+
+
+def add_build_commands(app: typer.Typer) -> None:
+    """Register the commands that make an index."""
+    command(app, "build")(build)
+    command(app, "train")(train)
+    command(app, "shard")(shard)
+    command(app, "merge")(merge)
+
+
+def build(
+    data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
+    metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
+    slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None, keep_shards: o.KeepShards = False,
+    json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Build an index: train, shard and merge. Run it again to continue after a crash."""
+    started = time.monotonic()
+    manifest = api.build(
+        data, out, nlist=_nlist(nlist), codec=codec, metric=metric, transform=transform,
+        shards=shards, slices=slices, sample=sample, niter=niter, seed=seed, memory=memory,
+        threads=threads, id_column=id_column, vector_column=vector_column,
+        keep_shards=keep_shards, progress=Bars(quiet=quiet or json),
+    )  # fmt: skip
+    _report_index(manifest, out, started, json)
+
+
+def train(
+    data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
+    metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
+    slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Stage 1: train an empty index from a uniform sample."""
+    started = time.monotonic()
+    model = api.train(
+        data, out,
+        options=TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed),
+        layout=LayoutOptions(shards, slices), resources=_resources(memory, threads, quiet or json),
+        id_column=id_column, vector_column=vector_column,
+    )  # fmt: skip
+    result = {"index": str(out), **_model_summary(model), **_cost(started)}
+    if json:
+        print_json(result)
+    else:
+        print(f"{out}: model of {model.nlist:,} lists, {model.codec}, "
+              f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
+
+
+def shard(
+    data: o.Data, out: o.Out,
+    rows: Annotated[
+        str | None,
+        typer.Option(help="Encode only rows START:STOP.  [default: all that no shard covers]",
+                     show_default=False),
+    ] = None,
+    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Stage 2: encode ranges of rows into sealed shards, in any order or in parallel."""
+    started = time.monotonic()
+    written = api.shard(
+        data, out, rows=None if rows is None else _rows(rows),
+        resources=_resources(memory, threads, quiet or json),
+        id_column=id_column, vector_column=vector_column,
+    )  # fmt: skip
+    if json:
+        print_json({"index": str(out), "shards": [p.name for p in written], **_cost(started)})
+    else:
+        print(f"{out}: {len(written)} shards written")
+
+
+def merge(
+    out: o.Out, keep_shards: o.KeepShards = False, memory: o.Memory = None,
+    threads: o.Threads = None, json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Stage 3: merge all shards into slices and seal the index."""
+    started = time.monotonic()
+    manifest = api.merge(
+        out, keep_shards=keep_shards, resources=_resources(memory, threads, quiet or json)
+    )
+    _report_index(manifest, out, started, json)
+
+
+def _nlist(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.lstrip("-").isdigit():
+        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
+    return int(text)
+
+
+def _rows(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdigit() and stop.isdigit()):
+        raise InvalidArgument(f"rows are {text!r}; START:STOP expected")
+    return int(start), int(stop)
+
+
+def _resources(memory: str | None, threads: int | None, quiet: bool) -> Resources:
+    return api.resources(memory, threads, Bars(quiet=quiet))
+
+
+def _cost(started: float) -> dict[str, Any]:
+    return {
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def _model_summary(model: ModelDescription) -> dict[str, Any]:
+    last = model.history[-1] if model.history else {}
+    return {"nlist": model.nlist, "codec": model.codec, "metric": model.metric,
+            "transform": model.transform, "assignment": model.assignment, "last": last}  # fmt: skip
+
+
+def _report_index(manifest: Manifest, out: Path, started: float, as_json: bool) -> None:
+    size = sum(entry.size for entry in manifest.slices)
+    cost = _cost(started)
+    if as_json:
+        print_json({
+            "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
+            "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
+            "metric": manifest.metric, "transform": manifest.transform,
+            "slices": len(manifest.slices), "bytes": size, **cost,
+        })  # fmt: skip
+    else:
+        print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
+              f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
+              f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip

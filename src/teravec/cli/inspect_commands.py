@@ -1,0 +1,89 @@
+"""info, verify and export-faiss."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from teravec.cli import options as o
+from teravec.cli.bars import Bars
+from teravec.cli.running import command, print_json
+from teravec.index.export import export_faiss
+from teravec.index.info import describe_index
+from teravec.index.opened import OpenedIndex
+from teravec.index.verify import verify as verify_index
+
+__all__ = ["add_inspect_commands"]
+
+_BAR = 40
+
+
+def add_inspect_commands(app: typer.Typer) -> None:
+    """Register the commands that look at an index."""
+    command(app, "info")(info)
+    command(app, "verify")(verify)
+    command(app, "export-faiss")(export)
+
+
+def info(index: o.IndexDir, json: o.Json = False) -> None:
+    """Show sizes, codec, imbalance and a histogram of list sizes."""
+    with OpenedIndex(index) as opened:
+        content = describe_index(opened)
+    if json:
+        print_json(content)
+        return
+    lists, sizes = content["lists"], content["bytes"]
+    rows = {
+        "vectors": f"{content['ntotal']:,} x {content['d']}",
+        "metric": content["metric"],
+        "transform": f"{content['transform']} to {content['d_index']} dimensions",
+        "codec": f"{content['codec']}, {content['code_size']} bytes a code",
+        "lists": f"{content['nlist']:,}, {content['quantizer']} coarse quantizer",
+        "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
+        "model": f"{sizes['model']:,} bytes",
+        "open": f"takes about {content['open_memory_bytes']:,} bytes of memory",
+        "list size": f"mean {lists['mean']:,.1f}, largest {lists['largest']:,} "
+        f"({lists['largest_bytes']:,} bytes), {lists['empty']:,} empty",
+        "imbalance": f"{lists['imbalance']:.3f} (1 is even; scans cost this many times more)",
+        "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
+        "written by": content["creator"],
+    }
+    for name, value in rows.items():
+        print(f"{name:>11}  {value}")
+    _print_histogram(lists["histogram"])
+
+
+def _print_histogram(histogram: list[dict[str, int]]) -> None:
+    print("\n  list size       lists")
+    most = max(entry["lists"] for entry in histogram)
+    for entry in histogram:
+        span = f"{entry['from']:,}-{entry['to']:,}" if entry["to"] > entry["from"] else entry["to"]
+        bar = "#" * round(_BAR * entry["lists"] / most)
+        print(f"  {span!s:<15} {entry['lists']:>6,} {bar}")
+
+
+def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> None:
+    """Check every byte; exit 1 and name the file on damage."""
+    damages = verify_index(index, Bars(quiet=quiet or json))
+    if json:
+        result: dict[str, Any] = {"index": str(index), "sound": not damages}
+        print_json(result | {"damages": [str(damage) for damage in damages]})
+    for damage in damages:
+        print(f"teravec: {damage}", file=sys.stderr)
+    if damages:
+        raise typer.Exit(1)
+    if not json:
+        print(f"{index}: sound")
+
+
+def export(
+    index: o.IndexDir,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
+    quiet: o.Quiet = False,
+) -> None:
+    """Write an index file that faiss.read_index opens, with the same results."""
+    export_faiss(index, out, Bars(quiet=quiet))
+    print(f"{out}: open it with faiss.read_index")

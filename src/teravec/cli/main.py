@@ -1,0 +1,58 @@
+"""The ``teravec`` command."""
+
+from __future__ import annotations
+
+import logging
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from teravec.cli.build_commands import add_build_commands
+from teravec.cli.inspect_commands import add_inspect_commands
+from teravec.cli.search_commands import add_search_commands
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="teravec",
+    help="Build, search and check inverted-file vector indexes that live on disk.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"teravec {version('teravec')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log each iteration, shard and slice.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    logging.basicConfig(format="teravec: %(message)s", level=logging.WARNING)
+    logging.getLogger("teravec").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+add_build_commands(app)
+add_search_commands(app)
+add_inspect_commands(app)
+
+
+def run() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,106 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "Codec",
+    "Data",
+    "IdColumn",
+    "IndexDir",
+    "Json",
+    "K",
+    "KeepShards",
+    "Memory",
+    "Metric",
+    "Niter",
+    "Nlist",
+    "Nprobe",
+    "Out",
+    "Queries",
+    "Quiet",
+    "Sample",
+    "Seed",
+    "Shards",
+    "Slices",
+    "Threads",
+    "Transform",
+    "VectorColumn",
+]  # fmt: skip
+
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...",
+        help="Files, directories or globs of .fvecs .bvecs .ivecs .fbin .u8bin .i8bin .npy "
+        ".parquet .arrow .feather; their rows in this order.",
+        show_default=False,
+    ),
+]
+IndexDir = Annotated[
+    Path, typer.Argument(metavar="INDEX", help="Index directory.", show_default=False)
+]
+Queries = Annotated[
+    str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Index directory.", show_default=False)]
+Nlist = Annotated[
+    str,
+    typer.Option(help="Inverted lists, or auto: the power of two nearest 4 sqrt(ntotal)."),
+]
+Codec = Annotated[
+    str, typer.Option(help="flat, fp16, sq8, sq6, sq4, pqM, pqMxB, rabitq1 to rabitq8.")
+]
+Metric = Annotated[str, typer.Option(help="l2, ip or cosine.")]
+Transform = Annotated[
+    str | None,
+    typer.Option(help="none, rotation or pcaM.  [default: rotation for rabitq, else none]",
+                 show_default=False),
+]  # fmt: skip
+Sample = Annotated[
+    int | None,
+    typer.Option(help="Training vectors, drawn uniformly.  [default: 64 for each list]",
+                 show_default=False),
+]  # fmt: skip
+Niter = Annotated[int, typer.Option(help="Iterations of k-means.")]
+Seed = Annotated[int, typer.Option(help="Of every random choice; same seed, same bytes.")]
+Shards = Annotated[
+    int | None,
+    typer.Option(help="Shards to encode.  [default: as few as the memory allows]",
+                 show_default=False),
+]  # fmt: skip
+Slices = Annotated[
+    int | None,
+    typer.Option(help="Slices to cut the index into.  [default: of about 1 GiB]",
+                 show_default=False),
+]  # fmt: skip
+KeepShards = Annotated[bool, typer.Option("--keep-shards", help="Keep the shards afterwards.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Limit, as 512MiB or 4GB, beside about 300 MiB for the interpreter and "
+                 "its libraries.  [default: 4GiB, or half of the machine's memory]",
+                 show_default=False),
+]  # fmt: skip
+Threads = Annotated[
+    int | None, typer.Option(help="Threads.  [default: all processors]", show_default=False)
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(help="Column with the ids (Parquet, Arrow).  [default: ids are row numbers]",
+                 show_default=False),
+]  # fmt: skip
+VectorColumn = Annotated[
+    str | None,
+    typer.Option(help="Column with the vectors (Parquet, Arrow).  [default: the only one]",
+                 show_default=False),
+]  # fmt: skip
+K = Annotated[int, typer.Option("-k", "--k", help="Results a query.")]
+Nprobe = Annotated[
+    int, typer.Option(help="Lists to read a query; disk bytes are about proportional to it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

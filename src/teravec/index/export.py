@@ -1,0 +1,82 @@
+"""Exporting an index to Faiss."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+from teravec.errors import OutputExists
+from teravec.index.opened import OpenedIndex
+from teravec.kernels.export import ExportedIndex, write_faiss_index
+from teravec.progress import Progress
+from teravec.storage.concatenation import concatenate
+from teravec.storage.files import publishing
+from teravec.storage.listfile import ID_BYTES
+
+__all__ = ["export_faiss"]
+
+_WINDOW_BYTES = 8 << 20
+_BUFFER_BYTES = 4 << 20
+
+
+def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
+    """Write what ``faiss.read_index`` opens and searches with the same results.
+
+    Lists are verified and streamed, so memory stays bounded; Faiss itself will hold them
+    all, unless it opens the file with ``IO_FLAG_MMAP``.
+
+    Raises
+    ------
+    OutputExists
+        ``out`` is there already.
+    CorruptFile
+        A list is damaged; no file is left.
+    """
+    path = Path(out)
+    if path.exists():
+        raise OutputExists(f"{path} exists")
+    with OpenedIndex(root) as index, publishing(path) as raw:
+        model = index.model
+        exported = ExportedIndex(
+            model.empty_ivf(), model.metric, model.d, model.transform.matrix, model.transform.offset
+        )
+        total = index.ntotal * (model.code_size + ID_BYTES)
+        buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
+        with progress.stage("export", total, "bytes") as bar:
+
+            def counted() -> Iterator[tuple[bytes, bytes]]:
+                for codes, ids in _lists(index):
+                    yield codes, ids
+                    bar.advance(len(codes) + len(ids))
+
+            write_faiss_index(cast(io.BytesIO, buffered), exported, index.sizes, counted())
+        buffered.flush()
+        buffered.detach()
+
+
+def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Codes and ids of every list, in order.
+
+    A list larger than a window comes in parts, which are put together: Faiss wants all
+    codes of a list before its ids.
+    """
+    for file in index.slices:
+        sizes = iter(file.sizes.tolist())
+        codes_parts, ids_parts, wanted, held = [], [], next(sizes, 0), 0
+        for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
+            at = 0
+            while True:
+                take = min(wanted - held, len(codes) - at)
+                codes_parts.append(codes[at : at + take].tobytes())
+                ids_parts.append(ids[at : at + take].tobytes())
+                at, held = at + take, held + take
+                if held < wanted:
+                    break
+                yield b"".join(codes_parts), b"".join(ids_parts)
+                codes_parts, ids_parts, held = [], [], 0
+                following = next(sizes, None)
+                if following is None:
+                    break
+                wanted = following

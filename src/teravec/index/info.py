@@ -1,0 +1,83 @@
+"""What an index is: sizes, settings, and how its lists are filled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.index.opened import OpenedIndex
+from teravec.storage.listfile import ID_BYTES
+from teravec.training.kmeans import imbalance
+
+__all__ = ["describe_index", "size_histogram"]
+
+
+def size_histogram(sizes: npt.NDArray[np.int64]) -> list[dict[str, int]]:
+    """How many lists have 0, 1, 2 to 3, 4 to 7, ... vectors, and what they hold together.
+
+    Returns
+    -------
+    list of dict
+        ``from``, ``to`` (inclusive), ``lists``, ``vectors``; from the smallest size that
+        occurs to the largest.
+    """
+    # frexp gives e with size in [2^(e - 1), 2^e): 0 for 0, 1 for 1, 2 for 2 and 3, ...
+    _, exponents = np.frexp(sizes.astype(np.float64))
+    lists = np.bincount(exponents)
+    vectors = np.bincount(exponents, weights=sizes)
+    first = int(np.flatnonzero(lists)[0])
+    return [
+        {
+            "from": 1 << (e - 1) if e else 0,
+            "to": (1 << e) - 1,
+            "lists": int(lists[e]),
+            "vectors": int(vectors[e]),
+        }
+        for e in range(first, len(lists))
+    ]
+
+
+def describe_index(index: OpenedIndex) -> dict[str, Any]:
+    """Everything ``teravec info`` says, as a JSON-able dict; sizes in bytes."""
+    manifest, sizes = index.manifest, index.sizes
+    row_bytes = manifest.code_size + ID_BYTES
+    slice_bytes = sum(entry.size for entry in manifest.slices)
+    model = index.model.description
+    return {
+        "path": str(index.paths.root),
+        "creator": manifest.creator,
+        "ntotal": manifest.ntotal,
+        "d": manifest.d,
+        "d_index": model.d_index,
+        "metric": manifest.metric,
+        "transform": manifest.transform,
+        "codec": manifest.codec,
+        "code_size": manifest.code_size,
+        "nlist": manifest.nlist,
+        "quantizer": model.quantizer,
+        "slices": len(manifest.slices),
+        "bytes": {
+            "slices": slice_bytes,
+            "codes": manifest.ntotal * manifest.code_size,
+            "ids": manifest.ntotal * ID_BYTES,
+            "model": sum(file["size"] for file in model.files.values()),
+        },
+        "open_memory_bytes": index.memory_bytes,
+        "lists": {
+            "mean": manifest.ntotal / manifest.nlist,
+            "largest": int(sizes.max()),
+            "largest_bytes": int(sizes.max()) * row_bytes,
+            "empty": int((sizes == 0).sum()),
+            "imbalance": imbalance(sizes),
+            "histogram": size_histogram(sizes),
+        },
+        "training": {
+            "vectors": model.ntrain,
+            "seed": model.seed,
+            "assignment": model.assignment,
+            "iterations": model.history,
+        },
+        "source": manifest.source,
+    }

@@ -1,0 +1,100 @@
+"""Writing an index that plain ``faiss.read_index`` opens, without holding its lists.
+
+Faiss writes the inverted lists last: sizes, then codes and ids of each list. So the index
+is serialized with empty lists, and the lists are streamed in the place of the empty ones.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import TeravecError
+from teravec.kernels.metric import Metric
+
+__all__ = ["ExportedIndex", "write_faiss_index"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+class ExportedIndex:
+    """A Faiss index without lists, with what goes before the codes.
+
+    Parameters
+    ----------
+    ivf : faiss.IndexIVF
+        Trained, empty.
+    metric : Metric
+        Cosine adds a normalization in front.
+    d : int
+        Dimensions of the user's vectors.
+    matrix, offset : ndarray, optional
+        Of the affine transform, (d_index, d) and (d_index,).
+    """
+
+    def __init__(
+        self, ivf: Any, metric: Metric, d: int, matrix: Float32 | None, offset: Float32
+    ) -> None:
+        self.ivf = ivf
+        self._chain: list[Any] = []
+        if metric is Metric.COSINE:
+            self._chain.append(faiss.NormalizationTransform(d, 2.0))
+        if matrix is not None:
+            linear = faiss.LinearTransform(d, len(matrix), True)
+            faiss.copy_array_to_vector(np.ascontiguousarray(matrix.ravel()), linear.A)
+            faiss.copy_array_to_vector(np.ascontiguousarray(offset), linear.b)
+            linear.is_trained = True
+            self._chain.append(linear)
+
+    def serialized(self, ntotal: int) -> bytes:
+        """The index up to its inverted lists.
+
+        Raises
+        ------
+        TeravecError
+            This release of Faiss lays indexes out in another way.
+        """
+        ivf = self.ivf
+        lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
+        ivf.replace_invlists(lists, False)
+        ivf.ntotal = ntotal
+        index = ivf
+        if self._chain:
+            index = faiss.IndexPreTransform(ivf)
+            for transform in reversed(self._chain):
+                index.prepend_transform(transform)
+            index.ntotal = ntotal
+        writer = faiss.VectorIOWriter()
+        faiss.write_index(index, writer)
+        data = bytes(faiss.vector_to_array(writer.data))
+        empty = struct.pack("<4sQQ4sQ", b"ilar", ivf.nlist, ivf.code_size, b"sprs", 0)
+        if not data.endswith(empty):
+            raise TeravecError(f"faiss {faiss.__version__} writes inverted lists in another way")
+        return data[: -len(empty)]
+
+
+def write_faiss_index(
+    file: BinaryIO, index: ExportedIndex, sizes: Int64, lists: Iterable[tuple[bytes, bytes]]
+) -> None:
+    """Write the index and its lists.
+
+    Parameters
+    ----------
+    file : binary file
+    sizes : ndarray of shape (nlist,), int64
+    lists : iterable of (codes, ids)
+        Bytes of every list, in order; read as they are written.
+    """
+    file.write(index.serialized(int(sizes.sum())))
+    ivf = index.ivf
+    file.write(struct.pack("<4sQQ4sQ", b"ilar", ivf.nlist, ivf.code_size, b"full", len(sizes)))
+    file.write(sizes.astype("<u8").tobytes())
+    for codes, ids in lists:
+        file.write(codes)
+        file.write(ids)
