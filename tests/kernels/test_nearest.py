@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import half_norms
-from teravec.kernels.nearest import nearest_lists, smallest_k
+from teravec.kernels.metric import Metric
+from teravec.kernels.nearest import ExactQuantizer, smallest_k
 
 LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
 
@@ -118,47 +116,74 @@ def test_native_smallest_k_checks_every_buffer() -> None:
             compiled.native.smallest_k(*arguments)
 
 
-@pytest.mark.parametrize("metric", ["l2", "ip"])
-@pytest.mark.parametrize(("nq", "nlist", "d"), [(0, 5, 3), (1, 1, 1), (1, 900, 96), (300, 777, 7)])
-def test_nearest_lists(
-    level: int, metric: Literal["l2", "ip"], nq: int, nlist: int, d: int
-) -> None:
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize(
+    ("nq", "nlist", "d"), [(0, 5, 3), (1, 1, 1), (1, 900, 96), (5, 40, 3), (300, 777, 7)]
+)
+def test_exact_quantizer(level: int, metric: Metric, nq: int, nlist: int, d: int) -> None:
     rng = np.random.default_rng(0)
     queries = rng.integers(-9, 10, (nq, d)).astype(np.float32)  # exact in float32
     centroids = rng.integers(-9, 10, (nlist, d)).astype(np.float32)
+    quantizer = ExactQuantizer(centroids, metric)
     for nprobe in {1, (nlist + 1) // 2, nlist}:
-        lists, distance = nearest_lists(
-            queries, centroids, half_norms(centroids), nprobe, metric=metric, threads=2
-        )
+        lists, distance = quantizer.search(queries, nprobe, threads=2)
         products = queries.astype(np.float64) @ centroids.T.astype(np.float64)
         norms = (queries**2).sum(1)[:, None] + (centroids**2).sum(1)
-        true = norms - 2 * products if metric == "l2" else -products
+        true = norms - 2 * products if metric is Metric.L2 else -products
         expected = np.argsort(true, axis=1, kind="stable")[:, :nprobe]
         np.testing.assert_array_equal(lists, expected)
         best = np.take_along_axis(true, expected, axis=1)
-        np.testing.assert_array_equal(distance, best if metric == "l2" else -best)
+        np.testing.assert_array_equal(distance, best if metric is Metric.L2 else -best)
         assert lists.dtype == np.int64
         assert distance.dtype == np.float32
 
 
-def test_nearest_lists_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_quantizer_does_not_see_the_batch(level: int) -> None:
+    if level < 0:
+        pytest.skip("the fallback's rounding is that of BLAS, which sees the batch")
+    rng = np.random.default_rng(1)
+    q, c = rng.standard_normal((50, 9), np.float32), rng.standard_normal((300, 9), np.float32)
+    quantizer = ExactQuantizer(c, Metric.L2)
+    together = quantizer.search(q, 20, threads=3)
+    for i in range(len(q)):
+        for one, many in zip(quantizer.search(q[i : i + 1], 20, threads=1), together, strict=True):
+            np.testing.assert_array_equal(one[0], many[i])
+
+
+def test_exact_quantizer_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("teravec.kernels.nearest._SCORE_FLOATS", 1000)
     rng = np.random.default_rng(1)
     q, c = rng.standard_normal((50, 9), np.float32), rng.standard_normal((300, 9), np.float32)
-    lists, distance = nearest_lists(q, c, half_norms(c), 20, metric="l2", threads=1)
+    lists, distance = ExactQuantizer(c, Metric.L2).search(q, 20, threads=1)
     true = ((q[:, None].astype(np.float64) - c) ** 2).sum(2)
     np.testing.assert_array_equal(lists, np.argsort(true, axis=1)[:, :20])
     np.testing.assert_allclose(distance, np.sort(true, axis=1)[:, :20], rtol=1e-4, atol=1e-4)
 
 
-def test_nearest_lists_refuses() -> None:
-    q, c = np.zeros((2, 3), np.float32), np.zeros((4, 3), np.float32)
-    half = half_norms(c)
+def test_exact_quantizer_refuses() -> None:
+    quantizer = ExactQuantizer(np.zeros((4, 3), np.float32), Metric.L2)
     with pytest.raises(InvalidArgument, match="nprobe"):
-        nearest_lists(q, c, half, 5, metric="l2", threads=1)
+        quantizer.search(np.zeros((2, 3), np.float32), 5, threads=1)
     with pytest.raises(InvalidArgument, match="fit"):
-        nearest_lists(q[:, :2], c, half, 1, metric="l2", threads=1)
-    with pytest.raises(InvalidArgument, match="half-norms"):
-        nearest_lists(q, c, half[:2], 1, metric="l2", threads=1)
-    with pytest.raises(InvalidArgument, match="metric"):
-        nearest_lists(q, c, half, 1, metric="cosine", threads=1)  # type: ignore[arg-type]
+        quantizer.search(np.zeros((2, 2), np.float32), 1, threads=1)
+
+
+@pytest.mark.skipif(compiled.native is None, reason="the kernels are not compiled")
+def test_compiled_nearest_checks_its_buffers() -> None:
+    native, level = compiled.native, compiled.level
+    assert native is not None
+    places = native.panel_places(level)
+    x, packed = np.zeros((2, 3), np.float32), np.zeros((1, 3, places), np.float32)
+    half, index = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int32)
+    value = np.zeros((2, 2), np.float32)
+    native.nearest(level, 3, 2, x, packed, half, index, value)
+    for bad in (
+        (level, 4, 2, x, packed, half, index, value),
+        (level, 3, 3, x, packed, half, index, value),
+        (level, 3, 0, x, packed, half, index, value),
+        (level, 3, 2, x, packed[:, :2].copy(), half, index, value),
+        (level, 3, 2, x, packed, half, index[:1], value),
+        (9, 3, 2, x, packed, half, index, value),
+    ):
+        with pytest.raises(ValueError, match=r"elements|level|k is"):
+            native.nearest(*bad)

@@ -342,6 +342,13 @@ static int check_starts(const int32_t *starts, size_t ngroups, size_t npanels)
     return good;
 }
 
+/* Rows scored at a time: a multiple of a tile's six whose scores stay in the second-level cache. */
+static size_t rows_at_once(size_t stride)
+{
+    const size_t rows = 65536 / stride / 6 * 6;
+    return rows < 6 ? 6 : rows > 48 ? 48 : rows;
+}
+
 static void free_scratch(scratch_t *w)
 {
     free(w->scores);
@@ -354,9 +361,8 @@ static void free_scratch(scratch_t *w)
 /* About 4 MiB, more only where there are many thousands of groups. */
 static int allocate_scratch(scratch_t *w, size_t n, size_t ngroups, size_t stride)
 {
-    const size_t rows = 65536 / stride / 6 * 6;
     w->stride = stride;
-    w->score_rows = rows < 6 ? 6 : rows > 48 ? 48 : rows;
+    w->score_rows = rows_at_once(stride);
     w->max_rows = n < ROWS ? n : ROWS;
     w->max_pairs = (n < PAIRS / ngroups ? n * ngroups : PAIRS) + 2 * ngroups + 1;
     w->scores = malloc(w->score_rows * stride * sizeof *w->scores);
@@ -522,6 +528,59 @@ done:
     return result;
 }
 
+static PyObject *py_nearest(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t d, k;
+    PyObject *o_x, *o_packed, *o_half, *o_index, *o_value, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, npacked, nhalf, nindex, nvalue;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "innOOOOO:nearest", &level, &d, &k, &o_x, &o_packed, &o_half,
+                          &o_index, &o_value) ||
+        !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
+        return NULL;
+    const float *x, *packed, *half;
+    int32_t *index;
+    float *value;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
+        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !(index = take(&all, o_index, "out_index", 'i', 1, &nindex)) ||
+        !(value = take(&all, o_value, "out_value", 'f', 1, &nvalue)))
+        goto done;
+    const size_t n = nx / (size_t)d;
+    if (!check_product("x", nx, n, (size_t)d) ||
+        !check_panels("packed", npacked, nhalf, (size_t)d, panel_places(level)) ||
+        !check_product("out_index", nindex, n, (size_t)k) ||
+        !check_product("out_value", nvalue, n, (size_t)k))
+        goto done;
+    if ((size_t)k > nhalf) {
+        PyErr_Format(PyExc_ValueError, "k is %zd of %zu places", k, nhalf);
+        goto done;
+    }
+    /* Several rows a pass where they are many: the panels are then read less often. */
+    const size_t few = n < 6 ? 6 : rows_at_once(nhalf), rows_each = n >= 24 && few < 24 ? 24 : few;
+    size_t capacity = 3 * (size_t)k + 512;
+    capacity = capacity < nhalf ? capacity : nhalf;
+    float *scores = malloc(rows_each * nhalf * sizeof *scores);
+    uint64_t *buffer = malloc(capacity * sizeof *buffer);
+    if (!scores || !buffer) {
+        PyErr_NoMemory();
+    } else {
+        Py_BEGIN_ALLOW_THREADS;
+        AT_LEVEL(level, nearest, x, n, (size_t)d, packed, half, nhalf, (size_t)k, scores, rows_each,
+                 buffer, capacity, index, value);
+        Py_END_ALLOW_THREADS;
+        result = Py_NewRef(Py_None);
+    }
+    free(scores);
+    free(buffer);
+done:
+    release(&all);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"best_level", py_best_level, METH_NOARGS,
      "best_level() -> int\n\n0 baseline, 1 AVX2 and FMA, 2 AVX-512F."},
@@ -536,6 +595,8 @@ static PyMethodDef methods[] = {
      "accumulate(level, d, x, list_no, sums, counts or None, col_start, col_stop)"},
     {"smallest_k", py_smallest_k, METH_VARARGS,
      "smallest_k(level, m, k, scores, out_index, out_value)"},
+    {"nearest", py_nearest, METH_VARARGS,
+     "nearest(level, d, k, x, packed, half, out_index, out_value)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -41,3 +41,14 @@ def accumulate(
 def smallest_k(
     level: int, m: int, k: int, scores: Buffer, out_index: Buffer, out_value: Buffer, /
 ) -> None: ...
+def nearest(
+    level: int,
+    d: int,
+    k: int,
+    x: Buffer,
+    packed: Buffer,
+    half: Buffer,
+    out_index: Buffer,
+    out_value: Buffer,
+    /,
+) -> None: ...

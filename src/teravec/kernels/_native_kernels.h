@@ -163,6 +163,26 @@ FN void NAME(tile_store_6)(const float *const *rows, size_t d, const float *pane
     }
 }
 
+/* Scores of n rows against all panels: row i's at out + i * stride, stride = npanels * PW. Rows are
+ * written six at a time, so `out` has room for the next multiple of six. */
+FN void NAME(score_rows)(const float *x, size_t n, size_t d, const float *packed, const float *half,
+                         size_t stride, float *out)
+{
+    const size_t npanels = stride / PW;
+    size_t run = RUN_BYTES / (d * PW * 4);
+    run = run ? run : 1;
+    for (size_t p = 0; p < npanels; p += run) {
+        const size_t count = npanels - p < run ? npanels - p : run;
+        for (size_t i = 0; i < n; i += 6) {
+            const float *pointer[6];
+            for (size_t r = 0; r < 6; r++)
+                pointer[r] = x + (i + r < n ? i + r : n - 1) * d;
+            NAME(tile_store_6)(pointer, d, packed + p * d * PW, half + p * PW, count,
+                               out + i * stride + p * PW, stride);
+        }
+    }
+}
+
 /* ------------------------------------------------------------------ rows against panels */
 
 FN void NAME(prefetch_row)(const float *x, size_t d)
@@ -333,24 +353,6 @@ FN void NAME(scan_pairs)(const float *x, const grouped_t *g, scratch_t *w, size_
     }
 }
 
-/* Scores of n <= score_rows rows against every group's center. */
-FN void NAME(group_scores)(const float *x, size_t n, const grouped_t *g, scratch_t *w)
-{
-    const size_t d = g->d, npanels = w->stride / PW;
-    size_t run = RUN_BYTES / (d * PW * 4);
-    run = run ? run : 1;
-    for (size_t p = 0; p < npanels; p += run) {
-        const size_t count = npanels - p < run ? npanels - p : run;
-        for (size_t i = 0; i < n; i += 6) {
-            const float *pointer[6];
-            for (size_t r = 0; r < 6; r++)
-                pointer[r] = x + (i + r < n ? i + r : n - 1) * d;
-            NAME(tile_store_6)(pointer, d, g->centers + p * d * PW, g->center_half + p * PW, count,
-                               w->scores + i * w->stride + p * PW, w->stride);
-        }
-    }
-}
-
 FN void NAME(assign_grouped)(const float *x, size_t n, const grouped_t *g, scratch_t *w,
                              int32_t *out_list, float *out)
 {
@@ -362,7 +364,7 @@ FN void NAME(assign_grouped)(const float *x, size_t n, const grouped_t *g, scrat
     }
     for (size_t i = 0; i < n; i += w->score_rows) {
         const size_t m = n - i < w->score_rows ? n - i : w->score_rows;
-        NAME(group_scores)(x + i * g->d, m, g, w);
+        NAME(score_rows)(x + i * g->d, m, g->d, g->centers, g->center_half, stride, w->scores);
         for (size_t r = 0; r < m; r++) {
             const float *scores = w->scores + r * stride;
             const float limit = NAME(reference_score)(scores, stride) + g->margin;
@@ -444,6 +446,20 @@ FN void NAME(smallest_k)(const float *scores, size_t m, size_t k, uint64_t *buff
     for (size_t i = 0; i < k; i++) {
         out_index[i] = (int32_t)(uint32_t)buffer[i];
         out_value[i] = scores[(uint32_t)buffer[i]];
+    }
+}
+
+/* The k centroids of lowest score for each row, lowest first. */
+FN void NAME(nearest)(const float *x, size_t n, size_t d, const float *packed, const float *half,
+                      size_t stride, size_t k, float *scores, size_t rows_each, uint64_t *buffer,
+                      size_t capacity, int32_t *out_index, float *out_value)
+{
+    for (size_t i = 0; i < n; i += rows_each) {
+        const size_t count = n - i < rows_each ? n - i : rows_each;
+        NAME(score_rows)(x + i * d, count, d, packed, half, stride, scores);
+        for (size_t r = 0; r < count; r++)
+            NAME(smallest_k)(scores + r * stride, stride, k, buffer, capacity,
+                             out_index + (i + r) * k, out_value + (i + r) * k);
     }
 }
 

@@ -2,90 +2,117 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import over_blocks
+from teravec.kernels.assignment import half_norms, over_blocks
+from teravec.kernels.metric import Metric
+from teravec.kernels.native import pack_panels
 
-__all__ = ["nearest_lists", "smallest_k"]
+__all__ = ["ExactQuantizer", "smallest_k"]
 
 Floats = npt.NDArray[np.float32]
 
-_SCORE_FLOATS = 1 << 23  # 32 MiB of scores at a time
+_SCORE_FLOATS = 1 << 23  # the fallback's scores at a time: 32 MiB
 _KEY_FLOATS = 1 << 21  # scores that the fallback turns into keys at a time: 16 MiB of them
 _THREAD_FLOATS = 1 << 17  # fewer scores than this are not worth waking a thread for
 
 
-def nearest_lists(
-    queries: Floats,
-    centroids: Floats,
-    half_norms: Floats,
-    nprobe: int,
-    *,
-    metric: Literal["l2", "ip"],
-    threads: int,
-) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Find each query's nearest centroids by comparing it with all.
+class ExactQuantizer:
+    """The coarse quantizer that compares a query with every centroid.
 
-    Scores come from one float32 matrix product (on the threads of NumPy's BLAS) per 32 MiB of
-    them: ``|c|**2 / 2 - q.c`` for L2, ``-q.c`` for the inner product. Ties go to the lower list.
+    Scores are ``|c|**2 / 2 - q.c`` for l2 and ``-q.c`` for inner products, in float32. With
+    the compiled kernels a query's result depends on the query alone, not on the batch or
+    the threads; and no BLAS threads spin on beside the scan that follows.
 
     Parameters
     ----------
-    queries : ndarray of shape (nq, d), float32
     centroids : ndarray of shape (nlist, d), float32
-    half_norms : ndarray of shape (nlist,), float32
-        ``|c|**2 / 2``, see ``assignment.half_norms``; not read for the inner product.
-    nprobe : int
-        1 to nlist.
-    metric : 'l2' or 'ip'
-    threads : int
-        Threads that pick the smallest scores.
-
-    Returns
-    -------
-    list_no : ndarray of shape (nq, nprobe), int64
-        Best first.
-    distance : ndarray of shape (nq, nprobe), float32
-        Squared L2, ascending and at least 0, or inner products, descending.
-
-    Raises
-    ------
-    InvalidArgument
-        Shapes do not fit each other, or nprobe is out of range.
+        Packed into another copy.
+    metric : Metric
     """
-    q = np.require(queries, np.float32, ["C", "A"])
-    if q.ndim != 2 or centroids.ndim != 2 or q.shape[1] != centroids.shape[1]:
-        raise InvalidArgument(f"queries {q.shape} do not fit centroids {centroids.shape}")
-    nlist = len(centroids)
-    if metric not in ("l2", "ip"):
-        raise InvalidArgument(f"metric is {metric!r}, expected 'l2' or 'ip'")
-    if metric == "l2" and half_norms.shape != (nlist,):
-        raise InvalidArgument(f"half-norms have shape {half_norms.shape}, expected ({nlist},)")
-    if not 1 <= nprobe <= nlist:
-        raise InvalidArgument(f"nprobe is {nprobe}, expected 1 to {nlist}")
-    list_no = np.empty((len(q), nprobe), np.int64)
-    distance = np.empty((len(q), nprobe), np.float32)
-    step = max(1, _SCORE_FLOATS // nlist)
-    for i in range(0, len(q), step):
-        rows = q[i : i + step]
-        scores = (-rows) @ centroids.T
-        if metric == "l2":
-            scores += half_norms
-        index, value = smallest_k(scores, nprobe, threads=threads)
-        list_no[i : i + step] = index
-        if metric == "l2":
-            value *= 2
-            value += np.einsum("ij,ij->i", rows, rows)[:, None]
-            np.maximum(value, 0, out=value)
+
+    def __init__(self, centroids: Floats, metric: Metric) -> None:
+        self.nlist, self.d = centroids.shape
+        self._similarity = metric.larger_is_closer
+        half = np.zeros(self.nlist, np.float32) if self._similarity else half_norms(centroids)
+        self._centroids, self._half = centroids, half
+        self._panels = None
+        if compiled.native is not None:
+            places = compiled.native.panel_places(compiled.level)
+            one = np.array([0, self.nlist])
+            self._panels = pack_panels(centroids, half, np.arange(self.nlist), one, places)
+
+    def search(
+        self, queries: Floats, nprobe: int, *, threads: int
+    ) -> tuple[npt.NDArray[np.int64], Floats]:
+        """Find each query's nearest centroids. Ties go to the lower list.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), float32
+        nprobe : int
+            1 to nlist.
+        threads : int
+
+        Returns
+        -------
+        list_no : ndarray of shape (nq, nprobe), int64
+            Best first.
+        distance : ndarray of shape (nq, nprobe), float32
+            Squared L2, ascending and at least 0, or inner products, descending.
+
+        Raises
+        ------
+        InvalidArgument
+            The shape does not fit the centroids, or nprobe is out of range.
+        """
+        q = np.require(queries, np.float32, ["C", "A"])
+        if q.ndim != 2 or q.shape[1] != self.d:
+            raise InvalidArgument(f"queries {q.shape} do not fit {self.d} dimensions")
+        if not 1 <= nprobe <= self.nlist:
+            raise InvalidArgument(f"nprobe is {nprobe}, expected 1 to {self.nlist}")
+        index = np.empty((len(q), nprobe), np.int32)
+        distance = np.empty((len(q), nprobe), np.float32)
+        if self._panels is not None:
+            self._search_panels(q, index, distance, threads)
         else:
-            np.negative(value, out=value)
-        distance[i : i + step] = value
-    return list_no, distance
+            self._search_product(q, index, distance, threads)
+        if self._similarity:
+            np.negative(distance, out=distance)
+        else:
+            distance *= 2
+            distance += np.einsum("ij,ij->i", q, q)[:, None]
+            np.maximum(distance, 0, out=distance)
+        return index.astype(np.int64), distance
+
+    def _search_panels(
+        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+    ) -> None:
+        native, panels, k = compiled.native, self._panels, index.shape[1]
+        assert native is not None
+        assert panels is not None
+
+        def block(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            native.nearest(
+                compiled.level, self.d, k, q[part], panels.packed, panels.half,
+                index[part], score[part],
+            )  # fmt: skip
+
+        rows = max(24, -(-len(q) // max(1, threads)))
+        over_blocks(block, len(q), rows=rows, threads=threads, even=False)
+
+    def _search_product(
+        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+    ) -> None:
+        step = max(1, _SCORE_FLOATS // self.nlist)
+        for i in range(0, len(q), step):
+            part = slice(i, i + step)
+            scores = self._half - q[part] @ self._centroids.T
+            index[part], score[part] = smallest_k(scores, index.shape[1], threads=threads)
 
 
 def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray[np.int32], Floats]:

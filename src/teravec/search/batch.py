@@ -27,6 +27,7 @@ __all__ = ["Batch", "SearchResources"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+_CODES_FOR_THREADS = 1 << 15  # scanned in about half a millisecond
 _ROW_BITS = 32  # a place is list_no << 32 | row within the list
 _ROW_MASK = (1 << _ROW_BITS) - 1
 
@@ -94,7 +95,7 @@ class Batch:
             rows, list_nos, distances = self._wanting(chunk)
             started = time.perf_counter()
             found, found_places = self._resources.scanner.scan(
-                self._queries[rows], list_nos, distances, lists, k, self._resources.threads
+                self._queries[rows], list_nos, distances, lists, k, self._threads(lists, rows)
             )
             found_places[found_places >= 0] += chunk.row_start
             _keep_best(best, places, rows, found, found_places, sign)
@@ -111,7 +112,7 @@ class Batch:
             rows, list_nos, coarse = self._wanting(chunk)
             started = time.perf_counter()
             lims, found, found_places = self._resources.scanner.range_scan(
-                self._queries[rows], list_nos, coarse, lists, radius, self._resources.threads
+                self._queries[rows], list_nos, coarse, lists, radius, self._threads(lists, rows)
             )
             owners.append(np.repeat(rows, np.diff(lims)))
             distances.append(found)
@@ -152,6 +153,11 @@ class Batch:
     def _read(self, chunk: Chunk) -> ListsInMemory:
         buffer, offsets = self._reader.read_codes(chunk)
         return ListsInMemory(chunk.list_nos, chunk.counts, offsets, buffer)
+
+    def _threads(self, lists: ListsInMemory, rows: Int64) -> int:
+        """Threads for a scan: one where waking others would take longer than the scan."""
+        most = int(lists.sizes.sum()) * len(rows)
+        return 1 if most < _CODES_FOR_THREADS else self._resources.threads
 
     def _wanting(self, chunk: Chunk) -> tuple[Int64, Int64, Float32]:
         """Rows of the queries that want some list of the chunk; those lists, others -1."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +24,19 @@ Int64 = npt.NDArray[np.int64]
 # Reads in flight: local disks reach their rate at a depth of 8 and more.
 _IN_FLIGHT = 8
 _SEGMENT_BYTES = 1 << 20  # adjacent lists are read together up to this
-_INLINE_BYTES = 1 << 16  # one read this small is not worth handing to a thread
+_INLINE_BYTES = 2 << 20  # what the page cache gives of this little is copied at once
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
-@dataclass(frozen=True)
-class _Segment:
+class _Segment(NamedTuple):
     """Adjacent lists of one file, read by one call: positions [first, stop) of the chunk."""
 
     file: ListFile
     offset: int
-    first: int
-    stop: int
     at: int
     length: int
+    first: int
+    stop: int
 
 
 def read_pool() -> ThreadPoolExecutor:
@@ -87,74 +87,62 @@ class ListReader:
 
     def _read(self, chunk: Chunk, part: str, width: int) -> tuple[Bytes, Int64]:
         lengths = chunk.counts * width
-        stops = np.cumsum(lengths)
-        buffer = np.empty(int(stops[-1]), np.uint8)
-        segments = self._segments(chunk, part, stops - lengths, lengths)
+        at = np.cumsum(lengths) - lengths
+        buffer = np.empty(int(at[-1] + lengths[-1]), np.uint8)
+        segments = self._segments(chunk, part, at, lengths)
         self._stats.reads += len(segments)
         self._stats.bytes_read += len(buffer)
         view = byte_view(buffer)
-
-        def read(segment: _Segment) -> None:
-            data = view[segment.at : segment.at + segment.length]
-            read_into(segment.file.fd, data, segment.offset, segment.file.path)
-            if chunk.whole:
-                self._check(segment, chunk, lengths, part, data)
-
-        if len(segments) == 1 and len(buffer) <= _INLINE_BYTES:
-            read(segments[0])
+        waiting = segments
+        if len(buffer) <= _INLINE_BYTES:
+            waiting = [segment for segment in segments if not _read_cached(segment, view)]
+        # Each task reads its share one after another: as many reads are in flight as tasks.
+        tasks = min(_IN_FLIGHT, len(waiting))
+        futures = [self._pool.submit(_read_all, waiting[i::tasks], view) for i in range(tasks)]
+        for future in futures:
+            future.result()
+        if chunk.whole:
+            self._check(segments, chunk, lengths, part, view)
         else:
-            for _ in self._pool.map(read, segments):
-                pass
-        if not chunk.whole:
             self._check_part(segments[0].file, chunk, part, view)
-        return buffer, stops - lengths
+        return buffer, at
 
     def _segments(self, chunk: Chunk, part: str, at: Int64, lengths: Int64) -> list[_Segment]:
-        """Join lists that are adjacent in their file, up to a bound."""
+        """Join lists that are adjacent in their file, up to about a megabyte."""
         list_nos = chunk.list_nos
         numbers = np.searchsorted(self._bounds, list_nos, side="right") - 1
         offsets = np.empty(len(list_nos), np.int64)
-        for number in np.unique(numbers).tolist():
-            file, mine = self._slices[number], numbers == number
+        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+            file = self._slices[number]
+            mine = slice(*np.searchsorted(numbers, [number, number + 1]).tolist())
             rows = file.starts[list_nos[mine] - file.lists[0]] + chunk.row_start
             offsets[mine] = file.code_offset(rows) if part == "codes" else file.id_offset(rows)
-        apart = np.flatnonzero(
-            (np.diff(numbers) != 0) | (offsets[1:] != offsets[:-1] + lengths[:-1])
-        )
-        runs = [0, *(apart + 1).tolist(), len(list_nos)]
-        segments = []
-        for first, stop in pairwise(runs):
-            segments += self._cut(numbers, offsets, at, lengths, first, stop)
-        return segments
-
-    def _cut(
-        self, numbers: Int64, offsets: Int64, at: Int64, lengths: Int64, first: int, stop: int
-    ) -> list[_Segment]:
-        """Cut a run of adjacent lists into segments of at most about a megabyte."""
-        file = self._slices[int(numbers[first])]
-        run = at[first:stop] - at[first]
-        cuts = np.flatnonzero(np.diff(run // _SEGMENT_BYTES)) + 1
-        bounds = [first, *(first + cuts).tolist(), stop]
+        apart = (numbers[1:] != numbers[:-1]) | (offsets[1:] != offsets[:-1] + lengths[:-1])
+        apart |= at[1:] // _SEGMENT_BYTES != at[:-1] // _SEGMENT_BYTES
+        firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
+        stops = np.append(firsts[1:], len(list_nos))
+        ends = at[stops - 1] + lengths[stops - 1]
+        columns = (offsets[firsts], at[firsts], ends - at[firsts], firsts, stops)
+        files = [self._slices[number] for number in numbers[firsts].tolist()]
         return [
-            _Segment(
-                file, int(offsets[a]), a, b, int(at[a]), int(at[b - 1] + lengths[b - 1] - at[a])
-            )
-            for a, b in pairwise(bounds)
+            _Segment(file, *values)
+            for file, values in zip(files, np.stack(columns, axis=1).tolist(), strict=True)
         ]
 
     def _check(
-        self, segment: _Segment, chunk: Chunk, lengths: Int64, part: str, data: memoryview
+        self, segments: list[_Segment], chunk: Chunk, lengths: Int64, part: str, view: memoryview
     ) -> None:
-        file, position = segment.file, 0
-        list_nos = chunk.list_nos[segment.first : segment.stop]
-        table = file.code_checksums if part == "codes" else file.id_checksums
-        expected = table[list_nos - file.lists[0]].tolist()
-        sizes = lengths[segment.first : segment.stop].tolist()
-        for i, (size, checksum) in enumerate(zip(sizes, expected, strict=True)):
-            found = xxhash.xxh3_64_intdigest(data[position : position + size])
-            if found != checksum:
-                raise file.damaged(int(list_nos[i]), part, found)
-            position += size
+        for segment in segments:
+            file, position = segment.file, segment.at
+            list_nos = chunk.list_nos[segment.first : segment.stop]
+            table = file.code_checksums if part == "codes" else file.id_checksums
+            expected = table[list_nos - file.lists[0]].tolist()
+            sizes = lengths[segment.first : segment.stop].tolist()
+            for i, (size, checksum) in enumerate(zip(sizes, expected, strict=True)):
+                found = xxhash.xxh3_64_intdigest(view[position : position + size])
+                if found != checksum:
+                    raise file.damaged(int(list_nos[i]), part, found)
+                position += size
 
     def _check_part(self, file: ListFile, chunk: Chunk, part: str, data: memoryview) -> None:
         """Hash one part of a large list; parts come in order, so the last decides."""
@@ -167,3 +155,17 @@ class ListReader:
             table = file.code_checksums if part == "codes" else file.id_checksums
             if (found := self._running.intdigest()) != int(table[position]):
                 raise file.damaged(list_no, part, found)
+
+
+def _read_cached(segment: _Segment, view: memoryview) -> bool:
+    """Read a segment if that takes no waiting for the disk: it costs no switch of threads."""
+    target = view[segment.at : segment.at + segment.length]
+    try:
+        return os.preadv(segment.file.fd, [target], segment.offset, _NO_WAIT) == segment.length
+    except OSError:  # not in the page cache, or a file system that cannot tell
+        return False
+
+
+def _read_all(segments: list[_Segment], view: memoryview) -> None:
+    for file, offset, at, length, _, _ in segments:
+        read_into(file.fd, view[at : at + length], offset, file.path)

@@ -20,7 +20,7 @@ import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,7 @@ _VERIFY_BYTES = 8 << 20
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+IntOrArray = TypeVar("IntOrArray", int, Int64)
 
 
 @dataclass(frozen=True)
@@ -295,11 +296,11 @@ class ListFile:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def code_offset(self, row: int) -> int:
+    def code_offset(self, row: IntOrArray) -> IntOrArray:
         """Byte of the file at which the code of a row begins."""
         return self.header.codes_offset + row * self.header.code_size
 
-    def id_offset(self, row: int) -> int:
+    def id_offset(self, row: IntOrArray) -> IntOrArray:
         """Byte of the file at which the id of a row lies."""
         return self.header.ids_offset + row * ID_BYTES
 

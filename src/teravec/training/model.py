@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument, storage_errors
-from teravec.kernels.assignment import CentroidAssigner, half_norms
+from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import Codec, empty_ivf, flat_quantizer, quantizer_vectors
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
-from teravec.kernels.nearest import nearest_lists
+from teravec.kernels.nearest import ExactQuantizer
 from teravec.storage.arrays import check_file, read_array
 from teravec.storage.jsonfile import json_checksum, read_json
 from teravec.training.transform import Transform
@@ -172,8 +172,8 @@ class Model:
         return 2 * self.centroids.nbytes + self._parameters.nbytes + graph
 
     @cached_property
-    def _half_norms(self) -> Float32:
-        return half_norms(self.centroids)
+    def _exact(self) -> ExactQuantizer:
+        return ExactQuantizer(self.centroids, self.metric)
 
     def prepare(self, vectors: Float32) -> Float32:
         """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
@@ -200,10 +200,7 @@ class Model:
             Squared distance to the centroid (l2), or inner product with it.
         """
         if self._graph is None:
-            return nearest_lists(
-                queries, self.centroids, self._half_norms, nprobe,
-                metric="ip" if self.metric.larger_is_closer else "l2", threads=threads,
-            )  # fmt: skip
+            return self._exact.search(queries, nprobe, threads=threads)
         list_nos = search_hnsw(self._graph, queries, nprobe, threads)
         distances = np.empty(list_nos.shape, np.float32)
         for query, nearest, out in zip(queries, list_nos, distances, strict=True):

@@ -1,0 +1,63 @@
+"""What tests share: small clustered data, and the real sets where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+Float32 = npt.NDArray[np.float32]
+
+REAL_SETS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """A real data set: paths of base, queries and ground truth."""
+
+    base: Path
+    query: Path
+    truth: Path
+
+
+def clustered(n: int, d: int, seed: int = 0) -> Float32:
+    """Vectors in a few clusters of uneven size, float32 of shape (n, d)."""
+    rng = np.random.default_rng(seed)
+    centers = rng.standard_normal((20, d)) * 2
+    weights = rng.dirichlet(np.ones(len(centers)))
+    chosen = rng.choice(len(centers), n, p=weights)
+    return (centers[chosen] + rng.standard_normal((n, d))).astype(np.float32)
+
+
+def write_fbin(path: Path, vectors: npt.NDArray[np.generic]) -> Path:
+    """Write vectors with the .fbin/.u8bin header."""
+    with path.open("wb") as file:
+        np.array(vectors.shape, np.uint32).tofile(file)
+        vectors.tofile(file)
+    return path
+
+
+def _real_set(base: str, query: str, truth: str) -> RealSet:
+    paths = [REAL_SETS / name for name in (base, query, truth)]
+    if missing := [path for path in paths if not path.exists()]:
+        pytest.skip(f"{missing[0]} is not on this machine")
+    return RealSet(*paths)
+
+
+@pytest.fixture(scope="session")
+def sift() -> RealSet:
+    """301,217 SIFT descriptors of 128 dimensions, uint8."""
+    return _real_set("sift-photos.base.u8bin", "sift-photos.query.u8bin", "sift-photos.gt100.bin")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> RealSet:
+    """112,000 sentence embeddings of 384 dimensions, float16."""
+    return _real_set(
+        "minilm-sentences.base.f16.npy",
+        "minilm-sentences.query.fbin",
+        "minilm-sentences.gt100.bin",
+    )
