@@ -1,7 +1,6 @@
 """One batch of queries through the lists they want: read, scan, gather, name.
 
-Lists are visited in file order, each once for all queries that want it. While one chunk of
-lists is scanned, the next is read.
+Lists are visited in file order, each once for all queries that want it.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import ahead
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.scanner import ListScanner, ListsInMemory
-from teravec.search.plan import Chunk, plan_chunks
+from teravec.search.lists import ListsOfIndex
+from teravec.search.plan import Chunk
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
-from teravec.storage.listfile import ID_BYTES
 
 __all__ = ["Batch", "SearchResources"]
 
@@ -40,17 +38,17 @@ class SearchResources:
     ----------
     index : OpenedIndex
     scanner : ListScanner
+    lists : ListsOfIndex
+        Brings lists into memory.
     pool : ThreadPoolExecutor
         Threads for reads.
-    chunk_bytes : int
-        Of lists read together; up to three chunks are in memory.
     threads : int
     """
 
     index: OpenedIndex
     scanner: ListScanner
+    lists: ListsOfIndex
     pool: ThreadPoolExecutor
-    chunk_bytes: int
     threads: int
 
 
@@ -128,31 +126,24 @@ class Batch:
         return lims, distance[order], ids[order]
 
     def _chunks(self) -> Iterator[tuple[Chunk, ListsInMemory]]:
-        """The wanted lists, read and verified, in file order."""
+        """The wanted lists, verified and in memory, in file order."""
         index = self._resources.index
         wanted, counts = np.unique(self._list_nos, return_counts=True)
         if len(wanted) and wanted[0] == -1:
             wanted, counts = wanted[1:], counts[1:]
-        sizes = index.sizes[wanted]
-        self._stats.lists_read += len(wanted)
+        if not len(wanted):
+            return
         self._stats.lists_wanted += int(counts.sum())
-        self._stats.codes_scanned += int((counts * sizes).sum())
-        chunks = plan_chunks(wanted, sizes, index.manifest.code_size, self._resources.chunk_bytes)
-        read = ((chunk, self._read(chunk)) for chunk in chunks)
-        source = read if int(sizes.sum()) * index.manifest.code_size <= (
-            self._resources.chunk_bytes
-        ) else ahead(read)  # fmt: skip
+        self._stats.codes_scanned += int((counts * index.sizes[wanted]).sum())
+        started = time.perf_counter()
+        source = self._resources.lists.codes(wanted, self._reader)
         while True:
-            started = time.perf_counter()
             item = next(source, None)
             self._stats.wait_s += time.perf_counter() - started
             if item is None:
                 return
             yield item
-
-    def _read(self, chunk: Chunk) -> ListsInMemory:
-        buffer, offsets = self._reader.read_codes(chunk)
-        return ListsInMemory(chunk.list_nos, chunk.counts, offsets, buffer)
+            started = time.perf_counter()
 
     def _threads(self, lists: ListsInMemory, rows: Int64) -> int:
         """Threads for a scan: one where waking others would take longer than the scan."""
@@ -172,24 +163,8 @@ class Batch:
         ids = np.full(places.shape, -1, np.int64)
         held = places >= 0
         flat = places[held]
-        if not len(flat):
-            return ids
-        list_nos, rows = flat >> _ROW_BITS, flat & _ROW_MASK
-        wanted = np.unique(list_nos)
-        sizes = self._resources.index.sizes[wanted]
-        named = np.empty(len(flat), np.int64)
-        for chunk in plan_chunks(wanted, sizes, ID_BYTES, self._resources.chunk_bytes):
-            values = self._reader.read_ids(chunk)
-            mine = np.flatnonzero(
-                (list_nos >= chunk.list_nos[0]) & (list_nos <= chunk.list_nos[-1])
-            )
-            if not chunk.whole:
-                inside = rows[mine] - chunk.row_start
-                mine = mine[(inside >= 0) & (inside < chunk.counts[0])]
-            starts = np.cumsum(chunk.counts) - chunk.counts - chunk.row_start
-            at = np.searchsorted(chunk.list_nos, list_nos[mine])
-            named[mine] = values[starts[at] + rows[mine]]
-        ids[held] = named
+        if len(flat):
+            ids[held] = self._resources.lists.ids(flat >> _ROW_BITS, flat & _ROW_MASK, self._reader)
         return ids
 
 

@@ -15,6 +15,7 @@ from teravec.index.opened import OpenedIndex
 from teravec.kernels.scanner import ListScanner
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.lists import KeptLists, ListsOfIndex, StreamedLists
 from teravec.search.reader import read_pool
 from teravec.search.stats import SearchStats
 
@@ -47,12 +48,16 @@ class Index:
             opened.memory_bytes + 6 * _SMALLEST_CHUNK, memory_bytes,
             f"searching {opened.paths.root}",
         )  # fmt: skip
-        # Three chunks of codes, and as much again for the queries and their results.
-        chunk_bytes = min(_LARGEST_CHUNK, free // 6)
         self._batch_bytes = free // 3
+        lists: ListsOfIndex
+        if KeptLists.bytes_needed(opened) <= free // 2:
+            lists = KeptLists(opened)
+        else:
+            # Three chunks, and as much again for the queries and their results.
+            lists = StreamedLists(opened, min(_LARGEST_CHUNK, free // 6))
         self._pool = read_pool()
         scanner = ListScanner(opened.model.empty_ivf())
-        self._resources = SearchResources(opened, scanner, self._pool, chunk_bytes, threads)
+        self._resources = SearchResources(opened, scanner, lists, self._pool, threads)
         self.stats = SearchStats()
 
     @property

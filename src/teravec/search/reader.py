@@ -78,23 +78,40 @@ class ListReader:
             Names the file and the list whose bytes are wrong.
         StorageError
         """
-        return self._read(chunk, "codes", self._code_size)
+        return self._read_packed(chunk, "codes", self._code_size)
 
     def read_ids(self, chunk: Chunk) -> Int64:
         """Ids of a chunk's lists, one after another, int64."""
-        buffer, _ = self._read(chunk, "ids", ID_BYTES)
+        buffer, _ = self._read_packed(chunk, "ids", ID_BYTES)
         return buffer.view(np.int64)
 
-    def _read(self, chunk: Chunk, part: str, width: int) -> tuple[Bytes, Int64]:
+    def _read_packed(self, chunk: Chunk, part: str, width: int) -> tuple[Bytes, Int64]:
         lengths = chunk.counts * width
         at = np.cumsum(lengths) - lengths
         buffer = np.empty(int(at[-1] + lengths[-1]), np.uint8)
+        self.read_into(chunk, part, buffer, at)
+        return buffer, at
+
+    def read_into(self, chunk: Chunk, part: str, buffer: Bytes, at: Int64) -> None:
+        """Read and verify a chunk's lists into places of a buffer.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        part : {"codes", "ids"}
+        buffer : ndarray of uint8
+        at : ndarray of shape (n,), int64
+            Byte of the buffer at which each list is to begin; ascending.
+        """
+        lengths = chunk.counts * (self._code_size if part == "codes" else ID_BYTES)
+        total = int(lengths.sum())
         segments = self._segments(chunk, part, at, lengths)
+        self._stats.lists_read += len(chunk.list_nos) if part == "codes" else 0
         self._stats.reads += len(segments)
-        self._stats.bytes_read += len(buffer)
+        self._stats.bytes_read += total
         view = byte_view(buffer)
         waiting = segments
-        if len(buffer) <= _INLINE_BYTES:
+        if total <= _INLINE_BYTES:
             waiting = [segment for segment in segments if not _read_cached(segment, view)]
         # Each task reads its share one after another: as many reads are in flight as tasks.
         tasks = min(_IN_FLIGHT, len(waiting))
@@ -105,7 +122,6 @@ class ListReader:
             self._check(segments, chunk, lengths, part, view)
         else:
             self._check_part(segments[0].file, chunk, part, view)
-        return buffer, at
 
     def _segments(self, chunk: Chunk, part: str, at: Int64, lengths: Int64) -> list[_Segment]:
         """Join lists that are adjacent in their file, up to about a megabyte."""

@@ -95,7 +95,7 @@ def write_neighbors(path: Path, distances: Float32, ids: Int64) -> None:
         An id needs more bits than the format has.
     """
     check_output(path)
-    if path.suffix not in _WIDE and ids.size and not (-1 <= ids.min() and ids.max() < 1 << 31):
+    if path.suffix not in _WIDE and ids.size and not (ids.min() >= -1 and ids.max() < 1 << 31):
         raise InvalidArgument(
             f"{path}: ids from {ids.min()} to {ids.max()} found; {path.suffix} holds 32 bits, "
             f"{', '.join(_WIDE)} hold 64"

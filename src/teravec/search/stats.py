@@ -17,7 +17,8 @@ class SearchStats:
     lists_wanted : int
         (query, list) pairs scanned.
     lists_read : int
-        Lists read from the files, each once a batch.
+        Lists whose codes were read from the files: each once a batch, or once in all where
+        memory holds the index.
     codes_scanned : int
     reads, bytes_read : int
         Calls and bytes asked of the files, ids included.
