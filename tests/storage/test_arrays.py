@@ -43,7 +43,7 @@ def test_sound_file_of_other_content_is_corrupt(tmp_path: Path) -> None:
         read_array(path, described, (3, 2))
     with pytest.raises(CorruptFile, match="float64"):
         read_array(path, write_array(path, np.zeros(3)))
-    for data in (b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04"):
+    for data in (b"", b"text", b"\x93NUMPY\x01\x00"):
         path.write_bytes(data)
         with pytest.raises(CorruptFile):
             read_array(path, describe_file(path))

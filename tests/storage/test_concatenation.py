@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
 from teravec.errors import CorruptFile
 from teravec.storage.concatenation import Piece, Window, concatenate, plan_windows
@@ -17,10 +16,11 @@ from teravec.storage.listfile import ListFile
 from tests.storage.damage import flipped
 from tests.storage.lists import random_lists, write_lists
 
-SIZES = arrays(
-    np.int64, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=6),
-    elements=st.integers(0, 12),
-)  # fmt: skip
+SIZES = st.integers(1, 5).flatmap(
+    lambda nlist: st.lists(
+        st.lists(st.integers(0, 12), min_size=nlist, max_size=nlist), min_size=1, max_size=4
+    ).map(np.array)
+)
 
 
 @settings(max_examples=200, deadline=None)

@@ -96,4 +96,4 @@ def test_other_formats_and_versions_are_told_apart(sealed: Path, tmp_path: Path)
 
 
 def test_checksum_is_of_the_canonical_text() -> None:
-    assert json_checksum({"a": [1]}) == xxhash.xxh3_64_hexdigest('{\n "a": [\n  1\n ]\n}\n')
+    assert json_checksum({"a": [1]}) == xxhash.xxh3_64_hexdigest(b'{\n "a": [\n  1\n ]\n}\n')

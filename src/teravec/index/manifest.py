@@ -111,7 +111,10 @@ def read_manifest(paths: IndexPaths) -> Manifest:
 
 def _why_missing(paths: IndexPaths) -> str:
     if paths.build.exists():
-        return f"{paths.root}: the build is not finished; run the same build again to finish it"
+        return (
+            f"{paths.root}: the build is not finished (no {paths.manifest.name}); "
+            "run the same build again to finish it"
+        )
     return f"{paths.root}: no teravec index there (no {paths.manifest.name})"
 
 

@@ -46,7 +46,8 @@ class OpenedIndex:
         if self.model.description.checksum != self.manifest.model:
             raise ForeignFile(
                 f"{self.paths.model / 'model.json'}: model "
-                f"{self.model.description.checksum} found, {self.manifest.model} expected"
+                f"{self.model.description.checksum} found, "
+                f"{self.manifest.model} expected by {self.paths.manifest}"
             )
         self.slices: list[ListFile] = []
         try:

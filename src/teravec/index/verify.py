@@ -64,7 +64,7 @@ def _model_files(
         if description.checksum != manifest.model:
             raise ForeignFile(
                 f"{paths.model / 'model.json'}: model {description.checksum} found, "
-                f"{manifest.model} expected"
+                f"{manifest.model} expected by {paths.manifest}"
             )
         return [(f"{paths.model.name}/{name}", f) for name, f in description.files.items()]
     return []

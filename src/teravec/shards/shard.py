@@ -120,7 +120,7 @@ class _Encoder:
         codes = np.empty((count, ivf.code_size), np.uint8)
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
-            vectors = self.model.prepare(block.vectors)
+            vectors = self.model.prepare(block.vectors, self.threads)
             assigned, _ = self.assigner.assign(vectors, threads=self.threads)
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids

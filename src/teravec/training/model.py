@@ -175,7 +175,7 @@ class Model:
     def _exact(self) -> ExactQuantizer:
         return ExactQuantizer(self.centroids, self.metric)
 
-    def prepare(self, vectors: Float32) -> Float32:
+    def prepare(self, vectors: Float32, threads: int = 1) -> Float32:
         """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
 
         Raises
@@ -188,7 +188,7 @@ class Model:
         vectors = np.ascontiguousarray(vectors, np.float32)
         if self.metric is Metric.COSINE:
             vectors = normalized(vectors)
-        return self.transform.apply(vectors)
+        return self.transform.apply(vectors, threads)
 
     def nearest_lists(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
         """The nprobe lists to visit for each prepared query.

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
+from teravec.kernels.product import affine
 
 __all__ = ["Transform", "TransformKind", "train_transform"]
 
@@ -68,11 +69,11 @@ class Transform:
     matrix: Float32 | None
     offset: Float32
 
-    def apply(self, vectors: Float32) -> Float32:
+    def apply(self, vectors: Float32, threads: int = 1) -> Float32:
         """Transform vectors (n, d_in) into (n, d_out), float32."""
         if self.matrix is None:
             return vectors
-        return vectors @ self.matrix.T + self.offset
+        return affine(vectors, self.matrix, self.offset, threads)
 
     def packed(self) -> Float32 | None:
         """Matrix and offset side by side, (d_out, d_in + 1), as it is stored."""
