@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ import teravec
 from benchmarks import data, measure, seed
 from teravec.building import Resources
 from teravec.progress import NoProgress
-from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import KMeansOptions, kmeans
 from teravec.training.model import Model
@@ -210,7 +210,7 @@ def bench_merge(case: Case) -> str:
     faiss.write_index(index, str(empty))
     x = case.set.matrix()
     bounds = [len(x) * i // SHARDS for i in range(SHARDS + 1)]
-    ranges = [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    ranges = [range(a, b) for a, b in pairwise(bounds)]
     seed_files, _ = seed.seed_shards(empty, x, ranges, case.folder, ef_search=16)
     out = case.path("seed-merged.faissindex")
 
@@ -295,7 +295,7 @@ def bench_warm(case: Case) -> str:
                 "teravec": lambda n=nprobe: search("teravec", lambda: ours.search(queries, 10, n)),  # type: ignore[misc]
                 "streamed": lambda n=nprobe: search(
                     "streamed", lambda: streamed.search(queries, 10, n)
-                ),  # type: ignore[misc]  # noqa: E501
+                ),  # type: ignore[misc]
                 "flat": lambda: in_ram("flat", flat, 0, 0),
                 "hnsw": lambda n=nprobe: in_ram("hnsw", graph, max(32, 2 * n), 0),  # type: ignore[misc]
             }
@@ -328,7 +328,7 @@ def bench_warm(case: Case) -> str:
                 "streamed / best Faiss",
             ],
             rows,
-        )  # fmt: skip
+        )
     )
 
 
@@ -387,7 +387,7 @@ def bench_cold(case: Case) -> str:
                 "times teravec's p50",
             ],
             rows,
-        )  # fmt: skip
+        )
     )
 
 

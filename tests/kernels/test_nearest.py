@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,8 +148,9 @@ def test_exact_quantizer_does_not_see_the_batch(level: int) -> None:
     quantizer = ExactQuantizer(c, Metric.L2)
     together = quantizer.search(q, 20, threads=3)
     for i in range(len(q)):
-        for one, many in zip(quantizer.search(q[i : i + 1], 20, threads=1), together, strict=True):
-            np.testing.assert_array_equal(one[0], many[i])
+        alone = quantizer.search(q[i : i + 1], 20, threads=1)
+        np.testing.assert_array_equal(alone[0][0], together[0][i])
+        np.testing.assert_array_equal(alone[1][0], together[1][i])
 
 
 def test_exact_quantizer_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,13 +180,14 @@ def test_compiled_nearest_checks_its_buffers() -> None:
     half, index = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int32)
     value = np.zeros((2, 2), np.float32)
     native.nearest(level, 3, 2, x, packed, half, index, value)
-    for bad in (
+    cases: list[tuple[Any, ...]] = [
         (level, 4, 2, x, packed, half, index, value),
         (level, 3, 3, x, packed, half, index, value),
         (level, 3, 0, x, packed, half, index, value),
         (level, 3, 2, x, packed[:, :2].copy(), half, index, value),
         (level, 3, 2, x, packed, half, index[:1], value),
         (9, 3, 2, x, packed, half, index, value),
-    ):
+    ]
+    for bad in cases:
         with pytest.raises(ValueError, match=r"elements|level|k is"):
             native.nearest(*bad)

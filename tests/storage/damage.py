@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 FLIPS = (0x01, 0x20, 0x80, 0xFF)
 
 
-def flipped(path: Path, start: int = 0, stop: int | None = None) -> Iterator[int]:
-    """Yield each offset of [start, stop), several times, while its byte in the file is wrong."""
+def flipped(
+    path: Path, start: int = 0, stop: int | None = None, flips: Sequence[int] = FLIPS
+) -> Iterator[int]:
+    """Yield each offset of [start, stop), for each flip, while its byte in the file is wrong."""
     whole = path.read_bytes()
-    for offset in range(start, len(whole) if stop is None else stop):
-        for flip in FLIPS:
-            path.write_bytes(
-                whole[:offset] + bytes([whole[offset] ^ flip]) + whole[offset + 1 :],
-            )
-            yield offset
-    path.write_bytes(whole)
+    with path.open("r+b", buffering=0) as file:
+        for offset in range(start, len(whole) if stop is None else stop):
+            for flip in flips:
+                file.seek(offset)
+                file.write(bytes([whole[offset] ^ flip]))
+                yield offset
+            file.seek(offset)
+            file.write(whole[offset : offset + 1])
+    assert path.read_bytes() == whole
 
 
 def truncated(path: Path) -> Iterator[int]:

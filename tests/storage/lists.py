@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def write_lists(path: Path, lists: Lists, cuts: list[int] | None = None, **heade
     with publishing(path) as file:
         writer = ListFileWriter(file, header_of(lists, **header), lists.sizes)
         bounds = [0, *sorted(min(cut, len(lists.ids)) for cut in cuts or []), len(lists.ids)]
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             writer.write(lists.codes[start:stop], lists.ids[start:stop])
         return writer.finish()
 

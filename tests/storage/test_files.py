@@ -66,7 +66,7 @@ def test_failing_body_leaves_nothing(
     path = tmp_path / "f"
     if before:
         publish(path, before)
-    with pytest.raises(error), publishing(path) as file:
+    with pytest.raises(error), publishing(path) as file:  # noqa: PT012
         write_all(file, b"half", 0)
         raise error
     assert names(tmp_path) == (["f"] if before else [])
@@ -121,14 +121,14 @@ def test_order_of_sync_verify_rename_sync(tmp_path: Path, monkeypatch: pytest.Mo
     fsync, rename = os.fsync, Path.rename
 
     def record_fsync(fd: int) -> None:
-        events.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{fd}')).name}")
+        events.append(f"fsync {Path(f'/proc/self/fd/{fd}').readlink().name}")
         fsync(fd)
 
     def record_rename(path: Path, target: Path) -> Path:
         events.append(f"rename {path.name}")
         return rename(path, target)
 
-    monkeypatch.setattr(files.os, "fsync", record_fsync)
+    monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(Path, "rename", record_rename)
     with publishing(tmp_path / "f", verify=lambda path: events.append(f"verify {path.name}")):
         events.append("body")
@@ -151,14 +151,14 @@ def test_writer_that_opened_before_another_ended(
     write_all(first.__enter__(), b"sealed", 0)
 
     def end_first_then_lock(fd: int, operation: int) -> None:
-        monkeypatch.setattr(files.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         if first_fails:
             assert not first.__exit__(KeyError, KeyError(), None)
         else:
             first.__exit__(None, None, None)
         flock(fd, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", end_first_then_lock)
+    monkeypatch.setattr(fcntl, "flock", end_first_then_lock)
     with publishing(path) as file:
         if not first_fails:
             assert path.read_bytes() == b"sealed", "the sealed file was truncated"
@@ -241,8 +241,8 @@ def test_partial_reads_and_writes_are_continued(
     def few_written(fd: int, data: memoryview, offset: int) -> int:
         return pwrite(fd, data[:5], offset)
 
-    monkeypatch.setattr(files.os, "preadv", few_read)
-    monkeypatch.setattr(files.os, "pwrite", few_written)
+    monkeypatch.setattr(os, "preadv", few_read)
+    monkeypatch.setattr(os, "pwrite", few_written)
     values = np.arange(25, dtype=np.float64).reshape(5, 5)
     path = tmp_path / "f"
     with publishing(path) as file:
@@ -277,7 +277,7 @@ def test_make_directory(tmp_path: Path) -> None:
     strict=True, reason="make_directory syncs the last parent only, not those it made above"
 )
 def test_every_new_directory_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced = []
+    synced: list[Path] = []
     monkeypatch.setattr(files, "sync_directory", synced.append)
     make_directory(tmp_path / "a" / "b")
     assert set(synced) == {tmp_path, tmp_path / "a"}

@@ -33,7 +33,7 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, content: dict[str,
     write_json(path, content)
     assert read_json(path, "test", 3) == content
     sealed = json.loads(path.read_bytes())
-    assert list(sealed)[0] == "checksum"
+    assert next(iter(sealed)) == "checksum"
     assert sealed["checksum"] == json_checksum(content)
 
 
@@ -66,7 +66,8 @@ def test_every_truncation_and_addition_is_found(sealed: Path) -> None:
     "data",
     [
         b"", b"[]", b"null", b"1", b'"checksum"', b"{}", b'["checksum"]', b'{"checksum": 1}',
-        b'{"checksum": NaN, "a": NaN}', b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b"\xff\xfe",
+        b'{"checksum": NaN, "a": NaN}', b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000,
+        b"\xff\xfe",
     ],
     ids=lambda data: data[:12].decode("latin1"),
 )  # fmt: skip

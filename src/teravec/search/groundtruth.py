@@ -49,7 +49,7 @@ from teravec.memory import require
 from teravec.progress import Progress
 from teravec.sources import Source
 from teravec.storage.arrays import check_file, write_array
-from teravec.storage.files import make_directory, remove, sync_directory
+from teravec.storage.files import byte_view, make_directory, remove, sync_directory
 from teravec.storage.jsonfile import read_json, write_json
 
 __all__ = ["groundtruth", "remove_checkpoint"]
@@ -194,7 +194,8 @@ class _Task:
     def tile_queries(self) -> int:
         nq, d = self.queries.shape
         share = -(-nq // self.threads)
-        return max(1, min(_TILE_QUERIES, share, _QUERY_FLOATS // d, _BEST_PLACES // self.k))
+        most = min(_TILE_QUERIES, share, int(_QUERY_FLOATS // d), _BEST_PLACES // self.k)
+        return max(1, int(most))
 
     def tiles(self) -> list[slice]:
         """Queries of each tile."""
@@ -338,7 +339,7 @@ class _Tile:
         owners, values, ids = owners[order], values[order], ids[order]
         place = np.arange(len(owners)) - np.searchsorted(owners, owners)
         # As wide as the mean; the few queries that have more get further rounds.
-        mean = len(owners) // np.count_nonzero(place == 0)
+        mean = len(owners) // int(np.count_nonzero(place == 0))
         start, width = 0, min(max(_MERGE_WIDTHS[0], mean), _MERGE_WIDTHS[1])
         while len(part := np.flatnonzero((place >= start) & (place < start + width))):
             self._merge_some(owners[part], place[part] - start, values[part], ids[part], width)
@@ -383,7 +384,7 @@ class _Tile:
 def _squares(x: npt.NDArray[Any]) -> Float64:
     """Squared lengths of rows."""
     if x.dtype == np.float64:
-        return np.einsum("ij,ij->i", x, x)
+        return np.asarray(np.einsum("ij,ij->i", x, x), np.float64)
     step = max(1, _EXACT_FLOATS // x.shape[1])
     squares = np.empty(len(x))
     for start in range(0, len(x), step):
@@ -453,7 +454,7 @@ def _without_surplus_copies(vectors: Float32, ids: Int64, k: int) -> tuple[Float
     members, leaders = order[in_large], np.repeat(order[first], sizes)[in_large]
     equal = _equal_rows(vectors, members, leaders)
     # Equal rows up to each, counted from the first of its group.
-    count = np.cumsum(equal)
+    count = np.cumsum(equal, dtype=np.int64)
     begin = np.flatnonzero(np.append(True, leaders[1:] != leaders[:-1]))
     count -= np.repeat(count[begin] - 1, np.diff(np.append(begin, len(leaders))))
     keep = np.ones(n, bool)
@@ -500,7 +501,7 @@ def _plan_block(source: Source, task: _Task, memory_bytes: int) -> int:
         fixed + fewest * row, memory_bytes,
         f"ground truth of {nq:,} queries of {d} dimensions with k {k:,}",
     )  # fmt: skip
-    return max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (4 * d))))
+    return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (4 * d)))))
 
 
 def _identity(source: Source, task: _Task) -> dict[str, Any]:
@@ -510,7 +511,7 @@ def _identity(source: Source, task: _Task) -> dict[str, Any]:
         "metric": str(task.metric),
         "queries": {
             "shape": list(task.queries.shape),
-            "checksum": xxhash.xxh3_64_hexdigest(memoryview(task.queries).cast("B")),
+            "checksum": xxhash.xxh3_64_hexdigest(byte_view(task.queries)),
         },
         "source": source.describe(),
     }

@@ -1,0 +1,154 @@
+"""Ordered maps over threads: order, the bound in flight, errors at their turn, no thread left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teravec.engines.threads import ahead, default_threads, ordered_map
+
+
+def own_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("teravec")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    yield
+    assert own_threads() == []
+
+
+class Items:
+    """A source that counts what was taken, and knows whether it was closed."""
+
+    def __init__(self, n: int, fail_at: int | None = None) -> None:
+        self.n, self.fail_at, self.taken, self.closed = n, fail_at, 0, False
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for i in range(self.n):
+                if i == self.fail_at:
+                    raise KeyError(i)
+                self.taken += 1
+                yield i
+        finally:
+            self.closed = True
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    delays=st.lists(st.integers(0, 3), max_size=12),
+    threads=st.integers(1, 4),
+    in_flight=st.none() | st.integers(1, 6),
+)
+def test_order_and_bound(delays: list[int], threads: int, in_flight: int | None) -> None:
+    items, running, most = Items(len(delays)), 0, 0
+    lock = threading.Lock()
+
+    def work(i: int) -> int:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(delays[i] / 2000)
+        with lock:
+            running -= 1
+        return -i
+
+    found = []
+    for result in ordered_map(work, items, threads=threads, in_flight=in_flight):
+        # The one just yielded was in flight until now.
+        assert items.taken - len(found) <= (in_flight or threads + 1)
+        found.append(result)
+    assert found == [-i for i in range(len(delays))]
+    assert most <= threads
+
+
+def test_work_runs_at_once() -> None:
+    """Two calls that wait for each other end only if they run on two threads."""
+    barrier = threading.Barrier(2, timeout=30)
+    list(ordered_map(lambda _: barrier.wait(), range(4), threads=2))
+
+
+def test_exception_comes_at_its_items_turn() -> None:
+    def work(i: int) -> int:
+        if i == 3:
+            raise KeyError(i)
+        return i
+
+    items, found = Items(1000), []
+    with pytest.raises(KeyError):
+        for result in ordered_map(work, items, threads=2):
+            found.append(result)
+    assert found == [0, 1, 2]
+    assert items.taken <= 3 + 3
+    assert items.closed
+
+
+MAPS: list[Callable[[Items], Iterator[int]]] = [
+    partial(ordered_map, lambda i: i, threads=2),
+    ahead,
+    partial(ahead, depth=3),
+]
+
+
+@pytest.mark.parametrize("over", MAPS, ids=["ordered_map", "ahead", "ahead3"])
+def test_closing_early_stops_the_source(over: Callable[[Items], Iterator[int]]) -> None:
+    items = Items(1000)
+    results = over(items)
+    assert [next(results), next(results)] == [0, 1]
+    results.close()  # type: ignore[attr-defined]
+    taken = items.taken
+    assert taken <= 2 + 4
+    assert items.closed
+    assert own_threads() == []
+    time.sleep(0.01)
+    assert items.taken == taken
+
+
+@pytest.mark.parametrize("over", MAPS, ids=["ordered_map", "ahead", "ahead3"])
+def test_error_of_the_source_is_raised(over: Callable[[Items], Iterator[int]]) -> None:
+    items, found = Items(10, fail_at=5), []
+    with pytest.raises(KeyError):
+        for result in over(items):
+            found.append(result)
+    assert found == list(range(len(found)))
+    assert items.closed
+
+
+@pytest.mark.parametrize("over", MAPS, ids=["ordered_map", "ahead", "ahead3"])
+@pytest.mark.parametrize("n", [0, 1, 2, 20])
+def test_all_come_in_order(over: Callable[[Items], Iterator[int]], n: int) -> None:
+    assert list(over(Items(n))) == list(range(n))
+
+
+def test_ahead_takes_no_more_than_its_depth() -> None:
+    for depth in (1, 3):
+        items = Items(50)
+        for used, _ in enumerate(ahead(items, depth), start=1):
+            assert items.taken <= used + depth
+
+
+def test_ahead_overlaps_reading_and_computing() -> None:
+    """The next item is read while this one is in use."""
+    reading = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 0
+        reading.set()
+        yield 1
+
+    results = ahead(source())
+    assert next(results) == 0
+    assert reading.wait(30)
+    assert list(results) == [1]
+
+
+def test_default_threads_is_at_least_one() -> None:
+    assert default_threads() >= 1

@@ -1,0 +1,191 @@
+"""Who may import whom: the layout's rules, read from the source text."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import teravec
+
+ROOT = Path(teravec.__file__).parent
+STAGES = ("sources", "training", "shards", "slices", "index", "search", "serving")
+SIDE_ROOMS = ("kernels", "engines", "storage")
+BASICS = ("errors", "memory", "progress")
+TOP = ("api", "building", "cli", "__main__", "")  # "" is the package itself
+
+ONLY_IN = {
+    "faiss": "kernels",
+    "ray": "engines",
+    "pyarrow.flight": "serving",
+    **dict.fromkeys(
+        (
+            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "http", "httpx", "requests",
+            "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
+            "websockets", "wsgiref", "xmlrpc",
+        ),
+        "serving",
+    ),
+}  # fmt: skip
+NEVER = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
+
+Imports = dict[str, set[str]]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that a module imports; of ``from a import b`` both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            name = node.func.id if isinstance(node.func, ast.Name) else name
+            if name in ("import_module", "__import__"):
+                yield str(node.args[0].value)
+
+
+def read_imports(root: Path) -> Imports:
+    """What each module imports, by the module's dotted name."""
+    found = {}
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = set(imported(ast.parse(path.read_text(), str(path))))
+    return found
+
+
+def room_of(module: str) -> str:
+    """First name below ``teravec``."""
+    return module.removeprefix("teravec").lstrip(".").split(".")[0]
+
+
+def may_import(room: str) -> tuple[str, ...]:
+    """Rooms that a room's modules may import."""
+    if room in TOP:
+        return (*STAGES, *SIDE_ROOMS, *BASICS, *TOP)
+    if room in STAGES:
+        return (*STAGES[: STAGES.index(room) + 1], *SIDE_ROOMS, *BASICS)
+    return (*SIDE_ROOMS, *BASICS) if room in SIDE_ROOMS else BASICS
+
+
+def own(imports: Imports, module: str) -> set[str]:
+    """Modules of this package that a module imports, itself left out.
+
+    ``from teravec.kernels import native`` names a module, and ``from teravec.errors import
+    X`` names one by its first half.
+    """
+    return {name for name in imports[module] if name in imports} - {module}
+
+
+def layer_violations(imports: Imports) -> list[str]:
+    found = []
+    for module in imports:
+        room = room_of(module)
+        if room not in (*TOP, *STAGES, *SIDE_ROOMS, *BASICS):
+            found.append(f"{module} is in no known room")
+            continue
+        for name in own(imports, module):
+            if room_of(name) not in may_import(room) and not (
+                name == "teravec" and any(n.startswith("teravec.") for n in imports[module])
+            ):
+                found.append(f"{module} imports {name}")
+    return found
+
+
+def outside_violations(imports: Imports) -> list[str]:
+    found = []
+    for module, names in imports.items():
+        for name in names:
+            packages = {".".join(name.split(".")[:n]) for n in (1, 2)}
+            found += [
+                f"{module} imports {name}"
+                for package in packages
+                if package in NEVER or ONLY_IN.get(package, room_of(module)) != room_of(module)
+            ]
+    return found
+
+
+def cycle(imports: Imports) -> list[str]:
+    """A cycle of imports, empty if there is none; a package follows what its __init__ imports."""
+    graph = {module: own(imports, module) for module in imports}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.fixture(scope="module")
+def imports() -> Imports:
+    found = read_imports(ROOT)
+    assert {f"teravec.{room}" for room in (*SIDE_ROOMS, *STAGES[:-1])} <= set(found)
+    assert "teravec.kernels.native" in own(found, "teravec.kernels.assignment")
+    return found
+
+
+def test_layers(imports: Imports) -> None:
+    assert layer_violations(imports) == []
+
+
+def test_outside_packages_and_no_pickle(imports: Imports) -> None:
+    assert outside_violations(imports) == []
+
+
+def test_no_cycle(imports: Imports) -> None:
+    assert cycle(imports) == []
+
+
+def parsed(**sources: str) -> Imports:
+    found = {f"teravec.{room}": set[str]() for room in (*STAGES, *SIDE_ROOMS, *BASICS, *TOP[:3])}
+    for name, text in sources.items():
+        found["teravec." + name.replace("__", ".")] = set(imported(ast.parse(text)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"sources__a": "from teravec.training import x"},
+        {"search__a": "def f():\n    import teravec.serving"},
+        {"kernels__a": "from teravec.sources import x"},
+        {"storage__a": "from teravec import sources"},
+        {"errors": "import teravec.storage"},
+        {"search__a": "from teravec.building import x"},
+        {"index__a": "from teravec import api"},
+        {"training__a": "import teravec.cli"},
+        {"utils": ""},
+    ],
+)
+def test_layer_violations_are_found(sources: dict[str, str]) -> None:
+    assert len(layer_violations(parsed(**sources))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import faiss", "from faiss.contrib import x", "import ray", "import pyarrow.flight",
+        "from pyarrow import flight", "import fastapi", "from http import server", "import pickle",
+        "from marshal import dumps", "import importlib\nimportlib.import_module('faiss')",
+        "if True:\n    import shelve",
+    ],
+)  # fmt: skip
+def test_outside_violations_are_found(text: str) -> None:
+    assert outside_violations(parsed(search__a=text))
+    assert not outside_violations(parsed(kernels__a="import faiss", engines__a="import ray.data",
+                                         serving__a="import pyarrow.flight, http.server",
+                                         sources__a="import pyarrow.parquet"))  # fmt: skip
+
+
+def test_cycles_are_found() -> None:
+    both = {"kernels__a": "from teravec.kernels import b", "kernels__b": "import teravec.kernels.a"}
+    assert set(cycle(parsed(**both))) == {"teravec.kernels.a", "teravec.kernels.b"}
+    inside = {"sources": "from teravec.sources.a import x", "sources__a": "import teravec.sources"}
+    assert cycle(parsed(**inside))
+    assert cycle(parsed(kernels__a="import teravec.errors", errors="import os")) == []
