@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +18,15 @@ UNITS = {
 
 
 @given(
-    number=st.integers(0, 4096), unit=st.sampled_from(sorted(UNITS)), byte=st.sampled_from(["", "B"]),
-    space=st.sampled_from(["", " "]), case=st.sampled_from([str, str.lower, str.upper]),
-)  # fmt: skip
-def test_every_unit(number: int, unit: str, byte: str, space: str, case: type[str]) -> None:
+    number=st.integers(0, 4096),
+    unit=st.sampled_from(sorted(UNITS)),
+    byte=st.sampled_from(["", "B"]),
+    space=st.sampled_from(["", " "]),
+    case=st.sampled_from([str, str.lower, str.upper]),
+)
+def test_every_unit(
+    number: int, unit: str, byte: str, space: str, case: Callable[[str], str]
+) -> None:
     text = case(f"{space}{number}{space}{unit}{byte}{space}")
     assert parse_bytes(text) == number * UNITS[unit]
 
@@ -33,7 +40,8 @@ def test_fractions_and_numbers(text: str | int, expected: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "GiB", "-1GiB", "1e9", "1,000", "1 PiB", "4 G i B", "1..5G", ".5G", "0x10", "nan"]
+    "text",
+    ["", " ", "GiB", "-1GiB", "1e9", "1,000", "1 PiB", "4 G i B", "1..5G", ".5G", "0x10", "nan"],
 )
 def test_anything_else_is_invalid(text: str) -> None:
     with pytest.raises(InvalidArgument, match="not a number of bytes"):

@@ -61,7 +61,7 @@ def test_order_and_bound(delays: list[int], threads: int, in_flight: int | None)
             running -= 1
         return -i
 
-    found = []
+    found: list[int] = []
     for result in ordered_map(work, items, threads=threads, in_flight=in_flight):
         # The one just yielded was in flight until now.
         assert items.taken - len(found) <= (in_flight or threads + 1)
@@ -82,10 +82,10 @@ def test_exception_comes_at_its_items_turn() -> None:
             raise KeyError(i)
         return i
 
-    items, found = Items(1000), []
+    items = Items(1000)
+    found: list[int] = []
     with pytest.raises(KeyError):
-        for result in ordered_map(work, items, threads=2):
-            found.append(result)
+        found.extend(ordered_map(work, items, threads=2))
     assert found == [0, 1, 2]
     assert items.taken <= 3 + 3
     assert items.closed
@@ -114,10 +114,10 @@ def test_closing_early_stops_the_source(over: Callable[[Items], Iterator[int]]) 
 
 @pytest.mark.parametrize("over", MAPS, ids=["ordered_map", "ahead", "ahead3"])
 def test_error_of_the_source_is_raised(over: Callable[[Items], Iterator[int]]) -> None:
-    items, found = Items(10, fail_at=5), []
+    items = Items(10, fail_at=5)
+    found: list[int] = []
     with pytest.raises(KeyError):
-        for result in over(items):
-            found.append(result)
+        found.extend(over(items))
     assert found == list(range(len(found)))
     assert items.closed
 

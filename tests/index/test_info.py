@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def test_every_list_is_in_one_row(sizes: list[int]) -> None:
         assert row["lists"] == len(inside)
         assert row["vectors"] == sum(inside)
     assert sum(row["lists"] for row in rows) == len(sizes)
-    assert all(row["from"] == before["to"] + 1 for before, row in zip(rows, rows[1:], strict=False))
+    assert all(row["from"] == before["to"] + 1 for before, row in pairwise(rows))
     assert rows[0]["lists"]
     assert rows[-1]["lists"]
 

@@ -21,7 +21,8 @@ def test_chunks_cover_every_row_once_in_order(
     list_nos = np.array(sorted(lists), np.int64)
     sizes = np.array([lists[no] for no in sorted(lists)], np.int64)
     rows_most = max(1, chunk_bytes // row_bytes)
-    seen, rows = [], []
+    seen: list[int] = []
+    rows: list[tuple[int, int]] = []
     previous = 0
     for chunk in plan_chunks(list_nos, sizes, row_bytes, chunk_bytes):
         count = int(chunk.counts.sum())

@@ -12,9 +12,7 @@ def rows_of(ranges: list[RowRange]) -> list[int]:
     return [row for start, stop in ranges for row in range(start, stop)]
 
 
-@given(
-    ntotal=st.integers(1, 10**13), shards=st.none() | st.integers(1, 50), data=st.data()
-)
+@given(ntotal=st.integers(1, 10**13), shards=st.none() | st.integers(1, 50), data=st.data())
 def test_shards_cover_all_rows_evenly(ntotal: int, shards: int | None, data: st.DataObject) -> None:
     rows_most = data.draw(st.integers(max(1, ntotal // 60), 2 * ntotal))
     ranges = shard_ranges(ntotal, shards, rows_most)

@@ -20,9 +20,9 @@ from teravec.cli.running import command, parse_numbers, print_json
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
 from teravec.memory import require
+from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.evaluation import Evaluation, evaluate
 from teravec.search.groundtruth import groundtruth as exact_neighbors
-from teravec.search.groundtruth import remove_checkpoint
 from teravec.search.index import open_index
 from teravec.search.results import check_output, read_neighbors, write_neighbors, write_range
 from teravec.sources import open_source

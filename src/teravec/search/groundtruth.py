@@ -42,17 +42,16 @@ import xxhash
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
 from teravec.engines.threads import ahead, ordered_map
-from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
+from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
 from teravec.kernels.nearest import smallest_k
 from teravec.memory import require
 from teravec.progress import Progress
+from teravec.search.checkpoint import BestSoFar, Checkpoint
 from teravec.sources import Source
-from teravec.storage.arrays import check_file, write_array
-from teravec.storage.files import byte_view, make_directory, remove, sync_directory
-from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.files import byte_view
 
-__all__ = ["groundtruth", "remove_checkpoint"]
+__all__ = ["groundtruth"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -75,9 +74,6 @@ _MERGE_WIDTHS = (16, 1024)  # new results of one query merged in a round: least 
 _BLOCK_BYTES = 16 << 20  # of float32 vectors read at a time
 _FEWEST_ROWS = 256  # of a block, where memory is short
 _BLOCKS = 5  # blocks in memory: in use, ready, being read, and two for the temporaries of reading
-
-_FORMAT, _VERSION = "teravec-groundtruth", 1
-_STATE = "state.json"
 
 
 def groundtruth(
@@ -112,7 +108,7 @@ def groundtruth(
     progress : Progress
     checkpoint : Path, optional
         Directory to keep the state in and to resume from. It stays when the function
-        returns: call `remove_checkpoint` when the result is safe.
+        returns: call `checkpoint.remove_checkpoint` when the result is safe.
     checkpoint_every_s : float
         Seconds of work between checkpoints.
 
@@ -141,8 +137,8 @@ def groundtruth(
     squares = _squares(queries) if metric is Metric.COSINE else None
     task = _Task(queries, k, metric, threads, squares)
     block_rows = _plan_block(source, task, memory_bytes)
-    store = None if checkpoint is None else _Checkpoint(checkpoint, _identity(source, task))
-    best = (store.load() if store else None) or _Best.none(len(queries), k)
+    store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
+    best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
     started = saved = time.monotonic()
     begin = best.rows
     with (
@@ -168,18 +164,6 @@ def groundtruth(
     return best.distances(metric), best.ids
 
 
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint, if there is one; other files in its directory stay."""
-    if not checkpoint.is_dir():
-        return
-    remove(checkpoint / _STATE)  # first: without it, nothing resumes from the arrays
-    _remove_arrays(checkpoint)
-    with storage_errors(checkpoint, "remove"):
-        if not any(checkpoint.iterdir()):
-            checkpoint.rmdir()
-            sync_directory(checkpoint.parent)
-
-
 @dataclass(frozen=True)
 class _Task:
     """What is asked; ``squares``, the queries' squared lengths, for cosine only."""
@@ -203,25 +187,6 @@ class _Task:
         return [slice(start, start + self.tile_queries) for start in starts]
 
 
-@dataclass
-class _Best:
-    """Results after ``rows`` rows: values ascend, being squared L2 or negated similarities."""
-
-    rows: int
-    values: Float64
-    ids: Int64
-
-    @classmethod
-    def none(cls, nq: int, k: int) -> _Best:
-        return cls(0, np.full((nq, k), np.inf), np.full((nq, k), -1, np.int64))
-
-    def distances(self, metric: Metric) -> Float32:
-        if metric.larger_is_closer:
-            np.negative(self.values, out=self.values)
-        with np.errstate(over="ignore", under="ignore"):
-            return self.values.astype(np.float32)
-
-
 @dataclass(frozen=True)
 class _Block:
     """Rows of the source up to row ``stop``, prepared.
@@ -239,14 +204,14 @@ class _Block:
     squares: Float64 | None
 
 
-def _search_tile(block: _Block, task: _Task, best: _Best, rows: slice) -> None:
+def _search_tile(block: _Block, task: _Task, best: BestSoFar, rows: slice) -> None:
     _Tile(block, task, best, rows).scan()
 
 
 class _Tile:
     """Some queries against one block; the only one to touch these queries' results."""
 
-    def __init__(self, block: _Block, task: _Task, best: _Best, rows: slice) -> None:
+    def __init__(self, block: _Block, task: _Task, best: BestSoFar, rows: slice) -> None:
         self._block, self._task = block, task
         self._queries = task.queries[rows]
         self._squares = None if task.squares is None else task.squares[rows]
@@ -515,62 +480,3 @@ def _identity(source: Source, task: _Task) -> dict[str, Any]:
         },
         "source": source.describe(),
     }
-
-
-def _remove_arrays(directory: Path, keep_rows: int = -1) -> None:
-    for kind in ("values", "ids"):
-        for path in sorted(directory.glob(f"{kind}-*.npy*")):
-            if path.name != f"{kind}-{keep_rows}.npy":
-                remove(path)
-
-
-class _Checkpoint:
-    """``state.json``, and the two arrays that it vouches for."""
-
-    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self._directory, self._identity = directory, identity
-
-    def load(self) -> _Best | None:
-        """The state to resume from; None where there is none."""
-        path = self._directory / _STATE
-        if not path.exists():
-            return None
-        content = read_json(path, _FORMAT, _VERSION)
-        for key, expected in self._identity.items():
-            if content[key] != expected:
-                raise OutputExists(
-                    f"{self._directory}: the checkpoint of another ground truth: {key} "
-                    f"{content[key]!r} found, {expected!r} expected; remove it to begin anew"
-                )
-        rows = content["rows"]
-        shape = (self._identity["queries"]["shape"][0], self._identity["k"])
-        values = self._read(f"values-{rows}.npy", content["values"], np.float64, shape)
-        ids = self._read(f"ids-{rows}.npy", content["ids"], np.int64, shape)
-        log.info("ground truth resumes at row %d", rows)
-        return _Best(rows, values, ids)
-
-    def _read(self, name: str, described: dict[str, Any], dtype: Any, shape: Any) -> Any:
-        path = self._directory / name
-        check_file(path, described)
-        try:
-            with storage_errors(path, "read"):
-                array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise CorruptFile(f"{path}: not an array file: {error}") from error
-        if array.dtype != dtype or array.shape != shape:
-            raise CorruptFile(
-                f"{path}: {array.dtype} array of shape {array.shape} found, "
-                f"{np.dtype(dtype)} of shape {shape} expected"
-            )
-        return array
-
-    def save(self, best: _Best) -> None:
-        """Keep the state; until ``state.json`` is replaced, the one before stays good."""
-        make_directory(self._directory)
-        values = write_array(self._directory / f"values-{best.rows}.npy", best.values)
-        ids = write_array(self._directory / f"ids-{best.rows}.npy", best.ids)
-        state = {"format": _FORMAT, "version": _VERSION, **self._identity}
-        write_json(
-            self._directory / _STATE, {**state, "rows": best.rows, "values": values, "ids": ids}
-        )
-        _remove_arrays(self._directory, keep_rows=best.rows)

@@ -215,8 +215,9 @@ def _read_ivecs(path: Path) -> Neighbors:
 
 def _read_numpy(path: Path) -> Neighbors:
     try:
-        content = np.load(path, allow_pickle=False)
-        arrays: dict[str, Any] = {"ids": content} if path.suffix == ".npy" else dict(content)
+        with path.open("rb") as file:  # np.load leaves a damaged file open
+            content = np.load(file, allow_pickle=False)
+            arrays: dict[str, Any] = {"ids": content} if path.suffix == ".npy" else dict(content)
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidSource(f"{path}: not readable as {path.suffix}: {error}") from error
     ids, distances = arrays.get("ids"), arrays.get("distances")

@@ -139,8 +139,10 @@ def _write_shard(encoder: _Encoder, rows: RowRange, paths: IndexPaths, bar: Bar)
         codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag
     )
     path = paths.shard(*rows)
-    with publishing(path, verify=verify_lists) as file:
-        writer = ListFileWriter(file, header, sizes)
+    with (
+        publishing(path, verify=verify_lists) as file,
+        ListFileWriter(file, header, sizes) as writer,
+    ):
         for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
             writer.write(part_codes, part_ids)
         seal = writer.finish()

@@ -151,8 +151,10 @@ def _write_slice(
         header = ListFileHeader(
             options.code_size, *lists, 0, options.ntotal, int(sizes.sum()), options.model_tag
         )
-        with publishing(path, verify=verify_lists) as out:
-            writer = ListFileWriter(out, header, sizes)
+        with (
+            publishing(path, verify=verify_lists) as out,
+            ListFileWriter(out, header, sizes) as writer,
+        ):
             for codes, ids in concatenate(files, options.window_bytes, options.threads):
                 writer.write(codes, ids)
                 bar.advance(codes.nbytes + ids.nbytes)

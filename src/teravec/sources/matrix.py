@@ -144,6 +144,11 @@ class Source:
         Returns
         -------
         ndarray of shape (stop - start,), int64
+
+        Raises
+        ------
+        InvalidSource
+            A negative id: searches give -1 where there is no result.
         """
         self._check_range(start, stop)
         out = np.arange(start, stop, dtype=np.int64)
@@ -151,6 +156,7 @@ class Source:
             for part, begin, end in self._parts(start, stop):
                 ids = part.file.read_ids(begin - part.start, end - part.start)
                 if ids is not None:
+                    _check_ids(ids, part, begin)
                     out[begin - start : end - start] = ids
         return out
 
@@ -306,3 +312,10 @@ def open_source(
                 f"expected {filled[0].d} as in {filled[0].path}"
             )
     return Source(files, id_column)
+
+
+def _check_ids(ids: np.ndarray, part: SourceFile, begin: int) -> None:
+    if len(wrong := np.flatnonzero(ids < 0)):
+        raise InvalidSource(
+            f"{part.path}: row {begin + int(wrong[0])} has id {ids[wrong[0]]}, expected 0 or more"
+        )

@@ -42,18 +42,34 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def read_array(
-    path: Path, expected: dict[str, Any], shape: tuple[int, ...] | None = None
-) -> npt.NDArray[np.float32]:
-    """Read a float32 array after checking its file; ``shape`` is what it must have."""
+    path: Path,
+    expected: dict[str, Any],
+    shape: tuple[int, ...] | None = None,
+    dtype: npt.DTypeLike = np.float32,
+) -> npt.NDArray[Any]:
+    """Read an array after checking its file.
+
+    Parameters
+    ----------
+    path : Path
+    expected : dict
+        Size and checksum, as described when it was written.
+    shape, dtype
+        What the array must have; any shape where none is given.
+
+    Raises
+    ------
+    MissingFile, CorruptFile
+    """
     check_file(path, expected)
     try:
         with storage_errors(path, "read"):
             array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise CorruptFile(f"{path}: not an array file: {error}") from error
-    if array.dtype != np.float32 or (shape is not None and array.shape != shape):
+    if array.dtype != dtype or (shape is not None and array.shape != shape):
         raise CorruptFile(
             f"{path}: {array.dtype} array of shape {array.shape} found, "
-            f"float32 of shape {shape} expected"
+            f"{np.dtype(dtype)} of shape {shape} expected"
         )
     return np.asarray(array)

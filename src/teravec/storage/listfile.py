@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import struct
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
@@ -38,6 +39,7 @@ _HEADER = struct.Struct("<8sIIQQQQQQ56xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
 _TABLE_CHUNK = 1 << 17  # lists whose table entries are read at a time: 1 MiB
 _VERIFY_BYTES = 8 << 20
+_SYNC_BYTES = 16 << 20
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -150,6 +152,9 @@ class _Checksums:
 class ListFileWriter:
     """Writes one list file, rows in list order, in as many pieces as memory asks for.
 
+    While rows are made, what was written goes to the disk: the sync at the end then waits
+    for the last megabytes, not for the whole file. Leave the context before the file closes.
+
     Parameters
     ----------
     file : binary file
@@ -166,6 +171,9 @@ class ListFileWriter:
         self._codes = _Checksums(sizes, header.code_size)
         self._ids = _Checksums(sizes, ID_BYTES)
         self._codes_at, self._ids_at = header.codes_offset, header.ids_offset
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="teravec-sync")
+        self._syncs: list[Future[None]] = []
+        self._unsynced_bytes = 0
         # Reserve the space, so that a full disk is found before the work and not after it.
         if header.file_size:
             os.posix_fallocate(file.fileno(), 0, header.file_size)
@@ -179,9 +187,22 @@ class ListFileWriter:
         write_all(self._file, id_bytes, self._ids_at)
         self._codes_at += len(code_bytes)
         self._ids_at += len(id_bytes)
+        self._unsynced_bytes += len(code_bytes) + len(id_bytes)
+        if self._unsynced_bytes >= _SYNC_BYTES and all(sync.done() for sync in self._syncs):
+            self._syncs.append(self._pool.submit(os.fdatasync, self._file.fileno()))
+            self._unsynced_bytes = 0
+
+    def __enter__(self) -> ListFileWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
     def finish(self) -> str:
         """Write header, table and footer; return the seal, 16 hexadecimal digits."""
+        self._pool.shutdown()
+        for sync in self._syncs:
+            sync.result()  # an error of the disk is told once, to the sync that met it
         self._codes.feed(memoryview(b""))
         self._ids.feed(memoryview(b""))
         header = self._header

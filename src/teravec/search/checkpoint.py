@@ -1,0 +1,107 @@
+"""What an exact search has found so far, and its checkpoint on disk."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import OutputExists, storage_errors
+from teravec.kernels.metric import Metric
+from teravec.storage.arrays import read_array, write_array
+from teravec.storage.files import make_directory, remove, sync_directory
+from teravec.storage.jsonfile import read_json, write_json
+
+__all__ = ["BestSoFar", "Checkpoint", "remove_checkpoint"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_FORMAT, _VERSION = "teravec-groundtruth", 1
+_STATE = "state.json"
+
+
+@dataclass
+class BestSoFar:
+    """Results after ``rows`` rows: values ascend, being squared L2 or negated similarities."""
+
+    rows: int
+    values: Float64
+    ids: Int64
+
+    @classmethod
+    def none(cls, nq: int, k: int) -> BestSoFar:
+        """Nothing found yet, for nq queries."""
+        return cls(0, np.full((nq, k), np.inf), np.full((nq, k), -1, np.int64))
+
+    def distances(self, metric: Metric) -> Float32:
+        """The values as users see them; negates similarities in place, so call it last."""
+        if metric.larger_is_closer:
+            np.negative(self.values, out=self.values)
+        with np.errstate(over="ignore", under="ignore"):
+            return self.values.astype(np.float32)
+
+
+class Checkpoint:
+    """``state.json``, and the two arrays that it vouches for."""
+
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+        self._directory, self._identity = directory, identity
+
+    def load(self) -> BestSoFar | None:
+        """The state to resume from; None where there is none."""
+        path = self._directory / _STATE
+        if not path.exists():
+            return None
+        content = read_json(path, _FORMAT, _VERSION)
+        for key, expected in self._identity.items():
+            if content[key] != expected:
+                raise OutputExists(
+                    f"{self._directory}: the checkpoint of another ground truth: {key} "
+                    f"{content[key]!r} found, {expected!r} expected; remove it to begin anew"
+                )
+        rows = content["rows"]
+        shape = (self._identity["queries"]["shape"][0], self._identity["k"])
+        values, ids = (
+            read_array(self._directory / f"{name}-{rows}.npy", content[name], shape, dtype)
+            for name, dtype in (("values", np.float64), ("ids", np.int64))
+        )
+        log.info("ground truth resumes at row %d", rows)
+        return BestSoFar(rows, values, ids)
+
+    def save(self, best: BestSoFar) -> None:
+        """Keep the state; until ``state.json`` is replaced, the one before stays good."""
+        make_directory(self._directory)
+        values = write_array(self._directory / f"values-{best.rows}.npy", best.values)
+        ids = write_array(self._directory / f"ids-{best.rows}.npy", best.ids)
+        state = {"format": _FORMAT, "version": _VERSION, **self._identity}
+        write_json(
+            self._directory / _STATE, {**state, "rows": best.rows, "values": values, "ids": ids}
+        )
+        _remove_arrays(self._directory, keep_rows=best.rows)
+
+
+def remove_checkpoint(checkpoint: Path) -> None:
+    """Remove a checkpoint, if there is one; other files in its directory stay."""
+    if not checkpoint.is_dir():
+        return
+    remove(checkpoint / _STATE)  # first: without it, nothing resumes from the arrays
+    _remove_arrays(checkpoint)
+    with storage_errors(checkpoint, "remove"):
+        if not any(checkpoint.iterdir()):
+            checkpoint.rmdir()
+            sync_directory(checkpoint.parent)
+
+
+def _remove_arrays(directory: Path, keep_rows: int = -1) -> None:
+    for kind in ("values", "ids"):
+        for path in sorted(directory.glob(f"{kind}-*.npy*")):
+            if path.name != f"{kind}-{keep_rows}.npy":
+                remove(path)

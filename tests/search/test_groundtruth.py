@@ -1,0 +1,118 @@
+"""Exact neighbours: the given ground truth, and brute force in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teravec.errors import MemoryLimitTooSmall, OutputExists
+from teravec.kernels.metric import Metric
+from teravec.progress import NoProgress
+from teravec.search.checkpoint import remove_checkpoint
+from teravec.search.groundtruth import groundtruth
+from teravec.search.results import read_neighbors
+from teravec.sources import open_source
+from tests.conftest import RealSet, clustered
+
+
+def run(path: Path, queries: np.ndarray, k: int, **options: object) -> tuple:
+    """Call groundtruth with what a test does not care for filled in."""
+    defaults: dict = {
+        "metric": Metric.L2, "memory_bytes": 1 << 28, "threads": 2, "progress": NoProgress(),
+    }  # fmt: skip
+    return groundtruth(open_source(path), queries, k, **{**defaults, **options})
+
+
+@pytest.mark.parametrize("name", ["sift", "minilm"])
+def test_reproduces_the_given_truth(name: str, request: pytest.FixtureRequest) -> None:
+    real: RealSet = request.getfixturevalue(name)
+    truth = read_neighbors(real.truth)
+    distances, ids = run(real.base, open_source(real.query).read(0, 300), 100)
+    np.testing.assert_array_equal(ids, truth.ids[:300])
+    np.testing.assert_array_equal(distances, truth.distances[:300])  # type: ignore[index]
+
+
+def exact(base: np.ndarray, queries: np.ndarray, metric: Metric) -> np.ndarray:
+    """Values that ascend from best to worst, float64 (nq, n)."""
+    xb, xq = base.astype(np.float64), queries.astype(np.float64)
+    if metric is Metric.L2:
+        return ((xq[:, None] - xb[None]) ** 2).sum(2)
+    if metric is Metric.COSINE:
+        xb = xb / np.linalg.norm(xb, axis=1, keepdims=True)
+        xq = xq / np.linalg.norm(xq, axis=1, keepdims=True)
+    return -(xq[:, None] * xb[None]).sum(2)
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("kind", ["plain", "copies", "far away", "one dimension"])
+def test_equals_brute_force(kind: str, metric: Metric, tmp_path: Path) -> None:
+    base, queries = clustered(700, 6), clustered(9, 6, seed=1)
+    if kind == "copies":
+        base[100:500] = base[7]
+    elif kind == "far away":  # tiny differences of huge vectors: float32 products are noise
+        base, queries = base * 0.01 + 4096, queries * 0.01 + 4096
+    elif kind == "one dimension":
+        base, queries = base[:, :1].copy(), queries[:, :1].copy()
+    np.save(tmp_path / "x.npy", base)
+    values = exact(base, queries, metric)
+    for k in (1, 20, 700):
+        found, ids = run(tmp_path / "x.npy", queries, k, metric=metric)
+        best = np.sort(values, axis=1)[:, :k]
+        np.testing.assert_allclose(
+            found if metric is Metric.L2 else -found, best, rtol=1e-5, atol=1e-6
+        )
+        # Equal values go by id, so the order is the one of a stable sort, rounding aside.
+        mine = np.take_along_axis(values, ids, axis=1)
+        np.testing.assert_allclose(mine, best, rtol=1e-12, atol=1e-13)
+        assert all(len(set(row)) == k for row in ids.tolist())
+
+
+class _Stop(Exception):
+    pass
+
+
+class _StopsAfter:
+    """Ends the work when some rows were counted."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+
+    def stage(self, name: str, total: int, unit: str) -> _StopsAfter:
+        return self
+
+    def __enter__(self) -> _StopsAfter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, amount: int) -> None:
+        self.rows -= amount
+        if self.rows < 0:
+            raise _Stop
+
+
+def test_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", clustered(30_000, 8))
+    queries, checkpoint = clustered(5, 8, seed=1), tmp_path / "gt.partial"
+    expected = run(tmp_path / "x.npy", queries, 10)
+    options: dict = {"checkpoint": checkpoint, "checkpoint_every_s": 0, "memory_bytes": 7 << 20}
+    with pytest.raises(_Stop):
+        run(tmp_path / "x.npy", queries, 10, progress=_StopsAfter(15_000), **options)
+    assert (checkpoint / "state.json").exists()
+    with pytest.raises(OutputExists, match="another ground truth"):
+        run(tmp_path / "x.npy", queries, 11, **options)
+    # The rest alone is left: fewer rows are counted than there are.
+    resumed = run(tmp_path / "x.npy", queries, 10, **options)
+    for one, other in zip(resumed, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    remove_checkpoint(checkpoint)
+    assert not checkpoint.exists()
+
+
+def test_too_little_memory_is_said(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", clustered(1000, 8))
+    with pytest.raises(MemoryLimitTooSmall, match="needs"):
+        run(tmp_path / "x.npy", clustered(100, 8), 100, memory_bytes=10_000)

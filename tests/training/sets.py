@@ -1,0 +1,23 @@
+"""Small training sets on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from teravec.training.sample import Sample
+from teravec.training.training_set import TrainingSet
+from teravec.training.transform import Transform
+
+
+def training_set(
+    directory: Path, vectors: np.ndarray, transform: Transform | None = None
+) -> TrainingSet:
+    """A set of these vectors, of shape (n, d), in a file ``vectors.f32``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "vectors.f32"
+    vectors.astype(np.float32).tofile(path)
+    transform = transform or Transform.unpacked(None)
+    d = vectors.shape[1] if transform.matrix is None else len(transform.matrix)
+    return TrainingSet(Sample(path, *vectors.shape), transform, d)

@@ -1,0 +1,263 @@
+"""k-means: against Lloyd's iterations in float64; repairs, resumption, determinism."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from teravec.errors import CorruptFile, TeravecError
+from teravec.progress import Bar, NoProgress, Progress
+from teravec.training import training_set as set_module
+from teravec.training.kmeans import KMeansOptions, KMeansState, imbalance, kmeans
+from tests.conftest import clustered
+from tests.storage.damage import flipped, truncated
+from tests.training.sets import training_set
+
+OPTIONS = KMeansOptions(nlist=20, niter=6, seed=3, spherical=False, threads=2)
+
+
+def run(
+    directory: Path, vectors: np.ndarray, options: KMeansOptions, progress: Progress | None = None
+) -> KMeansState:
+    return kmeans(training_set(directory, vectors), options, directory, progress or NoProgress())
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(norms, norms, 1))
+
+
+def squared(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    x, c = x.astype(np.float64), centroids.astype(np.float64)
+    return np.asarray(((x[:, None] - c) ** 2).sum(-1))
+
+
+def lloyd(
+    x: np.ndarray, centroids: np.ndarray, niter: int, spherical: bool
+) -> tuple[np.ndarray, list[float]]:
+    """Lloyd's iterations in float64; no list may become empty."""
+    x, centroids, history = x.astype(np.float64), centroids.astype(np.float64), []
+    for _ in range(niter):
+        distances = squared(x, centroids)
+        lists = distances.argmin(1)
+        history.append(float(distances.min(1).sum()))
+        centroids = np.array([x[lists == i].mean(0) for i in range(len(centroids))])
+        centroids = unit(centroids) if spherical else centroids
+    return centroids, history
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize(("n", "d", "nlist"), [(2000, 8, 20), (1500, 3, 1), (700, 33, 64)])
+def test_equals_lloyd_in_float64(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spherical: bool, n: int, d: int, nlist: int
+) -> None:
+    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * d * 300)
+    x = clustered(n, d)
+    x = unit(x).astype(np.float32) if spherical else x
+    options = replace(OPTIONS, nlist=nlist, spherical=spherical)
+    first = run(tmp_path / "first", x, replace(options, niter=0)).centroids
+    assert {row.tobytes() for row in first} <= {row.tobytes() for row in x}
+    state = run(tmp_path / "all", x, options)
+    centroids, history = lloyd(x, first, options.niter, spherical)
+    assert [entry["empty"] for entry in state.history] == [0] * options.niter
+    found = [entry["objective"] for entry in state.history]
+    np.testing.assert_allclose(found, history, rtol=1e-4)
+    scale = float(np.abs(centroids).max())
+    np.testing.assert_allclose(state.centroids, centroids, rtol=1e-4, atol=1e-4 * scale)
+    assert [entry["agreement"] for entry in state.history] == [1.0] * options.niter
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("nlist", [20, 400])
+def test_objective_falls(tmp_path: Path, nlist: int, spherical: bool) -> None:
+    """With 400 lists the assignment goes through groups, and may be a little off."""
+    x = clustered(6000, 12)
+    x = unit(x).astype(np.float32) if spherical else x
+    state = run(tmp_path, x, replace(OPTIONS, nlist=nlist, niter=8, spherical=spherical))
+    objective = np.array([entry["objective"] for entry in state.history])
+    assert (objective[1:] <= objective[:-1] * 1.001).all()
+    assert objective[-1] < 0.95 * objective[0]
+    assert min(entry["agreement"] for entry in state.history) >= 0.99
+    final = squared(x[::10], state.centroids).min(1).sum() * 10
+    assert final <= objective[-1] * 1.1
+    if spherical:
+        np.testing.assert_allclose(np.linalg.norm(state.centroids, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("copy_of", ["a vector", "zero"])
+def test_identical_half_leaves_no_list_empty(tmp_path: Path, spherical: bool, copy_of: str) -> None:
+    """About half of the first centroids are copies; distinct points are enough for all lists."""
+    x = clustered(2000, 8)
+    x = unit(x).astype(np.float32) if spherical else x
+    x[::2] = x[0] if copy_of == "a vector" else 0
+    state = run(tmp_path, x, replace(OPTIONS, nlist=64, niter=15, spherical=spherical))
+    assert state.history[0]["empty"] >= 20
+    assert state.history[-1]["empty"] == 0
+    assert np.isfinite(state.centroids).all()
+    sizes = np.bincount(squared(x, state.centroids).argmin(1), minlength=64)
+    assert (sizes > 0).all()
+    assert len(np.unique(state.centroids, axis=0)) == 64
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5])
+@pytest.mark.parametrize("spherical", [False, True])
+def test_fewer_distinct_vectors_than_lists(tmp_path: Path, value: float, spherical: bool) -> None:
+    """Nothing to split: it ends, with finite centroids."""
+    x = np.full((100, 4), value, np.float32)
+    x[:10] += 1
+    x = unit(x).astype(np.float32) if spherical else x
+    state = run(tmp_path, x, replace(OPTIONS, spherical=spherical))
+    assert np.isfinite(state.centroids).all()
+    assert all(np.isfinite(list(entry.values())).all() for entry in state.history)
+    assert squared(x, state.centroids).min(1).sum() < 1e-3
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="an empty list is split off by a relative shift, which is none where the mean is zero",
+)
+def test_list_of_zero_mean_is_split(tmp_path: Path) -> None:
+    v = np.array([[1, 2, 3, 4]], np.float32)
+    x = np.repeat(np.concatenate([v, -v]), 50, axis=0)
+    for seed in range(6):  # some begin with two copies of one vector
+        options = replace(OPTIONS, nlist=2, niter=10, seed=seed)
+        state = run(tmp_path / str(seed), x, options)
+        assert state.history[-1]["objective"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="squared distances overflow float32: a bare ValueError from json, out of _checkpoint",
+)
+def test_huge_vectors_end_well_or_with_a_typed_error(tmp_path: Path) -> None:
+    x = (clustered(200, 4) * 1e19).astype(np.float32)
+    assert np.isfinite(x).all()
+    try:
+        state = run(tmp_path, x, replace(OPTIONS, nlist=4))
+    except ValueError as error:
+        if not isinstance(error, TeravecError):
+            raise
+    else:
+        assert np.isfinite(state.centroids).all()
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAfter:
+    """Progress that raises once a bar has advanced ``calls`` times."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def advance(self, amount: int) -> None:
+        self.calls -= 1
+        if self.calls < 0:
+            raise Stopped
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
+        yield self
+
+
+@pytest.mark.parametrize("nlist", [20, 300])
+def test_resumed_run_equals_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nlist: int
+) -> None:
+    x = clustered(3000, 8)
+    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 8 * 1000)  # three blocks an iteration
+    options = replace(OPTIONS, nlist=nlist, niter=4)
+    whole = run(tmp_path / "whole", x, options)
+    for calls in (1, 4, 8, 12):  # within the first iteration, at a checkpoint, within the last
+        directory = tmp_path / str(calls)
+        with pytest.raises(Stopped):
+            run(directory, x, options, StopAfter(calls))
+        assert (directory / "kmeans.json").exists() == (calls > 3)
+        resumed = run(directory, x, replace(options, threads=1))
+        assert resumed.centroids.tobytes() == whole.centroids.tobytes()
+        assert resumed.history == whole.history
+        files = {path.name for path in directory.iterdir()}
+        assert files == {"vectors.f32", "kmeans.json", "centroids-0004.npy"}
+
+
+def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = clustered(5000, 10)
+    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 10 * 2000)
+    for nlist in (30, 300):
+        options = replace(OPTIONS, nlist=nlist, niter=3)
+        found = {
+            (threads, seed): run(
+                tmp_path / f"{nlist}-{threads}-{seed}", x,
+                replace(options, threads=threads, seed=seed),
+            ).centroids.tobytes()
+            for threads, seed in ((1, 3), (2, 3), (5, 3), (1, 4))
+        }  # fmt: skip
+        assert found[1, 3] == found[2, 3] == found[5, 3]
+        assert found[1, 3] != found[1, 4]
+
+
+def test_finished_run_is_only_read(tmp_path: Path) -> None:
+    x = clustered(500, 4)
+    state = run(tmp_path, x, OPTIONS)
+    again = run(tmp_path, x, OPTIONS, StopAfter(1))
+    assert again.centroids.tobytes() == state.centroids.tobytes()
+    assert again.history == state.history
+
+
+def test_damaged_checkpoint_is_corrupt(tmp_path: Path) -> None:
+    x = clustered(60, 2)
+    options = replace(OPTIONS, nlist=2, niter=2)
+    run(tmp_path, x, options)
+    for path in (tmp_path / "kmeans.json", tmp_path / "centroids-0002.npy"):
+        for _ in flipped(path, flips=[0x04]):
+            with pytest.raises(CorruptFile):
+                run(tmp_path, x, options)
+        for length in truncated(path):
+            if length % 16 == 15:
+                with pytest.raises(CorruptFile):
+                    run(tmp_path, x, options)
+
+
+@pytest.mark.parametrize("change", [{"nlist": 21}, {"niter": 7}, {"seed": 4}, {"spherical": True}])
+def test_checkpoint_of_other_options_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    x = clustered(500, 4)
+    run(tmp_path, x, OPTIONS)
+    with pytest.raises(CorruptFile, match=r"a checkpoint of .* expected"):
+        run(tmp_path, x, replace(OPTIONS, **change))
+
+
+def test_crash_between_centroids_and_checkpoint(tmp_path: Path) -> None:
+    """The next iteration's centroids are there, and the checkpoint names the one before."""
+    x = clustered(500, 4)
+    whole = run(tmp_path / "whole", x, replace(OPTIONS, niter=2))
+    directory = tmp_path / "crashed"
+    with pytest.raises(Stopped):
+        run(directory, x, replace(OPTIONS, niter=2), StopAfter(2))
+    assert len(json.loads((directory / "kmeans.json").read_bytes())["history"]) == 1
+    (directory / "centroids-0002.npy").write_bytes(b"of a crashed process")
+    assert run(directory, x, replace(OPTIONS, niter=2)).centroids.tobytes() == (
+        whole.centroids.tobytes()
+    )
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=30))
+def test_imbalance(sizes: list[int]) -> None:
+    found = imbalance(np.array(sizes, np.int64))
+    n, total = len(sizes), sum(sizes)
+    assert 1 - 1e-9 <= found <= n + 1e-9
+    if total:
+        assert found == pytest.approx(n * sum(s * s for s in sizes) / total**2)
+    assert imbalance(np.full(n, 7)) == pytest.approx(1)
