@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
@@ -91,7 +91,7 @@ def test_exception_comes_at_its_items_turn() -> None:
     assert items.closed
 
 
-MAPS: list[Callable[[Items], Iterator[int]]] = [
+MAPS: list[Callable[[Iterable[int]], Iterator[int]]] = [
     partial(ordered_map, lambda i: i, threads=2),
     ahead,
     partial(ahead, depth=3),
@@ -99,9 +99,10 @@ MAPS: list[Callable[[Items], Iterator[int]]] = [
 
 
 @pytest.mark.parametrize("over", MAPS, ids=["ordered_map", "ahead", "ahead3"])
-def test_closing_early_stops_the_source(over: Callable[[Items], Iterator[int]]) -> None:
+def test_closing_early_stops_the_source(over: Callable[[Iterator[int]], Iterator[int]]) -> None:
     items = Items(1000)
-    results = over(items)
+    source = iter(items)  # held here, so that only closing ends it
+    results = over(source)
     assert [next(results), next(results)] == [0, 1]
     results.close()  # type: ignore[attr-defined]
     taken = items.taken
@@ -132,6 +133,7 @@ def test_ahead_takes_no_more_than_its_depth() -> None:
     for depth in (1, 3):
         items = Items(50)
         for used, _ in enumerate(ahead(items, depth), start=1):
+            time.sleep(0.001)
             assert items.taken <= used + depth
 
 

@@ -38,11 +38,11 @@ def exact(base: np.ndarray, queries: np.ndarray, metric: Metric) -> np.ndarray:
     """Values that ascend from best to worst, float64 (nq, n)."""
     xb, xq = base.astype(np.float64), queries.astype(np.float64)
     if metric is Metric.L2:
-        return ((xq[:, None] - xb[None]) ** 2).sum(2)
+        return np.asarray(((xq[:, None] - xb[None]) ** 2).sum(2))
     if metric is Metric.COSINE:
         xb = xb / np.linalg.norm(xb, axis=1, keepdims=True)
         xq = xq / np.linalg.norm(xq, axis=1, keepdims=True)
-    return -(xq[:, None] * xb[None]).sum(2)
+    return np.asarray(-(xq[:, None] * xb[None]).sum(2))
 
 
 @pytest.mark.parametrize("metric", list(Metric))

@@ -46,6 +46,8 @@ def test_equal_lists_give_equal_slices(nlist: int, size: int, data: st.DataObjec
         ([9, 0, 0], 3, [(0, 1), (1, 2), (2, 3)]),
         ([100, 1, 1, 1], 2, [(0, 1), (1, 4)]),
         ([1, 1, 1, 100], 2, [(0, 3), (3, 4)]),
+        ([9, 10, 5], 2, [(0, 1), (1, 3)]),
+        ([5, 10, 9], 2, [(0, 2), (2, 3)]),
     ],
 )
 def test_slices_by_hand(sizes: list[int], count: int, expected: list[tuple[int, int]]) -> None:

@@ -176,7 +176,7 @@ class _Task:
 
     @property
     def tile_queries(self) -> int:
-        nq, d = self.queries.shape
+        nq, d = map(int, self.queries.shape)
         share = -(-nq // self.threads)
         most = min(_TILE_QUERIES, share, int(_QUERY_FLOATS // d), _BEST_PLACES // self.k)
         return max(1, int(most))
@@ -421,7 +421,7 @@ def _without_surplus_copies(vectors: Float32, ids: Int64, k: int) -> tuple[Float
     # Equal rows up to each, counted from the first of its group.
     count = np.cumsum(equal, dtype=np.int64)
     begin = np.flatnonzero(np.append(True, leaders[1:] != leaders[:-1]))
-    count -= np.repeat(count[begin] - 1, np.diff(np.append(begin, len(leaders))))
+    count = count - np.repeat(count[begin] - 1, np.diff(np.append(begin, len(leaders))))
     keep = np.ones(n, bool)
     keep[members[equal & (count > k)]] = False
     return vectors[keep], ids[keep]
@@ -442,6 +442,8 @@ def _checked(source: Source, queries: Float32, k: int) -> Float32:
         raise InvalidArgument(
             f"queries of shape {queries.shape} found, (nq, {source.d}) expected, as in the data"
         )
+    if not len(queries):
+        raise InvalidArgument("0 queries found, 1 or more expected")
     if queries.dtype.kind not in "fiu":
         raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
     with np.errstate(over="ignore"):
@@ -455,7 +457,8 @@ def _checked(source: Source, queries: Float32, k: int) -> Float32:
 
 def _plan_block(source: Source, task: _Task, memory_bytes: int) -> int:
     """Rows of a block, or MemoryLimitTooSmall."""
-    (nq, d), k = task.queries.shape, task.k
+    nq, d = map(int, task.queries.shape)
+    k = task.k
     tile = task.tile_queries
     scratch = tile * (32 * d + 64 * (k + _MERGE_WIDTHS[1])) + 40 * max(_EXACT_FLOATS, d)
     scratch += tile * _TILE_ROWS * 40  # scores, and pairs where all of them are hits
