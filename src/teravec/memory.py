@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from fractions import Fraction
 
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 
@@ -17,13 +18,14 @@ _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 def parse_bytes(text: str | int) -> int:
     """Bytes written as ``512MiB``, ``4GB``, ``1.5GiB`` or a plain number."""
-    if isinstance(text, int):
+    if isinstance(text, int) and text >= 0:
         return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i|[KMGT])?B?\s*", text, re.IGNORECASE)
+    pattern = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i|[KMGT])?B?\s*"
+    match = re.fullmatch(pattern, str(text), re.IGNORECASE)
     if match is None:
         raise InvalidArgument(f"{text!r} is not a number of bytes; as 512MiB or 4GB expected")
     suffix = (match[2] or "").upper().replace("I", "i")
-    return int(float(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
+    return int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
 
 
 def default_memory() -> int:

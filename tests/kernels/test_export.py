@@ -38,7 +38,8 @@ def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
         # the results so far: the order of lists, which differs, decides now and then.
         assert same.mean() > 0.95
     else:
-        assert same.all()
+        # Short codes give many equal distances, whose order is free.
+        assert same.mean() > 0.97 if codec.startswith("pq") else same.all()
         np.testing.assert_allclose(distances, expected[0], rtol=1e-4, atol=1e-4)
 
 

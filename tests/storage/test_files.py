@@ -136,10 +136,6 @@ def test_order_of_sync_verify_rename_sync(tmp_path: Path, monkeypatch: pytest.Mo
     assert events == expected
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="publishing locks a descriptor that may no longer be NAME.tmp, and truncates it",
-)
 @pytest.mark.parametrize("first_fails", [False, True])
 def test_writer_that_opened_before_another_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_fails: bool
@@ -273,9 +269,6 @@ def test_make_directory(tmp_path: Path) -> None:
             make_directory(path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="make_directory syncs the last parent only, not those it made above"
-)
 def test_every_new_directory_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(files, "sync_directory", synced.append)

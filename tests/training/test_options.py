@@ -101,9 +101,6 @@ def test_names_are_read_in_any_case_and_defaults_follow_the_codec() -> None:
     assert plan(nlist=10).sample == 640
 
 
-@pytest.mark.xfail(
-    strict=True, reason="auto_nlist(0) is log2(0): a bare ValueError instead of InvalidArgument"
-)
 def test_source_without_vectors() -> None:
     with pytest.raises(InvalidArgument):
         plan(0)

@@ -171,9 +171,6 @@ def test_damaged_record_is_corrupt(paths: IndexPaths, source: Source) -> None:
             read_record(paths)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=OSError, reason="Path.exists in begin_build raises a bare OSError"
-)
 def test_name_that_the_system_refuses(tmp_path: Path, source: Source) -> None:
     with pytest.raises(TeravecError):
         begin(IndexPaths(tmp_path / ("x" * 300)), source)

@@ -37,6 +37,9 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
     ForeignFile
         Two shards that overlap, or one beyond the source's rows; names them.
     """
+    for shard in shards:
+        if shard.stop > ntotal:
+            raise ForeignFile(f"{shard.path}: rows up to {shard.stop:,} found, {ntotal:,} expected")
     covered, before = 0, None
     for shard in sorted(shards):
         if shard.start > covered:
@@ -48,8 +51,6 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
         covered, before = shard.stop, shard.path
     if covered < ntotal:
         raise MissingFile(_gap(covered, ntotal, before, None))
-    if covered > ntotal:
-        raise ForeignFile(f"{before}: rows up to {covered:,} found, {ntotal:,} expected")
 
 
 def _gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:

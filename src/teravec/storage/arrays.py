@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from teravec.errors import CorruptFile, storage_errors
 from teravec.storage.files import byte_view, check_size, file_checksum, publishing, write_all
@@ -31,14 +32,17 @@ def check_file(path: Path, expected: dict[str, Any]) -> None:
 
 
 def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Publish an array as ``.npy`` and describe the file."""
+    """Publish an array as ``.npy`` and describe the file, as it was to be written."""
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    with publishing(path) as file:
+    digest = xxhash.xxh3_64(header.getvalue())
+    digest.update(byte_view(array))
+    described = {"size": header.tell() + array.nbytes, "checksum": digest.hexdigest()}
+    with publishing(path, verify=lambda temporary: check_file(temporary, described)) as file:
         write_all(file, header.getvalue(), 0)
         write_all(file, byte_view(array), header.tell())
-    return describe_file(path)
+    return described
 
 
 def read_array(

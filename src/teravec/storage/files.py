@@ -44,10 +44,13 @@ def sync_directory(path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Create ``path`` and its parents where they are missing."""
-    if not path.is_dir():
-        with storage_errors(path, "create"):
-            path.mkdir(parents=True, exist_ok=True)
-        sync_directory(path.parent)
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    with storage_errors(path, "create"):
+        path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
@@ -79,29 +82,46 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
         No space, no permission, or a failed write.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with storage_errors(path, "write"):
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        with os.fdopen(fd, "r+b", buffering=0) as file:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputExists(f"{path}: another process is writing this file now") from error
-            try:
-                os.ftruncate(fd, 0)
-                yield file
-                os.fsync(fd)
-                if verify is not None:
-                    verify(temporary)
-                temporary.rename(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+    with (
+        storage_errors(path, "write"),
+        os.fdopen(_locked(temporary, path), "r+b", buffering=0) as file,
+    ):
+        try:
+            os.ftruncate(file.fileno(), 0)
+            yield file
+            os.fsync(file.fileno())
+            if verify is not None:
+                verify(temporary)
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     sync_directory(path.parent)
 
 
 def byte_view(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of a C-contiguous array, without a copy; writable if the array is."""
     return array.reshape(-1).view(np.uint8).data
+
+
+def _locked(temporary: Path, path: Path) -> int:
+    """Open and lock the temporary file.
+
+    Its last writer may have renamed or removed it between our opening and our locking: what
+    we hold then is a sealed file or none, so open again.
+    """
+    while True:
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), temporary.stat()):
+                return fd
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            os.close(fd)
+            raise OutputExists(f"{path}: another process is writing this file now") from error
+        os.close(fd)
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:

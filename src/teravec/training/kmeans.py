@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile
+from teravec.errors import CorruptFile, InvalidSource
 from teravec.kernels.assignment import CentroidAssigner, accumulate
 from teravec.kernels.metric import normalized
 from teravec.progress import Progress
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _CHECKPOINT_FORMAT = "teravec-kmeans"
 _PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
-_NUDGE = 1 / 1024  # relative shift that parts two copies of a centroid, as in Faiss
+_NUDGE = 1 / 1024  # shift that parts two copies of a centroid, relative as in Faiss
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,13 @@ def kmeans(
             for block in vectors.blocks():
                 _add_block(block, assigner, sums, options)
                 bar.advance(len(block))
-            state.centroids, empty = _next_centroids(state.centroids, sums, options)
+            if not np.isfinite(sums.errors).all():
+                raise InvalidSource(
+                    "vectors are so long that their squared distances are beyond float32"
+                )
+            state.centroids, empty = _next_centroids(
+                state.centroids, sums, options, len(state.history)
+            )
             entry = {
                 "objective": float(sums.errors.sum()),
                 "imbalance": imbalance(sums.counts),
@@ -153,16 +159,21 @@ def _add_block(
     block: Float32, assigner: CentroidAssigner, sums: _Sums, options: KMeansOptions
 ) -> None:
     list_nos, distances = assigner.assign(block, threads=options.threads)
+    if options.spherical:  # a vector of zeros is as far from any direction: no split helps it
+        distances[~block.any(axis=1)] = 0
     accumulate(block, list_nos, sums.vectors, sums.counts, threads=options.threads)
     sums.errors += np.bincount(list_nos, weights=distances, minlength=options.nlist)
 
 
-def _next_centroids(centroids: Float32, sums: _Sums, options: KMeansOptions) -> tuple[Float32, int]:
+def _next_centroids(
+    centroids: Float32, sums: _Sums, options: KMeansOptions, iteration: int
+) -> tuple[Float32, int]:
     """Means of the lists; an empty list takes half of the list with the largest error.
 
     By error and not by size, as Faiss does: many copies of one vector make a large list
     that no split improves.
     """
+    rng = np.random.default_rng([options.seed, 3, iteration])
     filled = sums.counts > 0
     means = centroids.astype(np.float64)
     means[filled] = sums.vectors[filled] / sums.counts[filled, None]
@@ -174,7 +185,9 @@ def _next_centroids(centroids: Float32, sums: _Sums, options: KMeansOptions) -> 
         if not worst:
             break
         error, donor = heapq.heappop(worst)
-        shift = np.where(np.arange(means.shape[1]) % 2, _NUDGE, -_NUDGE) * means[donor]
+        spread = np.sqrt(sums.errors[donor] / max(1, sums.counts[donor]) / means.shape[1])
+        shift = _NUDGE * np.maximum(np.abs(means[donor]), spread)
+        shift *= rng.choice([-1.0, 1.0], len(shift))  # else halving again stays on one line
         means[list_no], means[donor] = means[donor] + shift, means[donor] - shift
         for half in (list_no, donor):
             heapq.heappush(worst, (error / 2, half))

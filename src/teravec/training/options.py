@@ -79,6 +79,8 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     InvalidArgument
         A value is out of its range or does not fit the source.
     """
+    if ntotal < 1:
+        raise InvalidArgument("there are no vectors to train on")
     metric, codec = Metric.parse(options.metric), Codec.parse(options.codec)
     default_transform = "rotation" if codec.wants_rotation else "none"
     transform = TransformKind.parse(options.transform or default_transform)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, InvalidArgument, OutputExists
+from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
 from teravec.sources import Source
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
@@ -122,7 +122,9 @@ def begin_build(
         raise InvalidArgument(f"{layout.shards:,} shards of {record.ntotal:,} vectors")
     if layout.slices is not None and layout.slices > plan.nlist:
         raise InvalidArgument(f"{layout.slices:,} slices of {plan.nlist:,} lists")
-    if paths.build.exists():
+    with storage_errors(paths.root, "read"):
+        begun = paths.build.exists()
+    if begun:
         before = read_record(paths)
         _check_same_options(before, record, paths)
         before.check_source(source, paths.root)

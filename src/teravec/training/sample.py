@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from teravec.engines.threads import ahead
-from teravec.errors import ForeignFile
+from teravec.errors import ForeignFile, storage_errors
 from teravec.kernels.metric import Metric, normalized
 from teravec.progress import Progress
 from teravec.sources import Source
-from teravec.storage.arrays import check_file, describe_file
+from teravec.storage.arrays import check_file
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
@@ -44,7 +44,7 @@ class Sample:
     def read(self, start: int, stop: int) -> Float32:
         """Rows [start, stop), float32 of shape (stop - start, d)."""
         vectors = np.empty((stop - start, self.d), np.float32)
-        with self.path.open("rb", buffering=0) as file:
+        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
             offset = start * self.d * 4
             read_into(file.fileno(), byte_view(vectors), offset, self.path)
         return vectors
@@ -57,7 +57,7 @@ class Sample:
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
         """The given rows, ascending, float32 of shape (len(rows), d)."""
         vectors = np.empty((len(rows), self.d), np.float32)
-        with self.path.open("rb", buffering=0) as file:
+        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
             for vector, row in zip(vectors, rows.tolist(), strict=True):
                 read_into(file.fileno(), byte_view(vector), row * self.d * 4, self.path)
         return vectors
@@ -82,16 +82,24 @@ def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Prog
     rows = _draw_rows(source.ntotal, plan.sample, plan.seed)
     each = max(1, _DRAW_BYTES // (4 * plan.d))
     pieces = ahead(source.take(rows[i : i + each]) for i in range(0, len(rows), each))
+    digest, described = xxhash.xxh3_64(), {"size": plan.sample * plan.d * 4}
+
+    def check(temporary: Path) -> None:
+        check_file(temporary, {**described, "checksum": digest.hexdigest()})
+
     offset = 0
-    with publishing(path) as file, progress.stage("sample", plan.sample, "vectors") as bar:
+    with (
+        progress.stage("sample", plan.sample, "vectors") as bar,
+        publishing(path, verify=check) as file,
+    ):
         for piece in pieces:
             vectors = normalized(piece) if plan.metric is Metric.COSINE else piece
+            digest.update(byte_view(vectors))
             write_all(file, byte_view(vectors), offset)
             offset += vectors.nbytes
             bar.advance(len(vectors))
     content = {"format": "teravec-sample", "version": 1, "n": plan.sample, "d": plan.d}
-    described: dict[str, Any] = {**content, "file": describe_file(path)}
-    write_json(seal, described)
+    write_json(seal, {**content, "file": {**described, "checksum": digest.hexdigest()}})
     return Sample(path, plan.sample, plan.d)
 
 
