@@ -119,10 +119,10 @@ def evaluate_index(
     nprobe: Annotated[str, typer.Option(help="Numbers of lists to try.")] = "1,4,16,64",
     memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
-    """Measure recall, speed and bytes read against nprobe."""
+    """Measure recall, speed and bytes read against nprobe; every search reads its lists again."""
     nprobes = parse_numbers(nprobe, "nprobe")
     neighbors = read_neighbors(truth)
-    with open_index(index, memory=memory, threads=threads) as opened:
+    with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(opened, _read_queries(queries, memory), neighbors, k, nprobes)
     if json:
         print_json({"index": str(index), "k": k, "results": [r.to_dict() for r in results]})

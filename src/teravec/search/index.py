@@ -41,7 +41,9 @@ class Index:
         What all searches so far cost together.
     """
 
-    def __init__(self, opened: OpenedIndex, *, memory_bytes: int, threads: int) -> None:
+    def __init__(
+        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool
+    ) -> None:
         self._opened = opened
         free = memory_bytes - opened.memory_bytes
         require(
@@ -50,7 +52,7 @@ class Index:
         )  # fmt: skip
         self._batch_bytes = free // 3
         lists: ListsOfIndex
-        if KeptLists.bytes_needed(opened) <= free // 2:
+        if keep_lists and KeptLists.bytes_needed(opened) <= free // 2:
             lists = KeptLists(opened)
         else:
             # Three chunks, and as much again for the queries and their results.
@@ -204,7 +206,11 @@ class Index:
 
 
 def open_index(
-    path: str | Path, *, memory: str | int | None = None, threads: int | None = None
+    path: str | Path,
+    *,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    keep_lists: bool = True,
 ) -> Index:
     """Open an index for searching.
 
@@ -219,6 +225,9 @@ def open_index(
         Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the machine's memory.
     threads : int, optional
         Threads to scan with. Not given: all processors.
+    keep_lists : bool
+        Keep every list once it was read, if half of the memory left holds them all. Without
+        it, or in less memory, every search reads the lists it wants from their files.
 
     Raises
     ------
@@ -231,7 +240,10 @@ def open_index(
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
     opened = OpenedIndex(path)
     try:
-        return Index(opened, memory_bytes=memory_bytes, threads=threads or default_threads())
+        return Index(
+            opened, memory_bytes=memory_bytes, threads=threads or default_threads(),
+            keep_lists=keep_lists,
+        )  # fmt: skip
     except BaseException:
         opened.close()
         raise
