@@ -20,7 +20,7 @@ class OpenedIndex:
     """Manifest, model and slice files of an index.
 
     Opening reads and checks everything but the lists: those are checked when read. It
-    takes memory for centroids and for 32 bytes a list.
+    takes memory for centroids and for about 48 bytes a list.
 
     Attributes
     ----------

@@ -581,6 +581,38 @@ done:
     return result;
 }
 
+static PyObject *py_scores(PyObject *self, PyObject *args)
+{
+    int level;
+    Py_ssize_t d;
+    PyObject *o_x, *o_packed, *o_half, *o_out, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, npacked, nhalf, nout;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "inOOOO:scores", &level, &d, &o_x, &o_packed, &o_half, &o_out) ||
+        !check_level(level) || !check_positive("d", d))
+        return NULL;
+    const float *x, *packed, *half;
+    float *out;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
+        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !(out = take(&all, o_out, "out", 'f', 1, &nout)))
+        goto done;
+    const size_t n = nx / (size_t)d, room = (n + 5) / 6 * 6;
+    if (!check_product("x", nx, n, (size_t)d) ||
+        !check_panels("packed", npacked, nhalf, (size_t)d, panel_places(level)) ||
+        !check_product("out", nout, room, nhalf))
+        goto done;
+    Py_BEGIN_ALLOW_THREADS;
+    AT_LEVEL(level, score_rows, x, n, (size_t)d, packed, half, nhalf, out);
+    Py_END_ALLOW_THREADS;
+    result = Py_NewRef(Py_None);
+done:
+    release(&all);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"best_level", py_best_level, METH_NOARGS,
      "best_level() -> int\n\n0 baseline, 1 AVX2 and FMA, 2 AVX-512F."},
@@ -595,6 +627,8 @@ static PyMethodDef methods[] = {
      "accumulate(level, d, x, list_no, sums, counts or None, col_start, col_stop)"},
     {"smallest_k", py_smallest_k, METH_VARARGS,
      "smallest_k(level, m, k, scores, out_index, out_value)"},
+    {"scores", py_scores, METH_VARARGS,
+     "scores(level, d, x, packed, half, out)\n\nout has rows for the next multiple of six."},
     {"nearest", py_nearest, METH_VARARGS,
      "nearest(level, d, k, x, packed, half, out_index, out_value)"},
     {NULL, NULL, 0, NULL},

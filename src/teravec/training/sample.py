@@ -107,4 +107,12 @@ def _draw_rows(ntotal: int, n: int, seed: int) -> npt.NDArray[np.int64]:
     if n == ntotal:
         return np.arange(ntotal)
     rng = np.random.default_rng([seed, 1])
-    return np.sort(rng.choice(ntotal, n, replace=False, shuffle=False))
+    if 2 * n > ntotal:
+        return np.sort(rng.choice(ntotal, n, replace=False, shuffle=False))
+    # Memory for the sample's rows, not for the source's, which ``choice`` may take.
+    rows = np.empty(0, np.int64)
+    while len(rows) < n:
+        more = rng.integers(0, ntotal, n - len(rows) + 64)
+        rows = np.unique(np.concatenate([rows, more]))
+    surplus = rng.choice(len(rows), len(rows) - n, replace=False, shuffle=False)
+    return np.delete(rows, surplus)

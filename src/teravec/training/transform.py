@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
-from teravec.kernels.product import affine
+from teravec.kernels.product import AffineMap
 
 __all__ = ["Transform", "TransformKind", "train_transform"]
 
@@ -73,7 +74,12 @@ class Transform:
         """Transform vectors (n, d_in) into (n, d_out), float32."""
         if self.matrix is None:
             return vectors
-        return affine(vectors, self.matrix, self.offset, threads)
+        return self._map.apply(vectors, threads)
+
+    @cached_property
+    def _map(self) -> AffineMap:
+        assert self.matrix is not None
+        return AffineMap(self.matrix, self.offset)
 
     def packed(self) -> Float32 | None:
         """Matrix and offset side by side, (d_out, d_in + 1), as it is stored."""
