@@ -1,10 +1,10 @@
-"""How good a search is: recall, speed and bytes, against the effort."""
+"""How good and how costly searches of an index are, against the true neighbours."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,104 +17,215 @@ from teravec.search.stats import SearchStats
 
 __all__ = ["Evaluation", "evaluate", "recall_at"]
 
-_SINGLE_QUERIES = 100  # asked one by one, for the latency
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_ALONE = 100  # queries searched one at a time, for latencies
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a search at one nprobe found and cost.
+    """Recall and cost at one nprobe.
 
     Parameters
     ----------
     nprobe : int
+        Lists read a query, at most nlist.
+    k : int
     recall : float
-        Share of the true k nearest among the k returned.
+        Recall@k over all queries.
     queries_per_s : float
-        All queries as one batch.
+        All queries in one call; the median of the repeats.
     latency_p50_s, latency_p99_s : float
-        Of queries asked one by one.
-    bytes_per_query, lists_per_query, codes_per_query : float
-        Of queries asked one by one: what each reads and scans.
+        Seconds of a query searched alone, over up to 100 of them spread evenly, after the
+        batch: lists may be in the page cache.
+    bytes_per_query : float
+        Read from the files for a query searched alone, ids included.
+    batch_bytes_per_query : float
+        The same in the batch, where each list is read once for all queries that want it.
+    lists_per_query, codes_per_query : float
+        Lists and codes scanned for a query, on average over all.
     """
 
     nprobe: int
+    k: int
     recall: float
     queries_per_s: float
     latency_p50_s: float
     latency_p99_s: float
     bytes_per_query: float
+    batch_bytes_per_query: float
     lists_per_query: float
     codes_per_query: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As a JSON-able dict."""
+        """Names and values, fit for JSON."""
         return asdict(self)
 
 
-def recall_at(found: npt.NDArray[np.int64], true: npt.NDArray[np.int64], k: int) -> float:
-    """Share of the true k nearest among the k returned, over all queries.
+def recall_at(found_ids: Int64, true_ids: Int64, k: int) -> float:
+    """Share of the true k nearest among the k returned.
+
+    By id: where distances tie at the k-th place, a neighbour that is as near as the true one
+    may count as missed.
 
     Parameters
     ----------
-    found, true : ndarray of shape (n, at least k), int64
-        Best first; -1 where there is none.
-    """
-    hits = sum(
-        len(np.intersect1d(one[one != -1], other[other != -1]))
-        for one, other in zip(found[:, :k], true[:, :k], strict=True)
-    )
-    return hits / max(1, int((true[:, :k] != -1).sum()))
+    found_ids, true_ids : ndarray of shape (n, k or more), int64
+        The first k of each row count; -1 is none; an id counts once a row.
+    k : int
 
-
-def evaluate(
-    index: Index, queries: npt.NDArray[np.float32], truth: Neighbors, k: int, nprobes: Sequence[int]
-) -> list[Evaluation]:
-    """Search all queries at each nprobe and compare with the truth.
-
-    Parameters
-    ----------
-    queries : ndarray of shape (n, d)
-    truth : Neighbors
-        Exact neighbours of the same queries, at least k of each.
+    Returns
+    -------
+    float
+        0 to 1.
 
     Raises
     ------
     InvalidArgument
-        Truth and queries do not fit each other.
+        Shapes that do not fit each other or k; no true neighbour at all.
     """
-    if len(queries) == 0:
-        raise InvalidArgument("there are no queries")
-    if len(truth.ids) != len(queries):
+    found, true = np.asarray(found_ids), np.asarray(true_ids)
+    _check_ids(found, "found ids", k)
+    _check_ids(true, "true ids", k)
+    if len(found) != len(true):
         raise InvalidArgument(
-            f"ground truth of {len(truth.ids):,} queries found, {len(queries):,} expected"
+            f"results of {len(found):,} queries found, {len(true):,} expected as in the truth"
         )
-    if truth.ids.shape[1] < k:
+    both = np.concatenate([found[:, :k], true[:, :k]])
+    # An id's number among all, then one number for a pair of query and id.
+    numbers = np.unique(both, return_inverse=True)[1].reshape(both.shape)
+    pairs = numbers + np.tile(np.arange(len(found)), 2)[:, None] * both.size
+    known = both != -1
+    n = len(found)
+    found_pairs = np.unique(pairs[:n][known[:n]])
+    true_pairs = np.unique(pairs[n:][known[n:]])
+    if not len(true_pairs):
+        raise InvalidArgument("no true neighbours found: every id is -1")
+    hits = np.intersect1d(found_pairs, true_pairs, assume_unique=True)
+    return len(hits) / len(true_pairs)
+
+
+def evaluate(
+    index: Index,
+    queries: Float32,
+    truth: Neighbors,
+    k: int,
+    nprobes: Sequence[int],
+    *,
+    repeat: int = 1,
+) -> list[Evaluation]:
+    """Search with each nprobe, and compare with the truth.
+
+    Parameters
+    ----------
+    index : Index
+        Nothing else should search it meanwhile: its counts are taken for ours.
+    queries : ndarray of shape (nq, d), float32
+    truth : Neighbors
+        At least k for each query.
+    k : int
+    nprobes : sequence of int
+        More than nlist is taken as nlist.
+    repeat : int
+        Times that all queries, and those alone, are searched.
+
+    Returns
+    -------
+    list of Evaluation
+        One for each nprobe, in order.
+
+    Raises
+    ------
+    InvalidArgument
+        Truth of other queries, of fewer neighbours than k, or of ids not in the index.
+    """
+    queries = np.asarray(queries)
+    _check_truth(index, queries, truth, k)
+    if repeat < 1 or not nprobes or min(nprobes) < 1:
         raise InvalidArgument(
-            f"ground truth of {truth.ids.shape[1]} neighbours found, at least k = {k} expected"
+            f"nprobe {list(nprobes)} and repeat {repeat} found, numbers of at least 1 expected"
         )
-    return [_evaluate(index, queries, truth, k, nprobe) for nprobe in nprobes]
+    capped = [min(nprobe, index.nlist) for nprobe in nprobes]
+    return [_evaluate(index, queries, truth, k, nprobe, repeat) for nprobe in capped]
 
 
 def _evaluate(
-    index: Index, queries: npt.NDArray[np.float32], truth: Neighbors, k: int, nprobe: int
+    index: Index, queries: Float32, truth: Neighbors, k: int, nprobe: int, repeat: int
 ) -> Evaluation:
-    started = time.perf_counter()
-    _, ids = index.search(queries, k, nprobe)
-    batch_s = time.perf_counter() - started
-    few = queries[:: max(1, len(queries) // _SINGLE_QUERIES)][:_SINGLE_QUERIES]
-    before, times = SearchStats(**vars(index.stats)), []
-    for i in range(len(few)):
+    before = replace(index.stats)
+    seconds = []
+    for _ in range(repeat):
         started = time.perf_counter()
-        index.search(few[i : i + 1], k, nprobe)
-        times.append(time.perf_counter() - started)
-    after = index.stats
+        _, ids = index.search(queries, k, nprobe)
+        seconds.append(time.perf_counter() - started)
+    batch = _difference(index.stats, before)
+    before = replace(index.stats)
+    latencies = _latencies(index, queries, k, nprobe, repeat)
+    alone = _difference(index.stats, before)
     return Evaluation(
-        nprobe=min(nprobe, index.nlist),
+        nprobe=nprobe,
+        k=k,
         recall=recall_at(ids, truth.ids, k),
-        queries_per_s=len(queries) / batch_s,
-        latency_p50_s=float(np.median(times)),
-        latency_p99_s=float(np.quantile(times, 0.99)),
-        bytes_per_query=(after.bytes_read - before.bytes_read) / len(few),
-        lists_per_query=(after.lists_wanted - before.lists_wanted) / len(few),
-        codes_per_query=(after.codes_scanned - before.codes_scanned) / len(few),
+        queries_per_s=len(queries) / float(np.median(seconds)),
+        latency_p50_s=float(np.percentile(latencies, 50)),
+        latency_p99_s=float(np.percentile(latencies, 99)),
+        bytes_per_query=alone.bytes_read / alone.queries,
+        batch_bytes_per_query=batch.bytes_read / batch.queries,
+        lists_per_query=batch.lists_wanted / batch.queries,
+        codes_per_query=batch.codes_scanned / batch.queries,
     )
+
+
+def _latencies(index: Index, queries: Float32, k: int, nprobe: int, repeat: int) -> list[float]:
+    count = min(_ALONE, len(queries))
+    rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
+    seconds = []
+    for row in np.tile(rows, repeat).tolist():
+        started = time.perf_counter()
+        index.search(queries[row : row + 1], k, nprobe)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _difference(after: SearchStats, before: SearchStats) -> SearchStats:
+    return SearchStats(
+        **{
+            field.name: getattr(after, field.name) - getattr(before, field.name)
+            for field in fields(SearchStats)
+        }
+    )
+
+
+def _check_ids(ids: Int64, what: str, k: int) -> None:
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or not 1 <= k <= ids.shape[1]:
+        raise InvalidArgument(
+            f"{what} {ids.dtype} of shape {ids.shape} found, "
+            f"integers of shape (n, {k} or more) expected for k {k}"
+        )
+
+
+def _check_truth(index: Index, queries: Float32, truth: Neighbors, k: int) -> None:
+    if queries.ndim != 2 or not len(queries):
+        raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, d) expected")
+    n, most = truth.ids.shape
+    if n != len(queries):
+        raise InvalidArgument(
+            f"true neighbours of {n:,} queries found, {len(queries):,} expected, as queries given"
+        )
+    if not 1 <= k <= most:
+        raise InvalidArgument(f"k is {k}; 1 to {most}, the true neighbours a query, expected")
+    ids = truth.ids[:, :k]
+    short = np.flatnonzero((ids == -1).any(axis=1))
+    if len(short):
+        raise InvalidArgument(
+            f"query {short[0]} has {int((ids[short[0]] >= 0).sum())} true neighbours, {k} expected"
+        )
+    if index.manifest.source.get("id_column") is None and (
+        ids.max() >= index.ntotal or ids.min() < 0
+    ):
+        worst = int(ids.max() if ids.max() >= index.ntotal else ids.min())
+        raise InvalidArgument(
+            f"true neighbour {worst} found, ids of 0 to {index.ntotal - 1} expected: "
+            "the truth is not of the vectors in this index"
+        )
