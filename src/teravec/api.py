@@ -7,6 +7,7 @@ from pathlib import Path
 
 from teravec import building
 from teravec.building import Resources
+from teravec.errors import InvalidArgument
 from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
@@ -29,6 +30,8 @@ def resources(
 ) -> Resources:
     """Memory, threads and progress as users write them, checked."""
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
+    if memory_bytes < 1 or (threads is not None and threads < 1):
+        raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
     return Resources(memory_bytes, threads or 0, progress or NoProgress())
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 from teravec.engines.threads import default_threads
-from teravec.errors import InvalidArgument, MissingFile, storage_errors
+from teravec.errors import InvalidArgument, InvalidSource, MissingFile, storage_errors
 from teravec.index.manifest import Manifest, SliceEntry, read_manifest, write_manifest
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
@@ -61,8 +62,35 @@ def train_model(
     resources: Resources,
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
-    record = begin_build(paths, source, options, layout)
-    return _train(source, record, paths, resources)
+    with _nothing_left_of_bad_input(paths):
+        record = begin_build(paths, source, options, layout)
+        return _train(source, record, paths, resources)
+
+
+@contextmanager
+def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
+    """Remove a build that the body began if its input turns out to be bad.
+
+    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
+    """
+    there = paths.root.is_dir()
+    kept = set(paths.root.iterdir()) if there else set()
+    try:
+        yield
+    except InvalidArgument as error:
+        trained = (paths.model / "model.json").exists()
+        begun = paths.build not in kept and paths.build.exists()
+        if begun and (isinstance(error, InvalidSource) or not trained):
+            _remove_new(paths.root, there, kept)
+        raise
+
+
+def _remove_new(root: Path, there: bool, kept: set[Path]) -> None:
+    with storage_errors(root, "remove"):
+        for path in () if not there else set(root.iterdir()) - kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not there:
+            shutil.rmtree(root)
 
 
 def _train(
@@ -146,8 +174,9 @@ def build_index(
     """Train, shard and merge; a rerun does only what is missing."""
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
-    record = begin_build(paths, source, options, layout)
-    if not paths.manifest.exists():
-        _train(source, record, paths, resources)
-        shard_rows(source, paths, None, resources)
+    with _nothing_left_of_bad_input(paths):
+        record = begin_build(paths, source, options, layout)
+        if not paths.manifest.exists():
+            _train(source, record, paths, resources)
+            shard_rows(source, paths, None, resources)
     return merge_shards(paths, keep_shards=keep_shards, resources=resources)

@@ -8,49 +8,102 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import teravec
+from teravec.cli.main import app
 from tests.conftest import clustered, write_fbin
+from tests.faults.conftest import tree
+
+OPTIONS = ["--nlist", "64", "--niter", "3", "--shards", "3", "--slices", "2", "--sample", "3000"]
+
+
+def resize(mount: Path, kib: int) -> None:
+    """Give the disk another size."""
+    subprocess.run(["mount", "-o", f"remount,size={kib}k", str(mount)], check=True)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty tmpfs of 1 MiB."""
+    """An empty tmpfs of 4 KiB: one page."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a tmpfs needs root")
     mount = tmp_path / "disk"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)]
-    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield mount
-    subprocess.run(["umount", "-l", str(mount)], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(mount)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"this machine does not let a tmpfs be mounted: {done.stderr.strip()}")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_full_disk_is_an_error_and_a_resumable_build(small_disk: Path, tmp_path: Path) -> None:
+def run(*arguments: object) -> tuple[int, list[str]]:
+    """Exit code, and lines on standard error."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stderr.splitlines()
+
+
+def test_build_goes_on_with_more_room(small_disk: Path, tmp_path: Path) -> None:
     source = write_fbin(tmp_path / "x.fbin", clustered(20_000, 32))
-    arguments = {"nlist": 64, "niter": 3, "shards": 3, "slices": 2, "sample": 10_000}
-    teravec.build(source, tmp_path / "whole", **arguments)  # type: ignore[arg-type]
-    expected = {
-        path.relative_to(tmp_path / "whole"): path.read_bytes()
-        for path in (tmp_path / "whole").rglob("*")
-        if path.is_file()
-    }
-    index: Path = small_disk / "i"
-    failures: list[str] = []
-    for kib in range(1024, 8192, 128):
-        subprocess.run(["mount", "-o", f"remount,size={kib}k", str(small_disk)], check=True)
-        try:
-            teravec.build(source, index, **arguments)  # type: ignore[arg-type]
+    build = ["build", source, *OPTIONS, "-q", "--out"]
+    assert run(*build, tmp_path / "whole", "--keep-shards") == (0, [])
+    whole = tree(tmp_path / "whole")
+    index, stopped = small_disk / "i", []
+    (small_disk / "filler").write_bytes(bytes(4096))
+    for kib in (4, 8, 16, 64, *range(256, 4096, 128)):
+        resize(small_disk, kib)
+        code, lines = run(*build, index)
+        if code == 0:
             break
-        except teravec.StorageError as error:
-            failures.append(str(error))
-            assert not list(index.rglob("*.tmp"))
-    assert len(failures) >= 4
-    for message in failures:
-        assert "no space left" in message
-        assert str(index) in message
-        assert "\n" not in message
-    found = {p.relative_to(index): p.read_bytes() for p in index.rglob("*") if p.is_file()}
-    assert found == expected
+        assert code == 2, lines
+        assert len(lines) == 1, lines
+        named = Path(lines[0].removeprefix("teravec: ").split(":")[0])
+        assert named.is_relative_to(index), lines
+        assert named != index
+        assert lines[0].endswith("no space left on the disk")
+        stopped.append(named.parent.name)
+        (small_disk / "filler").unlink(missing_ok=True)
+        for name, data in tree(index).items():
+            assert not name.endswith(".tmp")
+            assert name.startswith("training") or data == whole[name], name
+    assert {"i", "training", "shards", "slices"} <= set(stopped), stopped
+    assert run("merge", "--out", tmp_path / "whole", "-q") == (0, [])
+    assert tree(index) == tree(tmp_path / "whole")
+
+
+def test_results_that_do_not_fit(small_disk: Path, tmp_path: Path) -> None:
+    source = write_fbin(tmp_path / "x.fbin", clustered(2000, 8))
+    assert run("build", source, "--out", tmp_path / "i", "--nlist", "4", "-q") == (0, [])
+    for extension in (".npz", ".ibin", ".bin", ".npy", ".ivecs", ".parquet"):
+        out = small_disk / f"r{extension}"
+        code, lines = run("search", tmp_path / "i", source, "--out", out)
+        assert code == 2
+        assert len(lines) == 1
+        assert str(out) in lines[0]
+        assert "no space left" in lines[0]
+        assert tree(small_disk) == {}
+
+
+def test_exports_and_ground_truth_that_do_not_fit(small_disk: Path, tmp_path: Path) -> None:
+    source = write_fbin(tmp_path / "x.fbin", clustered(2000, 8))
+    assert run("build", source, "--out", tmp_path / "i", "--nlist", "4", "-q") == (0, [])
+    out = small_disk / "gt.bin"
+    for command in (
+        ["export-faiss", tmp_path / "i", small_disk / "x.faiss", "-q"],
+        ["groundtruth", source, source, "--out", out, "-k", "20", "-q"],
+    ):
+        code, lines = run(*command)
+        assert code == 2
+        assert len(lines) == 1
+        assert "no space left" in lines[0]
+        assert tree(small_disk) == {}
+    resize(small_disk, 1024)
+    assert run(*command)[0] == 0
+    assert sorted(tree(small_disk)) == ["gt.bin"]
 
 
 def test_read_only_disk_is_an_error(small_disk: Path, tmp_path: Path) -> None:
@@ -58,3 +111,7 @@ def test_read_only_disk_is_an_error(small_disk: Path, tmp_path: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(teravec.StorageError, match="read-only"):
         teravec.build(source, small_disk / "i")
+    code, lines = run("build", source, "--out", small_disk / "i", "-q")
+    assert code == 2
+    assert len(lines) == 1
+    assert str(small_disk / "i") in lines[0]

@@ -32,6 +32,10 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
                 message = " ".join(str(error).split())
                 print(f"teravec: {message}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
+            except OSError as error:  # of a look at a path that we may not see
+                why = "no permission" if isinstance(error, PermissionError) else error.strerror
+                print(f"teravec: {error.filename}: {why}", file=sys.stderr)
+                raise typer.Exit(2) from None
             except MemoryError:
                 print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
                 raise typer.Exit(2) from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-from teravec.errors import OutputExists
+from teravec.errors import OutputExists, storage_errors
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.export import ExportedIndex, write_faiss_index
 from teravec.progress import Progress
@@ -35,7 +35,9 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         A list is damaged; no file is left.
     """
     path = Path(out)
-    if path.exists():
+    with storage_errors(path, "write"):
+        taken = path.exists()
+    if taken:
         raise OutputExists(f"{path} exists")
     with OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, MissingFile
+from teravec.errors import CorruptFile, MissingFile, storage_errors
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 
@@ -96,8 +96,10 @@ def read_manifest(paths: IndexPaths) -> Manifest:
         There is no index, or its build is not finished.
     CorruptFile, IncompatibleVersion
     """
-    if not paths.manifest.exists():
-        raise MissingFile(_why_missing(paths))
+    with storage_errors(paths.manifest, "read"):
+        missing = None if paths.manifest.exists() else _why_missing(paths)
+    if missing:
+        raise MissingFile(missing)
     content = read_json(paths.manifest, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:

@@ -282,8 +282,10 @@ def accumulate(
 def half_norms(centroids: Floats) -> Floats:
     """``|c|**2 / 2`` of every row, summed in float64 so that equal rows give equal values."""
     half = np.empty(len(centroids), np.float32)
-    for i in range(0, len(centroids), 8192):
-        half[i : i + 8192] = 0.5 * np.square(centroids[i : i + 8192], dtype=np.float64).sum(axis=1)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and k-means says so
+        for i in range(0, len(centroids), 8192):
+            rows = centroids[i : i + 8192]
+            half[i : i + 8192] = 0.5 * np.square(rows, dtype=np.float64).sum(axis=1)
     return half
 
 

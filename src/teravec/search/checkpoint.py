@@ -94,6 +94,8 @@ def remove_checkpoint(checkpoint: Path) -> None:
         return
     remove(checkpoint / _STATE)  # first: without it, nothing resumes from the arrays
     _remove_arrays(checkpoint)
+    for left_over in checkpoint.glob("*.tmp"):  # by a kill, while it was written
+        remove(left_over)
     with storage_errors(checkpoint, "remove"):
         if not any(checkpoint.iterdir()):
             checkpoint.rmdir()

@@ -129,12 +129,18 @@ def _survey(
 
 
 def _is_sealed(path: Path, lists: ListRange, ntotal: int, options: MergeOptions) -> bool:
-    """Whether a sealed file at ``path`` is the slice that is wanted; another is an error."""
+    """Whether a sealed file at ``path`` is the slice that is wanted, checked to its last byte.
+
+    One of another model is an error; one of other lists is to be written anew.
+    """
     if not path.exists():
         return False
     with ListFile(path) as file:
         file.check_belongs(model=options.model_tag, code_size=options.code_size)
-        return file.lists == lists and file.header.ntotal == ntotal
+        if file.lists != lists or file.header.ntotal != ntotal:
+            return False
+    verify_lists(path)  # the shards, which could mend it, are about to go
+    return True
 
 
 @contextmanager
