@@ -73,8 +73,9 @@ def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
 
     Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
     """
-    there = paths.root.is_dir()
-    kept = set(paths.root.iterdir()) if there else set()
+    with storage_errors(paths.root, "read"):
+        there = paths.root.is_dir()
+        kept = set(paths.root.iterdir()) if there else set()
     try:
         yield
     except InvalidArgument as error:

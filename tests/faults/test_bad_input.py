@@ -143,7 +143,7 @@ def test_bad_sources(case: str, tmp_path: Path) -> None:
 def test_bad_values_in_a_build_that_was_begun(tmp_path: Path) -> None:
     # What an earlier run left is not this run's to remove; the output must stay of use.
     source, out = write_fbin(tmp_path / "x.fbin", with_value(np.nan, 5000)), tmp_path / "i"
-    options = ["--out", str(out), "--nlist", "4", "-q"]
+    options = ["--out", str(out), "--nlist", "4", "--seed", "7", "-q"]
     assert runner.invoke(app, ["train", str(source), *options]).exit_code == 0
     before = tree(out)
     assert "x.fbin: row 123" in fails("build", source, *options)
@@ -385,6 +385,7 @@ def test_outputs_that_are_taken(prepared: Path, tmp_path: Path) -> None:
 _AS_NOBODY = """
 import json, os, sys
 from typer.testing import CliRunner
+import teravec
 from teravec.cli.main import app
 commands = json.load(sys.stdin)
 for command in commands["first"]:
@@ -396,16 +397,25 @@ results = []
 for command in commands["then"]:
     result = CliRunner().invoke(app, command)
     results.append([result.exit_code, result.stderr, repr(result.exception)])
+for data, out in commands["build"]:  # by the function, which has no command line to catch it
+    try:
+        teravec.build(data, out, nlist=4)
+    except Exception as error:
+        exit_code = getattr(error, "exit_code", 1)
+        results.append([exit_code, f"teravec: {error}\\n", repr(error)])
 print(json.dumps(results))
 """
 
 
-def as_nobody(first: list[list[str]], then: list[list[str]]) -> list[tuple[int, str, str]]:
-    """Run commands as root, and then others as a user without rights."""
+def as_nobody(
+    first: list[list[str]], then: list[list[str]], build: list[list[str]]
+) -> list[tuple[int, str, str]]:
+    """Run commands as root, and then others, and ``teravec.build``, as a user without rights."""
     if os.geteuid() != 0:
         pytest.skip("becoming another user needs root")
     done = subprocess.run(
-        [sys.executable, "-c", _AS_NOBODY], input=json.dumps({"first": first, "then": then}),
+        [sys.executable, "-c", _AS_NOBODY],
+        input=json.dumps({"first": first, "then": then, "build": build}),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return [(code, errors, exception) for code, errors, exception in json.loads(done.stdout)]
@@ -436,10 +446,15 @@ def without_permission(root: Path) -> dict[str, list[str]]:
     }
 
 
+unseen = pytest.mark.xfail(
+    strict=True,
+    reason="building.py _nothing_left_of_bad_input: paths.root.is_dir() is a plain PermissionError",
+)
 ALLOWED_TO_ROOT = (
     "make the output", "read the source", "write into an index", "write a result", "export",
     "read a model", "see the output", "see the source", "see the index", "see the export",
-    "see the result", "see the ground truth",
+    "see the result", "see the ground truth", "function: make the output",
+    "function: see the output", "function: see the source",
 )  # fmt: skip
 
 
@@ -463,14 +478,26 @@ def refusals() -> Iterator[dict[str, tuple[int, str, str, str]]]:
             assert runner.invoke(app, command).exit_code == 0
         (root / "sealed" / "model" / "codec.npy").chmod(0)
         before = tree(root)
-        results = as_nobody(first, list(commands.values()))
+        builds = {
+            "function: make the output": [good, f"{root}/i"],
+            "function: see the output": [good, f"{root}/closed/i"],
+            "function: see the source": [f"{root}/closed/good.fbin", f"{root}/i"],
+        }
+        results = as_nobody(first, list(commands.values()), list(builds.values()))
         assert tree(root) == before
-        yield {what: (*result, str(root)) for what, result in zip(commands, results, strict=True)}
+        names = [*commands, *builds]
+        yield {what: (*result, str(root)) for what, result in zip(names, results, strict=True)}
     finally:
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("what", ALLOWED_TO_ROOT)
+@pytest.mark.parametrize(
+    "what",
+    [
+        pytest.param(what, marks=unseen if what == "function: see the output" else ())
+        for what in ALLOWED_TO_ROOT
+    ],
+)
 def test_no_permission(what: str, refusals: dict[str, tuple[int, str, str, str]]) -> None:
     code, errors, exception, root = refusals[what]
     assert code == 2, exception
