@@ -446,10 +446,6 @@ def without_permission(root: Path) -> dict[str, list[str]]:
     }
 
 
-unseen = pytest.mark.xfail(
-    strict=True,
-    reason="building.py _nothing_left_of_bad_input: paths.root.is_dir() is a plain PermissionError",
-)
 ALLOWED_TO_ROOT = (
     "make the output", "read the source", "write into an index", "write a result", "export",
     "read a model", "see the output", "see the source", "see the index", "see the export",
@@ -491,13 +487,7 @@ def refusals() -> Iterator[dict[str, tuple[int, str, str, str]]]:
         shutil.rmtree(root)
 
 
-@pytest.mark.parametrize(
-    "what",
-    [
-        pytest.param(what, marks=unseen if what == "function: see the output" else ())
-        for what in ALLOWED_TO_ROOT
-    ],
-)
+@pytest.mark.parametrize("what", ALLOWED_TO_ROOT)
 def test_no_permission(what: str, refusals: dict[str, tuple[int, str, str, str]]) -> None:
     code, errors, exception, root = refusals[what]
     assert code == 2, exception
