@@ -190,7 +190,10 @@ def test_interrupt_leaves_a_resumable_build(
     at: str, commands: Commands, source: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "teravec", *map(str, build(source, tmp_path / "i"))]
+    # A shell's background jobs ignore SIGINT, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     while not (tmp_path / "i" / at).exists():
         assert process.poll() is None
         time.sleep(0.0005)
