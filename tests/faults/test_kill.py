@@ -200,7 +200,7 @@ def test_interrupt_leaves_a_resumable_build(
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Traceback" not in errors, errors
+    assert len(errors.splitlines()) == 1
     assert "run the same again to continue" in errors
     assert not list((tmp_path / "i").rglob("*.tmp"))
     assert commands.run(*build(source, tmp_path / "i")) == 0

@@ -82,19 +82,14 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
         No space, no permission, or a failed write.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with (
-        storage_errors(path, "write"),
-        os.fdopen(_locked(temporary, path), "r+b", buffering=0) as file,
-    ):
+    with storage_errors(path, "write"):
         try:
-            os.ftruncate(file.fileno(), 0)
-            yield file
-            os.fsync(file.fileno())
-            if verify is not None:
-                verify(temporary)
-            temporary.rename(path)
+            with os.fdopen(_locked(temporary, path), "r+b", buffering=0) as file:
+                yield from _filling(file, temporary, path, verify)
+        except OutputExists:
+            raise
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            _remove_unlocked(temporary)  # Ctrl-C may come before there is anything to close
             raise
     sync_directory(path.parent)
 
@@ -102,6 +97,36 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
 def byte_view(array: npt.NDArray[Any]) -> memoryview:
     """The bytes of a C-contiguous array, without a copy; writable if the array is."""
     return array.reshape(-1).view(np.uint8).data
+
+
+def _filling(
+    file: BinaryIO, temporary: Path, path: Path, verify: Callable[[Path], None] | None
+) -> Iterator[BinaryIO]:
+    try:
+        os.ftruncate(file.fileno(), 0)
+        yield file
+        os.fsync(file.fileno())
+        if verify is not None:
+            verify(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # while its lock is ours
+        raise
+
+
+def _remove_unlocked(temporary: Path) -> None:
+    """Remove a temporary file that no writer holds."""
+    try:
+        fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        temporary.unlink(missing_ok=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def _locked(temporary: Path, path: Path) -> int:
@@ -118,8 +143,10 @@ def _locked(temporary: Path, path: Path) -> int:
                 return fd
         except FileNotFoundError:
             pass
-        except BlockingIOError as error:
+        except BaseException as error:
             os.close(fd)
+            if not isinstance(error, BlockingIOError):
+                raise
             raise OutputExists(f"{path}: another process is writing this file now") from error
         os.close(fd)
 
