@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.storage.list_runs import list_runs
+
 __all__ = ["Chunk", "plan_chunks"]
 
 Int64 = npt.NDArray[np.int64]
@@ -50,16 +52,10 @@ def plan_chunks(list_nos: Int64, sizes: Int64, row_bytes: int, chunk_bytes: int)
         A list that is larger is cut into parts.
     """
     rows_each = max(1, chunk_bytes // row_bytes)
-    stops = np.cumsum(sizes)
-    start = 0
-    while start < len(list_nos):
-        before = int(stops[start] - sizes[start])
-        stop = int(np.searchsorted(stops, before + rows_each, side="right"))
-        if stop > start:
+    for start, stop, fits in list_runs(sizes, rows_each):
+        if fits:
             yield Chunk(list_nos[start:stop], 0, sizes[start:stop])
-        else:
-            stop = start + 1
-            for row in range(0, int(sizes[start]), rows_each):
-                count = min(rows_each, int(sizes[start]) - row)
-                yield Chunk(list_nos[start:stop], row, np.array([count], np.int64), whole=False)
-        start = stop
+            continue
+        for row in range(0, int(sizes[start]), rows_each):
+            count = min(rows_each, int(sizes[start]) - row)
+            yield Chunk(list_nos[start:stop], row, np.array([count], np.int64), whole=False)

@@ -17,6 +17,7 @@ import xxhash
 
 from teravec.engines.threads import ordered_map
 from teravec.storage.files import byte_view
+from teravec.storage.list_runs import list_runs
 from teravec.storage.listfile import ID_BYTES, ListFile
 
 __all__ = ["Piece", "Window", "concatenate", "plan_windows"]
@@ -59,17 +60,11 @@ def plan_windows(
     """
     rows_each = max(1, window_bytes // row_bytes)
     totals = np.sum(np.asarray(sizes), axis=0) if len(sizes) > 1 else sizes[0]
-    stops = np.cumsum(totals)
-    start = 0
-    while start < len(totals):
-        before = int(stops[start] - totals[start])
-        stop = int(np.searchsorted(stops, before + rows_each, side="right"))
-        if stop > start:
+    for start, stop, fits in list_runs(totals, rows_each):
+        if fits:
             yield Window(start, stop)
         else:
-            stop = start + 1
             yield from _pieces(start, [int(s[start]) for s in sizes], rows_each)
-        start = stop
 
 
 def _pieces(position: int, sizes: list[int], rows_each: int) -> Iterator[Piece]:
