@@ -12,23 +12,9 @@ from hypothesis import strategies as st
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
 from teravec.kernels.assignment import CentroidAssigner, accumulate, half_norms
+from tests.kernels.conftest import LEVELS, use
 
-LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
 needs_native = pytest.mark.skipif(compiled.native is None, reason="installed without compiler")
-
-
-def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
-    """Run the fallback (-1) or the compiled kernels at a level."""
-    if level < 0:
-        monkeypatch.setattr(compiled, "native", None)
-    else:
-        monkeypatch.setattr(compiled, "level", level)
-
-
-@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    use(monkeypatch, request.param)
-    return int(request.param)
 
 
 def squared(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:

@@ -14,22 +14,7 @@ from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.kernels.nearest import ExactQuantizer, smallest_k
-
-LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
-
-
-def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
-    """Run the fallback (-1) or the compiled kernels at a level."""
-    if level < 0:
-        monkeypatch.setattr(compiled, "native", None)
-    else:
-        monkeypatch.setattr(compiled, "level", level)
-
-
-@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    use(monkeypatch, request.param)
-    return int(request.param)
+from tests.kernels.conftest import LEVELS, use
 
 
 def check(scores: np.ndarray, k: int, threads: int = 1) -> None:

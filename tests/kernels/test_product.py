@@ -5,19 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teravec.kernels import native as compiled
 from teravec.kernels.product import AffineMap
-
-LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
-
-
-@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    if request.param < 0:
-        monkeypatch.setattr(compiled, "native", None)
-    else:
-        monkeypatch.setattr(compiled, "level", request.param)
-    return int(request.param)
 
 
 @pytest.mark.parametrize(("n", "d", "m"), [(0, 3, 3), (1, 1, 1), (7, 96, 96), (9000, 40, 17)])

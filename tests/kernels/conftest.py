@@ -1,0 +1,24 @@
+"""Every instruction set of the kernels, and the fallback, in one session."""
+
+from __future__ import annotations
+
+import pytest
+
+from teravec.kernels import native as compiled
+
+LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
+
+
+def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    """Run the fallback (-1) or the compiled kernels at a level."""
+    if level < 0:
+        monkeypatch.setattr(compiled, "native", None)
+    else:
+        monkeypatch.setattr(compiled, "level", level)
+
+
+@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a test at each level."""
+    use(monkeypatch, request.param)
+    return int(request.param)
