@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from teravec.errors import ForeignFile
+from teravec.errors import ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest, SliceEntry, read_manifest
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
@@ -31,15 +31,26 @@ class OpenedIndex:
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list.
     bounds : ndarray of shape (nslices + 1,), int64
-        First list of each slice, and nlist.
+        First list of each open slice, and the end of the last.
+    lists : tuple of int
+        Lists [start, stop) that can be read: all, or those that were asked for.
+
+    Parameters
+    ----------
+    root : path-like
+    lists : tuple of int, optional
+        Open only the slices that hold some of lists [start, stop); the others' files need
+        not be there.
 
     Raises
     ------
+    InvalidArgument
+        Lists that the index does not have.
     MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
         Names the file that is not what the manifest says.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, lists: tuple[int, int] | None = None) -> None:
         self.paths = IndexPaths(Path(root))
         self.manifest: Manifest = read_manifest(self.paths)
         self.model = Model.read(self.paths.model)
@@ -49,15 +60,24 @@ class OpenedIndex:
                 f"{self.model.description.checksum} found, "
                 f"{self.manifest.model} expected by {self.paths.manifest}"
             )
+        self.lists = start, stop = lists or (0, self.manifest.nlist)
+        if not 0 <= start < stop <= self.manifest.nlist:
+            raise InvalidArgument(
+                f"lists {start}:{stop} asked for; the index has {self.manifest.nlist:,}"
+            )
         self.slices: list[ListFile] = []
         try:
             for entry in self.manifest.slices:
-                self.slices.append(self._open_slice(entry))
+                if entry.lists[0] < stop and entry.lists[1] > start:
+                    self.slices.append(self._open_slice(entry))
         except BaseException:
             self.close()
             raise
-        self.sizes = np.concatenate([file.sizes for file in self.slices])
-        self.bounds = np.array([0, *(file.lists[1] for file in self.slices)], np.int64)
+        self.sizes = np.zeros(self.manifest.nlist, np.int64)
+        for file in self.slices:
+            self.sizes[slice(*file.lists)] = file.sizes
+        first = self.slices[0].lists[0]
+        self.bounds = np.array([first, *(file.lists[1] for file in self.slices)], np.int64)
 
     def _open_slice(self, entry: SliceEntry) -> ListFile:
         path = self.paths.root / entry.file
@@ -73,7 +93,7 @@ class OpenedIndex:
 
     @property
     def ntotal(self) -> int:
-        """Vectors held."""
+        """Vectors held by the index, in all of its slices."""
         return self.manifest.ntotal
 
     @property

@@ -60,27 +60,26 @@ class Batch:
     resources : SearchResources
     queries : ndarray of shape (nq, d_index), float32
         Prepared by the model.
-    nprobe : int
+    list_nos : ndarray of shape (nq, nprobe), int64
+        Lists to visit, distinct within a row, in any order; -1 is none.
+    distances : ndarray of shape (nq, nprobe), float32
+        Squared distance to the list's centroid (l2), or inner product with it.
     stats : SearchStats
         Counts what the batch costs.
     """
 
     def __init__(
-        self, resources: SearchResources, queries: Float32, nprobe: int, stats: SearchStats
-    ) -> None:
+        self, resources: SearchResources, queries: Float32, list_nos: Int64, distances: Float32,
+        stats: SearchStats,
+    ) -> None:  # fmt: skip
         self._resources, self._stats = resources, stats
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.pool, stats)
-        started = time.perf_counter()
-        list_nos, distances = resources.index.model.nearest_lists(
-            self._queries, nprobe, resources.threads
-        )
-        list_nos[resources.index.sizes[list_nos] == 0] = -1
+        list_nos = np.where(resources.index.sizes[list_nos] == 0, -1, list_nos)
         # In list order, so that results do not depend on how lists fall into chunks.
         order = np.argsort(list_nos, axis=1, kind="stable")
         self._list_nos = np.take_along_axis(list_nos, order, axis=1)
         self._distances = np.take_along_axis(distances, order, axis=1)
-        stats.coarse_s += time.perf_counter() - started
         stats.queries += len(queries)
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:

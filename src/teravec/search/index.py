@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from teravec.index.opened import OpenedIndex
 from teravec.kernels.scanner import ListScanner
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.effort import Effort
 from teravec.search.lists import KeptLists, ListsOfIndex, StreamedLists
 from teravec.search.reader import read_pool
 from teravec.search.stats import SearchStats
@@ -118,16 +120,75 @@ class Index:
         CorruptFile
             A list fails its checksum; names the file and the list.
         """
-        queries, nprobe = self._checked(queries, nprobe)
-        if not 1 <= k <= self.ntotal:
-            raise InvalidArgument(f"k is {k}; 1 to {self.ntotal:,} (ntotal) expected")
+        queries, effort = self._checked(queries), self._effort(nprobe)
+        self._check_k(k)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self._batch_rows(nprobe, k)
+        rows = self._batch_rows(effort.nprobe, k)
         for start in range(0, len(queries), rows):
-            batch = self._batch(queries[start : start + rows], nprobe)
-            distances[start : start + rows], ids[start : start + rows] = batch.top_k(k)
+            part = slice(start, start + rows)
+            wanted = self.nearest_lists(queries[part], effort)
+            distances[part], ids[part] = self.search_lists(*wanted, k)
         return distances, ids
+
+    def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
+        """Do a search's first step: prepare queries, and choose the lists that each visits.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), float32
+        effort : Effort
+
+        Returns
+        -------
+        prepared : ndarray of shape (nq, d_index), float32
+            Scaled and transformed, as ``search_lists`` takes them.
+        list_nos : ndarray of shape (nq, effort.nprobe), int64
+            Best first; -1 where fewer lists are worth a visit.
+        distances : ndarray of shape (nq, effort.nprobe), float32
+            Squared distance to the list's centroid (l2), or inner product with it.
+        """
+        started = time.perf_counter()
+        model = self._opened.model
+        prepared = model.prepare(queries)
+        list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
+        self.stats.coarse_s += time.perf_counter() - started
+        return prepared, list_nos, distances
+
+    def search_lists(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int
+    ) -> tuple[Float32, Int64]:
+        """Do a search's other steps: the k nearest of each query among lists chosen for it.
+
+        Parameters
+        ----------
+        prepared, list_nos, distances
+            As ``nearest_lists`` returns them. Lists in any order, distinct within a row; all
+            within the lists that were opened.
+        k : int
+
+        Returns
+        -------
+        distances : ndarray of shape (nq, k), float32, best first
+        ids : ndarray of shape (nq, k), int64, -1 for none
+
+        Raises
+        ------
+        InvalidArgument
+            A list that was not opened, or shapes that do not fit.
+        CorruptFile
+        """
+        self._check_k(k)
+        return self._batch(prepared, list_nos, distances).top_k(k)
+
+    def range_search_lists(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
+    ) -> tuple[Int64, Float32, Int64]:
+        """All vectors within the radius among lists chosen for each query.
+
+        Parameters as for ``search_lists``, returns as ``range_search``.
+        """
+        return self._batch(prepared, list_nos, distances).within(_checked_radius(radius))
 
     def range_search(
         self, queries: Float32, radius: float, nprobe: int
@@ -152,29 +213,42 @@ class Index:
         ------
         InvalidArgument, CorruptFile
         """
-        queries, nprobe = self._checked(queries, nprobe)
-        if not np.isfinite(radius):
-            raise InvalidArgument(f"radius is {radius}; a finite number expected")
-        rows = self._batch_rows(nprobe, 0)
-        parts = [
-            self._batch(queries[start : start + rows], nprobe).within(float(radius))
-            for start in range(0, len(queries), rows)
-        ]
+        queries, effort = self._checked(queries), self._effort(nprobe)
+        radius = _checked_radius(radius)
+        rows = self._batch_rows(effort.nprobe, 0)
+        parts = []
+        for start in range(0, len(queries), rows):
+            wanted = self.nearest_lists(queries[start : start + rows], effort)
+            parts.append(self.range_search_lists(*wanted, radius))
         counts = [np.diff(lims) for lims, _, _ in parts]
         lims = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *counts]))])
         distances = np.concatenate([np.empty(0, np.float32), *(d for _, d, _ in parts)])
         ids = np.concatenate([np.empty(0, np.int64), *(i for _, _, i in parts)])
         return lims.astype(np.int64), distances, ids
 
-    def _batch(self, queries: Float32, nprobe: int) -> Batch:
-        return Batch(self._resources, self._opened.model.prepare(queries), nprobe, self.stats)
+    def _batch(self, prepared: Float32, list_nos: Int64, distances: Float32) -> Batch:
+        shape = (len(prepared), self._opened.model.description.d_index)
+        fits = list_nos.ndim == 2 and len(list_nos) == len(prepared)
+        if prepared.shape != shape or not fits or distances.shape != list_nos.shape:
+            raise InvalidArgument(
+                f"prepared queries {prepared.shape}, lists {list_nos.shape} and distances "
+                f"{distances.shape} do not fit each other and {shape[1]} dimensions"
+            )
+        start, stop = self._opened.lists
+        if list_nos.size:
+            low, high = int(np.where(list_nos < 0, start, list_nos).min()), int(list_nos.max())
+            if list_nos.min() < -1 or low < start or high >= stop:
+                raise InvalidArgument(
+                    f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
+                )
+        return Batch(self._resources, prepared, list_nos, distances, self.stats)
 
     def _batch_rows(self, nprobe: int, k: int) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         row_bytes = 2 * 4 * self.d + 60 * nprobe + 80 * k
         return max(1, self._batch_bytes // row_bytes)
 
-    def _checked(self, queries: Float32, nprobe: int) -> tuple[Float32, int]:
+    def _checked(self, queries: Float32) -> Float32:
         queries = np.asarray(queries)
         if queries.ndim != 2 or queries.shape[1] != self.d:
             raise InvalidArgument(
@@ -185,13 +259,20 @@ class Index:
         queries = np.ascontiguousarray(queries, np.float32)
         if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
             raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
+        return queries
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.ntotal:
+            raise InvalidArgument(f"k is {k}; 1 to {self.ntotal:,} (ntotal) expected")
+
+    def _effort(self, nprobe: int) -> Effort:
         if nprobe < 1:
             raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
         if nprobe > self.nlist:
             log.warning(
                 "nprobe %d is more than the %d lists there are; using all", nprobe, self.nlist
             )
-        return queries, min(nprobe, self.nlist)
+        return Effort(min(nprobe, self.nlist))
 
     def close(self) -> None:
         """Close files and end threads; the index is of no use afterwards."""
@@ -205,12 +286,19 @@ class Index:
         self.close()
 
 
+def _checked_radius(radius: float) -> float:
+    if not np.isfinite(radius):
+        raise InvalidArgument(f"radius is {radius}; a finite number expected")
+    return float(radius)
+
+
 def open_index(
     path: str | Path,
     *,
     memory: str | int | None = None,
     threads: int | None = None,
     keep_lists: bool = True,
+    lists: tuple[int, int] | None = None,
 ) -> Index:
     """Open an index for searching.
 
@@ -228,6 +316,9 @@ def open_index(
     keep_lists : bool
         Keep every list once it was read, if half of the memory left holds them all. Without
         it, or in less memory, every search reads the lists it wants from their files.
+    lists : tuple of int, optional
+        Open only lists [start, stop), for ``search_lists``: of the slices, only the files that
+        hold some of them need be there. ``search`` needs all lists.
 
     Raises
     ------
@@ -238,7 +329,7 @@ def open_index(
     if threads is not None and threads < 1:
         raise InvalidArgument(f"threads is {threads}; at least 1 expected")
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
-    opened = OpenedIndex(path)
+    opened = OpenedIndex(path, lists=lists)
     try:
         return Index(
             opened, memory_bytes=memory_bytes, threads=threads or default_threads(),

@@ -88,8 +88,8 @@ class KeptLists:
         self._sizes, self._code_size = index.sizes, index.manifest.code_size
         self._starts = np.cumsum(index.sizes) - index.sizes
         self._buffers = {
-            "codes": np.empty(index.ntotal * self._code_size, np.uint8),
-            "ids": np.empty(index.ntotal * ID_BYTES, np.uint8),
+            "codes": np.empty(int(index.sizes.sum()) * self._code_size, np.uint8),
+            "ids": np.empty(int(index.sizes.sum()) * ID_BYTES, np.uint8),
         }
         self._kept = {part: np.zeros(len(index.sizes), bool) for part in self._buffers}
         self._lock = threading.Lock()
@@ -97,7 +97,7 @@ class KeptLists:
     @staticmethod
     def bytes_needed(index: OpenedIndex) -> int:
         """Memory that all codes and ids take."""
-        return index.ntotal * (index.manifest.code_size + ID_BYTES)
+        return int(index.sizes.sum()) * (index.manifest.code_size + ID_BYTES)
 
     def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[tuple[Chunk, ListsInMemory]]:
         """Codes of the lists, in one chunk; those not there yet are read."""
