@@ -60,20 +60,26 @@ def write_lists(path: Path, lists: Lists, cuts: list[int] | None = None, **heade
         return writer.finish()
 
 
-def file_bytes(lists: Lists, header: ListFileHeader) -> bytes:
+def file_bytes(lists: Lists, header: ListFileHeader, block_lists: int = 4096) -> bytes:
     """The whole file, from the format's description alone."""
     head = b"TVLISTS\0" + struct.pack(
-        "<IIQQQQQQ", 1, header.code_size, header.list_start, header.list_stop, header.row_start,
+        "<IIQQQQQQ", 2, header.code_size, header.list_start, header.list_stop, header.row_start,
         header.row_stop, header.ntotal, header.model,
     ) + bytes(56)  # fmt: skip
     head += struct.pack("<Q", xxhash.xxh3_64_intdigest(head))
     codes, ids = lists.codes.tobytes(), lists.ids.astype("<i8").tobytes()
     each = [lists.list_of(i) for i in range(len(lists.sizes))]
-    table = np.concatenate([
+    columns = [
         lists.sizes.astype("<u8"),
         np.array([xxhash.xxh3_64_intdigest(c.tobytes()) for c, _ in each], "<u8"),
         np.array([xxhash.xxh3_64_intdigest(i.tobytes()) for _, i in each], "<u8"),
-    ]).tobytes()  # fmt: skip
-    seal = xxhash.xxh3_64_intdigest(head + table)
+    ]
+    table, directory = b"".join(column.tobytes() for column in columns), b""
+    for start in range(0, len(lists.sizes), block_lists):
+        block = b"".join(column[start : start + block_lists].tobytes() for column in columns)
+        checksum = xxhash.xxh3_64_intdigest(block)
+        directory += struct.pack("<QQ", int(lists.starts[start]), checksum)
+    seal = xxhash.xxh3_64_intdigest(head + directory)
     at = len(head) + len(codes) + len(ids)
-    return head + codes + ids + table + struct.pack("<QQQ", seal, at, 0) + b"TVLISTS\0"
+    footer = struct.pack("<QQQ", seal, at, 0) + b"TVLISTS\0"
+    return head + codes + ids + table + directory + footer

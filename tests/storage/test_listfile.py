@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, MissingFile
-from teravec.storage import listfile
+from teravec.storage import listfile, listtable
 from teravec.storage.listfile import ListFile, verify_lists
 from tests.storage.damage import flipped, truncated
 from tests.storage.lists import file_bytes, header_of, random_lists, write_lists
@@ -29,22 +29,25 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12)
     code_size=st.integers(1, 9),
     list_start=st.integers(0, 5),
     cuts=st.lists(st.integers(0, 60), max_size=6),
-    table_chunk=st.integers(1, 5),
+    block_lists=st.integers(1, 5),
+    read_blocks=st.integers(1, 3),
     data=st.data(),
 )
 def test_written_in_any_pieces_reads_back(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], code_size: int, list_start: int,
-    cuts: list[int], table_chunk: int, data: st.DataObject,
+    cuts: list[int], block_lists: int, read_blocks: int, data: st.DataObject,
 ) -> None:  # fmt: skip
     path = tmp_path_factory.getbasetemp() / "random.lists"
     lists = random_lists(sizes, code_size)
-    seal = write_lists(path, lists, cuts, list_start=list_start)
     header = header_of(lists, list_start)
-    assert path.read_bytes() == file_bytes(lists, header)
+    with patch.object(listtable, "BLOCK_LISTS", block_lists):
+        seal = write_lists(path, lists, cuts, list_start=list_start)
+    assert path.read_bytes() == file_bytes(lists, header, block_lists)
     first = data.draw(st.integers(0, len(sizes)))
     stop = data.draw(st.integers(first, len(sizes)))
     with (
-        patch.object(listfile, "_TABLE_CHUNK", table_chunk),
+        patch.object(listtable, "BLOCK_LISTS", block_lists),
+        patch.object(listtable, "_READ_BLOCKS", read_blocks),
         patch.object(listfile, "_VERIFY_BYTES", 20),
         ListFile(path) as file,
         ListFile(path, lists=(list_start + first, list_start + stop)) as part,
@@ -113,10 +116,10 @@ def test_truncation_after_opening_is_found(path: Path) -> None:
 
 def test_other_version_and_missing_file(path: Path) -> None:
     data = bytearray(path.read_bytes())
-    struct.pack_into("<I", data, 8, 2)
+    struct.pack_into("<I", data, 8, 3)
     struct.pack_into("<Q", data, 120, xxhash.xxh3_64_intdigest(data[:120]))
     path.write_bytes(data)
-    with pytest.raises(IncompatibleVersion, match="version 2, version 1 expected"):
+    with pytest.raises(IncompatibleVersion, match="version 3, version 2 expected"):
         ListFile(path)
     with pytest.raises(MissingFile):
         ListFile(path.with_name("no"))

@@ -6,12 +6,12 @@ One format serves shards (all lists of one id range) and slices (all ids of one 
     header   128 bytes: magic, version, code size, list range, row range, vectors, model
     codes    list after list: size[i] * code_size bytes each
     ids      list after list: size[i] int64 each
-    table    sizes, checksums of codes, checksums of ids: three arrays of one u64 a list
+    table    size and checksums of every list, and a directory of its blocks (listtable.py)
     footer   32 bytes: seal, offset of the table, magic
 
-The seal is the XXH3-64 of header and table; the table holds a checksum for every list, so
-the seal vouches for every byte, and a manifest that names the seal names the content.
-Offsets are sums of sizes: nothing in the file can disagree with itself.
+The seal is the XXH3-64 of header and directory; the directory holds a checksum for every block
+of the table, the table one for every list. So the seal vouches for every byte, and a manifest
+that names the seal names the content; and who reads some lists need not read the whole table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,15 @@ import xxhash
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
 from teravec.storage.files import byte_view, open_to_read, read_exactly, read_into, write_all
+from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
 
 __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_lists"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ID_BYTES = 8
 MAGIC = b"TVLISTS\x00"
 _HEADER = struct.Struct("<8sIIQQQQQQ56xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
-_TABLE_CHUNK = 1 << 17  # lists whose table entries are read at a time: 1 MiB
 _VERIFY_BYTES = 8 << 20
 _SYNC_BYTES = 16 << 20
 
@@ -96,7 +96,7 @@ class ListFileHeader:
     @property
     def file_size(self) -> int:
         """Bytes of the whole file."""
-        return self.table_offset + 3 * 8 * self.nlist + _FOOTER.size
+        return self.table_offset + table_size(self.nlist) + _FOOTER.size
 
     def pack(self) -> bytes:
         """The header's 128 bytes; the last 8 are the checksum of the others."""
@@ -209,30 +209,27 @@ class ListFileWriter:
         assert self._codes_at == header.ids_offset
         assert self._ids_at == header.table_offset
         head = header.pack()
-        table = [self._sizes.astype("<u8"), self._codes.values, self._ids.values]
         seal = xxhash.xxh3_64(head)
-        offset = header.table_offset
-        for column in table:
-            data = byte_view(column.astype("<u8", copy=False))
-            seal.update(data)
-            write_all(self._file, data, offset)
-            offset += len(data)
-        write_all(self._file, _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC), offset)
+        table = ListTable(self._sizes, self._codes.values, self._ids.values)
+        write_table(self._file, header.table_offset, table, seal)
+        footer = _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC)
+        write_all(self._file, footer, header.file_size - len(footer))
         write_all(self._file, head, 0)
         return seal.hexdigest()
-
-
-class _Table(NamedTuple):
-    sizes: Int64
-    code_checksums: UInt64
-    id_checksums: UInt64
 
 
 class ListFile:
     """A sealed list file, open for reading at random places.
 
-    Opening reads header, table and footer, and checks them against the seal and the file's
-    size. Codes and ids are checked, list by list, when they are read.
+    Opening reads header, directory, footer and the table's part for ``lists``, and checks them
+    against the seal and the file's size. Codes and ids are checked, list by list, when they
+    are read.
+
+    Parameters
+    ----------
+    path : Path
+    lists : tuple of int, optional
+        Keep the table's entries of lists [start, stop) only. Not given: of all lists.
 
     Attributes
     ----------
@@ -268,42 +265,17 @@ class ListFile:
             raise CorruptFile(
                 f"{path}: {found_size:,} bytes found, {self.header.file_size:,} expected"
             )
-        self.lists = lists or (self.header.list_start, self.header.list_stop)
-        table, seal, before = self._read_table(head)
+        header, seal = self.header, xxhash.xxh3_64(bytes(head))
+        reader = TableReader(self.fd, path, header.table_offset, header.nlist, header.ntotal, seal)
         footer = read_exactly(self.fd, _FOOTER.size, found_size - _FOOTER.size, path)
-        if footer != _FOOTER.pack(seal, self.header.table_offset, MAGIC):
-            raise CorruptFile(f"{path}: the table does not match the footer's seal")
-        self.seal = f"{seal:016x}"
-        self.sizes, self.code_checksums, self.id_checksums = table
-        self.starts = np.concatenate([[0], np.cumsum(self.sizes)]) + before
-        if lists is None and int(self.starts[-1]) != self.header.ntotal:
-            raise CorruptFile(
-                f"{path}: lists hold {int(self.starts[-1]):,} vectors, "
-                f"{self.header.ntotal:,} expected"
-            )
-
-    def _read_table(self, head: bytearray) -> tuple[_Table, int, int]:
-        """Stream the table through the seal; keep only the entries of ``self.lists``."""
-        first, stop = (x - self.header.list_start for x in self.lists)
-        assert 0 <= first <= stop <= self.header.nlist
-        seal = xxhash.xxh3_64(bytes(head))
-        columns, rows_before = [], 0
-        for column_no in range(3):
-            base = self.header.table_offset + column_no * 8 * self.header.nlist
-            kept = np.empty(stop - first, np.uint64)
-            for chunk in range(0, self.header.nlist, _TABLE_CHUNK):
-                chunk_stop = min(self.header.nlist, chunk + _TABLE_CHUNK)
-                data = read_exactly(self.fd, 8 * (chunk_stop - chunk), base + 8 * chunk, self.path)
-                seal.update(data)
-                values = np.frombuffer(data, "<u8")
-                if column_no == 0:
-                    rows_before += int(values[: max(0, first - chunk)].sum())
-                low, high = max(first, chunk), min(stop, chunk_stop)
-                if low < high:
-                    kept[low - first : high - first] = values[low - chunk : high - chunk]
-            columns.append(kept)
-        table = _Table(columns[0].astype(np.int64), columns[1], columns[2])
-        return table, seal.intdigest(), rows_before
+        if footer != _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC):
+            raise CorruptFile(f"{path}: header and directory do not match the footer's seal")
+        self.seal = seal.hexdigest()
+        self.lists = lists or (header.list_start, header.list_stop)
+        table = reader.read(*(list_no - header.list_start for list_no in self.lists))
+        self.sizes, self.code_checksums = table.sizes, table.code_checksums
+        self.id_checksums = table.id_checksums
+        self.starts = np.concatenate([[0], np.cumsum(self.sizes)]) + table.row
 
     def close(self) -> None:
         """Close the descriptor; the object is of no use afterwards."""
