@@ -132,15 +132,14 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
 
 
 def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list[SealedSlice]:
-    model = Model.read(paths.model)
+    model = ModelDescription.read(paths.model)
     shards = sealed_shards(paths)
     if not shards:
         raise MissingFile(f"{paths.shards}: there are no shards to merge")
     options = MergeOptions(
-        model.tag, model.code_size, model.nlist, record.ntotal, record.layout.slices,
-        resources.memory_bytes, resources.threads,
+        int(model.checksum, 16), model.code_size, model.nlist, record.ntotal,
+        record.layout.slices, resources.memory_bytes, resources.threads,
     )  # fmt: skip
-    del model  # its memory is the merge's now
     return merge(shards, paths, options, resources.progress)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from teravec.errors import MissingFile
 from teravec.memory import require
@@ -21,7 +22,7 @@ from teravec.slices.plan import (
     slice_ranges,
 )
 from teravec.storage.concatenation import concatenate
-from teravec.storage.files import make_directory, publishing
+from teravec.storage.files import allow_open_files, make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import (
     ID_BYTES,
@@ -33,9 +34,13 @@ from teravec.storage.listfile import (
 
 __all__ = ["MergeOptions", "SealedSlice", "merge"]
 
+Int64 = npt.NDArray[np.int64]
+
 log = logging.getLogger(__name__)
 
-_LARGEST_WINDOW = 16 << 20
+_WINDOW_BYTES = 16 << 20  # some processors' last cache; more buys nothing while shards are few
+_READ_BYTES = 4 << 20  # from each shard in a window: what a spinning disk wants between seeks
+_TABLE_ENTRY = 64  # bytes a list of a shard: its entry as read and kept, and its first row
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,14 @@ class MergeOptions:
     memory_bytes: int
     threads: int
 
-    @property
-    def window_bytes(self) -> int:
+    def window_bytes(self, nshards: int) -> int:
         """Bytes of a part of the concatenation, of which a few are in memory."""
-        return min(_LARGEST_WINDOW, self.memory_bytes // (4 * (self.threads + 2)))
+        wanted = max(_WINDOW_BYTES, nshards * _READ_BYTES)
+        return min(wanted, self.memory_bytes // (4 * (self.threads + 2)))
+
+    def span_lists(self, nshards: int) -> int:
+        """Lists whose entries of all shards' tables a quarter of the memory holds."""
+        return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * nshards))
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,10 @@ def merge(
         A shard is missing, belongs to another index, overlaps another or is damaged; the
         message names it, and no slice that holds its bytes is left behind.
     """
+    # All lists' entries of one shard, sums of sizes; a slice's while it is written.
     table_bytes = 8 * 8 * options.nlist
     require(table_bytes + (8 << 20), options.memory_bytes, f"merging {options.nlist:,} lists")
+    allow_open_files(len(shards))
     sizes, ordered = _survey(shards, options)
     row_bytes = options.code_size + ID_BYTES
     count = slice_count(options.slices, options.nlist, options.ntotal * row_bytes)
@@ -102,9 +113,10 @@ def merge(
     with progress.stage("merge", options.ntotal * row_bytes, "bytes") as bar:
         for number, lists in enumerate(slice_ranges(sizes, count)):
             path = paths.slice(number)
-            expected = int(sizes[lists[0] : lists[1]].sum())
+            wanted = sizes[slice(*lists)]
+            expected = int(wanted.sum())
             if not _is_sealed(path, lists, expected, options):
-                _write_slice(ordered, path, lists, options, bar)
+                _write_slice(ordered, path, lists, wanted, options, bar)
             else:
                 bar.advance(expected * row_bytes)
             with ListFile(path) as file:
@@ -112,9 +124,7 @@ def merge(
     return sealed
 
 
-def _survey(
-    shards: Sequence[Path], options: MergeOptions
-) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], list[Path]]:
+def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
     """Total size of each list, and the shards in row order, after checking that they fit."""
     if not shards:
         raise MissingFile("there are no shards to merge")
@@ -150,19 +160,22 @@ def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]
 
 
 def _write_slice(
-    shards: Sequence[Path], path: Path, lists: ListRange, options: MergeOptions, bar: Bar
-) -> None:
-    with _opened(shards, lists) as files:
-        sizes = np.sum([file.sizes for file in files], axis=0)
-        header = ListFileHeader(
-            options.code_size, *lists, 0, options.ntotal, int(sizes.sum()), options.model_tag
-        )
-        with (
-            publishing(path, verify=verify_lists) as out,
-            ListFileWriter(out, header, sizes) as writer,
-        ):
-            for codes, ids in concatenate(files, options.window_bytes, options.threads):
-                writer.write(codes, ids)
-                bar.advance(codes.nbytes + ids.nbytes)
-            seal = writer.finish()
+    shards: Sequence[Path], path: Path, lists: ListRange, sizes: Int64, options: MergeOptions,
+    bar: Bar,
+) -> None:  # fmt: skip
+    header = ListFileHeader(
+        options.code_size, *lists, 0, options.ntotal, int(sizes.sum()), options.model_tag
+    )
+    span = options.span_lists(len(shards))
+    with (
+        publishing(path, verify=verify_lists) as out,
+        ListFileWriter(out, header, sizes) as writer,
+    ):
+        for start in range(*lists, span):
+            with _opened(shards, (start, min(start + span, lists[1]))) as files:
+                window_bytes = options.window_bytes(len(shards))
+                for codes, ids in concatenate(files, window_bytes, options.threads):
+                    writer.write(codes, ids)
+                    bar.advance(codes.nbytes + ids.nbytes)
+        seal = writer.finish()
     log.info("slice %s sealed: lists %d to %d, seal %s", path.name, *lists, seal)

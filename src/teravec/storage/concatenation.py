@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.threads import ordered_map
-from teravec.storage.files import byte_view
+from teravec.storage.files import byte_view, read_scattered
 from teravec.storage.list_runs import list_runs
 from teravec.storage.listfile import ID_BYTES, ListFile
 
@@ -115,6 +115,7 @@ def _read_part(
 
 
 def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Bytes, Int64]:
+    """Read the window's lists straight to their places, and check each."""
     sizes = np.stack([file.sizes[start:stop] for file in files])
     totals = sizes.sum(0)
     codes = np.empty((int(totals.sum()), files[0].header.code_size), np.uint8)
@@ -122,29 +123,28 @@ def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Byte
     # Where, in the result, each file's part of each list begins.
     places = np.cumsum(totals) - totals + np.cumsum(sizes, axis=0) - sizes
     for file, counts, begins in zip(files, sizes, places, strict=True):
-        first, last = int(file.starts[start]), int(file.starts[stop])
-        file_codes, file_ids = file.read_codes(first, last), file.read_ids(first, last)
-        check_lists(file, start, stop, file_codes, file_ids)
-        own = np.cumsum(counts) - counts
-        rows = np.repeat(begins - own, counts) + np.arange(last - first)
-        codes[rows] = file_codes
-        ids[rows] = file_ids
+        row = int(file.starts[start])
+        sections = (
+            ("codes", byte_view(codes), codes.shape[1], file.code_offset(row)),
+            ("ids", byte_view(ids), ID_BYTES, file.id_offset(row)),
+        )
+        for part, whole, width, offset in sections:
+            bounds = zip(
+                (begins * width).tolist(), ((begins + counts) * width).tolist(), strict=True
+            )
+            views = [whole[low:high] for low, high in bounds]
+            read_scattered(file.fd, views, offset, file.path)
+            _check_lists(file, part, start, views)
     return codes, ids
 
 
-def check_lists(file: ListFile, start: int, stop: int, codes: Bytes, ids: Int64) -> None:
-    """Check the lists at positions [start, stop), read whole, against their checksums."""
-    bounds = (file.starts[start : stop + 1] - file.starts[start]).tolist()
-    parts = (
-        ("codes", byte_view(codes), file.header.code_size, file.code_checksums),
-        ("ids", byte_view(ids), ID_BYTES, file.id_checksums),
-    )
-    for name, data, width, expected in parts:
-        wanted = expected[start:stop].tolist()
-        for i, checksum in enumerate(wanted):
-            found = xxhash.xxh3_64_intdigest(data[bounds[i] * width : bounds[i + 1] * width])
-            if found != checksum:
-                raise file.damaged(file.lists[0] + start + i, name, found)
+def _check_lists(file: ListFile, part: str, start: int, views: list[memoryview]) -> None:
+    """Check consecutive lists, read whole, against their checksums."""
+    table = file.code_checksums if part == "codes" else file.id_checksums
+    found = np.array([xxhash.xxh3_64_intdigest(view) for view in views], np.uint64)
+    wrong = np.flatnonzero(found != table[start : start + len(views)])
+    if len(wrong):
+        raise file.damaged(file.lists[0] + start + int(wrong[0]), part, int(found[wrong[0]]))
 
 
 def _check_piece(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.errors import CorruptFile, OutputExists, storage_errors
+from teravec.errors import CorruptFile, OutputExists, StorageError, storage_errors
 
 __all__ = [
+    "allow_open_files",
     "byte_view",
     "check_size",
     "file_checksum",
@@ -24,12 +26,34 @@ __all__ = [
     "publishing",
     "read_exactly",
     "read_into",
+    "read_scattered",
     "remove",
     "sync_directory",
     "write_all",
 ]
 
 _READ_BYTES = 4 << 20
+_OTHER_FILES = 256  # descriptors for everything else that a process holds
+_MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # of one preadv
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit on descriptors, so that ``count`` more files can be open.
+
+    Raises
+    ------
+    StorageError
+        The system allows fewer.
+    """
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        if hard != resource.RLIM_INFINITY and hard < wanted:
+            raise StorageError(
+                f"{count:,} files must be open at once; this system allows {hard:,} descriptors "
+                "a process (ulimit -Hn)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def sync_directory(path: Path) -> None:
@@ -175,6 +199,28 @@ def check_size(path: Path, expected: int) -> None:
         found = path.stat().st_size
     if found != expected:
         raise CorruptFile(f"{path}: {found:,} bytes found, {expected:,} expected")
+
+
+def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: Path) -> None:
+    """Fill several buffers, one after another, from consecutive bytes at ``offset``.
+
+    Raises
+    ------
+    CorruptFile
+        The file ends too early.
+    StorageError
+    """
+    for start in range(0, len(views), _MOST_BUFFERS):
+        part = views[start : start + _MOST_BUFFERS]
+        wanted = sum(map(len, part))
+        with storage_errors(path, "read"):
+            count = os.preadv(fd, part, offset)
+        if count < wanted:  # the end of the file, or a read that was cut short
+            for view in part:
+                read_into(fd, view, offset, path)
+                offset += len(view)
+        else:
+            offset += wanted
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: Path) -> None:

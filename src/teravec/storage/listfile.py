@@ -20,6 +20,7 @@ import os
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from teravec.engines.threads import ahead
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
 from teravec.storage.files import byte_view, open_to_read, read_exactly, read_into, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
@@ -137,14 +139,17 @@ class _Checksums:
     def feed(self, data: memoryview) -> None:
         """Add the next bytes, a whole number of rows."""
         start, stop = self._row, self._row + len(data) // self._row_bytes
-        whole = int(np.searchsorted(self._stops, stop, side="right"))
+        first, whole = self._next_list, int(np.searchsorted(self._stops, stop, side="right"))
+        ends = ((self._stops[first:whole] - start) * self._row_bytes).tolist()
         position = 0
-        for list_no in range(self._next_list, whole):
-            end = (int(self._stops[list_no]) - start) * self._row_bytes
-            self._open.update(data[position:end])
-            self.values[list_no] = self._open.intdigest()
+        if ends:  # the list that earlier rows began
+            position = ends[0]
+            self._open.update(data[:position])
+            self.values[first] = self._open.intdigest()
             self._open.reset()
-            position = end
+            digest = xxhash.xxh3_64_intdigest
+            self.values[first + 1 : whole] = [digest(data[a:b]) for a, b in pairwise(ends)]
+            position = ends[-1]
         self._open.update(data[position:])
         self._next_list, self._row = whole, stop
 
@@ -345,9 +350,11 @@ def verify_lists(path: Path) -> None:
         for part, offset, row_bytes, expected in sections:
             checksums = _Checksums(file.sizes, row_bytes)
             rows_each = max(1, _VERIFY_BYTES // row_bytes)
-            for row in range(0, header.ntotal, rows_each):
-                length = min(rows_each, header.ntotal - row) * row_bytes
-                data = read_exactly(file.fd, length, offset + row * row_bytes, path)
+            pieces = (
+                (offset + row * row_bytes, min(rows_each, header.ntotal - row) * row_bytes)
+                for row in range(0, header.ntotal, rows_each)
+            )
+            for data in ahead(read_exactly(file.fd, size, at, path) for at, size in pieces):
                 checksums.feed(memoryview(data))
             checksums.feed(memoryview(b""))
             wrong = np.flatnonzero(checksums.values != expected)

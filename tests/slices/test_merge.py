@@ -1,0 +1,77 @@
+"""Merging in little memory: lists go span by span, and open files are counted."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teravec.errors import StorageError
+from teravec.progress import NoProgress
+from teravec.slices import merge as merging
+from teravec.slices.merge import MergeOptions, merge
+from teravec.storage.files import allow_open_files, publishing
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter
+from tests.storage.lists import random_lists
+
+MODEL, CODE_SIZE, NLIST = 77, 5, 40
+
+
+def _write_shards(paths: IndexPaths, count: int) -> tuple[list[Path], int]:
+    paths.shards.mkdir(parents=True)
+    rng = np.random.default_rng(8)
+    shards, row = [], 0
+    for seed in range(count):
+        lists = random_lists(rng.integers(0, 30, NLIST), CODE_SIZE, seed)
+        n = len(lists.ids)
+        header = ListFileHeader(CODE_SIZE, 0, NLIST, row, row + n, n, MODEL)
+        path = paths.shard(row, row + n)
+        with publishing(path) as file, ListFileWriter(file, header, lists.sizes) as writer:
+            writer.write(lists.codes, lists.ids)
+            writer.finish()
+        shards.append(path)
+        row += n
+    return shards, row
+
+
+@pytest.mark.parametrize("span", [1, 7, 40])
+def test_spans_of_lists_do_not_change_a_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int
+) -> None:
+    paths = IndexPaths(tmp_path)
+    shards, ntotal = _write_shards(paths, 3)
+    options = MergeOptions(MODEL, CODE_SIZE, NLIST, ntotal, 2, 64 << 20, 2)
+    whole = merge(shards, paths, options, NoProgress())
+    for path in paths.slices.iterdir():
+        path.unlink()
+    monkeypatch.setattr(merging.MergeOptions, "span_lists", lambda self, nshards: span)
+    monkeypatch.setattr(merging.MergeOptions, "window_bytes", lambda self, nshards: 400)
+    assert merge(shards, paths, options, NoProgress()) == whole
+    with ListFile(paths.slice(0)) as merged, ListFile(shards[0]) as first:
+        rows = slice(0, int(first.sizes[0]))
+        np.testing.assert_array_equal(
+            merged.read_ids(rows.start, rows.stop), first.read_ids(rows.start, rows.stop)
+        )
+
+
+def test_memory_bounds_spans_and_windows() -> None:
+    options = MergeOptions(MODEL, 72, 10_000_000, 10**12, 100, 8 << 30, 8)
+    assert options.span_lists(2000) * 2000 * 64 <= 2 << 30
+    assert options.window_bytes(2000) <= (8 << 30) // 40
+    assert options.window_bytes(4) == 16 << 20
+
+
+def test_more_files_than_the_system_allows_is_an_error() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+        allow_open_files(200)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 456
+        if hard != resource.RLIM_INFINITY:
+            with pytest.raises(StorageError, match="must be open at once"):
+                allow_open_files(hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
