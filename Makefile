@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-quick check format clean
 
-$(READY): pyproject.toml setup.py requirements.lock src/teravec/kernels/_native.c src/teravec/kernels/_native_kernels.h
+$(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -33,4 +33,4 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build demo-output src/teravec/kernels/_native*.so
+	rm -rf $(VENV) build demo-output src/teravec/kernels/*.so

@@ -8,13 +8,17 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "teravec.kernels._native",
-            sources=["src/teravec/kernels/_native.c"],
-            depends=["src/teravec/kernels/_native_kernels.h"],
+            f"teravec.kernels.{name}",
+            sources=[f"src/teravec/kernels/{name}.c"],
+            depends=[
+                "src/teravec/kernels/_native_common.h",
+                f"src/teravec/kernels/{name}_kernels.h",
+            ],
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,
         )
+        for name in ("_native", "_scan")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -1,26 +1,9 @@
 /* teravec.kernels._native: nearest centroid assignment, sums by list and k smallest values.
  *
  * Scores are |c|^2 / 2 - x.c in float32; the row's own |x|^2 changes no order and is added last.
- * Functions take contiguous buffers, check each one's element type, alignment and size against the
- * others, raise ValueError where they disagree, and compute with the interpreter lock released.
- * The caller must not change the buffers meanwhile. Kernels are in _native_kernels.h, compiled for
- * several instruction sets; `level` picks one.
+ * Kernels are in _native_kernels.h, compiled for several instruction sets; `level` picks one.
  */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
-
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__x86_64__)
-#define NATIVE_X86 1
-#include <immintrin.h>
-#else
-#define NATIVE_X86 0
-#endif
+#include "_native_common.h"
 
 /* Packed panels scanned per pass over the rows: half of a 512 KiB second-level cache. */
 #define RUN_BYTES ((size_t)192 * 1024)
@@ -152,122 +135,18 @@ static void sort_keys(uint64_t *keys, size_t n)
 #if NATIVE_X86
 #define VL 8
 #define NAME(x) x##_avx2
-#define FN __attribute__((target("avx2,fma"))) static
+#define FN AVX2_TARGET static
 #include "_native_kernels.h"
 
 #define VL 16
 #define NAME(x) x##_avx512
-#define FN __attribute__((target("avx512f,avx2,fma"))) static
+#define FN AVX512_TARGET static
 #include "_native_kernels.h"
-#endif
-
-static int best_level(void)
-{
-#if NATIVE_X86
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-        return 0;
-    return __builtin_cpu_supports("avx512f") ? 2 : 1;
-#else
-    return 0;
-#endif
-}
-
-/* Call a kernel at a level that check_level let through. */
-#if NATIVE_X86
-#define AT_LEVEL(level, call, ...)                                                               \
-    ((level) == 2 ? call##_avx512(__VA_ARGS__)                                                   \
-                  : (level) == 1 ? call##_avx2(__VA_ARGS__) : call##_base(__VA_ARGS__))
-#else
-#define AT_LEVEL(level, call, ...) call##_base(__VA_ARGS__)
 #endif
 
 static size_t panel_places(int level)
 {
     return (size_t)8 << level;
-}
-
-static int check_level(int level)
-{
-    if (level >= 0 && level <= best_level())
-        return 1;
-    PyErr_Format(PyExc_ValueError, "level is %d, this processor has 0 to %d", level, best_level());
-    return 0;
-}
-
-/* ------------------------------------------------------------------ buffers */
-
-enum { MAX_BUFFERS = 10 };
-
-typedef struct {
-    Py_buffer views[MAX_BUFFERS];
-    int count;
-} buffers_t;
-
-static void release(buffers_t *all)
-{
-    while (all->count)
-        PyBuffer_Release(&all->views[--all->count]);
-}
-
-/* The object's memory as `*length` elements of a type ('f', 'd', 'i' or 'q'); NULL on error. */
-static void *take(buffers_t *all, PyObject *object, const char *name, char type, int writable,
-                  size_t *length)
-{
-    static char empty[64] __attribute__((aligned(64)));
-    Py_buffer *view = &all->views[all->count];
-    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-    const Py_ssize_t size = type == 'd' || type == 'q' ? 8 : 4;
-    if (PyObject_GetBuffer(object, view, flags) < 0) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
-            PyErr_Clear();
-            PyErr_Format(PyExc_ValueError, "%s is not a contiguous%s buffer", name,
-                         writable ? " writable" : "");
-        }
-        return NULL;
-    }
-    all->count++;
-    const char found = view->format && !view->format[1] ? view->format[0] : '?';
-    const int same = found == type || (type == 'q' && found == 'l' && sizeof(long) == 8) ||
-                     (type == 'i' && found == 'l' && sizeof(long) == 4);
-    if (!same || view->itemsize != size) {
-        PyErr_Format(PyExc_ValueError, "%s has elements '%s', expected '%c'", name,
-                     view->format ? view->format : "?", type);
-        return NULL;
-    }
-    if ((uintptr_t)view->buf % (uintptr_t)size) {
-        PyErr_Format(PyExc_ValueError, "%s is not aligned to %zd bytes", name, size);
-        return NULL;
-    }
-    *length = (size_t)(view->len / size);
-    return *length ? view->buf : empty;
-}
-
-static int check_length(const char *name, size_t found, size_t expected)
-{
-    if (found == expected)
-        return 1;
-    PyErr_Format(PyExc_ValueError, "%s has %zu elements, expected %zu", name, found, expected);
-    return 0;
-}
-
-/* found must be a times b, without overflow. */
-static int check_product(const char *name, size_t found, size_t a, size_t b)
-{
-    size_t expected;
-    if (__builtin_mul_overflow(a, b, &expected)) {
-        PyErr_Format(PyExc_ValueError, "%s would have %zu times %zu elements", name, a, b);
-        return 0;
-    }
-    return check_length(name, found, expected);
-}
-
-static int check_positive(const char *name, Py_ssize_t value)
-{
-    if (value > 0 && value <= INT32_MAX)
-        return 1;
-    PyErr_Format(PyExc_ValueError, "%s is %zd, expected 1 to 2147483647", name, value);
-    return 0;
 }
 
 /* ------------------------------------------------------------------ functions */

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib import import_module
 from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Panels", "level", "native", "pack_panels"]
+__all__ = ["Panels", "level", "native", "pack_panels", "scanning"]
 
 _ALIGNMENT = 64  # bytes of a cache line, so that no vector load of a panel crosses one
 
 
-def _load() -> ModuleType | None:
+def _load(name: str) -> ModuleType | None:
     if os.environ.get("TERAVEC_NATIVE", "1") == "0":
         return None
     try:
-        from teravec.kernels import _native
+        return import_module(f"teravec.kernels.{name}")
     except ImportError:  # installed without a compiler
         return None
-    return _native
 
 
-native: ModuleType | None = _load()
+native: ModuleType | None = _load("_native")
 """``teravec.kernels._native``, or None: not compiled, or switched off by ``TERAVEC_NATIVE=0``."""
+
+scanning: ModuleType | None = _load("_scan")
+"""``teravec.kernels._scan``, or None."""
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

@@ -13,7 +13,6 @@ from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.scanner import ListScanner
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.effort import Effort
@@ -60,8 +59,11 @@ class Index:
             # Three chunks, and as much again for the queries and their results.
             lists = StreamedLists(opened, min(_LARGEST_CHUNK, free // 6))
         self._pool = read_pool()
-        scanner = ListScanner(opened.model.empty_ivf())
-        self._resources = SearchResources(opened, scanner, lists, self._pool, threads)
+        range_scanner = opened.model.faiss_scanner()
+        scanner = opened.model.scanner()
+        self._resources = SearchResources(
+            opened, scanner, range_scanner, lists, self._pool, threads
+        )
         self.stats = SearchStats()
 
     @property

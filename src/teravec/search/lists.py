@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from teravec.engines.threads import ahead
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.scanner import ListsInMemory
+from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.search.plan import Chunk, plan_chunks
 from teravec.search.reader import ListReader
 from teravec.storage.listfile import ID_BYTES
@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 class ListsOfIndex(Protocol):
     """Brings lists of an index into memory, verified."""
 
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[tuple[Chunk, ListsInMemory]]:
+    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
         """Codes of the lists (n,), ascending and distinct, in one or more chunks."""
 
     def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
@@ -44,13 +44,13 @@ class StreamedLists:
     def __init__(self, index: OpenedIndex, chunk_bytes: int) -> None:
         self._index, self._chunk_bytes = index, chunk_bytes
 
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[tuple[Chunk, ListsInMemory]]:
+    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
         """Codes of the lists, in chunks."""
         sizes, code_size = self._index.sizes[list_nos], self._index.manifest.code_size
 
-        def read(chunk: Chunk) -> tuple[Chunk, ListsInMemory]:
+        def read(chunk: Chunk) -> ListsInMemory:
             buffer, offsets = reader.read_codes(chunk)
-            return chunk, ListsInMemory(chunk.list_nos, chunk.counts, offsets, buffer)
+            return ListsInMemory(chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start)
 
         chunks = plan_chunks(list_nos, sizes, code_size, self._chunk_bytes)
         several = int(sizes.sum()) * code_size > self._chunk_bytes
@@ -99,12 +99,11 @@ class KeptLists:
         """Memory that all codes and ids take."""
         return int(index.sizes.sum()) * (index.manifest.code_size + ID_BYTES)
 
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[tuple[Chunk, ListsInMemory]]:
+    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
         """Codes of the lists, in one chunk; those not there yet are read."""
         self._keep("codes", self._code_size, list_nos, reader)
         counts, offsets = self._sizes[list_nos], self._starts[list_nos] * self._code_size
-        lists = ListsInMemory(list_nos, counts, offsets, self._buffers["codes"])
-        return iter([(Chunk(list_nos, 0, counts), lists)])
+        return iter([ListsInMemory(list_nos, counts, offsets, self._buffers["codes"])])
 
     def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
         """Ids of vectors."""

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import Codec, empty_ivf, flat_quantizer, quantizer_vectors
+from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.kernels.nearest import ExactQuantizer
@@ -219,6 +221,16 @@ class Model:
         return CentroidAssigner.grouped(
             self.centroids, seed=self.description.seed, threads=threads, margin=margin
         )
+
+    def scanner(self) -> CompiledScanner | FaissScanner:
+        """What finds the k best codes of lists in memory: the quickest that knows the codec."""
+        if CompiledScanner.scans(self.codec):
+            return CompiledScanner(self.codec, self.metric, self.centroids, self._parameters)
+        return self.faiss_scanner()
+
+    def faiss_scanner(self) -> FaissScanner:
+        """What scans lists in memory by Faiss's scanners, for any codec."""
+        return FaissScanner(self.empty_ivf(), self.metric)
 
     def empty_ivf(self) -> Any:
         """A trained Faiss IVF index without lists, on this model's quantizer."""

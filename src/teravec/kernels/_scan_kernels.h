@@ -1,0 +1,281 @@
+/* Kernels of _scan.c, included once per instruction set; hence no include guard.
+ *
+ * Before including, define
+ *   VL        float32 lanes of a vector register (4, 8 or 16)
+ *   NAME(x)   x with the instruction set's suffix
+ *   FN        storage class and target attribute of every function
+ *
+ * VL codes at a time are unpacked to rows of float32 in the first-level cache, and each query that
+ * wants the list is compared with all of them while they lie there. A distance is a sum over lanes,
+ * k = lane, lane + VL, ..., then over the lanes in a tree: it depends on query and code alone, not
+ * on which other queries or codes are scanned with them.
+ */
+
+#define VEC NAME(vec)
+#define VECU NAME(vecu)
+#define IVEC NAME(ivec)
+
+typedef float VEC __attribute__((vector_size(VL * 4)));
+typedef float VECU __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef int32_t IVEC __attribute__((vector_size(VL * 4)));
+
+#define LOAD(p) ((VEC) * (const VECU *)(p))
+#define STORE(p, v) (*(VECU *)(p) = (VECU)(v))
+
+/* ------------------------------------------------------------------ unpacking */
+
+/* One code's first d / VL * VL values as float32; the rest is unpack_tail's. */
+FN size_t NAME(unpack_flat)(const uint8_t *code, size_t d, float *out)
+{
+    memcpy(out, code, 4 * d);
+    return d;
+}
+
+FN size_t NAME(unpack_fp16)(const uint8_t *code, size_t d, float *out)
+{
+    size_t k = 0;
+#if NATIVE_X86 && VL == 16
+    for (; k + VL <= d; k += VL)
+        _mm512_storeu_ps(out + k, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(code + 2 * k))));
+#elif NATIVE_X86 && VL == 8
+    for (; k + VL <= d; k += VL)
+        _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(code + 2 * k))));
+#else
+    (void)code, (void)d, (void)out;
+#endif
+    return k;
+}
+
+FN size_t NAME(unpack_sq8)(const uint8_t *code, size_t d, float *out)
+{
+    size_t k = 0;
+#if NATIVE_X86 && VL == 16
+    for (; k + VL <= d; k += VL) {
+        const __m128i bytes = _mm_loadu_si128((const void *)(code + k));
+        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
+    }
+#elif NATIVE_X86 && VL == 8
+    for (; k + VL <= d; k += VL) {
+        const __m128i bytes = _mm_loadl_epi64((const void *)(code + k));
+        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+    }
+#else
+    (void)code, (void)d, (void)out;
+#endif
+    return k;
+}
+
+FN size_t NAME(unpack_sq4)(const uint8_t *code, size_t d, float *out)
+{
+    size_t k = 0;
+#if NATIVE_X86 && VL > 4
+    const __m128i low = _mm_set1_epi8(15);
+    for (; k + VL <= d; k += VL) {
+#if VL == 16
+        const __m128i pairs = _mm_loadl_epi64((const void *)(code + k / 2));
+#else
+        int32_t word;
+        memcpy(&word, code + k / 2, 4);
+        const __m128i pairs = _mm_cvtsi32_si128(word);
+#endif
+        const __m128i bytes = _mm_unpacklo_epi8(_mm_and_si128(pairs, low),
+                                                _mm_and_si128(_mm_srli_epi16(pairs, 4), low));
+#if VL == 16
+        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
+#else
+        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+#endif
+    }
+#else
+    (void)code, (void)d, (void)out;
+#endif
+    return k;
+}
+
+/* Four values lie in three bytes, the first in the lowest bits. Each 32-bit lane takes the two
+ * bytes that its six bits are in, and shifts them down. */
+FN size_t NAME(unpack_sq6)(const uint8_t *code, size_t d, float *out)
+{
+    size_t k = 0;
+#if NATIVE_X86 && VL == 16
+    const __m512i pick = _mm512_set_epi8(
+        -1, -1, -1, 11, -1, -1, 11, 10, -1, -1, 10, 9, -1, -1, 10, 9, -1, -1, -1, 8, -1, -1, 8, 7,
+        -1, -1, 7, 6, -1, -1, 7, 6, -1, -1, -1, 5, -1, -1, 5, 4, -1, -1, 4, 3, -1, -1, 4, 3, -1, -1,
+        -1, 2, -1, -1, 2, 1, -1, -1, 1, 0, -1, -1, 1, 0);
+    const __m512i shift = _mm512_set_epi32(2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0);
+    const __m512i low = _mm512_set1_epi32(63);
+    for (; k + VL <= d; k += VL) {
+        const __m128i packed = _mm_maskz_loadu_epi8(0x0fff, code + k / 4 * 3);
+        const __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(packed), pick);
+        const __m512i values = _mm512_and_si512(_mm512_srlv_epi32(bytes, shift), low);
+        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(values));
+    }
+#elif NATIVE_X86 && VL == 8
+    const __m256i pick =
+        _mm256_set_epi8(-1, -1, -1, 5, -1, -1, 5, 4, -1, -1, 4, 3, -1, -1, 4, 3, -1, -1, -1, 2, -1,
+                        -1, 2, 1, -1, -1, 1, 0, -1, -1, 1, 0);
+    const __m256i shift = _mm256_set_epi32(2, 4, 6, 0, 2, 4, 6, 0);
+    const __m256i low = _mm256_set1_epi32(63);
+    for (; k + VL <= d; k += VL) {
+        int64_t word = 0;
+        memcpy(&word, code + k / 4 * 3, 6);
+        const __m256i packed = _mm256_broadcastsi128_si256(_mm_cvtsi64_si128(word));
+        const __m256i bytes = _mm256_shuffle_epi8(packed, pick);
+        const __m256i values = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), low);
+        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(values));
+    }
+#else
+    (void)code, (void)d, (void)out;
+#endif
+    return k;
+}
+
+/* VL codes, or the `count` that there are, as rows of `stride` float32: value times step. */
+FN void NAME(unpack_tile)(const scan_t *s, const uint8_t *codes, size_t count, float *rows)
+{
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *code = codes + i * s->code_size;
+        float *row = rows + i * s->stride;
+        size_t done = 0;
+        switch (s->codec) {
+        case CODEC_FLAT: done = NAME(unpack_flat)(code, s->d, row); break;
+        case CODEC_FP16: done = NAME(unpack_fp16)(code, s->d, row); break;
+        case CODEC_SQ8: done = NAME(unpack_sq8)(code, s->d, row); break;
+        case CODEC_SQ6: done = NAME(unpack_sq6)(code, s->d, row); break;
+        case CODEC_SQ4: done = NAME(unpack_sq4)(code, s->d, row); break;
+        }
+        unpack_tail(s->codec, code, done, s->d, row);
+        if (s->step)
+            for (size_t k = 0; k < s->stride; k += VL)
+                STORE(row + k, LOAD(row + k) * LOAD(s->step + k));
+    }
+}
+
+/* ------------------------------------------------------------------ distances */
+
+/* Sums of pairs of neighbouring lanes: of a's in the lower half, of b's in the upper. */
+FN VEC NAME(add_pairs)(VEC a, VEC b)
+{
+#if VL == 16
+    const IVEC even = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    const IVEC odd = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+#elif VL == 8
+    const IVEC even = {0, 2, 4, 6, 8, 10, 12, 14}, odd = {1, 3, 5, 7, 9, 11, 13, 15};
+#else
+    const IVEC even = {0, 2, 4, 6}, odd = {1, 3, 5, 7};
+#endif
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+}
+
+/* Lane i is the sum of sums[i]'s lanes. */
+FN VEC NAME(add_lanes)(VEC *sums)
+{
+#pragma GCC unroll 16
+    for (int n = VL; n > 1; n /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < n / 2; i++)
+            sums[i] = NAME(add_pairs)(sums[2 * i], sums[2 * i + 1]);
+    return sums[0];
+}
+
+/* Squared distances of a query, less what the codes have in common, to VL rows. */
+FN VEC NAME(tile_l2)(const float *query, const float *rows, size_t stride)
+{
+    VEC sums[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++)
+        sums[i] = (VEC){0};
+    for (size_t k = 0; k < stride; k += VL) {
+        const VEC q = LOAD(query + k);
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++) {
+            const VEC apart = q - LOAD(rows + (size_t)i * stride + k);
+            sums[i] += apart * apart;
+        }
+    }
+    return NAME(add_lanes)(sums);
+}
+
+/* Negated inner products of a query with VL rows. */
+FN VEC NAME(tile_ip)(const float *query, const float *rows, size_t stride, float base)
+{
+    VEC sums[VL];
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++)
+        sums[i] = (VEC){0};
+    for (size_t k = 0; k < stride; k += VL) {
+        const VEC q = LOAD(query + k);
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; i++)
+            sums[i] -= q * LOAD(rows + (size_t)i * stride + k);
+    }
+    return NAME(add_lanes)(sums) - base;
+}
+
+FN uint32_t NAME(less_bits)(VEC a, float limit)
+{
+#if NATIVE_X86 && VL == 16
+    return (uint32_t)_mm512_cmp_ps_mask((__m512)a, _mm512_set1_ps(limit), _CMP_LT_OQ);
+#elif NATIVE_X86 && VL == 8
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, _mm256_set1_ps(limit), _CMP_LT_OQ));
+#else
+    uint32_t bits = 0;
+    for (int lane = 0; lane < VL; lane++)
+        bits |= (uint32_t)(a[lane] < limit) << lane;
+    return bits;
+#endif
+}
+
+/* ------------------------------------------------------------------ scanning */
+
+/* Compare one tile of `count` unpacked codes with the prepared queries of a group. */
+FN void NAME(scan_tile)(const scan_t *s, const work_t *w, size_t nqueries, size_t count,
+                        int64_t place)
+{
+    const uint32_t there = (uint32_t)((1ull << count) - 1);
+    for (size_t i = 0; i < nqueries; i++) {
+        const float *query = w->queries + i * s->stride;
+        const VEC found = s->similarity ? NAME(tile_ip)(query, w->rows, s->stride, w->base[i])
+                                        : NAME(tile_l2)(query, w->rows, s->stride);
+        float *best = w->best[i];
+        uint32_t bits = NAME(less_bits)(found, best[0]) & there;
+        for (; bits; bits &= bits - 1) {
+            const int lane = __builtin_ctz(bits);
+            if (found[lane] < best[0])
+                replace_worst(best, w->places[i], s->k, found[lane], place + lane);
+        }
+    }
+}
+
+/* All codes of one entry for all queries that want its list. */
+FN void NAME(scan_entry)(const scan_t *s, work_t *w, size_t entry)
+{
+    const size_t size = (size_t)s->sizes[entry];
+    const uint8_t *codes = s->codes + s->offsets[entry];
+    const int64_t place = s->list_nos[entry] << PLACE_BITS | s->row_starts[entry];
+    const size_t stop = (size_t)s->pair_starts[entry + 1];
+    for (size_t pair = (size_t)s->pair_starts[entry]; pair < stop; pair += GROUP) {
+        const size_t nqueries = stop - pair < GROUP ? stop - pair : GROUP;
+        prepare_queries(s, w, s->list_nos[entry], pair, nqueries);
+        for (size_t row = 0; row < size; row += VL) {
+            const size_t count = size - row < VL ? size - row : VL;
+            NAME(unpack_tile)(s, codes + row * s->code_size, count, w->rows);
+            NAME(scan_tile)(s, w, nqueries, count, place + (int64_t)row);
+        }
+    }
+}
+
+FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t first, size_t stop)
+{
+    for (size_t entry = first; entry < stop; entry++)
+        NAME(scan_entry)(s, w, entry);
+}
+
+#undef VEC
+#undef VECU
+#undef IVEC
+#undef LOAD
+#undef STORE
+#undef VL
+#undef NAME
+#undef FN

@@ -1,0 +1,175 @@
+"""Scanning lists by our compiled kernel: each code is unpacked once for all queries.
+
+Faiss's scanners take one query at a time, and unpack every code again for each. For codes of 6
+bits that is most of their work. So where a batch's queries share lists, this is several times
+as quick; and for one query alone the kernel has fewer instructions a code.
+"""
+
+from __future__ import annotations
+
+import queue
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.threads import ordered_map
+from teravec.kernels import native as compiled
+from teravec.kernels.codec import Codec
+from teravec.kernels.lists_in_memory import ListsInMemory
+from teravec.kernels.metric import Metric
+from teravec.kernels.pairs import Pairs
+
+__all__ = ["CompiledScan", "CompiledScanner"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_CODECS = {"flat": 0, "fp16": 1, "sq8": 2, "sq6": 3, "sq4": 4}  # as _scan.c numbers them
+_BITS = (32, 16, 8, 6, 4)
+_STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
+_LANES = 16  # values of a code are padded to as many
+_UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
+_ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
+_PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    """Value i of a code stands for low[i] + step[i] * value, plus the centroid."""
+
+    codec: int
+    code_size: int
+    low: Float32 | None
+    step: Float32 | None
+    centroids: Float32 | None
+
+
+class CompiledScanner:
+    """Scans lists in memory for many queries at once, from any number of threads.
+
+    Parameters
+    ----------
+    codec : Codec
+        One for which ``scans`` is true.
+    metric : Metric
+    centroids : ndarray of shape (nlist, d), float32
+    parameters : ndarray of float32
+        The codec's, from ``train_codec``.
+    """
+
+    def __init__(
+        self, codec: Codec, metric: Metric, centroids: Float32, parameters: Float32
+    ) -> None:
+        d = centroids.shape[1]
+        low = step = None
+        if codec.name in _STEPS:
+            low, step = np.zeros((2, -(-d // _LANES) * _LANES), np.float32)
+            step[:d] = parameters[d:] / np.float32(_STEPS[codec.name])
+            low[:d] = parameters[:d] + np.float32(0.5) * step[:d]
+        self.metric = metric
+        residual = centroids if low is not None else None
+        number = _CODECS[codec.name]
+        self.decoding = _Decoding(number, -(-d * _BITS[number] // 8), low, step, residual)
+
+    @staticmethod
+    def scans(codec: Codec) -> bool:
+        """Whether this codec has a compiled scanner here."""
+        return compiled.scanning is not None and codec.name in _CODECS
+
+    def top_k(self, queries: Float32, k: int, threads: int) -> CompiledScan:
+        """Begin to look for the k best of each query (nq, d)."""
+        return CompiledScan(self, queries, k, threads)
+
+
+class CompiledScan:
+    """The k best codes so far, for a batch of queries.
+
+    Each thread keeps heaps of its own, so that none waits for another.
+    """
+
+    def __init__(self, scanner: CompiledScanner, queries: Float32, k: int, threads: int) -> None:
+        self._scanner = scanner
+        self._queries = np.ascontiguousarray(queries, np.float32)
+        self._k, self._threads = k, threads
+        self._best: list[tuple[Float32, Int64]] = []
+        self._free: queue.SimpleQueue[tuple[Float32, Int64]] = queue.SimpleQueue()
+
+    def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
+        """Scan lists for the queries that want them; ``pairs`` names the same lists."""
+        cost = lists.sizes * (pairs.counts + _UNPACK)
+        threads = self._threads if int(cost.sum()) > _ALONE else 1
+        while len(self._best) < threads:
+            shape = (len(self._queries), self._k)
+            heaps = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
+            self._best.append(heaps)
+            self._free.put(heaps)
+        entries = np.stack(
+            [lists.list_nos, np.full_like(lists.sizes, lists.row_start), lists.sizes, lists.offsets]
+        )
+        if threads == 1:
+            self._scan(lists, entries, pairs.starts, pairs)
+            return
+        code_size = self._scanner.decoding.code_size
+        parts = _parts(entries, pairs.starts, cost, threads * _PARTS, code_size)
+        for _ in ordered_map(lambda p: self._scan(lists, *p, pairs), parts, threads=threads):
+            pass
+
+    def _scan(self, lists: ListsInMemory, entries: Int64, starts: Int64, pairs: Pairs) -> None:
+        scanner, decoding = self._scanner, self._scanner.decoding
+        part = slice(int(starts[0]), int(starts[-1]))
+        similarity = scanner.metric.larger_is_closer
+        coarse = pairs.distances[part] if similarity and decoding.centroids is not None else None
+        best, places = heaps = self._free.get()
+        try:
+            assert compiled.scanning is not None
+            compiled.scanning.scan(
+                compiled.level, decoding.codec, similarity, self._queries.shape[1], self._k,
+                lists.buffer, entries, starts - starts[0], pairs.queries[part], coarse,
+                self._queries, decoding.centroids, decoding.low, decoding.step, best, places,
+            )  # fmt: skip
+        finally:
+            self._free.put(heaps)
+
+    def result(self) -> tuple[Float32, Int64]:
+        """Distances (nq, k), best first, in the metric's own sign, and places, -1 for none."""
+        shape = (len(self._queries), self._k)
+        if not self._best:
+            return np.full(shape, self._scanner.metric.worst, np.float32), np.full(shape, -1)
+        best = np.concatenate([heap for heap, _ in self._best], axis=1)
+        places = np.concatenate([heap for _, heap in self._best], axis=1)
+        order = np.lexsort((places, best), axis=1)[:, : self._k]
+        best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+        if self._scanner.metric.larger_is_closer:
+            np.negative(best, out=best)
+        return best, places
+
+
+def _parts(
+    entries: Int64, starts: Int64, cost: Int64, count: int, code_size: int
+) -> list[tuple[Int64, Int64]]:
+    """Cut entries (4, n) into about ``count`` runs of equal cost, within a list where need be.
+
+    Returns
+    -------
+    list of (entries, starts)
+        As a scan takes them; a list that is cut is an entry of both runs.
+    """
+    stops = np.cumsum(cost)
+    bounds = stops[-1] * np.arange(1, count) // count
+    cut = np.searchsorted(stops, bounds, side="right")
+    each = cost[cut] // np.maximum(entries[2, cut], 1)  # cost of one code
+    row = (bounds - (stops[cut] - cost[cut])) // np.maximum(each, 1)
+    edges = [(0, 0), *zip(cut.tolist(), row.tolist(), strict=True), (entries.shape[1] - 1, -1)]
+    parts = []
+    for (first, low), (last, high) in pairwise(edges):
+        part = entries[:, first : last + 1].copy()
+        if high >= 0:
+            part[2, -1] = high
+        part[1, 0] += low
+        part[2, 0] -= low
+        part[3, 0] += low * code_size
+        if part[2].any():
+            parts.append((part, starts[first : last + 2]))
+    return parts

@@ -1,0 +1,169 @@
+"""Scanning inverted lists that lie in a buffer of ours, by Faiss's own scanners.
+
+An ``OnDiskInvertedLists`` normally points into a memory map. Here it points at a buffer
+that we read and verified, which avoids the map's read-ahead and page faults and leaves the
+scanning, with its vector instructions and threads, to Faiss.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels.faiss_threads import faiss_threads
+from teravec.kernels.lists_in_memory import ListsInMemory
+from teravec.kernels.metric import Metric
+from teravec.kernels.pairs import Pairs
+
+__all__ = ["FaissScan", "FaissScanner"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_CODES_FOR_THREADS = 1 << 15  # scanned in about half a millisecond
+_ENTRY = np.dtype([("size", "<u8"), ("capacity", "<u8"), ("offset", "<u8")])
+
+
+class FaissScanner:
+    """Scans lists in memory for many queries at once.
+
+    One scan runs at a time, on all the threads it is given.
+
+    Parameters
+    ----------
+    ivf : faiss.IndexIVF
+        Trained, without lists; the scanner takes it over.
+    metric : Metric
+    """
+
+    def __init__(self, ivf: Any, metric: Metric) -> None:
+        self.metric = metric
+        lists = faiss.OnDiskInvertedLists()
+        lists.read_only = True
+        lists.nlist, lists.code_size = ivf.nlist, ivf.code_size
+        lists.lists.resize(ivf.nlist)
+        raw = (ctypes.c_uint8 * (ivf.nlist * _ENTRY.itemsize)).from_address(
+            int(lists.lists.data().this)
+        )
+        self._entries = np.frombuffer(raw, _ENTRY)
+        self._entries["size"] = 0
+        self._lists, self._ivf = lists, ivf
+        ivf.replace_invlists(lists, False)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def _mapped(self, lists: ListsInMemory, nprobe: int, threads: int) -> Iterator[None]:
+        """Point the Faiss lists at the buffer for the length of one scan."""
+        with self._lock, faiss_threads(threads):
+            entries = self._entries
+            entries["size"][lists.list_nos] = lists.sizes
+            entries["capacity"][lists.list_nos] = lists.sizes
+            entries["offset"][lists.list_nos] = lists.offsets
+            self._lists.ptr = faiss.swig_ptr(lists.buffer)
+            self._lists.totsize = lists.buffer.nbytes
+            self._ivf.nprobe = nprobe
+            try:
+                yield
+            finally:
+                self._lists.ptr = None  # its destructor would unmap what is not a map
+                self._lists.totsize = 0
+                entries["size"][lists.list_nos] = 0
+
+    def top_k(self, queries: Float32, k: int, threads: int) -> FaissScan:
+        """Begin to look for the k best of each query (nq, d)."""
+        return FaissScan(self, queries, k, threads)
+
+    def nearest(
+        self, queries: Float32, pairs: Pairs, lists: ListsInMemory, k: int, threads: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """The k best codes among some lists, of each query that wants one of them.
+
+        Returns
+        -------
+        rows : ndarray of shape (m,), int64
+            Those queries, ascending.
+        distances : ndarray of shape (m, k), float32, best first
+        places : ndarray of shape (m, k), int64, -1 where fewer than k exist
+        """
+        rows, list_nos, coarse = pairs.as_matrix()
+        nq = len(rows)
+        best = np.empty((nq, k), np.float32)
+        places = np.empty((nq, k), np.int64)
+        wanting = np.ascontiguousarray(queries[rows])
+        with self._mapped(lists, list_nos.shape[1], _threads(lists, nq, threads)):
+            # 3: threads over queries; 1: threads over one query's lists.
+            self._ivf.parallel_mode = 3 if nq > 1 else 1
+            self._ivf.search_preassigned_c(
+                nq, faiss.swig_ptr(wanting), k, faiss.swig_ptr(list_nos),
+                faiss.swig_ptr(coarse), faiss.swig_ptr(best), faiss.swig_ptr(places), True,
+            )  # fmt: skip
+        found = places >= 0
+        places[found] += lists.row_start
+        best[~found] = self.metric.worst  # Faiss says FLT_MAX, which is also a number
+        return rows, best, places
+
+    def within(
+        self, queries: Float32, pairs: Pairs, lists: ListsInMemory, radius: float, threads: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """All codes within ``radius`` among some lists, of each query that wants one of them.
+
+        Returns
+        -------
+        rows : ndarray of shape (m,), int64
+            The query of each result, ascending.
+        distances : ndarray of shape (m,), float32, in no order within a query
+        places : ndarray of shape (m,), int64
+        """
+        rows, list_nos, coarse = pairs.as_matrix()
+        nq = len(rows)
+        result = faiss.RangeSearchResult(nq)
+        wanting = np.ascontiguousarray(queries[rows])
+        with self._mapped(lists, list_nos.shape[1], _threads(lists, nq, threads)):
+            self._ivf.parallel_mode = 0 if nq > 1 else 1
+            self._ivf.range_search_preassigned_c(
+                nq, faiss.swig_ptr(wanting), radius, faiss.swig_ptr(list_nos),
+                faiss.swig_ptr(coarse), result, True,
+            )  # fmt: skip
+        counts = np.diff(faiss.rev_swig_ptr(result.lims, nq + 1).astype(np.int64))
+        total = int(counts.sum())
+        found = faiss.rev_swig_ptr(result.distances, total).copy()
+        places = faiss.rev_swig_ptr(result.labels, total) + lists.row_start
+        return np.repeat(rows, counts), found, places
+
+
+def _threads(lists: ListsInMemory, nq: int, threads: int) -> int:
+    """Threads for a scan: one where waking others would take longer than the scan."""
+    return 1 if int(lists.sizes.sum()) * nq < _CODES_FOR_THREADS else threads
+
+
+class FaissScan:
+    """The k best codes so far, for a batch of queries."""
+
+    def __init__(self, scanner: FaissScanner, queries: Float32, k: int, threads: int) -> None:
+        self._scanner, self._queries = scanner, np.ascontiguousarray(queries, np.float32)
+        self._k, self._threads = k, threads
+        self._best = np.full((len(queries), k), scanner.metric.worst, np.float32)
+        self._places = np.full((len(queries), k), -1, np.int64)
+
+    def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
+        """Scan lists for the queries that want them; ``pairs`` names the same lists."""
+        rows, found, places = self._scanner.nearest(
+            self._queries, pairs, lists, self._k, self._threads
+        )
+        sign = -1.0 if self._scanner.metric.larger_is_closer else 1.0
+        both = np.concatenate([self._best[rows], found], axis=1)
+        both_places = np.concatenate([self._places[rows], places], axis=1)
+        order = np.argsort(sign * both, axis=1, kind="stable")[:, : self._k]
+        self._best[rows] = np.take_along_axis(both, order, axis=1)
+        self._places[rows] = np.take_along_axis(both_places, order, axis=1)
+
+    def result(self) -> tuple[Float32, Int64]:
+        """Distances (nq, k), best first, and places, -1 for none."""
+        return self._best, self._places

@@ -1,0 +1,96 @@
+"""Which queries want which lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Pairs"]
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a list and a query that wants it, list by list.
+
+    Parameters
+    ----------
+    list_nos : ndarray of shape (n,), int64
+        Ascending and distinct.
+    starts : ndarray of shape (n + 1,), int64
+        The pairs of list i are at [starts[i], starts[i + 1]).
+    queries : ndarray of shape (npairs,), int32
+        Ascending within a list.
+    distances : ndarray of shape (npairs,), float32
+        Squared distance of the query to the list's centroid (l2), or inner product with it.
+    """
+
+    list_nos: Int64
+    starts: Int64
+    queries: Int32
+    distances: Float32
+
+    @classmethod
+    def of(cls, list_nos: Int64, distances: Float32) -> Pairs:
+        """The pairs of a matrix of wanted lists.
+
+        Parameters
+        ----------
+        list_nos : ndarray of shape (nq, nprobe), int64
+            Distinct within a row; -1 is none.
+        distances : ndarray of shape (nq, nprobe), float32
+        """
+        flat = list_nos.ravel()
+        order = np.argsort(flat, kind="stable")
+        order = order[np.searchsorted(flat, 0, sorter=order) :]
+        ordered = flat[order]
+        firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        firsts = firsts[: len(ordered)]
+        queries = (order // max(1, list_nos.shape[1])).astype(np.int32)
+        starts = np.append(firsts, len(ordered)).astype(np.int64)
+        return cls(ordered[firsts], starts, queries, distances.ravel()[order])
+
+    @property
+    def counts(self) -> Int64:
+        """Queries that want each list, (n,)."""
+        return np.diff(self.starts)
+
+    def of_lists(self, list_nos: Int64) -> Pairs:
+        """The pairs of some of the lists, (m,), ascending."""
+        at = np.searchsorted(self.list_nos, list_nos)
+        if len(at) and at[-1] - at[0] + 1 == len(at):  # a run of them: a view
+            first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
+            part = slice(first, last)
+            starts = self.starts[at[0] : at[-1] + 2] - first
+            return Pairs(list_nos, starts, self.queries[part], self.distances[part])
+        counts = self.starts[at + 1] - self.starts[at]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        rows = np.repeat(self.starts[at] - starts[:-1], counts) + np.arange(starts[-1])
+        return Pairs(list_nos, starts, self.queries[rows], self.distances[rows])
+
+    def as_matrix(self) -> tuple[Int64, Int64, Float32]:
+        """The pairs query by query, as Faiss takes them.
+
+        Returns
+        -------
+        queries : ndarray of shape (m,), int64
+            Those that want some list, ascending.
+        list_nos : ndarray of shape (m, most), int64
+            Ascending in each row, then -1.
+        distances : ndarray of shape (m, most), float32
+        """
+        order = np.argsort(self.queries, kind="stable")
+        queries, counts = np.unique(self.queries, return_counts=True)
+        row = np.repeat(np.arange(len(queries)), counts)
+        column = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = (len(queries), int(counts.max(initial=1)))
+        list_nos = np.full(shape, -1, np.int64)
+        distances = np.zeros(shape, np.float32)
+        list_nos[row, column] = np.repeat(self.list_nos, self.counts)[order]
+        distances[row, column] = self.distances[order]
+        return queries.astype(np.int64), list_nos, distances
