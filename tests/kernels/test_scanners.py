@@ -160,7 +160,7 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         values = {
             "codes": codes, "entries": entries, "starts": starts,
             "pair_queries": np.zeros(1, np.int32), "coarse": None, "queries": queries,
-            "centroids": None, "low": None, "step": None,
+            "centroids": None, "low": None, "step": np.ones(16, np.float32),
             "best": np.full((1, 2), np.inf, np.float32), "places": np.full((1, 2), -1),
         } | changed  # fmt: skip
         assert compiled.scanning is not None

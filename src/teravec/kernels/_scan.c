@@ -25,7 +25,7 @@ typedef struct {
     const int32_t *pair_queries;
     const float *pair_coarse; /* inner product of query and centroid; NULL without residuals */
     const float *queries, *centroids; /* centroids NULL without residuals */
-    const float *low, *step;          /* of `stride` values, zero beyond d; NULL: none */
+    const float *low, *step;          /* of `stride` values; low may be NULL: zeros */
     float *best;                      /* (nq, k), each a heap with its worst first */
     int64_t *places;
 } scan_t;
@@ -55,28 +55,20 @@ static float half_to_float(uint16_t half)
     return value;
 }
 
-/* Values `from` to d of a code, one by one. */
-static void unpack_tail(int codec, const uint8_t *code, size_t from, size_t d, float *out)
+/* Value k of a code. */
+static inline float value_at(int codec, const uint8_t *code, size_t k)
 {
-    for (size_t k = from; k < d; k++) {
-        uint32_t bits;
-        switch (codec) {
-        case CODEC_FP16: {
-            uint16_t half;
-            memcpy(&half, code + 2 * k, 2);
-            out[k] = half_to_float(half);
-            break;
-        }
-        case CODEC_SQ8: out[k] = code[k]; break;
-        case CODEC_SQ4: out[k] = (float)(code[k / 2] >> (k % 2 * 4) & 15); break;
-        case CODEC_SQ6:
-            bits = code[6 * k / 8];
-            if (6 * k % 8 > 2) /* its upper bits are in the next byte */
-                bits |= (uint32_t)code[6 * k / 8 + 1] << 8;
-            out[k] = (float)(bits >> 6 * k % 8 & 63);
-            break;
-        default: memcpy(out + k, code + 4 * k, 4);
-        }
+    uint32_t bits;
+    uint16_t half;
+    switch (codec) {
+    case CODEC_FP16: memcpy(&half, code + 2 * k, 2); return half_to_float(half);
+    case CODEC_SQ8: return code[k];
+    case CODEC_SQ4: return (float)(code[k / 2] >> (k % 2 * 4) & 15);
+    default:
+        bits = code[6 * k / 8];
+        if (6 * k % 8 > 2) /* its upper bits are in the next byte */
+            bits |= (uint32_t)code[6 * k / 8 + 1] << 8;
+        return (float)(bits >> 6 * k % 8 & 63);
     }
 }
 
@@ -131,17 +123,20 @@ static void prepare_queries(const scan_t *s, work_t *w, int64_t list_no, size_t 
 #define VL 4
 #define NAME(x) x##_base
 #define FN static
+#define INLINE static inline __attribute__((always_inline))
 #include "_scan_kernels.h"
 
 #if NATIVE_X86
 #define VL 8
 #define NAME(x) x##_avx2
 #define FN AVX2_TARGET static
+#define INLINE AVX2_TARGET static inline __attribute__((always_inline))
 #include "_scan_kernels.h"
 
 #define VL 16
 #define NAME(x) x##_avx512
 #define FN AVX512_TARGET static
+#define INLINE AVX512_TARGET static inline __attribute__((always_inline))
 #include "_scan_kernels.h"
 #endif
 
@@ -252,7 +247,7 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !(s.queries = take(&all, o_queries, "queries", 'f', 0, &nqueries)) ||
         !take_floats(&all, o_centroids, "centroids", &s.centroids, &ncentroids) ||
         !take_floats(&all, o_low, "low", &s.low, &nlow) ||
-        !take_floats(&all, o_step, "step", &s.step, &nstep) ||
+        !(s.step = take(&all, o_step, "step", 'f', 0, &nstep)) ||
         !(s.best = take(&all, o_best, "best", 'f', 1, &nbest)) ||
         !(s.places = take(&all, o_places, "places", 'q', 1, &nplaces)))
         goto done;
@@ -264,7 +259,7 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !check_product("best", nbest, nq, s.k) || !check_length("places", nplaces, nbest) ||
         (s.pair_coarse && !check_length("pair_coarse", ncoarse, npairs)) ||
         (s.low && !check_length("low", nlow, s.stride)) ||
-        (s.step && !check_length("step", nstep, s.stride)))
+        !check_length("step", nstep, s.stride))
         goto done;
     s.list_nos = entries, s.row_starts = entries + nentries;
     s.sizes = entries + 2 * nentries, s.offsets = entries + 3 * nentries;

@@ -14,7 +14,7 @@ def scan(
     queries: Buffer,
     centroids: Buffer | None,
     low: Buffer | None,
-    step: Buffer | None,
+    step: Buffer,
     best: Buffer,
     places: Buffer,
     /,

@@ -4,6 +4,7 @@
  *   VL        float32 lanes of a vector register (4, 8 or 16)
  *   NAME(x)   x with the instruction set's suffix
  *   FN        storage class and target attribute of every function
+ *   INLINE    the same, of functions that are always inlined
  *
  * VL codes at a time are unpacked to rows of float32 in the first-level cache, and each query that
  * wants the list is compared with all of them while they lie there. A distance is a sum over lanes,
@@ -22,134 +23,125 @@ typedef int32_t IVEC __attribute__((vector_size(VL * 4)));
 #define LOAD(p) ((VEC) * (const VECU *)(p))
 #define STORE(p, v) (*(VECU *)(p) = (VECU)(v))
 
+#if !NATIVE_X86 || VL == 4
+INLINE VEC NAME(unpack_slowly)(int codec, const uint8_t *code, size_t k)
+{
+    VEC values;
+    for (int lane = 0; lane < VL; lane++)
+        values[lane] = value_at(codec, code, k + (size_t)lane);
+    return values;
+}
+#endif
+
 /* ------------------------------------------------------------------ unpacking */
 
-/* One code's first d / VL * VL values as float32; the rest is unpack_tail's. */
-FN size_t NAME(unpack_flat)(const uint8_t *code, size_t d, float *out)
+/* VL values of a code, from value k on, k a multiple of VL. */
+INLINE VEC NAME(unpack_fp16)(const uint8_t *code, size_t k)
 {
-    memcpy(out, code, 4 * d);
-    return d;
-}
-
-FN size_t NAME(unpack_fp16)(const uint8_t *code, size_t d, float *out)
-{
-    size_t k = 0;
 #if NATIVE_X86 && VL == 16
-    for (; k + VL <= d; k += VL)
-        _mm512_storeu_ps(out + k, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(code + 2 * k))));
+    return (VEC)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)(code + 2 * k)));
 #elif NATIVE_X86 && VL == 8
-    for (; k + VL <= d; k += VL)
-        _mm256_storeu_ps(out + k, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(code + 2 * k))));
+    return (VEC)_mm256_cvtph_ps(_mm_loadu_si128((const void *)(code + 2 * k)));
 #else
-    (void)code, (void)d, (void)out;
+    return NAME(unpack_slowly)(CODEC_FP16, code, k);
 #endif
-    return k;
 }
 
-FN size_t NAME(unpack_sq8)(const uint8_t *code, size_t d, float *out)
+INLINE VEC NAME(unpack_sq8)(const uint8_t *code, size_t k)
 {
-    size_t k = 0;
 #if NATIVE_X86 && VL == 16
-    for (; k + VL <= d; k += VL) {
-        const __m128i bytes = _mm_loadu_si128((const void *)(code + k));
-        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
-    }
+    const __m128i bytes = _mm_loadu_si128((const void *)(code + k));
+    return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 #elif NATIVE_X86 && VL == 8
-    for (; k + VL <= d; k += VL) {
-        const __m128i bytes = _mm_loadl_epi64((const void *)(code + k));
-        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
-    }
+    const __m128i bytes = _mm_loadl_epi64((const void *)(code + k));
+    return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
 #else
-    (void)code, (void)d, (void)out;
+    return NAME(unpack_slowly)(CODEC_SQ8, code, k);
 #endif
-    return k;
 }
 
-FN size_t NAME(unpack_sq4)(const uint8_t *code, size_t d, float *out)
+INLINE VEC NAME(unpack_sq4)(const uint8_t *code, size_t k)
 {
-    size_t k = 0;
 #if NATIVE_X86 && VL > 4
+#if VL == 16
+    const __m128i pairs = _mm_loadl_epi64((const void *)(code + k / 2));
+#else
+    int32_t word;
+    memcpy(&word, code + k / 2, 4);
+    const __m128i pairs = _mm_cvtsi32_si128(word);
+#endif
     const __m128i low = _mm_set1_epi8(15);
-    for (; k + VL <= d; k += VL) {
+    const __m128i bytes = _mm_unpacklo_epi8(_mm_and_si128(pairs, low),
+                                            _mm_and_si128(_mm_srli_epi16(pairs, 4), low));
 #if VL == 16
-        const __m128i pairs = _mm_loadl_epi64((const void *)(code + k / 2));
+    return (VEC)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
 #else
-        int32_t word;
-        memcpy(&word, code + k / 2, 4);
-        const __m128i pairs = _mm_cvtsi32_si128(word);
+    return (VEC)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
 #endif
-        const __m128i bytes = _mm_unpacklo_epi8(_mm_and_si128(pairs, low),
-                                                _mm_and_si128(_mm_srli_epi16(pairs, 4), low));
-#if VL == 16
-        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)));
 #else
-        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)));
+    return NAME(unpack_slowly)(CODEC_SQ4, code, k);
 #endif
-    }
-#else
-    (void)code, (void)d, (void)out;
-#endif
-    return k;
 }
 
 /* Four values lie in three bytes, the first in the lowest bits. Each 32-bit lane takes the two
  * bytes that its six bits are in, and shifts them down. */
-FN size_t NAME(unpack_sq6)(const uint8_t *code, size_t d, float *out)
+INLINE VEC NAME(unpack_sq6)(const uint8_t *code, size_t k)
 {
-    size_t k = 0;
 #if NATIVE_X86 && VL == 16
     const __m512i pick = _mm512_set_epi8(
         -1, -1, -1, 11, -1, -1, 11, 10, -1, -1, 10, 9, -1, -1, 10, 9, -1, -1, -1, 8, -1, -1, 8, 7,
         -1, -1, 7, 6, -1, -1, 7, 6, -1, -1, -1, 5, -1, -1, 5, 4, -1, -1, 4, 3, -1, -1, 4, 3, -1, -1,
         -1, 2, -1, -1, 2, 1, -1, -1, 1, 0, -1, -1, 1, 0);
     const __m512i shift = _mm512_set_epi32(2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0);
-    const __m512i low = _mm512_set1_epi32(63);
-    for (; k + VL <= d; k += VL) {
-        const __m128i packed = _mm_maskz_loadu_epi8(0x0fff, code + k / 4 * 3);
-        const __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(packed), pick);
-        const __m512i values = _mm512_and_si512(_mm512_srlv_epi32(bytes, shift), low);
-        _mm512_storeu_ps(out + k, _mm512_cvtepi32_ps(values));
-    }
+    const __m128i packed = _mm_maskz_loadu_epi8(0x0fff, code + k / 4 * 3);
+    const __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(packed), pick);
+    const __m512i values = _mm512_srlv_epi32(bytes, shift);
+    return (VEC)_mm512_cvtepi32_ps(_mm512_and_si512(values, _mm512_set1_epi32(63)));
 #elif NATIVE_X86 && VL == 8
     const __m256i pick =
         _mm256_set_epi8(-1, -1, -1, 5, -1, -1, 5, 4, -1, -1, 4, 3, -1, -1, 4, 3, -1, -1, -1, 2, -1,
                         -1, 2, 1, -1, -1, 1, 0, -1, -1, 1, 0);
     const __m256i shift = _mm256_set_epi32(2, 4, 6, 0, 2, 4, 6, 0);
-    const __m256i low = _mm256_set1_epi32(63);
-    for (; k + VL <= d; k += VL) {
-        int64_t word = 0;
-        memcpy(&word, code + k / 4 * 3, 6);
-        const __m256i packed = _mm256_broadcastsi128_si256(_mm_cvtsi64_si128(word));
-        const __m256i bytes = _mm256_shuffle_epi8(packed, pick);
-        const __m256i values = _mm256_and_si256(_mm256_srlv_epi32(bytes, shift), low);
-        _mm256_storeu_ps(out + k, _mm256_cvtepi32_ps(values));
-    }
+    uint32_t low;
+    uint16_t high; /* six bytes by two loads: a copy to memory and back would wait for itself */
+    memcpy(&low, code + k / 4 * 3, 4);
+    memcpy(&high, code + k / 4 * 3 + 4, 2);
+    const __m128i packed = _mm_cvtsi64_si128((int64_t)((uint64_t)high << 32 | low));
+    const __m256i bytes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(packed), pick);
+    const __m256i values = _mm256_srlv_epi32(bytes, shift);
+    return (VEC)_mm256_cvtepi32_ps(_mm256_and_si256(values, _mm256_set1_epi32(63)));
 #else
-    (void)code, (void)d, (void)out;
+    return NAME(unpack_slowly)(CODEC_SQ6, code, k);
 #endif
-    return k;
 }
 
-/* VL codes, or the `count` that there are, as rows of `stride` float32: value times step. */
+/* Codes as rows of `stride` float32: value times step. */
+#define UNPACK_ROWS(CODEC, unpack)                                                               \
+    for (size_t i = 0; i < count; i++) {                                                         \
+        const uint8_t *code = codes + i * s->code_size;                                          \
+        float *row = rows + i * s->stride;                                                       \
+        size_t k = 0;                                                                            \
+        for (; k + VL <= s->d; k += VL)                                                          \
+            STORE(row + k, unpack(code, k) * LOAD(s->step + k));                                 \
+        for (; k < s->d; k++)                                                                    \
+            row[k] = value_at(CODEC, code, k) * s->step[k];                                      \
+    }
+
 FN void NAME(unpack_tile)(const scan_t *s, const uint8_t *codes, size_t count, float *rows)
 {
-    for (size_t i = 0; i < count; i++) {
-        const uint8_t *code = codes + i * s->code_size;
-        float *row = rows + i * s->stride;
-        size_t done = 0;
-        switch (s->codec) {
-        case CODEC_FLAT: done = NAME(unpack_flat)(code, s->d, row); break;
-        case CODEC_FP16: done = NAME(unpack_fp16)(code, s->d, row); break;
-        case CODEC_SQ8: done = NAME(unpack_sq8)(code, s->d, row); break;
-        case CODEC_SQ6: done = NAME(unpack_sq6)(code, s->d, row); break;
-        case CODEC_SQ4: done = NAME(unpack_sq4)(code, s->d, row); break;
-        }
-        unpack_tail(s->codec, code, done, s->d, row);
-        if (s->step)
-            for (size_t k = 0; k < s->stride; k += VL)
-                STORE(row + k, LOAD(row + k) * LOAD(s->step + k));
+    switch (s->codec) {
+    case CODEC_FLAT:
+        for (size_t i = 0; i < count; i++)
+            memcpy(rows + i * s->stride, codes + i * s->code_size, s->code_size);
+        break;
+    case CODEC_FP16: UNPACK_ROWS(CODEC_FP16, NAME(unpack_fp16)); break;
+    case CODEC_SQ8: UNPACK_ROWS(CODEC_SQ8, NAME(unpack_sq8)); break;
+    case CODEC_SQ6: UNPACK_ROWS(CODEC_SQ6, NAME(unpack_sq6)); break;
+    case CODEC_SQ4: UNPACK_ROWS(CODEC_SQ4, NAME(unpack_sq4)); break;
     }
 }
+
+#undef UNPACK_ROWS
 
 /* ------------------------------------------------------------------ distances */
 
@@ -279,3 +271,4 @@ FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t first, size_t stop
 #undef VL
 #undef NAME
 #undef FN
+#undef INLINE

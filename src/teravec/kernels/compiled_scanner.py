@@ -42,7 +42,7 @@ class _Decoding:
     codec: int
     code_size: int
     low: Float32 | None
-    step: Float32 | None
+    step: Float32
     centroids: Float32 | None
 
 
@@ -63,9 +63,10 @@ class CompiledScanner:
         self, codec: Codec, metric: Metric, centroids: Float32, parameters: Float32
     ) -> None:
         d = centroids.shape[1]
-        low = step = None
+        padded = -(-d // _LANES) * _LANES
+        low, step = None, np.ones(padded, np.float32)
         if codec.name in _STEPS:
-            low, step = np.zeros((2, -(-d // _LANES) * _LANES), np.float32)
+            low = np.zeros(padded, np.float32)
             step[:d] = parameters[d:] / np.float32(_STEPS[codec.name])
             low[:d] = parameters[:d] + np.float32(0.5) * step[:d]
         self.metric = metric
