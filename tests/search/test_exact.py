@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
-from teravec.search.lists import StreamedLists
+from teravec.search.lists import IndexLists
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import Model
@@ -130,23 +130,24 @@ def flat_index(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarr
 @given(
     nq=st.integers(0, 30), k=st.integers(1, 300), nprobe=st.integers(1, 20),
     chunk=st.sampled_from([3000, 50_000, 1 << 20]), threads=st.integers(1, 3),
-    seed=st.integers(0, 5),
+    seed=st.integers(0, 5), cache=st.sampled_from([0, 20_000, 1 << 20]), direct=st.booleans(),
 )  # fmt: skip
 def test_results_do_not_depend_on_memory_or_threads(
     flat_index: tuple[Path, np.ndarray], nq: int, k: int, nprobe: int, chunk: int, threads: int,
-    seed: int,
+    seed: int, cache: int, direct: bool,
 ) -> None:  # fmt: skip
     root, _ = flat_index
     queries = clustered(nq, 16, seed)
     with teravec.open(root, threads=1) as index:
         expected = index.search(queries, k, nprobe)
         expected_range = index.range_search(queries, 35.0, nprobe)
-    with teravec.open(root, threads=threads) as index:
-        lists = StreamedLists(index._opened, chunk)
+    with teravec.open(root, threads=threads, direct=direct) as index:
+        lists = IndexLists(index._opened, cache, chunk)
         object.__setattr__(index._resources, "lists", lists)
         index._batch_bytes = 100_000
-        for one, other in zip(expected, index.search(queries, k, nprobe), strict=True):
-            np.testing.assert_array_equal(one, other)
+        for _ in range(3):  # the second and third find some lists in the cache
+            for one, other in zip(expected, index.search(queries, k, nprobe), strict=True):
+                np.testing.assert_array_equal(one, other)
         found_range = index.range_search(queries, 35.0, nprobe)
     for one, other in zip(expected_range, found_range, strict=True):
         np.testing.assert_array_equal(one, other)

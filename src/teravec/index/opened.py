@@ -11,6 +11,7 @@ from teravec.index.manifest import Manifest, SliceEntry, read_manifest
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
+from teravec.storage.range_reader import ReadFile
 from teravec.training.model import Model
 
 __all__ = ["OpenedIndex"]
@@ -28,8 +29,10 @@ class OpenedIndex:
     model : Model
     slices : list of ListFile
         In list order.
+    read_files : list of ReadFile
+        The same files, for reads at random places.
     sizes : ndarray of shape (nlist,), int64
-        Vectors of each list.
+        Vectors of each list; 0 for lists that are not open.
     bounds : ndarray of shape (nslices + 1,), int64
         First list of each open slice, and the end of the last.
     lists : tuple of int
@@ -66,10 +69,12 @@ class OpenedIndex:
                 f"lists {start}:{stop} asked for; the index has {self.manifest.nlist:,}"
             )
         self.slices: list[ListFile] = []
+        self.read_files: list[ReadFile] = []
         try:
             for entry in self.manifest.slices:
                 if entry.lists[0] < stop and entry.lists[1] > start:
                     self.slices.append(self._open_slice(entry))
+                    self.read_files.append(ReadFile(self.slices[-1].path, self.slices[-1].fd))
         except BaseException:
             self.close()
             raise
@@ -103,6 +108,8 @@ class OpenedIndex:
 
     def close(self) -> None:
         """Close the files."""
+        for read_file in self.read_files:
+            read_file.close()
         for file in self.slices:
             file.close()
 

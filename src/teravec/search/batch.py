@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +17,10 @@ from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.pairs import Pairs
-from teravec.search.lists import ListsOfIndex
+from teravec.search.lists import IndexLists
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
+from teravec.storage.range_reader import RangeReader
 
 __all__ = ["Batch", "SearchResources"]
 
@@ -41,18 +41,18 @@ class SearchResources:
         Finds the k best.
     range_scanner : FaissScanner
         Finds all within a radius.
-    lists : ListsOfIndex
+    lists : IndexLists
         Brings lists into memory.
-    pool : ThreadPoolExecutor
-        Threads for reads.
+    ranges : RangeReader
+        Reads files.
     threads : int
     """
 
     index: OpenedIndex
     scanner: CompiledScanner | FaissScanner
     range_scanner: FaissScanner
-    lists: ListsOfIndex
-    pool: ThreadPoolExecutor
+    lists: IndexLists
+    ranges: RangeReader
     threads: int
 
 
@@ -78,7 +78,7 @@ class Batch:
     ) -> None:  # fmt: skip
         self._resources, self._stats = resources, stats
         self._queries = np.ascontiguousarray(queries)
-        self._reader = ListReader(resources.index, resources.pool, stats)
+        self._reader = ListReader(resources.index, resources.ranges, stats)
         list_nos = np.where(resources.index.sizes[list_nos] == 0, -1, list_nos)
         self._pairs = Pairs.of(list_nos, distances)
         stats.queries += len(queries)

@@ -16,9 +16,10 @@ from teravec.index.opened import OpenedIndex
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.effort import Effort
-from teravec.search.lists import KeptLists, ListsOfIndex, StreamedLists
-from teravec.search.reader import read_pool
+from teravec.search.lists import IndexLists
+from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
+from teravec.storage.range_reader import RangeReader
 
 __all__ = ["Index", "open_index"]
 
@@ -43,7 +44,13 @@ class Index:
     """
 
     def __init__(
-        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool
+        self,
+        opened: OpenedIndex,
+        *,
+        memory_bytes: int,
+        threads: int,
+        keep_lists: bool,
+        direct: bool,
     ) -> None:
         self._opened = opened
         free = memory_bytes - opened.memory_bytes
@@ -52,17 +59,14 @@ class Index:
             f"searching {opened.paths.root}",
         )  # fmt: skip
         self._batch_bytes = free // 3
-        lists: ListsOfIndex
-        if keep_lists and KeptLists.bytes_needed(opened) <= free // 2:
-            lists = KeptLists(opened)
-        else:
-            # Three chunks, and as much again for the queries and their results.
-            lists = StreamedLists(opened, min(_LARGEST_CHUNK, free // 6))
-        self._pool = read_pool()
+        cache_bytes = min(IndexLists.all_bytes(opened), free // 2) if keep_lists else 0
+        # Three chunks, and as much again for the queries and their results.
+        lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
+        self._ranges = RangeReader(direct=direct)
         range_scanner = opened.model.faiss_scanner()
         scanner = opened.model.scanner()
         self._resources = SearchResources(
-            opened, scanner, range_scanner, lists, self._pool, threads
+            opened, scanner, range_scanner, lists, self._ranges, threads
         )
         self.stats = SearchStats()
 
@@ -228,6 +232,20 @@ class Index:
         ids = np.concatenate([np.empty(0, np.int64), *(i for _, _, i in parts)])
         return lims.astype(np.int64), distances, ids
 
+    def warm(self, queries: Float32, nprobe: int = 16) -> None:
+        """Read the lists that these queries would visit into the cache, most wanted first.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), a real number type
+            Like those to come.
+        nprobe : int
+        """
+        _, list_nos, _ = self.nearest_lists(self._checked(queries), self._effort(nprobe))
+        wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
+        reader = ListReader(self._opened, self._ranges, self.stats)
+        self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
+
     def _batch(self, prepared: Float32, list_nos: Int64, distances: Float32) -> Batch:
         shape = (len(prepared), self._opened.model.description.d_index)
         fits = list_nos.ndim == 2 and len(list_nos) == len(prepared)
@@ -278,7 +296,7 @@ class Index:
 
     def close(self) -> None:
         """Close files and end threads; the index is of no use afterwards."""
-        self._pool.shutdown()
+        self._ranges.close()
         self._opened.close()
 
     def __enter__(self) -> Index:
@@ -300,6 +318,7 @@ def open_index(
     memory: str | int | None = None,
     threads: int | None = None,
     keep_lists: bool = True,
+    direct: bool = True,
     lists: tuple[int, int] | None = None,
 ) -> Index:
     """Open an index for searching.
@@ -316,8 +335,11 @@ def open_index(
     threads : int, optional
         Threads to scan with. Not given: all processors.
     keep_lists : bool
-        Keep every list once it was read, if half of the memory left holds them all. Without
-        it, or in less memory, every search reads the lists it wants from their files.
+        Keep lists once they were read, in a cache of half of the memory left. Without it every
+        search reads the lists it wants from their files.
+    direct : bool
+        Read past the page cache what is not in it. It is quicker, and leaves the page cache to
+        others; without it, the page cache holds what the limit on memory does not.
     lists : tuple of int, optional
         Open only lists [start, stop), for ``search_lists``: of the slices, only the files that
         hold some of them need be there. ``search`` needs all lists.
@@ -335,7 +357,7 @@ def open_index(
     try:
         return Index(
             opened, memory_bytes=memory_bytes, threads=threads or default_threads(),
-            keep_lists=keep_lists,
+            keep_lists=keep_lists, direct=direct,
         )  # fmt: skip
     except BaseException:
         opened.close()

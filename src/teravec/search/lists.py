@@ -1,10 +1,8 @@
-"""Where a search finds lists: streamed through buffers, or kept once they were read."""
+"""Where a search finds lists: in the cache, or read from their files through buffers."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,113 +10,119 @@ import numpy.typing as npt
 from teravec.engines.threads import ahead
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import ListsInMemory
-from teravec.search.plan import Chunk, plan_chunks
+from teravec.search.list_cache import ListCache
+from teravec.search.plan import plan_chunks
 from teravec.search.reader import ListReader
 from teravec.storage.listfile import ID_BYTES
 
-__all__ = ["KeptLists", "ListsOfIndex", "StreamedLists"]
+__all__ = ["IndexLists"]
 
+Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 
-class ListsOfIndex(Protocol):
-    """Brings lists of an index into memory, verified."""
-
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
-        """Codes of the lists (n,), ascending and distinct, in one or more chunks."""
-
-    def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
-        """Ids of n vectors, given by list number and row within the list, in any order."""
-
-
-class StreamedLists:
-    """Reads lists through buffers: the next chunk while one is scanned.
+class IndexLists:
+    """Brings lists of an index into memory, verified.
 
     Parameters
     ----------
     index : OpenedIndex
+    cache_bytes : int
+        For codes and ids of lists that were read; none is kept with 0.
     chunk_bytes : int
         Of lists read together; up to three chunks are in memory.
     """
 
-    def __init__(self, index: OpenedIndex, chunk_bytes: int) -> None:
-        self._index, self._chunk_bytes = index, chunk_bytes
-
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
-        """Codes of the lists, in chunks."""
-        sizes, code_size = self._index.sizes[list_nos], self._index.manifest.code_size
-
-        def read(chunk: Chunk) -> ListsInMemory:
-            buffer, offsets = reader.read_codes(chunk)
-            return ListsInMemory(chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start)
-
-        chunks = plan_chunks(list_nos, sizes, code_size, self._chunk_bytes)
-        several = int(sizes.sum()) * code_size > self._chunk_bytes
-        return ahead(map(read, chunks)) if several else map(read, chunks)
-
-    def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
-        """Ids of vectors; whole lists are read, as a checksum covers a list."""
-        wanted = np.unique(list_nos)
-        ids = np.empty(len(rows), np.int64)
-        for chunk in plan_chunks(wanted, self._index.sizes[wanted], ID_BYTES, self._chunk_bytes):
-            values = reader.read_ids(chunk)
-            mine = np.flatnonzero(
-                (list_nos >= chunk.list_nos[0]) & (list_nos <= chunk.list_nos[-1])
-            )
-            if not chunk.whole:
-                inside = rows[mine] - chunk.row_start
-                mine = mine[(inside >= 0) & (inside < chunk.counts[0])]
-            starts = np.cumsum(chunk.counts) - chunk.counts - chunk.row_start
-            at = np.searchsorted(chunk.list_nos, list_nos[mine])
-            ids[mine] = values[starts[at] + rows[mine]]
-        return ids
-
-
-class KeptLists:
-    """Keeps every list once it was read, in its place: for an index that memory can hold.
-
-    The arrays are reserved whole, but take memory only where a list was read.
-
-    Parameters
-    ----------
-    index : OpenedIndex
-    """
-
-    def __init__(self, index: OpenedIndex) -> None:
+    def __init__(self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int) -> None:
         self._sizes, self._code_size = index.sizes, index.manifest.code_size
-        self._starts = np.cumsum(index.sizes) - index.sizes
-        self._buffers = {
-            "codes": np.empty(int(index.sizes.sum()) * self._code_size, np.uint8),
-            "ids": np.empty(int(index.sizes.sum()) * ID_BYTES, np.uint8),
-        }
-        self._kept = {part: np.zeros(len(index.sizes), bool) for part in self._buffers}
-        self._lock = threading.Lock()
+        self._chunk_bytes = chunk_bytes
+        # The codes of list i have key i, its ids nlist + i.
+        self._cache = ListCache(2 * len(index.sizes), cache_bytes)
 
     @staticmethod
-    def bytes_needed(index: OpenedIndex) -> int:
+    def all_bytes(index: OpenedIndex) -> int:
         """Memory that all codes and ids take."""
         return int(index.sizes.sum()) * (index.manifest.code_size + ID_BYTES)
 
     def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
-        """Codes of the lists, in one chunk; those not there yet are read."""
-        self._keep("codes", self._code_size, list_nos, reader)
-        counts, offsets = self._sizes[list_nos], self._starts[list_nos] * self._code_size
-        return iter([ListsInMemory(list_nos, counts, offsets, self._buffers["codes"])])
+        """Codes of the lists (n,), ascending and distinct: those in the cache, then the others.
+
+        What was yielded is good until the next is asked for.
+        """
+        at = self._cache.pin(list_nos)
+        kept = list_nos[at >= 0]
+        try:
+            reader.stats.lists_cached += len(kept)
+            if len(kept):
+                offsets = at[at >= 0]
+                yield ListsInMemory(kept, self._sizes[kept], offsets, self._cache.buffer)
+            yield from self._read_codes(list_nos[at < 0], reader)
+        finally:
+            self._cache.unpin(kept)
+
+    def _read_codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
+        sizes, width = self._sizes[list_nos], self._code_size
+        chunks = plan_chunks(list_nos, sizes, width, self._chunk_bytes)
+
+        def read() -> Iterator[ListsInMemory]:
+            for chunk in chunks:
+                buffer, offsets = reader.read(chunk, "codes")
+                if chunk.whole:
+                    self._cache.keep(chunk.list_nos, buffer, offsets, chunk.counts * width)
+                yield ListsInMemory(
+                    chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start
+                )  # fmt: skip
+
+        several = int(sizes.sum()) * width > self._chunk_bytes
+        return ahead(read()) if several else read()
 
     def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
-        """Ids of vectors."""
-        self._keep("ids", ID_BYTES, list_nos, reader)
-        named: Int64 = self._buffers["ids"].view(np.int64)[self._starts[list_nos] + rows]
-        return named
+        """Ids of n vectors, given by list number and row within the list, in any order.
 
-    def _keep(self, part: str, width: int, list_nos: Int64, reader: ListReader) -> None:
-        """Read the lists that are not there; a list counts as kept only once it is verified."""
-        kept = self._kept[part]
-        if kept[list_nos].all():
-            return
-        with self._lock:
-            missing = np.unique(list_nos[~kept[list_nos]])
-            if len(missing):
-                chunk = Chunk(missing, 0, self._sizes[missing])
-                reader.read_into(chunk, part, self._buffers[part], self._starts[missing] * width)
-                kept[missing] = True
+        Whole lists of ids are read, as a checksum covers a list.
+        """
+        wanted = np.unique(list_nos)
+        keys = wanted + len(self._sizes)
+        at = self._cache.pin(keys)
+        ids = np.empty(len(rows), np.int64)
+        try:
+            begins = at[np.searchsorted(wanted, list_nos)]
+            kept = begins >= 0
+            ids[kept] = _take_ids(self._cache.buffer, begins[kept] + ID_BYTES * rows[kept])
+            self._read_ids(wanted[at < 0], list_nos, rows, ids, reader)
+        finally:
+            self._cache.unpin(keys[at >= 0])
+        return ids
+
+    def _read_ids(
+        self, missing: Int64, list_nos: Int64, rows: Int64, ids: Int64, reader: ListReader
+    ) -> None:
+        for chunk in plan_chunks(missing, self._sizes[missing], ID_BYTES, self._chunk_bytes):
+            buffer, offsets = reader.read(chunk, "ids")
+            if chunk.whole:
+                keys = chunk.list_nos + len(self._sizes)
+                self._cache.keep(keys, buffer, offsets, chunk.counts * ID_BYTES)
+            at = np.searchsorted(chunk.list_nos, list_nos).clip(max=len(chunk.list_nos) - 1)
+            inside = rows - chunk.row_start
+            mine = (chunk.list_nos[at] == list_nos) & (inside >= 0) & (inside < chunk.counts[at])
+            ids[mine] = _take_ids(buffer, offsets[at[mine]] + ID_BYTES * inside[mine])
+
+    def warm(self, list_nos: Int64, reader: ListReader) -> None:
+        """Read lists into the cache, the most wanted first, until it is full.
+
+        Parameters
+        ----------
+        list_nos : ndarray of shape (n,), int64
+            Distinct; most wanted first.
+        """
+        ends = np.cumsum(self._sizes[list_nos] * (self._code_size + ID_BYTES))
+        fit = np.sort(list_nos[ends <= len(self._cache.buffer)])
+        for _ in self.codes(fit, reader):
+            pass
+        self.ids(fit, np.zeros_like(fit), reader)
+
+
+def _take_ids(buffer: Bytes, offsets: Int64) -> Int64:
+    """Ids at bytes of a buffer, which are at no word's boundary."""
+    taken: Int64 = buffer[offsets[:, None] + np.arange(ID_BYTES)].view("<i8")[:, 0]
+    return taken

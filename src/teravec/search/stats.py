@@ -17,11 +17,12 @@ class SearchStats:
     lists_wanted : int
         (query, list) pairs scanned.
     lists_read : int
-        Lists whose codes were read from the files: each once a batch, or once in all where
-        memory holds the index.
+        Lists whose codes were read from the files, each at most once a batch.
+    lists_cached : int
+        Lists whose codes were in the cache.
     codes_scanned : int
     reads, bytes_read : int
-        Calls and bytes asked of the files, ids included.
+        Reads, and bytes asked of the files, by sectors of 512 bytes, ids included.
     coarse_s, wait_s, scan_s : float
         Seconds finding lists, waiting for reads, and scanning.
     """
@@ -29,6 +30,7 @@ class SearchStats:
     queries: int = 0
     lists_wanted: int = 0
     lists_read: int = 0
+    lists_cached: int = 0
     codes_scanned: int = 0
     reads: int = 0
     bytes_read: int = 0

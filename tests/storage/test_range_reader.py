@@ -1,0 +1,136 @@
+"""Ranges of files: every way of reading gives the same bytes, and a failed read is an error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from teravec.errors import CorruptFile, StorageError
+from teravec.storage.files import open_to_read
+from teravec.storage.range_reader import ALIGNMENT, Range, RangeReader, ReadFile, aligned_buffer
+
+SIZE = 200 * ALIGNMENT + 77  # the last range ends beyond the file's end
+WAYS = {"ring": (True, True), "direct threads": (True, False), "threads": (False, False),
+        "buffered ring": (False, True)}  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> np.ndarray:
+    """The bytes of tmp_path/file."""
+    data = np.random.default_rng(2).integers(0, 256, SIZE, np.uint8)
+    (tmp_path / "file").write_bytes(data.tobytes())
+    return data
+
+
+@pytest.fixture
+def file(data: np.ndarray, tmp_path: Path) -> Iterator[ReadFile]:
+    """That file, opened."""
+    fd = open_to_read(tmp_path / "file")
+    file = ReadFile(tmp_path / "file", fd)
+    yield file
+    file.close()
+    os.close(fd)
+
+
+@pytest.fixture(params=list(WAYS.values()), ids=list(WAYS))
+def reader(request: pytest.FixtureRequest) -> Iterator[RangeReader]:
+    """A reader of each way."""
+    direct, ring = request.param
+    reader = RangeReader(direct=direct, ring=ring)
+    yield reader
+    reader.close()
+
+
+def _ranges(file: ReadFile, count: int) -> tuple[list[Range], np.ndarray]:
+    """Random ranges of the file, and a buffer for them."""
+    rng = np.random.default_rng(count)
+    starts = rng.integers(0, 190, count)
+    lengths = rng.integers(1, 12, count)
+    at = np.cumsum(lengths) - lengths
+    ranges = [
+        Range(file, int(s) * ALIGNMENT, int(n) * ALIGNMENT, int(a) * ALIGNMENT)
+        for s, n, a in zip(starts, lengths, at, strict=True)
+    ]
+    return ranges, aligned_buffer(int(lengths.sum()) * ALIGNMENT)
+
+
+@pytest.mark.parametrize("cold", [True, False])
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_every_way_gives_the_same_bytes(
+    data: np.ndarray, file: ReadFile, reader: RangeReader, count: int, cold: bool
+) -> None:
+    os.fsync(file.fd)
+    for _ in range(2):
+        if cold:
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        ranges, buffer = _ranges(file, count)
+        reader.read(ranges, buffer)
+        for item in ranges:
+            expected = data[item.offset : item.offset + item.length]
+            np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
+            assert len(expected) == item.needed
+
+
+def test_a_file_cut_after_it_was_opened_is_found(
+    file: ReadFile, reader: RangeReader, tmp_path: Path
+) -> None:
+    os.truncate(tmp_path / "file", 100 * ALIGNMENT + 5)
+    buffer = aligned_buffer(40 * ALIGNMENT)
+    reader.read([Range(file, 0, 40 * ALIGNMENT, 0)], buffer)
+    with pytest.raises(CorruptFile, match=r"file: ends at byte 51,205; 102,477 bytes expected"):
+        reader.read([Range(file, 90 * ALIGNMENT, 40 * ALIGNMENT, 0)], buffer)
+
+
+def test_a_failed_read_names_the_file(
+    file: ReadFile, reader: RangeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A descriptor of a directory: every read of it fails."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        monkeypatch.setattr(file, "fd", fd)
+        monkeypatch.setattr(file, "direct_fd", None)
+        ranges, buffer = _ranges(file, 30)
+        with pytest.raises(StorageError, match=r"file: cannot read: .*directory"):
+            reader.read(ranges, buffer)
+    finally:
+        os.close(fd)
+
+
+def test_short_reads_are_finished(
+    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that gives seven bytes at a time."""
+    real = os.preadv
+
+    def short(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            return 0
+        return real(file.fd, [buffers[0][:7]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    reader = RangeReader(ring=False)
+    ranges, buffer = _ranges(file, 4)
+    reader.read(ranges, buffer)
+    reader.close()
+    for item in ranges:
+        expected = data[item.offset : item.offset + item.length]
+        np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
+
+
+def test_no_ring_means_threads(data: np.ndarray, file: ReadFile,
+                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    def refused(depth: int) -> None:
+        raise StorageError("io_uring is not to be had")
+
+    monkeypatch.setattr("teravec.storage.range_reader.Uring", refused)
+    reader = RangeReader()
+    ranges, buffer = _ranges(file, 9)
+    reader.read(ranges, buffer)
+    reader.close()
+    first = ranges[0]
+    expected = data[first.offset : first.offset + first.length]
+    np.testing.assert_array_equal(buffer[first.at : first.at + len(expected)], expected)
