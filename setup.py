@@ -12,6 +12,7 @@ setup(
             sources=[f"src/teravec/kernels/{name}.c"],
             depends=[
                 "src/teravec/kernels/_native_common.h",
+                "src/teravec/kernels/_native_select.h",
                 f"src/teravec/kernels/{name}_kernels.h",
             ],
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],

@@ -141,7 +141,7 @@ def test_every_half_precision_number_is_read_right(monkeypatch: pytest.MonkeyPat
     zero, size = np.zeros(1, np.int64), np.array([len(every)])
     scan.add(
         ListsInMemory(zero, size, zero, every.view(np.uint8)),
-        Pairs(zero, np.array([0, 1]), np.zeros(1, np.int32), np.zeros(1, np.float32)),
+        Pairs.of(zero[None], np.zeros((1, 1), np.float32)),
     )
     distances, places = scan.result()
     rows = places[0] & ((1 << PLACE_BITS) - 1)
@@ -161,7 +161,8 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
             "codes": codes, "entries": entries, "starts": starts,
             "pair_queries": np.zeros(1, np.int32), "coarse": None, "queries": queries,
             "centroids": None, "low": None, "step": np.ones(16, np.float32),
-            "best": np.full((1, 2), np.inf, np.float32), "places": np.full((1, 2), -1),
+            "best": np.full((1, 5), np.inf, np.float32), "places": np.full((1, 5), -1),
+            "counts": np.zeros(1, np.int32), "limits": np.full(1, np.inf, np.float32),
         } | changed  # fmt: skip
         assert compiled.scanning is not None
         compiled.scanning.scan(compiled.level, 2, False, 8, 2, *values.values())
@@ -180,7 +181,11 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         {"pair_queries": np.array([-1], np.int32)},
         {"queries": np.zeros((1, 7), np.float32)},
         {"step": np.zeros(8, np.float32)},
-        {"best": np.full((1, 3), np.inf, np.float32)},
+        {"best": np.full((1, 6), np.inf, np.float32)},
+        {"best": np.zeros((1, 2), np.float32), "places": np.zeros((1, 2), np.int64)},
+        {"counts": np.array([5], np.int32)},
+        {"counts": np.array([-1], np.int32)},
+        {"low": np.zeros(16, np.float32)},
         {"coarse": np.zeros(2, np.float32)},
     ]
     for change in wrong:
@@ -195,11 +200,16 @@ def test_pairs_of_some_lists() -> None:
     assert pairs.list_nos.tolist() == [0, 2, 3, 9]
     assert pairs.queries.tolist() == [0, 3, 1, 0, 1, 3, 3]
     assert pairs.distances.tolist() == [2, 9, 3, 0, 4, 11, 10]
+    assert pairs.nearest.tolist() == [False, True, True, True, False, False, False]
+    nearest = pairs.where(pairs.nearest)
+    assert nearest.starts.tolist() == [0, 1, 2, 3, 3]
+    assert nearest.queries.tolist() == [3, 1, 0]
     for some in ([0, 2], [2, 9], [0, 3, 9], [9]):
         part = pairs.of_lists(np.array(some))
         mine = np.isin(np.repeat(pairs.list_nos, pairs.counts), some)
         np.testing.assert_array_equal(part.queries, pairs.queries[mine])
         np.testing.assert_array_equal(part.distances, pairs.distances[mine])
+        np.testing.assert_array_equal(part.nearest, pairs.nearest[mine])
         assert part.counts.tolist() == [int((list_nos == n).sum()) for n in some]
     rows, matrix, values = pairs.as_matrix()
     assert rows.tolist() == [0, 1, 3]

@@ -59,7 +59,7 @@ static int check_level(int level)
 
 /* ------------------------------------------------------------------ buffers */
 
-enum { MAX_BUFFERS = 12 };
+enum { MAX_BUFFERS = 14 };
 
 typedef struct {
     Py_buffer views[MAX_BUFFERS];

@@ -7,6 +7,7 @@
  * where value i of a code stands for low[i] + step[i] * value.
  */
 #include "_native_common.h"
+#include "_native_select.h"
 
 /* A place names a vector: list number << PLACE_BITS | row within the list. */
 enum { PLACE_BITS = 32 };
@@ -25,16 +26,23 @@ typedef struct {
     const int32_t *pair_queries;
     const float *pair_coarse; /* inner product of query and centroid; NULL without residuals */
     const float *queries, *centroids; /* centroids NULL without residuals */
-    const float *low, *step;          /* of `stride` values; low may be NULL: zeros */
-    float *best;                      /* (nq, k), each a heap with its worst first */
+    const float *low, *step;          /* of `stride` values; low NULL without residuals */
+    /* What each query keeps: `room` values at most, those before counts[query], in no order. When
+     * they are as many, all but the k lowest go, and the k-th becomes the limit. A heap would keep
+     * exactly k, but take several times as long for every value that enters. */
+    size_t room;
+    float *best, *limits;
     int64_t *places;
+    int32_t *counts;
 } scan_t;
 
 typedef struct {
     float *queries, *rows; /* (GROUP, stride) and (MOST_LANES, stride) */
     float base[GROUP];
-    float *best[GROUP];
-    int64_t *places[GROUP];
+    /* (room,) each, for leaving the lowest of a query's values */
+    uint64_t *keys;
+    float *best;
+    int64_t *places;
 } work_t;
 
 static float half_to_float(uint16_t half)
@@ -72,52 +80,36 @@ static inline float value_at(int codec, const uint8_t *code, size_t k)
     }
 }
 
-/* Put a value where the worst stood, and restore the heap. */
-static void replace_worst(float *best, int64_t *places, size_t k, float value, int64_t place)
+/* Leave the k lowest of a query's values. */
+static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
 {
-    size_t at = 0;
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= k)
-            break;
-        if (child + 1 < k && best[child + 1] > best[child])
-            child++;
-        if (best[child] <= value)
-            break;
-        best[at] = best[child];
-        places[at] = places[child];
-        at = child;
+    float *best = s->best + query * s->room;
+    int64_t *places = s->places + query * s->room;
+    for (size_t i = 0; i < s->room; i++)
+        w->keys[i] = sort_key(best[i], i);
+    select_keys(w->keys, s->room, s->k);
+    for (size_t i = 0; i < s->k; i++) {
+        const uint32_t at = (uint32_t)w->keys[i];
+        w->best[i] = best[at];
+        w->places[i] = places[at];
     }
-    best[at] = value;
-    places[at] = place;
+    memcpy(best, w->best, 4 * s->k);
+    memcpy(places, w->places, 8 * s->k);
+    for (size_t i = s->k; i < s->room; i++) {
+        best[i] = INFINITY;
+        places[i] = -1;
+    }
+    s->limits[query] = best[s->k - 1]; /* select_keys leaves the greatest of the k last */
+    s->counts[query] = (int32_t)s->k;
 }
 
-/* Queries of a group less the list's centroid and `low` (l2), or as they are (inner product, where
- * what is the same for all codes goes into `base`). */
-static void prepare_queries(const scan_t *s, work_t *w, int64_t list_no, size_t pair, size_t n)
+static void keep(const scan_t *s, const work_t *w, size_t query, float value, int64_t place)
 {
-    const float *centroid = s->centroids ? s->centroids + (size_t)list_no * s->d : NULL;
-    for (size_t i = 0; i < n; i++) {
-        const size_t number = (size_t)s->pair_queries[pair + i];
-        const float *query = s->queries + number * s->d;
-        float *out = w->queries + i * s->stride, base = 0;
-        w->best[i] = s->best + number * s->k;
-        w->places[i] = s->places + number * s->k;
-        memcpy(out, query, 4 * s->d);
-        if (s->similarity) {
-            if (s->low)
-                for (size_t k = 0; k < s->d; k++)
-                    base += query[k] * s->low[k];
-            w->base[i] = base + (s->pair_coarse ? s->pair_coarse[pair + i] : 0);
-        } else {
-            if (centroid)
-                for (size_t k = 0; k < s->d; k++)
-                    out[k] -= centroid[k];
-            if (s->low)
-                for (size_t k = 0; k < s->d; k++)
-                    out[k] -= s->low[k];
-        }
-    }
+    const size_t at = query * s->room + (size_t)s->counts[query];
+    s->best[at] = value;
+    s->places[at] = place;
+    if ((size_t)++s->counts[query] == s->room)
+        leave_lowest(s, w, query);
 }
 
 #define VL 4
@@ -182,6 +174,15 @@ static int check_entries(const scan_t *s, size_t nentries, size_t ncodes, size_t
     return 1;
 }
 
+/* Residual codes have both centroids and `low`, others neither. */
+static int check_residual(const scan_t *s)
+{
+    if (!s->low == !s->centroids)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "one of centroids and low is there, the other is not");
+    return 0;
+}
+
 static float *zeros(size_t n)
 {
     float *memory = aligned_alloc(64, (4 * n + 63) / 64 * 64);
@@ -192,8 +193,14 @@ static float *zeros(size_t n)
 
 static int scan(scan_t *s, int level, size_t nentries)
 {
-    work_t work = {.queries = zeros(GROUP * s->stride), .rows = zeros(MOST_LANES * s->stride)};
-    const int ready = work.queries && work.rows;
+    work_t work = {
+        .queries = zeros(GROUP * s->stride),
+        .rows = zeros(MOST_LANES * s->stride),
+        .keys = malloc(8 * s->room),
+        .best = malloc(4 * s->k),
+        .places = malloc(8 * s->k),
+    };
+    const int ready = work.queries && work.rows && work.keys && work.best && work.places;
     if (ready) {
         Py_BEGIN_ALLOW_THREADS;
         AT_LEVEL(level, scan_entries, s, &work, 0, nentries);
@@ -203,7 +210,22 @@ static int scan(scan_t *s, int level, size_t nentries)
     }
     free(work.queries);
     free(work.rows);
+    free(work.keys);
+    free(work.best);
+    free(work.places);
     return ready;
+}
+
+/* What queries keep must be as `keep` leaves it. */
+static int check_kept(const scan_t *s, size_t nq)
+{
+    for (size_t query = 0; query < nq; query++)
+        if (s->counts[query] < 0 || (size_t)s->counts[query] >= s->room) {
+            PyErr_Format(PyExc_ValueError, "query %zu keeps %d values, room is for %zu", query,
+                         s->counts[query], s->room);
+            return 0;
+        }
+    return 1;
 }
 
 /* An optional buffer of floats: NULL for None. */
@@ -222,15 +244,16 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     int level;
     Py_ssize_t d, k;
     PyObject *o_codes, *o_entries, *o_pair_starts, *o_pair_queries, *o_pair_coarse, *o_queries,
-        *o_centroids, *o_low, *o_step, *o_best, *o_places, *result = NULL;
+        *o_centroids, *o_low, *o_step, *o_best, *o_places, *o_counts, *o_limits, *result = NULL;
     buffers_t all = {.count = 0};
     size_t ncodes, nwords, nstarts, npairs, ncoarse, nqueries, ncentroids, nlow, nstep, nbest,
-        nplaces;
+        nplaces, nq, nlimits;
     scan_t s = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiinnOOOOOOOOOOO:scan", &level, &s.codec, &s.similarity, &d, &k,
+    if (!PyArg_ParseTuple(args, "iiinnOOOOOOOOOOOOO:scan", &level, &s.codec, &s.similarity, &d, &k,
                           &o_codes, &o_entries, &o_pair_starts, &o_pair_queries, &o_pair_coarse,
-                          &o_queries, &o_centroids, &o_low, &o_step, &o_best, &o_places) ||
+                          &o_queries, &o_centroids, &o_low, &o_step, &o_best, &o_places, &o_counts,
+                          &o_limits) ||
         !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
     if (s.codec < 0 || s.codec >= CODECS)
@@ -249,18 +272,26 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !take_floats(&all, o_low, "low", &s.low, &nlow) ||
         !(s.step = take(&all, o_step, "step", 'f', 0, &nstep)) ||
         !(s.best = take(&all, o_best, "best", 'f', 1, &nbest)) ||
-        !(s.places = take(&all, o_places, "places", 'q', 1, &nplaces)))
+        !(s.places = take(&all, o_places, "places", 'q', 1, &nplaces)) ||
+        !(s.counts = take(&all, o_counts, "counts", 'i', 1, &nq)) ||
+        !(s.limits = take(&all, o_limits, "limits", 'f', 1, &nlimits)))
         goto done;
-    const size_t nentries = nwords / 4, nq = nqueries / s.d, nlist = ncentroids / s.d;
+    const size_t nentries = nwords / 4, nlist = ncentroids / s.d;
+    s.room = nq ? nbest / nq : s.k + 1;
     if (!check_product("entries", nwords, 4, nentries) ||
         !check_length("pair_starts", nstarts, nentries + 1) ||
         !check_product("queries", nqueries, nq, s.d) ||
         !check_product("centroids", ncentroids, nlist, s.d) ||
-        !check_product("best", nbest, nq, s.k) || !check_length("places", nplaces, nbest) ||
+        !check_product("best", nbest, nq, s.room) || !check_length("places", nplaces, nbest) ||
+        !check_length("limits", nlimits, nq) || !check_kept(&s, nq) ||
         (s.pair_coarse && !check_length("pair_coarse", ncoarse, npairs)) ||
-        (s.low && !check_length("low", nlow, s.stride)) ||
+        (s.low && !check_length("low", nlow, s.stride)) || !check_residual(&s) ||
         !check_length("step", nstep, s.stride))
         goto done;
+    if (s.room <= s.k) {
+        PyErr_Format(PyExc_ValueError, "room is for %zu values, k is %zu", s.room, s.k);
+        goto done;
+    }
     s.list_nos = entries, s.row_starts = entries + nentries;
     s.sizes = entries + 2 * nentries, s.offsets = entries + 3 * nentries;
     if (check_entries(&s, nentries, ncodes, npairs, nq, nlist) && scan(&s, level, nentries))
@@ -273,9 +304,10 @@ done:
 static PyMethodDef methods[] = {
     {"scan", py_scan, METH_VARARGS,
      "scan(level, codec, similarity, d, k, codes, entries, pair_starts, pair_queries, pair_coarse,\n"
-     "     queries, centroids, low, step, best, places)\n\n"
+     "     queries, centroids, low, step, best, places, counts, limits)\n\n"
      "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. entries: list numbers, first rows, sizes and\n"
-     "byte offsets, one after another. best and places are heaps, worst first, and are updated."},
+     "byte offsets, one after another. best and places (nq, more than k) are what queries keep,\n"
+     "counts how many, limits what a distance must be below; all four are updated."},
     {NULL, NULL, 0, NULL},
 };
 

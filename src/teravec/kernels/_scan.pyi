@@ -17,5 +17,7 @@ def scan(
     step: Buffer,
     best: Buffer,
     places: Buffer,
+    counts: Buffer,
+    limits: Buffer,
     /,
 ) -> None: ...

@@ -220,21 +220,45 @@ FN uint32_t NAME(less_bits)(VEC a, float limit)
 
 /* ------------------------------------------------------------------ scanning */
 
+/* Queries of a group less the list's centroid and `low` (l2), or as they are (inner product, where
+ * what is the same for all codes goes into `base`). */
+FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_t pair, size_t n)
+{
+    const size_t d = s->d;
+    const float *centroid = s->centroids ? s->centroids + (size_t)list_no * d : NULL;
+    for (size_t i = 0; i < n; i++) {
+        const size_t number = (size_t)s->pair_queries[pair + i];
+        const float *query = s->queries + number * d;
+        float *out = w->queries + i * s->stride;
+        w->base[i] = s->pair_coarse ? s->pair_coarse[pair + i] : 0;
+        if (s->similarity) {
+            memcpy(out, query, 4 * d);
+            if (s->low)
+                for (size_t k = 0; k < d; k++)
+                    w->base[i] += query[k] * s->low[k];
+        } else if (centroid) {
+            for (size_t k = 0; k < d; k++)
+                out[k] = query[k] - centroid[k] - s->low[k];
+        } else {
+            memcpy(out, query, 4 * d);
+        }
+    }
+}
+
 /* Compare one tile of `count` unpacked codes with the prepared queries of a group. */
-FN void NAME(scan_tile)(const scan_t *s, const work_t *w, size_t nqueries, size_t count,
-                        int64_t place)
+FN void NAME(scan_tile)(const scan_t *s, const work_t *w, size_t pair, size_t nqueries,
+                        size_t count, int64_t place)
 {
     const uint32_t there = (uint32_t)((1ull << count) - 1);
     for (size_t i = 0; i < nqueries; i++) {
         const float *query = w->queries + i * s->stride;
         const VEC found = s->similarity ? NAME(tile_ip)(query, w->rows, s->stride, w->base[i])
                                         : NAME(tile_l2)(query, w->rows, s->stride);
-        float *best = w->best[i];
-        uint32_t bits = NAME(less_bits)(found, best[0]) & there;
+        const size_t number = (size_t)s->pair_queries[pair + i];
+        uint32_t bits = NAME(less_bits)(found, s->limits[number]) & there;
         for (; bits; bits &= bits - 1) {
             const int lane = __builtin_ctz(bits);
-            if (found[lane] < best[0])
-                replace_worst(best, w->places[i], s->k, found[lane], place + lane);
+            keep(s, w, number, found[lane], place + lane);
         }
     }
 }
@@ -248,11 +272,11 @@ FN void NAME(scan_entry)(const scan_t *s, work_t *w, size_t entry)
     const size_t stop = (size_t)s->pair_starts[entry + 1];
     for (size_t pair = (size_t)s->pair_starts[entry]; pair < stop; pair += GROUP) {
         const size_t nqueries = stop - pair < GROUP ? stop - pair : GROUP;
-        prepare_queries(s, w, s->list_nos[entry], pair, nqueries);
+        NAME(prepare_queries)(s, w, s->list_nos[entry], pair, nqueries);
         for (size_t row = 0; row < size; row += VL) {
             const size_t count = size - row < VL ? size - row : VL;
             NAME(unpack_tile)(s, codes + row * s->code_size, count, w->rows);
-            NAME(scan_tile)(s, w, nqueries, count, place + (int64_t)row);
+            NAME(scan_tile)(s, w, pair, nqueries, count, place + (int64_t)row);
         }
     }
 }

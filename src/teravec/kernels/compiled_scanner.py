@@ -19,6 +19,7 @@ from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
+from teravec.kernels.nearest import smallest_k
 from teravec.kernels.pairs import Pairs
 
 __all__ = ["CompiledScan", "CompiledScanner"]
@@ -32,6 +33,7 @@ _STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
 _LANES = 16  # values of a code are padded to as many
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
 _ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
+_SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
 _PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
 
 
@@ -44,6 +46,28 @@ class _Decoding:
     low: Float32 | None
     step: Float32
     centroids: Float32 | None
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What one thread keeps for each query: see _scan.c.
+
+    ``best`` and ``places`` (nq, room), ``counts`` of what is kept and ``limits`` (nq,).
+    """
+
+    best: Float32
+    places: Int64
+    counts: npt.NDArray[np.int32]
+    limits: Float32
+
+    @classmethod
+    def none(cls, nq: int, k: int) -> _Kept:
+        """Nothing kept yet."""
+        shape = (nq, 2 * k + _SPARE)
+        return cls(
+            np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64),
+            np.zeros(nq, np.int32), np.full(nq, np.inf, np.float32),
+        )  # fmt: skip
 
 
 class CompiledScanner:
@@ -87,25 +111,36 @@ class CompiledScanner:
 class CompiledScan:
     """The k best codes so far, for a batch of queries.
 
-    Each thread keeps heaps of its own, so that none waits for another.
+    Each thread keeps results of its own, so that none waits for another.
     """
 
     def __init__(self, scanner: CompiledScanner, queries: Float32, k: int, threads: int) -> None:
         self._scanner = scanner
         self._queries = np.ascontiguousarray(queries, np.float32)
         self._k, self._threads = k, threads
-        self._best: list[tuple[Float32, Int64]] = []
-        self._free: queue.SimpleQueue[tuple[Float32, Int64]] = queue.SimpleQueue()
+        self._kept: list[_Kept] = []
+        self._free: queue.SimpleQueue[_Kept] = queue.SimpleQueue()
 
     def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
-        """Scan lists for the queries that want them; ``pairs`` names the same lists."""
+        """Scan lists for the queries that want them; ``pairs`` names the same lists.
+
+        Each query's nearest list comes first: what is found there keeps most other codes out of
+        what is kept, which would else take as long as the distances.
+        """
+        if len(lists.list_nos) > 1:
+            for chosen in (pairs.nearest, ~pairs.nearest):
+                part = pairs.where(chosen)
+                wanted = part.counts > 0
+                self._add(lists.where(wanted), part.of_lists(part.list_nos[wanted]))
+        else:
+            self._add(lists, pairs)
+
+    def _add(self, lists: ListsInMemory, pairs: Pairs) -> None:
         cost = lists.sizes * (pairs.counts + _UNPACK)
         threads = self._threads if int(cost.sum()) > _ALONE else 1
-        while len(self._best) < threads:
-            shape = (len(self._queries), self._k)
-            heaps = np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64)
-            self._best.append(heaps)
-            self._free.put(heaps)
+        while len(self._kept) < threads:
+            self._kept.append(_Kept.none(len(self._queries), self._k))
+            self._free.put(self._kept[-1])
         entries = np.stack(
             [lists.list_nos, np.full_like(lists.sizes, lists.row_start), lists.sizes, lists.offsets]
         )
@@ -122,26 +157,27 @@ class CompiledScan:
         part = slice(int(starts[0]), int(starts[-1]))
         similarity = scanner.metric.larger_is_closer
         coarse = pairs.distances[part] if similarity and decoding.centroids is not None else None
-        best, places = heaps = self._free.get()
+        kept = self._free.get()
         try:
             assert compiled.scanning is not None
             compiled.scanning.scan(
                 compiled.level, decoding.codec, similarity, self._queries.shape[1], self._k,
                 lists.buffer, entries, starts - starts[0], pairs.queries[part], coarse,
-                self._queries, decoding.centroids, decoding.low, decoding.step, best, places,
+                self._queries, decoding.centroids, decoding.low, decoding.step,
+                kept.best, kept.places, kept.counts, kept.limits,
             )  # fmt: skip
         finally:
-            self._free.put(heaps)
+            self._free.put(kept)
 
     def result(self) -> tuple[Float32, Int64]:
         """Distances (nq, k), best first, in the metric's own sign, and places, -1 for none."""
         shape = (len(self._queries), self._k)
-        if not self._best:
+        if not self._kept:
             return np.full(shape, self._scanner.metric.worst, np.float32), np.full(shape, -1)
-        best = np.concatenate([heap for heap, _ in self._best], axis=1)
-        places = np.concatenate([heap for _, heap in self._best], axis=1)
-        order = np.lexsort((places, best), axis=1)[:, : self._k]
-        best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
+        best = np.concatenate([kept.best for kept in self._kept], axis=1)
+        places = np.concatenate([kept.places for kept in self._kept], axis=1)
+        order, best = smallest_k(best, self._k, threads=self._threads)
+        places = np.take_along_axis(places, order.astype(np.int64), 1)
         if self._scanner.metric.larger_is_closer:
             np.negative(best, out=best)
         return best, places

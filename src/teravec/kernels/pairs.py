@@ -28,12 +28,15 @@ class Pairs:
         Ascending within a list.
     distances : ndarray of shape (npairs,), float32
         Squared distance of the query to the list's centroid (l2), or inner product with it.
+    nearest : ndarray of shape (npairs,), bool
+        Whether the list is the one that the query named first.
     """
 
     list_nos: Int64
     starts: Int64
     queries: Int32
     distances: Float32
+    nearest: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, list_nos: Int64, distances: Float32) -> Pairs:
@@ -42,7 +45,7 @@ class Pairs:
         Parameters
         ----------
         list_nos : ndarray of shape (nq, nprobe), int64
-            Distinct within a row; -1 is none.
+            Distinct within a row, the nearest first; -1 is none.
         distances : ndarray of shape (nq, nprobe), float32
         """
         flat = list_nos.ravel()
@@ -51,9 +54,11 @@ class Pairs:
         ordered = flat[order]
         firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         firsts = firsts[: len(ordered)]
-        queries = (order // max(1, list_nos.shape[1])).astype(np.int32)
+        queries, ranks = np.divmod(order, max(1, list_nos.shape[1]))
         starts = np.append(firsts, len(ordered)).astype(np.int64)
-        return cls(ordered[firsts], starts, queries, distances.ravel()[order])
+        return cls(
+            ordered[firsts], starts, queries.astype(np.int32), distances.ravel()[order], ranks == 0
+        )
 
     @property
     def counts(self) -> Int64:
@@ -67,11 +72,21 @@ class Pairs:
             first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
             part = slice(first, last)
             starts = self.starts[at[0] : at[-1] + 2] - first
-            return Pairs(list_nos, starts, self.queries[part], self.distances[part])
+            return Pairs(
+                list_nos, starts, self.queries[part], self.distances[part], self.nearest[part]
+            )
         counts = self.starts[at + 1] - self.starts[at]
         starts = np.concatenate([[0], np.cumsum(counts)])
         rows = np.repeat(self.starts[at] - starts[:-1], counts) + np.arange(starts[-1])
-        return Pairs(list_nos, starts, self.queries[rows], self.distances[rows])
+        return Pairs(list_nos, starts, self.queries[rows], self.distances[rows], self.nearest[rows])
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Pairs:
+        """The chosen pairs, (npairs,); lists that none of them names have no pairs."""
+        before = np.concatenate([[0], np.cumsum(chosen)])
+        return Pairs(
+            self.list_nos, before[self.starts], self.queries[chosen], self.distances[chosen],
+            self.nearest[chosen],
+        )  # fmt: skip
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
         """The pairs query by query, as Faiss takes them.
