@@ -11,7 +11,9 @@ process: ``python -m benchmarks.seed STEP JSON`` prints the step's result as JSO
 """
 
 import contextlib
+import ctypes
 import json
+import mmap
 import os
 import statistics
 import sys
@@ -80,11 +82,13 @@ class SearchOptions:
     """How an index is opened and searched; the defaults are the scripts'.
 
     ``parallel_mode`` 1 shares one query's lists among the threads, 0 shares the queries.
-    ``prefetch_threads`` None leaves the 32 of ``OnDiskInvertedLists``.
+    ``prefetch_threads`` None leaves the 32 of ``OnDiskInvertedLists``. ``random_access`` tells
+    the kernel so (MADV_RANDOM), which Faiss does not: no read-ahead then.
     """
 
     nprobe: int = 16
     k: int = 10
+    random_access: bool = False
     ef_search: int = EF_SEARCH
     parallel_mode: int = 1
     prefetch_threads: int | None = None
@@ -241,10 +245,19 @@ def seed_open(path: Path, options: SearchOptions, in_ram: bool = False) -> Any:
     elif options.prefetch_threads is not None:
         mapped: Any = faiss.downcast_InvertedLists(ivf.invlists)
         mapped.prefetch_nthread = options.prefetch_threads
+    if options.random_access:
+        _advise_random(faiss.downcast_InvertedLists(ivf.invlists))
     ivf.parallel_mode = options.parallel_mode
     ivf.nprobe = options.nprobe
     set_ef_search(index, options.ef_search)
     return index
+
+
+def _advise_random(lists: Any) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    address, length = ctypes.c_void_p(int(lists.ptr)), ctypes.c_size_t(lists.totsize)
+    if libc.madvise(address, length, mmap.MADV_RANDOM) != 0:
+        raise OSError(ctypes.get_errno(), "madvise failed")
 
 
 def seed_search(index: Any, xq: Floats, k: int, nprobe: int) -> tuple[Floats, Ids]:

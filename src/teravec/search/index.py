@@ -63,6 +63,7 @@ class Index:
         # Three chunks, and as much again for the queries and their results.
         lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
         self._ranges = RangeReader(direct=direct)
+        opened.model.make_ready()
         range_scanner = opened.model.faiss_scanner()
         scanner = opened.model.scanner()
         self._resources = SearchResources(

@@ -177,6 +177,11 @@ class Model:
     def _exact(self) -> ExactQuantizer:
         return ExactQuantizer(self.centroids, self.metric)
 
+    def make_ready(self) -> None:
+        """Lay the centroids out for queries now, not when the first one comes."""
+        if self._graph is None:
+            _ = self._exact
+
     def prepare(self, vectors: Float32, threads: int = 1) -> Float32:
         """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
 
