@@ -27,6 +27,7 @@ _SMALLEST = 16 << 20  # a file that must hold a few blocks of every size for eve
 _SEQUENTIAL = {Method.PREAD: 1, Method.DIRECT: 8, Method.URING: 8}  # reads of 1 MiB in flight
 _ROUNDS = 3  # a shared disk's rate drifts: each cell is measured so many times, far apart
 _ENOUGH = 0.9  # of the best rate
+_WITNESSES = 3  # cells that must reach a rate before it counts: the top one of ninety is luck
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,9 @@ class DeviceProfile:
 
     @property
     def best(self) -> Rate:
-        """The highest rate of random reads."""
-        return max(self._random(), key=lambda rate: rate.bytes_per_s)
+        """The highest rate of random reads that three kinds of them reach."""
+        ordered = sorted(self._random(), key=lambda rate: rate.bytes_per_s)
+        return ordered[-_WITNESSES]
 
     @property
     def recommended(self) -> Rate:
