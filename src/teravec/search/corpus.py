@@ -59,8 +59,19 @@ def answers(
     first : int
         First query of the batch.
     found : FoundArrays
+
+    Raises
+    ------
+    InvalidArgument
+        The queries or the question do not fit the index.
     """
     question.check(index, source)
+    yield from _answers(index, source, question, start, stop)
+
+
+def _answers(
+    index: Index, source: Source, question: Question, start: int, stop: int
+) -> Iterator[tuple[int, FoundArrays]]:
     most = rows = question.batch_rows(index)
     while start < stop:
         asked = min(stop, start + rows) - start
@@ -105,6 +116,7 @@ def search_corpus(
         No space or no permission; call again to continue.
     """
     check_output(out, within_radius=question.k is None)
+    question.check(index, source)
     parts = SealedParts(
         out.with_name(out.name + ".partial"), _search(index, source, question)
     )  # fmt: skip
@@ -113,7 +125,7 @@ def search_corpus(
     with progress.stage("search", source.ntotal, "queries") as bar:
         bar.advance(resumed)
         for missing in parts.missing(source.ntotal):
-            for start, found in answers(index, source, question, *missing):
+            for start, found in _answers(index, source, question, *missing):
                 check_ids(out, found.ids)
                 batches += 1
                 if found.n == source.ntotal:
