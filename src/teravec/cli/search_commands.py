@@ -15,6 +15,7 @@ from teravec import api
 from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
+from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.running import command, parse_numbers, print_json
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
@@ -95,13 +96,22 @@ def evaluate_index(
     ],
     k: o.K = 10,
     nprobe: Annotated[str, typer.Option(help="Numbers of lists to try.")] = "1,4,16,64",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the curves as .png, .svg or .pdf; needs teravec[plot].",
+                     show_default=False),
+    ] = None,
     memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe; every search reads its lists again."""
     nprobes = parse_numbers(nprobe, "nprobe")
+    if plot is not None:
+        check_plot(plot)
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(opened, _read_queries(queries, memory), neighbors, k, nprobes)
+    if plot is not None:
+        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [r.to_dict() for r in results]})
     else:

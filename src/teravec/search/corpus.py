@@ -80,8 +80,9 @@ def _answers(
         yield start, found
         del found  # the taker may be done with it
         start += done
-        # A batch that had too many results tells how many queries the next one can have.
-        rows = min(most, done if done < asked else 2 * rows)
+        # A batch that had too many results tells how many queries the next one can have; later
+        # ones may have more again.
+        rows = min(most, done if done < asked else rows + rows // 4 + 1)
 
 
 def search_corpus(

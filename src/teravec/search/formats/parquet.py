@@ -19,7 +19,7 @@ from teravec.sources.columnar import arrow_errors
 __all__ = ["read_parquet", "write_parquet"]
 
 _QUERIES = 1 << 16  # of a row group, and
-_ROWS = 1 << 20  # no more rows than this: where groups end depends on the results alone
+_ROWS = 1 << 18  # no more rows than this: where groups end depends on the results alone
 
 _SCHEMA = pa.schema(
     [
