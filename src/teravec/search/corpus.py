@@ -118,9 +118,7 @@ def search_corpus(
     """
     check_output(out, within_radius=question.k is None)
     question.check(index, source)
-    parts = SealedParts(
-        out.with_name(out.name + ".partial"), _search(index, source, question)
-    )  # fmt: skip
+    parts = SealedParts(out.with_name(out.name + ".partial"), _search(index, source, question))
     resumed, batches, results = parts.rows, 0, 0
     log.info("%d queries in batches of at most %d", source.ntotal, question.batch_rows(index))
     with progress.stage("search", source.ntotal, "queries") as bar:

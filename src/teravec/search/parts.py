@@ -103,9 +103,7 @@ class SealedParts:
         """Ranges of queries, of n in all, whose results are not there."""
         starts = [*(part.start for part in self._parts), n]
         stops = [0, *(part.stop for part in self._parts)]
-        return [
-            (stop, start) for stop, start in zip(stops, starts, strict=True) if start > stop
-        ]  # fmt: skip
+        return [(stop, start) for stop, start in zip(stops, starts, strict=True) if start > stop]
 
     def add(self, start: int, found: FoundArrays) -> None:
         """Seal results of the queries from ``start`` on."""
@@ -123,9 +121,7 @@ class SealedParts:
             for what, array in arrays.items()
         }
         content = {"search": self._checksum, "total": found.total, "arrays": described}
-        write_json(
-            part.path("json"), {"format": _PART_FORMAT, "version": _VERSION, **content}
-        )  # fmt: skip
+        write_json(part.path("json"), {"format": _PART_FORMAT, "version": _VERSION, **content})
         self._parts = sorted([*self._parts, part], key=lambda part: part.start)
 
     def found(self, k: int | None) -> FoundInParts:

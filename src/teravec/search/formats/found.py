@@ -9,12 +9,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Found", "FoundArrays", "Neighbors", "flat_blocks", "row_blocks"]
+__all__ = ["Found", "FoundArrays", "Neighbors", "count_blocks", "flat_blocks"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 20  # results in memory at a time
+_BLOCK = 1 << 20  # results, or numbers of them, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def flat_blocks(found: Found) -> Iterator[tuple[Float32, Int64]]:
         yield found.read(start, min(start + _BLOCK, found.total))
 
 
-def row_blocks(found: Found) -> Iterator[tuple[int, Int64]]:
-    """First query, and the number of results of each, for about a million queries at a time."""
+def count_blocks(found: Found) -> Iterator[Int64]:
+    """Results of each query, for about a million queries at a time."""
     for start in range(0, found.n, _BLOCK):
-        yield start, found.counts(start, min(start + _BLOCK, found.n))
+        yield found.counts(start, min(start + _BLOCK, found.n))

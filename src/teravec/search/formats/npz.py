@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource, TeravecError
-from teravec.search.formats.found import Found, Neighbors, flat_blocks, row_blocks
+from teravec.search.formats.found import Found, Neighbors, count_blocks, flat_blocks
 from teravec.search.formats.npy import as_ids, read_npy_array, write_npy_header
 from teravec.search.formats.whole import publishing_result, reading
 
@@ -43,7 +43,7 @@ def _write_lims(archive: zipfile.ZipFile, found: Found) -> None:
         write_npy_header(member, "<i8", (found.n + 1,))
         member.write(bytes(8))
         last = 0
-        for _, counts in row_blocks(found):
+        for counts in count_blocks(found):
             lims = last + np.cumsum(counts)
             member.write(lims.astype("<i8").data)
             last = int(lims[-1])
