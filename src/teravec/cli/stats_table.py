@@ -15,6 +15,7 @@ __all__ = ["stats_table"]
 _NAMES = {
     "lists_wanted": "lists scanned",
     "lists_read": "lists read",
+    "lists_cached": "lists in the cache",
     "codes_scanned": "codes scanned",
     "bytes_read": "bytes read",
     "coarse_s": "finding lists",

@@ -244,7 +244,7 @@ class Index:
             Like those to come.
         nprobe : int
         """
-        _, list_nos, _ = self.nearest_lists(self._checked(queries), self._effort(nprobe))
+        _, list_nos, _ = self.nearest_lists(self._checked(queries), self.effort(nprobe))
         wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
