@@ -144,7 +144,7 @@ def test_results_do_not_depend_on_memory_or_threads(
     with teravec.open(root, threads=threads, direct=direct) as index:
         lists = IndexLists(index._opened, cache, chunk)
         object.__setattr__(index._resources, "lists", lists)
-        index._batch_bytes = 100_000
+        index.batch_bytes = 100_000
         for _ in range(3):  # the second and third find some lists in the cache
             for one, other in zip(expected, index.search(queries, k, nprobe), strict=True):
                 np.testing.assert_array_equal(one, other)

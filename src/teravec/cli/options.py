@@ -22,6 +22,7 @@ __all__ = [
     "Nprobe",
     "Out",
     "Queries",
+    "QuerySource",
     "Quiet",
     "Sample",
     "Seed",
@@ -46,6 +47,14 @@ IndexDir = Annotated[
 ]
 Queries = Annotated[
     str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
+]
+QuerySource = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="QUERIES...",
+        help="Query vectors: files, directories or globs, in the formats that build reads.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Index directory.", show_default=False)]
 Nlist = Annotated[

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,9 @@ from rich.table import Table
 
 from teravec import api
 from teravec.cli import options as o
+from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
+from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.running import command, parse_numbers, print_json
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
@@ -24,7 +24,8 @@ from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.evaluation import Evaluation, evaluate
 from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
-from teravec.search.results import check_output, read_neighbors, write_neighbors, write_range
+from teravec.search.questions import TopK, Within
+from teravec.search.results import check_output, read_neighbors, write_neighbors
 from teravec.sources import open_source
 
 __all__ = ["add_search_commands"]
@@ -33,6 +34,11 @@ Result = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Result file; its extension says the format: .npz "
                  ".parquet .ibin .bin .ivecs .npy.", show_default=False),
+]  # fmt: skip
+ExcludeSelf = Annotated[
+    bool,
+    typer.Option("--exclude-self", help="Leave out the vector with the query's own id: for the "
+                 "neighbours within one data set."),
 ]  # fmt: skip
 Stats = Annotated[bool, typer.Option("--stats", help="Print what the search cost.")]
 
@@ -46,66 +52,39 @@ def add_search_commands(app: typer.Typer) -> None:
 
 
 def search(
-    index: o.IndexDir, queries: o.Queries, k: o.K = 10, nprobe: o.Nprobe = 16,
-    out: Result = None, memory: o.Memory = None, threads: o.Threads = None, stats: Stats = False,
-    json: o.Json = False,
+    index: o.IndexDir, queries: o.QuerySource, k: o.K = 10, nprobe: o.Nprobe = 16,
+    out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
+    threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
+    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
-    """Find the k nearest neighbours of every query."""
+    """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
         check_output(out)
+    source = open_source(queries, id_column=id_column, vector_column=vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        vectors = _read_queries(queries, memory)
-        distances, ids = opened.search(vectors, k, nprobe)
-        cost = asdict(opened.stats)
-    if out is not None:
-        write_neighbors(out, distances, ids)
-    result: dict[str, Any] = {"queries": len(ids), "k": k}
-    if out is None and json:
-        result |= {"ids": ids.tolist(), "distances": _finite(distances)}
-    if json:
-        print_json(result | ({"stats": cost} if stats else {}))
-        return
-    if out is None:
-        for number, (row, values) in enumerate(zip(ids, distances, strict=True)):
-            found = " ".join(f"{i}:{v:.6g}" for i, v in zip(row, values, strict=True) if i != -1)
-            print(f"{number}\t{found}")
-    if stats:
-        _print_stats(cost)
+        question = TopK(k, opened.effort(nprobe), exclude_self)
+        answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def range_search(
-    index: o.IndexDir, queries: o.Queries,
+    index: o.IndexDir, queries: o.QuerySource,
     radius: Annotated[
         float,
         typer.Option(help="Squared L2 below it (l2), or similarity above it (ip, cosine).",
                      show_default=False),
     ],
-    nprobe: o.Nprobe = 16, out: Result = None, memory: o.Memory = None,
-    threads: o.Threads = None, stats: Stats = False, json: o.Json = False,
+    nprobe: o.Nprobe = 16, out: Result = None, exclude_self: ExcludeSelf = False,
+    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
-    """Find all vectors within a radius of every query."""
+    """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
+    source = open_source(queries, id_column=id_column, vector_column=vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        vectors = _read_queries(queries, memory)
-        lims, distances, ids = opened.range_search(vectors, radius, nprobe)
-        cost = asdict(opened.stats)
-    if out is not None:
-        write_range(out, lims, distances, ids)
-    result: dict[str, Any] = {"queries": len(lims) - 1, "radius": radius, "results": len(ids)}
-    if json:
-        if out is None:
-            lists = {"lims": lims.tolist(), "ids": ids.tolist(), "distances": _finite(distances)}
-            result |= lists
-        print_json(result | ({"stats": cost} if stats else {}))
-        return
-    if out is None:
-        for number in range(len(lims) - 1):
-            part = slice(lims[number], lims[number + 1])
-            found = zip(ids[part], distances[part], strict=True)
-            print(f"{number}\t" + " ".join(f"{i}:{v:.6g}" for i, v in found))
-    if stats:
-        _print_stats(cost)
+        question = Within(radius, opened.effort(nprobe), exclude_self)
+        answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def evaluate_index(
@@ -117,13 +96,22 @@ def evaluate_index(
     ],
     k: o.K = 10,
     nprobe: Annotated[str, typer.Option(help="Numbers of lists to try.")] = "1,4,16,64",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the curves as .png, .svg or .pdf; needs teravec[plot].",
+                     show_default=False),
+    ] = None,
     memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe; every search reads its lists again."""
     nprobes = parse_numbers(nprobe, "nprobe")
+    if plot is not None:
+        check_plot(plot)
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(opened, _read_queries(queries, memory), neighbors, k, nprobes)
+    if plot is not None:
+        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [r.to_dict() for r in results]})
     else:
@@ -171,19 +159,6 @@ def _read_queries(path: str, memory: str | None) -> npt.NDArray[np.float32]:
     require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors
-
-
-def _finite(values: npt.NDArray[np.float32]) -> Any:
-    """Distances for JSON, which has no infinity: a missing result has null."""
-    rows = values.tolist()
-    if values.ndim == 1:
-        return [v if math.isfinite(v) else None for v in rows]
-    return [[v if math.isfinite(v) else None for v in row] for row in rows]
-
-
-def _print_stats(cost: dict[str, Any]) -> None:
-    for name, value in cost.items():
-        print(f"{name:>14} {value:,.3f}" if isinstance(value, float) else f"{name:>14} {value:,}")
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:

@@ -41,6 +41,8 @@ class Index:
     ----------
     stats : SearchStats
         What all searches so far cost together.
+    batch_bytes : int
+        Memory for the queries and results of a batch.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Index:
             opened.memory_bytes + 6 * _SMALLEST_CHUNK, memory_bytes,
             f"searching {opened.paths.root}",
         )  # fmt: skip
-        self._batch_bytes = free // 3
+        self.batch_bytes = free // 3
         cache_bytes = min(IndexLists.all_bytes(opened), free // 2) if keep_lists else 0
         # Three chunks, and as much again for the queries and their results.
         lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
@@ -127,11 +129,11 @@ class Index:
         CorruptFile
             A list fails its checksum; names the file and the list.
         """
-        queries, effort = self._checked(queries), self._effort(nprobe)
+        queries, effort = self._checked(queries), self.effort(nprobe)
         self._check_k(k)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self._batch_rows(effort.nprobe, k)
+        rows = self.batch_rows(effort.nprobe, k)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             wanted = self.nearest_lists(queries[part], effort)
@@ -220,9 +222,9 @@ class Index:
         ------
         InvalidArgument, CorruptFile
         """
-        queries, effort = self._checked(queries), self._effort(nprobe)
+        queries, effort = self._checked(queries), self.effort(nprobe)
         radius = _checked_radius(radius)
-        rows = self._batch_rows(effort.nprobe, 0)
+        rows = self.batch_rows(effort.nprobe, 0)
         parts = []
         for start in range(0, len(queries), rows):
             wanted = self.nearest_lists(queries[start : start + rows], effort)
@@ -242,7 +244,7 @@ class Index:
             Like those to come.
         nprobe : int
         """
-        _, list_nos, _ = self.nearest_lists(self._checked(queries), self._effort(nprobe))
+        _, list_nos, _ = self.nearest_lists(self._checked(queries), self.effort(nprobe))
         wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
@@ -264,10 +266,10 @@ class Index:
                 )
         return Batch(self._resources, prepared, list_nos, distances, self.stats)
 
-    def _batch_rows(self, nprobe: int, k: int) -> int:
+    def batch_rows(self, nprobe: int, k: int) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         row_bytes = 2 * 4 * self.d + 60 * nprobe + 80 * k
-        return max(1, self._batch_bytes // row_bytes)
+        return max(1, self.batch_bytes // row_bytes)
 
     def _checked(self, queries: Float32) -> Float32:
         queries = np.asarray(queries)
@@ -286,7 +288,8 @@ class Index:
         if not 1 <= k <= self.ntotal:
             raise InvalidArgument(f"k is {k}; 1 to {self.ntotal:,} (ntotal) expected")
 
-    def _effort(self, nprobe: int) -> Effort:
+    def effort(self, nprobe: int) -> Effort:
+        """The effort of visiting nprobe lists."""
         if nprobe < 1:
             raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
         if nprobe > self.nlist:

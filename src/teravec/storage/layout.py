@@ -25,6 +25,11 @@ class IndexPaths:
         return self.root / "build.json"
 
     @property
+    def device(self) -> Path:
+        """What its disk can do, if that was measured."""
+        return self.root / "device.json"
+
+    @property
     def model(self) -> Path:
         """Directory of the empty trained index."""
         return self.root / "model"

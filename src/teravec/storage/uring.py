@@ -80,9 +80,7 @@ class Uring:
             self._sq[6] + 4 * submissions, self._cq[5] + _COMPLETION.size * completions
         )
         self._ring = mmap.mmap(self._fd, ring_bytes)
-        self._entries = mmap.mmap(
-            self._fd, _SUBMISSION_BYTES * submissions, offset=_SUBMISSIONS
-        )  # fmt: skip
+        self._entries = mmap.mmap(self._fd, _SUBMISSION_BYTES * submissions, offset=_SUBMISSIONS)
         self._words = memoryview(self._ring).cast("I")
         array = self._sq[6] // 4
         for i in range(submissions):
@@ -97,9 +95,7 @@ class Uring:
         tail = self._words[self._sq[1] // 4]
         at = (tail & self._words[self._sq[2] // 4]) * _SUBMISSION_BYTES
         self._entries[at : at + _SUBMISSION_BYTES] = bytes(_SUBMISSION_BYTES)
-        _SUBMISSION.pack_into(
-            self._entries, at, _READ, 0, 0, fd, offset, address, length, 0, tag
-        )  # fmt: skip
+        _SUBMISSION.pack_into(self._entries, at, _READ, 0, 0, fd, offset, address, length, 0, tag)
         self._words[self._sq[1] // 4] = (tail + 1) & 0xFFFFFFFF
         self._waiting += 1
         self.in_flight += 1

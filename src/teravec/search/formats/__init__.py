@@ -1,0 +1,1 @@
+"""Files of neighbours: each module writes and reads one kind."""

@@ -1,0 +1,117 @@
+"""What searches found, as the formats take it: read by ranges, so that it need not be in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Found", "FoundArrays", "Neighbors", "count_blocks", "flat_blocks"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_BLOCK = 1 << 20  # results, or numbers of them, in memory at a time
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Nearest neighbours of queries.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n, k), int64
+        Best first; -1 for none.
+    distances : ndarray of shape (n, k), float32, or None
+        None where the file holds no distances.
+    """
+
+    ids: Int64
+    distances: Float32 | None = None
+
+
+class Found(Protocol):
+    """Results of n queries, one query's after another's, best first.
+
+    Attributes
+    ----------
+    n : int
+        Queries.
+    total : int
+        Results of all.
+    k : int or None
+        Results of each query; None where queries have different numbers of them.
+    """
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def total(self) -> int: ...
+
+    @property
+    def k(self) -> int | None: ...
+
+    def counts(self, start: int, stop: int) -> Int64:
+        """Results of each of queries [start, stop)."""
+
+    def read(self, start: int, stop: int) -> tuple[Float32, Int64]:
+        """Distances and ids of results [start, stop), counted over all queries."""
+
+
+@dataclass(frozen=True)
+class FoundArrays:
+    """Results in memory.
+
+    Parameters
+    ----------
+    lims : ndarray of shape (n + 1,), int64
+        Results of query i are at [lims[i], lims[i + 1]).
+    distances : ndarray of shape (lims[n],), float32
+    ids : ndarray of shape (lims[n],), int64
+    k : int or None
+    """
+
+    lims: Int64
+    distances: Float32
+    ids: Int64
+    k: int | None = None
+
+    @classmethod
+    def of_rows(cls, distances: Float32, ids: Int64) -> FoundArrays:
+        """Results of a search for k neighbours, both of shape (n, k)."""
+        n, k = ids.shape
+        return cls(np.arange(n + 1) * k, distances.reshape(-1), ids.reshape(-1), k)
+
+    @property
+    def n(self) -> int:
+        """Queries."""
+        return len(self.lims) - 1
+
+    @property
+    def total(self) -> int:
+        """Results."""
+        return len(self.ids)
+
+    def counts(self, start: int, stop: int) -> Int64:
+        """Results of each of queries [start, stop)."""
+        return np.diff(self.lims[start : stop + 1])
+
+    def read(self, start: int, stop: int) -> tuple[Float32, Int64]:
+        """Distances and ids of results [start, stop)."""
+        return self.distances[start:stop], self.ids[start:stop]
+
+
+def flat_blocks(found: Found) -> Iterator[tuple[Float32, Int64]]:
+    """All distances and ids, about a million at a time."""
+    for start in range(0, found.total, _BLOCK):
+        yield found.read(start, min(start + _BLOCK, found.total))
+
+
+def count_blocks(found: Found) -> Iterator[Int64]:
+    """Results of each query, for about a million queries at a time."""
+    for start in range(0, found.n, _BLOCK):
+        yield found.counts(start, min(start + _BLOCK, found.n))

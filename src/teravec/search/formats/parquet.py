@@ -1,0 +1,103 @@
+"""``.parquet``: a row for every neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from teravec.errors import InvalidSource
+from teravec.search.formats.found import Found, Neighbors
+from teravec.search.formats.whole import publishing_result, reading
+from teravec.sources.columnar import arrow_errors
+
+__all__ = ["read_parquet", "write_parquet"]
+
+_QUERIES = 1 << 16  # of a row group, and
+_ROWS = 1 << 18  # no more rows than this: where groups end depends on the results alone
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("query", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+
+def write_parquet(path: Path, found: Found) -> None:
+    """Write query, rank, id and distance."""
+    with (
+        publishing_result(path) as file,
+        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
+    ):
+        for columns in _row_groups(found):
+            arrays = [
+                pa.array(column, field.type, safe=True)
+                for column, field in zip(columns, _SCHEMA, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+
+
+def _row_groups(found: Found) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+    before = 0
+    for first in range(0, found.n, _QUERIES):
+        counts = found.counts(first, min(first + _QUERIES, found.n))
+        lims = np.concatenate([[0], np.cumsum(counts)])
+        for start in range(0, int(lims[-1]), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, int(lims[-1])))
+            query = np.searchsorted(lims, rows, "right") - 1
+            distances, ids = found.read(before + start, before + start + len(rows))
+            yield first + query, rows - lims[query], ids, distances
+        before += int(lims[-1])
+
+
+def read_parquet(path: Path) -> Neighbors:
+    """Read the results of a search for k neighbours, in rows of any order."""
+    with reading(path) as (file, _), arrow_errors(path):
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            lacking = [name for name in ("query", "rank", "id") if name not in names]
+            if lacking:
+                raise InvalidSource(
+                    f"{path}: columns {', '.join(names)} found, query, rank and id expected "
+                    "(and distance)"
+                )
+            wanted = [name for name in _SCHEMA.names if name in names]
+            table = parquet.read(columns=wanted, use_threads=False)
+        columns = {
+            name: _column(path, table.column(name), _SCHEMA.field(name).type) for name in wanted
+        }
+    return _from_columns(path, columns)
+
+
+def _column(path: Path, column: Any, kind: Any) -> npt.NDArray[Any]:
+    if column.null_count:
+        raise InvalidSource(f"{path}: {column.null_count} nulls found in a column, none expected")
+    # Float32 may round wider distances; integers must fit.
+    array = column.cast(kind, safe=not pa.types.is_floating(kind))
+    return np.asarray(array.to_numpy())
+
+
+def _from_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> Neighbors:
+    """Rows in any order, one for every query and rank, as arrays."""
+    query, rank = columns["query"], columns["rank"].astype(np.int64)
+    rows = len(query)
+    n, k = (int(column.max()) + 1 if rows else 0 for column in (query, rank))
+    order = np.lexsort((rank, query))
+    places = np.arange(rows)
+    if n * k != rows or not (
+        np.array_equal(query[order], places // max(1, k))
+        and np.array_equal(rank[order], places % max(1, k))
+    ):
+        raise InvalidSource(
+            f"{path}: {rows} rows found, expected one for each query of {n} and rank of {k}"
+        )
+    arrays = {name: columns[name][order].reshape(n, k) for name in columns}
+    return Neighbors(arrays["id"], arrays.get("distance"))

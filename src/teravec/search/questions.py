@@ -1,0 +1,229 @@
+"""What is asked of an index for every query of a source: one batch at a time, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.kernels.metric import Metric
+from teravec.search.effort import Effort
+from teravec.search.formats.found import FoundArrays
+from teravec.search.index import Index
+from teravec.sources import Source
+from teravec.storage.list_runs import list_runs
+
+__all__ = ["Question", "TopK", "Within"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_RESULT_BYTES = 64  # of a range search: distance, id, owner and sorting order, twice
+_Prepared = tuple[Float32, Int64, Float32]  # queries, their lists, and distances to those
+
+
+class Question(Protocol):
+    """A question that every query of a source asks.
+
+    Attributes
+    ----------
+    k : int or None
+        Results a query; None where that depends on the query.
+    """
+
+    @property
+    def k(self) -> int | None: ...
+
+    def check(self, index: Index, source: Source) -> None:
+        """Raise InvalidArgument where index and queries do not fit the question."""
+
+    def batch_rows(self, index: Index) -> int:
+        """Most queries that one batch may have in the index's memory limit."""
+
+    def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
+        """Results of queries from ``start`` on: to ``stop``, or fewer if memory wants it so."""
+
+    def describe(self) -> dict[str, Any]:
+        """Names and values, fit for JSON."""
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k nearest of each query.
+
+    Parameters
+    ----------
+    k : int
+    effort : Effort
+    exclude_self : bool
+        Leave out the vector that has the query's own id: for the nearest neighbours within
+        one data set.
+    """
+
+    k: int
+    effort: Effort
+    exclude_self: bool = False
+
+    def check(self, index: Index, source: Source) -> None:
+        """Raise InvalidArgument where index and queries do not fit the question."""
+        _check_dimensions(index, source)
+        most = index.ntotal - self.exclude_self
+        if not 1 <= self.k <= most:
+            raise InvalidArgument(f"k is {self.k}; 1 to {most:,} (the vectors there are) expected")
+
+    def batch_rows(self, index: Index) -> int:
+        """Most queries that one batch may have."""
+        return index.batch_rows(self.effort.nprobe, self.k + self.exclude_self)
+
+    def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
+        """Results of queries [start, stop)."""
+        wanted = index.nearest_lists(source.read(start, stop), self.effort)
+        distances, ids = index.search_lists(*wanted, self.k + self.exclude_self)
+        if self.exclude_self:
+            keep = _others(ids, source.read_ids(start, stop))
+            distances = distances[keep].reshape(-1, self.k)
+            ids = ids[keep].reshape(-1, self.k)
+        return FoundArrays.of_rows(distances, ids)
+
+    def describe(self) -> dict[str, Any]:
+        """Names and values."""
+        return {"kind": "k", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Within:
+    """All within a radius of each query; results of a batch are bounded as well.
+
+    Lists are visited in runs, so short that memory would hold the results even if every code
+    in them were one. Where what was found so far outgrows its share of memory, the batch goes
+    on with the first half of its queries.
+
+    Parameters
+    ----------
+    radius : float
+    effort : Effort
+    exclude_self : bool
+        As for `TopK`.
+    """
+
+    radius: float
+    effort: Effort
+    exclude_self: bool = False
+
+    @property
+    def k(self) -> None:
+        """Depends on the query."""
+
+    def check(self, index: Index, source: Source) -> None:
+        """Raise InvalidArgument where index and queries do not fit the question."""
+        _check_dimensions(index, source)
+        if not np.isfinite(self.radius):
+            raise InvalidArgument(f"radius is {self.radius}; a finite number expected")
+
+    def batch_rows(self, index: Index) -> int:
+        """Most queries that one batch may have: in half of its memory, the rest for results."""
+        return max(1, index.batch_rows(self.effort.nprobe, 0) // 2)
+
+    def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
+        """Results of queries from ``start`` on: to ``stop``, or fewer if there are too many."""
+        most = max(1, index.batch_bytes // 4 // _RESULT_BYTES)
+        wanted = index.nearest_lists(source.read(start, stop), self.effort)
+        counted = replace(index.stats)
+        found = _Gathered(stop - start)
+        own = source.read_ids(start, stop) if self.exclude_self else None
+        for rows, list_nos in _runs(wanted[1], index.list_sizes, most):
+            rows, list_nos = rows[rows < found.nq], list_nos[rows < found.nq]
+            if not len(rows):
+                continue
+            lims, distances, ids = index.range_search_lists(
+                wanted[0][rows], list_nos, np.ascontiguousarray(wanted[2][rows]), self.radius
+            )
+            found.add(np.repeat(rows, np.diff(lims)), distances, ids, own)
+            found.halve_to(most, start)
+        index.stats.queries = counted.queries + found.nq  # each run counted them
+        return found.arrays(Metric.parse(index.metric))
+
+    def describe(self) -> dict[str, Any]:
+        """Names and values."""
+        return {"kind": "radius", **asdict(self)}
+
+
+class _Gathered:
+    """What a batch's first ``nq`` queries found so far."""
+
+    def __init__(self, nq: int) -> None:
+        self.nq = nq
+        self._parts: list[tuple[Int64, Float32, Int64]] = []
+
+    def add(self, owners: Int64, distances: Float32, ids: Int64, own: Int64 | None) -> None:
+        """Add results, given by query; those that are the query itself are left out."""
+        if own is not None:
+            others = ids != own[owners]
+            owners, distances, ids = owners[others], distances[others], ids[others]
+        self._parts.append((owners, distances, ids))
+
+    def halve_to(self, most: int, start: int) -> None:
+        """Give up queries from the end until at most ``most`` results are left."""
+        while (total := sum(len(owners) for owners, _, _ in self._parts)) > most:
+            if self.nq == 1:
+                raise MemoryLimitTooSmall(
+                    f"query {start} has {total:,} results or more; the memory limit has room for "
+                    f"{most:,} at a time"
+                )
+            self.nq = -(-self.nq // 2)
+            kept = [owners < self.nq for owners, _, _ in self._parts]
+            self._parts = [
+                (owners[keep], distances[keep], ids[keep])
+                for keep, (owners, distances, ids) in zip(kept, self._parts, strict=True)
+            ]
+
+    def arrays(self, metric: Metric) -> FoundArrays:
+        """All results, best first a query."""
+        nothing = (np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
+        owners, distances, ids = map(np.concatenate, zip(nothing, *self._parts, strict=True))
+        self._parts.clear()
+        order = np.lexsort((ids, -distances if metric.larger_is_closer else distances, owners))
+        lims = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=self.nq))])
+        return FoundArrays(lims.astype(np.int64), distances[order], ids[order])
+
+
+def _runs(list_nos: Int64, sizes: Int64, most: int) -> Iterator[tuple[Int64, Int64]]:
+    """Cut a batch into runs of lists, in file order, with at most ``most`` codes to scan.
+
+    Only a query alone with a list that is larger has more.
+
+    Yields
+    ------
+    rows : ndarray of shape (n,), int64
+        Queries that want some list of the run.
+    list_nos : ndarray of shape (n, nprobe), int64
+        Their lists of the run; others -1.
+    """
+    wanted, counts = np.unique(list_nos, return_counts=True)
+    if len(wanted) and wanted[0] == -1:
+        wanted, counts = wanted[1:], counts[1:]
+    for start, stop, fits in list_runs(counts * sizes[wanted], most):
+        mine = (list_nos >= wanted[start]) & (list_nos <= wanted[stop - 1])
+        rows = np.flatnonzero(mine.any(axis=1))
+        step = len(rows) if fits else max(1, most // int(sizes[wanted[start]]))
+        for first in range(0, len(rows), step):
+            some = rows[first : first + step]
+            yield some, np.where(mine[some], list_nos[some], -1)
+
+
+def _others(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
+    """All but one place a row: the query itself, or the last where it was not found."""
+    same = ids == own[:, None]
+    place = np.where(same.any(axis=1), same.argmax(axis=1), ids.shape[1] - 1)
+    return np.asarray(np.arange(ids.shape[1]) != place[:, None])
+
+
+def _check_dimensions(index: Index, source: Source) -> None:
+    if source.d != index.d:
+        raise InvalidArgument(
+            f"queries of shape {(source.ntotal, source.d)} found, (nq, {index.d}) expected"
+        )

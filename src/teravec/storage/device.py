@@ -1,0 +1,274 @@
+"""What a disk can do: rates at several sizes and depths, and what follows for reading lists."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teravec.errors import InvalidArgument, StorageError, storage_errors
+from teravec.progress import Progress
+from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
+from teravec.storage.jsonfile import read_json, write_json
+
+__all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device"]
+
+BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
+DEPTHS = (1, 2, 4, 8, 16, 32)
+
+_FORMAT, _VERSION = "teravec-device", 1
+_SMALLEST = 16 << 20  # a file that must hold a few blocks of every size for every reader
+_SEQUENTIAL = {Method.PREAD: 1, Method.DIRECT: 8, Method.URING: 8}  # reads of 1 MiB in flight
+_ROUNDS = 3  # a shared disk's rate drifts: each cell is measured so many times, far apart
+_ENOUGH = 0.9  # of the best rate
+_WITNESSES = 3  # cells that must reach a rate before it counts: the top one of ninety is luck
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Reads of one kind.
+
+    Parameters
+    ----------
+    method : Method
+    sequential : bool
+        In the file's order; else at random, no block twice.
+    block_bytes : int
+    depth : int
+        Reads in flight.
+    reads_per_s : float
+    """
+
+    method: Method
+    sequential: bool
+    block_bytes: int
+    depth: int
+    reads_per_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes a second."""
+        return self.block_bytes * self.reads_per_s
+
+    @property
+    def latency_s(self) -> float:
+        """Mean seconds from a read's begin to its end, by Little's law."""
+        return self.depth / self.reads_per_s
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What was measured, and what to choose by it.
+
+    Parameters
+    ----------
+    rates : tuple of Rate
+    unavailable : dict of str to str
+        Methods that kernel or file system do not have, and why.
+    cold : bool or None
+        Whether the page cache could be emptied of the file; None where nobody can tell. If
+        not, the rates are those of memory.
+    """
+
+    rates: tuple[Rate, ...]
+    unavailable: dict[str, str]
+    cold: bool | None
+
+    @property
+    def best(self) -> Rate:
+        """The highest rate of random reads that three kinds of them reach."""
+        ordered = sorted(self._random(), key=lambda rate: rate.bytes_per_s)
+        return ordered[-_WITNESSES]
+
+    @property
+    def recommended(self) -> Rate:
+        """The simplest method that reaches 90 % of the best, with the fewest bytes in flight.
+
+        Bytes in flight are memory, and a wait before the first list can be scanned.
+        """
+        enough = [r for r in self._random() if r.bytes_per_s >= _ENOUGH * self.best.bytes_per_s]
+        order = list(Method)
+        return min(
+            enough, key=lambda r: (order.index(r.method), r.block_bytes * r.depth, r.block_bytes)
+        )
+
+    def cost_model(self, depth: int | None = None) -> tuple[float, float]:
+        """Seconds that a read costs, and seconds that a byte costs besides.
+
+        Fitted to the recommended method's rates at one depth, where `n` reads of `b` bytes
+        take `n * (read_s + byte_s * b)`. Least squares of relative errors, nothing negative.
+
+        Parameters
+        ----------
+        depth : int, optional
+            Not given: the recommended one. At depth 1 the first number is what a lone read
+            waits.
+        """
+        chosen = self.recommended
+        depth = depth or chosen.depth
+        mine = [r for r in self._random() if (r.method, r.depth) == (chosen.method, depth)]
+        seconds = np.array([1 / r.reads_per_s for r in mine])
+        design = np.array([[1.0, r.block_bytes] for r in mine]) / seconds[:, None]
+        read_s, byte_s = np.linalg.lstsq(design, np.ones(len(mine)), rcond=None)[0].tolist()
+        if read_s < 0 or byte_s < 0:  # one of them explains it all
+            column = design[:, int(read_s < 0)]
+            alone = float(column.sum() / (column @ column))
+            return (0.0, alone) if read_s < 0 else (alone, 0.0)
+        return read_s, byte_s
+
+    @property
+    def worthwhile_gap_bytes(self) -> int:
+        """Bytes between two ranges up to which one read of both and the gap is the cheaper."""
+        read_s, byte_s = self.cost_model()
+        return int(read_s / byte_s) if byte_s else max(BLOCKS)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Names and values, fit for JSON."""
+        chosen, (read_s, byte_s) = self.recommended, self.cost_model()
+        return {
+            "cold": self.cold,
+            "unavailable": self.unavailable,
+            "recommended": {
+                "method": str(chosen.method), "block_bytes": chosen.block_bytes,
+                "depth": chosen.depth, "bytes_per_s": chosen.bytes_per_s,
+            },
+            "cost": {
+                "read_s": read_s, "byte_s": byte_s, "gap_bytes": self.worthwhile_gap_bytes,
+            },
+            "rates": [asdict(rate) for rate in self.rates],
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> DeviceProfile:
+        """The profile whose ``to_dict`` gave ``content``."""
+        rates = [Rate(**{**rate, "method": Method(rate["method"])}) for rate in content["rates"]]
+        return cls(tuple(rates), content["unavailable"], content["cold"])
+
+    def write(self, path: Path) -> None:
+        """Keep the profile as sealed JSON."""
+        write_json(path, {"format": _FORMAT, "version": _VERSION, **self.to_dict()})
+
+    @classmethod
+    def read(cls, path: Path) -> DeviceProfile:
+        """A profile that was written.
+
+        Raises
+        ------
+        MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
+        """
+        return cls.from_dict(read_json(path, _FORMAT, _VERSION))
+
+    def _random(self) -> list[Rate]:
+        return [rate for rate in self.rates if not rate.sequential]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    method: Method
+    sequential: bool
+    block_bytes: int
+    depth: int
+
+
+def measure_device(
+    path: Path, *, seconds: float, scratch_bytes: int, progress: Progress
+) -> DeviceProfile:
+    """Measure reads of the disk under a path.
+
+    Parameters
+    ----------
+    path : Path
+        A file to read, of 16 MiB or more; or a directory, where a nameless scratch file is
+        made, which is gone when the process is.
+    seconds : float
+        Of reading, in all; writing the scratch file comes on top.
+    scratch_bytes : int
+        Size of the scratch file. What was just written may still lie in a cache below the
+        kernel's, so a large file that has lain there is the better witness.
+    progress : Progress
+
+    Raises
+    ------
+    InvalidArgument
+        A file that is too small; seconds or a size that is not positive.
+    StorageError
+    """
+    if seconds <= 0 or scratch_bytes < _SMALLEST:
+        raise InvalidArgument(
+            f"{seconds} seconds and {scratch_bytes:,} bytes found, "
+            f"more than 0 and at least {_SMALLEST:,} expected"
+        )
+    with storage_errors(path, "measure"), _something_to_read(path, scratch_bytes) as file:
+        size = file.stat().st_size
+        if size < _SMALLEST:
+            raise InvalidArgument(f"{path}: {size:,} bytes found, at least {_SMALLEST:,} expected")
+        return _measure(file, size, seconds, progress)
+
+
+def _measure(file: Path, size: int, seconds: float, progress: Progress) -> DeviceProfile:
+    unavailable = _unavailable(file)
+    # Methods side by side in each cell, so that a drift falls on all alike.
+    cells = [
+        _Cell(method, False, block, depth)
+        for block in BLOCKS for depth in DEPTHS for method in Method if method not in unavailable
+    ]  # fmt: skip
+    cells += [_Cell(m, True, BLOCKS[-1], d) for m, d in _SEQUENTIAL.items() if m not in unavailable]
+    each_s = seconds / (_ROUNDS * len(cells))
+    rng, done = np.random.default_rng(), dict[_Cell, list[TimedReads]]()
+    with progress.stage("bench-disk", _ROUNDS * len(cells), "tests") as bar:
+        for _ in range(_ROUNDS):
+            for cell in cells:
+                done.setdefault(cell, []).append(_time(file, size, cell, each_s, rng))
+                bar.advance(1)
+    rates = tuple(
+        Rate(c.method, c.sequential, c.block_bytes, c.depth,
+             sum(t.reads for t in timed) / sum(t.seconds for t in timed))
+        for c, timed in done.items()
+    )  # fmt: skip
+    left = cached(file)
+    return DeviceProfile(rates, unavailable, None if left is None else not left)
+
+
+def _unavailable(file: Path) -> dict[str, str]:
+    found = {}
+    for method in (Method.DIRECT, Method.URING):
+        try:
+            time_reads(file, method, [0], BLOCKS[0], 1, 1.0)
+        except StorageError as error:
+            found[str(method)] = str(error)
+    return found
+
+
+def _time(
+    file: Path, size: int, cell: _Cell, seconds: float, rng: np.random.Generator
+) -> TimedReads:
+    count = size // cell.block_bytes
+    # Where a walk in order begins is random, so that caches below the kernel's do not serve it.
+    blocks = rng.permutation(count) if not cell.sequential else np.arange(count)
+    if cell.sequential:
+        blocks = np.roll(blocks, int(rng.integers(count)))
+    return time_reads(
+        file, cell.method, (blocks * cell.block_bytes).tolist(), cell.block_bytes,
+        min(cell.depth, count), seconds, read_ahead=cell.sequential,
+    )  # fmt: skip
+
+
+@contextmanager
+def _something_to_read(path: Path, scratch_bytes: int) -> Iterator[Path]:
+    """The file itself, or in a directory a new one without a name."""
+    if not path.is_dir():
+        yield path
+        return
+    with tempfile.TemporaryFile(dir=path) as scratch:
+        rng = np.random.default_rng()
+        for start in range(0, scratch_bytes, BLOCKS[-1]):
+            scratch.write(rng.bytes(min(BLOCKS[-1], scratch_bytes - start)))
+        scratch.flush()
+        os.fsync(scratch.fileno())
+        yield Path(f"/proc/self/fd/{scratch.fileno()}")

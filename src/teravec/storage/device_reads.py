@@ -1,0 +1,157 @@
+"""Timed reads of a file from its disk, by each way that there is to read it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from teravec.errors import StorageError, storage_errors
+from teravec.storage.uring import Uring
+
+__all__ = ["Method", "TimedReads", "cached", "time_reads"]
+
+
+class Method(StrEnum):
+    """A way to read, from the simplest on."""
+
+    PREAD = "pread"  # threads that read through the page cache
+    DIRECT = "direct"  # threads, O_DIRECT
+    URING = "io_uring"  # one thread, O_DIRECT
+
+
+@dataclass(frozen=True)
+class TimedReads:
+    """How many reads were done, and how long they took together."""
+
+    reads: int
+    seconds: float
+
+
+def time_reads(
+    path: Path, method: Method, offsets: Sequence[int], block_bytes: int, depth: int,
+    seconds: float, *, read_ahead: bool = False,
+) -> TimedReads:  # fmt: skip
+    """Drop the file from the page cache, and read blocks of it for a while.
+
+    Parameters
+    ----------
+    path : Path
+    method : Method
+    offsets : sequence of int
+        Bytes at which blocks begin, multiples of 4 KiB, in the order of reading.
+    block_bytes : int
+        A multiple of 4 KiB.
+    depth : int
+        Reads in flight.
+    seconds : float
+        No read begins after that; less where the offsets come to an end.
+    read_ahead : bool
+        Let the kernel read ahead, for PREAD in the file's order.
+
+    Raises
+    ------
+    StorageError
+        A failed read, or a method that kernel or file system do not have.
+    """
+    with storage_errors(path, f"read by {method}"), _opened(path, method, read_ahead) as fd:
+        if method is Method.URING:
+            return _read_by_ring(fd, offsets, block_bytes, depth, seconds)
+        return _read_by_threads(fd, offsets, block_bytes, depth, seconds)
+
+
+def cached(path: Path) -> bool | None:
+    """Whether the file's first bytes stay in the page cache when they are dropped from it.
+
+    True for file systems in memory, whose rates say nothing about a disk. None where the file
+    system cannot tell.
+    """
+    with storage_errors(path, "read"), _opened(path, Method.PREAD, False) as fd:
+        try:
+            return os.preadv(fd, [bytearray(1)], 0, getattr(os, "RWF_NOWAIT", 0)) == 1
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+
+
+@contextmanager
+def _opened(path: Path, method: Method, read_ahead: bool) -> Iterator[int]:
+    """The file, none of it in the page cache."""
+    direct = 0 if method is Method.PREAD else getattr(os, "O_DIRECT", 0)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | direct)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        advice = os.POSIX_FADV_SEQUENTIAL if read_ahead else os.POSIX_FADV_RANDOM
+        os.posix_fadvise(fd, 0, 0, advice)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _aligned(size: int) -> mmap.mmap:
+    """Memory that begins at a page, as O_DIRECT wants it, with every page there."""
+    populate = getattr(mmap, "MAP_POPULATE", 0)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate)
+
+
+def _read_by_threads(
+    fd: int, offsets: Sequence[int], block_bytes: int, depth: int, seconds: float
+) -> TimedReads:
+    wanted = iter(offsets)  # shared: taking the next one is atomic
+    began = [0.0]
+
+    def begin() -> None:
+        began[0] = time.perf_counter()
+
+    ready = threading.Barrier(depth, begin)
+
+    def work(_: int) -> tuple[int, float]:
+        reads = 0
+        with _aligned(block_bytes) as buffer:
+            ready.wait()
+            until = began[0] + seconds
+            for offset in wanted:
+                if os.preadv(fd, [buffer], offset) == 0:
+                    break
+                reads += 1
+                if time.perf_counter() > until:
+                    break
+            return reads, time.perf_counter()
+
+    with ThreadPoolExecutor(depth, thread_name_prefix="teravec-device") as pool:
+        ended = list(pool.map(work, range(depth)))
+    return TimedReads(sum(reads for reads, _ in ended), max(end for _, end in ended) - began[0])
+
+
+def _read_by_ring(
+    fd: int, offsets: Sequence[int], block_bytes: int, depth: int, seconds: float
+) -> TimedReads:
+    # The buffer outlives the ring, whose close waits for what is in flight.
+    buffer = _aligned(block_bytes * depth)
+    address = np.frombuffer(buffer, np.uint8).ctypes.data
+    reads, wanted = 0, iter(offsets)
+    with Uring(depth) as ring:
+        free = list(range(depth))
+        began = time.perf_counter()
+        while True:
+            if time.perf_counter() - began < seconds:
+                for place, offset in zip(free.copy(), wanted, strict=False):
+                    ring.read(fd, address + place * block_bytes, block_bytes, offset, place)
+                    free.remove(place)
+            if not ring.in_flight:
+                return TimedReads(reads, time.perf_counter() - began)
+            for place, result in ring.wait():
+                if result <= 0:
+                    raise StorageError(f"io_uring: a read failed: {os.strerror(-result)}")
+                free.append(place)
+                reads += 1

@@ -1,0 +1,125 @@
+"""What the commands print: results, costs, and what a disk can do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import teravec
+from teravec.cli.main import app
+from teravec.cli.stats_table import stats_table
+from teravec.search.stats import SearchStats
+from teravec.storage.device import DeviceProfile
+from tests.conftest import clustered, write_fbin
+
+runner = CliRunner(env={"COLUMNS": "120"})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of 1,000 vectors, ``i``, and queries in two files."""
+    root = tmp_path_factory.mktemp("commands")
+    vectors = clustered(1030, 8)
+    teravec.build(write_fbin(root / "x.fbin", vectors[:1000]), root / "i", nlist=8, niter=2)
+    write_fbin(root / "q1.fbin", vectors[1000:1020])
+    write_fbin(root / "q2.fbin", vectors[1020:])
+    return root
+
+
+def run(*arguments: object) -> str:
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def queries(root: Path) -> np.ndarray:
+    return clustered(1030, 8)[1000:]
+
+
+def test_queries_of_several_files_are_one_source(root: Path) -> None:
+    with teravec.open(root / "i") as index:
+        distances, ids = index.search(queries(root), 3, 4)
+    several = run("search", root / "i", root / "q1.fbin", root / "q2.fbin", "-k", 3, "--nprobe", 4)
+    assert run("search", root / "i", root / "q*.fbin", "-k", 3, "--nprobe", 4) == several
+    lines = several.splitlines()
+    assert [int(line.split("\t")[0]) for line in lines] == list(range(30))
+    assert lines[29] == "29\t" + " ".join(
+        f"{i}:{v:.6g}" for i, v in zip(ids[29].tolist(), distances[29].tolist(), strict=True)
+    )
+    content = json.loads(
+        run("search", root / "i", root / "q*.fbin", "-k", 3, "--nprobe", 4, "--json")
+    )
+    assert content["ids"] == ids.tolist()
+    np.testing.assert_array_equal(np.array(content["distances"], np.float32), distances)
+    assert (content["queries"], content["k"], content["results"]) == (30, 3, 90)
+
+
+def test_range_results_as_text_and_json(root: Path) -> None:
+    with teravec.open(root / "i") as index:
+        lims, _, ids = index.range_search(queries(root), 6.0, 4)
+    arguments = ["range-search", root / "i", root / "q*.fbin", "--radius", 6, "--nprobe", 4]
+    lines = run(*arguments).splitlines()
+    found = [[int(pair.split(":")[0]) for pair in line.split("\t")[1].split()] for line in lines]
+    assert found == [ids[a:b].tolist() for a, b in itertools.pairwise(lims)]
+    content = json.loads(run(*arguments, "--json"))
+    assert (content["lims"], content["ids"]) == (lims.tolist(), ids.tolist())
+
+
+@pytest.mark.parametrize("command", [["search"], ["range-search", "--radius", "6"]])
+def test_stats(command: list[str], root: Path, tmp_path: Path) -> None:
+    arguments = [command[0], root / "i", root / "q1.fbin", *command[1:], "--nprobe", 4]
+    arguments += ["--out", tmp_path / "r.npz", "--stats", "-q"]
+    text = run(*arguments)
+    assert "cost of 20 queries" in text
+    for label in ("lists scanned", "codes scanned", "bytes read", "waiting for the disk"):
+        assert label in text
+    stats = json.loads(run(*arguments, "--json"))["stats"]
+    assert stats["queries"] == 20
+    assert 0 < stats["lists_wanted"] <= 80
+    assert stats["bytes_read"] > 0
+    assert set(stats) == set(asdict(SearchStats()))
+
+
+def test_stats_table_shows_every_count() -> None:
+    stats = SearchStats(**dict.fromkeys(asdict(SearchStats()), 7))
+    table = stats_table(stats)
+    assert table.row_count == len(asdict(stats)) - 1  # queries are in the title
+    assert next(iter(table.columns[2].cells)) == "1.0"
+
+
+def test_neighbours_within_the_index(root: Path, tmp_path: Path) -> None:
+    base = clustered(1030, 8)[:1000]
+    out = tmp_path / "graph.npy"
+    said = run("search", root / "i", root / "x.fbin", "-k", 2, "--nprobe", 8, "--exclude-self",
+               "--out", out)  # fmt: skip
+    assert "2,000 results of 1,000 queries" in said
+    ids = np.load(out)
+    squares = ((base[:, None].astype(np.float64) - base) ** 2).sum(2)
+    np.fill_diagonal(squares, np.inf)
+    assert (ids[:, 0] == squares.argmin(axis=1)).mean() > 0.95  # sq8 rounds
+    assert not (ids == np.arange(1000)[:, None]).any()
+
+
+def test_bench_disk(root: Path, tmp_path: Path) -> None:
+    quick: list[Any] = ["--seconds", "0.3", "--size", "16MiB"]
+    text = run("bench-disk", root / "i", *quick)
+    assert "pread: MB/s of random reads" in text
+    assert "one read is cheaper than two across a gap" in text
+    kept = root / "i" / "device.json"
+    profile = DeviceProfile.read(kept)
+    assert profile.recommended.bytes_per_s > 0
+    teravec.verify(root / "i")  # an index that knows its disk is still a sound index
+    kept.unlink()
+    assert sorted(path.name for path in (root / "i").iterdir()) == [
+        "build.json", "manifest.json", "model", "slices",
+    ]  # fmt: skip
+    content = json.loads(run("bench-disk", tmp_path, *quick, "--json"))
+    assert content["recommended"]["depth"] >= 1
+    assert not list(tmp_path.iterdir())  # of a directory that is no index, nothing is kept
