@@ -268,7 +268,9 @@ class Index:
 
     def batch_rows(self, nprobe: int, k: int) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
-        row_bytes = 2 * 4 * self.d + 60 * nprobe + 80 * k
+        # What each thread keeps of a query; that of all threads side by side, and sorted.
+        kept = 12 * (2 * k + 12) * 3 * self._resources.threads
+        row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
         return max(1, self.batch_bytes // row_bytes)
 
     def _checked(self, queries: Float32) -> Float32:
