@@ -14,7 +14,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -361,7 +361,9 @@ def bench_cold(case: Case) -> str:
     seed.seed_merge(empty, [export], disk)
     slices = sorted(paths.slices.iterdir())
     rows = []
-    for nprobe in _nprobes(paths, queries, truth):
+    with teravec.open(paths.root) as opened:
+        nprobes = nprobes_for(opened, queries, truth, (0.8, 0.9, 0.95))
+    for nprobe in nprobes:
         with teravec.open(paths.root) as opened:
             recall = data.recall(opened.search(queries, 10, nprobe)[1], truth, 10)
             row_bytes = opened.manifest.code_size + 8
@@ -409,16 +411,15 @@ def bench_cold(case: Case) -> str:
     )
 
 
-def _nprobes(paths: IndexPaths, queries: Any, truth: Any) -> list[int]:
-    """The least nprobe, by steps of a quarter, of a recall@10 of 0.8, 0.9 and 0.95."""
+def nprobes_for(index: Any, queries: Any, truth: Any, targets: Sequence[float]) -> list[int]:
+    """The least nprobe, by steps of a quarter, of each recall@10."""
     found, nprobe = [], 1
-    with teravec.open(paths.root) as index:
-        for target in (0.8, 0.9, 0.95):
-            while nprobe < index.nlist and target > data.recall(
-                index.search(queries, 10, nprobe)[1], truth, 10
-            ):
-                nprobe = max(nprobe + 1, nprobe * 5 // 4)
-            found.append(nprobe)
+    for target in targets:
+        while nprobe < index.nlist and target > data.recall(
+            index.search(queries, 10, nprobe)[1], truth, 10
+        ):
+            nprobe = max(nprobe + 1, nprobe * 5 // 4)
+        found.append(nprobe)
     return sorted(set(found))
 
 
