@@ -24,7 +24,8 @@ _BUFFER_BYTES = 4 << 20
 def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     """Write what ``faiss.read_index`` opens and searches with the same results.
 
-    Lists are verified and streamed, one whole list in memory at a time; Faiss itself will
+    Of codes in two stages, the finer ones are written. Lists are verified and streamed, one
+    whole list in memory at a time; Faiss itself will
     hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
 
     Raises
