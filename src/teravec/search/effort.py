@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Effort"]
+__all__ = ["Effort", "default_candidates"]
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,15 @@ class Effort:
     ----------
     nprobe : int
         Most lists that a query visits.
+    candidates : int, optional
+        Most vectors a query whose finer codes are read, where codes have two stages. Not
+        given: ``default_candidates``.
     """
 
     nprobe: int
+    candidates: int | None = None
+
+
+def default_candidates(k: int) -> int:
+    """The rule for ``Effort.candidates``, of which most are then spared by their bounds."""
+    return 10 * k + 100
