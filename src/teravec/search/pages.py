@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ class PageReader:
         bounds = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(pages)]]).tolist()
         return [
             _Segment(self._files[file_nos[at]], int(pages[at]), at, min(at + self._most, stop))
-            for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+            for start, stop in pairwise(bounds)
             for at in range(start, stop, self._most)
         ]
 
