@@ -63,7 +63,9 @@ def curve(
     points, nprobe = [], 1
     while nprobe <= index.nlist:
         points.append((nprobe, *cost(index, queries, truth, nprobe, candidates)))
-        if points[-1][1] >= max(TARGETS) or len(points) > 2 and points[-1][1] - points[-3][1] < 1e-3:
+        reached = points[-1][1] >= max(TARGETS)
+        flat = len(points) > 2 and points[-1][1] - points[-3][1] < 1e-3
+        if reached or flat:
             break
         nprobe = max(nprobe + 1, round(nprobe * 1.3))
     return points

@@ -138,8 +138,8 @@ def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list
     if not shards:
         raise MissingFile(f"{paths.shards}: there are no shards to merge")
     options = MergeOptions(
-        int(model.checksum, 16), model.code_size, model.sketch_size, model.nlist, record.ntotal,
-        record.layout.slices, resources.memory_bytes, resources.threads,
+        int(model.checksum, 16), model.code_size, model.nlist, record.ntotal,
+        record.layout.slices, resources.memory_bytes, resources.threads, model.sketch_size,
     )  # fmt: skip
     return merge(shards, paths, options, resources.progress)
 

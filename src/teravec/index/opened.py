@@ -132,6 +132,8 @@ class OpenedIndex:
             read_file.close()
         for file in self.slices:
             file.close()
+        for rows in self.fine:
+            rows.close()
 
     def __enter__(self) -> OpenedIndex:
         return self

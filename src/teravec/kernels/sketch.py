@@ -231,7 +231,9 @@ class SketchScanner:
         query, at, coarse = _pairs(list_nos, distances, lists)
 
         def block(start: int, stop: int) -> None:
-            mine = slice(None) if stop - start == len(queries) else (query >= start) & (query < stop)
+            mine = (
+                slice(None) if stop - start == len(queries) else (query >= start) & (query < stop)
+            )
             part = (query[mine] - start, at[mine], coarse[mine])
             entries, counts = candidates.entries[start:stop], candidates.counts[start:stop]
             scan = self._scan if native is not None else self._scan_in_numpy

@@ -206,7 +206,9 @@ class Index:
         CorruptFile
         """
         self._check_k(k)
-        return self._batch(prepared, list_nos, distances, candidates or default_candidates(k)).top_k(k)
+        return self._batch(
+            prepared, list_nos, distances, candidates or default_candidates(k)
+        ).top_k(k)
 
     def range_search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float

@@ -195,9 +195,7 @@ class TwoStageBatch(Batch):
         refined = self._refined(owners, places)
         larger = self._metric.larger_is_closer
         inside = refined.distances > radius if larger else refined.distances < radius
-        refined = _Found(
-            refined.owners[inside], refined.distances[inside], refined.ids[inside]
-        )
+        refined = _Found(refined.owners[inside], refined.distances[inside], refined.ids[inside])
         return refined.ordered(len(self._queries), -1.0 if larger else 1.0)
 
     def _refined(self, owners: Int64, places: Int64) -> _Found:

@@ -46,20 +46,22 @@ class MergeOptions:
     ----------
     model_tag : int
         Checksum of the model that must have encoded the shards.
-    code_size, sketch_size, nlist, ntotal : int
+    code_size, nlist, ntotal : int
         What the model and the source say.
     slices : int, optional
     memory_bytes, threads : int
+    sketch_size : int
+        Bytes of ``code_size`` that are the sketch; 0: codes have one stage.
     """
 
     model_tag: int
     code_size: int
-    sketch_size: int
     nlist: int
     ntotal: int
     slices: int | None
     memory_bytes: int
     threads: int
+    sketch_size: int = 0
 
     def window_bytes(self, nshards: int) -> int:
         """Bytes of a part of the concatenation, of which a few are in memory."""

@@ -78,9 +78,7 @@ class SliceFiles:
     @property
     def _header(self) -> ListFileHeader:
         code_size = self.sketch_size or self.code_size
-        return ListFileHeader(
-            code_size, *self.lists, 0, self.row_stop, self.ntotal, self.model_tag
-        )
+        return ListFileHeader(code_size, *self.lists, 0, self.row_stop, self.ntotal, self.model_tag)
 
     @property
     def _fine_header(self) -> RowFileHeader:

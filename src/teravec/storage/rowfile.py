@@ -317,6 +317,4 @@ def verify_rows(path: Path) -> None:
             file.check_pages(first, pages)
             seal.update(pages[:, -_CHECKSUM_BYTES:].tobytes())
         if seal.hexdigest() != file.seal:
-            raise CorruptFile(
-                f"{path}: pages have seal {seal.hexdigest()}, {file.seal} expected"
-            )
+            raise CorruptFile(f"{path}: pages have seal {seal.hexdigest()}, {file.seal} expected")
