@@ -63,6 +63,11 @@ class SliceEntry:
     generation: int = 0
     fine: RowsEntry | None = None
 
+    @property
+    def files_size(self) -> int:
+        """Bytes of the slice's files."""
+        return self.size + (self.fine.size if self.fine is not None else 0)
+
 
 @dataclass(frozen=True)
 class Manifest:

@@ -37,7 +37,7 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
     fine = [entry.fine for entry in manifest.slices if entry.fine is not None]
-    total = sum(e.size for e in manifest.slices) + sum(e.size for e in fine)
+    total = sum(entry.files_size for entry in manifest.slices)
     with progress.stage("verify", total, "bytes") as bar:
         for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
             with _collecting(damages):

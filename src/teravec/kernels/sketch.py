@@ -37,7 +37,7 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.scanner import ListsInMemory
 
 __all__ = [
-    "CANDIDATE", "EPSILON", "Candidates", "SketchScanner", "encode_sketches", "sketch_size",
+    "CANDIDATE", "EPSILON", "PRUNING", "Candidates", "SketchScanner", "encode_sketches", "sketch_size",
 ]  # fmt: skip
 
 Bytes = npt.NDArray[np.uint8]
@@ -46,6 +46,14 @@ Int64 = npt.NDArray[np.int64]
 
 EPSILON = 1.9
 """Standard deviations of a bound: RaBitQ's epsilon_0, which fails once in 35 on either side."""
+
+PRUNING = 1.2
+"""Standard deviations by which a candidate's estimate is lowered, and the k-th best's raised.
+
+Measured on synthetic vectors (1,000,000 x 96, 512 lists, k = 10, 2 bits, 300 candidates): 1.0
+leaves 38 codes to refine and costs 0.001 of recall, 1.5 leaves 75 and costs less than 0.0005,
+1.9 leaves 114.
+"""
 
 CANDIDATE = np.dtype([("estimate", "<f4"), ("error", "<f4"), ("place", "<i8")])
 """An entry of ``Candidates``. Lower estimates are closer: similarities are negated."""
@@ -172,22 +180,31 @@ class Candidates:
     """
 
     def __init__(self, nq: int, capacity: int) -> None:
-        self.entries = np.empty((nq, capacity), CANDIDATE)
+        self.entries = np.zeros((nq, capacity), CANDIDATE)
         self.counts = np.zeros(nq, np.int64)
 
     def worth_refining(self, k: int) -> tuple[Int64, Int64]:
         """Queries and places of candidates that may be among the k nearest, as two arrays.
 
-        Those whose lower bound is at most the k-th smallest upper bound.
+        Those whose lower bound is at most the k-th smallest upper bound, where both lie
+        ``PRUNING`` standard deviations from the estimate.
         """
         entries = self.entries
         filled = np.arange(entries.shape[1]) < self.counts[:, None]
-        low = np.where(filled, entries["estimate"] - entries["error"], np.inf)
         if entries.shape[1] > k:
-            high = np.where(filled, entries["estimate"] + entries["error"], np.inf)
-            filled &= low <= np.partition(high, k - 1, axis=1)[:, k - 1 : k]
-        queries, at = np.nonzero(filled)
-        return queries, entries["place"][queries, at]
+            estimate, slack = entries["estimate"], entries["error"] * np.float32(PRUNING / EPSILON)
+            high = np.where(filled, estimate + slack, np.inf)
+            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
+            filled &= np.where(filled, estimate - slack, np.inf) <= limit
+        return self._named(filled)
+
+    def every(self) -> tuple[Int64, Int64]:
+        """Queries and places of all candidates, as two arrays."""
+        return self._named(np.arange(self.entries.shape[1]) < self.counts[:, None])
+
+    def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
+        queries, at = np.nonzero(chosen)
+        return queries, self.entries["place"][queries, at]
 
 
 class SketchScanner:
@@ -331,7 +348,7 @@ class SketchScanner:
     ) -> tuple[Float32, Float32]:
         d, bits = len(query), self._bits
         view = query if self._similarity else query - centroid
-        planes = codes[:, :-_FACTOR_BYTES].reshape(len(codes), bits, -1)
+        planes = codes[:, :-_FACTOR_BYTES].reshape(len(codes), bits, -(-d // 8))
         ones = np.unpackbits(planes, axis=2, count=d, bitorder="little")
         weights = (2.0 ** np.arange(bits)).astype(np.float32)
         grid = np.einsum("nbd,b->nd", ones, weights) + np.float32(0.5 - 2**bits / 2)

@@ -25,5 +25,9 @@ class Effort:
 
 
 def default_candidates(k: int) -> int:
-    """The rule for ``Effort.candidates``, of which most are then spared by their bounds."""
-    return 10 * k + 100
+    """The rule for ``Effort.candidates``: enough for sketches of 1 bit.
+
+    It bounds what a hard query costs. Of these, most are spared by their bounds: of 300, some
+    50 are refined with sketches of 2 bits, and 180 with 1 bit (see ``sketch.PRUNING``).
+    """
+    return max(100, 30 * k)

@@ -126,7 +126,8 @@ class Index:
             nlist is taken as nlist, and logged.
         candidates : int, optional
             Most vectors a query whose finer codes are read, where codes have two stages; each
-            may cost a page of the device. Not given: ``effort.default_candidates``.
+            may cost a page of the device. Not given: ``effort.default_candidates``. With ntotal,
+            bounds spare none, and the result is that of a scan of the finer codes.
 
         Returns
         -------

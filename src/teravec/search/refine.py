@@ -149,7 +149,8 @@ class TwoStageBatch(Batch):
     scanner : SketchScanner
     refiner : Refiner
     candidates : int
-        Most vectors a query whose finer codes ``top_k`` reads.
+        Most vectors a query whose finer codes ``top_k`` reads; fewer where bounds spare some.
+        With ntotal and more, the finer code of every vector scanned is read.
     """
 
     def __init__(
@@ -163,13 +164,15 @@ class TwoStageBatch(Batch):
     def top_k(self, k: int) -> tuple[Float32, Int64]:
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
         nq, threads = len(self._queries), self._resources.threads
-        candidates = Candidates(nq, min(max(k, self._most), self._resources.index.ntotal))
+        ntotal = self._resources.index.ntotal
+        candidates = Candidates(nq, min(max(k, self._most), ntotal))
         wanted = self._queries, self._list_nos, self._distances
         for chunk, lists in self._chunks():
             started = time.perf_counter()
             self._sketches.scan(*wanted, lists, chunk.row_start, candidates, threads)
             self._stats.scan_s += time.perf_counter() - started
-        found = self._refined(*candidates.worth_refining(k))
+        every = self._most >= ntotal
+        found = self._refined(*(candidates.every() if every else candidates.worth_refining(k)))
         lims, distances, ids = found.ordered(nq, -1.0 if self._metric.larger_is_closer else 1.0)
         best = np.full((nq, k), self._metric.worst, np.float32)
         best_ids = np.full((nq, k), -1, np.int64)
