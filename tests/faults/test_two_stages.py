@@ -39,8 +39,8 @@ def whole(commands: Commands, source: Path) -> Path:
 def test_merges_killed(commands: Commands, source: Path, whole: Path, tmp_path: Path) -> None:
     out, kills = tmp_path / "i", 0
     arguments = ["build", source, "--out", out, *OPTIONS, "--shards", "3"]
-    for name in ("00000.fine.tmp", "00000.lists", "00001.fine.tmp", "00001.lists", "00002.lists.tmp",
-                 "00002.fine"):  # fmt: skip
+    names = ["00000.fine.tmp", "00000.lists", "00001.fine.tmp", "00001.lists", "00002.fine"]
+    for name in names:
         code = commands.run(*arguments, kill_at=out / "slices" / name)
         assert code in (0, KILLED), name
         kills += code == KILLED

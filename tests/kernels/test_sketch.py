@@ -238,7 +238,13 @@ def test_candidates_worth_refining() -> None:
 def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
     assert sketch.native is not None
     scan: Callable[..., None] = sketch.native.scan
-    f4, i8 = (lambda *shape: np.zeros(shape, np.float32)), (lambda n: np.zeros(n, np.int64))
+
+    def f4(*shape: int) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+    def i8(n: int) -> np.ndarray:
+        return np.zeros(n, np.int64)
+
     codes, heaps = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 3), CANDIDATE)
     good = {
         "queries": f4(2, 8), "centroids": f4(1, 8), "pair_query": i8(1), "pair_list": i8(1),

@@ -23,13 +23,15 @@ METRICS = ("l2", "ip", "cosine")
 N, D, NLIST = 3000, 24, 12
 
 
-def build(folder: Path, codec: str, metric: str = "l2", **options: int) -> Path:
+def build(
+    folder: Path, codec: str, metric: str = "l2", *, shards: int = 2, slices: int = 3
+) -> Path:
     """An index of clustered vectors."""
     root = folder / f"{codec}-{metric}-{len(list(folder.iterdir()))}"
     np.save(folder / "x.npy", clustered(N, D))
     teravec.build(
         folder / "x.npy", root, nlist=NLIST, codec=codec, metric=metric, niter=3,
-        transform="rotation", **{"shards": 2, "slices": 3, **options},
+        transform="rotation", shards=shards, slices=slices,
     )  # fmt: skip
     return root
 

@@ -37,8 +37,14 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.scanner import ListsInMemory
 
 __all__ = [
-    "CANDIDATE", "EPSILON", "PRUNING", "Candidates", "SketchScanner", "encode_sketches", "sketch_size",
-]  # fmt: skip
+    "CANDIDATE",
+    "EPSILON",
+    "PRUNING",
+    "Candidates",
+    "SketchScanner",
+    "encode_sketches",
+    "sketch_size",
+]
 
 Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
