@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from teravec.kernels import native as compiled
 from teravec.kernels import sketch
+from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
-from teravec.kernels.scanner import ListsInMemory
+from teravec.kernels.pairs import Pairs
 from teravec.kernels.sketch import (
     CANDIDATE,
     EPSILON,
@@ -23,24 +25,9 @@ from teravec.kernels.sketch import (
 from teravec.sources import open_source
 from teravec.training.transform import TransformKind, train_transform
 from tests.conftest import RealSet, clustered
+from tests.kernels.conftest import LEVELS, use
 
-LEVELS = [-1] if sketch.native is None else [-1, *range(sketch.native.best_level() + 1)]
 METRICS = [Metric.L2, Metric.IP]
-
-
-def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
-    """Run the fallback (-1) or the compiled kernels at a level."""
-    if level < 0:
-        monkeypatch.setattr(sketch, "native", None)
-    else:
-        monkeypatch.setattr(sketch, "level", level)
-
-
-@pytest.fixture(params=LEVELS, ids=lambda level: "numpy" if level < 0 else f"level{level}")
-def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a test at each level."""
-    use(monkeypatch, request.param)
-    return int(request.param)
 
 
 def coarse(metric: Metric, queries: np.ndarray, centroid: np.ndarray) -> np.ndarray:
@@ -143,7 +130,7 @@ def lists_of(codes: list[np.ndarray]) -> ListsInMemory:
         at += 3 + one.nbytes
     list_nos = 1 + 2 * np.arange(len(codes), dtype=np.int64)
     sizes = np.array([len(one) for one in codes], np.int64)
-    return ListsInMemory(list_nos, sizes, np.array(offsets), np.concatenate(parts))
+    return ListsInMemory(list_nos, sizes, np.array(offsets), np.concatenate(parts), row_start=7)
 
 
 @settings(max_examples=25, deadline=None)
@@ -168,16 +155,17 @@ def test_scan_keeps_the_lowest_estimates(
         each = np.stack([coarse(metric, queries, c) for c in centroids], axis=1)
         distances = np.take_along_axis(each, np.maximum(wanted, 0), axis=1).astype(np.float32)
         found = Candidates(nq, capacity)
-        scanner.scan(queries, wanted, distances, lists, 7, found, threads)
+        pairs = Pairs.of(wanted, distances).of_lists(lists.list_nos)
+        scanner.scan(queries, lists, pairs, found, threads)
         for i in range(nq):
-            expected = every_estimate(scanner, queries[i], wanted[i], distances[i], lists, 7)
+            expected = every_estimate(scanner, queries[i], wanted[i], distances[i], lists)
             kept = np.sort(found.entries[i, : found.counts[i]], order=["estimate", "place"])
             np.testing.assert_array_equal(kept, expected[:capacity])
 
 
 def every_estimate(
     scanner: SketchScanner, query: np.ndarray, list_nos: np.ndarray, distances: np.ndarray,
-    lists: ListsInMemory, row_start: int,
+    lists: ListsInMemory,
 ) -> np.ndarray:  # fmt: skip
     """All candidates of one query, best first."""
     parts = [np.empty(0, CANDIDATE)]
@@ -186,7 +174,7 @@ def every_estimate(
         distance = distances[list_nos == list_no][0]
         codes = scanner._codes(lists, at)
         part["estimate"], part["error"] = scanner.estimates(query, list_no, distance, codes)
-        part["place"] = (list_no << 32) + row_start + np.arange(len(part))
+        part["place"] = (list_no << 32) + lists.row_start + np.arange(len(part))
         parts.append(part)
     return np.sort(np.concatenate(parts), order=["estimate", "place"])
 
@@ -234,10 +222,10 @@ def test_candidates_worth_refining() -> None:
     assert found.worth_refining(k=4)[1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.skipif(sketch.native is None, reason="kernels are not compiled")
+@pytest.mark.skipif(compiled.sketching is None, reason="kernels are not compiled")
 def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
-    assert sketch.native is not None
-    scan: Callable[..., None] = sketch.native.scan
+    assert compiled.sketching is not None
+    scan: Callable[..., None] = compiled.sketching.scan
 
     def f4(*shape: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
@@ -249,18 +237,19 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
     good = {
         "queries": f4(2, 8), "centroids": f4(1, 8), "pair_query": i8(1), "pair_list": i8(1),
         "coarse": f4(1), "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
-        "heaps": heaps, "counts": i8(2),
+        "heaps": heaps.view(np.uint8), "counts": i8(2),
     }  # fmt: skip
     head = (0, 8, 1, False, 1.9, 3, 0)
     scan(*head, *good.values())
     bad = {
         "queries": f4(3, 8), "centroids": f4(1, 7), "pair_query": i8(1) + 2,
         "pair_list": i8(1) - 1, "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
-        "offsets": i8(1) + 1, "codes": codes[:-1], "heaps": heaps[:1], "counts": i8(2) + 4,
+        "offsets": i8(1) + 1, "codes": codes[:-1], "heaps": heaps[:1].view(np.uint8),
+        "counts": i8(2) + 4,
     }  # fmt: skip
     for name, value in bad.items():
         with pytest.raises(ValueError, match=r"expected|out of range"):
             scan(*head, *{**good, name: value}.values())
     for wrong in [(9, *head[1:]), (0, 0, *head[2:]), (0, 8, 3, *head[3:]), (*head[:5], 0, 0)]:
-        with pytest.raises(ValueError, match="out of range"):
+        with pytest.raises(ValueError, match=r"expected|processor has"):
             scan(*wrong, *good.values())

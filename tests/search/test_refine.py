@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
+from teravec.kernels import native as compiled
 from teravec.kernels import sketch
 from teravec.kernels.codec import decode
 from teravec.search import pages
@@ -111,7 +112,8 @@ def test_results_depend_on_the_query_alone(
         expected_range = index.range_search(queries, 30.0, nprobe)
     with teravec.open(two_stage, threads=threads) as index:
         object.__setattr__(index._resources, "lists", StreamedLists(index._opened, chunk))
-        index._refiner._run = run
+        assert index._two_stages is not None
+        index._two_stages.refiner._run = run
         distances, ids = index.search(queries, k, nprobe, candidates=candidates)
         found_range = index.range_search(queries, 30.0, nprobe)
     for i, (one_distances, one_ids) in enumerate(alone):
@@ -127,7 +129,7 @@ def test_numpy_finds_what_the_kernels_find(
     queries = clustered(30, D, seed=3)
     with teravec.open(two_stage) as index:
         expected = index.search(queries, k=10, nprobe=5)
-    monkeypatch.setattr(sketch, "native", None)
+    monkeypatch.setattr(compiled, "sketching", None)
     with teravec.open(two_stage) as index:
         found = index.search(queries, k=10, nprobe=5)
     assert (found[1] == expected[1]).mean() > 0.99

@@ -11,21 +11,7 @@
  * depend on the order of scanning. Buffers are checked against each other, and the interpreter
  * lock is released.
  */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030B0000
-#include <Python.h>
-
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if defined(__x86_64__)
-#define SKETCH_X86 1
-#include <immintrin.h>
-#else
-#define SKETCH_X86 0
-#endif
+#include "_native_common.h"
 
 enum { BLOCK = 256, FACTORS = 4, LANES = 16 };
 
@@ -47,109 +33,7 @@ typedef struct {
     int64_t place;
 } candidate_t;
 
-/* ------------------------------------------------------------------ dot products */
-
-/* sums[i] = sum over planes j of 2^j times the sum of q where the plane has a bit. */
-static void sums_base(const sketch_t *s, const view_t *v, const uint8_t *codes, size_t n,
-                      float *sums)
-{
-    for (size_t i = 0; i < n; i++, codes += s->code_size) {
-        float total = 0;
-        for (size_t j = 0; j < s->bits; j++) {
-            const uint8_t *plane = codes + j * s->plane_bytes;
-            float sum = 0;
-            for (size_t b = 0; b < s->plane_bytes; b++)
-                sum += v->table[b * 256 + plane[b]];
-            total += j ? 2 * sum : sum;
-        }
-        sums[i] = total;
-    }
-}
-
-#if SKETCH_X86
-#define AVX512 __attribute__((target("avx512f"))) static inline
-#define AVX2 __attribute__((target("avx2"))) static inline
-
-/* A mask may reach one byte past its plane, into factors at most; q is zero there. */
-AVX512 __m512 plane_avx512(const view_t *v, const uint8_t *plane, size_t groups)
-{
-    __m512 sum = _mm512_setzero_ps();
-    for (size_t g = 0; g < groups; g++) {
-        uint16_t mask;
-        memcpy(&mask, plane + 2 * g, 2);
-        sum = _mm512_mask_add_ps(sum, mask, sum, _mm512_loadu_ps(v->q + g * LANES));
-    }
-    return sum;
-}
-
-AVX512 __m512 code_avx512(const sketch_t *s, const view_t *v, const uint8_t *code)
-{
-    const __m512 low = plane_avx512(v, code, s->groups);
-    if (s->bits == 1)
-        return low;
-    const __m512 high = plane_avx512(v, code + s->plane_bytes, s->groups);
-    return _mm512_add_ps(low, _mm512_add_ps(high, high));
-}
-
-AVX512 void sums_avx512(const sketch_t *s, const view_t *v, const uint8_t *codes, size_t n,
-                        float *sums)
-{
-    const size_t size = s->code_size;
-    size_t i = 0;
-    for (; i + 4 <= n; i += 4, codes += 4 * size) { /* four chains of additions at a time */
-        const __m512 a = code_avx512(s, v, codes), b = code_avx512(s, v, codes + size);
-        const __m512 c = code_avx512(s, v, codes + 2 * size);
-        const __m512 e = code_avx512(s, v, codes + 3 * size);
-        sums[i] = _mm512_reduce_add_ps(a), sums[i + 1] = _mm512_reduce_add_ps(b);
-        sums[i + 2] = _mm512_reduce_add_ps(c), sums[i + 3] = _mm512_reduce_add_ps(e);
-    }
-    for (; i < n; i++, codes += size)
-        sums[i] = _mm512_reduce_add_ps(code_avx512(s, v, codes));
-}
-
-AVX2 __m256 plane_avx2(const view_t *v, const uint8_t *plane, size_t bytes)
-{
-    const __m256i select = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    __m256 sum = _mm256_setzero_ps();
-    for (size_t b = 0; b < bytes; b++) {
-        const __m256i bit = _mm256_and_si256(_mm256_set1_epi32(plane[b]), select);
-        const __m256 mask = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bit, select));
-        sum = _mm256_add_ps(sum, _mm256_and_ps(mask, _mm256_loadu_ps(v->q + b * 8)));
-    }
-    return sum;
-}
-
-AVX2 void sums_avx2(const sketch_t *s, const view_t *v, const uint8_t *codes, size_t n,
-                    float *sums)
-{
-    for (size_t i = 0; i < n; i++, codes += s->code_size) {
-        __m256 all = plane_avx2(v, codes, s->plane_bytes);
-        if (s->bits == 2) {
-            const __m256 high = plane_avx2(v, codes + s->plane_bytes, s->plane_bytes);
-            all = _mm256_add_ps(all, _mm256_add_ps(high, high));
-        }
-        __m128 four = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
-        four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        sums[i] = _mm_cvtss_f32(_mm_add_ss(four, _mm_shuffle_ps(four, four, 1)));
-    }
-}
-#endif
-
-static void code_sums(const sketch_t *s, const view_t *v, const uint8_t *codes, size_t n,
-                      float *sums)
-{
-#if SKETCH_X86
-    if (s->level == 2) {
-        sums_avx512(s, v, codes, n, sums);
-        return;
-    }
-    if (s->level == 1) {
-        sums_avx2(s, v, codes, n, sums);
-        return;
-    }
-#endif
-    sums_base(s, v, codes, n, sums);
-}
+#include "_sketch_kernels.h"
 
 /* ------------------------------------------------------------------ estimates */
 
@@ -249,7 +133,7 @@ static void scan_list(const sketch_t *s, const view_t *v, const uint8_t *codes, 
     for (size_t start = 0; start < n; start += BLOCK) {
         const size_t m = n - start < BLOCK ? n - start : BLOCK;
         const uint8_t *code = codes + start * s->code_size;
-        code_sums(s, v, code, m, sums);
+        AT_LEVEL(s->level, sums, s, v, code, m, sums);
         for (size_t i = 0; i < m; i++, code += s->code_size) {
             candidate_t item = {estimate(s, v, code, sums[i]), 0, place + (int64_t)(start + i)};
             if (held == capacity && !before(&item, heap))
@@ -266,29 +150,13 @@ static void scan_list(const sketch_t *s, const view_t *v, const uint8_t *codes, 
 
 /* ------------------------------------------------------------------ functions */
 
-static int best_level(void)
-{
-#if SKETCH_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f"))
-        return 2;
-    return __builtin_cpu_supports("avx2") ? 1 : 0;
-#else
-    return 0;
-#endif
-}
-
-static PyObject *py_best_level(PyObject *self, PyObject *args)
-{
-    (void)self, (void)args;
-    return PyLong_FromLong(best_level());
-}
-
 static int set_sketch(sketch_t *s, int level, Py_ssize_t d, int bits, int similarity,
                       float epsilon)
 {
-    if (level < 0 || level > best_level() || d < 1 || d > INT32_MAX || bits < 1 || bits > 2) {
-        PyErr_Format(PyExc_ValueError, "level %d, d %zd, bits %d: out of range", level, d, bits);
+    if (!check_level(level) || !check_positive("d", d))
+        return 0;
+    if (bits < 1 || bits > 2) {
+        PyErr_Format(PyExc_ValueError, "bits is %d, expected 1 or 2", bits);
         return 0;
     }
     s->level = level, s->similarity = similarity, s->epsilon = epsilon;
@@ -306,14 +174,23 @@ static int make_scratch(const sketch_t *s, view_t *v)
     return v->q && (s->level || v->table);
 }
 
-static int check_bytes(const char *name, const Py_buffer *found, size_t count, size_t size)
+static void free_scratch(view_t *v)
 {
-    size_t expected;
-    if (!__builtin_mul_overflow(count, size, &expected) && (size_t)found->len == expected)
-        return 1;
-    PyErr_Format(PyExc_ValueError, "%s has %zd bytes, expected %zu times %zu", name, found->len,
-                 count, size);
-    return 0;
+    free(v->q);
+    free(v->table);
+}
+
+static void estimates(const sketch_t *s, const view_t *v, const uint8_t *code, size_t n,
+                      float *estimated, float *errors)
+{
+    for (size_t start = 0; start < n; start += BLOCK) {
+        const size_t m = n - start < BLOCK ? n - start : BLOCK;
+        AT_LEVEL(s->level, sums, s, v, code, m, estimated + start);
+        for (size_t i = start; i < start + m; i++, code += s->code_size) {
+            estimated[i] = estimate(s, v, code, estimated[i]);
+            errors[i] = error_bound(s, v, code);
+        }
+    }
 }
 
 static PyObject *py_estimates(PyObject *self, PyObject *args)
@@ -321,43 +198,39 @@ static PyObject *py_estimates(PyObject *self, PyObject *args)
     int level, bits, similarity;
     Py_ssize_t d;
     float epsilon, coarse;
-    Py_buffer query, centroid, codes, out, error;
+    PyObject *o_query, *o_centroid, *o_codes, *o_estimate, *o_error, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nquery, ncentroid, ncodes, n, nerror;
     sketch_t s;
     view_t v = {0};
-    PyObject *result = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inipffy*y*y*w*w*:estimates", &level, &d, &bits, &similarity,
-                          &epsilon, &coarse, &query, &centroid, &codes, &out, &error))
+    if (!PyArg_ParseTuple(args, "inipffOOOOO:estimates", &level, &d, &bits, &similarity, &epsilon,
+                          &coarse, &o_query, &o_centroid, &o_codes, &o_estimate, &o_error) ||
+        !set_sketch(&s, level, d, bits, similarity, epsilon))
         return NULL;
-    if (!set_sketch(&s, level, d, bits, similarity, epsilon))
-        goto done;
-    const size_t n = (size_t)codes.len / s.code_size;
-    if (!check_bytes("query", &query, s.d, 4) || !check_bytes("centroid", &centroid, s.d, 4) ||
-        !check_bytes("codes", &codes, n, s.code_size) || !check_bytes("out", &out, n, 4) ||
-        !check_bytes("error", &error, n, 4))
+    const float *query, *centroid;
+    const uint8_t *codes;
+    float *out, *error;
+    if (!(query = take(&all, o_query, "query", 'f', 0, &nquery)) ||
+        !(centroid = take(&all, o_centroid, "centroid", 'f', 0, &ncentroid)) ||
+        !(codes = take(&all, o_codes, "codes", 'B', 0, &ncodes)) ||
+        !(out = take(&all, o_estimate, "out_estimate", 'f', 1, &n)) ||
+        !(error = take(&all, o_error, "out_error", 'f', 1, &nerror)) ||
+        !check_length("query", nquery, s.d) || !check_length("centroid", ncentroid, s.d) ||
+        !check_product("codes", ncodes, n, s.code_size) || !check_length("out_error", nerror, n))
         goto done;
     if (!make_scratch(&s, &v)) {
         PyErr_NoMemory();
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    make_view(&s, &v, query.buf, similarity ? NULL : centroid.buf, coarse);
-    const uint8_t *code = codes.buf;
-    float *estimates = out.buf, *errors = error.buf;
-    for (size_t start = 0; start < n; start += BLOCK) {
-        const size_t m = n - start < BLOCK ? n - start : BLOCK;
-        code_sums(&s, &v, code, m, estimates + start);
-        for (size_t i = start; i < start + m; i++, code += s.code_size) {
-            estimates[i] = estimate(&s, &v, code, estimates[i]);
-            errors[i] = error_bound(&s, &v, code);
-        }
-    }
+    make_view(&s, &v, query, similarity ? NULL : centroid, coarse);
+    estimates(&s, &v, codes, n, out, error);
     Py_END_ALLOW_THREADS;
     result = Py_NewRef(Py_None);
 done:
-    free(v.q), free(v.table);
-    PyBuffer_Release(&query), PyBuffer_Release(&centroid), PyBuffer_Release(&codes);
-    PyBuffer_Release(&out), PyBuffer_Release(&error);
+    free_scratch(&v);
+    release(&all);
     return result;
 }
 
@@ -405,53 +278,55 @@ static void scan(const sketch_t *s, view_t *v, const scan_t *w)
     }
 }
 
-enum { QUERIES, CENTROIDS, PAIR_QUERY, PAIR_LIST, COARSE, LIST_NOS, SIZES, OFFSETS, CODES, HEAPS,
-       COUNTS, BUFFERS };
-
 static PyObject *py_scan(PyObject *self, PyObject *args)
 {
     int level, bits, similarity;
     Py_ssize_t d, capacity;
     long long row_start;
     float epsilon;
-    Py_buffer b[BUFFERS];
+    PyObject *o_queries, *o_centroids, *o_query, *o_list, *o_coarse, *o_list_nos, *o_sizes,
+        *o_offsets, *o_codes, *o_heaps, *o_counts, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nqueries, ncentroids, npair, nsizes, noffsets, nheaps, row;
     sketch_t s;
     view_t v = {0};
-    PyObject *result = NULL;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inipfnLy*y*y*y*y*y*y*y*y*w*w*:scan", &level, &d, &bits,
-                          &similarity, &epsilon, &capacity, &row_start, b + QUERIES,
-                          b + CENTROIDS, b + PAIR_QUERY, b + PAIR_LIST, b + COARSE, b + LIST_NOS,
-                          b + SIZES, b + OFFSETS, b + CODES, b + HEAPS, b + COUNTS))
+    if (!PyArg_ParseTuple(args, "inipfnLOOOOOOOOOOO:scan", &level, &d, &bits, &similarity, &epsilon,
+                          &capacity, &row_start, &o_queries, &o_centroids, &o_query, &o_list,
+                          &o_coarse, &o_list_nos, &o_sizes, &o_offsets, &o_codes, &o_heaps,
+                          &o_counts) ||
+        !set_sketch(&s, level, d, bits, similarity, epsilon) ||
+        !check_positive("capacity", capacity))
         return NULL;
-    if (!set_sketch(&s, level, d, bits, similarity, epsilon))
+    scan_t w = {.capacity = (size_t)capacity, .row_start = row_start};
+    if (!(w.queries = take(&all, o_queries, "queries", 'f', 0, &nqueries)) ||
+        !(w.centroids = take(&all, o_centroids, "centroids", 'f', 0, &ncentroids)) ||
+        !(w.pair_query = take(&all, o_query, "pair_query", 'q', 0, &npair)) ||
+        !(w.pair_list = take(&all, o_list, "pair_list", 'q', 0, &w.npairs)) ||
+        !check_length("pair_query", npair, w.npairs) ||
+        !(w.coarse = take(&all, o_coarse, "coarse", 'f', 0, &npair)) ||
+        !check_length("coarse", npair, w.npairs) ||
+        !(w.list_nos = take(&all, o_list_nos, "list_nos", 'q', 0, &w.nlists)) ||
+        !(w.sizes = take(&all, o_sizes, "sizes", 'q', 0, &nsizes)) ||
+        !(w.offsets = take(&all, o_offsets, "offsets", 'q', 0, &noffsets)) ||
+        !(w.codes = take(&all, o_codes, "codes", 'B', 0, &w.bytes)) ||
+        !(w.heaps = take(&all, o_heaps, "candidates", 'B', 1, &nheaps)) ||
+        !(w.counts = take(&all, o_counts, "counts", 'q', 1, &w.nq)))
         goto done;
-    scan_t w = {
-        .queries = b[QUERIES].buf, .centroids = b[CENTROIDS].buf, .coarse = b[COARSE].buf,
-        .pair_query = b[PAIR_QUERY].buf, .pair_list = b[PAIR_LIST].buf,
-        .list_nos = b[LIST_NOS].buf, .sizes = b[SIZES].buf, .offsets = b[OFFSETS].buf,
-        .codes = b[CODES].buf, .bytes = (size_t)b[CODES].len, .row_start = row_start,
-        .nq = (size_t)b[COUNTS].len / 8, .nlist = (size_t)b[CENTROIDS].len / 4 / s.d,
-        .npairs = (size_t)b[COARSE].len / 4, .nlists = (size_t)b[LIST_NOS].len / 8,
-        .capacity = (size_t)capacity, .heaps = b[HEAPS].buf, .counts = b[COUNTS].buf,
-    };
-    size_t row;
-    if (capacity < 1 || row_start < 0 || __builtin_mul_overflow(w.nq, w.capacity, &row)) {
-        PyErr_Format(PyExc_ValueError, "capacity %zd: out of range", capacity);
+    w.nlist = ncentroids / s.d;
+    if (!check_product("queries", nqueries, w.nq, s.d) ||
+        !check_product("centroids", ncentroids, w.nlist, s.d) ||
+        !check_length("sizes", nsizes, w.nlists) || !check_length("offsets", noffsets, w.nlists))
+        goto done;
+    if (__builtin_mul_overflow(w.capacity, sizeof(candidate_t), &row) ||
+        (uintptr_t)w.heaps % _Alignof(candidate_t)) {
+        PyErr_SetString(PyExc_ValueError, "candidates are out of range, or not aligned");
         goto done;
     }
-    if (!check_bytes("queries", b + QUERIES, w.nq, 4 * s.d) ||
-        !check_bytes("counts", b + COUNTS, w.nq, 8) ||
-        !check_bytes("centroids", b + CENTROIDS, w.nlist, 4 * s.d) ||
-        !check_bytes("pair_query", b + PAIR_QUERY, w.npairs, 8) ||
-        !check_bytes("pair_list", b + PAIR_LIST, w.npairs, 8) ||
-        !check_bytes("coarse", b + COARSE, w.npairs, 4) ||
-        !check_bytes("sizes", b + SIZES, w.nlists, 8) ||
-        !check_bytes("offsets", b + OFFSETS, w.nlists, 8) ||
-        !check_bytes("heaps", b + HEAPS, row, sizeof(candidate_t)))
+    if (!check_product("candidates", nheaps, w.nq, row))
         goto done;
-    if (!check_scan(&s, &w)) {
-        PyErr_SetString(PyExc_ValueError, "a pair, list or count is out of range");
+    if (row_start < 0 || !check_scan(&s, &w)) {
+        PyErr_SetString(PyExc_ValueError, "a pair, list, row or count is out of range");
         goto done;
     }
     if (!make_scratch(&s, &v)) {
@@ -463,14 +338,12 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     Py_END_ALLOW_THREADS;
     result = Py_NewRef(Py_None);
 done:
-    free(v.q), free(v.table);
-    for (int i = 0; i < BUFFERS; i++)
-        PyBuffer_Release(b + i);
+    free_scratch(&v);
+    release(&all);
     return result;
 }
 
 static PyMethodDef methods[] = {
-    {"best_level", py_best_level, METH_NOARGS, "Highest level: 0 baseline, 1 AVX2, 2 AVX-512F."},
     {"estimates", py_estimates, METH_VARARGS, "Estimate and error bound of each code of a list."},
     {"scan", py_scan, METH_VARARGS, "Keep the lowest estimates of each query over pairs."},
     {NULL, NULL, 0, NULL},

@@ -1,6 +1,5 @@
 from typing_extensions import Buffer
 
-def best_level() -> int: ...
 def estimates(
     level: int,
     d: int,

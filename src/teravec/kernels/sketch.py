@@ -25,16 +25,16 @@ High-Dimensional Vectors in Euclidean Space for Approximate Nearest Neighbor Sea
 
 from __future__ import annotations
 
-import os
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels import native as compiled
 from teravec.kernels.assignment import over_blocks
+from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
-from teravec.kernels.scanner import ListsInMemory
+from teravec.kernels.pairs import Pairs
 
 __all__ = [
     "CANDIDATE",
@@ -66,21 +66,6 @@ CANDIDATE = np.dtype([("estimate", "<f4"), ("error", "<f4"), ("place", "<i8")])
 
 _FACTOR_BYTES = 4
 _ENCODE_ROWS = 1 << 12
-
-
-def _load() -> ModuleType | None:
-    if os.environ.get("TERAVEC_NATIVE", "1") == "0":
-        return None
-    try:
-        from teravec.kernels import _sketch
-    except ImportError:  # installed without a compiler
-        return None
-    return _sketch
-
-
-native: ModuleType | None = _load()
-level: int = native.best_level() if native is not None else 0
-"""Instruction set that scans run at: 0 baseline, 1 AVX2, 2 AVX-512F."""
 
 
 def sketch_size(d: int, bits: int) -> int:
@@ -232,26 +217,22 @@ class SketchScanner:
         self._size = sketch_size(centroids.shape[1], bits)
 
     def scan(
-        self, queries: Float32, list_nos: Int64, distances: Float32, lists: ListsInMemory,
-        row_start: int, candidates: Candidates, threads: int,
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        threads: int,
     ) -> None:  # fmt: skip
         """Put into ``candidates`` what the lists have of lower estimate.
 
         Parameters
         ----------
         queries : ndarray of shape (nq, d), float32
-        list_nos : ndarray of shape (nq, nprobe), int64
-            Lists that each query wants; those that are not in ``lists`` are passed over.
-        distances : ndarray of shape (nq, nprobe), float32
-            Squared distance to the list's centroid (l2), or inner product with it.
         lists : ListsInMemory
-        row_start : int
-            Row of the list at which ``lists`` begins.
+        pairs : Pairs
+            Of the same lists, with the queries that want them.
         candidates : Candidates
             Of the same queries.
         threads : int
         """
-        query, at, coarse = _pairs(list_nos, distances, lists)
+        query, at, coarse = _columns(pairs)
 
         def block(start: int, stop: int) -> None:
             mine = (
@@ -259,21 +240,20 @@ class SketchScanner:
             )
             part = (query[mine] - start, at[mine], coarse[mine])
             entries, counts = candidates.entries[start:stop], candidates.counts[start:stop]
-            scan = self._scan if native is not None else self._scan_in_numpy
-            scan(queries[start:stop], *part, lists, row_start, entries, counts)
+            scan = self._scan if compiled.sketching is not None else self._scan_in_numpy
+            scan(queries[start:stop], *part, lists, entries, counts)
 
         rows = max(1, -(-len(queries) // max(1, threads)))
         over_blocks(block, len(queries), rows=rows, threads=threads, even=False)
 
     def within(
-        self, queries: Float32, list_nos: Int64, distances: Float32, lists: ListsInMemory,
-        row_start: int, radius: float, threads: int,
-    ) -> tuple[Int64, Int64]:  # fmt: skip
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
+    ) -> tuple[Int64, Int64]:
         """Queries and places of all vectors whose lower bound is within the radius.
 
         Parameters as for ``scan``; ``radius`` in the index's metric.
         """
-        query, at, coarse = _pairs(list_nos, distances, lists)
+        query, at, coarse = _columns(pairs)
         limit = -radius if self._similarity else radius
         found: list[tuple[Int64, Int64]] = [(query[:0], at[:0])] * len(query)
 
@@ -283,7 +263,7 @@ class SketchScanner:
                 list_no = lists.list_nos[at[i]]
                 estimate, error = self.estimates(queries[query[i]], list_no, coarse[i], codes)
                 rows = np.flatnonzero(estimate - error < limit)
-                places = (int(list_no) << 32) + row_start + rows
+                places = (int(list_no) << PLACE_BITS) + lists.row_start + rows
                 found[i] = np.full(len(rows), query[i]), places
 
         rows = max(1, -(-len(query) // (4 * max(1, threads))))
@@ -310,11 +290,11 @@ class SketchScanner:
             Lower is closer: similarities are negated.
         """
         centroid = self._centroids[list_no]
-        if native is None:
+        if compiled.sketching is None:
             return self._estimates_in_numpy(query, centroid, distance, codes)
         estimate, error = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
-        native.estimates(
-            level, len(query), self._bits, self._similarity, EPSILON, float(distance),
+        compiled.sketching.estimates(
+            compiled.level, len(query), self._bits, self._similarity, EPSILON, float(distance),
             np.ascontiguousarray(query), centroid, codes, estimate, error,
         )  # fmt: skip
         return estimate, error
@@ -325,25 +305,26 @@ class SketchScanner:
 
     def _scan(
         self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        row_start: int, entries: npt.NDArray[Any], counts: Int64,
+        entries: npt.NDArray[Any], counts: Int64,
     ) -> None:  # fmt: skip
-        assert native is not None
-        native.scan(
-            level, queries.shape[1], self._bits, self._similarity, EPSILON, entries.shape[1],
-            row_start, np.ascontiguousarray(queries), self._centroids, query, at, coarse,
-            lists.list_nos, lists.sizes, lists.offsets, lists.buffer, entries, counts,
+        assert compiled.sketching is not None
+        compiled.sketching.scan(
+            compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
+            entries.shape[1], lists.row_start, np.ascontiguousarray(queries), self._centroids,
+            query, at, coarse, lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
+            entries.view(np.uint8), counts,
         )  # fmt: skip
 
     def _scan_in_numpy(
         self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        row_start: int, entries: npt.NDArray[Any], counts: Int64,
+        entries: npt.NDArray[Any], counts: Int64,
     ) -> None:  # fmt: skip
         capacity = entries.shape[1]
         for i, position, distance in zip(query, at, coarse, strict=True):
             codes, list_no = self._codes(lists, position), lists.list_nos[position]
             new = np.empty(len(codes), CANDIDATE)
             new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
-            new["place"] = (int(list_no) << 32) + row_start + np.arange(len(codes))
+            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
             both = np.concatenate([entries[i, : counts[i]], new])
             kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
             counts[i] = len(kept)
@@ -369,18 +350,10 @@ class SketchScanner:
         return np.float32(distance) + n - 2 * product, (2 * bound).astype(np.float32)
 
 
-def _pairs(
-    list_nos: Int64, distances: Float32, lists: ListsInMemory
-) -> tuple[Int64, Int64, Float32]:
-    """Query, position in ``lists`` and distance of each (query, list), list by list.
+def _columns(pairs: Pairs) -> tuple[Int64, Int64, Float32]:
+    """Query, position of the list and distance of each pair, list by list.
 
     So each list is scanned for all its queries while a processor's cache has it.
     """
-    last = len(lists.list_nos) - 1
-    at = np.minimum(np.searchsorted(lists.list_nos, list_nos), max(last, 0))
-    there = lists.list_nos[at] == list_nos if last >= 0 else np.zeros(list_nos.shape, bool)
-    query, column = np.nonzero(there)
-    position = at[query, column]
-    order = np.argsort(position, kind="stable")
-    coarse = np.ascontiguousarray(distances[query, column][order], np.float32)
-    return query[order], position[order], coarse
+    at = np.repeat(np.arange(len(pairs.list_nos)), pairs.counts)
+    return pairs.queries.astype(np.int64), at, np.ascontiguousarray(pairs.distances)

@@ -13,13 +13,12 @@ from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.sketch import SketchScanner
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.effort import Effort, default_candidates
 from teravec.search.lists import IndexLists
 from teravec.search.reader import ListReader
-from teravec.search.refine import Refiner, TwoStageBatch
+from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -73,12 +72,10 @@ class Index:
         self._resources = SearchResources(
             opened, scanner, range_scanner, lists, self._ranges, threads
         )
-        self._two_stages = bool(opened.model.codec.sketch_bits)
-        if self._two_stages:
-            model = opened.model
-            self._sketches = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
-            run_bytes = min(_LARGEST_CHUNK, free // (6 * (threads + 1)))
-            self._refiner = Refiner(opened, self._pool, run_bytes, threads)
+        self._two_stages: TwoStages | None = None
+        if opened.model.codec.sketch_bits:
+            refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
+            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, threads)
         self.stats = SearchStats()
 
     @property
@@ -288,16 +285,14 @@ class Index:
                     f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
                 )
         wanted = self._resources, prepared, list_nos, distances, self.stats
-        if not self._two_stages:
+        if self._two_stages is None:
             return Batch(*wanted)
-        return TwoStageBatch(
-            *wanted, scanner=self._sketches, refiner=self._refiner, candidates=candidates
-        )
+        return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         row_bytes = 2 * 4 * self.d + 60 * nprobe + 80 * k
-        if self._two_stages:
+        if self._two_stages is not None:
             row_bytes += 100 * max(k, candidates or default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 

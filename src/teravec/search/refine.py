@@ -13,19 +13,19 @@ import numpy.typing as npt
 from teravec.engines.threads import ordered_map
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.codec import decode
+from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.pages import PageReader
 from teravec.search.stats import SearchStats
 from teravec.storage.listfile import ID_BYTES
 
-__all__ = ["Refiner", "TwoStageBatch"]
+__all__ = ["Refiner", "TwoStageBatch", "TwoStages"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_ROW_BITS = 32  # a place is list_no << 32 | row within the list
-_ROW_MASK = (1 << _ROW_BITS) - 1
+_ROW_MASK = (1 << PLACE_BITS) - 1
 
 
 class Refiner:
@@ -115,12 +115,29 @@ class Refiner:
     def _file_rows(self, places: Int64) -> tuple[Int64, Int64, Int64]:
         """List, number of the slice's file and row in that file, of each place."""
         index = self._index
-        list_nos, rows = places >> _ROW_BITS, places & _ROW_MASK
+        list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
         file_nos = np.searchsorted(index.bounds, list_nos, side="right") - 1
         for number, file in enumerate(index.slices):
             mine = slice(*np.searchsorted(file_nos, [number, number + 1]).tolist())
             rows[mine] += file.starts[list_nos[mine] - file.lists[0]]
         return list_nos, file_nos, rows
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """What searches of codes in two stages share, besides ``SearchResources``."""
+
+    scanner: SketchScanner
+    refiner: Refiner
+
+    @classmethod
+    def of(
+        cls, index: OpenedIndex, pool: ThreadPoolExecutor, memory_bytes: int, threads: int
+    ) -> TwoStages:
+        """The two stages of an index; ``memory_bytes`` are for refining."""
+        model = index.model
+        scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
+        return cls(scanner, Refiner(index, pool, memory_bytes // (threads + 1), threads))
 
 
 @dataclass(frozen=True)
@@ -146,8 +163,7 @@ class TwoStageBatch(Batch):
     ----------
     resources, queries, list_nos, distances, stats
         As for ``Batch``.
-    scanner : SketchScanner
-    refiner : Refiner
+    stages : TwoStages
     candidates : int
         Most vectors a query whose finer codes ``top_k`` reads; fewer where bounds spare some.
         With ntotal and more, the finer code of every vector scanned is read.
@@ -155,10 +171,10 @@ class TwoStageBatch(Batch):
 
     def __init__(
         self, resources: SearchResources, queries: Float32, list_nos: Int64, distances: Float32,
-        stats: SearchStats, *, scanner: SketchScanner, refiner: Refiner, candidates: int,
+        stats: SearchStats, *, stages: TwoStages, candidates: int,
     ) -> None:  # fmt: skip
         super().__init__(resources, queries, list_nos, distances, stats)
-        self._sketches, self._refiner, self._most = scanner, refiner, candidates
+        self._sketches, self._refiner, self._most = stages.scanner, stages.refiner, candidates
         self._metric = resources.index.model.metric
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
@@ -166,10 +182,10 @@ class TwoStageBatch(Batch):
         nq, threads = len(self._queries), self._resources.threads
         ntotal = self._resources.index.ntotal
         candidates = Candidates(nq, min(max(k, self._most), ntotal))
-        wanted = self._queries, self._list_nos, self._distances
-        for chunk, lists in self._chunks():
+        for lists in self._chunks():
             started = time.perf_counter()
-            self._sketches.scan(*wanted, lists, chunk.row_start, candidates, threads)
+            pairs = self._pairs.of_lists(lists.list_nos)
+            self._sketches.scan(self._queries, lists, pairs, candidates, threads)
             self._stats.scan_s += time.perf_counter() - started
         every = self._most >= ntotal
         found = self._refined(*(candidates.every() if every else candidates.worth_refining(k)))
@@ -187,12 +203,12 @@ class TwoStageBatch(Batch):
 
         Finer codes are read of all whose lower bound is within it.
         """
-        wanted = self._queries, self._list_nos, self._distances
         found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-        for chunk, lists in self._chunks():
+        for lists in self._chunks():
             started = time.perf_counter()
-            threads = self._threads(lists, np.arange(len(self._queries)))
-            found.append(self._sketches.within(*wanted, lists, chunk.row_start, radius, threads))
+            pairs = self._pairs.of_lists(lists.list_nos)
+            threads = self._resources.threads
+            found.append(self._sketches.within(self._queries, lists, pairs, radius, threads))
             self._stats.scan_s += time.perf_counter() - started
         owners, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
         refined = self._refined(owners, places)

@@ -12,8 +12,6 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.compiled_scanner import CompiledScanner
-from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.codec import (
     Codec,
     empty_ivf,
@@ -22,6 +20,8 @@ from teravec.kernels.codec import (
     quantizer_vectors,
     residuals_of,
 )
+from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.kernels.nearest import ExactQuantizer
