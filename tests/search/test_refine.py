@@ -15,8 +15,8 @@ from teravec.index.manifest import read_manifest
 from teravec.kernels import native as compiled
 from teravec.kernels import sketch
 from teravec.kernels.codec import decode
-from teravec.search import pages
-from teravec.search.lists import StreamedLists
+from teravec.search.lists import IndexLists
+from teravec.storage import range_reader
 from teravec.storage.layout import IndexPaths
 from tests.conftest import clustered
 
@@ -100,10 +100,11 @@ def two_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     nq=st.integers(0, 20), k=st.integers(1, 40), nprobe=st.integers(1, NLIST),
     candidates=st.integers(1, 400), chunk=st.sampled_from([300, 5000, 1 << 20]),
+    cache=st.sampled_from([0, 20_000, 1 << 20]),
     threads=st.integers(1, 3), run=st.integers(1, 50), seed=st.integers(0, 5),
 )  # fmt: skip
 def test_results_depend_on_the_query_alone(
-    two_stage: Path, nq: int, k: int, nprobe: int, candidates: int, chunk: int, threads: int,
+    two_stage: Path, nq: int, k: int, nprobe: int, candidates: int, chunk: int, cache: int, threads: int,
     run: int, seed: int,
 ) -> None:  # fmt: skip
     queries = clustered(nq, D, seed)
@@ -111,7 +112,7 @@ def test_results_depend_on_the_query_alone(
         alone = [index.search(q[None], k, nprobe, candidates=candidates) for q in queries]
         expected_range = index.range_search(queries, 30.0, nprobe)
     with teravec.open(two_stage, threads=threads) as index:
-        object.__setattr__(index._resources, "lists", StreamedLists(index._opened, chunk))
+        object.__setattr__(index._resources, "lists", IndexLists(index._opened, cache, chunk))
         assert index._two_stages is not None
         index._two_stages.refiner._run = run
         distances, ids = index.search(queries, k, nprobe, candidates=candidates)
@@ -207,7 +208,7 @@ def test_a_damaged_page_fails_the_query_that_needs_it(
             path.write_bytes((two_stage / "slices" / path.name).read_bytes())
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
-        monkeypatch.setattr(pages, "_read_cached", lambda segment, out: False)
+        monkeypatch.setattr(range_reader, "_read_cached", lambda item, view: False)
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
         path = sorted((root / "slices").glob("*.fine"))[0]

@@ -34,6 +34,8 @@ class OpenedIndex:
         The same files, for reads at random places.
     fine : list of RowFile
         Of the same slices, where codes have two stages; else empty.
+    fine_read_files : list of ReadFile
+        The same files, for reads at random places.
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list; 0 for lists that are not open.
     bounds : ndarray of shape (nslices + 1,), int64
@@ -74,6 +76,7 @@ class OpenedIndex:
         self.slices: list[ListFile] = []
         self.read_files: list[ReadFile] = []
         self.fine: list[RowFile] = []
+        self.fine_read_files: list[ReadFile] = []
         try:
             for entry in self.manifest.slices:
                 if entry.lists[0] < stop and entry.lists[1] > start:
@@ -81,6 +84,7 @@ class OpenedIndex:
                     self.read_files.append(ReadFile(self.slices[-1].path, self.slices[-1].fd))
                     if self.model.codec.sketch_bits:
                         self.fine.append(self._open_fine(entry))
+                        self.fine_read_files.append(ReadFile(self.fine[-1].path, self.fine[-1].fd))
         except BaseException:
             self.close()
             raise
@@ -128,7 +132,7 @@ class OpenedIndex:
 
     def close(self) -> None:
         """Close the files."""
-        for read_file in self.read_files:
+        for read_file in (*self.read_files, *self.fine_read_files):
             read_file.close()
         for file in self.slices:
             file.close()

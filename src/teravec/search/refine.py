@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from teravec.search.batch import Batch, SearchResources
 from teravec.search.pages import PageReader
 from teravec.search.stats import SearchStats
 from teravec.storage.listfile import ID_BYTES
+from teravec.storage.range_reader import RangeReader
 
 __all__ = ["Refiner", "TwoStageBatch", "TwoStages"]
 
@@ -35,18 +35,18 @@ class Refiner:
     ----------
     index : OpenedIndex
         Of codes in two stages.
-    pool : ThreadPoolExecutor
-        Threads for reads.
+    ranges : RangeReader
+        Reads files.
     run_bytes : int
         Memory of a run of candidates; up to ``threads + 1`` runs are in memory.
     threads : int
     """
 
     def __init__(
-        self, index: OpenedIndex, pool: ThreadPoolExecutor, run_bytes: int, threads: int
+        self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, threads: int
     ) -> None:
         self._index, self._threads = index, threads
-        self._pages = PageReader(index.fine, pool)
+        self._pages = PageReader(index, ranges)
         self._ivf = index.model.empty_ivf()
         pair_bytes = self._pages.page_bytes + 12 * index.model.description.d_index
         self._run = max(1, run_bytes // pair_bytes)
@@ -132,12 +132,12 @@ class TwoStages:
 
     @classmethod
     def of(
-        cls, index: OpenedIndex, pool: ThreadPoolExecutor, memory_bytes: int, threads: int
+        cls, index: OpenedIndex, ranges: RangeReader, memory_bytes: int, threads: int
     ) -> TwoStages:
         """The two stages of an index; ``memory_bytes`` are for refining."""
         model = index.model
         scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
-        return cls(scanner, Refiner(index, pool, memory_bytes // (threads + 1), threads))
+        return cls(scanner, Refiner(index, ranges, memory_bytes // (threads + 1), threads))
 
 
 @dataclass(frozen=True)
