@@ -137,6 +137,6 @@ def test_little_memory(source: Path, whole: Path, tmp_path: Path) -> None:
         expected = opened.search(queries, k=10, nprobe=8)
     with teravec.open(copy, memory="16MiB") as opened:
         found = opened.search(queries, k=10, nprobe=8)
-        assert opened._batch_rows(8, 10) < 1 << 14
+        assert opened.batch_rows(8, 10) < 1 << 14
     for one, other in zip(expected, found, strict=True):
         np.testing.assert_array_equal(one, other)
