@@ -19,7 +19,7 @@ setup(
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_native", "_scan")
+        for name in ("_native", "_scan", "_sketch")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

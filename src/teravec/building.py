@@ -12,12 +12,13 @@ from pathlib import Path
 
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, InvalidSource, MissingFile, storage_errors
-from teravec.index.manifest import Manifest, SliceEntry, read_manifest, write_manifest
+from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
 from teravec.shards.plan import RowRange
 from teravec.shards.shard import ShardOptions, sealed_shards, shard
-from teravec.slices.merge import MergeOptions, SealedSlice, merge
+from teravec.slices.merge import MergeOptions, merge
+from teravec.slices.slice_files import SealedSlice
 from teravec.sources import Source, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
@@ -138,7 +139,7 @@ def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list
         raise MissingFile(f"{paths.shards}: there are no shards to merge")
     options = MergeOptions(
         int(model.checksum, 16), model.code_size, model.nlist, record.ntotal,
-        record.layout.slices, resources.memory_bytes, resources.threads,
+        record.layout.slices, resources.memory_bytes, resources.threads, model.sketch_size,
     )  # fmt: skip
     return merge(shards, paths, options, resources.progress)
 
@@ -146,16 +147,13 @@ def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list
 def _manifest(
     record: BuildRecord, model: ModelDescription, slices: Sequence[SealedSlice], paths: IndexPaths
 ) -> Manifest:
-    entries = tuple(
-        SliceEntry(f"{paths.slices.name}/{paths.slice(i).name}", s.lists, s.ntotal, s.size, s.seal)
-        for i, s in enumerate(slices)
-    )
+    entries = tuple(_slice_entry(i, s, paths) for i, s in enumerate(slices))
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
         ntotal=record.ntotal,
         nlist=model.nlist,
-        code_size=model.code_size,
+        code_size=model.sketch_size or model.code_size,
         metric=model.metric,
         transform=model.transform,
         codec=model.codec,
@@ -164,6 +162,17 @@ def _manifest(
         slices=entries,
         source=record.source,
     )
+
+
+def _slice_entry(number: int, sealed: SealedSlice, paths: IndexPaths) -> SliceEntry:
+    folder, fine = paths.slices.name, None
+    if sealed.fine is not None:
+        name = f"{folder}/{paths.fine(number).name}"
+        fine = RowsEntry(name, sealed.fine.size, sealed.fine.seal)
+    return SliceEntry(
+        f"{folder}/{paths.slice(number).name}", sealed.lists, sealed.ntotal, sealed.size,
+        sealed.seal, fine=fine,
+    )  # fmt: skip
 
 
 def build_index(

@@ -13,6 +13,7 @@ def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
     """Run the fallback (-1) or the compiled kernels at a level."""
     if level < 0:
         monkeypatch.setattr(compiled, "native", None)
+        monkeypatch.setattr(compiled, "sketching", None)
     else:
         monkeypatch.setattr(compiled, "level", level)
 

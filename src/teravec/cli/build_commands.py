@@ -140,7 +140,7 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
 
 
 def _report_index(manifest: Manifest, out: Path, started: float, as_json: bool) -> None:
-    size = sum(entry.size for entry in manifest.slices)
+    size = sum(entry.files_size for entry in manifest.slices)
     cost = _cost(started)
     if as_json:
         print_json({

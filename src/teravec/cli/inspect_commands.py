@@ -40,7 +40,8 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "vectors": f"{content['ntotal']:,} x {content['d']}",
         "metric": content["metric"],
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
-        "codec": f"{content['codec']}, {content['code_size']} bytes a code",
+        "codec": f"{content['codec']}, {content['code_size']} bytes a code"
+        + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),
         "lists": f"{content['nlist']:,}, {content['quantizer']} coarse quantizer",
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",

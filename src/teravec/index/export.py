@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,8 @@ _BUFFER_BYTES = 4 << 20
 def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     """Write what ``faiss.read_index`` opens and searches with the same results.
 
-    Lists are verified and streamed, one whole list in memory at a time; Faiss itself will
+    Of codes in two stages, the finer ones are written. Lists are verified and streamed, one
+    whole list in memory at a time; Faiss itself will
     hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
 
     Raises
@@ -44,12 +46,13 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         exported = ExportedIndex(
             model.empty_ivf(), model.metric, model.d, model.transform.matrix, model.transform.offset
         )
-        total = index.ntotal * (model.code_size + ID_BYTES)
+        total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
+        lists = _fine_lists if model.sketch_size else _lists
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
         with progress.stage("export", total, "bytes") as bar:
 
             def counted() -> Iterator[tuple[bytes, bytes]]:
-                for codes, ids in _lists(index):
+                for codes, ids in lists(index):
                     yield codes, ids
                     bar.advance(len(codes) + len(ids))
 
@@ -82,3 +85,11 @@ def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
                 if following is None:
                     break
                 wanted = following
+
+
+def _fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Likewise, of the finer codes of codes in two stages."""
+    for file, rows in zip(index.slices, index.fine, strict=True):
+        for start, stop in pairwise(file.starts.tolist()):
+            held = rows.read_rows(start, stop)
+            yield held[:, :-ID_BYTES].tobytes(), held[:, -ID_BYTES:].tobytes()

@@ -43,7 +43,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
     """Everything ``teravec info`` says, as a JSON-able dict; sizes in bytes."""
     manifest, sizes = index.manifest, index.sizes
     row_bytes = manifest.code_size + ID_BYTES
-    slice_bytes = sum(entry.size for entry in manifest.slices)
+    slice_bytes = sum(entry.files_size for entry in manifest.slices)
     model = index.model.description
     return {
         "path": str(index.paths.root),
@@ -54,13 +54,14 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         "metric": manifest.metric,
         "transform": manifest.transform,
         "codec": manifest.codec,
-        "code_size": manifest.code_size,
+        "code_size": model.code_size,
+        "sketch_size": model.sketch_size,
         "nlist": manifest.nlist,
         "quantizer": model.quantizer,
         "slices": len(manifest.slices),
         "bytes": {
             "slices": slice_bytes,
-            "codes": manifest.ntotal * manifest.code_size,
+            "codes": manifest.ntotal * model.code_size,
             "ids": manifest.ntotal * ID_BYTES,
             "model": sum(file["size"] for file in model.files.values()),
         },

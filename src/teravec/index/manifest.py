@@ -11,9 +11,28 @@ from teravec.errors import CorruptFile, MissingFile, storage_errors
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["Manifest", "SliceEntry", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "RowsEntry", "SliceEntry", "read_manifest", "write_manifest"]
 
 _FORMAT, _VERSION = "teravec-index", 1
+
+
+@dataclass(frozen=True)
+class RowsEntry:
+    """The row file of a slice's finer codes.
+
+    Parameters
+    ----------
+    file : str
+        Path below the index directory.
+    size : int
+        Bytes of the file.
+    checksum : str
+        The row file's seal.
+    """
+
+    file: str
+    size: int
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,8 @@ class SliceEntry:
         The list file's seal.
     generation : int
         0; room for slices that later additions write over the same lists.
+    fine : RowsEntry, optional
+        Where codes have two stages; else there is no such key in the file.
     """
 
     file: str
@@ -40,6 +61,12 @@ class SliceEntry:
     size: int
     checksum: str
     generation: int = 0
+    fine: RowsEntry | None = None
+
+    @property
+    def files_size(self) -> int:
+        """Bytes of the slice's files."""
+        return self.size + (self.fine.size if self.fine is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +77,9 @@ class Manifest:
     ----------
     creator : str
         Version of teravec that wrote it.
-    d, ntotal, nlist, code_size : int
+    d, ntotal, nlist : int
+    code_size : int
+        Bytes of a code in the slices' list files: of the sketch where there are two stages.
     metric, transform, codec : str
     model : str
         Checksum of the model.
@@ -84,7 +113,15 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
 
 
 def _entry(entry: SliceEntry) -> dict[str, Any]:
-    return {**asdict(entry), "lists": list(entry.lists)}
+    content = {**asdict(entry), "lists": list(entry.lists)}
+    if entry.fine is None:
+        del content["fine"]
+    return content
+
+
+def _entry_of(content: dict[str, Any]) -> SliceEntry:
+    fine = RowsEntry(**content["fine"]) if "fine" in content else None
+    return SliceEntry(**{**content, "lists": tuple(content["lists"]), "fine": fine})
 
 
 def read_manifest(paths: IndexPaths) -> Manifest:
@@ -103,7 +140,7 @@ def read_manifest(paths: IndexPaths) -> Manifest:
     content = read_json(paths.manifest, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
-        slices = [SliceEntry(**{**s, "lists": tuple(s["lists"])}) for s in content.pop("slices")]
+        slices = [_entry_of(entry) for entry in content.pop("slices")]
         manifest = Manifest(**content, slices=tuple(slices))
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error

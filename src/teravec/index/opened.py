@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from teravec.errors import ForeignFile, InvalidArgument
+from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest, SliceEntry, read_manifest
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.range_reader import ReadFile
+from teravec.storage.rowfile import RowFile
 from teravec.training.model import Model
 
 __all__ = ["OpenedIndex"]
@@ -30,6 +31,10 @@ class OpenedIndex:
     slices : list of ListFile
         In list order.
     read_files : list of ReadFile
+        The same files, for reads at random places.
+    fine : list of RowFile
+        Of the same slices, where codes have two stages; else empty.
+    fine_read_files : list of ReadFile
         The same files, for reads at random places.
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list; 0 for lists that are not open.
@@ -70,11 +75,16 @@ class OpenedIndex:
             )
         self.slices: list[ListFile] = []
         self.read_files: list[ReadFile] = []
+        self.fine: list[RowFile] = []
+        self.fine_read_files: list[ReadFile] = []
         try:
             for entry in self.manifest.slices:
                 if entry.lists[0] < stop and entry.lists[1] > start:
                     self.slices.append(self._open_slice(entry))
                     self.read_files.append(ReadFile(self.slices[-1].path, self.slices[-1].fd))
+                    if self.model.codec.sketch_bits:
+                        self.fine.append(self._open_fine(entry))
+                        self.fine_read_files.append(ReadFile(self.fine[-1].path, self.fine[-1].fd))
         except BaseException:
             self.close()
             raise
@@ -96,6 +106,20 @@ class OpenedIndex:
             )
         return file
 
+    def _open_fine(self, entry: SliceEntry) -> RowFile:
+        if entry.fine is None:
+            raise CorruptFile(f"{self.paths.manifest}: {entry.file} has no finer codes")
+        path = self.paths.root / entry.fine.file
+        check_size(path, entry.fine.size)
+        file = RowFile(path)
+        if file.seal != entry.fine.checksum or file.header.ntotal != entry.ntotal:
+            file.close()
+            raise ForeignFile(
+                f"{path}: {file.header.ntotal:,} rows with seal {file.seal} found, "
+                f"{entry.ntotal:,} with seal {entry.fine.checksum} expected"
+            )
+        return file
+
     @property
     def ntotal(self) -> int:
         """Vectors held by the index, in all of its slices."""
@@ -108,10 +132,12 @@ class OpenedIndex:
 
     def close(self) -> None:
         """Close the files."""
-        for read_file in self.read_files:
+        for read_file in (*self.read_files, *self.fine_read_files):
             read_file.close()
         for file in self.slices:
             file.close()
+        for rows in self.fine:
+            rows.close()
 
     def __enter__(self) -> OpenedIndex:
         return self

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
-from teravec.index.manifest import Manifest, SliceEntry, read_manifest
+from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest
 from teravec.progress import Progress
 from teravec.storage.arrays import check_file
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
+from teravec.storage.rowfile import RowFile, verify_rows
 from teravec.training.model import ModelDescription
 
 __all__ = ["verify"]
@@ -35,7 +36,8 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     paths = IndexPaths(Path(root))
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
-    total = sum(entry.size for entry in manifest.slices)
+    fine = [entry.fine for entry in manifest.slices if entry.fine is not None]
+    total = sum(entry.files_size for entry in manifest.slices)
     with progress.stage("verify", total, "bytes") as bar:
         for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
             with _collecting(damages):
@@ -44,6 +46,10 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
             with _collecting(damages):
                 _verify_slice(paths.root / entry.file, entry)
             bar.advance(entry.size)
+        for rows in fine:
+            with _collecting(damages):
+                _verify_fine(paths.root / rows.file, rows)
+            bar.advance(rows.size)
     return damages
 
 
@@ -76,3 +82,11 @@ def _verify_slice(path: Path, entry: SliceEntry) -> None:
         if file.seal != entry.checksum:
             raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
     verify_lists(path)
+
+
+def _verify_fine(path: Path, entry: RowsEntry) -> None:
+    check_size(path, entry.size)
+    with RowFile(path) as file:
+        if file.seal != entry.checksum:
+            raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
+    verify_rows(path)

@@ -11,6 +11,10 @@ pqMxB     the same with B bits a sub-quantizer          M B / 8
 rabitqB   B bits a dimension and correction factors     about B d / 8 + 8 or more
 ========= ============================================ ==========================
 
+``rabitq1+FINE`` and ``rabitq2+FINE`` have two stages: a sketch of 1 or 2 bits a dimension
+(``teravec.kernels.sketch``) that a search scans, and a code of any other codec above, which it
+reads for the candidates that the sketch leaves.
+
 References
 ----------
 Jegou, Douze, Schmid, Product Quantization for Nearest Neighbor Search, 2011 (pq).
@@ -20,7 +24,7 @@ Gao, Long, RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
@@ -30,8 +34,12 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument
 from teravec.kernels.faiss_threads import faiss_threads
 from teravec.kernels.metric import Metric
+from teravec.kernels.sketch import sketch_size
 
-__all__ = ["Codec", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors", "train_codec"]
+__all__ = [
+    "Codec", "decode", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors",
+    "residuals_of", "train_codec",
+]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
 
@@ -51,23 +59,32 @@ class Codec:
     Parameters
     ----------
     name : str
-        Canonical, as in ``pq32x8``.
+        Canonical, as in ``pq32x8`` or ``rabitq1+sq6``.
     kind : {"flat", "scalar", "pq", "rabitq"}
+        Of the fine code, where there are two stages; likewise m and bits.
     m : int
         Sub-quantizers (pq), else 0.
     bits : int
         Bits a sub-quantizer (pq) or a dimension (rabitq), else 0.
+    sketch_bits : int
+        Bits a dimension of the sketch in front of the fine code; 0: one stage.
     """
 
     name: str
     kind: str
     m: int = 0
     bits: int = 0
+    sketch_bits: int = 0
 
     @classmethod
     def parse(cls, name: str) -> Codec:
         """The codec of this name, or InvalidArgument."""
         name = name.lower()
+        first, plus, fine_name = name.partition("+")
+        if plus and (match := re.fullmatch(r"rabitq([12])", first)):
+            fine = cls.parse(fine_name)
+            if fine.kind != "rabitq" and not fine.sketch_bits:
+                return replace(fine, name=f"{first}+{fine.name}", sketch_bits=int(match[1]))
         if name == "flat":
             return cls(name, "flat")
         if name in _SCALAR:
@@ -82,7 +99,8 @@ class Codec:
                 return cls(f"rabitq{bits}", "rabitq", bits=bits)
         raise InvalidArgument(
             f"unknown codec {name!r}; one of flat, fp16, sq8, sq6, sq4, pqM or pqMxB "
-            "(M sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8 expected"
+            "(M sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8, or rabitq1+ or rabitq2+ "
+            "and one of the others expected"
         )
 
     def check_dimension(self, d: int) -> None:
@@ -100,7 +118,16 @@ class Codec:
     @property
     def wants_rotation(self) -> bool:
         """Whether the codec's error bound supposes randomly rotated vectors."""
-        return self.kind == "rabitq"
+        return self.kind == "rabitq" or self.sketch_bits > 0
+
+    @property
+    def fine_name(self) -> str:
+        """The name of the fine code, or of the only one."""
+        return self.name.rpartition("+")[2]
+
+    def sketch_size(self, d: int) -> int:
+        """Bytes of the sketch of d dimensions; 0 where there is one stage."""
+        return sketch_size(d, self.sketch_bits) if self.sketch_bits else 0
 
 
 def flat_quantizer(centroids: Float32, metric: Metric) -> Any:
@@ -121,7 +148,7 @@ def quantizer_vectors(quantizer: Any) -> Float32:
 def empty_ivf(
     codec: Codec, quantizer: Any, metric: Metric, parameters: Float32 | None = None
 ) -> Any:
-    """An IVF index without lists, trained if ``parameters`` are given.
+    """An IVF index of the fine codes, without lists, trained if ``parameters`` are given.
 
     Parameters
     ----------
@@ -139,7 +166,7 @@ def empty_ivf(
         ivf = faiss.IndexIVFFlat(quantizer, d, nlist, kind, False)
     elif codec.kind == "scalar":
         ivf = faiss.IndexIVFScalarQuantizer(
-            quantizer, d, nlist, _SCALAR[codec.name], kind, codec.name != "fp16", False
+            quantizer, d, nlist, _SCALAR[codec.fine_name], kind, codec.fine_name != "fp16", False
         )
     elif codec.kind == "pq":
         ivf = faiss.IndexIVFPQ(quantizer, d, nlist, codec.m, codec.bits, kind, False)
@@ -185,18 +212,19 @@ def train_codec(
     """
     ivf = empty_ivf(codec, quantizer, metric)
     with faiss_threads(threads):
-        if codec.kind == "scalar" and codec.name != "fp16":
-            residuals = _residuals(quantizer, vectors, list_nos)
+        if codec.kind == "scalar" and codec.fine_name != "fp16":
+            residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.sq.train(residuals)
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
-            residuals = _residuals(quantizer, vectors, list_nos)
+            residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.pq.train(residuals)
             return np.asarray(faiss.vector_to_array(ivf.pq.centroids), np.float32)
     return np.empty(0, np.float32)
 
 
-def _residuals(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
+def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
+    """Vectors (n, d) less the centroids of their lists (n,)."""
     residuals = np.empty_like(vectors)
     keys = list_nos.astype(np.int64)
     quantizer.compute_residual_n(
@@ -217,3 +245,14 @@ def encode(
             len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(keys), faiss.swig_ptr(codes)
         )
     return codes
+
+
+def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int64]) -> Float32:
+    """Vectors (n, d) of codes (n, code_size) in their lists (n,): the inverse of ``encode``."""
+    vectors = np.empty((len(codes), ivf.d), np.float32)
+    codes, list_nos = np.ascontiguousarray(codes), np.ascontiguousarray(list_nos, np.int64)
+    with faiss_threads(1):
+        ivf.decode_vectors(
+            len(codes), faiss.swig_ptr(codes), faiss.swig_ptr(list_nos), faiss.swig_ptr(vectors)
+        )
+    return vectors

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Panels", "level", "native", "pack_panels", "scanning"]
+__all__ = ["Panels", "level", "native", "pack_panels", "scanning", "sketching"]
 
 _ALIGNMENT = 64  # bytes of a cache line, so that no vector load of a panel crosses one
 
@@ -29,6 +29,9 @@ native: ModuleType | None = _load("_native")
 
 scanning: ModuleType | None = _load("_scan")
 """``teravec.kernels._scan``, or None."""
+
+sketching: ModuleType | None = _load("_sketch")
+"""``teravec.kernels._sketch``, or None."""
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

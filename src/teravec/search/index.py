@@ -15,9 +15,10 @@ from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
-from teravec.search.effort import Effort
+from teravec.search.effort import Effort, default_candidates
 from teravec.search.lists import IndexLists
 from teravec.search.reader import ListReader
+from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -71,6 +72,10 @@ class Index:
         self._resources = SearchResources(
             opened, scanner, range_scanner, lists, self._ranges, threads
         )
+        self._two_stages: TwoStages | None = None
+        if opened.model.codec.sketch_bits:
+            refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
+            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, threads)
         self.stats = SearchStats()
 
     @property
@@ -103,7 +108,9 @@ class Index:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
         return self._opened.sizes.copy()
 
-    def search(self, queries: Float32, k: int, nprobe: int) -> tuple[Float32, Int64]:
+    def search(
+        self, queries: Float32, k: int, nprobe: int, *, candidates: int | None = None
+    ) -> tuple[Float32, Int64]:
         """Find each query's nearest vectors by scanning nprobe inverted lists.
 
         Parameters
@@ -114,6 +121,10 @@ class Index:
         nprobe : int
             Lists read a query, to which disk bytes are roughly proportional. More than
             nlist is taken as nlist, and logged.
+        candidates : int, optional
+            Most vectors a query whose finer codes are read, where codes have two stages; each
+            may cost a page of the device. Not given: ``effort.default_candidates``. With ntotal,
+            bounds spare none, and the result is that of a scan of the finer codes.
 
         Returns
         -------
@@ -131,13 +142,15 @@ class Index:
         """
         queries, effort = self._checked(queries), self.effort(nprobe)
         self._check_k(k)
+        if candidates is not None and candidates < 1:
+            raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self.batch_rows(effort.nprobe, k)
+        rows = self.batch_rows(effort.nprobe, k, candidates)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             wanted = self.nearest_lists(queries[part], effort)
-            distances[part], ids[part] = self.search_lists(*wanted, k)
+            distances[part], ids[part] = self.search_lists(*wanted, k, candidates)
         return distances, ids
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
@@ -165,8 +178,9 @@ class Index:
         return prepared, list_nos, distances
 
     def search_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int
-    ) -> tuple[Float32, Int64]:
+        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int,
+        candidates: int | None = None,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
         """Do a search's other steps: the k nearest of each query among lists chosen for it.
 
         Parameters
@@ -175,6 +189,8 @@ class Index:
             As ``nearest_lists`` returns them. Lists in any order, distinct within a row; all
             within the lists that were opened.
         k : int
+        candidates : int, optional
+            As for ``search``.
 
         Returns
         -------
@@ -188,7 +204,9 @@ class Index:
         CorruptFile
         """
         self._check_k(k)
-        return self._batch(prepared, list_nos, distances).top_k(k)
+        return self._batch(
+            prepared, list_nos, distances, candidates or default_candidates(k)
+        ).top_k(k)
 
     def range_search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
@@ -249,7 +267,9 @@ class Index:
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
 
-    def _batch(self, prepared: Float32, list_nos: Int64, distances: Float32) -> Batch:
+    def _batch(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
+    ) -> Batch:
         shape = (len(prepared), self._opened.model.description.d_index)
         fits = list_nos.ndim == 2 and len(list_nos) == len(prepared)
         if prepared.shape != shape or not fits or distances.shape != list_nos.shape:
@@ -264,13 +284,18 @@ class Index:
                 raise InvalidArgument(
                     f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
                 )
-        return Batch(self._resources, prepared, list_nos, distances, self.stats)
+        wanted = self._resources, prepared, list_nos, distances, self.stats
+        if self._two_stages is None:
+            return Batch(*wanted)
+        return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
-    def batch_rows(self, nprobe: int, k: int) -> int:
+    def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         # What each thread keeps of a query; that of all threads side by side, and sorted.
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
+        if self._two_stages is not None:
+            row_bytes += 100 * max(k, candidates or default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
     def _checked(self, queries: Float32) -> Float32:

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from teravec.engines.threads import ahead
 from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.codec import encode
 from teravec.memory import require
 from teravec.progress import Bar, Progress
 from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
@@ -116,15 +115,15 @@ class _Encoder:
 
     def encode(self, rows: RowRange, bar: Bar) -> tuple[Any, Any, Any]:
         """Codes, ids and list numbers of a range, in row order."""
-        ivf, count = self.model.empty_ivf(), rows[1] - rows[0]
-        codes = np.empty((count, ivf.code_size), np.uint8)
+        count = rows[1] - rows[0]
+        codes = np.empty((count, self.model.code_size), np.uint8)
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
             assigned, _ = self.assigner.assign(vectors, threads=self.threads)
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
-            codes[at] = encode(ivf, vectors, assigned, self.threads)
+            codes[at] = self.model.encode(vectors, assigned, self.threads)
             bar.advance(len(vectors))
         return codes, ids, list_nos
 

@@ -21,18 +21,13 @@ from teravec.slices.plan import (
     slice_count,
     slice_ranges,
 )
+from teravec.slices.slice_files import SealedSlice, SliceFiles
 from teravec.storage.concatenation import concatenate
-from teravec.storage.files import allow_open_files, make_directory, publishing
+from teravec.storage.files import allow_open_files, make_directory
 from teravec.storage.layout import IndexPaths
-from teravec.storage.listfile import (
-    ID_BYTES,
-    ListFile,
-    ListFileHeader,
-    ListFileWriter,
-    verify_lists,
-)
+from teravec.storage.listfile import ID_BYTES, ListFile
 
-__all__ = ["MergeOptions", "SealedSlice", "merge"]
+__all__ = ["MergeOptions", "merge"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -55,6 +50,8 @@ class MergeOptions:
         What the model and the source say.
     slices : int, optional
     memory_bytes, threads : int
+    sketch_size : int
+        Bytes of ``code_size`` that are the sketch; 0: codes have one stage.
     """
 
     model_tag: int
@@ -64,6 +61,7 @@ class MergeOptions:
     slices: int | None
     memory_bytes: int
     threads: int
+    sketch_size: int = 0
 
     def window_bytes(self, nshards: int) -> int:
         """Bytes of a part of the concatenation, of which a few are in memory."""
@@ -73,16 +71,6 @@ class MergeOptions:
     def span_lists(self, nshards: int) -> int:
         """Lists whose entries of all shards' tables a quarter of the memory holds."""
         return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * nshards))
-
-
-@dataclass(frozen=True)
-class SealedSlice:
-    """What the manifest says of a slice."""
-
-    lists: ListRange
-    ntotal: int
-    size: int
-    seal: str
 
 
 def merge(
@@ -112,15 +100,17 @@ def merge(
     sealed = []
     with progress.stage("merge", options.ntotal * row_bytes, "bytes") as bar:
         for number, lists in enumerate(slice_ranges(sizes, count)):
-            path = paths.slice(number)
             wanted = sizes[slice(*lists)]
-            expected = int(wanted.sum())
-            if not _is_sealed(path, lists, expected, options):
-                _write_slice(ordered, path, lists, wanted, options, bar)
+            files = SliceFiles(
+                paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
+                options.model_tag, options.code_size, options.sketch_size,
+            )  # fmt: skip
+            if files.are_sealed():
+                bar.advance(files.ntotal * row_bytes)
             else:
-                bar.advance(expected * row_bytes)
-            with ListFile(path) as file:
-                sealed.append(SealedSlice(lists, expected, file.header.file_size, file.seal))
+                _write_slice(ordered, files, wanted, options, bar)
+            sealed.append(files.describe())
+            log.info("slice %d: lists %d to %d, seal %s", number, *lists, sealed[-1].seal)
     return sealed
 
 
@@ -138,21 +128,6 @@ def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[
     return sizes, [shard.path for shard in sorted(ranges)]
 
 
-def _is_sealed(path: Path, lists: ListRange, ntotal: int, options: MergeOptions) -> bool:
-    """Whether a sealed file at ``path`` is the slice that is wanted, checked to its last byte.
-
-    One of another model is an error; one of other lists is to be written anew.
-    """
-    if not path.exists():
-        return False
-    with ListFile(path) as file:
-        file.check_belongs(model=options.model_tag, code_size=options.code_size)
-        if file.lists != lists or file.header.ntotal != ntotal:
-            return False
-    verify_lists(path)  # the shards, which could mend it, are about to go
-    return True
-
-
 @contextmanager
 def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
     with ExitStack() as stack:
@@ -160,22 +135,14 @@ def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]
 
 
 def _write_slice(
-    shards: Sequence[Path], path: Path, lists: ListRange, sizes: Int64, options: MergeOptions,
-    bar: Bar,
-) -> None:  # fmt: skip
-    header = ListFileHeader(
-        options.code_size, *lists, 0, options.ntotal, int(sizes.sum()), options.model_tag
-    )
+    shards: Sequence[Path], files: SliceFiles, sizes: Int64, options: MergeOptions, bar: Bar
+) -> None:
+    start, stop = files.lists
     span = options.span_lists(len(shards))
-    with (
-        publishing(path, verify=verify_lists) as out,
-        ListFileWriter(out, header, sizes) as writer,
-    ):
-        for start in range(*lists, span):
-            with _opened(shards, (start, min(start + span, lists[1]))) as files:
+    with files.writing(sizes) as write:
+        for first in range(start, stop, span):
+            with _opened(shards, (first, min(first + span, stop))) as opened:
                 window_bytes = options.window_bytes(len(shards))
-                for codes, ids in concatenate(files, window_bytes, options.threads):
-                    writer.write(codes, ids)
+                for codes, ids in concatenate(opened, window_bytes, options.threads):
+                    write(codes, ids)
                     bar.advance(codes.nbytes + ids.nbytes)
-        seal = writer.finish()
-    log.info("slice %s sealed: lists %d to %d, seal %s", path.name, *lists, seal)

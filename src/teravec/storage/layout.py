@@ -56,3 +56,7 @@ class IndexPaths:
     def slice(self, number: int) -> Path:
         """The slice of this number."""
         return self.slices / f"{number:05d}.lists"
+
+    def fine(self, number: int) -> Path:
+        """The row file of the finer codes of this slice, where codes have two stages."""
+        return self.slices / f"{number:05d}.fine"

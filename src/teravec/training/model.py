@@ -12,12 +12,20 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.codec import Codec, empty_ivf, flat_quantizer, quantizer_vectors
+from teravec.kernels.codec import (
+    Codec,
+    empty_ivf,
+    encode,
+    flat_quantizer,
+    quantizer_vectors,
+    residuals_of,
+)
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.kernels.nearest import ExactQuantizer
+from teravec.kernels.sketch import encode_sketches
 from teravec.storage.arrays import check_file, read_array
 from teravec.storage.jsonfile import json_checksum, read_json
 from teravec.training.transform import Transform
@@ -42,7 +50,8 @@ class ModelDescription:
     d_index : int
         Dimensions after the transform: those of centroids and codes.
     nlist, code_size, ntrain : int
-        Lists; bytes of a code; vectors of the training sample.
+        Lists; bytes of a vector's code, of both stages where there are two; vectors of the
+        training sample.
     metric, transform, codec, quantizer : str
         Names; the quantizer is ``exact`` or ``hnsw``.
     seed : int
@@ -69,6 +78,11 @@ class ModelDescription:
     assignment: dict[str, Any]
     history: list[dict[str, Any]]
     files: dict[str, dict[str, Any]]
+
+    @property
+    def sketch_size(self) -> int:
+        """Bytes of ``code_size`` that are the sketch; 0 where there is one stage."""
+        return Codec.parse(self.codec).sketch_size(self.d_index)
 
     def content(self) -> dict[str, Any]:
         """The JSON object to seal."""
@@ -159,8 +173,13 @@ class Model:
 
     @property
     def code_size(self) -> int:
-        """Bytes per code."""
+        """Bytes of a vector's code, of both stages where there are two."""
         return self.description.code_size
+
+    @property
+    def sketch_size(self) -> int:
+        """Bytes of a sketch; 0 where there is one stage."""
+        return self.description.sketch_size
 
     @property
     def tag(self) -> int:
@@ -237,6 +256,24 @@ class Model:
         """What scans lists in memory by Faiss's scanners, for any codec."""
         return FaissScanner(self.empty_ivf(), self.metric)
 
+    def encode(
+        self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
+    ) -> npt.NDArray[np.uint8]:
+        """Codes of prepared vectors (n, d_index) in their lists (n,), (n, code_size).
+
+        Of two stages, the sketch comes first.
+        """
+        fine = encode(self._encoder, vectors, list_nos, threads)
+        if not self.codec.sketch_bits:
+            return fine
+        residuals = residuals_of(self._quantizer, vectors, list_nos)
+        sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
+        return np.concatenate([sketches, fine], axis=1)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self.empty_ivf()
+
     def empty_ivf(self) -> Any:
-        """A trained Faiss IVF index without lists, on this model's quantizer."""
+        """A trained Faiss IVF index of the fine codes, without lists, on this quantizer."""
         return empty_ivf(self.codec, self._quantizer, self.metric, self._parameters)

@@ -79,7 +79,8 @@ def train(
     arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
     if (packed := transform.packed()) is not None:
         arrays["transform.npy"] = packed
-    code_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
+    fine_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
+    code_size = plan.codec.sketch_size(plan.d_index) + fine_size
     description = _seal(plan, code_size, arrays, assigner, state.history, vectors.n, paths)
     _remove_training_files(paths)
     return description

@@ -1,0 +1,224 @@
+"""The second stage: candidates that sketches left, compared again by their finer codes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.threads import ordered_map
+from teravec.index.opened import OpenedIndex
+from teravec.kernels.codec import decode
+from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.sketch import Candidates, SketchScanner
+from teravec.search.batch import Batch, SearchResources
+from teravec.search.pages import PageReader
+from teravec.search.stats import SearchStats
+from teravec.storage.listfile import ID_BYTES
+from teravec.storage.range_reader import RangeReader
+
+__all__ = ["Refiner", "TwoStageBatch", "TwoStages"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_ROW_MASK = (1 << PLACE_BITS) - 1
+
+
+class Refiner:
+    """Compares queries with the finer codes of vectors named by place.
+
+    Parameters
+    ----------
+    index : OpenedIndex
+        Of codes in two stages.
+    ranges : RangeReader
+        Reads files.
+    run_bytes : int
+        Memory of a run of candidates; up to ``threads + 1`` runs are in memory.
+    threads : int
+    """
+
+    def __init__(
+        self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, threads: int
+    ) -> None:
+        self._index, self._threads = index, threads
+        self._pages = PageReader(index, ranges)
+        self._ivf = index.model.empty_ivf()
+        pair_bytes = self._pages.page_bytes + 12 * index.model.description.d_index
+        self._run = max(1, run_bytes // pair_bytes)
+
+    def distances(
+        self, queries: Float32, owners: Int64, places: Int64, stats: SearchStats
+    ) -> tuple[Float32, Int64]:
+        """Distances of queries to finer codes, and the vectors' ids.
+
+        Pages are read in file order; a page serves all pairs of a run that want it.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d_index), float32
+        owners, places : ndarray of shape (n,), int64
+            Pairs to compare: row of ``queries``, and ``list_no << 32 | row`` of the vector.
+        stats : SearchStats
+
+        Returns
+        -------
+        distances : ndarray of shape (n,), float32, in the index's metric
+        ids : ndarray of shape (n,), int64
+
+        Raises
+        ------
+        CorruptFile
+            Names the file and the page whose bytes are wrong.
+        """
+        order = np.argsort(places, kind="stable")
+        distances = np.empty(len(places), np.float32)
+        ids = np.empty(len(places), np.int64)
+        runs = [order[start : start + self._run] for start in range(0, len(order), self._run)]
+
+        def refine(run: Int64) -> tuple[Float32, Int64, SearchStats]:
+            cost = SearchStats()
+            return *self._run_distances(queries, owners[run], places[run], cost), cost
+
+        threads = min(self._threads, len(runs))
+        results: Iterator[tuple[Float32, Int64, SearchStats]] = (
+            map(refine, runs) if threads <= 1 else ordered_map(refine, runs, threads=threads)
+        )
+        for run, (run_distances, run_ids, cost) in zip(runs, results, strict=True):
+            distances[run], ids[run] = run_distances, run_ids
+            stats.add(cost)
+        stats.codes_refined += len(places)
+        return distances, ids
+
+    def _run_distances(
+        self, queries: Float32, owners: Int64, places: Int64, stats: SearchStats
+    ) -> tuple[Float32, Int64]:
+        list_nos, file_nos, rows = self._file_rows(places)
+        header = self._index.fine[0].header
+        pages, slots = np.divmod(rows, header.page_rows)
+        fresh = np.append(True, (np.diff(file_nos) != 0) | (np.diff(pages) != 0))
+        read = self._pages.read(file_nos[fresh], pages[fresh], stats)
+        held = read[:, : header.page_rows * header.row_size]
+        held = held.reshape(len(read), header.page_rows, header.row_size)
+        wanted = held[np.cumsum(fresh) - 1, slots]
+        ids = np.ascontiguousarray(wanted[:, -ID_BYTES:]).view("<i8")[:, 0]
+        vectors, mine = decode(self._ivf, wanted[:, :-ID_BYTES], list_nos), queries[owners]
+        if self._index.model.metric.larger_is_closer:
+            return np.einsum("ij,ij->i", vectors, mine), ids
+        vectors -= mine
+        return np.einsum("ij,ij->i", vectors, vectors), ids
+
+    def _file_rows(self, places: Int64) -> tuple[Int64, Int64, Int64]:
+        """List, number of the slice's file and row in that file, of each place."""
+        index = self._index
+        list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
+        file_nos = np.searchsorted(index.bounds, list_nos, side="right") - 1
+        for number, file in enumerate(index.slices):
+            mine = slice(*np.searchsorted(file_nos, [number, number + 1]).tolist())
+            rows[mine] += file.starts[list_nos[mine] - file.lists[0]]
+        return list_nos, file_nos, rows
+
+
+@dataclass(frozen=True)
+class TwoStages:
+    """What searches of codes in two stages share, besides ``SearchResources``."""
+
+    scanner: SketchScanner
+    refiner: Refiner
+
+    @classmethod
+    def of(
+        cls, index: OpenedIndex, ranges: RangeReader, memory_bytes: int, threads: int
+    ) -> TwoStages:
+        """The two stages of an index; ``memory_bytes`` are for refining."""
+        model = index.model
+        scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
+        return cls(scanner, Refiner(index, ranges, memory_bytes // (threads + 1), threads))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Results in no order: the query of each, its distance and its id."""
+
+    owners: Int64
+    distances: Float32
+    ids: Int64
+
+    def ordered(self, nq: int, sign: float) -> tuple[Int64, Float32, Int64]:
+        """As lims (nq + 1,), distances and ids, best first a query; equal ones by id."""
+        order = np.lexsort((self.ids, sign * self.distances, self.owners))
+        counts = np.bincount(self.owners, minlength=nq)
+        lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return lims, self.distances[order], self.ids[order]
+
+
+class TwoStageBatch(Batch):
+    """Queries and the lists they want, of codes in two stages.
+
+    Parameters
+    ----------
+    resources, queries, list_nos, distances, stats
+        As for ``Batch``.
+    stages : TwoStages
+    candidates : int
+        Most vectors a query whose finer codes ``top_k`` reads; fewer where bounds spare some.
+        With ntotal and more, the finer code of every vector scanned is read.
+    """
+
+    def __init__(
+        self, resources: SearchResources, queries: Float32, list_nos: Int64, distances: Float32,
+        stats: SearchStats, *, stages: TwoStages, candidates: int,
+    ) -> None:  # fmt: skip
+        super().__init__(resources, queries, list_nos, distances, stats)
+        self._sketches, self._refiner, self._most = stages.scanner, stages.refiner, candidates
+        self._metric = resources.index.model.metric
+
+    def top_k(self, k: int) -> tuple[Float32, Int64]:
+        """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
+        nq, threads = len(self._queries), self._resources.threads
+        ntotal = self._resources.index.ntotal
+        candidates = Candidates(nq, min(max(k, self._most), ntotal))
+        for lists in self._chunks():
+            started = time.perf_counter()
+            pairs = self._pairs.of_lists(lists.list_nos)
+            self._sketches.scan(self._queries, lists, pairs, candidates, threads)
+            self._stats.scan_s += time.perf_counter() - started
+        every = self._most >= ntotal
+        found = self._refined(*(candidates.every() if every else candidates.worth_refining(k)))
+        lims, distances, ids = found.ordered(nq, -1.0 if self._metric.larger_is_closer else 1.0)
+        best = np.full((nq, k), self._metric.worst, np.float32)
+        best_ids = np.full((nq, k), -1, np.int64)
+        rank = np.arange(len(ids)) - np.repeat(lims[:-1], np.diff(lims))
+        query, kept = np.repeat(np.arange(nq), np.diff(lims)), rank < k
+        best[query[kept], rank[kept]] = distances[kept]
+        best_ids[query[kept], rank[kept]] = ids[kept]
+        return best, best_ids
+
+    def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
+        """All within the radius: lims (nq + 1,), distances and ids, best first a query.
+
+        Finer codes are read of all whose lower bound is within it.
+        """
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        for lists in self._chunks():
+            started = time.perf_counter()
+            pairs = self._pairs.of_lists(lists.list_nos)
+            threads = self._resources.threads
+            found.append(self._sketches.within(self._queries, lists, pairs, radius, threads))
+            self._stats.scan_s += time.perf_counter() - started
+        owners, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        refined = self._refined(owners, places)
+        larger = self._metric.larger_is_closer
+        inside = refined.distances > radius if larger else refined.distances < radius
+        refined = _Found(refined.owners[inside], refined.distances[inside], refined.ids[inside])
+        return refined.ordered(len(self._queries), -1.0 if larger else 1.0)
+
+    def _refined(self, owners: Int64, places: Int64) -> _Found:
+        started = time.perf_counter()
+        distances, ids = self._refiner.distances(self._queries, owners, places, self._stats)
+        self._stats.refine_s += time.perf_counter() - started
+        return _Found(owners, distances, ids)

@@ -1,0 +1,320 @@
+"""The row file: rows of fixed size in pages, each of which is checked alone.
+
+One lies beside each slice of an index whose codes have two stages, and holds the finer code
+and the id of each vector, in the slice's order. So a few rows, anywhere, cost a few pages of
+the device. ``docs/format.md`` writes it field by field::
+
+    header   128 bytes: magic, version, row size, page size, list range, rows, model;
+             then zeros up to a page
+    pages    as many whole rows as fit, zeros, and 8 bytes of checksum, each page
+    footer   32 bytes: seal, checksum of header and seal, magic
+
+A page's checksum is seeded with the header's checksum plus the page's number: a page of
+another place, or of another model, is found. The seal is the XXH3-64 of the header and all
+pages' checksums, so a manifest that names the seal names the content.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
+from teravec.storage.files import byte_view, open_to_read, read_exactly, write_all
+
+__all__ = ["PAGE_BYTES", "RowFile", "RowFileHeader", "RowFileWriter", "verify_rows"]
+
+FORMAT_VERSION = 1
+MAGIC = b"TVROWS\x00\x00"
+PAGE_BYTES = 4096
+"""What a device reads at least."""
+
+_HEADER = struct.Struct("<8sIIQQQQQ64xQ")
+_FOOTER = struct.Struct("<QQ8x8s")
+_CHECKSUM_BYTES = 8
+_BATCH_BYTES = 4 << 20
+_SEEDS = 1 << 64
+
+Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowFileHeader:
+    """What a row file holds.
+
+    Parameters
+    ----------
+    row_size : int
+        Bytes of a row.
+    list_start, list_stop : int
+        Inverted lists [list_start, list_stop), whose vectors the rows are, list after list.
+    ntotal : int
+        Rows.
+    model : int
+        Checksum of the model that encoded them, as an unsigned 64-bit number.
+    """
+
+    row_size: int
+    list_start: int
+    list_stop: int
+    ntotal: int
+    model: int
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page: the least multiple of 4,096 that holds a row and its checksum."""
+        return -(-(self.row_size + _CHECKSUM_BYTES) // PAGE_BYTES) * PAGE_BYTES
+
+    @property
+    def page_rows(self) -> int:
+        """Rows of a page."""
+        return (self.page_bytes - _CHECKSUM_BYTES) // self.row_size
+
+    @property
+    def npages(self) -> int:
+        """Pages of the file."""
+        return -(-self.ntotal // self.page_rows)
+
+    @property
+    def footer_offset(self) -> int:
+        """Byte at which the footer begins."""
+        return PAGE_BYTES + self.npages * self.page_bytes
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.footer_offset + _FOOTER.size
+
+    def pack(self) -> bytes:
+        """The header's 128 bytes; the last 8 are the checksum of the others."""
+        fields = (
+            MAGIC, FORMAT_VERSION, self.row_size, self.page_bytes, self.list_start,
+            self.list_stop, self.ntotal, self.model,
+        )  # fmt: skip
+        data = _HEADER.pack(*fields, 0)
+        return _HEADER.pack(*fields, xxhash.xxh3_64_intdigest(data[:-8]))
+
+    @classmethod
+    def unpack(cls, data: bytes | bytearray, path: Path) -> RowFileHeader:
+        """Read and check a header; ``path`` is for the error's message."""
+        magic, version, row_size, page_bytes, *fields, checksum = _HEADER.unpack(data)
+        if magic != MAGIC:
+            raise CorruptFile(f"{path}: begins with {magic!r}, a row file with {MAGIC!r}")
+        found = xxhash.xxh3_64_intdigest(data[:-8])
+        if found != checksum:
+            raise CorruptFile(f"{path}: header has checksum {found:016x}, {checksum:016x} expected")
+        if version != FORMAT_VERSION:
+            raise IncompatibleVersion(
+                f"{path}: format version {version}, version {FORMAT_VERSION} expected"
+            )
+        header = cls(row_size, *fields)
+        if row_size < 1 or header.page_bytes != page_bytes or header.pack() != data:
+            raise CorruptFile(f"{path}: the header's fields disagree")
+        return header
+
+    @cached_property
+    def seed(self) -> int:
+        """Seed of page 0's checksum; each next page's is one more."""
+        return int.from_bytes(self.pack()[-8:], "little")
+
+    def page_checksum(self, number: int, page: memoryview) -> int:
+        """What the last bytes of a page must be."""
+        seed = (self.seed + number) % _SEEDS
+        return xxhash.xxh3_64_intdigest(page[: self.page_bytes - _CHECKSUM_BYTES], seed)
+
+
+def _footer(head: bytes, seal: int) -> bytes:
+    own = xxhash.xxh3_64_intdigest(head + seal.to_bytes(8, "little"))
+    return _FOOTER.pack(seal, own, MAGIC)
+
+
+class RowFileWriter:
+    """Writes one row file, rows in order, in as many pieces as memory asks for.
+
+    Parameters
+    ----------
+    file : binary file
+        From ``publishing``; it is sealed by leaving that context after ``finish``.
+    header : RowFileHeader
+    """
+
+    def __init__(self, file: BinaryIO, header: RowFileHeader) -> None:
+        self._file, self._header = file, header
+        self._seal = xxhash.xxh3_64(header.pack())
+        self._page = 0
+        self._held = np.empty((0, header.row_size), np.uint8)
+        # Reserve the space, so that a full disk is found before the work and not after it.
+        os.posix_fallocate(file.fileno(), 0, header.file_size)
+
+    def write(self, rows: Bytes) -> None:
+        """Append rows, uint8 of shape (n, row_size)."""
+        rows_each = max(1, _BATCH_BYTES // self._header.page_bytes) * self._header.page_rows
+        for start in range(0, len(rows), rows_each):
+            rows_now = np.concatenate([self._held, rows[start : start + rows_each]])
+            whole = len(rows_now) // self._header.page_rows * self._header.page_rows
+            self._write_pages(rows_now[:whole])
+            self._held = rows_now[whole:].copy()
+
+    def _write_pages(self, rows: Bytes) -> None:
+        header = self._header
+        npages = -(-len(rows) // header.page_rows)
+        if not npages:
+            return
+        pages = np.zeros((npages, header.page_bytes), np.uint8)
+        wide = np.zeros((npages * header.page_rows, header.row_size), np.uint8)
+        wide[: len(rows)] = rows
+        pages[:, : header.page_rows * header.row_size] = wide.reshape(npages, -1)
+        checksums = pages[:, -_CHECKSUM_BYTES:]
+        for i, page in enumerate(pages):
+            digest = header.page_checksum(self._page + i, page.data)
+            checksums[i] = np.frombuffer(digest.to_bytes(8, "little"), np.uint8)
+        self._seal.update(checksums.tobytes())
+        write_all(self._file, byte_view(pages), PAGE_BYTES + self._page * header.page_bytes)
+        self._page += npages
+
+    def finish(self) -> str:
+        """Write the last page, footer and header; return the seal, 16 hexadecimal digits."""
+        self._write_pages(self._held)
+        assert self._page == self._header.npages
+        head = self._header.pack()
+        footer = _footer(head, self._seal.intdigest())
+        write_all(self._file, footer, self._header.footer_offset)
+        write_all(self._file, head + bytes(PAGE_BYTES - len(head)), 0)
+        return self._seal.hexdigest()
+
+
+class RowFile:
+    """A sealed row file, open for reading at random places.
+
+    Opening reads header and footer, and checks them and the file's size. Pages are checked
+    when they are read.
+
+    Attributes
+    ----------
+    header : RowFileHeader
+    seal : str
+        16 hexadecimal digits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = open_to_read(path)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        path = self.path
+        with storage_errors(path, "read"):
+            found_size = os.fstat(self.fd).st_size
+        if found_size < PAGE_BYTES + _FOOTER.size:
+            raise CorruptFile(f"{path}: {found_size:,} bytes found, too few for a row file")
+        head = read_exactly(self.fd, _HEADER.size, 0, path)
+        self.header = RowFileHeader.unpack(head, path)
+        if found_size != self.header.file_size:
+            raise CorruptFile(
+                f"{path}: {found_size:,} bytes found, {self.header.file_size:,} expected"
+            )
+        footer = read_exactly(self.fd, _FOOTER.size, self.header.footer_offset, path)
+        seal = int.from_bytes(footer[:8], "little")
+        if footer != _footer(bytes(head), seal):
+            raise CorruptFile(f"{path}: the footer does not match the header")
+        self.seal = f"{seal:016x}"
+
+    def close(self) -> None:
+        """Close the descriptor; the object is of no use afterwards."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> RowFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def page_offset(self, number: int) -> int:
+        """Byte of the file at which a page begins."""
+        return PAGE_BYTES + number * self.header.page_bytes
+
+    def check_pages(self, first: int, pages: Bytes) -> None:
+        """Check pages read from page ``first`` on, uint8 of shape (n, page_bytes).
+
+        Raises
+        ------
+        CorruptFile
+            Names the file and the page.
+        """
+        expected = np.ascontiguousarray(pages[:, -_CHECKSUM_BYTES:]).view("<u8")[:, 0].tolist()
+        for i, (page, checksum) in enumerate(zip(pages, expected, strict=True)):
+            found = self.header.page_checksum(first + i, page.data)
+            if found != checksum:
+                raise CorruptFile(
+                    f"{self.path}: page {first + i} has checksum {found:016x}, "
+                    f"{checksum:016x} expected"
+                )
+
+    def rows_of(self, pages: Bytes) -> Bytes:
+        """Rows of pages, uint8 of shape (n * page_rows, row_size); a view where it can be."""
+        header = self.header
+        wide = pages[:, : header.page_rows * header.row_size]
+        return wide.reshape(-1, header.row_size)
+
+    def read_rows(self, start: int, stop: int) -> Bytes:
+        """Rows [start, stop), verified, uint8 of shape (stop - start, row_size)."""
+        header = self.header
+        if start == stop:
+            return np.empty((0, header.row_size), np.uint8)
+        first, last = start // header.page_rows, -(-stop // header.page_rows)
+        length = (last - first) * header.page_bytes
+        data = read_exactly(self.fd, length, self.page_offset(first), self.path)
+        pages = np.frombuffer(data, np.uint8).reshape(-1, header.page_bytes)
+        self.check_pages(first, pages)
+        skipped = first * header.page_rows
+        return self.rows_of(pages)[start - skipped : stop - skipped]
+
+    def check_belongs(self, *, model: int, row_size: int) -> None:
+        """Raise ForeignFile unless the file was encoded by this model."""
+        if self.header.model != model or self.header.row_size != row_size:
+            raise ForeignFile(
+                f"{self.path}: encoded by model {self.header.model:016x} "
+                f"({self.header.row_size} bytes a row), "
+                f"model {model:016x} ({row_size} bytes a row) expected"
+            )
+
+
+def verify_rows(path: Path) -> None:
+    """Read a row file whole, a few megabytes at a time, and check every page and the seal.
+
+    Raises
+    ------
+    CorruptFile
+        Names the file, and the first page that is wrong.
+    """
+    with RowFile(path) as file:
+        header = file.header
+        head = read_exactly(file.fd, PAGE_BYTES, 0, path)
+        if any(head[_HEADER.size :]):
+            raise CorruptFile(f"{path}: bytes behind the header that are not zero")
+        seal = xxhash.xxh3_64(header.pack())
+        step = max(1, _BATCH_BYTES // header.page_bytes)
+        for first in range(0, header.npages, step):
+            count = min(step, header.npages - first)
+            data = read_exactly(file.fd, count * header.page_bytes, file.page_offset(first), path)
+            pages: npt.NDArray[Any] = np.frombuffer(data, np.uint8)
+            pages = pages.reshape(count, header.page_bytes)
+            file.check_pages(first, pages)
+            seal.update(pages[:, -_CHECKSUM_BYTES:].tobytes())
+        if seal.hexdigest() != file.seal:
+            raise CorruptFile(f"{path}: pages have seal {seal.hexdigest()}, {file.seal} expected")

@@ -1,0 +1,151 @@
+"""Row files: what was written is read, by the format's description; any damage is found."""
+
+from __future__ import annotations
+
+import os
+import struct
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
+from teravec.storage.files import publishing
+from teravec.storage.rowfile import RowFile, RowFileHeader, RowFileWriter, verify_rows
+from tests.storage.damage import flipped
+
+
+def random_rows(n: int, row_size: int, seed: int = 0) -> np.ndarray:
+    """Rows of random bytes."""
+    return np.random.default_rng(seed).integers(0, 256, (n, row_size), np.uint8)
+
+
+def write_rows(
+    path: Path, rows: np.ndarray, *, model: int = 2**64 - 5, cuts: tuple[int, ...] = ()
+) -> str:
+    """Publish a row file, its rows in pieces that end at ``cuts``; return its seal."""
+    header = RowFileHeader(rows.shape[1], 3, 9, len(rows), model)
+    with publishing(path, verify=verify_rows) as file:
+        writer = RowFileWriter(file, header)
+        for start, stop in pairwise([0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]):
+            writer.write(rows[start:stop])
+        return writer.finish()
+
+
+def read_all(path: Path) -> tuple[str, bytes]:
+    """Seal and rows, as a search would read them."""
+    with RowFile(path) as file:
+        return file.seal, file.read_rows(0, file.header.ntotal).tobytes()
+
+
+def file_bytes(rows: np.ndarray, model: int = 2**64 - 5) -> bytes:
+    """The whole file, from the format's description alone."""
+    n, size = rows.shape
+    page_bytes = 4096 * -(-(size + 8) // 4096)
+    each = (page_bytes - 8) // size
+    head = b"TVROWS\0\0" + struct.pack("<II", 1, size) + struct.pack(
+        "<QQQQQ", page_bytes, 3, 9, n, model
+    )  # fmt: skip
+    head += bytes(120 - len(head))
+    own = xxhash.xxh3_64_intdigest(head)
+    head += struct.pack("<Q", own)
+    pages, checksums = b"", b""
+    for number, start in enumerate(range(0, n, each)):
+        content = rows[start : start + each].tobytes()
+        content += bytes(page_bytes - 8 - len(content))
+        found = struct.pack("<Q", xxhash.xxh3_64_intdigest(content, (own + number) % 2**64))
+        pages, checksums = pages + content + found, checksums + found
+    seal = struct.pack("<Q", xxhash.xxh3_64_intdigest(head + checksums))
+    footer = seal + struct.pack("<Q", xxhash.xxh3_64_intdigest(head + seal)) + bytes(8)
+    return head + bytes(4096 - len(head)) + pages + footer + b"TVROWS\0\0"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(0, 300), row_size=st.sampled_from([1, 20, 80, 1544, 4088, 4089, 9000]),
+    cuts=st.lists(st.integers(0, 300), max_size=4),
+)  # fmt: skip
+def test_a_file_is_as_described_however_written(
+    tmp_path_factory: pytest.TempPathFactory, n: int, row_size: int, cuts: list[int]
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "x.fine"
+    rows = random_rows(n, row_size)
+    seal = write_rows(path, rows, cuts=tuple(cuts))
+    assert path.read_bytes() == file_bytes(rows)
+    with RowFile(path) as file:
+        assert file.seal == seal
+        assert file.header.file_size == path.stat().st_size
+        for start, stop in [(0, n), (n // 3, n // 2), (n, n), (max(0, n - 1), n)]:
+            np.testing.assert_array_equal(file.read_rows(start, stop), rows[start:stop])
+
+
+def test_many_pages_at_once(tmp_path: Path) -> None:
+    rows = random_rows(60_000, 80)  # more than are written, and verified, at a time
+    write_rows(tmp_path / "x.fine", rows)
+    with RowFile(tmp_path / "x.fine") as file:
+        np.testing.assert_array_equal(file.read_rows(0, 60_000), rows)
+
+
+def test_every_byte_flipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.fine"
+    rows = random_rows(70, 80)
+    seal = write_rows(path, rows)
+    size = path.stat().st_size
+    spans = [(0, 160), (4096, 4110), (8100, 8300), (size - 110, size)]
+    for start, stop in spans:
+        for offset in flipped(path, start, stop):
+            with pytest.raises(CorruptFile, match=r"x\.fine"):
+                verify_rows(path)
+            if not 128 <= offset < 4096:  # behind the header only verify looks
+                with pytest.raises(CorruptFile, match=r"x\.fine"):
+                    read_all(path)
+            else:
+                assert read_all(path) == (seal, rows.tobytes())
+
+
+def test_shorter_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "x.fine"
+    write_rows(path, random_rows(3, 80))
+    whole = path.read_bytes()
+    assert len(whole) == 4096 + 4096 + 32
+    for length in (*range(0, 8192, 131), 127, 128, 129, 4095, 4096, *range(8150, 8224)):
+        os.truncate(path, length)
+        with pytest.raises(CorruptFile, match=r"x\.fine"):
+            RowFile(path)
+        path.write_bytes(whole)
+
+
+def test_pages_of_elsewhere(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine.fine", tmp_path / "other.fine"
+    rows = random_rows(153, 80)  # three pages
+    write_rows(mine, rows)
+    write_rows(other, rows, model=7)
+    data = mine.read_bytes()
+    swapped = data[:4096] + data[8192:12288] + data[4096:8192] + data[12288:]
+    foreign = data[:4096] + other.read_bytes()[4096:8192] + data[8192:]
+    for damaged in (swapped, foreign):
+        mine.write_bytes(damaged)
+        with RowFile(mine) as file, pytest.raises(CorruptFile, match=r"mine\.fine: page 0"):
+            file.read_rows(0, 1)
+        with pytest.raises(CorruptFile, match=r"mine\.fine: page 0"):
+            verify_rows(mine)
+
+
+def test_files_of_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.fine"
+    write_rows(path, random_rows(5, 80), model=7)
+    with RowFile(path) as file:
+        file.check_belongs(model=7, row_size=80)
+        for model, row_size in [(8, 80), (7, 81)]:
+            with pytest.raises(ForeignFile, match=r"x\.fine"):
+                file.check_belongs(model=model, row_size=row_size)
+    data = bytearray(path.read_bytes())
+    data[8] = 2
+    data[120:128] = struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(data[:120])))
+    path.write_bytes(data)
+    with pytest.raises(IncompatibleVersion, match="version 2"):
+        RowFile(path)
