@@ -120,7 +120,7 @@ class Calibration:
         return self._invert(recall, lower, f"within radius {self.radii[column]:.6g}")
 
     def _invert(self, recall: float, lower: Sequence[float], what: str) -> tuple[int, float]:
-        """Where the curve reaches a recall, linear in log(nprobe) and in prune between what was measured."""
+        """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
         if not 0 < recall < 1:
             raise InvalidArgument(f"recall is {recall}; a number between 0 and 1 expected")
         curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
@@ -144,7 +144,7 @@ class Calibration:
         )
         if last.prune == 0 or (len(curve) > 2 and curve[-1] - curve[-3] < _SATURATED):
             return f"{why}; more lists do not help, a finer codec does"
-        return f"{why}; more was not measured: give a larger nprobe, or calibrate with more queries"
+        return f"{why}; more was not measured: give nprobe, or calibrate with more codes"
 
     def summary(self) -> dict[str, Any]:
         """What ``teravec info`` says: effort and recall at each point, fit for JSON."""

@@ -14,8 +14,8 @@ one-sided 95 % bound of a mean; with 1,000 queries some 0.007 at a recall of 0.9
 Cost
 ----
 One pass over the source for the truth, ``queries`` products a vector; then a search of all
-queries for each of about 20 efforts, each 1.4 times the one before, until recall stays or a
-query scans a 16th of the vectors (but 20,000 at least).
+queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
+0.99 can be promised, or a query scans a 16th of the vectors (but 30,000 at least).
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
-from teravec.index.calibration import Calibration, Measured, write_calibration
+from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
@@ -54,9 +55,10 @@ log = logging.getLogger(__name__)
 _FEWEST_LEFT_OUT = 100
 _GAPS = 33  # lists whose gaps say how gaps weigh
 _STEPS_OF_PRUNE = 8
-_CODES_ANYWAY = 20_000  # a query scans so many codes in a fraction of a millisecond
+_CODES_ANYWAY = 30_000  # a query scans so many codes in a fraction of a millisecond
 _CODES_SHARE = 16
 _STAYS = 5e-4  # gained by a doubling of nprobe
+_PLENTY = 0.99
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,19 @@ class CalibrationOptions:
         Vectors to draw as queries.
     ks : tuple of int
         Numbers of neighbours to measure the recall of, ascending.
+    codes : int, optional
+        Go on until a query scans so many codes. Not given: a 16th of all, 30,000 at least.
     """
 
     queries: int = 1000
     ks: tuple[int, ...] = (1, 10, 100)
+    codes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.queries < 1 or not self.ks or min(self.ks) < 1:
+        if not self.ks or min(self.queries, *self.ks, self.codes or 1) < 1 or self.codes == 0:
             raise InvalidArgument(
-                f"{self.queries} queries and k {list(self.ks)} found, at least 1 expected"
+                f"{self.queries} queries, k {list(self.ks)} and {self.codes} codes found, "
+                "at least 1 expected"
             )
         object.__setattr__(self, "ks", tuple(sorted(set(self.ks))))
 
@@ -156,7 +162,7 @@ def calibrate_index(
         costs, ids = _without_own(costs, ids, own)
     known = _Queries(queries, own, ids, costs, origin)
     with open_index(paths.root, memory=memory_bytes, threads=threads) as index:
-        calibration = _measure(index, known, ks, progress)
+        calibration = _measure(index, known, ks, options.codes, progress)
     write_calibration(paths, calibration)
     remove_checkpoint(paths.calibrating)
     return calibration
@@ -186,7 +192,7 @@ def calibrate_with_truth(
             costs = sign * truth.distances.astype(np.float64)
         top = slice(ks[-1])
         known = _Queries(queries, None, truth.ids[:, top], costs[:, top], "given")
-        calibration = _measure(index, known, ks, progress)
+        calibration = _measure(index, known, ks, options.codes, progress)
     if truth.distances is None:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
         calibration = replace(calibration, radii=(), points=points)
@@ -210,7 +216,9 @@ def _ids(source: Source, rows: Int64) -> Int64:
     return np.concatenate([source.read_ids(row, row + 1) for row in rows.tolist()])
 
 
-def _without_own(values: npt.NDArray, ids: Int64, own: Int64) -> tuple[npt.NDArray, Int64]:
+def _without_own(
+    values: npt.NDArray[Any], ids: Int64, own: Int64
+) -> tuple[npt.NDArray[Any], Int64]:
     """Leave out a query's own id, or the last column where it was not found."""
     mine = ids == own[:, None]
     mine[~mine.any(axis=1), -1] = True
@@ -220,7 +228,10 @@ def _without_own(values: npt.NDArray, ids: Int64, own: Int64) -> tuple[npt.NDArr
     return values[kept].reshape(shape), ids[kept].reshape(shape)
 
 
-def _measure(index: Index, known: _Queries, ks: tuple[int, ...], progress: Progress) -> Calibration:
+def _measure(
+    index: Index, known: _Queries, ks: tuple[int, ...], codes: int | None, progress: Progress
+) -> Calibration:
+    most = codes or max(_CODES_ANYWAY, index.ntotal // _CODES_SHARE)
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
     bounds = _radii(known.costs, ks)
     points: list[Measured] = []
@@ -229,7 +240,7 @@ def _measure(index: Index, known: _Queries, ks: tuple[int, ...], progress: Progr
         for effort in efforts:
             points.append(_search(index, known, effort, ks, bounds, sign))
             bar.advance(1)
-            if _enough(points, index.ntotal):
+            if _enough(points, most):
                 break
     manifest = index.manifest
     return Calibration(
@@ -320,11 +331,9 @@ def _ratio(found: Int64, within: Int64) -> tuple[float, float]:
     return ratio, float(np.sqrt(((found - ratio * within) ** 2).sum())) / total
 
 
-def _enough(points: list[Measured], ntotal: int) -> bool:
+def _enough(points: list[Measured], most_codes: int) -> bool:
     last = points[-1]
-    if last.codes > max(_CODES_ANYWAY, ntotal // _CODES_SHARE):
+    lower = np.subtract(last.recall, CONFIDENCE * np.array(last.error))
+    if last.codes >= most_codes or (lower > _PLENTY).all():
         return True
-    if len(points) < 3:
-        return False
-    gains = np.subtract(last.recall, points[-3].recall)
-    return bool((gains < _STAYS).all())
+    return len(points) > 2 and bool((np.subtract(last.recall, points[-3].recall) < _STAYS).all())

@@ -65,7 +65,7 @@ def list_gaps(distances: Float32, queries: Float32, metric: Metric) -> Float32:
         At least 0; inner products are divided by the query's length.
     """
     if not metric.larger_is_closer:
-        return np.maximum(distances - distances[:, :1], 0)
+        return np.asarray(np.maximum(distances - distances[:, :1], 0), np.float32)
     lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
     lengths[lengths == 0] = 1.0
     gaps: Float32 = np.maximum(distances[:, :1] - distances, 0) / lengths[:, None]
