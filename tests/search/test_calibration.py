@@ -142,7 +142,7 @@ def test_a_build_calibrates_itself_on_what_it_was_not_trained_on(built: Path) ->
     with teravec.open(built) as opened:
         made = opened.calibration
     assert made is not None
-    assert (made.origin, made.queries, made.ks) == ("held out", 600, (1, 10, 100))
+    assert (made.origin, made.queries, made.ks) == ("held out", 1000, (1, 10, 100))
     assert all(a.codes < b.codes for a, b in zip(made.points[2:], made.points[3:], strict=False))
     assert made.points[-1].recall[1] > 0.95
 

@@ -42,7 +42,7 @@ def calibrate(
     ] = "1,10,100",
     codes: Annotated[
         int | None,
-        typer.Option(help="Go on until a query scans so many codes.  [default: a 16th of all, "
+        typer.Option(help="Go on until a query scans so many codes.  [default: a 32nd of all, "
                      "30,000 at least]", show_default=False),
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
