@@ -272,7 +272,8 @@ class Index:
             Like those to come.
         nprobe : int
         """
-        _, list_nos, _ = self.nearest_lists(self._checked(queries), self.effort(nprobe))
+        queries, effort = checked_queries(queries, self.d), self.effort(nprobe)
+        _, list_nos, _ = self.nearest_lists(queries, effort)
         wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
