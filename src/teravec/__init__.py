@@ -6,10 +6,10 @@
 
     teravec.build("embeddings/*.parquet", "myindex", codec="sq6", memory="8GiB")
     with teravec.open("myindex") as index:
-        distances, ids = index.search(queries, k=10, nprobe=64)
+        distances, ids = index.search(queries, k=10, recall=0.95)
 """
 
-from teravec.api import build, export_faiss, merge, open, shard, train, verify
+from teravec.api import build, calibrate, export_faiss, merge, open, shard, train, verify
 from teravec.errors import (
     CorruptFile,
     ForeignFile,
@@ -39,6 +39,7 @@ __all__ = [
     "StorageError",
     "TeravecError",
     "build",
+    "calibrate",
     "export_faiss",
     "merge",
     "open",

@@ -5,22 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from teravec import building
 from teravec.building import Resources
 from teravec.errors import InvalidArgument
+from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
 from teravec.memory import default_memory, parse_bytes
 from teravec.progress import NoProgress, Progress
+from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.index import open_index as open
+from teravec.search.results import read_neighbors
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 
-__all__ = ["build", "export_faiss", "merge", "open", "resources", "shard", "train", "verify"]
+__all__ = [
+    "build",
+    "calibrate",
+    "export_faiss",
+    "merge",
+    "open",
+    "resources",
+    "shard",
+    "train",
+    "verify",
+]
 
 PathLike = str | Path
 
@@ -49,13 +65,14 @@ def build(
     shards: int | None = None,
     slices: int | None = None,
     keep_shards: bool = False,
+    calibrate: bool = True,
     memory: str | int | None = None,
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Build an index: train, shard and merge. A rerun continues, and does only what is missing.
+    """Train, shard, merge and calibrate an index. A rerun does only what is missing.
 
     Parameters
     ----------
@@ -83,6 +100,9 @@ def build(
         Files to cut the work and the index into. Not given: by memory, and 1 GiB a slice.
     keep_shards : bool
         Keep the shards after the merge.
+    calibrate : bool
+        Measure recall against effort on 1,000 vectors of the source, so that searches may ask
+        for a recall; see the function of that name.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
         libraries. Not given: 4 GiB, or half of the machine's memory.
@@ -108,7 +128,7 @@ def build(
     return building.build_index(
         data, out,
         options=TrainOptions(nlist, metric, transform, codec, sample, niter, seed),
-        layout=LayoutOptions(shards, slices), keep_shards=keep_shards,
+        layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
         resources=resources(memory, threads, progress),
         id_column=id_column, vector_column=vector_column,
     )  # fmt: skip
@@ -157,6 +177,78 @@ def merge(
     return building.merge_shards(
         IndexPaths(Path(out)), keep_shards=keep_shards, resources=resources or Resources()
     )
+
+
+def calibrate(
+    path: PathLike,
+    queries: PathLike | npt.NDArray[np.float32] | None = None,
+    *,
+    data: PathLike | Sequence[PathLike] | None = None,
+    truth: PathLike | None = None,
+    nqueries: int = 1000,
+    ks: Sequence[int] = (1, 10, 100),
+    codes: int | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Measure recall against effort, so that searches may ask for a recall.
+
+    Replaces the calibration there is. An index opened before keeps what it has read.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    queries : path-like or ndarray of shape (nq, d), optional
+        Queries like those to come. Not given: vectors drawn from ``data``, preferably such
+        that the model was not trained on, each left out of its own neighbours.
+    data : path-like or sequence of path-like, optional
+        The vectors that the index was built from, for their exact neighbours.
+    truth : path-like, optional
+        Instead of data: a file of the exact neighbours of ``queries``.
+    nqueries : int
+        Vectors to draw, where no queries are given.
+    ks : sequence of int
+        Numbers of neighbours to measure the recall of; searches of other k use the next one.
+    codes : int, optional
+        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least.
+    memory, threads, id_column, vector_column, progress
+        As for ``build``.
+
+    Raises
+    ------
+    InvalidArgument
+        Neither or both of data and truth; or they do not fit the index.
+    """
+    paths, options = IndexPaths(Path(path)), CalibrationOptions(nqueries, tuple(ks), codes)
+    limits = resources(memory, threads, progress)
+    given = None if queries is None else _vectors(queries)
+    if (data is None) == (truth is None) or (truth is not None and given is None):
+        raise InvalidArgument(
+            "exact neighbours are needed: give the data that the index was built from, or "
+            "queries with a truth file"
+        )
+    if truth is not None and given is not None:
+        return calibrate_with_truth(
+            paths, given, read_neighbors(truth), options, memory_bytes=limits.memory_bytes,
+            threads=limits.threads, progress=limits.progress,
+        )  # fmt: skip
+    source = open_source(data or [], id_column=id_column, vector_column=vector_column)
+    return calibrate_index(
+        paths, source, options, memory_bytes=limits.memory_bytes, threads=limits.threads,
+        progress=limits.progress, queries=given,
+    )  # fmt: skip
+
+
+def _vectors(queries: PathLike | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    if isinstance(queries, np.ndarray):
+        return queries
+    source = open_source(queries)
+    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
+    return vectors
 
 
 def verify(path: PathLike, *, progress: Progress | None = None) -> None:

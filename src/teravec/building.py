@@ -11,10 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 
 from teravec.engines.threads import default_threads
-from teravec.errors import InvalidArgument, InvalidSource, MissingFile, storage_errors
+from teravec.errors import (
+    CorruptFile,
+    InvalidArgument,
+    InvalidSource,
+    MemoryLimitTooSmall,
+    MissingFile,
+    storage_errors,
+)
+from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
+from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
 from teravec.shards.shard import ShardOptions, sealed_shards, shard
 from teravec.slices.merge import MergeOptions, merge
@@ -178,9 +187,9 @@ def _slice_entry(number: int, sealed: SealedSlice, paths: IndexPaths) -> SliceEn
 def build_index(
     data: str | Path | Sequence[str | Path], out: str | Path, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
-    id_column: str | None = None, vector_column: str | None = None,
+    id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
 ) -> Manifest:  # fmt: skip
-    """Train, shard and merge; a rerun does only what is missing."""
+    """Train, shard, merge and calibrate; a rerun does only what is missing."""
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     with _nothing_left_of_bad_input(paths):
@@ -188,4 +197,28 @@ def build_index(
         if not paths.manifest.exists():
             _train(source, record, paths, resources)
             shard_rows(source, paths, None, resources)
-    return merge_shards(paths, keep_shards=keep_shards, resources=resources)
+    manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
+    if calibrate and not _calibrated(paths, manifest):
+        _calibrate(source, paths, resources)
+    return manifest
+
+
+def _calibrated(paths: IndexPaths, manifest: Manifest) -> bool:
+    try:
+        return read_calibration(paths, manifest) is not None
+    except CorruptFile as error:
+        log.warning("%s; calibrating again", error)
+        return False
+
+
+def _calibrate(source: Source, paths: IndexPaths, resources: Resources) -> None:
+    """Calibrate, if memory suffices and there is a vector to compare a query with."""
+    if source.ntotal < 2:
+        return
+    try:
+        calibrate_index(
+            paths, source, CalibrationOptions(), memory_bytes=resources.memory_bytes,
+            threads=resources.threads, progress=resources.progress,
+        )  # fmt: skip
+    except MemoryLimitTooSmall as error:
+        log.warning("%s; the index is whole, but not calibrated", error)

@@ -37,12 +37,12 @@ QUERIES = clustered(4, D, seed=9)
 
 
 def make(root: Path, seed: int) -> Path:
-    """A tiny index with every kind of file."""
+    """A tiny index with every kind of file that it cannot do without."""
     root.mkdir()
     np.save(root / "x.npy", clustered(N, D, seed))
     teravec.build(
         root / "x.npy", root / "i", nlist=NLIST, codec="sq8", transform="rotation", slices=2,
-        shards=2, niter=2,
+        shards=2, niter=2, calibrate=False,
     )  # fmt: skip
     return root / "i"
 

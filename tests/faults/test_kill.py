@@ -39,7 +39,7 @@ class Undisturbed:
 
 def build(source: Path, out: Path, *options: str) -> list[object]:
     """Arguments of the build that is killed here."""
-    return ["build", source, "--out", out, *TRAINING, "-q", *options]
+    return ["build", source, "--out", out, *TRAINING, "--no-calibrate", "-q", *options]
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +257,20 @@ def test_export_killed(commands: Commands, undisturbed: Undisturbed, tmp_path: P
     assert commands.run(*arguments) == 0
     assert out.read_bytes() == whole.read_bytes()
     assert sorted(tree(tmp_path)) == ["out.faiss", "whole.faiss"]
+
+
+def test_calibration_killed(
+    commands: Commands, source: Path, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    whole, out = (Path(shutil.copytree(undisturbed.root, tmp_path / name)) for name in "ab")
+    arguments = ["calibrate", out, "--data", source, "-q"]
+    assert commands.run("calibrate", whole, "--data", source, "-q") == 0
+    kills = 0
+    for name in ("calibration.partial/state.json", "calibration.json.tmp"):
+        kills += commands.run(*arguments, kill_at=out / name) == KILLED
+    assert kills >= 1
+    # The build finds what is missing: here, the calibration.
+    again = [argument for argument in build(source, out) if argument != "--no-calibrate"]
+    assert commands.run(*again) == 0
+    assert tree(out) == tree(whole)
+    assert set(tree(out)) == {*undisturbed.files, "calibration.json"}

@@ -62,7 +62,7 @@ def test_flat_is_brute_force_on_real_sets(
     base = source.read(0, source.ntotal)
     teravec.build(
         real.base, tmp_path / "i", nlist=64, codec="flat", metric=metric, niter=2, shards=3,
-        slices=2, sample=6400,
+        slices=2, sample=6400, calibrate=False,
     )  # fmt: skip
     with teravec.open(tmp_path / "i", memory="256MiB") as index:
         found = index.search(queries, k=20, nprobe=64)
@@ -99,6 +99,7 @@ def test_any_cut_equals_one_faiss_index(codec: str, metric: str, tmp_path: Path)
         teravec.build(
             tmp_path / "x.npy", root, nlist=40, codec=codec, metric=metric, niter=3,
             shards=shards, slices=slices, transform="rotation" if codec == "sq6" else None,
+            calibrate=False,
         )  # fmt: skip
         seals.setdefault(slices, set()).add(
             tuple(entry.checksum for entry in read_manifest(IndexPaths(root)).slices)

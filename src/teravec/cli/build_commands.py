@@ -36,15 +36,18 @@ def build(
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, keep_shards: o.KeepShards = False,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
+    ] = False,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
-    """Build an index: train, shard and merge. Run it again to continue after a crash."""
+    """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
     manifest = api.build(
         data, out, nlist=_nlist(nlist), codec=codec, metric=metric, transform=transform,
         shards=shards, slices=slices, sample=sample, niter=niter, seed=seed, memory=memory,
         threads=threads, id_column=id_column, vector_column=vector_column,
-        keep_shards=keep_shards, progress=Bars(quiet=quiet or json),
+        keep_shards=keep_shards, calibrate=not no_calibrate, progress=Bars(quiet=quiet or json),
     )  # fmt: skip
     _report_index(manifest, out, started, json)
 

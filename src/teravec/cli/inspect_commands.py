@@ -50,11 +50,29 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         f"({lists['largest_bytes']:,} bytes), {lists['empty']:,} empty",
         "imbalance": f"{lists['imbalance']:.3f} (1 is even; scans cost this many times more)",
         "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
+        "calibrated": _calibrated(content["calibration"]),
         "written by": content["creator"],
     }
     for name, value in rows.items():
         print(f"{name:>11}  {value}")
     _print_histogram(lists["histogram"])
+
+
+def _calibrated(calibration: dict[str, Any] | None) -> str:
+    """Lists that recalls of the 10 nearest, or of what was measured, took on average."""
+    if calibration is None:
+        return "no; teravec calibrate does it"
+    ks, points = calibration["ks"], calibration["points"]
+    column = ks.index(10) if 10 in ks else len(ks) - 1
+    reached = []
+    for recall in (0.8, 0.9, 0.95, 0.98):
+        lists = next((p["lists"] for p in points if p["recall"][column] >= recall), None)
+        reached += [] if lists is None else [f"{recall:g} with {lists:,.1f}"]
+    best = max(point["recall"][column] for point in points)
+    return (
+        f"recall@{ks[column]} {', '.join(reached)} lists; at most {best:.4f} measured, "
+        f"on {calibration['queries']:,} queries ({calibration['origin']})"
+    )
 
 
 def _print_histogram(histogram: list[dict[str, int]]) -> None:

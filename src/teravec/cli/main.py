@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from teravec.cli.build_commands import add_build_commands
+from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.search_commands import add_search_commands
@@ -46,6 +47,7 @@ def _options(
 
 
 add_build_commands(app)
+add_calibrate_command(app)
 add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)

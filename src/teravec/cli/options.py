@@ -24,6 +24,7 @@ __all__ = [
     "Queries",
     "QuerySource",
     "Quiet",
+    "Recall",
     "Sample",
     "Seed",
     "Shards",
@@ -109,7 +110,15 @@ VectorColumn = Annotated[
 ]  # fmt: skip
 K = Annotated[int, typer.Option("-k", "--k", help="Results a query.")]
 Nprobe = Annotated[
-    int, typer.Option(help="Lists to read a query; disk bytes are about proportional to it.")
-]
+    int | None,
+    typer.Option(help="Lists to read a query; disk bytes are about proportional to it.",
+                 show_default=False),
+]  # fmt: skip
+Recall = Annotated[
+    float | None,
+    typer.Option(help="Instead of --nprobe: share of the true neighbours to find, as calibrated.  "
+                 "[default: 0.9, or --nprobe 16 where that is not calibrated or out of reach]",
+                 show_default=False),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

@@ -13,7 +13,7 @@ import typer
 
 from teravec.errors import InvalidArgument, TeravecError
 
-__all__ = ["command", "parse_numbers", "peak_rss_bytes", "print_json"]
+__all__ = ["command", "parse_decimals", "parse_numbers", "peak_rss_bytes", "print_json"]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -63,6 +63,14 @@ def parse_numbers(text: str, what: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidArgument(f"{what} is {text!r}; whole numbers as in 1,4,16 expected") from error
+
+
+def parse_decimals(text: str, what: str) -> list[float]:
+    """Numbers separated by commas, or InvalidArgument."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidArgument(f"{what} is {text!r}; numbers as in 0.8,0.95 expected") from error
 
 
 def peak_rss_bytes() -> int:

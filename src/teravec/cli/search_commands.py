@@ -16,7 +16,7 @@ from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.running import command, parse_numbers, print_json
+from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
 from teravec.memory import require
@@ -52,8 +52,9 @@ def add_search_commands(app: typer.Typer) -> None:
 
 
 def search(
-    index: o.IndexDir, queries: o.QuerySource, k: o.K = 10, nprobe: o.Nprobe = 16,
-    out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
+    index: o.IndexDir, queries: o.QuerySource, k: o.K = 10,
+    nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
+    exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
     stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -62,7 +63,7 @@ def search(
         check_output(out)
     source = open_source(queries, id_column=id_column, vector_column=vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        question = TopK(k, opened.effort(nprobe), exclude_self)
+        question = TopK(k, opened.effort(nprobe, recall, k=k), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
@@ -73,7 +74,8 @@ def range_search(
         typer.Option(help="Squared L2 below it (l2), or similarity above it (ip, cosine).",
                      show_default=False),
     ],
-    nprobe: o.Nprobe = 16, out: Result = None, exclude_self: ExcludeSelf = False,
+    nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
+    exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
     quiet: o.Quiet = False,
@@ -83,7 +85,7 @@ def range_search(
         check_output(out, within_radius=True)
     source = open_source(queries, id_column=id_column, vector_column=vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        question = Within(radius, opened.effort(nprobe), exclude_self)
+        question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
@@ -95,7 +97,16 @@ def evaluate_index(
                        ".parquet.", show_default=False),
     ],
     k: o.K = 10,
-    nprobe: Annotated[str, typer.Option(help="Numbers of lists to try.")] = "1,4,16,64",
+    nprobe: Annotated[
+        str | None,
+        typer.Option(help="Numbers of lists to try.  [default: 1,4,16,64 without --recall]",
+                     show_default=False),
+    ] = None,
+    recall: Annotated[
+        str | None,
+        typer.Option(help="Recalls to ask for, as 0.8,0.9; needs a calibrated index.",
+                     show_default=False),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw the curves as .png, .svg or .pdf; needs teravec[plot].",
@@ -103,13 +114,21 @@ def evaluate_index(
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
-    """Measure recall, speed and bytes read against nprobe; every search reads its lists again."""
-    nprobes = parse_numbers(nprobe, "nprobe")
+    """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
+
+    Every search reads its lists again.
+    """
+    if nprobe is not None and recall is not None:
+        raise InvalidArgument("nprobe and recall given; one expected")
+    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else []
+    recalls = [] if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-        results = evaluate(opened, _read_queries(queries, memory), neighbors, k, nprobes)
+        results = evaluate(
+            opened, _read_queries(queries, memory), neighbors, k, nprobes, recalls=recalls
+        )
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
@@ -163,11 +182,21 @@ def _read_queries(path: str, memory: str | None) -> npt.NDArray[np.float32]:
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:
     table = Table(title=f"recall@{k}, speed and bytes read")
-    for heading in ("nprobe", f"recall@{k}", "queries/s", "p50 ms", "p99 ms", "bytes/query"):
+    for heading in (
+        "asked",
+        "nprobe",
+        "lists",
+        f"recall@{k}",
+        "queries/s",
+        "p50 ms",
+        "p99 ms",
+        "bytes/query",
+    ):
         table.add_column(heading, justify="right")
     for r in results:
         table.add_row(
-            f"{r.nprobe:,}", f"{r.recall:.4f}", f"{r.queries_per_s:,.0f}",
+            "" if r.asked is None else f"{r.asked:g}", f"{r.nprobe:,}",
+            f"{r.lists_per_query:,.1f}", f"{r.recall:.4f}", f"{r.queries_per_s:,.0f}",
             f"{1e3 * r.latency_p50_s:.2f}", f"{1e3 * r.latency_p99_s:.2f}",
             f"{r.bytes_per_query:,.0f}",
         )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.index.calibration import read_calibration
 from teravec.index.opened import OpenedIndex
 from teravec.storage.listfile import ID_BYTES
 from teravec.training.kmeans import imbalance
@@ -45,6 +46,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
     row_bytes = manifest.code_size + ID_BYTES
     slice_bytes = sum(entry.files_size for entry in manifest.slices)
     model = index.model.description
+    calibration = read_calibration(index.paths, manifest)
     return {
         "path": str(index.paths.root),
         "creator": manifest.creator,
@@ -80,5 +82,6 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "assignment": model.assignment,
             "iterations": model.history,
         },
+        "calibration": None if calibration is None else calibration.summary(),
         "source": manifest.source,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
+from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest
 from teravec.progress import Progress
 from teravec.storage.arrays import check_file
@@ -42,6 +43,8 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
         for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
             with _collecting(damages):
                 check_file(paths.root / name, described)
+        with _collecting(damages):
+            read_calibration(paths, manifest)
         for entry in manifest.slices:
             with _collecting(damages):
                 _verify_slice(paths.root / entry.file, entry)

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-__all__ = ["Effort", "default_candidates"]
+from teravec.errors import InvalidArgument
+from teravec.index.calibration import Calibration
+from teravec.kernels.metric import Metric
+
+__all__ = [
+    "Effort",
+    "default_candidates",
+    "default_effort",
+    "effort_of_nprobe",
+    "effort_of_recall",
+]
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_RECALL = 0.9
+_DEFAULT_NPROBE = 16  # without a calibration, or where its recall does not get that far
 
 
 @dataclass(frozen=True)
@@ -15,12 +31,17 @@ class Effort:
     ----------
     nprobe : int
         Most lists that a query visits.
+    prune : float
+        How much a list's distance counts against it, see `probing.worth_visiting`: per unit
+        of squared distance (l2), or of similarity of a query of unit length. 0: every query
+        visits nprobe lists.
     candidates : int, optional
         Most vectors a query whose finer codes are read, where codes have two stages. Not
         given: ``default_candidates``.
     """
 
     nprobe: int
+    prune: float = 0.0
     candidates: int | None = None
 
 
@@ -31,3 +52,41 @@ def default_candidates(k: int) -> int:
     50 are refined with sketches of 2 bits, and 180 with 1 bit (see ``sketch.PRUNING``).
     """
     return max(100, 30 * k)
+
+
+def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
+    """Visit nprobe lists; more than nlist is taken as nlist, and logged."""
+    if nprobe < 1:
+        raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
+    if nprobe > nlist:
+        log.warning("nprobe %d is more than the %d lists there are; using all", nprobe, nlist)
+    return Effort(min(nprobe, nlist))
+
+
+def effort_of_recall(
+    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
+) -> Effort:
+    """Reach this recall of the k nearest, or of all within a radius if there is one.
+
+    Raises
+    ------
+    InvalidArgument
+        Out of range or of reach; says what can be reached.
+    """
+    if radius is None:
+        nprobe, prune = calibration.probing_for(recall, k)
+    else:
+        nprobe, prune = calibration.probing_within(recall, radius, metric)
+    return Effort(nprobe, prune=prune)
+
+
+def default_effort(
+    calibration: Calibration | None, nlist: int, k: int, radius: float | None, metric: Metric
+) -> Effort:
+    """A recall of 0.9 if the calibration can promise it, else 16 lists."""
+    if calibration is not None:
+        try:
+            return effort_of_recall(calibration, _DEFAULT_RECALL, k, radius, metric)
+        except InvalidArgument as error:
+            log.info("%s; using nprobe %d", error, _DEFAULT_NPROBE)
+    return Effort(min(_DEFAULT_NPROBE, nlist))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
+from teravec.search.effort import Effort
 from teravec.search.index import Index
 from teravec.search.results import Neighbors
 from teravec.search.stats import SearchStats
@@ -25,12 +26,12 @@ _ALONE = 100  # queries searched one at a time, for latencies
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Recall and cost at one nprobe.
+    """Recall and cost at one effort.
 
     Parameters
     ----------
     nprobe : int
-        Lists read a query, at most nlist.
+        Most lists read a query, at most nlist.
     k : int
     recall : float
         Recall@k over all queries.
@@ -45,6 +46,8 @@ class Evaluation:
         The same in the batch, where each list is read once for all queries that want it.
     lists_per_query, codes_per_query : float
         Lists and codes scanned for a query, on average over all.
+    asked : float, optional
+        The recall that was asked for instead of an nprobe.
     """
 
     nprobe: int
@@ -57,6 +60,7 @@ class Evaluation:
     batch_bytes_per_query: float
     lists_per_query: float
     codes_per_query: float
+    asked: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Names and values, fit for JSON."""
@@ -113,9 +117,10 @@ def evaluate(
     k: int,
     nprobes: Sequence[int],
     *,
+    recalls: Sequence[float] = (),
     repeat: int = 1,
 ) -> list[Evaluation]:
-    """Search with each nprobe, and compare with the truth.
+    """Search with each nprobe and for each recall, and compare with the truth.
 
     Parameters
     ----------
@@ -127,13 +132,15 @@ def evaluate(
     k : int
     nprobes : sequence of int
         More than nlist is taken as nlist.
+    recalls : sequence of float
+        Recalls to ask a calibrated index for.
     repeat : int
         Times that all queries, and those alone, are searched.
 
     Returns
     -------
     list of Evaluation
-        One for each nprobe, in order.
+        One for each nprobe and then for each recall, in order.
 
     Raises
     ------
@@ -142,29 +149,33 @@ def evaluate(
     """
     queries = np.asarray(queries)
     _check_truth(index, queries, truth, k)
-    if repeat < 1 or not nprobes or min(nprobes) < 1:
+    if repeat < 1 or not (nprobes or recalls) or min(nprobes, default=1) < 1:
         raise InvalidArgument(
             f"nprobe {list(nprobes)} and repeat {repeat} found, numbers of at least 1 expected"
         )
-    capped = [min(nprobe, index.nlist) for nprobe in nprobes]
-    return [_evaluate(index, queries, truth, k, nprobe, repeat) for nprobe in capped]
+    efforts: list[tuple[float | None, Effort]] = [
+        (None, Effort(min(nprobe, index.nlist))) for nprobe in nprobes
+    ]
+    efforts += [(recall, index.effort(recall=recall, k=k)) for recall in recalls]
+    return [_evaluate(index, queries, truth, k, each, repeat, asked) for asked, each in efforts]
 
 
 def _evaluate(
-    index: Index, queries: Float32, truth: Neighbors, k: int, nprobe: int, repeat: int
-) -> Evaluation:
+    index: Index, queries: Float32, truth: Neighbors, k: int, effort: Effort, repeat: int,
+    asked: float | None,
+) -> Evaluation:  # fmt: skip
     before = replace(index.stats)
     seconds = []
     for _ in range(repeat):
         started = time.perf_counter()
-        _, ids = index.search(queries, k, nprobe)
+        _, ids = index.search_at(queries, k, effort)
         seconds.append(time.perf_counter() - started)
     batch = _difference(index.stats, before)
     before = replace(index.stats)
-    latencies = _latencies(index, queries, k, nprobe, repeat)
+    latencies = _latencies(index, queries, k, effort, repeat)
     alone = _difference(index.stats, before)
     return Evaluation(
-        nprobe=nprobe,
+        nprobe=effort.nprobe,
         k=k,
         recall=recall_at(ids, truth.ids, k),
         queries_per_s=len(queries) / float(np.median(seconds)),
@@ -174,16 +185,17 @@ def _evaluate(
         batch_bytes_per_query=batch.bytes_read / batch.queries,
         lists_per_query=batch.lists_wanted / batch.queries,
         codes_per_query=batch.codes_scanned / batch.queries,
+        asked=asked,
     )
 
 
-def _latencies(index: Index, queries: Float32, k: int, nprobe: int, repeat: int) -> list[float]:
+def _latencies(index: Index, queries: Float32, k: int, effort: Effort, repeat: int) -> list[float]:
     count = min(_ALONE, len(queries))
     rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
     seconds = []
     for row in np.tile(rows, repeat).tolist():
         started = time.perf_counter()
-        index.search(queries[row : row + 1], k, nprobe)
+        index.search_at(queries[row : row + 1], k, effort)
         seconds.append(time.perf_counter() - started)
     return seconds
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,23 @@ import numpy.typing as npt
 
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
+from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
-from teravec.search.effort import Effort, default_candidates
+from teravec.search.effort import (
+    Effort,
+    default_candidates,
+    default_effort,
+    effort_of_nprobe,
+    effort_of_recall,
+)
 from teravec.search.lists import IndexLists
+from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
+from teravec.search.request import checked_k, checked_queries, checked_radius
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -26,8 +36,6 @@ __all__ = ["Index", "open_index"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-log = logging.getLogger(__name__)
 
 _LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
 _SMALLEST_CHUNK = 1 << 20
@@ -108,19 +116,35 @@ class Index:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
         return self._opened.sizes.copy()
 
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Recall as it was measured against effort; None where the index has no calibration.
+
+        Raises
+        ------
+        ForeignFile, CorruptFile
+            The file is that of another index, or damaged. Searches by nprobe go on.
+        """
+        return read_calibration(self._opened.paths, self.manifest)
+
     def search(
-        self, queries: Float32, k: int, nprobe: int, *, candidates: int | None = None
-    ) -> tuple[Float32, Int64]:
-        """Find each query's nearest vectors by scanning nprobe inverted lists.
+        self, queries: Float32, k: int, nprobe: int | None = None, *,
+        recall: float | None = None, candidates: int | None = None,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
+        """Find each query's nearest vectors by scanning some inverted lists.
 
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
         k : int
             Results a query, 1 to ntotal.
-        nprobe : int
+        nprobe : int, optional
             Lists read a query, to which disk bytes are roughly proportional. More than
             nlist is taken as nlist, and logged.
+        recall : float, optional
+            Instead of nprobe: the share of the true k nearest to find, on average over
+            queries like those of the calibration. Neither given: 0.9, or an nprobe of 16
+            where the index has no calibration that promises 0.9.
         candidates : int, optional
             Most vectors a query whose finer codes are read, where codes have two stages; each
             may cost a page of the device. Not given: ``effort.default_candidates``. With ntotal,
@@ -140,17 +164,22 @@ class Index:
         CorruptFile
             A list fails its checksum; names the file and the list.
         """
-        queries, effort = self._checked(queries), self.effort(nprobe)
-        self._check_k(k)
+        k = checked_k(k, self.ntotal)
         if candidates is not None and candidates < 1:
             raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
+        effort = self.effort(nprobe, recall, k=k)
+        return self.search_at(queries, k, replace(effort, candidates=candidates))
+
+    def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        """Do as ``search``, at a stated effort."""
+        queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self.batch_rows(effort.nprobe, k, candidates)
+        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
             wanted = self.nearest_lists(queries[part], effort)
-            distances[part], ids[part] = self.search_lists(*wanted, k, candidates)
+            distances[part], ids[part] = self.search_lists(*wanted, k, effort.candidates)
         return distances, ids
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
@@ -165,15 +194,19 @@ class Index:
         -------
         prepared : ndarray of shape (nq, d_index), float32
             Scaled and transformed, as ``search_lists`` takes them.
-        list_nos : ndarray of shape (nq, effort.nprobe), int64
+        list_nos : ndarray of shape (nq, at most effort.nprobe), int64
             Best first; -1 where fewer lists are worth a visit.
-        distances : ndarray of shape (nq, effort.nprobe), float32
+        distances : ndarray of the same shape, float32
             Squared distance to the list's centroid (l2), or inner product with it.
         """
         started = time.perf_counter()
         model = self._opened.model
         prepared = model.prepare(queries)
         list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
+        if effort.prune:
+            list_nos, distances = prune_lists(
+                list_nos, distances, prepared, model.metric, effort.prune
+            )
         self.stats.coarse_s += time.perf_counter() - started
         return prepared, list_nos, distances
 
@@ -203,10 +236,9 @@ class Index:
             A list that was not opened, or shapes that do not fit.
         CorruptFile
         """
-        self._check_k(k)
-        return self._batch(
-            prepared, list_nos, distances, candidates or default_candidates(k)
-        ).top_k(k)
+        k = checked_k(k, self.ntotal)
+        most = candidates or default_candidates(k)
+        return self._batch(prepared, list_nos, distances, most).top_k(k)
 
     def range_search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
@@ -215,19 +247,22 @@ class Index:
 
         Parameters as for ``search_lists``, returns as ``range_search``.
         """
-        return self._batch(prepared, list_nos, distances).within(_checked_radius(radius))
+        return self._batch(prepared, list_nos, distances).within(checked_radius(radius))
 
     def range_search(
-        self, queries: Float32, radius: float, nprobe: int
-    ) -> tuple[Int64, Float32, Int64]:
-        """Find all vectors within a radius of each query among nprobe inverted lists.
+        self, queries: Float32, radius: float, nprobe: int | None = None, *,
+        recall: float | None = None,
+    ) -> tuple[Int64, Float32, Int64]:  # fmt: skip
+        """Find all vectors within a radius of each query among some inverted lists.
 
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
         radius : float
             Squared L2 below this (l2), or similarity above it (ip, cosine), as in Faiss.
-        nprobe : int
+        nprobe, recall : optional
+            As for ``search``; recall is the share of the true vectors within the radius,
+            over all queries together.
 
         Returns
         -------
@@ -240,8 +275,8 @@ class Index:
         ------
         InvalidArgument, CorruptFile
         """
-        queries, effort = self._checked(queries), self.effort(nprobe)
-        radius = _checked_radius(radius)
+        queries, radius = checked_queries(queries, self.d), checked_radius(radius)
+        effort = self.effort(nprobe, recall, radius=radius)
         rows = self.batch_rows(effort.nprobe, 0)
         parts = []
         for start in range(0, len(queries), rows):
@@ -262,7 +297,8 @@ class Index:
             Like those to come.
         nprobe : int
         """
-        _, list_nos, _ = self.nearest_lists(self._checked(queries), self.effort(nprobe))
+        queries, effort = checked_queries(queries, self.d), self.effort(nprobe)
+        _, list_nos, _ = self.nearest_lists(queries, effort)
         wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
@@ -298,32 +334,30 @@ class Index:
             row_bytes += 100 * max(k, candidates or default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
-    def _checked(self, queries: Float32) -> Float32:
-        queries = np.asarray(queries)
-        if queries.ndim != 2 or queries.shape[1] != self.d:
+    def effort(
+        self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
+        radius: float | None = None,
+    ) -> Effort:  # fmt: skip
+        """The effort that nprobe or recall asks for: of the k nearest, or within a radius.
+
+        Raises
+        ------
+        InvalidArgument
+            Both given; out of range; or the index is not calibrated, or not for this.
+        """
+        if nprobe is not None and recall is not None:
+            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        if nprobe is not None:
+            return effort_of_nprobe(nprobe, self.nlist)
+        calibration, metric = self.calibration, self._opened.model.metric
+        if recall is None:
+            return default_effort(calibration, self.nlist, k, radius, metric)
+        if calibration is None:
             raise InvalidArgument(
-                f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
+                f"recall {recall} asked for, but {self._opened.paths.root} is not calibrated: "
+                "run teravec calibrate, or give nprobe"
             )
-        if queries.dtype.kind not in "fiu":
-            raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-        queries = np.ascontiguousarray(queries, np.float32)
-        if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
-            raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
-        return queries
-
-    def _check_k(self, k: int) -> None:
-        if not 1 <= k <= self.ntotal:
-            raise InvalidArgument(f"k is {k}; 1 to {self.ntotal:,} (ntotal) expected")
-
-    def effort(self, nprobe: int) -> Effort:
-        """The effort of visiting nprobe lists."""
-        if nprobe < 1:
-            raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
-        if nprobe > self.nlist:
-            log.warning(
-                "nprobe %d is more than the %d lists there are; using all", nprobe, self.nlist
-            )
-        return Effort(min(nprobe, self.nlist))
+        return effort_of_recall(calibration, recall, k, radius, metric)
 
     def close(self) -> None:
         """Close files and end threads; the index is of no use afterwards."""
@@ -335,12 +369,6 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _checked_radius(radius: float) -> float:
-    if not np.isfinite(radius):
-        raise InvalidArgument(f"radius is {radius}; a finite number expected")
-    return float(radius)
 
 
 def open_index(

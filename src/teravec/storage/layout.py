@@ -49,6 +49,16 @@ class IndexPaths:
         """Directory of the slices."""
         return self.root / "slices"
 
+    @property
+    def calibration(self) -> Path:
+        """Recall measured against effort; an index does without it."""
+        return self.root / "calibration.json"
+
+    @property
+    def calibrating(self) -> Path:
+        """Checkpoint of the true neighbours, while they are searched for a calibration."""
+        return self.root / "calibration.partial"
+
     def shard(self, row_start: int, row_stop: int) -> Path:
         """The shard of rows [row_start, row_stop)."""
         return self.shards / f"{row_start:013d}-{row_stop:013d}.lists"

@@ -14,6 +14,7 @@ __all__ = ["MIN_SAMPLE_PER_LIST", "TrainOptions", "TrainPlan", "plan_training"]
 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
+_LEFT_OUT = 1000  # vectors that a calibration wants as queries; see search.calibrating
 _LARGEST_NLIST = 1 << 30  # a place in an index packs the list number in 31 bits
 
 
@@ -93,8 +94,8 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
         raise InvalidArgument(f"niter is {options.niter}; at least 1 expected")
     if options.seed < 0:
         raise InvalidArgument(f"seed is {options.seed}; at least 0 expected")
-    wanted = max(_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
-    sample = min(wanted if options.sample is None else options.sample, ntotal)
+    sample = _default_sample(ntotal, nlist, codec) if options.sample is None else options.sample
+    sample = min(sample, ntotal)
     if sample < nlist:
         raise InvalidArgument(
             f"{sample:,} training vectors for {nlist:,} lists; at least one for each expected "
@@ -108,3 +109,10 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     return TrainPlan(
         d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed
     )
+
+
+def _default_sample(ntotal: int, nlist: int, codec: Codec) -> int:
+    """The rule for the sample; of a small source it leaves out some rows, if it can."""
+    wanted = max(_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
+    fewest = max(MIN_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
+    return min(wanted, max(fewest, ntotal - min(_LEFT_OUT, ntotal // 10)))

@@ -20,7 +20,7 @@ from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 
-__all__ = ["Sample", "draw_sample"]
+__all__ = ["Sample", "draw_sample", "rows_left_out"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -79,7 +79,7 @@ def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Prog
             )
         check_file(path, content["file"])
         return Sample(path, plan.sample, plan.d)
-    rows = _draw_rows(source.ntotal, plan.sample, plan.seed)
+    rows = _sample_rows(source.ntotal, plan)
     each = max(1, _DRAW_BYTES // (4 * plan.d))
     pieces = ahead(source.take(rows[i : i + each]) for i in range(0, len(rows), each))
     digest, described = xxhash.xxh3_64(), {"size": plan.sample * plan.d * 4}
@@ -103,10 +103,31 @@ def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Prog
     return Sample(path, plan.sample, plan.d)
 
 
-def _draw_rows(ntotal: int, n: int, seed: int) -> npt.NDArray[np.int64]:
+def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
+    """Draw rows uniformly from those that are not in the training sample.
+
+    Returns
+    -------
+    ndarray of shape (at most n,), int64
+        Ascending and distinct; all that there are where they are fewer.
+    """
+    sample = _sample_rows(ntotal, plan)
+    free = ntotal - len(sample)
+    drawn = _draw_rows(free, min(n, free), [plan.seed, 2])
+    # Row r is number r - (rows of the sample before it) of those that are free.
+    before = np.searchsorted(sample - np.arange(len(sample)), drawn, "right")
+    rows: npt.NDArray[np.int64] = drawn + before
+    return rows
+
+
+def _sample_rows(ntotal: int, plan: TrainPlan) -> npt.NDArray[np.int64]:
+    return _draw_rows(ntotal, plan.sample, [plan.seed, 1])
+
+
+def _draw_rows(ntotal: int, n: int, seed: list[int]) -> npt.NDArray[np.int64]:
     if n == ntotal:
         return np.arange(ntotal)
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng(seed)
     if 2 * n > ntotal:
         return np.sort(rng.choice(ntotal, n, replace=False, shuffle=False))
     # Memory for the sample's rows, not for the source's, which ``choice`` may take.

@@ -1,0 +1,66 @@
+"""calibrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from teravec import api
+from teravec.cli import options as o
+from teravec.cli.bars import Bars
+from teravec.cli.running import command, parse_numbers, print_json
+
+__all__ = ["add_calibrate_command"]
+
+
+def add_calibrate_command(app: typer.Typer) -> None:
+    """Register the command that measures recall against effort."""
+    command(app, "calibrate")(calibrate)
+
+
+def calibrate(
+    index: o.IndexDir,
+    queries_file: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERIES", help="File of queries like those to come.  [default: "
+                       "vectors drawn from the data]", show_default=False),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="The vectors that the index was built from; again for more files.",
+                     show_default=False),
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="Exact neighbours of QUERIES, instead of --data.", show_default=False),
+    ] = None,
+    queries: Annotated[int, typer.Option(help="Vectors to draw, where no file is given.")] = 1000,
+    k: Annotated[
+        str, typer.Option("-k", "--k", help="Numbers of neighbours to measure the recall of.")
+    ] = "1,10,100",
+    codes: Annotated[
+        int | None,
+        typer.Option(help="Go on until a query scans so many codes.  [default: a 32nd of all, "
+                     "30,000 at least]", show_default=False),
+    ] = None,
+    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
+    """Measure recall against effort, for searches by recall; replaces the calibration there is."""
+    calibration = api.calibrate(
+        index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
+        codes=codes, memory=memory, threads=threads, id_column=id_column,
+        vector_column=vector_column, progress=Bars(quiet=quiet or json),
+    )  # fmt: skip
+    if json:
+        print_json({"index": str(index), **calibration.summary()})
+        return
+    heads = [f"recall@{known}" for known in calibration.ks]
+    print("  ".join(f"{head:>10}" for head in ["nprobe", "lists", "codes", *heads]))
+    for point in calibration.points:
+        cells = [f"{point.nprobe:,}", f"{point.lists:,.1f}", f"{point.codes:,.0f}"]
+        cells += [f"{recall:.4f}" for recall in point.recall]
+        print("  ".join(f"{cell:>10}" for cell in cells))
+    print(f"{index}: calibrated on {calibration.queries:,} queries ({calibration.origin})")

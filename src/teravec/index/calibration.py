@@ -1,0 +1,197 @@
+"""``calibration.json``: the recall that was measured against effort, for one index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, storage_errors
+from teravec.index.manifest import Manifest
+from teravec.kernels.metric import Metric
+from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.layout import IndexPaths
+
+__all__ = ["CONFIDENCE", "Calibration", "Measured", "read_calibration", "write_calibration"]
+
+_FORMAT, _VERSION = "teravec-calibration", 1
+
+_SATURATED = 0.002  # less was gained by a doubling of nprobe
+CONFIDENCE = 1.645  # standard errors below the measured recall: its one-sided 95 % bound
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one effort gave.
+
+    Parameters
+    ----------
+    nprobe : int
+    prune : float
+        See `search.effort.Effort`.
+    lists, codes : float
+        Visited and scanned by a query, on average.
+    recall, error : tuple of float
+        Mean recall at each of the calibration's ks, and its standard error.
+    radius_recall, radius_error : tuple of float
+        The same within each of its radii.
+    """
+
+    nprobe: int
+    prune: float
+    lists: float
+    codes: float
+    recall: tuple[float, ...]
+    error: tuple[float, ...]
+    radius_recall: tuple[float, ...]
+    radius_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Recall against effort, measured on queries whose true neighbours are known.
+
+    Parameters
+    ----------
+    model : str
+        Checksum of the model.
+    slices : tuple of str
+        Seals of the slices. With the model they say what was measured.
+    queries : int
+        Queries that it was measured on.
+    origin : str
+        ``held out``: vectors of the source that the model was not trained on; ``source``:
+        any vectors of the source; ``given``: the user's.
+    ks : tuple of int
+        Ascending.
+    radii : tuple of float
+        From narrow to wide.
+    points : tuple of Measured
+        By ascending nprobe.
+    """
+
+    model: str
+    slices: tuple[str, ...]
+    queries: int
+    origin: str
+    ks: tuple[int, ...]
+    radii: tuple[float, ...]
+    points: tuple[Measured, ...]
+
+    def probing_for(self, recall: float, k: int) -> tuple[int, float]:
+        """The least nprobe, and prune, whose recall of the k nearest is at least this.
+
+        The recall measured is taken at its lower bound, and for the next k of ``ks``.
+
+        Raises
+        ------
+        InvalidArgument
+            Says what can be reached, and how.
+        """
+        column = next((i for i, known in enumerate(self.ks) if known >= k), None)
+        if column is None:
+            raise InvalidArgument(
+                f"recall of {k} neighbours asked for, of at most {self.ks[-1]} measured; "
+                f"give nprobe, or calibrate with k {k}"
+            )
+        lower = [p.recall[column] - CONFIDENCE * p.error[column] for p in self.points]
+        return self._invert(recall, lower, f"of the {self.ks[column]} nearest")
+
+    def probing_within(self, recall: float, radius: float, metric: Metric) -> tuple[int, float]:
+        """The least nprobe, and prune, that find this share of the vectors within a radius.
+
+        Raises
+        ------
+        InvalidArgument
+            Says what can be reached, and how.
+        """
+        sign = -1.0 if metric.larger_is_closer else 1.0
+        column = next((i for i, r in enumerate(self.radii) if sign * r >= sign * radius), None)
+        if column is None:
+            widest = f"{self.radii[-1]:.6g}" if self.radii else "none"
+            raise InvalidArgument(
+                f"recall within radius {radius:.6g} asked for, the widest measured is {widest}; "
+                "give nprobe, or calibrate with a larger k"
+            )
+        lower = [p.radius_recall[column] - CONFIDENCE * p.radius_error[column] for p in self.points]
+        return self._invert(recall, lower, f"within radius {self.radii[column]:.6g}")
+
+    def _invert(self, recall: float, lower: Sequence[float], what: str) -> tuple[int, float]:
+        """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
+        if not 0 < recall < 1:
+            raise InvalidArgument(f"recall is {recall}; a number between 0 and 1 expected")
+        curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
+        at = int(np.searchsorted(curve, recall))
+        if at == len(curve):
+            raise InvalidArgument(self._out_of_reach(recall, curve.tolist(), what))
+        point = self.points[at]
+        if at == 0:
+            return point.nprobe, point.prune
+        before = self.points[at - 1]
+        share = float((recall - curve[at - 1]) / (curve[at] - curve[at - 1]))
+        grown = before.nprobe * (point.nprobe / before.nprobe) ** share
+        return math.ceil(grown - 1e-9), before.prune + share * (point.prune - before.prune)
+
+    def _out_of_reach(self, recall: float, curve: Sequence[float], what: str) -> str:
+        last = self.points[-1]
+        why = (
+            f"recall {recall} {what} is out of reach: at most {max(curve[-1], 0.0):.4f} can be "
+            f"promised, with {last.lists:,.0f} lists a query (measured on {self.queries:,} "
+            f"queries, {CONFIDENCE} standard errors taken off)"
+        )
+        if last.prune == 0 or (len(curve) > 2 and curve[-1] - curve[-3] < _SATURATED):
+            return f"{why}; more lists do not help, a finer codec does"
+        return f"{why}; more was not measured: give nprobe, or calibrate with more codes"
+
+    def summary(self) -> dict[str, Any]:
+        """What ``teravec info`` says: effort and recall at each point, fit for JSON."""
+        return {
+            "queries": self.queries,
+            "origin": self.origin,
+            "ks": list(self.ks),
+            "radii": list(self.radii),
+            "points": [asdict(point) for point in self.points],
+        }
+
+
+def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
+    """Publish a calibration in place of the one before."""
+    head = {"format": _FORMAT, "version": _VERSION}
+    write_json(paths.calibration, {**head, **asdict(calibration)})
+
+
+def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
+    """Read the calibration of an index; None where there is none.
+
+    Raises
+    ------
+    ForeignFile
+        It is that of another index, or of this one before it was built anew.
+    CorruptFile, IncompatibleVersion
+    """
+    path = paths.calibration
+    with storage_errors(path, "read"):
+        if not path.exists():
+            return None
+    content = read_json(path, _FORMAT, _VERSION)
+    del content["format"], content["version"]
+    try:
+        points = tuple(Measured(**{n: _fixed(v) for n, v in p.items()}) for p in content["points"])
+        found = Calibration(**{n: _fixed(v) for n, v in {**content, "points": points}.items()})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise CorruptFile(f"{path}: unexpected fields: {error}") from error
+    seals = tuple(entry.checksum for entry in manifest.slices)
+    if (found.model, found.slices) != (manifest.model, seals):
+        raise ForeignFile(
+            f"{path}: calibration of model {found.model} and {len(found.slices)} slices found, of "
+            f"{manifest.model} and the {len(seals)} slices of {paths.manifest.name} expected; "
+            "calibrate again"
+        )
+    return found
+
+
+def _fixed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
