@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _SMALLEST_STORE = 80 * _MIB  # Ray refuses less than 75 MiB
+_KNOCK_S = 10.0
 _LOOPBACK = "127.0.0.1"
 
 
@@ -115,6 +117,7 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
     share = max(1, (memory_bytes - store_bytes) // workers)
     room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
     ray.init(
+        address="local",  # and not one that somebody else runs on this machine
         num_cpus=workers * room.threads,
         num_gpus=workers * options.gpus or None,
         _memory=workers * share,
@@ -136,9 +139,17 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
 
 def _connect(ray: Any, address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InvalidArgument(f"no Ray cluster answers at {address!r}: {error}") from error
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens: Ray would try for minutes, and write of each try."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 def _room_of_cluster(
