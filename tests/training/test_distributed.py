@@ -152,7 +152,7 @@ def test_bytes_of_a_worker_do_not_grow_with_the_workers(tmp_path: Path, workers:
     with distributed_passes(training_set(tmp_path, x), OPTIONS, Several(workers)) as make_pass:
         for number in range(3):
             make_pass(x[:40].copy(), number, _Bar())
-        traffic = make_pass.report()  # type: ignore[attr-defined]
+        traffic = make_pass.report()
     centroids, sums = x[:40].nbytes, Sums.zeros(40, 12).nbytes
     assert len(traffic) == workers
     for number, each in enumerate(traffic):

@@ -41,7 +41,7 @@ from teravec.training.sums import PROBE_PART, Gathered, Sums, assign_block, chec
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
 
-__all__ = ["Pass", "Traffic", "distributed_passes"]
+__all__ = ["Pass", "Passes", "Traffic", "distributed_passes"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -188,7 +188,7 @@ def part_bytes(options: KMeansOptions, d: int, n: int) -> int:
 @contextmanager
 def distributed_passes(
     vectors: TrainingSet, options: KMeansOptions, engine: Engine
-) -> Iterator[Pass]:
+) -> Iterator[Passes]:
     """Keep the sample's parts on the engine's workers while the body runs.
 
     Raises
@@ -203,7 +203,7 @@ def distributed_passes(
         f"a worker's part of {options.nlist:,} lists",
     )  # fmt: skip
     with engine.actors(makers) as actors:
-        passes = _Passes(engine, actors, options, vectors.d, len(makers))
+        passes = Passes(engine, actors, options, vectors.d, len(makers))
         yield passes
         passes.report()
 
@@ -226,7 +226,7 @@ def _plan_parts(
         )  # fmt: skip
 
 
-class _Passes:
+class Passes:
     """Makes passes; keeps no centroids and no sums between them."""
 
     def __init__(
