@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.ray_cluster import Room
 from teravec.engines.worker import Done, Failed, Progressed, Worker, WorkerInfo, raise_failure
-from teravec.errors import WorkerLost
+from teravec.errors import InvalidArgument, WorkerLost
 from teravec.progress import Bar
 
 __all__ = ["ArgumentLost", "Crew", "RayHeld", "Task"]
@@ -130,11 +131,11 @@ class Crew:
             self._place()
             for stream in self._ready():
                 seat = next(
-                    (s for s in self._seats if stream in s.calls or stream is s.hello), None
+                    (s for s in self._seats if stream in s.calls or stream == s.hello), None
                 )
                 if seat is None:
                     continue  # it was lost with another of its streams
-                if stream is seat.hello:
+                if stream == seat.hello:
                     self._greet(seat)
                 elif (result := self._hear(seat, stream, bar)) is not None:
                     return result
@@ -242,6 +243,11 @@ class Crew:
             return
         if isinstance(hello, Failed):
             raise_failure(hello, seat.name)
+        if hello.version != version("teravec"):
+            raise InvalidArgument(
+                f"{hello.host} has teravec {hello.version}, this process {version('teravec')}; "
+                "the same expected on all machines"
+            )
         seat.info, seat.peak_rss_bytes = hello, hello.peak_rss_bytes
         log.info("%s is there", seat.name)
 

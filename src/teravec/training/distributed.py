@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,8 @@ Lists = range | Int64
 """Some list numbers, ascending."""
 
 log = logging.getLogger(__name__)
+
+_PARTS: WeakSet[_Part] = WeakSet()  # of this process
 
 _PIECE_BYTES = 8 << 20  # of sums: a few at a time are in a worker and on their way
 _SMALLEST_PIECE_BYTES = 1 << 20  # below, what a message costs would show
@@ -99,8 +102,12 @@ class _Part:
         self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
         self._vectors = TrainingSet(maker.sample, Transform.unpacked(maker.transform), maker.d)
         n = maker.rows[1] - maker.rows[0]
-        free = maker.memory_bytes - part_bytes(maker.options, maker.d, n)
-        self._keeps = free >= 4 * maker.d * n
+        self.memory_bytes = part_bytes(maker.options, maker.d, n)
+        # Where a worker was lost, two parts may live in one process.
+        taken = self.memory_bytes + sum(part.memory_bytes for part in _PARTS)
+        self._keeps = maker.memory_bytes - taken >= 4 * maker.d * n
+        self.memory_bytes += 4 * maker.d * n if self._keeps else 0
+        _PARTS.add(self)
         self._kept: dict[int, Float32] = {}
         self._assigned = -1
         self._list_nos, self._distances = np.empty(n, np.int32), np.empty(n, np.float32)
