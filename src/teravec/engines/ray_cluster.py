@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from teravec.engines.options import EngineOptions
@@ -64,7 +65,7 @@ def connected(
     # Read once, when Ray is first imported: without it Ray listens on every interface.
     ours = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if options.address is None else {}
     if options.address is None and "RAY_AUTH_MODE" not in os.environ:
-        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     with _environment(ours):
         ray = importlib.import_module("ray")
         if ray.is_initialized():
@@ -80,6 +81,12 @@ def connected(
             yield ray, room
         finally:
             ray.shutdown()
+
+
+@cache
+def _token() -> str:
+    """One for the life of this process: Ray remembers the first that it saw."""
+    return secrets.token_hex(32)
 
 
 @contextmanager
