@@ -20,7 +20,7 @@ from typing import Any
 
 from teravec.engines.options import EngineOptions
 from teravec.engines.threads import default_threads
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, WorkerLost
 
 __all__ = ["Room", "connected"]
 
@@ -123,17 +123,10 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
     store_bytes = max(_SMALLEST_STORE, memory_bytes // 4)
     share = max(1, (memory_bytes - store_bytes) // workers)
     room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
-    ray.init(
-        address="local",  # and not one that somebody else runs on this machine
-        num_cpus=workers * room.threads,
-        num_gpus=workers * options.gpus or None,
-        _memory=workers * share,
-        object_store_memory=store_bytes,
-        include_dashboard=False,
-        _node_ip_address=_LOOPBACK,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    try:
+        _init_local(ray, room, store_bytes)
+    except (RuntimeError, OSError) as error:
+        raise WorkerLost(f"Ray does not start: {str(error).split(chr(10))[0]}") from error
     found = ray.get_runtime_context().gcs_address
     if not found.startswith(_LOOPBACK):  # Ray was imported before, so it did not see our wish
         raise InvalidArgument(
@@ -142,6 +135,20 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
         )
     log.info("Ray started at %s: %s", found, room)
     return room
+
+
+def _init_local(ray: Any, room: Room, store_bytes: int) -> None:
+    ray.init(
+        address="local",  # and not one that somebody else runs on this machine
+        num_cpus=room.workers * room.threads,
+        num_gpus=room.workers * room.gpus or None,
+        _memory=room.workers * room.memory_bytes,
+        object_store_memory=store_bytes,
+        include_dashboard=False,
+        _node_ip_address=_LOOPBACK,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
 
 
 def _connect(ray: Any, address: str) -> None:

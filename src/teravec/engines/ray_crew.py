@@ -26,7 +26,7 @@ __all__ = ["ArgumentLost", "Crew", "RayHeld", "Task"]
 log = logging.getLogger(__name__)
 
 _MOST_LOSSES = 4  # workers that one task may lose: a task that kills its worker must end
-_PATIENCE_S = 10.0  # for a new worker, before an actor moves in with another
+_PATIENCE_S = 10.0  # since one last came, for a new worker, before an actor moves in with another
 _WAIT_S = 1.0
 _WARN_S = 30.0  # without one worker, until the user is told what is waited for
 
@@ -106,6 +106,7 @@ class Crew:
         self._waiting: deque[Task] = deque()
         self._homeless: dict[int, float] = {}  # keys of actors without a worker, since when
         self._lost_at_start = 0
+        self._last_greeted = time.monotonic()
         self._without_since = time.monotonic()
         self._hire()
 
@@ -202,7 +203,8 @@ class Crew:
         best = min(here, key=lambda seat: len(seat.keys), default=None)
         if best is None:
             return None
-        hoping = len(here) < len(self._seats) and time.monotonic() - since < _PATIENCE_S
+        waited_s = time.monotonic() - max(since, self._last_greeted)
+        hoping = len(here) < len(self._seats) and waited_s < _PATIENCE_S
         if best.keys and hoping:
             return None
         best.keys.add(key)
@@ -249,6 +251,7 @@ class Crew:
                 "the same expected on all machines"
             )
         seat.info, seat.peak_rss_bytes = hello, hello.peak_rss_bytes
+        self._last_greeted = time.monotonic()
         log.info("%s is there", seat.name)
 
     def _lose(self, seat: _Seat, error: BaseException, bar: Bar | None) -> None:
