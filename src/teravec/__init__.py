@@ -21,6 +21,7 @@ from teravec.errors import (
     OutputExists,
     StorageError,
     TeravecError,
+    WorkerLost,
 )
 from teravec.search.index import Index
 from teravec.search.stats import SearchStats
@@ -38,6 +39,7 @@ __all__ = [
     "SearchStats",
     "StorageError",
     "TeravecError",
+    "WorkerLost",
     "build",
     "calibrate",
     "export_faiss",

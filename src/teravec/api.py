@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from teravec import building
 from teravec.building import Resources
+from teravec.engines.opening import open_engine
+from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
@@ -42,13 +44,18 @@ PathLike = str | Path
 
 
 def resources(
-    memory: str | int | None, threads: int | None, progress: Progress | None
-) -> Resources:
-    """Memory, threads and progress as users write them, checked."""
+    memory: str | int | None, threads: int | None, progress: Progress | None,
+    engine: EngineOptions | None = None,
+) -> Resources:  # fmt: skip
+    """Memory, threads, progress and engine as users write them, checked.
+
+    Use it as a context where there is an engine: its workers go when the body ends.
+    """
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
     if memory_bytes < 1 or (threads is not None and threads < 1):
         raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
-    return Resources(memory_bytes, threads or 0, progress or NoProgress())
+    opened = open_engine(engine or EngineOptions(), threads, memory_bytes)
+    return Resources(memory_bytes, threads or 0, progress or NoProgress(), opened)
 
 
 def build(
@@ -71,6 +78,9 @@ def build(
     id_column: str | None = None,
     vector_column: str | None = None,
     progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Manifest:
     """Train, shard, merge and calibrate an index. A rerun does only what is missing.
 
@@ -111,6 +121,15 @@ def build(
     id_column, vector_column : str, optional
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
     progress : Progress, optional
+    engine : {"local", "ray"}
+        Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
+        The index is the same.
+    workers : int, optional
+        Worker processes of Ray. Memory is then the limit of all of one machine's workers, and
+        threads those of each. Not given: one worker on each machine.
+    address : str, optional
+        Of a Ray cluster, whose machines see ``data`` and ``out`` under the same paths. Not
+        given: a Ray on this machine, for this build.
 
     Returns
     -------
@@ -124,14 +143,18 @@ def build(
         ``out`` holds something else.
     StorageError
         No space or no permission; rerun to continue.
+    WorkerLost
+        A task's workers died again and again; rerun to continue.
     """
-    return building.build_index(
-        data, out,
-        options=TrainOptions(nlist, metric, transform, codec, sample, niter, seed),
-        layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
-        resources=resources(memory, threads, progress),
-        id_column=id_column, vector_column=vector_column,
-    )  # fmt: skip
+    options = EngineOptions(engine, workers, address)
+    with resources(memory, threads, progress, options) as granted:
+        return building.build_index(
+            data, out,
+            options=TrainOptions(nlist, metric, transform, codec, sample, niter, seed),
+            layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
+            resources=granted,
+            id_column=id_column, vector_column=vector_column,
+        )  # fmt: skip
 
 
 def train(

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from teravec.engines.engine import Engine
+from teravec.engines.local import LocalEngine
 from teravec.engines.threads import default_threads
 from teravec.errors import (
     CorruptFile,
@@ -32,7 +34,7 @@ from teravec.sources import Source, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import Model, ModelDescription
+from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
@@ -52,11 +54,15 @@ class Resources:
         Limit on memory, beside about 300 MiB for the interpreter and its libraries.
     threads : int
     progress : Progress
+    engine : Engine, optional
+        Where tasks run, each in its share of the limit. Not given: in this process. Leaving
+        the resources as a context closes it.
     """
 
     memory_bytes: int = 0
     threads: int = 0
     progress: Progress = field(default_factory=NoProgress)
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 0 or self.threads < 0:
@@ -65,6 +71,18 @@ class Resources:
             )
         object.__setattr__(self, "memory_bytes", self.memory_bytes or default_memory())
         object.__setattr__(self, "threads", self.threads or default_threads())
+
+    @property
+    def workers(self) -> Engine:
+        """The engine, or this process."""
+        return self.engine or LocalEngine(self.threads, self.memory_bytes)
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.engine is not None:
+            self.engine.close()
 
 
 def train_model(
@@ -109,7 +127,7 @@ def _train(
 ) -> ModelDescription:
     return train(
         source, record, paths, memory_bytes=resources.memory_bytes, threads=resources.threads,
-        progress=resources.progress,
+        progress=resources.progress, engine=resources.workers,
     )  # fmt: skip
 
 
@@ -121,8 +139,10 @@ def shard_rows(
     record.check_source(source, paths.root)
     if paths.manifest.exists():
         return []
-    options = ShardOptions(record.layout.shards, rows, resources.memory_bytes, resources.threads)
-    return shard(source, Model.read(paths.model), paths, options, resources.progress)
+    engine = resources.workers
+    options = ShardOptions(record.layout.shards, rows, engine.memory_bytes, engine.threads)
+    model = ModelDescription.read(paths.model)
+    return shard(source, model, paths, options, resources.progress, engine)
 
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
@@ -146,11 +166,12 @@ def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list
     shards = sealed_shards(paths)
     if not shards:
         raise MissingFile(f"{paths.shards}: there are no shards to merge")
+    engine = resources.workers
     options = MergeOptions(
-        int(model.checksum, 16), model.code_size, model.nlist, record.ntotal,
-        record.layout.slices, resources.memory_bytes, resources.threads, model.sketch_size,
+        model.tag, model.code_size, model.nlist, record.ntotal, record.layout.slices,
+        engine.memory_bytes, engine.threads, model.sketch_size,
     )  # fmt: skip
-    return merge(shards, paths, options, resources.progress)
+    return merge(shards, paths, options, resources.progress, engine)
 
 
 def _manifest(

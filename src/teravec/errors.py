@@ -8,6 +8,7 @@
     |   |-- OutputExists         the output holds something else               (exit 2)
     |   `-- MemoryLimitTooSmall  the stage cannot run in the memory it was given (exit 2)
     |-- StorageError             the disk said no: space, permission, read error (exit 2)
+    |-- WorkerLost               a cluster's workers died, or one met a bug       (exit 1)
     |-- MissingFile              a file that the manifest names is not there    (exit 1)
     `-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
         |-- ForeignFile          a sound file that belongs to another index     (exit 1)
@@ -34,6 +35,7 @@ __all__ = [
     "OutputExists",
     "StorageError",
     "TeravecError",
+    "WorkerLost",
     "storage_errors",
 ]
 
@@ -69,6 +71,10 @@ class StorageError(TeravecError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else "storage error"
+
+
+class WorkerLost(TeravecError):
+    """A task on a cluster could not be done: its workers died each time, or it met a bug."""
 
 
 class MissingFile(TeravecError):

@@ -118,7 +118,7 @@ def test_bench_disk(root: Path, tmp_path: Path) -> None:
     teravec.verify(root / "i")  # an index that knows its disk is still a sound index
     kept.unlink()
     assert sorted(path.name for path in (root / "i").iterdir()) == [
-        "build.json", "manifest.json", "model", "slices",
+        "build.json", "calibration.json", "manifest.json", "model", "slices",
     ]  # fmt: skip
     content = json.loads(run("bench-disk", tmp_path, *quick, "--json"))
     assert content["recommended"]["depth"] >= 1

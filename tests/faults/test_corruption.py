@@ -486,7 +486,7 @@ def test_damage_to_a_finished_build(tmp_path: Path) -> None:
 def test_damage_to_the_checkpoint_of_a_ground_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.search.groundtruth._BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("teravec.search.exact_scan._BLOCK_BYTES", 1 << 12)
     np.save(tmp_path / "x.npy", clustered(1000, D))
     source = open_source(tmp_path / "x.npy")
 

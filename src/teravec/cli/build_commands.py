@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from teravec import api
+from teravec import api, building
 from teravec.building import Resources
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
+from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.training.model import ModelDescription
@@ -39,17 +41,20 @@ def build(
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
     ] = False,
+    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
-    manifest = api.build(
-        data, out, nlist=_nlist(nlist), codec=codec, metric=metric, transform=transform,
-        shards=shards, slices=slices, sample=sample, niter=niter, seed=seed, memory=memory,
-        threads=threads, id_column=id_column, vector_column=vector_column,
-        keep_shards=keep_shards, calibrate=not no_calibrate, progress=Bars(quiet=quiet or json),
-    )  # fmt: skip
-    _report_index(manifest, out, started, json)
+    options = TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed)
+    chosen = EngineOptions(engine, workers, address)
+    with _resources(memory, threads, quiet or json, chosen) as resources:
+        manifest = building.build_index(
+            data, out, options=options, layout=LayoutOptions(shards, slices),
+            keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
+            id_column=id_column, vector_column=vector_column,
+        )  # fmt: skip
+    _report_index(manifest, out, started, resources, json)
 
 
 def train(
@@ -57,17 +62,21 @@ def train(
     metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+    vector_column: o.VectorColumn = None, engine: o.Engine = "local",
+    workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
-    model = api.train(
-        data, out,
-        options=TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed),
-        layout=LayoutOptions(shards, slices), resources=_resources(memory, threads, quiet or json),
-        id_column=id_column, vector_column=vector_column,
-    )  # fmt: skip
-    result = {"index": str(out), **_model_summary(model), **_cost(started)}
+    chosen = EngineOptions(engine, workers, address)
+    with _resources(memory, threads, quiet or json, chosen) as resources:
+        model = api.train(
+            data, out,
+            options=TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed),
+            layout=LayoutOptions(shards, slices), resources=resources,
+            id_column=id_column, vector_column=vector_column,
+        )  # fmt: skip
+    result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
     if json:
         print_json(result)
     else:
@@ -83,31 +92,36 @@ def shard(
                      show_default=False),
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+    vector_column: o.VectorColumn = None, engine: o.Engine = "local",
+    workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Stage 2: encode ranges of rows into sealed shards, in any order or in parallel."""
     started = time.monotonic()
-    written = api.shard(
-        data, out, rows=None if rows is None else _rows(rows),
-        resources=_resources(memory, threads, quiet or json),
-        id_column=id_column, vector_column=vector_column,
-    )  # fmt: skip
+    chosen = EngineOptions(engine, workers, address)
+    with _resources(memory, threads, quiet or json, chosen) as resources:
+        written = api.shard(
+            data, out, rows=None if rows is None else _rows(rows), resources=resources,
+            id_column=id_column, vector_column=vector_column,
+        )  # fmt: skip
     if json:
-        print_json({"index": str(out), "shards": [p.name for p in written], **_cost(started)})
+        names = [path.name for path in written]
+        print_json({"index": str(out), "shards": names, **_cost(started, resources)})
     else:
         print(f"{out}: {len(written)} shards written")
 
 
 def merge(
     out: o.Out, keep_shards: o.KeepShards = False, memory: o.Memory = None,
-    threads: o.Threads = None, json: o.Json = False, quiet: o.Quiet = False,
+    threads: o.Threads = None, engine: o.Engine = "local", workers: o.Workers = None,
+    address: o.Address = None, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Stage 3: merge all shards into slices and seal the index."""
     started = time.monotonic()
-    manifest = api.merge(
-        out, keep_shards=keep_shards, resources=_resources(memory, threads, quiet or json)
-    )
-    _report_index(manifest, out, started, json)
+    chosen = EngineOptions(engine, workers, address)
+    with _resources(memory, threads, quiet or json, chosen) as resources:
+        manifest = api.merge(out, keep_shards=keep_shards, resources=resources)
+    _report_index(manifest, out, started, resources, json)
 
 
 def _nlist(text: str) -> int | None:
@@ -125,15 +139,19 @@ def _rows(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
-def _resources(memory: str | None, threads: int | None, quiet: bool) -> Resources:
-    return api.resources(memory, threads, Bars(quiet=quiet))
+def _resources(
+    memory: str | None, threads: int | None, quiet: bool, engine: EngineOptions
+) -> Resources:
+    return api.resources(memory, threads, Bars(quiet=quiet), engine)
 
 
-def _cost(started: float) -> dict[str, Any]:
-    return {
+def _cost(started: float, resources: Resources) -> dict[str, Any]:
+    cost = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_rss_bytes": peak_rss_bytes(),
     }
+    peaks = resources.workers.peaks()
+    return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
 
 
 def _model_summary(model: ModelDescription) -> dict[str, Any]:
@@ -142,9 +160,11 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
             "transform": model.transform, "assignment": model.assignment, "last": last}  # fmt: skip
 
 
-def _report_index(manifest: Manifest, out: Path, started: float, as_json: bool) -> None:
+def _report_index(
+    manifest: Manifest, out: Path, started: float, resources: Resources, as_json: bool
+) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
-    cost = _cost(started)
+    cost = _cost(started, resources)
     if as_json:
         print_json({
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
@@ -156,3 +176,6 @@ def _report_index(manifest: Manifest, out: Path, started: float, as_json: bool) 
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
+        for peak in resources.workers.peaks():
+            print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
+                  f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Address",
     "Codec",
     "Data",
+    "Engine",
     "IdColumn",
     "IndexDir",
     "Json",
@@ -32,6 +34,7 @@ __all__ = [
     "Threads",
     "Transform",
     "VectorColumn",
+    "Workers",
 ]  # fmt: skip
 
 Data = Annotated[
@@ -98,6 +101,19 @@ Memory = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads.  [default: all processors]", show_default=False)
 ]
+Engine = Annotated[
+    str, typer.Option(help="Where tasks run: local, this process; or ray, a cluster.")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Ray's worker processes; --threads is then of each, and --memory of all on "
+                 "one machine.  [default: one a machine]", show_default=False),
+]  # fmt: skip
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster.  [default: a Ray of our own on this machine]",
+                 show_default=False),
+]  # fmt: skip
 IdColumn = Annotated[
     str | None,
     typer.Option(help="Column with the ids (Parquet, Arrow).  [default: ids are row numbers]",

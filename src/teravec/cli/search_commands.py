@@ -17,6 +17,7 @@ from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
+from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
 from teravec.memory import require
@@ -147,21 +148,23 @@ def groundtruth(
         Path, typer.Option("--out", "-o", help="Result file, as GT.ibin.", show_default=False)
     ],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
-    id_column: o.IdColumn = None, vector_column: o.VectorColumn = None, json: o.Json = False,
-    quiet: o.Quiet = False,
+    id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
+    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
+    json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Find the exact neighbours by brute force, in bounded memory; resumable."""
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
-    resources = api.resources(memory, threads, Bars(quiet=quiet or json))
+    chosen = EngineOptions(engine, workers, address)
     source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
     checkpoint = out.with_name(out.name + ".partial")
-    distances, ids = exact_neighbors(
-        source, _read_queries(data[-1], memory), k, metric=Metric.parse(metric),
-        memory_bytes=resources.memory_bytes, threads=resources.threads,
-        progress=resources.progress, checkpoint=checkpoint,
-    )  # fmt: skip
+    with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+        distances, ids = exact_neighbors(
+            source, _read_queries(data[-1], memory), k, metric=Metric.parse(metric),
+            memory_bytes=resources.memory_bytes, threads=resources.threads,
+            progress=resources.progress, checkpoint=checkpoint, engine=resources.workers,
+        )  # fmt: skip
     write_neighbors(out, distances, ids)
     remove_checkpoint(checkpoint)
     if json:

@@ -135,7 +135,7 @@ class CentroidAssigner:
         relative = grouping.relative_scores(sample)
         if margin is None:
             count = min(probes * len(sample), relative.size) - 1
-            margin = float(np.partition(relative.ravel(), count)[count])
+            margin = max(0.0, float(np.partition(relative.ravel(), count)[count]))
         return cls(data, grouping.with_margin(margin, relative))
 
     @classmethod
@@ -179,7 +179,8 @@ class CentroidAssigner:
         for share in (min_agreement + error, min_agreement + 2 * error, 1.0):
             # One vector more than the share: kernel and BLAS round the last one differently.
             rank = min(len(rows) - 1, ceil(share * len(rows)))
-            margin = float(np.nextafter(need[rank], np.float32(inf)))
+            # Not below 0: the lowest group is then visited, whatever the vector.
+            margin = max(0.0, float(np.nextafter(need[rank], np.float32(inf))))
             candidate = grouping.with_margin(margin, relative)
             if candidate.work * _OVERHEAD >= len(data):
                 break

@@ -41,6 +41,15 @@ class BestSoFar:
         """Nothing found yet, for nq queries."""
         return cls(0, np.full((nq, k), np.inf), np.full((nq, k), -1, np.int64))
 
+    def merge(self, later: BestSoFar) -> None:
+        """Take in what was found in the rows that follow, up to ``later.rows``."""
+        values = np.concatenate([self.values, later.values], axis=1)
+        ids = np.concatenate([self.ids, later.ids], axis=1)
+        order = np.lexsort((ids, values), axis=1)[:, : self.values.shape[1]]
+        self.values = np.take_along_axis(values, order, axis=1)
+        self.ids = np.take_along_axis(ids, order, axis=1)
+        self.rows = later.rows
+
     def distances(self, metric: Metric) -> Float32:
         """The values as users see them; negates similarities in place, so call it last."""
         if metric.larger_is_closer:

@@ -17,18 +17,24 @@ def rows_in_memory(code_size: int, bytes_free: int) -> int:
     return max(1, bytes_free // (code_size + _SORT_BYTES))
 
 
-def shard_ranges(ntotal: int, shards: int | None, rows_most: int) -> list[RowRange]:
+def shard_ranges(
+    ntotal: int, shards: int | None, rows_most: int, workers: int = 1
+) -> list[RowRange]:
     """Equal ranges of rows: as many as asked for, or more where memory is too small.
 
     Parameters
     ----------
     ntotal : int
     shards : int, optional
-        Shards asked for; not given, as few as memory allows.
+        Shards asked for; not given, as few as memory allows, in whole rounds of the workers.
     rows_most : int
         Rows that can be sorted in memory.
+    workers : int
+        Shards that are encoded at once.
     """
     count = max(shards or 1, -(-ntotal // rows_most))
+    if shards is None:
+        count = min(ntotal, -(-count // workers) * workers)
     bounds = [ntotal * i // count for i in range(count + 1)]
     return list(pairwise(bounds))
 

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead
 from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.memory import require
-from teravec.progress import Bar, Progress
+from teravec.progress import Progress
 from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
-from teravec.sources import Source
+from teravec.sources import Source, SourceFiles
 from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
-from teravec.training.model import Model
+from teravec.training.model import Model, ModelDescription
 
 __all__ = ["ShardOptions", "sealed_shards", "shard"]
 
@@ -42,6 +43,7 @@ class ShardOptions:
     rows : tuple of int, optional
         Encode only rows [start, stop). Not given: every row that no shard covers yet.
     memory_bytes, threads : int
+        Of each worker.
     """
 
     shards: int | None
@@ -56,8 +58,9 @@ def sealed_shards(paths: IndexPaths) -> list[Path]:
 
 
 def shard(
-    source: Source, model: Model, paths: IndexPaths, options: ShardOptions, progress: Progress
-) -> list[Path]:
+    source: Source, model: ModelDescription, paths: IndexPaths, options: ShardOptions,
+    progress: Progress, engine: Engine,
+) -> list[Path]:  # fmt: skip
     """Encode the rows that no sealed shard covers; return the files written.
 
     Ranges may be encoded in any order, by several processes at once, and again after a
@@ -77,27 +80,30 @@ def shard(
     rows_most = rows_in_memory(code_size, options.memory_bytes - fixed)
     make_directory(paths.shards)
     done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
-    missing = missing_ranges(_wanted(source, options, rows_most), done)
-    assigner = model.assigner(options.threads) if missing else None
-    written = []
+    missing = missing_ranges(_wanted(source, options, rows_most, engine), done)
+    maker = _EncoderMaker(source.opened_by, paths, block_rows, options.threads)
     with progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
-        for start, stop in missing:
-            assert assigner is not None
-            encoder = _Encoder(source, model, assigner, block_rows, options.threads)
-            written.append(_write_shard(encoder, (start, stop), paths, bar))
+        written = []
+        for path in engine.run(maker, _write_shard, missing, bar):
+            log.info("shard %s sealed", path.name)
+            written.append(path)
     return written
 
 
-def _wanted(source: Source, options: ShardOptions, rows_most: int) -> list[RowRange]:
+def _wanted(
+    source: Source, options: ShardOptions, rows_most: int, engine: Engine
+) -> list[RowRange]:
+    workers = 1 if engine.in_process else engine.workers
     if options.rows is None:
-        return shard_ranges(source.ntotal, options.shards, rows_most)
+        return shard_ranges(source.ntotal, options.shards, rows_most, workers)
     start, stop = options.rows
     if not 0 <= start < stop <= source.ntotal:
         raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {source.ntotal:,}")
-    return [(start + a, start + b) for a, b in shard_ranges(stop - start, None, rows_most)]
+    ranges = shard_ranges(stop - start, None, rows_most, workers)
+    return [(start + a, start + b) for a, b in ranges]
 
 
-def _sealed_range(path: Path, model: Model, code_size: int) -> RowRange:
+def _sealed_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
     with ListFile(path) as file:
         file.check_belongs(model=model.tag, code_size=code_size)
         if file.lists != (0, model.nlist):
@@ -106,14 +112,32 @@ def _sealed_range(path: Path, model: Model, code_size: int) -> RowRange:
 
 
 @dataclass(frozen=True)
+class _EncoderMaker:
+    """What a worker makes an encoder from."""
+
+    source: SourceFiles
+    paths: IndexPaths
+    block_rows: int
+    threads: int
+
+    def make(self) -> _Encoder:
+        model = Model.read(self.paths.model)
+        assigner = model.assigner(self.threads)
+        return _Encoder(
+            self.source.open(), self.paths, model, assigner, self.block_rows, self.threads
+        )
+
+
+@dataclass(frozen=True)
 class _Encoder:
     source: Source
+    paths: IndexPaths
     model: Model
     assigner: CentroidAssigner
     block_rows: int
     threads: int
 
-    def encode(self, rows: RowRange, bar: Bar) -> tuple[Any, Any, Any]:
+    def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any]]:
         """Codes, ids and list numbers of a range, in row order."""
         count = rows[1] - rows[0]
         codes = np.empty((count, self.model.code_size), np.uint8)
@@ -124,12 +148,12 @@ class _Encoder:
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)
-            bar.advance(len(vectors))
+            yield len(vectors)
         return codes, ids, list_nos
 
 
-def _write_shard(encoder: _Encoder, rows: RowRange, paths: IndexPaths, bar: Bar) -> Path:
-    codes, ids, list_nos = encoder.encode(rows, bar)
+def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
+    codes, ids, list_nos = yield from encoder.encode(rows)
     nlist = encoder.model.nlist
     sizes = np.bincount(list_nos, minlength=nlist)
     order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
@@ -137,15 +161,14 @@ def _write_shard(encoder: _Encoder, rows: RowRange, paths: IndexPaths, bar: Bar)
     header = ListFileHeader(
         codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag
     )
-    path = paths.shard(*rows)
+    path = encoder.paths.shard(*rows)
     with (
         publishing(path, verify=verify_lists) as file,
         ListFileWriter(file, header, sizes) as writer,
     ):
         for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
             writer.write(part_codes, part_ids)
-        seal = writer.finish()
-    log.info("shard %s sealed: %d vectors, seal %s", path.name, len(codes), seal)
+        writer.finish()
     return path
 
 

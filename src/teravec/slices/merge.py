@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.engine import Engine, Steps
+from teravec.engines.local import LocalEngine
 from teravec.errors import MissingFile
 from teravec.memory import require
-from teravec.progress import Bar, Progress
+from teravec.progress import Progress
 from teravec.slices.plan import (
     ListRange,
     SealedRange,
@@ -50,6 +52,7 @@ class MergeOptions:
         What the model and the source say.
     slices : int, optional
     memory_bytes, threads : int
+        Of each worker.
     sketch_size : int
         Bytes of ``code_size`` that are the sketch; 0: codes have one stage.
     """
@@ -74,14 +77,17 @@ class MergeOptions:
 
 
 def merge(
-    shards: Sequence[Path], paths: IndexPaths, options: MergeOptions, progress: Progress
-) -> list[SealedSlice]:
+    shards: Sequence[Path], paths: IndexPaths, options: MergeOptions, progress: Progress,
+    engine: Engine | None = None,
+) -> list[SealedSlice]:  # fmt: skip
     """Write every slice that is not sealed yet; return what the manifest says of them all.
 
     Parameters
     ----------
     shards : sequence of Path
         Every shard of the index.
+    engine : Engine, optional
+        Whose workers write slices. Not given: this process.
 
     Raises
     ------
@@ -97,20 +103,20 @@ def merge(
     row_bytes = options.code_size + ID_BYTES
     count = slice_count(options.slices, options.nlist, options.ntotal * row_bytes)
     make_directory(paths.slices)
+    tasks = []
+    for number, lists in enumerate(slice_ranges(sizes, count)):
+        wanted = sizes[slice(*lists)]
+        files = SliceFiles(
+            paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
+            options.model_tag, options.code_size, options.sketch_size,
+        )  # fmt: skip
+        tasks.append(_SliceTask(files, wanted))
+    engine = engine or LocalEngine(options.threads, options.memory_bytes)
     sealed = []
     with progress.stage("merge", options.ntotal * row_bytes, "bytes") as bar:
-        for number, lists in enumerate(slice_ranges(sizes, count)):
-            wanted = sizes[slice(*lists)]
-            files = SliceFiles(
-                paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
-                options.model_tag, options.code_size, options.sketch_size,
-            )  # fmt: skip
-            if files.are_sealed():
-                bar.advance(files.ntotal * row_bytes)
-            else:
-                _write_slice(ordered, files, wanted, options, bar)
-            sealed.append(files.describe())
-            log.info("slice %d: lists %d to %d, seal %s", number, *lists, sealed[-1].seal)
+        for described in engine.run(_Merger(tuple(ordered), options), _merge_slice, tasks, bar):
+            log.info("slice of lists %d to %d, seal %s", *described.lists, described.seal)
+            sealed.append(described)
     return sealed
 
 
@@ -134,9 +140,40 @@ def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]
         yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
 
 
+@dataclass(frozen=True)
+class _Merger:
+    """What a worker merges: all shards, in row order."""
+
+    shards: tuple[Path, ...]
+    options: MergeOptions
+
+    def make(self) -> _Merger:
+        """Files are opened for each slice; the process must be allowed so many."""
+        allow_open_files(len(self.shards))
+        return self
+
+
+@dataclass(frozen=True)
+class _SliceTask:
+    """One slice: its files, and the vectors of each of its lists, (n,) int64."""
+
+    files: SliceFiles
+    sizes: Int64
+
+
+def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SealedSlice]:
+    """Write a slice, unless it is there."""
+    files = task.files
+    if files.are_sealed():
+        yield files.ntotal * (merger.options.code_size + ID_BYTES)
+    else:
+        yield from _write_slice(merger.shards, files, task.sizes, merger.options)
+    return files.describe()
+
+
 def _write_slice(
-    shards: Sequence[Path], files: SliceFiles, sizes: Int64, options: MergeOptions, bar: Bar
-) -> None:
+    shards: Sequence[Path], files: SliceFiles, sizes: Int64, options: MergeOptions
+) -> Iterator[int]:
     start, stop = files.lists
     span = options.span_lists(len(shards))
     with files.writing(sizes) as write:
@@ -145,4 +182,4 @@ def _write_slice(
                 window_bytes = options.window_bytes(len(shards))
                 for codes, ids in concatenate(opened, window_bytes, options.threads):
                     write(codes, ids)
-                    bar.advance(codes.nbytes + ids.nbytes)
+                    yield codes.nbytes + ids.nbytes

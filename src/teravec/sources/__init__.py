@@ -1,5 +1,5 @@
 """Where vectors come from: files read as one matrix, by row ranges, in bounded memory."""
 
-from teravec.sources.matrix import Block, Source, SourceFile, open_source
+from teravec.sources.matrix import Block, Source, SourceFile, SourceFiles, open_source
 
-__all__ = ["Block", "Source", "SourceFile", "open_source"]
+__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_source"]

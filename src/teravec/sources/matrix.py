@@ -19,7 +19,7 @@ from teravec.sources.formats import open_vector_file
 from teravec.sources.paths import PathLike, discover
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["Block", "Source", "SourceFile", "open_source"]
+__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,26 @@ class SourceFile:
         }
 
 
+@dataclass(frozen=True)
+class SourceFiles:
+    """What another process opens the same source by.
+
+    Parameters
+    ----------
+    paths : tuple of str
+        As the user's directory sees them.
+    id_column, vector_column : str, optional
+    """
+
+    paths: tuple[str, ...]
+    id_column: str | None
+    vector_column: str | None
+
+    def open(self) -> Source:
+        """Open it; as `open_source`."""
+        return open_source(self.paths, id_column=self.id_column, vector_column=self.vector_column)
+
+
 class Source:
     """The rows of some files, one after another, as one matrix that is never held whole.
 
@@ -83,12 +103,17 @@ class Source:
         In row order; files without rows included.
     id_column : str or None
         Column that ids come from; None where an id is a row number.
+    vector_column : str or None
+        Column asked for.
     """
 
-    def __init__(self, files: Sequence[VectorFile], id_column: str | None = None) -> None:
+    def __init__(
+        self, files: Sequence[VectorFile], id_column: str | None = None,
+        vector_column: str | None = None,
+    ) -> None:  # fmt: skip
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         self.files = tuple(map(SourceFile, starts[:-1], files))
-        self.id_column = id_column
+        self.id_column, self.vector_column = id_column, vector_column
         self._starts = np.array(starts[:-1], np.int64)
 
     @cached_property
@@ -106,6 +131,12 @@ class Source:
         """Element type of the files; float32 where they differ."""
         kinds = {file.dtype for file in self._filled}
         return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
+
+    @property
+    def opened_by(self) -> SourceFiles:
+        """What another process opens it by."""
+        paths = tuple(str(part.path) for part in self.files)
+        return SourceFiles(paths, self.id_column, self.vector_column)
 
     @property
     def has_ids(self) -> bool:
@@ -311,7 +342,7 @@ def open_source(
                 f"{file.path}: dimension {file.d} found, "
                 f"expected {filled[0].d} as in {filled[0].path}"
             )
-    return Source(files, id_column)
+    return Source(files, id_column, vector_column)
 
 
 def _check_ids(ids: np.ndarray, part: SourceFile, begin: int) -> None:

@@ -12,53 +12,42 @@ Dhillon, Modha, Concept decompositions for large sparse text data using clusteri
 
 from __future__ import annotations
 
-import heapq
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile, InvalidSource
-from teravec.kernels.assignment import CentroidAssigner, accumulate
-from teravec.kernels.metric import normalized
-from teravec.progress import Progress
+from teravec.engines.engine import Engine
+from teravec.errors import CorruptFile
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.progress import Bar, Progress
 from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.training.distributed import Pass, distributed_passes
+from teravec.training.options import KMeansOptions
+from teravec.training.sums import (
+    PROBE_PART,
+    Gathered,
+    Sums,
+    assign_block,
+    check_errors,
+    next_centroids,
+)
 from teravec.training.training_set import TrainingSet
 
 __all__ = ["KMeansOptions", "KMeansState", "imbalance", "kmeans"]
 
 Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
 _CHECKPOINT_FORMAT = "teravec-kmeans"
-_PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
-_NUDGE = 1 / 1024  # shift that parts two copies of a centroid, relative as in Faiss
-
-
-@dataclass(frozen=True)
-class KMeansOptions:
-    """Options of k-means.
-
-    Parameters
-    ----------
-    nlist, niter, seed : int
-    spherical : bool
-        Scale centroids to unit length, for cosine.
-    threads : int
-    """
-
-    nlist: int
-    niter: int
-    seed: int
-    spherical: bool
-    threads: int
 
 
 @dataclass
@@ -78,15 +67,6 @@ class KMeansState:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-@dataclass
-class _Sums:
-    """What one pass over the sample gathers, for each list."""
-
-    vectors: Float64
-    counts: Int64
-    errors: Float64
-
-
 def imbalance(sizes: Int64) -> float:
     """n sum(size^2) / (sum size)^2: 1 for lists of equal size, 2 doubles a scan's cost."""
     sizes = sizes.astype(np.float64)
@@ -95,8 +75,9 @@ def imbalance(sizes: Int64) -> float:
 
 
 def kmeans(
-    vectors: TrainingSet, options: KMeansOptions, directory: Path, progress: Progress
-) -> KMeansState:
+    vectors: TrainingSet, options: KMeansOptions, directory: Path, progress: Progress,
+    engine: Engine | None = None,
+) -> KMeansState:  # fmt: skip
     """Cluster the training vectors, from the last checkpoint in ``directory`` if there is one.
 
     Parameters
@@ -105,95 +86,83 @@ def kmeans(
         n vectors of d dimensions, n >= options.nlist.
     directory : Path
         Holds the checkpoint; the caller removes it when the model is sealed.
+    engine : Engine, optional
+        Whose workers share the vectors; with the compiled kernels their number changes no
+        byte. Not given: this process.
     """
     state = _restore(directory, options, vectors.d) or KMeansState(
         _first_centroids(vectors, options)
     )
-    with progress.stage("k-means", options.niter * vectors.n, "vectors") as bar:
+    if len(state.history) == options.niter:
+        return state
+    with (
+        _passes(vectors, options, engine) as make_pass,
+        progress.stage("k-means", options.niter * vectors.n, "vectors") as bar,
+    ):
         bar.advance(len(state.history) * vectors.n)
         while len(state.history) < options.niter:
-            assigner = CentroidAssigner.auto(
-                state.centroids,
-                vectors.probe(_PROBE_PART),
-                seed=options.seed,
-                threads=options.threads,
-            )
-            sums = _Sums(
-                np.zeros(state.centroids.shape), np.zeros(options.nlist, np.int64),
-                np.zeros(options.nlist),
+            gathered = make_pass(state.centroids, len(state.history), bar)
+            state.centroids, empty = next_centroids(
+                gathered, spherical=options.spherical, seed=options.seed,
+                iteration=len(state.history),
             )  # fmt: skip
-            for block in vectors.blocks():
-                _add_block(block, assigner, sums, options)
-                bar.advance(len(block))
-            if not np.isfinite(sums.errors).all():
-                raise InvalidSource(
-                    "vectors are so long that their squared distances are beyond float32"
-                )
-            state.centroids, empty = _next_centroids(
-                state.centroids, sums, options, len(state.history)
-            )
-            entry = {
-                "objective": float(sums.errors.sum()),
-                "imbalance": imbalance(sums.counts),
-                "empty": empty,
-                "agreement": assigner.agreement,
-            }
-            state.history.append(entry)
-            log.info(
-                "k-means %d/%d: objective %.6g, imbalance %.3f, %d empty lists repaired, "
-                "%.2f %% assigned as exact",
-                len(state.history), options.niter, entry["objective"], entry["imbalance"],
-                empty, 100 * entry["agreement"],
-            )  # fmt: skip
+            _record(state, gathered, empty, options)
             _checkpoint(directory, options, state)
     return state
+
+
+def _passes(
+    vectors: TrainingSet, options: KMeansOptions, engine: Engine | None
+) -> AbstractContextManager[Pass]:
+    if engine is None or engine.in_process:
+        return nullcontext(partial(_whole_pass, vectors, options))
+    return distributed_passes(vectors, options, engine)
+
+
+def _whole_pass(
+    vectors: TrainingSet, options: KMeansOptions, centroids: Float32, _: int, bar: Bar
+) -> Gathered:
+    """Assign and sum the whole sample in this process, in one pass over it."""
+    assigner = CentroidAssigner.auto(
+        centroids, vectors.probe(PROBE_PART), seed=options.seed, threads=options.threads
+    )
+    sums = Sums.zeros(*centroids.shape)
+    for block in vectors.blocks():
+        list_nos, distances = assign_block(
+            block, assigner, spherical=options.spherical, threads=options.threads
+        )
+        sums.add(block, list_nos, distances, threads=options.threads)
+        bar.advance(len(block))
+    check_errors(sums.errors)
+    means = centroids.astype(np.float64)
+    filled = sums.counts > 0
+    means[filled] = sums.vectors[filled] / sums.counts[filled, None]
+    return Gathered(
+        sums.counts, sums.errors, assigner.agreement, means.astype(np.float32),
+        means.__getitem__,
+    )  # fmt: skip
+
+
+def _record(state: KMeansState, gathered: Gathered, empty: int, options: KMeansOptions) -> None:
+    entry = {
+        "objective": float(gathered.errors.sum()),
+        "imbalance": imbalance(gathered.counts),
+        "empty": empty,
+        "agreement": gathered.agreement,
+    }
+    state.history.append(entry)
+    log.info(
+        "k-means %d/%d: objective %.6g, imbalance %.3f, %d empty lists repaired, "
+        "%.2f %% assigned as exact",
+        len(state.history), options.niter, entry["objective"], entry["imbalance"],
+        empty, 100 * entry["agreement"],
+    )  # fmt: skip
 
 
 def _first_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
     rng = np.random.default_rng([options.seed, 2])
     rows = rng.choice(vectors.n, options.nlist, replace=False, shuffle=False)
     return vectors.take(np.sort(rows))
-
-
-def _add_block(
-    block: Float32, assigner: CentroidAssigner, sums: _Sums, options: KMeansOptions
-) -> None:
-    list_nos, distances = assigner.assign(block, threads=options.threads)
-    if options.spherical:  # a vector of zeros is as far from any direction: no split helps it
-        distances[~block.any(axis=1)] = 0
-    accumulate(block, list_nos, sums.vectors, sums.counts, threads=options.threads)
-    sums.errors += np.bincount(list_nos, weights=distances, minlength=options.nlist)
-
-
-def _next_centroids(
-    centroids: Float32, sums: _Sums, options: KMeansOptions, iteration: int
-) -> tuple[Float32, int]:
-    """Means of the lists; an empty list takes half of the list with the largest error.
-
-    By error and not by size, as Faiss does: many copies of one vector make a large list
-    that no split improves.
-    """
-    rng = np.random.default_rng([options.seed, 3, iteration])
-    filled = sums.counts > 0
-    means = centroids.astype(np.float64)
-    means[filled] = sums.vectors[filled] / sums.counts[filled, None]
-    empty = np.flatnonzero(~filled).tolist()
-    worst = [(-error, list_no) for list_no, error in enumerate(sums.errors.tolist()) if error > 0]
-    heapq.heapify(worst)
-    repaired = 0
-    for list_no in empty:
-        if not worst:
-            break
-        error, donor = heapq.heappop(worst)
-        spread = np.sqrt(sums.errors[donor] / max(1, sums.counts[donor]) / means.shape[1])
-        shift = _NUDGE * np.maximum(np.abs(means[donor]), spread)
-        shift *= rng.choice([-1.0, 1.0], len(shift))  # else halving again stays on one line
-        means[list_no], means[donor] = means[donor] + shift, means[donor] - shift
-        for half in (list_no, donor):
-            heapq.heappush(worst, (error / 2, half))
-        repaired += 1
-    result = means.astype(np.float32)
-    return (normalized(result) if options.spherical else result), repaired
 
 
 def _centroids_path(directory: Path, iteration: int) -> Path:

@@ -100,6 +100,17 @@ class ModelDescription:
             raise CorruptFile(f"{path}: unexpected fields: {error}") from error
 
     @property
+    def memory_bytes(self) -> int:
+        """About the memory that the model takes: centroids twice, codec, graph."""
+        graph = self.nlist * 300 if self.quantizer == "hnsw" else 0
+        return 8 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
+
+    @property
+    def tag(self) -> int:
+        """The checksum as a number, as list files carry it."""
+        return int(self.checksum, 16)
+
+    @property
     def checksum(self) -> str:
         """What shards, slices and manifest know the model by: 16 hexadecimal digits.
 
@@ -184,13 +195,12 @@ class Model:
     @property
     def tag(self) -> int:
         """The checksum as a number, as list files carry it."""
-        return int(self.description.checksum, 16)
+        return self.description.tag
 
     @property
     def memory_bytes(self) -> int:
         """About the memory that the model takes."""
-        graph = 0 if self._graph is None else self.nlist * 300
-        return 2 * self.centroids.nbytes + self._parameters.nbytes + graph
+        return self.description.memory_bytes
 
     @cached_property
     def _exact(self) -> ExactQuantizer:

@@ -10,7 +10,7 @@ from teravec.kernels.codec import Codec
 from teravec.kernels.metric import Metric
 from teravec.training.transform import TransformKind
 
-__all__ = ["MIN_SAMPLE_PER_LIST", "TrainOptions", "TrainPlan", "plan_training"]
+__all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", "plan_training"]
 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
@@ -64,6 +64,25 @@ class TrainPlan:
     sample: int
     niter: int
     seed: int
+
+
+@dataclass(frozen=True)
+class KMeansOptions:
+    """Options of k-means.
+
+    Parameters
+    ----------
+    nlist, niter, seed : int
+    spherical : bool
+        Scale centroids to unit length, for cosine.
+    threads : int
+    """
+
+    nlist: int
+    niter: int
+    seed: int
+    spherical: bool
+    threads: int
 
 
 def auto_nlist(ntotal: int) -> int:

@@ -7,6 +7,7 @@ import math
 import shutil
 from typing import Any
 
+from teravec.engines.engine import Engine
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
@@ -39,12 +40,13 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 
 def train(
     source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
-    progress: Progress,
+    progress: Progress, engine: Engine | None = None,
 ) -> ModelDescription:  # fmt: skip
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
-    sealed, so that a rerun continues where a killed run stood.
+    sealed, so that a rerun continues where a killed run stood. k-means runs on the engine,
+    in this process where none is given; the rest is small, and always runs here.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def train(
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads
     )
-    state = kmeans(vectors, options, paths.training, progress)
+    state = kmeans(vectors, options, paths.training, progress, engine)
     assigner = CentroidAssigner.auto(
         state.centroids, vectors.probe(), seed=plan.seed, threads=threads
     )

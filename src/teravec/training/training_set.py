@@ -53,6 +53,10 @@ class TrainingSet:
         for block in self.sample.blocks(self.block_rows):
             yield self.transform.apply(block)
 
+    def read(self, start: int, stop: int) -> Float32:
+        """Rows [start, stop), float32 of shape (stop - start, d)."""
+        return self.transform.apply(self.sample.read(start, stop))
+
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
         """The given rows, ascending, float32 of shape (len(rows), d)."""
         out = np.empty((len(rows), self.d), np.float32)

@@ -1,0 +1,38 @@
+"""From what a user asks for to an engine."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from teravec.engines.engine import Engine
+from teravec.engines.local import LocalEngine
+from teravec.engines.options import EngineOptions
+from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument
+
+__all__ = ["open_engine"]
+
+
+def open_engine(options: EngineOptions, threads: int | None, memory_bytes: int) -> Engine:
+    """The engine asked for; Ray is started or connected to when the first task needs it.
+
+    Parameters
+    ----------
+    options : EngineOptions
+    threads : int, optional
+        Of each worker. Not given: all processors of a machine, shared by its workers.
+    memory_bytes : int
+        Limit of all workers of one machine together.
+
+    Raises
+    ------
+    InvalidArgument
+        Ray is asked for and not installed.
+    """
+    if options.name == "local":
+        return LocalEngine(threads or default_threads(), memory_bytes)
+    if find_spec("ray") is None:
+        raise InvalidArgument("engine ray needs Ray, which is not here: pip install 'teravec[ray]'")
+    from teravec.engines.ray_engine import RayEngine
+
+    return RayEngine(options, threads, memory_bytes)

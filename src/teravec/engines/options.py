@@ -1,0 +1,39 @@
+"""Which engine a user asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from teravec.errors import InvalidArgument
+
+__all__ = ["EngineOptions"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where tasks are to run.
+
+    Parameters
+    ----------
+    name : str
+        ``local``, this process; or ``ray``.
+    workers : int, optional
+        Worker processes of Ray. Not given: one on each machine.
+    address : str, optional
+        Of a Ray cluster. Not given: a Ray of our own, on this machine, while we run.
+    gpus : float
+        GPUs of each worker.
+    """
+
+    name: str = "local"
+    workers: int | None = None
+    address: str | None = None
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("local", "ray"):
+            raise InvalidArgument(f"engine is {self.name!r}; local or ray expected")
+        if self.name == "local" and (self.workers is not None or self.address is not None):
+            raise InvalidArgument("workers and address are for engine ray; this one is local")
+        if self.workers is not None and self.workers < 1:
+            raise InvalidArgument(f"workers is {self.workers}; at least 1 expected")

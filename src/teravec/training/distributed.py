@@ -1,0 +1,293 @@
+"""A pass of k-means on many workers: each assigns its part of the sample; sums go along them.
+
+The sample's blocks are cut into consecutive parts, one for each worker, which reads its part
+from the sample's file, and keeps it where memory allows. A pass has two steps.
+
+1. **Assign.** The centroids come through the engine's store, in pieces. Every worker finds the
+   lists of its vectors, and keeps list numbers and distances.
+2. **Sum.** The lists are cut into pieces. The sums of a piece begin at the first worker, which
+   adds its vectors of these lists, and go on from worker to worker; while one piece is at the
+   second, the next one is at the first. The last worker's sums are the piece's, and the caller
+   makes means of them.
+
+That is a reduce-scatter along a line, and not around a ring, for one reason: every list's
+vectors are added *in the order of the sample*, in the same blocks as in one process. So with
+the compiled kernels the bytes of the result do not depend on the number of workers, nor on
+which of them were lost. And no worker holds sums of all lists: only of the piece at hand.
+
+Each worker receives the centroids once and the sums once, and sends the sums once, whatever
+the number of workers. A worker's state follows from the pass's number and centroids. So one
+that takes a lost one's place assigns that part again, and the others do nothing twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.engine import Actors, Engine, Held, Steps
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.memory import require
+from teravec.progress import Bar
+from teravec.training.options import KMeansOptions
+from teravec.training.sample import Sample
+from teravec.training.sums import PROBE_PART, Gathered, Sums, assign_block, check_errors
+from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.transform import Transform
+
+__all__ = ["Pass", "Passes", "Traffic", "distributed_passes"]
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+Pass = Callable[[Float32, int, Bar], Gathered]
+"""Given centroids, the number of the pass and a bar: what the pass over the sample gathers."""
+
+Lists = range | Int64
+"""Some list numbers, ascending."""
+
+log = logging.getLogger(__name__)
+
+_PARTS: WeakSet[_Part] = WeakSet()  # of this process
+
+_PIECE_BYTES = 8 << 20  # of sums: a few at a time are in a worker and on their way
+_SMALLEST_PIECE_BYTES = 1 << 20  # below, what a message costs would show
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of centroids and sums that a worker received and sent."""
+
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True)
+class _Centroids:
+    """The centroids of pass ``number``, in pieces."""
+
+    number: int
+    pieces: Sequence[Held[Float32]]
+
+
+@dataclass(frozen=True)
+class _PartMaker:
+    """What a worker opens its part of the sample by: rows [start, stop), from block to block."""
+
+    sample: Sample
+    transform: Float32 | None
+    d: int
+    block_rows: int
+    rows: tuple[int, int]
+    options: KMeansOptions
+    memory_bytes: int
+
+    def make(self) -> _Part:
+        """Nothing is read yet."""
+        return _Part(self)
+
+
+class _Part:
+    """Some blocks of the sample, in a worker."""
+
+    def __init__(self, maker: _PartMaker) -> None:
+        self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
+        self._vectors = TrainingSet(maker.sample, Transform.unpacked(maker.transform), maker.d)
+        n = maker.rows[1] - maker.rows[0]
+        self.memory_bytes = part_bytes(maker.options, maker.d, n)
+        # Where a worker was lost, two parts may live in one process.
+        taken = self.memory_bytes + sum(part.memory_bytes for part in _PARTS)
+        self._keeps = maker.memory_bytes - taken >= 4 * maker.d * n
+        self.memory_bytes += 4 * maker.d * n if self._keeps else 0
+        _PARTS.add(self)
+        self._kept: dict[int, Float32] = {}
+        self._assigned = -1
+        self._list_nos, self._distances = np.empty(n, np.int32), np.empty(n, np.float32)
+        self._received_bytes = self._sent_bytes = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(self._received_bytes, self._sent_bytes)
+
+    def _blocks(self) -> Iterator[tuple[slice, Float32]]:
+        """Every block, with its place in the part; from memory, or from the sample's file."""
+        start, stop = self._rows
+        for row in range(start, stop, self._block_rows):
+            end = min(stop, row + self._block_rows)
+            block = self._kept.get(row)
+            if block is None:
+                block = self._vectors.read(row, end)
+                if self._keeps:
+                    self._kept[row] = block
+            yield slice(row - start, end - start), block
+
+    def assign(self, centroids: _Centroids) -> Steps[float]:
+        """Find the list of every vector; return the agreement with an exact search."""
+        # Before any list number is written: what is half done counts as nothing.
+        self._assigned = -1
+        pieces = [piece.get() for piece in centroids.pieces]
+        self._received_bytes += sum(piece.nbytes for piece in pieces)
+        assigner = CentroidAssigner.auto(
+            np.concatenate(pieces), self._vectors.probe(PROBE_PART),
+            seed=self._options.seed, threads=self._options.threads,
+        )  # fmt: skip
+        del pieces
+        for at, block in self._blocks():
+            self._list_nos[at], self._distances[at] = assign_block(
+                block, assigner, spherical=self._options.spherical, threads=self._options.threads
+            )
+            yield len(block)
+        self._assigned = centroids.number
+        return assigner.agreement
+
+    def add(self, lists: Lists, centroids: _Centroids, before: Held[Sums] | None) -> Sums:
+        """Add this part's vectors to the sums of some lists."""
+        if self._assigned != centroids.number:  # this worker is new here
+            for _ in self.assign(centroids):
+                pass
+        if before is None:
+            sums = Sums.zeros(len(lists), self._vectors.d)
+        else:
+            received = before.get()
+            self._received_bytes += received.nbytes
+            sums = received.copy()
+        places = np.full(self._options.nlist, -1, np.int32)
+        places[np.asarray(lists)] = np.arange(len(lists))
+        for at, block in self._blocks():
+            here = places[self._list_nos[at]]
+            rows = np.flatnonzero(here >= 0)
+            sums.add(
+                block[rows], here[rows], self._distances[at][rows], threads=self._options.threads
+            )
+        self._sent_bytes += sums.nbytes
+        return sums
+
+
+def _assign(part: _Part, centroids: _Centroids) -> Steps[float]:
+    return part.assign(centroids)
+
+
+def _add(part: _Part, lists: Lists, centroids: _Centroids, before: Held[Sums] | None) -> Sums:
+    return part.add(lists, centroids, before)
+
+
+def _traffic(part: _Part, _: None) -> Steps[Traffic]:
+    yield 0
+    return part.traffic
+
+
+def part_bytes(options: KMeansOptions, d: int, n: int) -> int:
+    """Memory of a worker with n vectors, beside the vectors themselves where it keeps them."""
+    # The centroids as they came, in one piece, and packed for the exact and for the quick search.
+    centroids = options.nlist * (4 * 4 * d + 64)
+    sums = 4 * (_PIECE_BYTES + 8 * d)  # received, added to, the block's own, being sent
+    return centroids + sums + 8 * n + 5 * BLOCK_BYTES + options.threads * (8 << 20)
+
+
+@contextmanager
+def distributed_passes(
+    vectors: TrainingSet, options: KMeansOptions, engine: Engine
+) -> Iterator[Passes]:
+    """Keep the sample's parts on the engine's workers while the body runs.
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+        The centroids and one block do not fit in a worker's share of the limit.
+    """
+    makers = list(_plan_parts(vectors, options, engine))
+    largest = max(stop - start for start, stop in (maker.rows for maker in makers))
+    require(
+        part_bytes(makers[0].options, vectors.d, largest), engine.memory_bytes,
+        f"a worker's part of {options.nlist:,} lists",
+    )  # fmt: skip
+    with engine.actors(makers) as actors:
+        passes = Passes(engine, actors, options, vectors.d, len(makers))
+        yield passes
+        passes.report()
+
+
+def _plan_parts(
+    vectors: TrainingSet, options: KMeansOptions, engine: Engine
+) -> Iterator[_PartMaker]:
+    """Cut the sample into parts of whole blocks, of nearly equal size."""
+    rows = vectors.block_rows
+    blocks = -(-vectors.n // rows)
+    count = min(engine.workers, blocks)
+    own = KMeansOptions(
+        options.nlist, options.niter, options.seed, options.spherical, engine.threads
+    )
+    for i in range(count):
+        start, stop = blocks * i // count * rows, min(blocks * (i + 1) // count * rows, vectors.n)
+        yield _PartMaker(
+            vectors.sample, vectors.transform.packed(), vectors.d, rows, (start, stop), own,
+            engine.memory_bytes,
+        )  # fmt: skip
+
+
+class Passes:
+    """Makes passes; keeps no centroids and no sums between them."""
+
+    def __init__(
+        self, engine: Engine, actors: Actors, options: KMeansOptions, d: int, parts: int
+    ) -> None:
+        self._engine, self._actors, self._options, self._d = engine, actors, options, d
+        self._pieces = _plan_pieces(options.nlist, d, parts)
+
+    def __call__(self, centroids: Float32, number: int, bar: Bar) -> Gathered:
+        """Assign all parts, then sum piece after piece."""
+        held = _Centroids(
+            number, [self._engine.hold(centroids[p.start : p.stop]) for p in self._pieces]
+        )
+        agreements = self._actors.each(_assign, held, bar)
+        nlist = len(centroids)
+        counts, errors, means = np.empty(nlist, np.int64), np.empty(nlist), centroids.copy()
+        summed = self._actors.chain(_add, self._pieces, held)
+        for piece, sums in zip(self._pieces, summed, strict=True):
+            counts[piece.start : piece.stop] = sums.counts
+            errors[piece.start : piece.stop] = sums.errors
+            if np.isfinite(sums.errors).all():
+                filled = np.flatnonzero(sums.counts)
+                means[piece.start + filled] = sums.vectors[filled] / sums.counts[filled, None]
+        check_errors(errors)
+        largest = max(len(piece) for piece in self._pieces)
+
+        def exact_means(list_nos: Int64) -> Any:
+            """Summed again, for these lists alone: so nobody need keep the sums of all."""
+            parts = [list_nos[i : i + largest] for i in range(0, len(list_nos), largest)]
+            sums = self._actors.chain(_add, parts, held)
+            means = [s.vectors / s.counts[:, None] for s in sums]
+            return np.concatenate(means) if means else np.empty((0, self._d))
+
+        return Gathered(counts, errors, agreements[0], means, exact_means)
+
+    def report(self) -> list[Traffic]:
+        """Log what the workers received and sent."""
+        traffic = self._actors.each(_traffic, None, _NoBar())
+        for number, each in enumerate(traffic):
+            log.info(
+                "k-means, part %d: %d bytes received, %d sent", number, each.received_bytes,
+                each.sent_bytes,
+            )  # fmt: skip
+        return traffic
+
+
+class _NoBar:
+    def advance(self, amount: int) -> None:
+        pass
+
+
+def _plan_pieces(nlist: int, d: int, parts: int) -> list[range]:
+    """Cut the lists: small enough for memory, and enough of them to keep all workers busy."""
+    total = nlist * (8 * d + 16)
+    wanted = max(-(-total // _PIECE_BYTES), min(2 * parts, total // _SMALLEST_PIECE_BYTES))
+    count = max(1, min(nlist, wanted))
+    return [range(nlist * i // count, nlist * (i + 1) // count) for i in range(count)]

@@ -1,0 +1,225 @@
+"""Builds on a cluster of three nodes: the bytes of one process, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from teravec import building
+from teravec.building import Resources
+from teravec.cli.main import app
+from teravec.engines.options import EngineOptions
+from teravec.engines.ray_engine import RayEngine
+from teravec.errors import TeravecError
+from teravec.kernels import native as compiled
+from teravec.kernels.metric import Metric
+from teravec.progress import NoProgress, Progress
+from teravec.search.groundtruth import groundtruth
+from teravec.sources import open_source
+from teravec.storage.layout import IndexPaths
+from teravec.training import distributed as distributed_module
+from teravec.training import training_set as set_module
+from teravec.training.options import TrainOptions
+from teravec.training.record import LayoutOptions
+from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers
+from tests.conftest import clustered, write_fbin
+from tests.faults.conftest import tree
+from tests.faults.test_bad_input import SOURCES, fails
+
+pytestmark = pytest.mark.skipif(
+    compiled.native is None, reason="without the compiled kernels, last bits may differ"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """So that small data have several blocks, and several pieces, for several workers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(set_module, "BLOCK_BYTES", 4 * 32 * 1000)
+        patch.setattr(distributed_module, "_PIECE_BYTES", 16 << 10)
+        patch.setattr(distributed_module, "_SMALLEST_PIECE_BYTES", 4 << 10)
+        yield
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source, and what one process makes of it."""
+
+    source: Path
+    files: dict[str, bytes | None]
+
+
+def build(source: Path, out: Path, resources: Resources, metric: str = "l2") -> None:
+    building.build_index(
+        source, out, options=TrainOptions(300, metric, codec="sq8", sample=20_000, niter=4),
+        layout=LayoutOptions(6, 5), keep_shards=True, resources=resources,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """40,000 vectors of 32 dimensions, half of them the same, so that lists are repaired."""
+    root = tmp_path_factory.mktemp("cluster")
+    vectors = clustered(40_000, 32)
+    vectors[::2] = vectors[0]
+    source = write_fbin(root / "x.fbin", vectors)
+    build(source, root / "local", Resources(MEMORY, 2))
+    return Case(source, tree(root / "local"))
+
+
+def on(engine: RayEngine, progress: Progress | None = None) -> Resources:
+    return Resources(MEMORY, 1, progress or NoProgress(), engine)
+
+
+def test_build_equals_the_build_in_process(case: Case, engine: RayEngine, tmp_path: Path) -> None:
+    build(case.source, tmp_path / "i", on(engine))
+    assert tree(tmp_path / "i") == case.files
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_workers(
+    case: Case, cluster: SimulatedCluster, workers: int, tmp_path: Path
+) -> None:
+    options = EngineOptions("ray", workers, cluster.address)
+    with RayEngine(options, 1, MEMORY) as own:
+        building.train_model(
+            open_source(case.source), _paths(tmp_path / "i"),
+            TrainOptions(300, codec="sq8", sample=20_000, niter=4), LayoutOptions(6, 5), on(own),
+        )  # fmt: skip
+    found = tree(tmp_path / "i")
+    assert found["model/model.json"] == case.files["model/model.json"]
+    assert found["model/centroids.npy"] == case.files["model/centroids.npy"]
+
+
+def _paths(root: Path) -> IndexPaths:
+    return IndexPaths(root)
+
+
+def test_cosine(case: Case, engine: RayEngine, tmp_path: Path) -> None:
+    build(case.source, tmp_path / "local", Resources(MEMORY, 2), "cosine")
+    build(case.source, tmp_path / "ray", on(engine), "cosine")
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+@pytest.mark.parametrize("stage", ["k-means", "shard", "merge"])
+def test_killed_worker(case: Case, engine: RayEngine, stage: str, tmp_path: Path) -> None:
+    harm = Harmful(stage, all_workers(engine)[0])
+    build(case.source, tmp_path / "i", on(engine, harm))
+    assert harm.harmed
+    assert harm.done == harm.total  # what was done twice is counted once
+    found = {name: data for name, data in tree(tmp_path / "i").items() if name[-4:] != ".tmp"}
+    assert found == case.files
+
+
+@pytest.mark.parametrize("stage", ["k-means", "shard"])
+def test_removed_node(
+    case: Case, engine: RayEngine, cluster: SimulatedCluster, stage: str, tmp_path: Path
+) -> None:
+    pid, node = next(
+        (pid, node) for pid in all_workers(engine) if (node := cluster.node_of(pid)) is not None
+    )
+
+    def remove() -> None:
+        cluster.remove_node(node)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # a stopped process does not see that its node is gone
+
+    harm = Harmful(stage, pid, remove)
+    build(case.source, tmp_path / "i", on(engine, harm))
+    cluster.add_node()
+    assert harm.harmed
+    found = {name: data for name, data in tree(tmp_path / "i").items() if name[-4:] != ".tmp"}
+    assert found == case.files
+
+
+def test_interrupted_build_goes_on_anywhere(case: Case, engine: RayEngine, tmp_path: Path) -> None:
+    """Ctrl-C on the cluster, in each stage; one process or the cluster takes over."""
+
+    class Interrupting(Harmful):
+        def __init__(self, stage: str) -> None:
+            super().__init__(stage, all_workers(engine)[0], self._interrupt)
+
+        def _interrupt(self) -> None:
+            os.kill(self.pid, signal.SIGKILL)
+            raise KeyboardInterrupt
+
+    out = tmp_path / "i"
+    for stage in ("k-means", "shard", "merge"):
+        with pytest.raises(KeyboardInterrupt):
+            build(case.source, out, on(engine, Interrupting(stage)))
+        shutil.copytree(out, tmp_path / stage)
+    build(case.source, out, on(engine))
+    assert tree(out) == case.files
+    build(case.source, tmp_path / "shard", Resources(MEMORY, 2))
+    found = {name: data for name, data in tree(tmp_path / "shard").items() if name[-4:] != ".tmp"}
+    assert found == case.files
+
+
+def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("teravec.search.groundtruth._FEWEST_RANGE", 1000)
+    source, queries = open_source(case.source), clustered(50, 32, seed=1)
+    for metric in (Metric.L2, Metric.COSINE):
+        here, there = (
+            groundtruth(
+                source, queries, 20, metric=metric, memory_bytes=MEMORY, threads=1,
+                progress=NoProgress(), engine=where,
+            )
+            for where in (None, engine)
+        )  # fmt: skip
+        assert here[0].tobytes() == there[0].tobytes()
+        assert here[1].tobytes() == there[1].tobytes()
+
+
+WORKERS_FIND = ("NaN outside the sample",)
+DRIVER_FINDS = ("no file", "beyond the header", "NaN", "ragged parquet", "fvecs of two d")
+
+
+@pytest.mark.parametrize("bad", [*WORKERS_FIND, *DRIVER_FINDS])
+def test_bad_input_gives_the_same_line(bad: str, cluster: SimulatedCluster, tmp_path: Path) -> None:
+    name, write, _ = SOURCES[bad]
+    write(tmp_path / name)
+    arguments = ["build", tmp_path / name, "--out", tmp_path / "i", "--nlist", "4", "-q"]
+    on_ray = ["--engine", "ray", "--address", cluster.address, "--workers", "2", "--threads", "1",
+              "--memory", "600MiB"]  # fmt: skip
+    assert fails(*arguments, *on_ray) == fails(*arguments)
+    assert not (tmp_path / "i").exists()
+
+
+def test_damaged_shard_gives_the_same_line(case: Case, engine: RayEngine, tmp_path: Path) -> None:
+    out = tmp_path / "i"
+    build(case.source, out, Resources(MEMORY, 2))
+    (out / "manifest.json").unlink()
+    shutil.rmtree(out / "slices")
+    shard = sorted((out / "shards").iterdir())[3]
+    data = bytearray(shard.read_bytes())
+    data[5000] ^= 1
+    shard.write_bytes(data)
+    errors = []
+    for resources in (Resources(MEMORY, 2), on(engine)):
+        with pytest.raises(TeravecError) as caught:
+            building.merge_shards(_paths(out), keep_shards=True, resources=resources)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+    assert str(shard) in errors[0][1]
+
+
+def test_rerun_of_a_finished_build_needs_no_cluster(case: Case, tmp_path: Path) -> None:
+    build(case.source, tmp_path / "i", Resources(MEMORY, 2))
+    arguments = ["merge", "--out", str(tmp_path / "i"), "--keep-shards", "-q"]
+    result = CliRunner().invoke(app, [*arguments, "--engine", "ray", "--address", "127.0.0.1:1"])
+    assert result.exit_code == 0, result.output
+
+
+def test_local_engine_takes_no_address(tmp_path: Path) -> None:
+    source = write_fbin(tmp_path / "x.fbin", np.zeros((5, 2), np.float32))
+    message = fails("build", source, "--out", tmp_path / "i", "--address", "127.0.0.1:1")
+    assert "engine ray" in message
