@@ -123,9 +123,7 @@ class Bench:
     def _contrib(self, part: float, niter: int, coretype: str | None) -> Run:
         matrix, out = self.folder / "clustering.npy", self.folder / "clustering-contrib.npy"
         np.save(matrix, self.x[: int(part * len(self.x))])
-        centroids, run = seed.seed_kmeans_child(
-            matrix, self.case.nlist, niter, out, coretype, SEED
-        )
+        centroids, run = seed.seed_kmeans_child(matrix, self.case.nlist, niter, out, coretype, SEED)
         matrix.unlink()
         objective = self._objective(centroids) if niter == NITER else None
         return Run(run.median_s / part, objective, part, niter)

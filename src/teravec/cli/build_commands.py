@@ -44,7 +44,7 @@ def build(
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
     manifest = api.build(
-        data, out, nlist=_nlist(nlist), codec=codec, metric=metric, transform=transform,
+        data, out, nlist=o.nlist_of(nlist), codec=codec, metric=metric, transform=transform,
         shards=shards, slices=slices, sample=sample, niter=niter, seed=seed, memory=memory,
         threads=threads, id_column=id_column, vector_column=vector_column,
         keep_shards=keep_shards, calibrate=not no_calibrate, progress=Bars(quiet=quiet or json),
@@ -63,7 +63,7 @@ def train(
     started = time.monotonic()
     model = api.train(
         data, out,
-        options=TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed),
+        options=TrainOptions(o.nlist_of(nlist), metric, transform, codec, sample, niter, seed),
         layout=LayoutOptions(shards, slices), resources=_resources(memory, threads, quiet or json),
         id_column=id_column, vector_column=vector_column,
     )  # fmt: skip
@@ -108,14 +108,6 @@ def merge(
         out, keep_shards=keep_shards, resources=_resources(memory, threads, quiet or json)
     )
     _report_index(manifest, out, started, json)
-
-
-def _nlist(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.lstrip("-").isdigit():
-        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
-    return int(text)
 
 
 def _rows(text: str) -> tuple[int, int]:

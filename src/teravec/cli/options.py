@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from teravec.errors import InvalidArgument
+
 __all__ = [
     "Codec",
     "Data",
@@ -32,6 +34,7 @@ __all__ = [
     "Threads",
     "Transform",
     "VectorColumn",
+    "nlist_of",
 ]  # fmt: skip
 
 Data = Annotated[
@@ -122,3 +125,12 @@ Recall = Annotated[
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def nlist_of(text: str) -> int | None:
+    """The value of ``--nlist``: None for auto, or InvalidArgument."""
+    if text == "auto":
+        return None
+    if not text.lstrip("-").isdigit():
+        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
+    return int(text)
