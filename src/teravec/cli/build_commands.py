@@ -14,7 +14,10 @@ from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.errors import InvalidArgument
+from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
+from teravec.memory import parse_bytes
+from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -34,6 +37,7 @@ def build(
     data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
     metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
@@ -45,7 +49,8 @@ def build(
     started = time.monotonic()
     manifest = api.build(
         data, out, nlist=o.nlist_of(nlist), codec=codec, metric=metric, transform=transform,
-        shards=shards, slices=slices, sample=sample, niter=niter, seed=seed, memory=memory,
+        shards=shards, slices=slices, sample=sample, niter=niter, seed=seed,
+        max_list_bytes=max_list_bytes, memory=memory,
         threads=threads, id_column=id_column, vector_column=vector_column,
         keep_shards=keep_shards, calibrate=not no_calibrate, progress=Bars(quiet=quiet or json),
     )  # fmt: skip
@@ -56,6 +61,7 @@ def train(
     data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
     metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -63,7 +69,10 @@ def train(
     started = time.monotonic()
     model = api.train(
         data, out,
-        options=TrainOptions(o.nlist_of(nlist), metric, transform, codec, sample, niter, seed),
+        options=TrainOptions(
+            o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
+            None if max_list_bytes is None else parse_bytes(max_list_bytes),
+        ),
         layout=LayoutOptions(shards, slices), resources=_resources(memory, threads, quiet or json),
         id_column=id_column, vector_column=vector_column,
     )  # fmt: skip
@@ -73,6 +82,8 @@ def train(
     else:
         print(f"{out}: model of {model.nlist:,} lists, {model.codec}, "
               f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
+        if model.lists is not None:
+            print(_lists_line(model.lists))
 
 
 def shard(
@@ -92,10 +103,14 @@ def shard(
         resources=_resources(memory, threads, quiet or json),
         id_column=id_column, vector_column=vector_column,
     )  # fmt: skip
+    lists = shard_lists(IndexPaths(out))
     if json:
-        print_json({"index": str(out), "shards": [p.name for p in written], **_cost(started)})
+        print_json({"index": str(out), "shards": [p.name for p in written],
+                    "lists": lists, **_cost(started)})  # fmt: skip
     else:
         print(f"{out}: {len(written)} shards written")
+        if lists is not None:
+            print(_lists_line(lists))
 
 
 def merge(
@@ -131,20 +146,34 @@ def _cost(started: float) -> dict[str, Any]:
 def _model_summary(model: ModelDescription) -> dict[str, Any]:
     last = model.history[-1] if model.history else {}
     return {"nlist": model.nlist, "codec": model.codec, "metric": model.metric,
-            "transform": model.transform, "assignment": model.assignment, "last": last}  # fmt: skip
+            "transform": model.transform, "assignment": model.assignment, "last": last,
+            "lists": model.lists}  # fmt: skip
+
+
+def _lists_line(lists: dict[str, Any]) -> str:
+    line = (
+        f"lists: imbalance {lists['imbalance']:.3f}, largest {lists['largest']:,} vectors "
+        f"({lists['largest_bytes']:,} bytes)"
+    )
+    if lists["max_bytes"] is not None:
+        line += f", {lists['above']:,} above {lists['max_bytes']:,} bytes"
+    if lists.get("added"):
+        line += f", {lists['added']:,} added by splitting"
+    return line
 
 
 def _report_index(manifest: Manifest, out: Path, started: float, as_json: bool) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
-    cost = _cost(started)
+    cost, lists = _cost(started), index_lists(IndexPaths(out), manifest)
     if as_json:
         print_json({
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
             "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
             "metric": manifest.metric, "transform": manifest.transform,
-            "slices": len(manifest.slices), "bytes": size, **cost,
+            "slices": len(manifest.slices), "bytes": size, "lists": lists, **cost,
         })  # fmt: skip
     else:
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
+        print(_lists_line(lists))

@@ -17,6 +17,7 @@ __all__ = [
     "Json",
     "K",
     "KeepShards",
+    "MaxListBytes",
     "Memory",
     "Metric",
     "Niter",
@@ -81,6 +82,11 @@ Sample = Annotated[
 ]  # fmt: skip
 Niter = Annotated[int, typer.Option(help="Iterations of k-means.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice; same seed, same bytes.")]
+MaxListBytes = Annotated[
+    str | None,
+    typer.Option(help="Split lists that would take more, as 64MiB; there are then more lists than "
+                 "nlist.  [default: no limit]", show_default=False),
+]  # fmt: skip
 Shards = Annotated[
     int | None,
     typer.Option(help="Shards to encode.  [default: as few as the memory allows]",

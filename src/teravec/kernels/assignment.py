@@ -21,10 +21,27 @@ from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
 from teravec.kernels.native import pack_panels
 
-__all__ = ["CentroidAssigner", "accumulate", "half_norms", "over_blocks"]
+__all__ = [
+    "ITERATION_AGREEMENT",
+    "SHARD_AGREEMENT",
+    "CentroidAssigner",
+    "accumulate",
+    "half_norms",
+    "over_blocks",
+]
 
 Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
+
+SHARD_AGREEMENT = 0.997
+"""Share of vectors that finished lists are to get as an exact search would give them."""
+
+ITERATION_AGREEMENT = 0.99
+"""The same for an iteration of k-means.
+
+Ten iterations on 1,000,000 x 96, 16,384 lists, took 4.4 s each at 0.997, 2.7 at 0.99 and 2.0 at
+0.97; the objectives differed by 0.02 %.
+"""
 
 _BLOCK_ROWS = 16384  # rows of one call to a compiled kernel
 _NUMPY_ROWS = 4096  # rows of one block of the fallback
@@ -135,7 +152,7 @@ class CentroidAssigner:
         relative = grouping.relative_scores(sample)
         if margin is None:
             count = min(probes * len(sample), relative.size) - 1
-            margin = float(np.partition(relative.ravel(), count)[count])
+            margin = max(0.0, float(np.partition(relative.ravel(), count)[count]))
         return cls(data, grouping.with_margin(margin, relative))
 
     @classmethod
@@ -146,7 +163,7 @@ class CentroidAssigner:
         *,
         seed: int,
         threads: int,
-        min_agreement: float = 0.997,
+        min_agreement: float = SHARD_AGREEMENT,
     ) -> CentroidAssigner:
         """Choose the cheapest way that agrees with exact search on a sample.
 
@@ -179,7 +196,8 @@ class CentroidAssigner:
         for share in (min_agreement + error, min_agreement + 2 * error, 1.0):
             # One vector more than the share: kernel and BLAS round the last one differently.
             rank = min(len(rows) - 1, ceil(share * len(rows)))
-            margin = float(np.nextafter(need[rank], np.float32(inf)))
+            # Not below 0: the lowest group is then visited, whatever the vector.
+            margin = max(0.0, float(np.nextafter(need[rank], np.float32(inf))))
             candidate = grouping.with_margin(margin, relative)
             if candidate.work * _OVERHEAD >= len(data):
                 break

@@ -259,11 +259,16 @@ def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int6
 
 
 def code_bytes(codec: Codec, d: int) -> int:
-    """Bytes of a code of d dimensions, without an index; Faiss's own ``code_size``."""
+    """Bytes of a code of d dimensions, sketch and fine code, without an index."""
+    return codec.sketch_size(d) + _fine_bytes(codec, d)
+
+
+def _fine_bytes(codec: Codec, d: int) -> int:
+    """Faiss's own ``code_size``."""
     if codec.kind == "flat":
         return 4 * d
     if codec.kind == "scalar":
-        bits = {"fp16": 16, "sq8": 8, "sq6": 6, "sq4": 4}[codec.name]
+        bits = {"fp16": 16, "sq8": 8, "sq6": 6, "sq4": 4}[codec.fine_name]
         return (bits * d + 7) // 8
     if codec.kind == "pq":
         return (codec.m * codec.bits + 7) // 8

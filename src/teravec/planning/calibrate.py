@@ -17,11 +17,19 @@ import xxhash
 
 from teravec.engines.threads import default_threads
 from teravec.errors import storage_errors
-from teravec.kernels.assignment import CentroidAssigner, accumulate
+from teravec.kernels.assignment import (
+    ITERATION_AGREEMENT,
+    SHARD_AGREEMENT,
+    CentroidAssigner,
+    accumulate,
+)
 from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
+from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import build_hnsw
 from teravec.kernels.metric import Metric
-from teravec.kernels.scanner import ListScanner, ListsInMemory
+from teravec.kernels.lists_in_memory import ListsInMemory
+from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 
@@ -55,7 +63,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
     """
     threads = threads or default_threads()
     vectors = _vectors(96 * 1024)
-    exact_s, scale, exponent = _assignment(vectors, threads)
+    exact_s, scale, exponent, share = _assignment(vectors, threads)
     place = folder or Path(tempfile.gettempdir())
     with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
         read_bytes, write_bytes, latency_s = _disk(Path(name) / "speed")
@@ -64,6 +72,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         flops=2 * _D / exact_s,
         grouped_scale=scale,
         grouped_exponent=exponent,
+        iteration_share=share,
         sum_dims=_sums(vectors, threads),
         encode_scalar=_encoding("sq8", vectors, threads),
         encode_pq=256 * _encoding("pq12", vectors, threads),
@@ -95,18 +104,23 @@ def _best(act: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-def _assignment(vectors: Float32, threads: int) -> tuple[float, float, float]:
-    """Thread-seconds of one exact comparison, and the law of comparisons over nlist."""
+def _assignment(vectors: Float32, threads: int) -> tuple[float, float, float, float]:
+    """Thread-seconds of an exact comparison, the law of comparisons, an iteration's share."""
     rows = vectors[:32768]
     exact = CentroidAssigner.exact(vectors[-2048:])
     exact_s = _best(lambda: exact.assign(rows, threads=threads)) * threads / (len(rows) * 2048)
-    each = []
-    for nlist in _NLISTS:
-        assigner = CentroidAssigner.auto(vectors[-nlist:], rows, seed=1, threads=threads)
-        seconds = _best(lambda a=assigner: a.assign(rows, threads=threads))  # type: ignore[misc]
-        each.append(seconds * threads / len(rows) / exact_s)
-    exponent, logged = np.polyfit(np.log(_NLISTS), np.log(each), 1)
-    return exact_s, float(np.exp(logged)), float(exponent)
+
+    def seconds(nlist: int, agreement: float) -> float:
+        assigner = CentroidAssigner.auto(
+            vectors[-nlist:], rows, seed=1, threads=threads, min_agreement=agreement
+        )
+        return _best(lambda: assigner.assign(rows, threads=threads))
+
+    each = [seconds(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
+    comparisons = np.array(each) * threads / len(rows) / exact_s
+    exponent, logged = np.polyfit(np.log(_NLISTS), np.log(comparisons), 1)
+    share = min(1.0, seconds(_NLISTS[-1], ITERATION_AGREEMENT) / each[-1])
+    return exact_s, float(np.exp(logged)), float(exponent), share
 
 
 def _sums(vectors: Float32, threads: int) -> float:
@@ -116,33 +130,35 @@ def _sums(vectors: Float32, threads: int) -> float:
     return vectors.size / seconds / threads
 
 
-def _trained(name: str, vectors: Float32) -> tuple[Any, npt.NDArray[np.int32]]:
+def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
     codec, centroids = Codec.parse(name), vectors[:64]
-    lists, _ = CentroidAssigner.exact(centroids).assign(vectors, threads=1)
+    lists, _ = CentroidAssigner.exact(centroids).assign(vectors[:10000], threads=1)
     quantizer = flat_quantizer(np.ascontiguousarray(centroids), Metric.L2)
-    parameters = train_codec(codec, quantizer, Metric.L2, vectors[:10000], lists[:10000], 1)
-    return empty_ivf(codec, quantizer, Metric.L2, parameters), lists
+    parameters = train_codec(codec, quantizer, Metric.L2, vectors[:10000], lists, 1)
+    return empty_ivf(codec, quantizer, Metric.L2, parameters), parameters
 
 
 def _encoding(name: str, vectors: Float32, threads: int) -> float:
     rows = vectors[:16384]
-    ivf, lists = _trained(name, rows)
+    ivf, _ = _trained(name, rows)
+    lists = np.arange(len(rows), dtype=np.int32) % 64
     return rows.size / _best(lambda: encode(ivf, rows, lists, threads)) / threads
 
 
 def _scanning(vectors: Float32) -> float:
-    """Eight lists of sq8 codes for 32 queries, on one thread."""
-    count, lists = 4096, np.arange(8, dtype=np.int64)
-    ivf, _ = _trained("sq8", vectors)
+    """Eight lists of sq8 codes for one query, on one thread."""
+    count, lists = 8192, np.arange(8, dtype=np.int64)
+    ivf, parameters = _trained("sq8", vectors)
     codes = np.random.default_rng(2).integers(0, 256, 8 * count * ivf.code_size, np.uint8)
     sizes = np.full(8, count, np.int64)
     held = ListsInMemory(lists, sizes, lists * count * ivf.code_size, codes)
-    queries = np.ascontiguousarray(vectors[:32])
-    visited = np.tile(lists, (32, 1))
-    distances = np.zeros(visited.shape, np.float32)
-    scanner = ListScanner(ivf)
-    seconds = _best(lambda: scanner.scan(queries, visited, distances, held, 10, 1))
-    return 32 * 8 * count * _D / seconds
+    query = np.ascontiguousarray(vectors[:1])
+    pairs = Pairs.of(lists[None], np.zeros((1, 8), np.float32))
+    scanner: CompiledScanner | FaissScanner = FaissScanner(ivf, Metric.L2)
+    if CompiledScanner.scans(codec := Codec.parse("sq8")):
+        scanner = CompiledScanner(codec, Metric.L2, vectors[:64], parameters)
+    seconds = _best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
+    return 8 * count * _D / seconds
 
 
 def _graph(centroids: Float32) -> float:
@@ -157,7 +173,7 @@ def _moving() -> float:
     order = np.random.default_rng(3).permutation(len(rows))
 
     def move() -> None:
-        xxhash.xxh3_64_intdigest(rows[order])
+        xxhash.xxh3_64_intdigest(byte_view(rows[order]))
 
     return rows.nbytes / _best(move)
 

@@ -31,6 +31,8 @@ class Constants:
     grouped_scale, grouped_exponent : float
         Finding a vector's list takes the time of ``grouped_scale * nlist ** grouped_exponent``
         comparisons with a centroid at ``flops``. Data of low intrinsic dimension takes fewer.
+    iteration_share : float
+        Of that time, what an iteration of k-means takes: it may be wrong more often.
     sum_dims : float
         Dimensions added to the sums of k-means, a thread.
     encode_scalar, encode_pq, encode_rabitq : float
@@ -55,6 +57,7 @@ class Constants:
     flops: float
     grouped_scale: float
     grouped_exponent: float
+    iteration_share: float
     sum_dims: float
     encode_scalar: float
     encode_pq: float

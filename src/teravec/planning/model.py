@@ -112,7 +112,7 @@ def comparisons(nlist: int, constants: Constants) -> float:
     """Comparisons with a centroid that finding one vector's list takes the time of."""
     if nlist < _FEWEST_LISTS:
         return float(nlist)
-    return min(float(nlist), constants.grouped_scale * nlist**constants.grouped_exponent)
+    return min(float(nlist), constants.grouped_scale * math.pow(nlist, constants.grouped_exponent))
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ class _Model:
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         rows = train.sample / machines
         sample_bytes = 4 * train.sample * train.d
-        compare = 2 * train.d_index * comparisons(train.nlist, speed) * rows
+        share = speed.iteration_share if train.nlist >= _FEWEST_LISTS else 1.0
+        compare = 2 * train.d_index * share * comparisons(train.nlist, speed) * rows
         transform = 0.0 if train.transform.name == "none" else 2 * train.d * train.d_index * rows
         flops = compare + self._grouping_flops(_CHECKED_ROWS)
         cpu = (
@@ -240,8 +241,8 @@ class _Model:
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         shards, lists_bytes = self._shards(), work.ntotal * work.row_bytes
         slices = slice_count(self.cluster.slices, train.nlist, lists_bytes)
-        # Opening a shard reads its whole table, for the seal: once for the survey and once a slice.
-        tables = (slices + 1) * shards * _TABLE_BYTES * train.nlist
+        # Tables are read once for the survey, and each slice's part for the slice.
+        tables = 2 * shards * _TABLE_BYTES * train.nlist
         written = lists_bytes + _TABLE_BYTES * train.nlist
         elsewhere = (machines - 1) / machines
         busiest = min(slices, machines)
@@ -256,7 +257,9 @@ class _Model:
         }
         seconds = max(parts["disk read"], parts["network"])
         seconds += parts["disk write"] + parts["memory"]
-        held = shards * _TABLE_BYTES * math.ceil(train.nlist / slices) + 8 * 8 * train.nlist
+        held = 8 * 8 * train.nlist + min(
+            shards * 64 * math.ceil(train.nlist / slices), self.cluster.memory_bytes // 4
+        )
         return Stage(
             "merge", seconds, parts, read + written, written, sent,
             held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
@@ -306,7 +309,7 @@ class _Model:
         train = self.work.train
         if train.nlist < _FEWEST_LISTS:
             return 0.0
-        groups = train.nlist**0.6
+        groups = math.pow(train.nlist, 0.6)
         compared = min(_GROUPING * groups, 4 * train.nlist) * groups + train.nlist * groups
         return 2 * train.d_index * (compared + checked_rows * train.nlist)
 

@@ -3,8 +3,8 @@
 A query pays for the largest of its lists, not for the mean one: fewer than ten lists of 10^8
 vectors once turned a search of 2 s into one of 120 s. So, after k-means, the sample's lists are
 counted and scaled to the whole source, and a list above the cap is split by a small k-means over
-its own sample vectors. One part takes the list's number, the others follow after the last list: nlist
-grows. Splitting goes on in rounds, as parts take vectors from lists beside them too.
+its own sample vectors. One part takes the list's number, the others follow after the last list:
+nlist grows. Splitting goes on in rounds, as parts take vectors from lists beside them too.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def estimate_lists(
 
 def split_large_lists(
     vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner
-) -> tuple[Float32, Int64, int]:
+) -> tuple[Float32, Int64, CentroidAssigner, int]:
     """Split lists until none is expected above the cap, or none of those can be split.
 
     Nothing is kept on disk: a run that was killed splits again from k-means' last checkpoint,
@@ -136,6 +136,8 @@ def split_large_lists(
     centroids : ndarray of shape (at least nlist, d), float32
     counts : ndarray of int64
         Vectors of the counted part of the sample in each list.
+    assigner : CentroidAssigner
+        Of these centroids, by ``make``.
     rounds : int
     """
     whole: set[int] = set()  # lists that no split makes smaller
@@ -160,7 +162,7 @@ def split_large_lists(
         )  # fmt: skip
         if added:
             centroids = np.concatenate([centroids, *added])
-    return centroids, counts, rounds
+    return centroids, counts, assigner, rounds
 
 
 def count_lists(vectors: TrainingSet, assigner: CentroidAssigner, threads: int) -> Int64:
@@ -181,7 +183,7 @@ def _parts(counts: Int64, whole: set[int], options: SplitOptions, d: int) -> dic
     cap = options.max_vectors * int(counts.sum()) / options.ntotal
     large = np.flatnonzero((counts > cap) & (counts >= _FEWEST))
     large = large[np.argsort(-counts[large], kind="stable")]
-    budget, parts = _ROUND_BYTES, {}
+    budget, parts = _ROUND_BYTES, dict[int, int]()
     for list_no in large.tolist():
         if list_no in whole:
             continue
