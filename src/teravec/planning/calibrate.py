@@ -1,4 +1,4 @@
-"""Measuring this machine: some seconds, 256 MiB of disk, one connection on loopback."""
+"""Measuring this machine: some ten seconds, 192 MiB of disk, one connection on loopback."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, trai
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import build_hnsw
-from teravec.kernels.metric import Metric
 from teravec.kernels.lists_in_memory import ListsInMemory
+from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
 from teravec.storage.files import byte_view, publishing, read_into, write_all
@@ -40,8 +40,8 @@ Float32 = npt.NDArray[np.float32]
 _D = 96
 _LATENT = 10  # intrinsic dimension of the vectors, as in Faiss's SyntheticDataset
 _NLISTS = (1024, 4096, 16384)
-_GRAPH_ROWS = 8192
-_DISK_BYTES = 256 << 20
+_GRAPH_ROWS = 4096
+_DISK_BYTES = 192 << 20
 _PIECE = 8 << 20
 _REPEATS = 3
 
@@ -74,9 +74,9 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         grouped_exponent=exponent,
         iteration_share=share,
         sum_dims=_sums(vectors, threads),
-        encode_scalar=_encoding("sq8", vectors, threads),
-        encode_pq=256 * _encoding("pq12", vectors, threads),
-        encode_rabitq=_encoding("rabitq4", vectors, threads),
+        encode_scalar=_encoding("sq8", vectors[:16384]),
+        encode_pq=256 * _encoding("pq12", vectors[:4096]),
+        encode_rabitq=_encoding("rabitq4", vectors[:2048]),
         scan_dims=_scanning(vectors),
         graph_dims=_graph(vectors[:_GRAPH_ROWS]),
         move_bytes=_moving(),
@@ -138,11 +138,10 @@ def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
     return empty_ivf(codec, quantizer, Metric.L2, parameters), parameters
 
 
-def _encoding(name: str, vectors: Float32, threads: int) -> float:
-    rows = vectors[:16384]
+def _encoding(name: str, rows: Float32) -> float:
     ivf, _ = _trained(name, rows)
     lists = np.arange(len(rows), dtype=np.int32) % 64
-    return rows.size / _best(lambda: encode(ivf, rows, lists, threads)) / threads
+    return rows.size / _best(lambda: encode(ivf, rows, lists, 1))
 
 
 def _scanning(vectors: Float32) -> float:
