@@ -32,7 +32,7 @@ SPEEDS = Constants(
     move_bytes=1e9, read_bytes=1.5e9, write_bytes=5e8, read_latency_s=1e-4, network_bytes=2e9,
     sync_s=1e-2,
 )  # fmt: skip
-ORIGINAL = {"nlist": 10_000_000, "codec": "sq6", "transform": "pca72"}
+ORIGINAL: dict[str, Any] = {"nlist": 10_000_000, "codec": "sq6", "transform": "pca72"}
 
 
 def workload(ntotal: int, d: int, item_bytes: int = 4, **options: Any) -> Workload:
@@ -50,22 +50,21 @@ def smooth(n: int, d: int) -> np.ndarray:
     return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_prediction_is_within_twice_of_a_real_build(tmp_path: Path) -> None:
     """At two sizes. What else runs here slows one or the other, so the best of a few counts."""
     threads, ratios = default_threads(), dict[int, list[float]]()
-    sizes = {
+    sizes: dict[int, dict[str, Any]] = {
         120_000: {"nlist": 512, "d": 64, "codec": "sq8"},
         400_000: {"nlist": 2048, "d": 96, "codec": "sq6"},
     }
-    files = {
-        n: write_fbin(tmp_path / f"{n}.fbin", smooth(n, int(o["d"]))) for n, o in sizes.items()
-    }
+    files = {n: write_fbin(tmp_path / f"{n}.fbin", smooth(n, o["d"])) for n, o in sizes.items()}
     for attempt in range(3):
         speeds = calibrate(tmp_path, threads)
         for n, options in sizes.items():
-            nlist, codec = int(options["nlist"]), str(options["codec"])
-            work = workload(n, int(options["d"]), nlist=nlist, codec=codec)
+            nlist, codec = options["nlist"], options["codec"]
+            work = workload(n, options["d"], nlist=nlist, codec=codec)
             expected = planned(work, Cluster(1, threads, 1 << 30), speeds).seconds
             started = time.perf_counter()
             teravec.build(
