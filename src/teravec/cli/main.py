@@ -14,6 +14,7 @@ from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.plan_command import add_plan_command
 from teravec.cli.search_commands import add_search_commands
+from teravec.cli.selftest_command import add_selftest_command
 
 __all__ = ["app", "run"]
 
@@ -53,6 +54,7 @@ add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)
 add_plan_command(app)
+add_selftest_command(app)
 
 
 def run() -> None:
