@@ -15,6 +15,7 @@ from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.plan_command import add_plan_command
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
+from teravec.cli.slurm_command import add_slurm_command
 
 __all__ = ["app", "run"]
 
@@ -55,6 +56,7 @@ add_inspect_commands(app)
 add_device_commands(app)
 add_plan_command(app)
 add_selftest_command(app)
+add_slurm_command(app)
 
 
 def run() -> None:
