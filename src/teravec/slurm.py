@@ -46,7 +46,6 @@ clean_up() {{
     if [ -n "$COMMAND" ] && kill -INT "$COMMAND" 2> /dev/null; then
         wait "$COMMAND" 2> /dev/null || true
     fi
-    # Of an srun, a second SIGINT at once ends the step on its node.
     for step in "${{STEPS[@]}}"; do
         kill -TERM "$step" 2> /dev/null || true
     done
@@ -102,9 +101,12 @@ for host in "${{HOSTS[@]:1}}"; do
 done
 wait_for "$NODES"
 
-# In the background, so that a signal is taken at once.
+# In the background, so that a signal is taken at once; and as a job of its own, as bash lets the
+# others ignore SIGINT, by which a build leaves what it did for the next run.
+set -m
 "$PYTHON" -m teravec {command} --engine ray --address "$ADDRESS" &
 COMMAND=$!
+set +m
 STATUS=0
 wait "$COMMAND" || STATUS=$?
 COMMAND=

@@ -95,9 +95,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
-    munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge.sock",
-              f"--key-file={key}", f"--pid-file={folder}/munged.pid",
-              f"--log-file={folder}/log/munged.log", f"--seed-file={folder}/munged.seed"]  # fmt: skip
+    options = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munged.pid",
+               "log-file": "log/munged.log", "seed-file": "munged.seed"}  # fmt: skip
+    munged = ["munged", "--foreground", "--force"]
+    munged += [f"--{name}={folder / file}" for name, file in options.items()]
     with ExitStack() as stack:
         stack.enter_context(pytest.MonkeyPatch.context()).setenv(
             "SLURM_CONF", environment["SLURM_CONF"]
