@@ -10,7 +10,7 @@ from inspect import signature
 from pathlib import Path
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped, unused-ignore]
 import pytest
 
 import teravec

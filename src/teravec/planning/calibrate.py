@@ -41,6 +41,7 @@ _D = 96
 _LATENT = 10  # intrinsic dimension of the vectors, as in Faiss's SyntheticDataset
 _NLISTS = (1024, 4096, 16384)
 _GRAPH_ROWS = 4096
+_ENCODED_ROWS = 2048
 _DISK_BYTES = 192 << 20
 _PIECE = 8 << 20
 _REPEATS = 3
@@ -75,8 +76,8 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         iteration_share=share,
         sum_dims=_sums(vectors, threads),
         encode_scalar=_encoding("sq8", vectors[:16384]),
-        encode_pq=256 * _encoding("pq12", vectors[:4096]),
-        encode_rabitq=_encoding("rabitq4", vectors[:2048]),
+        encode_pq=256 * _encoding("pq12", vectors[:10240]),
+        encode_rabitq=_encoding("rabitq4", vectors[:10240]),
         scan_dims=_scanning(vectors),
         graph_dims=_graph(vectors[:_GRAPH_ROWS]),
         move_bytes=_moving(),
@@ -110,17 +111,19 @@ def _assignment(vectors: Float32, threads: int) -> tuple[float, float, float, fl
     exact = CentroidAssigner.exact(vectors[-2048:])
     exact_s = _best(lambda: exact.assign(rows, threads=threads)) * threads / (len(rows) * 2048)
 
-    def seconds(nlist: int, agreement: float) -> float:
-        assigner = CentroidAssigner.auto(
+    def assigner(nlist: int, agreement: float) -> CentroidAssigner:
+        return CentroidAssigner.auto(
             vectors[-nlist:], rows, seed=1, threads=threads, min_agreement=agreement
         )
-        return _best(lambda: assigner.assign(rows, threads=threads))
 
-    each = [seconds(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
-    comparisons = np.array(each) * threads / len(rows) / exact_s
-    exponent, logged = np.polyfit(np.log(_NLISTS), np.log(comparisons), 1)
-    share = min(1.0, seconds(_NLISTS[-1], ITERATION_AGREEMENT) / each[-1])
-    return exact_s, float(np.exp(logged)), float(exponent), share
+    # How many comparisons is counted, not timed: it does not depend on what else runs here.
+    grouped = [assigner(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
+    works = np.array([each.work for each in grouped])
+    exponent, logged = np.polyfit(np.log(_NLISTS), np.log(works), 1)
+    seconds = _best(lambda: grouped[1].assign(rows, threads=threads)) * threads
+    overhead = max(1.0, seconds / (len(rows) * works[1] * exact_s))
+    share = min(1.0, assigner(_NLISTS[-1], ITERATION_AGREEMENT).work / float(works[-1]))
+    return exact_s, float(np.exp(logged)) * overhead, float(exponent), share
 
 
 def _sums(vectors: Float32, threads: int) -> float:
@@ -140,6 +143,7 @@ def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
 
 def _encoding(name: str, rows: Float32) -> float:
     ivf, _ = _trained(name, rows)
+    rows = rows[:_ENCODED_ROWS]
     lists = np.arange(len(rows), dtype=np.int32) % 64
     return rows.size / _best(lambda: encode(ivf, rows, lists, 1))
 
