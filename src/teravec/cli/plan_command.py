@@ -56,7 +56,7 @@ def plan(
         typer.Option(help="Machines that answer queries.  [default: all]", show_default=False),
     ] = None,
     shards: o.Shards = None, slices: o.Slices = None, memory: o.Memory = None,
-    threads: o.Threads = None, nprobe: o.Nprobe = 64, k: o.K = 10,
+    threads: o.Threads = None, nprobe: Annotated[int, typer.Option(help="Lists that a query reads.")] = 64, k: o.K = 10,
     machine_hour: Annotated[float, typer.Option(help="Price of a machine's hour.")] = 0.0,
     disk_month: Annotated[float, typer.Option(help="Price of 10^9 bytes for a month.")] = 0.0,
     constants: Annotated[
