@@ -29,6 +29,7 @@ from teravec.training.options import TrainOptions
 
 __all__ = ["add_plan_command"]
 
+_Nprobe = Annotated[int, typer.Option(help="Lists that a query reads.")]
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -56,7 +57,7 @@ def plan(
         typer.Option(help="Machines that answer queries.  [default: all]", show_default=False),
     ] = None,
     shards: o.Shards = None, slices: o.Slices = None, memory: o.Memory = None,
-    threads: o.Threads = None, nprobe: Annotated[int, typer.Option(help="Lists that a query reads.")] = 64, k: o.K = 10,
+    threads: o.Threads = None, nprobe: _Nprobe = 64, k: o.K = 10,
     machine_hour: Annotated[float, typer.Option(help="Price of a machine's hour.")] = 0.0,
     disk_month: Annotated[float, typer.Option(help="Price of 10^9 bytes for a month.")] = 0.0,
     constants: Annotated[
