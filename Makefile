@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick check format clean
+.PHONY: demo test test-quick test-slurm check format clean
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -34,3 +34,10 @@ format: $(READY)
 
 clean:
 	rm -rf $(VENV) build demo-output src/teravec/kernels/*.so
+
+# Jobs under a real Slurm of four nodes on this host; installs Slurm where it is missing.
+test-slurm: $(READY)
+	command -v slurmctld > /dev/null && command -v munged > /dev/null || \
+		{ apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge; }
+	$(BIN)/python -c "import ray" 2> /dev/null || $(BIN)/pip install --quiet "ray>=2.40"
+	TERAVEC_TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm

@@ -15,7 +15,16 @@ ROOT = Path(teravec.__file__).parent
 STAGES = ("sources", "training", "shards", "slices", "index", "search", "serving")
 SIDE_ROOMS = ("kernels", "engines", "storage")
 BASICS = ("errors", "memory", "progress")
-TOP = ("api", "building", "cli", "__main__", "")  # "" is the package itself
+TOP = (
+    "api",
+    "building",
+    "cli",
+    "planning",
+    "selftest",
+    "slurm",
+    "__main__",
+    "",
+)  # "" is the package itself
 
 ONLY_IN = {
     "faiss": "kernels",

@@ -69,6 +69,7 @@ def build(
     sample: int | None = None,
     niter: int = 10,
     seed: int = 1234,
+    max_list_bytes: str | int | None = None,
     shards: int | None = None,
     slices: int | None = None,
     keep_shards: bool = False,
@@ -106,6 +107,9 @@ def build(
         Iterations of k-means.
     seed : int
         Of every random choice; the same seed gives the same bytes.
+    max_list_bytes : str or int, optional
+        Split lists whose codes and ids would take more, as "64MiB": there are then more than
+        nlist. Not given: no limit.
     shards, slices : int, optional
         Files to cut the work and the index into. Not given: by memory, and 1 GiB a slice.
     keep_shards : bool
@@ -150,7 +154,10 @@ def build(
     with resources(memory, threads, progress, options) as granted:
         return building.build_index(
             data, out,
-            options=TrainOptions(nlist, metric, transform, codec, sample, niter, seed),
+            options=TrainOptions(
+                nlist, metric, transform, codec, sample, niter, seed,
+                None if max_list_bytes is None else parse_bytes(max_list_bytes),
+            ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted,
             id_column=id_column, vector_column=vector_column,

@@ -16,7 +16,10 @@ from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
+from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
+from teravec.memory import parse_bytes
+from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -36,6 +39,7 @@ def build(
     data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
     metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
@@ -46,7 +50,10 @@ def build(
 ) -> None:  # fmt: skip
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
-    options = TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed)
+    options = TrainOptions(
+        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+    )  # fmt: skip
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen) as resources:
         manifest = building.build_index(
@@ -61,6 +68,7 @@ def train(
     data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
     metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, engine: o.Engine = "local",
     workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
@@ -68,12 +76,15 @@ def train(
 ) -> None:  # fmt: skip
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
+    options = TrainOptions(
+        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+    )  # fmt: skip
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen) as resources:
         model = api.train(
             data, out,
-            options=TrainOptions(_nlist(nlist), metric, transform, codec, sample, niter, seed),
-            layout=LayoutOptions(shards, slices), resources=resources,
+            options=options, layout=LayoutOptions(shards, slices), resources=resources,
             id_column=id_column, vector_column=vector_column,
         )  # fmt: skip
     result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
@@ -82,6 +93,8 @@ def train(
     else:
         print(f"{out}: model of {model.nlist:,} lists, {model.codec}, "
               f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
+        if model.lists is not None:
+            print(_lists_line(model.lists))
 
 
 def shard(
@@ -104,11 +117,15 @@ def shard(
             data, out, rows=None if rows is None else _rows(rows), resources=resources,
             id_column=id_column, vector_column=vector_column,
         )  # fmt: skip
+    lists = shard_lists(IndexPaths(out))
     if json:
         names = [path.name for path in written]
-        print_json({"index": str(out), "shards": names, **_cost(started, resources)})
+        cost = _cost(started, resources)
+        print_json({"index": str(out), "shards": names, "lists": lists, **cost})
     else:
         print(f"{out}: {len(written)} shards written")
+        if lists is not None:
+            print(_lists_line(lists))
 
 
 def merge(
@@ -122,14 +139,6 @@ def merge(
     with _resources(memory, threads, quiet or json, chosen) as resources:
         manifest = api.merge(out, keep_shards=keep_shards, resources=resources)
     _report_index(manifest, out, started, resources, json)
-
-
-def _nlist(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.lstrip("-").isdigit():
-        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
-    return int(text)
 
 
 def _rows(text: str) -> tuple[int, int]:
@@ -157,25 +166,39 @@ def _cost(started: float, resources: Resources) -> dict[str, Any]:
 def _model_summary(model: ModelDescription) -> dict[str, Any]:
     last = model.history[-1] if model.history else {}
     return {"nlist": model.nlist, "codec": model.codec, "metric": model.metric,
-            "transform": model.transform, "assignment": model.assignment, "last": last}  # fmt: skip
+            "transform": model.transform, "assignment": model.assignment, "last": last,
+            "lists": model.lists}  # fmt: skip
+
+
+def _lists_line(lists: dict[str, Any]) -> str:
+    line = (
+        f"lists: imbalance {lists['imbalance']:.3f}, largest {lists['largest']:,} vectors "
+        f"({lists['largest_bytes']:,} bytes)"
+    )
+    if lists["max_bytes"] is not None:
+        line += f", {lists['above']:,} above {lists['max_bytes']:,} bytes"
+    if lists.get("added"):
+        line += f", {lists['added']:,} added by splitting"
+    return line
 
 
 def _report_index(
     manifest: Manifest, out: Path, started: float, resources: Resources, as_json: bool
 ) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
-    cost = _cost(started, resources)
+    cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)
     if as_json:
         print_json({
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
             "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
             "metric": manifest.metric, "transform": manifest.transform,
-            "slices": len(manifest.slices), "bytes": size, **cost,
+            "slices": len(manifest.slices), "bytes": size, "lists": lists, **cost,
         })  # fmt: skip
     else:
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
+        print(_lists_line(lists))
         for peak in resources.workers.peaks():
             print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
                   f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip

@@ -12,7 +12,10 @@ from teravec.cli.build_commands import add_build_commands
 from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
+from teravec.cli.plan_command import add_plan_command
 from teravec.cli.search_commands import add_search_commands
+from teravec.cli.selftest_command import add_selftest_command
+from teravec.cli.slurm_command import add_slurm_command
 
 __all__ = ["app", "run"]
 
@@ -51,6 +54,9 @@ add_calibrate_command(app)
 add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)
+add_plan_command(app)
+add_selftest_command(app)
+add_slurm_command(app)
 
 
 def run() -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from teravec.errors import InvalidArgument
+
 __all__ = [
     "Address",
     "Codec",
@@ -17,6 +19,7 @@ __all__ = [
     "Json",
     "K",
     "KeepShards",
+    "MaxListBytes",
     "Memory",
     "Metric",
     "Niter",
@@ -35,6 +38,7 @@ __all__ = [
     "Transform",
     "VectorColumn",
     "Workers",
+    "nlist_of",
 ]  # fmt: skip
 
 Data = Annotated[
@@ -81,6 +85,11 @@ Sample = Annotated[
 ]  # fmt: skip
 Niter = Annotated[int, typer.Option(help="Iterations of k-means.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice; same seed, same bytes.")]
+MaxListBytes = Annotated[
+    str | None,
+    typer.Option(help="Split lists that would take more, as 64MiB; there are then more lists than "
+                 "nlist.  [default: no limit]", show_default=False),
+]  # fmt: skip
 Shards = Annotated[
     int | None,
     typer.Option(help="Shards to encode.  [default: as few as the memory allows]",
@@ -138,3 +147,12 @@ Recall = Annotated[
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def nlist_of(text: str) -> int | None:
+    """The value of ``--nlist``: None for auto, or InvalidArgument."""
+    if text == "auto":
+        return None
+    if not text.lstrip("-").isdigit():
+        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
+    return int(text)

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.index.balance import describe_lists
 from teravec.index.calibration import read_calibration
 from teravec.index.opened import OpenedIndex
 from teravec.storage.listfile import ID_BYTES
-from teravec.training.kmeans import imbalance
 
 __all__ = ["describe_index", "size_histogram"]
 
@@ -43,7 +43,6 @@ def size_histogram(sizes: npt.NDArray[np.int64]) -> list[dict[str, int]]:
 def describe_index(index: OpenedIndex) -> dict[str, Any]:
     """Everything ``teravec info`` says, as a JSON-able dict; sizes in bytes."""
     manifest, sizes = index.manifest, index.sizes
-    row_bytes = manifest.code_size + ID_BYTES
     slice_bytes = sum(entry.files_size for entry in manifest.slices)
     model = index.model.description
     calibration = read_calibration(index.paths, manifest)
@@ -69,11 +68,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         },
         "open_memory_bytes": index.memory_bytes,
         "lists": {
-            "mean": manifest.ntotal / manifest.nlist,
-            "largest": int(sizes.max()),
-            "largest_bytes": int(sizes.max()) * row_bytes,
-            "empty": int((sizes == 0).sum()),
-            "imbalance": imbalance(sizes),
+            **describe_lists(sizes, model),
             "histogram": size_histogram(sizes),
         },
         "training": {
@@ -81,6 +76,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "seed": model.seed,
             "assignment": model.assignment,
             "iterations": model.history,
+            "lists": model.lists,
         },
         "calibration": None if calibration is None else calibration.summary(),
         "source": manifest.source,

@@ -37,7 +37,7 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import sketch_size
 
 __all__ = [
-    "Codec", "decode", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors",
+    "Codec", "code_bytes", "decode", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors",
     "residuals_of", "train_codec",
 ]  # fmt: skip
 
@@ -256,3 +256,21 @@ def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int6
             len(codes), faiss.swig_ptr(codes), faiss.swig_ptr(list_nos), faiss.swig_ptr(vectors)
         )
     return vectors
+
+
+def code_bytes(codec: Codec, d: int) -> int:
+    """Bytes of a code of d dimensions, sketch and fine code, without an index."""
+    return codec.sketch_size(d) + _fine_bytes(codec, d)
+
+
+def _fine_bytes(codec: Codec, d: int) -> int:
+    """Faiss's own ``code_size``."""
+    if codec.kind == "flat":
+        return 4 * d
+    if codec.kind == "scalar":
+        bits = {"fp16": 16, "sq8": 8, "sq6": 6, "sq4": 4}[codec.fine_name]
+        return (bits * d + 7) // 8
+    if codec.kind == "pq":
+        return (codec.m * codec.bits + 7) // 8
+    sign = (d + 7) // 8
+    return sign + 8 if codec.bits == 1 else sign + ((codec.bits - 1) * d + 7) // 8 + 20

@@ -33,12 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.engine import Actors, Engine, Held, Steps
-from teravec.kernels.assignment import CentroidAssigner
 from teravec.memory import require
 from teravec.progress import Bar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
-from teravec.training.sums import PROBE_PART, Gathered, Sums, assign_block, check_errors
+from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
 
@@ -135,8 +134,8 @@ class _Part:
         self._assigned = -1
         pieces = [piece.get() for piece in centroids.pieces]
         self._received_bytes += sum(piece.nbytes for piece in pieces)
-        assigner = CentroidAssigner.auto(
-            np.concatenate(pieces), self._vectors.probe(PROBE_PART),
+        assigner = iteration_assigner(
+            np.concatenate(pieces), self._vectors,
             seed=self._options.seed, threads=self._options.threads,
         )  # fmt: skip
         del pieces

@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from teravec.engines.engine import Engine
 from teravec.errors import CorruptFile
-from teravec.kernels.assignment import CentroidAssigner
 from teravec.progress import Bar, Progress
 from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import remove
@@ -31,11 +30,11 @@ from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
 from teravec.training.options import KMeansOptions
 from teravec.training.sums import (
-    PROBE_PART,
     Gathered,
     Sums,
     assign_block,
     check_errors,
+    iteration_assigner,
     next_centroids,
 )
 from teravec.training.training_set import TrainingSet
@@ -123,9 +122,7 @@ def _whole_pass(
     vectors: TrainingSet, options: KMeansOptions, centroids: Float32, _: int, bar: Bar
 ) -> Gathered:
     """Assign and sum the whole sample in this process, in one pass over it."""
-    assigner = CentroidAssigner.auto(
-        centroids, vectors.probe(PROBE_PART), seed=options.seed, threads=options.threads
-    )
+    assigner = iteration_assigner(centroids, vectors, seed=options.seed, threads=options.threads)
     sums = Sums.zeros(*centroids.shape)
     for block in vectors.blocks():
         list_nos, distances = assign_block(

@@ -63,6 +63,9 @@ class ModelDescription:
         Objective, imbalance, empty lists and agreement of each k-means iteration.
     files : dict
         Size and checksum of every other file of the model, by name.
+    lists : dict or None
+        Sizes of the lists as the sample tells them, and what splitting did; see
+        ``training.splitting``. None in models of before there was that.
     """
 
     d: int
@@ -78,6 +81,7 @@ class ModelDescription:
     assignment: dict[str, Any]
     history: list[dict[str, Any]]
     files: dict[str, dict[str, Any]]
+    lists: dict[str, Any] | None = None
 
     @property
     def sketch_size(self) -> int:
@@ -86,7 +90,10 @@ class ModelDescription:
 
     def content(self) -> dict[str, Any]:
         """The JSON object to seal."""
-        return {"format": MODEL_FORMAT, "version": MODEL_VERSION, **vars(self)}
+        content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **vars(self)}
+        if self.lists is None:
+            del content["lists"]
+        return content
 
     @classmethod
     def read(cls, directory: Path) -> ModelDescription:

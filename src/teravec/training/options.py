@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from teravec.errors import InvalidArgument
-from teravec.kernels.codec import Codec
+from teravec.kernels.codec import Codec, code_bytes
 from teravec.kernels.metric import Metric
+from teravec.storage.listfile import ID_BYTES
 from teravec.training.transform import TransformKind
 
 __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", "plan_training"]
@@ -40,6 +41,9 @@ class TrainOptions:
         Iterations of k-means.
     seed : int
         Of every random choice. The same seed gives the same model.
+    max_list_bytes : int, optional
+        Codes and ids of a list. Lists that the sample says will be larger are split, so that
+        there are more than nlist. Not given: no limit.
     """
 
     nlist: int | None = None
@@ -49,6 +53,7 @@ class TrainOptions:
     sample: int | None = None
     niter: int = 10
     seed: int = 1234
+    max_list_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,20 @@ class TrainPlan:
     sample: int
     niter: int
     seed: int
+    ntotal: int
+    max_list_bytes: int | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector in a list: code and id."""
+        return code_bytes(self.codec, self.d_index) + ID_BYTES
+
+    @property
+    def most_lists(self) -> int:
+        """Lists, and as many more as splitting may make of the large ones."""
+        if self.max_list_bytes is None:
+            return self.nlist
+        return self.nlist + 5 * self.ntotal * self.row_bytes // (2 * self.max_list_bytes)
 
 
 @dataclass(frozen=True)
@@ -125,9 +144,17 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
             f"{sample:,} training vectors for codec {codec.name}; "
             f"at least {1 << codec.bits:,} expected"
         )
-    return TrainPlan(
-        d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed
-    )
+    plan = TrainPlan(
+        d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed, ntotal,
+        options.max_list_bytes,
+    )  # fmt: skip
+    mean = ntotal * plan.row_bytes / nlist
+    if options.max_list_bytes is not None and options.max_list_bytes < mean:
+        raise InvalidArgument(
+            f"max-list-bytes is {options.max_list_bytes:,}; {nlist:,} lists have {mean:,.0f} bytes "
+            "on average, and at least that is expected: ask for more lists"
+        )
+    return plan
 
 
 def _default_sample(ntotal: int, nlist: int, codec: Codec) -> int:

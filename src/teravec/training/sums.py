@@ -10,17 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
-from teravec.kernels.assignment import CentroidAssigner, accumulate
+from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner, accumulate
 from teravec.kernels.metric import normalized
+from teravec.training.training_set import TrainingSet
 
-__all__ = ["PROBE_PART", "Gathered", "Sums", "assign_block", "check_errors", "next_centroids"]
+__all__ = [
+    "Gathered",
+    "Sums",
+    "assign_block",
+    "check_errors",
+    "iteration_assigner",
+    "next_centroids",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
+_PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
 _NUDGE = 1 / 1024  # shift that parts two copies of a centroid, relative as in Faiss
 
 
@@ -81,6 +89,16 @@ class Gathered:
     agreement: float
     means: Float32
     exact_means: Callable[[Int64], Float64]
+
+
+def iteration_assigner(
+    centroids: Float32, vectors: TrainingSet, *, seed: int, threads: int
+) -> CentroidAssigner:
+    """What assigns vectors in one iteration: less strict than the sealed model's."""
+    return CentroidAssigner.auto(
+        centroids, vectors.probe(_PROBE_PART), seed=seed, threads=threads,
+        min_agreement=ITERATION_AGREEMENT,
+    )  # fmt: skip
 
 
 def assign_block(

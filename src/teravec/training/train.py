@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from teravec.engines.engine import Engine
 from teravec.errors import storage_errors
@@ -25,10 +29,18 @@ from teravec.training.model import ModelDescription
 from teravec.training.options import TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.sample import draw_sample
+from teravec.training.splitting import (
+    ListsEstimate,
+    SplitOptions,
+    estimate_lists,
+    split_large_lists,
+)
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform, train_transform
 
 __all__ = ["EXACT_QUANTIZER_NLIST", "train"]
+
+Float32 = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
@@ -71,28 +83,60 @@ def train(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads
     )
     state = kmeans(vectors, options, paths.training, progress, engine)
-    assigner = CentroidAssigner.auto(
-        state.centroids, vectors.probe(), seed=plan.seed, threads=threads
-    )
-    arrays: dict[str, Any] = {"centroids.npy": state.centroids}
-    quantizer = flat_quantizer(state.centroids, plan.metric)
     part = vectors.evenly(codec_rows(plan))
-    list_nos, _ = assigner.assign(part, threads=threads)
+    lists = _lists(plan, state.centroids, vectors, part, threads)
+    arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
+    quantizer = flat_quantizer(lists.centroids, plan.metric)
+    list_nos, _ = lists.assigner.assign(part, threads=threads)
     arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
     if (packed := transform.packed()) is not None:
         arrays["transform.npy"] = packed
     fine_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
     code_size = plan.codec.sketch_size(plan.d_index) + fine_size
-    description = _seal(plan, code_size, arrays, assigner, state.history, vectors.n, paths)
+    description = _seal(plan, code_size, arrays, lists, state.history, vectors.n, paths)
     _remove_training_files(paths)
     return description
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """The lists as they will be: centroids, what assigns to them, and how they are filled."""
+
+    centroids: Float32
+    assigner: CentroidAssigner
+    estimate: ListsEstimate
+
+
+def _lists(
+    plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, threads: int
+) -> _Lists:
+    """k-means' lists, those above the cap split."""
+
+    def make(centroids: Float32) -> CentroidAssigner:
+        return CentroidAssigner.auto(centroids, vectors.probe(), seed=plan.seed, threads=threads)
+
+    if plan.max_list_bytes is None:
+        assigner = make(centroids)
+        list_nos, _ = assigner.assign(part, threads=threads)
+        counts = np.bincount(list_nos, minlength=len(centroids))
+        return _Lists(centroids, assigner, estimate_lists(counts, plan.ntotal, plan.row_bytes))
+    options = SplitOptions(
+        plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, threads,
+        plan.metric is Metric.COSINE,
+    )  # fmt: skip
+    split, counts, assigner, rounds = split_large_lists(vectors, centroids, options, make)
+    estimate = estimate_lists(
+        counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
+        added=len(split) - len(centroids), rounds=rounds,
+    )  # fmt: skip
+    return _Lists(split, assigner, estimate)
 
 
 def training_bytes(plan: TrainPlan, threads: int) -> int:
     """Memory that training needs: centroids, their sums, and blocks in flight."""
     row = 4 * max(plan.d, plan.d_index)
     # float32 centroids: old, new, packed for the kernel, in the quantizer; float64 sums, means.
-    centroids = plan.nlist * (plan.d_index * (4 * 4 + 2 * 8) + 64)
+    centroids = plan.most_lists * (plan.d_index * (4 * 4 + 2 * 8) + 64)
     blocks = 5 * BLOCK_BYTES + 4096 * row
     square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
     codec = 3 * 4 * plan.d_index * codec_rows(plan)
@@ -105,16 +149,17 @@ def codec_rows(plan: TrainPlan) -> int:
 
 
 def _seal(
-    plan: TrainPlan, code_size: int, arrays: dict[str, Any], assigner: CentroidAssigner,
+    plan: TrainPlan, code_size: int, arrays: dict[str, Any], lists: _Lists,
     history: list[dict[str, float]], ntrain: int, paths: IndexPaths,
 ) -> ModelDescription:  # fmt: skip
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
     quantizer = "exact"
-    if plan.nlist > EXACT_QUANTIZER_NLIST:
+    nlist, assigner = len(lists.centroids), lists.assigner
+    if nlist > EXACT_QUANTIZER_NLIST:
         quantizer = "hnsw"
         path = paths.model / "quantizer.hnsw"
-        log.info("building HNSW over %d centroids", plan.nlist)
+        log.info("building HNSW over %d centroids", nlist)
         with publishing(path) as file:
             write_all(file, save_hnsw(build_hnsw(arrays["centroids.npy"])), 0)
         files[path.name] = describe_file(path)
@@ -125,8 +170,9 @@ def _seal(
         "agreement": assigner.agreement,
     }
     description = ModelDescription(
-        plan.d, plan.d_index, plan.nlist, code_size, ntrain, str(plan.metric), plan.transform.name,
+        plan.d, plan.d_index, nlist, code_size, ntrain, str(plan.metric), plan.transform.name,
         plan.codec.name, quantizer, plan.seed, assignment, history, files,
+        lists.estimate.content(),
     )  # fmt: skip
     write_json(paths.model / "model.json", description.content())
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)

@@ -1,0 +1,195 @@
+"""plan: what a build and a query will take."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from teravec.cli import options as o
+from teravec.cli.running import command, print_json
+from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument
+from teravec.memory import parse_bytes
+from teravec.planning.calibrate import calibrate as measure
+from teravec.planning.constants import (
+    Constants,
+    default_path,
+    read_constants,
+    write_constants,
+)
+from teravec.planning.model import Plan, predict
+from teravec.planning.original import beside_original, is_original
+from teravec.planning.workload import Cluster, Prices, Queries, Workload
+from teravec.training.options import TrainOptions
+
+__all__ = ["add_plan_command"]
+
+_Nprobe = Annotated[int, typer.Option(help="Lists that a query reads.")]
+_UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
+
+
+def add_plan_command(app: typer.Typer) -> None:
+    """Register the command."""
+    command(app, "plan")(plan)
+
+
+def plan(
+    ntotal: Annotated[
+        str | None,
+        typer.Option(help="Vectors, as 1000000 or 1.5e12.", show_default=False),
+    ] = None,
+    d: Annotated[int | None, typer.Option(help="Dimensions.", show_default=False)] = None,
+    nlist: o.Nlist = "auto", codec: o.Codec = "sq8", metric: o.Metric = "l2",
+    transform: o.Transform = None, sample: o.Sample = None, niter: o.Niter = 10,
+    item_bytes: Annotated[
+        int, typer.Option(help="Bytes of an element of the source: 1, 2 or 4.")
+    ] = 4,
+    imbalance: Annotated[float, typer.Option(help="Expected; 1 is even lists.")] = 1.5,
+    machines: Annotated[int, typer.Option(help="Machines, one process on each.")] = 1,
+    servers: Annotated[
+        int | None,
+        typer.Option(help="Machines that answer queries.  [default: all]", show_default=False),
+    ] = None,
+    shards: o.Shards = None, slices: o.Slices = None, memory: o.Memory = None,
+    threads: o.Threads = None, nprobe: _Nprobe = 64, k: o.K = 10,
+    machine_hour: Annotated[float, typer.Option(help="Price of a machine's hour.")] = 0.0,
+    disk_month: Annotated[float, typer.Option(help="Price of 10^9 bytes for a month.")] = 0.0,
+    constants: Annotated[
+        Path | None,
+        typer.Option(help="File of speeds, which may be edited.  "
+                     "[default: constants.json in the user's cache directory]",
+                     show_default=False),
+    ] = None,
+    read_rate: Annotated[
+        str | None,
+        typer.Option(help="Bytes a second of a machine's disk instead of the file's, as 500MB.",
+                     show_default=False),
+    ] = None,
+    write_rate: Annotated[
+        str | None, typer.Option(help="The same, written.", show_default=False)
+    ] = None,
+    network_rate: Annotated[
+        str | None,
+        typer.Option(help="Bytes a second that a machine sends, instead of the file's.",
+                     show_default=False),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First measure this machine, some 10 seconds.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="On the disk to measure.  [default: the temporary directory]",
+                     show_default=False),
+    ] = None,
+    json: o.Json = False,
+) -> None:  # fmt: skip
+    """Predict time, bytes, memory, disk and cost of a build, and of a query."""
+    path = constants or default_path()
+    if calibrate:
+        write_constants(path, measure(folder, threads))
+    elif not path.exists():
+        raise InvalidArgument(f"{path} is not there: run teravec plan --calibrate first")
+    speeds = _with_rates(read_constants(path), read_rate, write_rate, network_rate)
+    if ntotal is None or d is None:
+        if not calibrate:
+            raise InvalidArgument("--ntotal and --d are needed, or --calibrate")
+        print_json(asdict(speeds)) if json else _show_constants(path, speeds)
+        return
+    work = Workload.of(
+        _count(ntotal), d,
+        TrainOptions(o.nlist_of(nlist), metric, transform, codec, sample, niter),
+        item_bytes=item_bytes, imbalance=imbalance,
+    )  # fmt: skip
+    cluster = Cluster(
+        machines, threads or default_threads(),
+        parse_bytes(memory) if memory else 4 << 30, shards, slices, servers,
+    )  # fmt: skip
+    result = predict(work, cluster, Queries(nprobe, k), Prices(machine_hour, disk_month), speeds)
+    if json:
+        print_json(_content(work, result))
+    else:
+        _show(work, cluster, result)
+
+
+def _count(text: str) -> int:
+    try:
+        value = float(text)
+        if not (value >= 1 and value == int(value)):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise InvalidArgument(f"ntotal is {text!r}; a whole number as 1.5e12 expected") from None
+    return int(text) if text.isdigit() else int(value)
+
+
+def _with_rates(speeds: Constants, *rates: str | None) -> Constants:
+    names = ("read_bytes", "write_bytes", "network_bytes")
+    given = {n: float(parse_bytes(r)) for n, r in zip(names, rates, strict=True) if r is not None}
+    if any(rate <= 0 for rate in given.values()):
+        raise InvalidArgument("a rate is 0; more expected")
+    return replace(speeds, **given)
+
+
+def _content(work: Workload, result: Plan) -> dict[str, Any]:
+    stages = [{**asdict(stage), "limit": stage.limit} for stage in result.stages]
+    content = {
+        "nlist": work.train.nlist, "sample": work.train.sample, "code_size": work.code_size,
+        "index_bytes": work.ntotal * work.row_bytes, "seconds": result.seconds, "stages": stages,
+        "query": {**asdict(result.query), "limit": result.query.limit},
+        "build_cost": result.build_cost, "month_cost": result.month_cost,
+    }  # fmt: skip
+    if is_original(work):
+        content["reported"] = [asdict(line) for line in beside_original(result)]
+    return content
+
+
+def _show_constants(path: Path, speeds: Constants) -> None:
+    for name, value in asdict(speeds).items():
+        print(f"{name:>16}  {value:,.4g}")
+    print(f"kept in {path}")
+
+
+def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
+    train, query, console = work.train, result.query, Console()
+    console.print(
+        f"{work.ntotal:,} x {train.d} in {train.nlist:,} lists of {work.row_bytes} bytes a vector, "
+        f"{cluster.machines:,} machines of {cluster.threads} threads", highlight=False,
+    )  # fmt: skip
+    table = Table("stage", "time", "limited by", "read", "written", "sent", "memory", "disk")
+    for stage in result.stages:
+        table.add_row(
+            stage.name, _time(stage.seconds), stage.limit, _bytes(stage.read_bytes),
+            _bytes(stage.written_bytes), _bytes(stage.sent_bytes), _bytes(stage.memory_bytes),
+            _bytes(stage.disk_bytes),
+        )  # fmt: skip
+    console.print(table)
+    print(f"build: {_time(result.seconds)}; memory is of one process, the rest of all machines")
+    print(f"query of {query.lists:,} lists, cold: {_time(query.latency_s)}, "
+          f"{_bytes(query.read_bytes)}, limited by {query.limit}")  # fmt: skip
+    print(f"queries a second on all servers: {query.cold_qps:,.1f} cold, {query.warm_qps:,.0f} "
+          f"where lists are in memory; a server: memory {_bytes(query.memory_bytes)}, "
+          f"disk {_bytes(query.disk_bytes)}")  # fmt: skip
+    if result.build_cost or result.month_cost:
+        print(f"cost: {result.build_cost:,.2f} for the build, {result.month_cost:,.2f} a month")
+    if is_original(work):
+        table = Table("", "as reported", "job hours", "predicted", "machine hours")
+        for line in beside_original(result):
+            hours = "" if line.reported_hours is None else f"{line.reported_hours[1]:,.0f}"
+            ours = "" if line.ours_hours is None else f"{line.ours_hours:,.0f}"
+            table.add_row(line.what, line.reported, hours, line.ours, ours)
+        console.print(table)
+
+
+def _bytes(count: float) -> str:
+    unit, name = next((u for u in _UNITS if count >= u[0]), (1.0, "B"))
+    return f"{count / unit:,.1f} {name}" if name != "B" else f"{count:,.0f} B"
+
+
+def _time(seconds: float) -> str:
+    unit, name = next((u for u in _TIMES if seconds >= u[0]), (1.0, "s"))
+    return f"{seconds / unit:,.2f} {name}"

@@ -1,0 +1,89 @@
+"""selftest: the same small build by every route of this installation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import isnan
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from teravec.cli import options as o
+from teravec.cli.running import command, print_json
+from teravec.errors import InvalidArgument
+from teravec.selftest.comparison import Result, compare
+from teravec.selftest.routes import routes
+from teravec.selftest.vectors import made, some_of
+
+__all__ = ["add_selftest_command"]
+
+_SEED = 1234
+
+
+def add_selftest_command(app: typer.Typer) -> None:
+    """Register the command."""
+    command(app, "selftest")(selftest)
+
+
+def selftest(
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATA...]", help="Vectors to test with.  [default: made ones]",
+                       show_default=False),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="ray: a missing Ray is an error, not a line in the table.")
+    ] = "local",
+    workers: Annotated[int, typer.Option(help="Workers of the Ray route.")] = 2,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster.  [default: one started here]", show_default=False),
+    ] = None,
+    threads: o.Threads = None, json: o.Json = False,
+) -> None:  # fmt: skip
+    """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
+    if engine not in ("local", "ray") or workers < 1:
+        raise InvalidArgument(f"engine is {engine!r}, workers {workers}; local or ray, and 1")
+    vectors = some_of(data, _SEED) if data else made(_SEED)
+    results = []
+    for result in compare(vectors, routes(engine, workers, address), threads):
+        results.append(result)
+        if engine == "ray" and result.route.startswith("ray") and result.note:
+            raise InvalidArgument(result.note)
+    faults = [result for result in results if result.fault]
+    if json:
+        print_json({"sound": not faults, "results": [_content(result) for result in results]})
+    else:
+        _show(results)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _content(result: Result) -> dict[str, Any]:
+    content = asdict(result)
+    return {k: None if isinstance(v, float) and isnan(v) else v for k, v in content.items()}
+
+
+def _show(results: list[Result]) -> None:
+    console = Console()
+    for name in dict.fromkeys(result.set for result in results):
+        table = Table("route", "objective", "imbalance", "s/iteration", "empty", "", title=name)
+        for result in results:
+            if result.set == name:
+                table.add_row(result.route, *_numbers(result), _outcome(result))
+        console.print(table)
+
+
+def _numbers(result: Result) -> tuple[str, ...]:
+    if isnan(result.objective):
+        return ("",) * 4
+    return (
+        f"{result.objective:,.6g}", f"{result.imbalance:.3f}", f"{result.seconds:.4f}",
+        str(result.empty),
+    )  # fmt: skip
+
+
+def _outcome(result: Result) -> str:
+    return f"FAILED: {result.fault}" if result.fault else result.note or "ok"

@@ -1,0 +1,73 @@
+"""slurm: a command on the nodes of a Slurm allocation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from teravec.cli import options as o
+from teravec.cli.running import command, print_json
+from teravec.errors import storage_errors
+from teravec.memory import parse_bytes
+from teravec.slurm import SlurmOptions, script, submit
+
+__all__ = ["add_slurm_command"]
+
+
+_SCRIPT = Path("teravec.sbatch")
+
+
+def add_slurm_command(app: typer.Typer) -> None:
+    """Register the command."""
+    command(app, "slurm")(slurm)
+
+
+def slurm(
+    run: Annotated[
+        list[str],
+        typer.Argument(metavar="-- COMMAND...", show_default=False,
+                       help="What to run, as build DATA --out INDEX; engine and address are set."),
+    ],
+    nodes: Annotated[int, typer.Option(help="Nodes, with one Ray process each.")],
+    time: Annotated[str, typer.Option(help="Limit, as sbatch takes it: 90, 12:00:00, 2-12.")],
+    cpus: Annotated[
+        int | None, typer.Option(help="Processors of a node.  [default: Slurm's]",
+                                 show_default=False),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Of a node, as sbatch takes it.  [default: Slurm's]",
+                                 show_default=False),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(show_default=False)] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Ray's object store on a node, as 8GiB.  [default: Ray's]",
+                                 show_default=False),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(help="More for sbatch, as --sbatch=--account=x; may be repeated.",
+                     show_default=False),
+    ] = None,
+    wait: Annotated[int, typer.Option(help="Seconds that nodes may take to come up.")] = 300,
+    out: Annotated[Path, typer.Option("--script", help="Where to write it.")] = _SCRIPT,
+    do_submit: Annotated[bool, typer.Option("--submit", help="Hand it to sbatch too.")] = False,
+    json: o.Json = False,
+) -> None:  # fmt: skip
+    """Write, and submit, a script that runs a command on Ray across nodes of Slurm."""
+    options = SlurmOptions(
+        nodes, time, cpus, memory, partition, parse_bytes(store) if store else None,
+        tuple(sbatch or ()), wait,
+    )  # fmt: skip
+    text = script(options, run)
+    with storage_errors(out, "write"):
+        out.write_text(text)
+        out.chmod(0o755)
+    job = submit(out) if do_submit else None
+    if json:
+        print_json({"script": str(out), "job": job})
+    elif job is None:
+        print(f"{out}: submit it with sbatch {out}")
+    else:
+        print(f"job {job}; it writes to teravec-{job}.log")

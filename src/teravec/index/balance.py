@@ -1,0 +1,65 @@
+"""How evenly the lists are filled: of an index, and of what is sharded so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.index.manifest import Manifest
+from teravec.shards.shard import sealed_shards
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.training.kmeans import imbalance
+from teravec.training.model import ModelDescription
+
+__all__ = ["describe_lists", "index_lists", "shard_lists"]
+
+Int64 = npt.NDArray[np.int64]
+
+
+def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
+    """Mean, largest, empty lists and imbalance, as a JSON-able dict.
+
+    Parameters
+    ----------
+    sizes : ndarray of shape (nlist,), int64
+        Vectors of each list.
+    model : ModelDescription
+        Says what a vector takes, and what limit a list was to keep to.
+    """
+    row_bytes = model.code_size + ID_BYTES
+    limit = (model.lists or {}).get("max_bytes")
+    return {
+        "mean": float(sizes.mean()),
+        "largest": int(sizes.max()),
+        "largest_bytes": int(sizes.max()) * row_bytes,
+        "max_bytes": limit,
+        "above": 0 if limit is None else int((sizes * row_bytes > limit).sum()),
+        "empty": int((sizes == 0).sum()),
+        "imbalance": imbalance(sizes),
+    }
+
+
+def index_lists(paths: IndexPaths, manifest: Manifest) -> dict[str, Any]:
+    """Of an index's slices."""
+    sizes = np.concatenate(list(_sizes(paths.root / e.file for e in manifest.slices)))
+    return describe_lists(sizes, ModelDescription.read(paths.model))
+
+
+def shard_lists(paths: IndexPaths) -> dict[str, Any] | None:
+    """Of the shards that are sealed so far, together; None where there are none."""
+    model = ModelDescription.read(paths.model)
+    total, shards = np.zeros(model.nlist, np.int64), sealed_shards(paths)
+    for sizes in _sizes(shards):
+        total += sizes
+    return describe_lists(total, model) if shards else None
+
+
+def _sizes(files: Iterable[Path]) -> Iterable[Int64]:
+    for path in files:
+        with ListFile(path) as file:
+            yield file.sizes.astype(np.int64)

@@ -1,0 +1,237 @@
+"""Measuring this machine: some ten seconds, 192 MiB of disk, one connection on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.engines.threads import default_threads
+from teravec.errors import storage_errors
+from teravec.kernels.assignment import (
+    ITERATION_AGREEMENT,
+    SHARD_AGREEMENT,
+    CentroidAssigner,
+    accumulate,
+)
+from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
+from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScanner
+from teravec.kernels.hnsw import build_hnsw
+from teravec.kernels.lists_in_memory import ListsInMemory
+from teravec.kernels.metric import Metric
+from teravec.kernels.pairs import Pairs
+from teravec.planning.constants import Constants
+from teravec.storage.files import byte_view, publishing, read_into, write_all
+
+__all__ = ["calibrate"]
+
+Float32 = npt.NDArray[np.float32]
+
+_D = 96
+_LATENT = 10  # intrinsic dimension of the vectors, as in Faiss's SyntheticDataset
+_NLISTS = (1024, 4096, 16384)
+_GRAPH_ROWS = 4096
+_ENCODED_ROWS = 2048
+_DISK_BYTES = 192 << 20
+_PIECE = 8 << 20
+_REPEATS = 3
+
+
+def calibrate(folder: Path | None = None, threads: int | None = None) -> Constants:
+    """Measure the speeds that a prediction needs.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        On the disk to measure; a temporary directory when not given.
+    threads : int, optional
+        All processors when not given.
+
+    Raises
+    ------
+    StorageError
+        The folder cannot be written.
+    """
+    threads = threads or default_threads()
+    vectors = _vectors(96 * 1024)
+    exact_s, scale, exponent, share = _assignment(vectors, threads)
+    place = folder or Path(tempfile.gettempdir())
+    with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
+        read_bytes, write_bytes, latency_s = _disk(Path(name) / "speed")
+        sync_s = _best(lambda: _publish(Path(name) / "small"))
+    return Constants(
+        flops=2 * _D / exact_s,
+        grouped_scale=scale,
+        grouped_exponent=exponent,
+        iteration_share=share,
+        sum_dims=_sums(vectors, threads),
+        encode_scalar=_encoding("sq8", vectors[:16384]),
+        encode_pq=256 * _encoding("pq12", vectors[:10240]),
+        encode_rabitq=_encoding("rabitq4", vectors[:10240]),
+        scan_dims=_scanning(vectors),
+        graph_dims=_graph(vectors[:_GRAPH_ROWS]),
+        move_bytes=_moving(),
+        read_bytes=read_bytes,
+        write_bytes=write_bytes,
+        read_latency_s=latency_s,
+        network_bytes=_loopback(),
+        sync_s=sync_s,
+    )
+
+
+def _vectors(n: int) -> Float32:
+    rng = np.random.default_rng(1234)
+    x = rng.standard_normal((n, _LATENT)) @ rng.random((_LATENT, _D))
+    return np.sin(x * (rng.random(_D) * 4 + 0.1)).astype(np.float32)
+
+
+def _best(act: Callable[[], Any]) -> float:
+    """Least seconds of some runs: what the machine can do when nobody else uses it."""
+    seconds = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        act()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _assignment(vectors: Float32, threads: int) -> tuple[float, float, float, float]:
+    """Thread-seconds of an exact comparison, the law of comparisons, an iteration's share."""
+    rows = vectors[:32768]
+    exact = CentroidAssigner.exact(vectors[-2048:])
+    exact_s = _best(lambda: exact.assign(rows, threads=threads)) * threads / (len(rows) * 2048)
+
+    def assigner(nlist: int, agreement: float) -> CentroidAssigner:
+        return CentroidAssigner.auto(
+            vectors[-nlist:], rows, seed=1, threads=threads, min_agreement=agreement
+        )
+
+    # How many comparisons is counted, not timed: it does not depend on what else runs here.
+    grouped = [assigner(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
+    works = np.array([each.work for each in grouped])
+    exponent, logged = np.polyfit(np.log(_NLISTS), np.log(works), 1)
+    seconds = _best(lambda: grouped[1].assign(rows, threads=threads)) * threads
+    overhead = max(1.0, seconds / (len(rows) * works[1] * exact_s))
+    share = min(1.0, assigner(_NLISTS[-1], ITERATION_AGREEMENT).work / float(works[-1]))
+    return exact_s, float(np.exp(logged)) * overhead, float(exponent), share
+
+
+def _sums(vectors: Float32, threads: int) -> float:
+    lists = np.random.default_rng(1).integers(0, 4096, len(vectors)).astype(np.int32)
+    sums, counts = np.zeros((4096, _D)), np.zeros(4096, np.int64)
+    seconds = _best(lambda: accumulate(vectors, lists, sums, counts, threads=threads))
+    return vectors.size / seconds / threads
+
+
+def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
+    codec, centroids = Codec.parse(name), vectors[:64]
+    lists, _ = CentroidAssigner.exact(centroids).assign(vectors[:10000], threads=1)
+    quantizer = flat_quantizer(np.ascontiguousarray(centroids), Metric.L2)
+    parameters = train_codec(codec, quantizer, Metric.L2, vectors[:10000], lists, 1)
+    return empty_ivf(codec, quantizer, Metric.L2, parameters), parameters
+
+
+def _encoding(name: str, rows: Float32) -> float:
+    ivf, _ = _trained(name, rows)
+    rows = rows[:_ENCODED_ROWS]
+    lists = np.arange(len(rows), dtype=np.int32) % 64
+    return rows.size / _best(lambda: encode(ivf, rows, lists, 1))
+
+
+def _scanning(vectors: Float32) -> float:
+    """Eight lists of sq8 codes for one query, on one thread."""
+    count, lists = 8192, np.arange(8, dtype=np.int64)
+    ivf, parameters = _trained("sq8", vectors)
+    codes = np.random.default_rng(2).integers(0, 256, 8 * count * ivf.code_size, np.uint8)
+    sizes = np.full(8, count, np.int64)
+    held = ListsInMemory(lists, sizes, lists * count * ivf.code_size, codes)
+    query = np.ascontiguousarray(vectors[:1])
+    pairs = Pairs.of(lists[None], np.zeros((1, 8), np.float32))
+    scanner: CompiledScanner | FaissScanner = FaissScanner(ivf, Metric.L2)
+    if CompiledScanner.scans(codec := Codec.parse("sq8")):
+        scanner = CompiledScanner(codec, Metric.L2, vectors[:64], parameters)
+    seconds = _best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
+    return 8 * count * _D / seconds
+
+
+def _graph(centroids: Float32) -> float:
+    started = time.perf_counter()
+    build_hnsw(np.ascontiguousarray(centroids))
+    return float(len(centroids) * np.log2(len(centroids)) * _D / (time.perf_counter() - started))
+
+
+def _moving() -> float:
+    """Gathering codes in a random order, and their checksum."""
+    rows = np.zeros((1 << 18, 64), np.uint8)
+    order = np.random.default_rng(3).permutation(len(rows))
+
+    def move() -> None:
+        xxhash.xxh3_64_intdigest(byte_view(rows[order]))
+
+    return rows.nbytes / _best(move)
+
+
+def _disk(path: Path) -> tuple[float, float, float]:
+    """Bytes a second read and written, and seconds of a read at random, past the page cache."""
+    data = np.random.default_rng(4).integers(0, 256, _PIECE, np.uint8)
+    view, buffer = byte_view(data), memoryview(bytearray(_PIECE))
+    started = time.perf_counter()
+    with path.open("wb", buffering=0) as file:
+        for offset in range(0, _DISK_BYTES, _PIECE):
+            write_all(file, view, offset)
+        os.fsync(file.fileno())
+    write_s = time.perf_counter() - started
+    with path.open("rb", buffering=0) as file:
+        fd = file.fileno()
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        started = time.perf_counter()
+        for offset in range(0, _DISK_BYTES, _PIECE):
+            read_into(fd, buffer, offset, path)
+        read_s = time.perf_counter() - started
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        places = np.random.default_rng(5).choice(_DISK_BYTES // 4096, 200, replace=False)
+        started = time.perf_counter()
+        for place in places.tolist():
+            read_into(fd, buffer[:4096], place * 4096, path)
+        latency_s = (time.perf_counter() - started) / len(places)
+    path.unlink()
+    return _DISK_BYTES / read_s, _DISK_BYTES / write_s, latency_s
+
+
+def _publish(path: Path) -> None:
+    with publishing(path) as file:
+        write_all(file, b"small", 0)
+
+
+def _loopback() -> float:
+    """Bytes a second over one connection to ourselves, received into one buffer."""
+    total, piece = 256 << 20, bytes(1 << 20)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def send() -> None:
+            with socket.create_connection(server.getsockname()) as client:
+                for _ in range(total // len(piece)):
+                    client.sendall(piece)
+
+        sender = threading.Thread(target=send, name="teravec-loopback")
+        started = time.perf_counter()
+        sender.start()
+        connection, _ = server.accept()
+        with connection:
+            buffer, received = bytearray(1 << 20), 0
+            while received < total and (count := connection.recv_into(buffer)):
+                received += count
+        seconds = time.perf_counter() - started
+        sender.join()
+    return received / seconds

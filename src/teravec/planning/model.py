@@ -1,0 +1,341 @@
+"""Predicting time, bytes, memory and disk of each stage: pure functions of sizes and speeds.
+
+Each stage is modelled as the code does it. Where reading overlaps computing the longer of the
+two counts; writing, checking and sending are added. What machines share, a disk array or a
+switch, is not modelled: every machine is supposed to have the constants' disk and network to
+itself, and to be equally fast.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from teravec.planning.constants import Constants
+from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
+from teravec.shards.plan import rows_in_memory
+from teravec.slices.plan import slice_count
+from teravec.training.train import EXACT_QUANTIZER_NLIST, codec_rows, training_bytes
+
+__all__ = ["Plan", "QueryPlan", "comparisons", "predict"]
+
+_PAGE_BYTES = 4096  # what a read of one row takes from a disk at least
+_FEWEST_LISTS = 256  # below, a vector is compared with every centroid
+_CHECKED_ROWS = 1024  # assigned exactly in every iteration; four times as many at the end
+_GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
+_LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
+_BLOCK_BYTES = 8 << 20  # of the shard stage
+_TABLE_BYTES = 24  # of a list in a list file
+_GRAPH_LIST_BYTES = 300  # of a list in the graph of the coarse quantizer
+_OPENED_LIST_BYTES = 48
+_SECONDS_MONTH = 30 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class QueryPlan:
+    """What one query takes when nothing is cached, and how many are answered in a second.
+
+    Parameters
+    ----------
+    latency_s : float
+        Of one query alone, its lists read from all servers at once.
+    parts : dict
+        Its seconds by resource.
+    read_bytes, lists : float
+        That it reads.
+    cold_qps, warm_qps : float
+        Queries a second on all servers, limited by disks, and by processors where every list
+        is in memory.
+    memory_bytes : int
+        Of one server, beside lists that it keeps.
+    disk_bytes : int
+        Of one server's lists.
+    """
+
+    latency_s: float
+    parts: dict[str, float]
+    read_bytes: int
+    lists: int
+    cold_qps: float
+    warm_qps: float
+    memory_bytes: int
+    disk_bytes: int
+
+    @property
+    def limit(self) -> str:
+        """The resource that a single query waits for longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build, stage by stage, and a query.
+
+    Parameters
+    ----------
+    stages : tuple of Stage
+    query : QueryPlan
+    build_cost, month_cost : float
+        Of the machines for the build's time, and of a month of disk for the finished index.
+    """
+
+    stages: tuple[Stage, ...]
+    query: QueryPlan
+    build_cost: float
+    month_cost: float
+
+    @property
+    def seconds(self) -> float:
+        """Of all stages, one after another."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def stage(self, name: str) -> Stage:
+        """The stage of this name."""
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def predict(
+    work: Workload, cluster: Cluster, queries: Queries, prices: Prices, constants: Constants
+) -> Plan:
+    """Predict a build and a query."""
+    model = _Model(work, cluster, constants)
+    stages = (model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge())
+    hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
+    index_bytes = work.ntotal * work.row_bytes
+    return Plan(
+        stages, model.query(queries), hours * prices.machine_hour,
+        index_bytes / 1e9 * prices.disk_gb_month,
+    )  # fmt: skip
+
+
+def comparisons(nlist: int, constants: Constants) -> float:
+    """Comparisons with a centroid that finding one vector's list takes the time of."""
+    if nlist < _FEWEST_LISTS:
+        return float(nlist)
+    return min(float(nlist), constants.grouped_scale * math.pow(nlist, constants.grouped_exponent))
+
+
+@dataclass(frozen=True)
+class _Model:
+    work: Workload
+    cluster: Cluster
+    speed: Constants
+
+    # ------------------------------------------------------------------ train
+
+    def sample(self) -> Stage:
+        """One process draws all rows; near ones are read together, far ones take a page each."""
+        work, speed, train = self.work, self.speed, self.work.train
+        row = train.d * work.item_bytes
+        read = min(work.source_bytes, train.sample * (row + _PAGE_BYTES))
+        written = 4 * train.sample * train.d
+        parts = {
+            "disk read": read / speed.read_bytes,
+            "disk write": written / speed.write_bytes + 2 * speed.sync_s,
+            "memory": 3 * written / speed.move_bytes,
+        }
+        return Stage(
+            "sample", max(parts["disk read"], parts["disk write"]) + parts["memory"], parts,
+            read, written, 0, 5 * (16 << 20) + 32 * train.sample, written,
+        )  # fmt: skip
+
+    def kmeans(self) -> Stage:
+        """Every iteration: send centroids, assign and sum parts, reduce the sums, checkpoint."""
+        work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
+        rows = train.sample / machines
+        sample_bytes = 4 * train.sample * train.d
+        share = speed.iteration_share if train.nlist >= _FEWEST_LISTS else 1.0
+        compare = 2 * train.d_index * share * comparisons(train.nlist, speed) * rows
+        transform = 0.0 if train.transform.name == "none" else 2 * train.d * train.d_index * rows
+        flops = compare + self._grouping_flops(_CHECKED_ROWS)
+        cpu = (
+            flops / (speed.flops * self.cluster.threads)
+            + transform / speed.flops  # blocks are transformed on one thread
+            + rows * train.d_index / (speed.sum_dims * self.cluster.threads)
+        )
+        fits = sample_bytes / machines < self.cluster.memory_bytes
+        read = sample_bytes / machines / (speed.move_bytes if fits else speed.read_bytes)
+        # A process is sent the centroids, sends away its sums and gathers the new centroids.
+        each_sends = work.centroid_bytes + 2 * work.centroid_bytes if machines > 1 else 0
+        written = work.centroid_bytes
+        parts = {
+            "processor": cpu,
+            "disk read": read,
+            "network": each_sends / speed.network_bytes,
+            "disk write": written / speed.write_bytes + 3 * speed.sync_s,
+            "one thread": train.nlist * _LIST_S + 10 * written / speed.move_bytes,
+        }
+        seconds = max(cpu, read) + sum(
+            parts[name] for name in ("network", "disk write", "one thread")
+        )
+        memory = training_bytes(train, self.cluster.threads)
+        return Stage(
+            "k-means", train.niter * seconds,
+            {name: train.niter * value for name, value in parts.items()},
+            train.niter * sample_bytes, train.niter * written,
+            train.niter * machines * each_sends, memory,
+            sample_bytes + 2 * work.centroid_bytes, machines,
+        )  # fmt: skip
+
+    def seal(self) -> Stage:
+        """Measure the assignment, train the codec, build the graph: one process."""
+        work, speed, train = self.work, self.speed, self.work.train
+        flops = self._grouping_flops(4 * _CHECKED_ROWS)
+        rows = codec_rows(train)
+        flops += rows * 2 * train.d_index * comparisons(train.nlist, speed)
+        graph = 0.0
+        if train.nlist > EXACT_QUANTIZER_NLIST:
+            graph = train.nlist * math.log2(train.nlist) * train.d_index / speed.graph_dims
+        written = self._model_bytes()
+        train_pq = 0.0
+        if work.codec.kind == "pq":  # 25 iterations of Faiss on at most 256 vectors a centroid
+            part = min(rows, 256 << work.codec.bits)
+            train_pq = 25 * part * 2 * train.d_index * (1 << work.codec.bits) / speed.flops
+        parts = {
+            "processor": flops / (speed.flops * self.cluster.threads),
+            "one thread": graph + train_pq + 4 * rows * train.d_index / speed.move_bytes,
+            "disk read": rows * (4 * train.d + _PAGE_BYTES) / speed.read_bytes,
+            "disk write": written / speed.write_bytes + 5 * speed.sync_s,
+        }
+        return Stage(
+            "codec and graph", sum(parts.values()), parts,
+            rows * 4 * train.d, written, 0, training_bytes(train, self.cluster.threads), written,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ shard
+
+    def shard(self) -> Stage:
+        """Each machine reads, assigns, encodes, sorts and writes ranges of rows."""
+        work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
+        threads, shards = self.cluster.threads, self._shards()
+        rows, files = work.ntotal / machines, shards / machines
+        tables = shards * _TABLE_BYTES * train.nlist
+        written = work.ntotal * work.row_bytes + tables
+        transform = 0.0 if train.transform.name == "none" else 2 * train.d * train.d_index
+        per_row = transform + 2 * train.d_index * comparisons(train.nlist, speed)
+        encode_s = rows * self._encode_s() / threads
+        compute = rows * per_row / (speed.flops * threads) + encode_s
+        setup = self._grouping_flops(0) / (speed.flops * threads)
+        setup += 6 * work.centroid_bytes / speed.move_bytes
+        moved = (3 * work.ntotal * work.row_bytes + 2 * tables) / machines
+        parts = {
+            "processor": setup + compute,
+            "disk read": (work.source_bytes / machines + self._model_bytes()) / speed.read_bytes,
+            "disk write": written / machines / speed.write_bytes + files * 3 * speed.sync_s,
+            "memory": moved / speed.move_bytes,
+        }
+        seconds = max(parts["processor"], parts["disk read"]) + parts["disk write"]
+        seconds += parts["memory"]
+        sent = machines * self._model_bytes() if machines > 1 else 0
+        return Stage(
+            "shard", seconds, parts,
+            work.source_bytes + written + machines * self._model_bytes(), written, sent,
+            min(self.cluster.memory_bytes, self._shard_fixed() + self._rows_bytes(rows / files)),
+            written, machines,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ merge
+
+    def merge(self) -> Stage:
+        """Each machine reads its slices' lists from every shard, and writes and checks them."""
+        work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
+        shards, lists_bytes = self._shards(), work.ntotal * work.row_bytes
+        slices = slice_count(self.cluster.slices, train.nlist, lists_bytes)
+        # Tables are read once for the survey, and each slice's part for the slice.
+        tables = 2 * shards * _TABLE_BYTES * train.nlist
+        written = lists_bytes + _TABLE_BYTES * train.nlist
+        elsewhere = (machines - 1) / machines
+        busiest = min(slices, machines)
+        share = math.ceil(slices / busiest) / slices  # of the machine with the most slices
+        read = lists_bytes + tables
+        sent = int(elsewhere * read)
+        parts = {
+            "disk read": read * share / speed.read_bytes,
+            "network": sent * share / speed.network_bytes,
+            "disk write": written * share / speed.write_bytes + slices * share * 3 * speed.sync_s,
+            "memory": (3 * lists_bytes + tables + 2 * written) * share / speed.move_bytes,
+        }
+        seconds = max(parts["disk read"], parts["network"])
+        seconds += parts["disk write"] + parts["memory"]
+        held = 8 * 8 * train.nlist + min(
+            shards * 64 * math.ceil(train.nlist / slices), self.cluster.memory_bytes // 4
+        )
+        return Stage(
+            "merge", seconds, parts, read + written, written, sent,
+            held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ search
+
+    def query(self, queries: Queries) -> QueryPlan:
+        """One query alone and cold; and many."""
+        work, speed, train = self.work, self.speed, self.work.train
+        servers = self.cluster.servers or self._machines
+        nprobe = min(queries.nprobe, train.nlist)
+        list_codes = work.imbalance * work.ntotal / train.nlist
+        exact = train.nlist <= EXACT_QUANTIZER_NLIST
+        coarse = (
+            2 * train.nlist * train.d_index / speed.flops
+            if exact
+            else max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
+        )
+        codes = nprobe * list_codes * work.code_size
+        ids = min(queries.k, nprobe) * list_codes * 8
+        rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
+        parts = {
+            "coarse": coarse,
+            "disk read": (codes + ids) / (speed.read_bytes * min(servers, nprobe)),
+            "disk latency": rounds * speed.read_latency_s,
+            "scan": nprobe * list_codes * train.d_index
+            / (speed.scan_dims * self.cluster.threads * min(servers, nprobe)),
+        }  # fmt: skip
+        whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
+        opened = train.nlist * _OPENED_LIST_BYTES
+        return QueryPlan(
+            parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
+            parts, int(codes + ids), nprobe, servers * speed.read_bytes / (codes + ids),
+            servers * self.cluster.threads / whole,
+            opened + self._model_memory(), work.ntotal * work.row_bytes // servers,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ parts
+
+    @property
+    def _machines(self) -> int:
+        return self.cluster.machines
+
+    def _grouping_flops(self, checked_rows: int) -> float:
+        """Of grouping the centroids, and of assigning some vectors exactly to set a margin."""
+        train = self.work.train
+        if train.nlist < _FEWEST_LISTS:
+            return 0.0
+        groups = math.pow(train.nlist, 0.6)
+        compared = min(_GROUPING * groups, 4 * train.nlist) * groups + train.nlist * groups
+        return 2 * train.d_index * (compared + checked_rows * train.nlist)
+
+    def _encode_s(self) -> float:
+        codec, d, speed = self.work.codec, self.work.train.d_index, self.speed
+        if codec.kind == "pq":
+            return d * (1 << codec.bits) / speed.encode_pq
+        return d / (speed.encode_rabitq if codec.kind == "rabitq" else speed.encode_scalar)
+
+    def _model_bytes(self) -> int:
+        train = self.work.train
+        graph = _GRAPH_LIST_BYTES * train.nlist if train.nlist > EXACT_QUANTIZER_NLIST else 0
+        return self.work.centroid_bytes + graph + 4 * train.d * train.d_index
+
+    def _model_memory(self) -> int:
+        return self.work.centroid_bytes + self._model_bytes()
+
+    def _shard_fixed(self) -> int:
+        return 2 * self._model_memory() + 7 * _BLOCK_BYTES + 3 * (1 << 16) * self.work.row_bytes
+
+    def _rows_bytes(self, rows: float) -> int:
+        return int(rows * (self.work.code_size + 28))
+
+    def _shards(self) -> int:
+        """As many as are asked for, or as the memory of a machine needs; all machines busy."""
+        free = self.cluster.memory_bytes - self._shard_fixed()
+        most = rows_in_memory(self.work.code_size, max(1, free))
+        least = math.ceil(self.work.ntotal / most) if free > 0 else 1
+        return min(self.work.ntotal, max(self.cluster.shards or self._machines, least))

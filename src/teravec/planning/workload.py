@@ -1,0 +1,168 @@
+"""What is to be built, on what, and what a stage of it takes: the terms of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from teravec.errors import InvalidArgument
+from teravec.kernels.codec import Codec, code_bytes
+from teravec.training.options import TrainOptions, TrainPlan, plan_training
+
+__all__ = ["Cluster", "Prices", "Queries", "Stage", "Workload"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An index to build.
+
+    Parameters
+    ----------
+    ntotal : int
+    train : TrainPlan
+        As a build would make it of the same options.
+    item_bytes : int
+        Of one element of the source's vectors.
+    imbalance : float
+        nlist times the sum of squared list sizes, divided by the square of their sum: how many
+        times more codes a visited list holds than the mean one.
+    """
+
+    ntotal: int
+    train: TrainPlan
+    item_bytes: int = 4
+    imbalance: float = 1.5
+
+    @classmethod
+    def of(
+        cls, ntotal: int, d: int, options: TrainOptions, *, item_bytes: int, imbalance: float
+    ) -> Workload:
+        """The workload of a build with these options, or InvalidArgument."""
+        if d < 1 or item_bytes not in (1, 2, 4) or not imbalance >= 1:
+            raise InvalidArgument(
+                f"d is {d}, bytes an element {item_bytes}, imbalance {imbalance}; "
+                "at least 1, one of 1, 2 and 4, and at least 1 expected"
+            )
+        return cls(ntotal, plan_training(options, ntotal, d), item_bytes, imbalance)
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of a code."""
+        return code_bytes(self.train.codec, self.train.d_index)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector in a list: code and id."""
+        return self.code_size + 8
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the source's vectors."""
+        return self.ntotal * self.train.d * self.item_bytes
+
+    @property
+    def centroid_bytes(self) -> int:
+        """Bytes of the centroids in float32."""
+        return 4 * self.train.nlist * self.train.d_index
+
+    @property
+    def codec(self) -> Codec:
+        """The codec."""
+        return self.train.codec
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Machines that work on it, all alike.
+
+    Parameters
+    ----------
+    machines, threads : int
+        Machines; threads of each.
+    memory_bytes : int
+        Limit of the one process on each machine.
+    shards, slices : int, optional
+        Not given: by memory, at least one a machine; of about 1 GiB.
+    servers : int, optional
+        Machines that answer queries; all of them when not given.
+    """
+
+    machines: int = 1
+    threads: int = 1
+    memory_bytes: int = 4 << 30
+    shards: int | None = None
+    slices: int | None = None
+    servers: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = (self.machines, self.threads, self.shards, self.slices, self.servers)
+        if any(count is not None and count < 1 for count in counts):
+            raise InvalidArgument(f"{self}: every count must be at least 1")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What a search asks for.
+
+    Parameters
+    ----------
+    nprobe, k : int
+    """
+
+    nprobe: int = 64
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if self.nprobe < 1 or self.k < 1:
+            raise InvalidArgument(f"nprobe is {self.nprobe}, k {self.k}; at least 1 expected")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What is paid, in any currency.
+
+    Parameters
+    ----------
+    machine_hour : float
+    disk_gb_month : float
+        For 10^9 bytes.
+    """
+
+    machine_hour: float = 0.0
+    disk_gb_month: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as predicted. Bytes are of all machines together, memory is one process's.
+
+    Parameters
+    ----------
+    name : str
+    seconds : float
+        From its beginning to its end.
+    parts : dict
+        Seconds that each resource is busy on the busiest machine, by its name; resources that
+        work at the same time add up to more than ``seconds``.
+    read_bytes, written_bytes, sent_bytes : int
+    memory_bytes : int
+        Of the largest process, beside about 300 MiB for the interpreter and its libraries.
+    disk_bytes : int
+        On the disks at the stage's end, in all.
+    machines : int
+        Machines at work.
+    """
+
+    name: str
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    read_bytes: int = 0
+    written_bytes: int = 0
+    sent_bytes: int = 0
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    machines: int = 1
+
+    @property
+    def limit(self) -> str:
+        """The resource that is busy longest."""
+        return max(self.parts, key=lambda name: self.parts[name]) if self.parts else ""

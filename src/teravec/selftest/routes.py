@@ -1,0 +1,141 @@
+"""The routes: each builds the same index from the same file in its own way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from inspect import signature
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from teravec import api
+from teravec.building import Resources
+from teravec.errors import TeravecError
+from teravec.progress import Bar, NoProgress
+from teravec.training.options import TrainOptions
+
+__all__ = ["Route", "Task", "routes"]
+
+_PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every route is to build.
+
+    Parameters
+    ----------
+    data : Path
+    n : int
+        Vectors in it.
+    nlist, niter, seed, threads : int
+    """
+
+    data: Path
+    n: int
+    nlist: int
+    niter: int
+    seed: int
+    threads: int
+
+    @property
+    def options(self) -> TrainOptions:
+        """As the train stage takes them: all vectors are the sample."""
+        return TrainOptions(self.nlist, sample=self.n, niter=self.niter, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One way to build.
+
+    Parameters
+    ----------
+    name : str
+    build : callable
+        Builds the task's index at a path; returns the seconds that its k-means took.
+    missing : str
+        Why this installation does not have it; empty where it does.
+    """
+
+    name: str
+    build: Callable[[Task, Path], float]
+    missing: str = ""
+
+
+def routes(engine: str, workers: int, address: str | None) -> list[Route]:
+    """Every route, those that cannot be taken here with the reason.
+
+    Parameters
+    ----------
+    engine : str
+        ``ray`` demands the cluster's route: it is then an error that Ray is missing, not a
+        line in the table.
+    workers : int
+        Of the Ray route.
+    address : str, optional
+        Of a Ray cluster; one is started on this machine when not given.
+    """
+    missing = ""
+    if "engine" not in signature(api.build).parameters:
+        missing = "this release has no engine ray"
+    elif find_spec("ray") is None and engine != "ray":
+        missing = "Ray is not installed: pip install 'teravec[ray]'"
+    arguments = {"engine": "ray", "workers": workers, "address": address}
+    return [
+        Route("in process", lambda task, out: _whole(task, out)),
+        Route("one thread", lambda task, out: _whole(task, out, threads=1)),
+        Route(f"{_PROCESSES} processes", _processes),
+        Route(f"ray, {workers} workers", lambda t, o: _whole(t, o, **arguments), missing),
+    ]
+
+
+@dataclass
+class _Stopwatch(NoProgress):
+    """Seconds of each stage, by its name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
+        started = time.perf_counter()
+        with super().stage(name, total, unit) as bar:
+            yield bar
+        self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
+
+
+def _whole(task: Task, out: Path, **more: Any) -> float:
+    watch = _Stopwatch()
+    arguments: dict[str, Any] = {"threads": task.threads, **more}
+    api.build(
+        task.data, out, nlist=task.nlist, sample=task.n, niter=task.niter, seed=task.seed,
+        progress=watch, **arguments,
+    )  # fmt: skip
+    return watch.seconds["k-means"]
+
+
+def _processes(task: Task, out: Path) -> float:
+    """Train here, shard in several processes at once, merge here."""
+    watch = _Stopwatch()
+    resources = Resources(threads=task.threads, progress=watch)
+    api.train(task.data, out, options=task.options, resources=resources)
+    bounds = [task.n * i // _PROCESSES for i in range(_PROCESSES + 1)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "teravec", "shard", str(task.data), "--out", str(out),
+             "--rows", f"{start}:{stop}", "--threads", "1", "--quiet"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for start, stop in pairwise(bounds)
+    ]  # fmt: skip
+    ends = [(process.communicate()[1], process.returncode) for process in started]
+    for messages, code in ends:
+        if code:
+            raise TeravecError(f"a shard process ended with {code}: {messages.strip()[-500:]}")
+    api.merge(out, resources=resources)
+    return watch.seconds["k-means"]

@@ -1,0 +1,50 @@
+"""What a self-test builds from: some of the user's vectors or made ones, and a hard set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, storage_errors
+from teravec.sources import open_source
+
+__all__ = ["hard", "made", "some_of", "write_npy"]
+
+Float32 = npt.NDArray[np.float32]
+
+_ROWS, _D, _LATENT = 40_000, 64, 10
+_FEWEST = 2_000
+
+
+def made(seed: int) -> Float32:
+    """40,000 x 64 of intrinsic dimension 10, as Faiss's SyntheticDataset."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((_ROWS, _LATENT)) @ rng.random((_LATENT, _D))
+    return np.sin(x * (rng.random(_D) * 4 + 0.1)).astype(np.float32)
+
+
+def some_of(data: list[str], seed: int) -> Float32:
+    """At most 40,000 of the user's vectors, drawn uniformly."""
+    source = open_source(data)
+    if source.ntotal < _FEWEST:
+        raise InvalidArgument(f"{source.ntotal:,} vectors; at least {_FEWEST:,} expected")
+    rows = np.random.default_rng(seed).choice(
+        source.ntotal, min(_ROWS, source.ntotal), replace=False, shuffle=False
+    )
+    return source.take(np.sort(rows))
+
+
+def hard(vectors: Float32) -> Float32:
+    """The same with every second vector a copy of the first: empty lists must be repaired."""
+    result = vectors.copy()
+    result[::2] = vectors[0]
+    return result
+
+
+def write_npy(path: Path, vectors: Float32) -> Path:
+    """Write vectors where every route reads them."""
+    with storage_errors(path, "write"):
+        np.save(path, vectors, allow_pickle=False)
+    return path

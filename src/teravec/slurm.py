@@ -1,0 +1,225 @@
+"""One sbatch script: Ray on the nodes of an allocation, a build on that Ray, and nothing left.
+
+The script starts each Ray process as a step of its own and ends the job's steps, and only them:
+``ray stop`` would end every Ray on a host, another job's too.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from teravec.errors import InvalidArgument, StorageError, storage_errors
+
+__all__ = ["SlurmOptions", "script", "submit"]
+
+COMMANDS = ("build", "train", "shard", "merge", "groundtruth", "selftest")
+_SET_BY_SCRIPT = ("--engine", "--address")
+
+_TEMPLATE = """\
+#!/bin/bash
+{directives}
+# Written by teravec slurm. Submit it again to continue a build that was cut off: sealed files stay.
+set -euo pipefail
+
+PYTHON={python}
+NODES={nodes}
+WAIT_S={wait_s}
+
+# Every process of this job, and no other, knows the token. srun hands the environment on.
+export RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
+export RAY_AUTH_TOKEN
+export RAY_USAGE_STATS_ENABLED=0
+
+STEPS=()
+COMMAND=
+clean_up() {{
+    local status=$?
+    trap - EXIT TERM INT
+    if [ -n "$COMMAND" ] && kill -INT "$COMMAND" 2> /dev/null; then
+        wait "$COMMAND" 2> /dev/null || true
+    fi
+    for step in "${{STEPS[@]}}"; do
+        kill -TERM "$step" 2> /dev/null || true
+    done
+    wait
+    exit "$status"
+}}
+trap clean_up EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+# The first node is the head; the job number keeps ports of jobs on one node apart.
+mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+PORT=$((20000 + SLURM_JOB_ID % 10000))
+on_node() {{ srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" --kill-on-bad-exit "${{@:2}}"; }}
+HEAD_IP=$(on_node "${{HOSTS[0]}}" hostname -I | tr ' ' '\\n' | head -n 1)
+ADDRESS="$HEAD_IP:$PORT"
+
+ray_start() {{
+    local host=$1
+    shift
+    on_node "$host" "$PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats \\
+        --num-cpus="$((${{SLURM_CPUS_ON_NODE:-1}}))"{ray_arguments} "$@" > /dev/null &
+    STEPS+=($!)
+}}
+ray_start "${{HOSTS[0]}}" --head --node-ip-address="$HEAD_IP" --port="$PORT" \\
+    --include-dashboard=false
+
+# The head must answer before the others come, and all of them before the build begins.
+wait_for() {{
+    "$PYTHON" - "$ADDRESS" "$1" "$WAIT_S" << 'END'
+import logging, sys, time
+
+import ray
+
+address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+found = 0
+while time.monotonic() < deadline:
+    try:
+        if not ray.is_initialized():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.FATAL)
+        found = sum(node["Alive"] for node in ray.nodes())
+        if found >= wanted:
+            sys.exit()
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError):
+        pass
+    time.sleep(1)
+sys.exit(f"teravec: {{found}} of {{wanted}} Ray nodes came within {{sys.argv[3]}} s")
+END
+}}
+wait_for 1
+for host in "${{HOSTS[@]:1}}"; do
+    ray_start "$host" --address="$ADDRESS"
+done
+wait_for "$NODES"
+
+# In the background, so that a signal is taken at once; and as a job of its own, as bash lets the
+# others ignore SIGINT, by which a build leaves what it did for the next run.
+set -m
+"$PYTHON" -m teravec {command} --engine ray --address "$ADDRESS" &
+COMMAND=$!
+set +m
+STATUS=0
+wait "$COMMAND" || STATUS=$?
+COMMAND=
+exit "$STATUS"
+"""
+
+
+@dataclass(frozen=True)
+class SlurmOptions:
+    """What is asked of Slurm.
+
+    Parameters
+    ----------
+    nodes : int
+    time : str
+        As sbatch takes it: minutes, HH:MM:SS, D-HH and so on.
+    cpus : int, optional
+        Processors of each node. Not given: Slurm's choice.
+    memory : str, optional
+        Of each node, as sbatch takes it.
+    partition : str, optional
+    store : int, optional
+        Bytes of Ray's object store on each node. Not given: Ray's choice.
+    more : sequence of str
+        Further arguments of sbatch, as ``--account=x``.
+    wait_s : int
+        How long nodes may take until their Ray answers.
+    """
+
+    nodes: int
+    time: str
+    cpus: int | None = None
+    memory: str | None = None
+    partition: str | None = None
+    store: int | None = None
+    more: Sequence[str] = ()
+    wait_s: int = 300
+
+    def __post_init__(self) -> None:
+        if self.nodes < 1 or (self.cpus is not None and self.cpus < 1):
+            raise InvalidArgument(f"nodes is {self.nodes}, cpus {self.cpus}; at least 1 expected")
+        if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time):
+            raise InvalidArgument(f"time is {self.time!r}; as 90, 12:00:00 or 2-12 expected")
+        texts = (self.memory or "", self.partition or "", *self.more)
+        if any(not text.isprintable() for text in texts) or not all(
+            text.startswith("-") for text in self.more
+        ):
+            raise InvalidArgument(f"{list(self.more)}: arguments of sbatch as --account=x expected")
+
+    def directives(self) -> str:
+        """The script's lines for sbatch."""
+        wanted = {
+            "job-name": "teravec",
+            "nodes": self.nodes,
+            "ntasks-per-node": 1,
+            "time": self.time,
+            "cpus-per-task": self.cpus,
+            "mem": self.memory,
+            "partition": self.partition,
+            "output": "teravec-%j.log",
+            "open-mode": "append",
+            # A minute before the end, to the script alone: it ends the build, which then resumes.
+            "signal": "B:TERM@60",
+        }
+        lines = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
+        return "\n".join(f"#SBATCH {line}" for line in (*lines, *self.more))
+
+
+def script(options: SlurmOptions, command: Sequence[str]) -> str:
+    """The text of the sbatch script that runs a command of teravec on Ray.
+
+    Parameters
+    ----------
+    options : SlurmOptions
+    command : sequence of str
+        As ``build DATA --out INDEX``; its paths must be seen by every node, as must this
+        installation of Python.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not a command that runs on an engine, or it names an engine itself.
+    """
+    if not command or command[0] not in COMMANDS:
+        raise InvalidArgument(
+            f"{' '.join(command) or 'nothing'} to run; one of {', '.join(COMMANDS)} expected "
+            "behind --"
+        )
+    for word in command:
+        if word.split("=")[0] in _SET_BY_SCRIPT:
+            raise InvalidArgument(f"{word}: the script sets engine and address itself")
+    arguments = "" if options.store is None else f" --object-store-memory={options.store}"
+    return _TEMPLATE.format(
+        directives=options.directives(), python=shlex.quote(sys.executable), nodes=options.nodes,
+        wait_s=options.wait_s, ray_arguments=arguments, command=shlex.join(command),
+    )  # fmt: skip
+
+
+def submit(path: Path) -> str:
+    """Hand a script to sbatch; return the job's number.
+
+    Raises
+    ------
+    StorageError
+        There is no sbatch, or it refuses.
+    """
+    sbatch = shutil.which("sbatch")
+    if sbatch is None:
+        raise StorageError("sbatch is not on the PATH: submit the script where Slurm is")
+    with storage_errors(path, "submit"):
+        done = subprocess.run(
+            [sbatch, "--parsable", str(path)], capture_output=True, text=True, check=False
+        )
+    if done.returncode:
+        raise StorageError(f"sbatch refused {path}: {done.stderr.strip()}")
+    return done.stdout.strip().split(";")[0]

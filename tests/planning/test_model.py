@@ -1,0 +1,188 @@
+"""The model: against real builds, and how its terms must move."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import teravec
+from teravec.cli.main import app
+from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.kernels.codec import Codec, code_bytes, empty_ivf, flat_quantizer
+from teravec.kernels.metric import Metric
+from teravec.planning.calibrate import calibrate
+from teravec.planning.constants import Constants, read_constants, write_constants
+from teravec.planning.model import Plan, predict
+from teravec.planning.original import beside_original, is_original
+from teravec.planning.workload import Cluster, Prices, Queries, Workload
+from teravec.training.options import TrainOptions
+from tests.conftest import write_fbin
+
+SPEEDS = Constants(
+    flops=7e10, grouped_scale=12.7, grouped_exponent=0.6, iteration_share=0.6, sum_dims=6e8,
+    encode_scalar=5e8, encode_pq=3e9, encode_rabitq=4e6, scan_dims=6e9, graph_dims=2e7,
+    move_bytes=1e9, read_bytes=1.5e9, write_bytes=5e8, read_latency_s=1e-4, network_bytes=2e9,
+    sync_s=1e-2,
+)  # fmt: skip
+ORIGINAL: dict[str, Any] = {"nlist": 10_000_000, "codec": "sq6", "transform": "pca72"}
+
+
+def workload(ntotal: int, d: int, item_bytes: int = 4, **options: Any) -> Workload:
+    return Workload.of(ntotal, d, TrainOptions(**options), item_bytes=item_bytes, imbalance=1.5)
+
+
+def planned(work: Workload, cluster: Cluster | None = None, speeds: Constants = SPEEDS) -> Plan:
+    return predict(work, cluster or Cluster(), Queries(), Prices(1, 0.02), speeds)
+
+
+def smooth(n: int, d: int) -> np.ndarray:
+    """Vectors of intrinsic dimension 10, as calibration uses."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((n, 10), np.float32) @ rng.random((10, d)).astype(np.float32)
+    return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_prediction_is_within_twice_of_a_real_build(tmp_path: Path) -> None:
+    """At two sizes. What else runs here slows one or the other, so the best of a few counts."""
+    threads, ratios = default_threads(), dict[int, list[float]]()
+    sizes: dict[int, dict[str, Any]] = {
+        120_000: {"nlist": 512, "d": 64, "codec": "sq8"},
+        400_000: {"nlist": 2048, "d": 96, "codec": "sq6"},
+    }
+    files = {n: write_fbin(tmp_path / f"{n}.fbin", smooth(n, o["d"])) for n, o in sizes.items()}
+    for attempt in range(3):
+        speeds = calibrate(tmp_path, threads)
+        for n, options in sizes.items():
+            nlist, codec = options["nlist"], options["codec"]
+            work = workload(n, options["d"], nlist=nlist, codec=codec)
+            expected = planned(work, Cluster(1, threads, 1 << 30), speeds).seconds
+            started = time.perf_counter()
+            teravec.build(
+                files[n], tmp_path / f"{n}-{attempt}", nlist=nlist, codec=codec, memory="1GiB",
+                threads=threads,
+            )  # fmt: skip
+            ratios.setdefault(n, []).append((time.perf_counter() - started) / expected)
+        if all(any(0.5 <= ratio <= 2 for ratio in each) for each in ratios.values()):
+            return
+    pytest.fail(f"seconds of builds over predicted ones, by vectors: {ratios}")
+
+
+@pytest.mark.parametrize(
+    "name", ["flat", "fp16", "sq8", "sq6", "sq4", "pq4", "pq8x5", "rabitq1", "rabitq2", "rabitq5"]
+)
+@pytest.mark.parametrize("d", [8, 40, 104])
+def test_code_bytes_are_those_of_faiss(name: str, d: int) -> None:
+    codec = Codec.parse(name)
+    quantizer = flat_quantizer(np.zeros((4, d), np.float32), Metric.L2)
+    assert code_bytes(codec, d) == empty_ivf(codec, quantizer, Metric.L2).code_size
+
+
+def test_memory_is_what_training_asks_for(tmp_path: Path) -> None:
+    data = write_fbin(tmp_path / "x.fbin", smooth(20_000, 16))
+    memory = planned(workload(20_000, 16, nlist=256)).stage("k-means").memory_bytes
+    with pytest.raises(MemoryLimitTooSmall, match=f"needs {memory / 2**20:,.0f} MiB"):
+        teravec.build(data, tmp_path / "out", nlist=256, memory=memory // 2, threads=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "constant"),
+    [
+        ("k-means", "flops"), ("shard", "flops"), ("shard", "encode_scalar"),
+        ("shard", "write_bytes"), ("merge", "read_bytes"), ("merge", "write_bytes"),
+        ("merge", "move_bytes"), ("codec and graph", "graph_dims"), ("sample", "read_bytes"),
+    ],
+)  # fmt: skip
+def test_a_faster_machine_is_faster(stage: str, constant: str) -> None:
+    work = workload(10**9, 128, nlist=100_000)
+    faster = replace(SPEEDS, **{constant: 2 * getattr(SPEEDS, constant)})
+    now, then = planned(work).stage(stage), planned(work, None, faster).stage(stage)
+    assert now.seconds / 2 <= then.seconds < now.seconds
+    assert (then.read_bytes, then.written_bytes) == (now.read_bytes, now.written_bytes)
+
+
+def test_more_machines_share_the_work() -> None:
+    work = workload(10**10, 96, nlist=1 << 20, codec="sq6")
+    one, ten = planned(work, Cluster(1, 8)), planned(work, Cluster(10, 8))
+    for name in ("k-means", "shard"):
+        assert 5 < one.stage(name).seconds / ten.stage(name).seconds <= 10.5
+    assert one.stage("k-means").sent_bytes == 0
+    # Centroids in float32 and sums in float64, each sent about once a machine and iteration.
+    each = ten.stage("k-means").sent_bytes / (10 * 10)
+    assert each <= 2.5 * (1 << 20) * 96 * (4 + 8)
+    assert ten.build_cost == pytest.approx(10 * ten.seconds / 3600)
+
+
+def test_bytes_of_a_build_are_those_predicted(tmp_path: Path) -> None:
+    data = write_fbin(tmp_path / "x.fbin", smooth(30_000, 32))
+    manifest = teravec.build(data, tmp_path / "out", nlist=128, codec="sq6", slices=2)
+    plan = planned(workload(30_000, 32, nlist=128, codec="sq6"), Cluster(1, 2, slices=2))
+    written = sum(entry.size for entry in manifest.slices)
+    assert plan.stage("merge").written_bytes == pytest.approx(written, rel=0.01)
+    model = sum(p.stat().st_size for p in (tmp_path / "out/model").iterdir())
+    assert plan.stage("codec and graph").written_bytes == pytest.approx(model, rel=0.5)
+
+
+def test_the_original_case_stands_beside_ours() -> None:
+    work = workload(1_500_000_000_000, 144, 4, **ORIGINAL)
+    plan = planned(work, Cluster(200, 20, 64 << 30, 2000, 100, 20))
+    assert work.code_size == 54
+    assert is_original(work)
+    assert not is_original(workload(10**9, 144, **ORIGINAL))
+    lines = {line.what: line for line in beside_original(plan)}
+    assert lines["slices (our shards)"].reported_hours == (15000, 15000)
+    assert all(stage.seconds > 0 and stage.limit in stage.parts for stage in plan.stages)
+    assert all(stage.memory_bytes <= 64 << 30 for stage in plan.stages)
+    assert plan.query.latency_s < 20
+
+
+def test_impossible_workloads_are_refused() -> None:
+    for change in ({"ntotal": 0}, {"d": 0}, {"item_bytes": 3}, {"nlist": 10**9}):
+        arguments = {"ntotal": 1000, "d": 8, "item_bytes": 4, **change}
+        with pytest.raises(InvalidArgument):
+            workload(**arguments)
+    with pytest.raises(InvalidArgument):
+        Cluster(machines=0)
+    with pytest.raises(InvalidArgument):
+        Queries(nprobe=0)
+
+
+def test_command(tmp_path: Path) -> None:
+    path = tmp_path / "constants.json"
+    write_constants(path, SPEEDS)
+    assert read_constants(path) == SPEEDS
+    arguments = ["plan", "--constants", str(path), "--ntotal", "1.5e12", "--d", "144", "--nlist",
+                 "10000000", "--codec", "sq6", "--transform", "pca72", "--machines", "200",
+                 "--machine-hour", "2", "--disk-month", "0.02"]  # fmt: skip
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    for text in ("k-means", "merge", "7.5 h x", "cost:"):
+        assert text in shown.output
+    content = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
+    assert content["seconds"] == pytest.approx(sum(s["seconds"] for s in content["stages"]))
+    assert content["index_bytes"] == 1_500_000_000_000 * 62
+    assert len(content["reported"]) == 4
+    slower = CliRunner().invoke(app, [*arguments, "--json", "--read-rate", "100MB"])
+    assert json.loads(slower.output)["seconds"] > content["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--calibrate first"),
+        (["--ntotal", "-1", "--d", "8"], "calibrate"),
+    ],
+)
+def test_command_without_constants(tmp_path: Path, arguments: list[str], message: str) -> None:
+    shown = CliRunner().invoke(app, ["plan", "--constants", str(tmp_path / "no"), *arguments])
+    assert shown.exit_code == 2
+    assert message in shown.output

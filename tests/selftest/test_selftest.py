@@ -1,0 +1,87 @@
+"""The self-test passes here, and fails where a route is off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from teravec import api
+from teravec.cli import selftest_command
+from teravec.cli.main import app
+from teravec.errors import TeravecError
+from teravec.selftest.comparison import REFERENCE, compare
+from teravec.selftest.routes import Route, Task, routes
+from teravec.selftest.vectors import hard
+
+
+def even(n: int, d: int) -> np.ndarray:
+    """Without clusters: every good run of k-means then ends near the same objective."""
+    return np.random.default_rng(5).standard_normal((n, d), np.float32)
+
+
+def test_every_route_agrees(tmp_path: Path) -> None:
+    data = tmp_path / "x.npy"
+    np.save(data, even(3000, 8))
+    shown = CliRunner().invoke(app, ["selftest", str(data), "--json"])
+    assert shown.exit_code == 0, shown.output
+    content = json.loads(shown.output)
+    assert content["sound"]
+    done = [r for r in content["results"] if not r["note"]]
+    assert {r["set"] for r in done} == {"vectors", "half of them identical"}
+    names = {r["route"] for r in done}
+    assert {REFERENCE, "in process", "one thread", "2 processes"} <= names
+    for result in done:
+        assert result["objective"] > 0
+        assert result["seconds"] > 0
+        assert result["imbalance"] >= 1
+    table = CliRunner().invoke(app, ["selftest", str(data)])
+    assert table.exit_code == 0
+    assert "in process" in table.output
+
+
+def worse(task: Task, out: Path) -> float:
+    """One iteration from another seed."""
+    api.build(task.data, out, nlist=task.nlist, sample=task.n, niter=1, seed=task.seed + 1)
+    return 1.0
+
+
+def broken(task: Task, out: Path) -> float:
+    raise TeravecError("no such node")
+
+
+@pytest.mark.parametrize(("build", "fault"), [(worse, "objective"), (broken, "no such node")])
+def test_a_route_that_is_off_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: object, fault: str
+) -> None:
+    data = tmp_path / "x.npy"
+    np.save(data, even(3000, 8))
+    assert callable(build)
+    given = [routes("local", 2, None)[0], Route("other", build)]
+    monkeypatch.setattr(selftest_command, "routes", lambda *_: given)
+    shown = CliRunner().invoke(app, ["selftest", str(data), "--json"])
+    assert shown.exit_code == 1
+    faults = [r for r in json.loads(shown.output)["results"] if r["fault"]]
+    assert {r["route"] for r in faults} == {"other"}
+    assert all(fault in r["fault"] for r in faults)
+
+
+def test_the_hard_set_leaves_no_list_empty() -> None:
+    results = list(compare(even(3000, 8), routes("local", 2, None)[:1]))
+    ours = [r for r in results if r.route == "in process"]
+    assert [r.empty for r in ours] == [0, 0]
+
+
+def test_half_of_the_hard_set_is_one_vector() -> None:
+    x = hard(even(1000, 4))
+    assert (x == x[0]).all(1).sum() == 500
+
+
+def test_bad_options(tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", even(100, 4))
+    for arguments in ([str(tmp_path / "few.npy")], ["--engine", "mpi"], ["--workers", "0"]):
+        shown = CliRunner().invoke(app, ["selftest", *arguments])
+        assert shown.exit_code == 2
