@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,11 +24,34 @@ from teravec.serving.frames import decode, encode
 from teravec.serving.protocol import Answer
 from teravec.serving.security import Address, ClientSecurity
 
-__all__ = ["FlightPeer"]
+__all__ = ["Call", "FlightPeer"]
 
 _SCHEMES = {"grpc": False, "grpc+tcp": False, "grpc+tls": True}
 _SLACK_S = 0.25  # for a server's own 'deadline exceeded' to arrive
 _LARGEST_ANSWER = 1 << 30
+
+
+class Call:
+    """A call under way, that another thread may give up."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reader: Any = None
+        self.given_up = False
+
+    def give_up(self) -> None:
+        """End the call now; its answer is not wanted any more."""
+        with self._lock:
+            self.given_up = True
+            if self._reader is not None:
+                self._reader.cancel()
+
+    def watch(self, reader: Any) -> None:
+        """Give up by this reader."""
+        with self._lock:
+            self._reader = reader
+            if self.given_up and reader is not None:
+                reader.cancel()
 
 
 class FlightPeer:
@@ -69,7 +93,9 @@ class FlightPeer:
         except (pa.ArrowException, OSError) as error:
             raise InvalidArgument(f"{url}: not an address, or not a certificate") from error
 
-    def ask(self, method: str, frame: bytes, deadline: Deadline) -> tuple[Answer, int]:
+    def ask(
+        self, method: str, frame: bytes, deadline: Deadline, call: Call | None = None
+    ) -> tuple[Answer, int]:
         """Send a request's frame; return the answer and the bytes it had.
 
         Raises
@@ -81,11 +107,15 @@ class FlightPeer:
             writer, reader = self._client.do_exchange(
                 flight.FlightDescriptor.for_command(method), self._options(deadline)
             )
+            if call is not None:
+                call.watch(reader)
             try:
                 writer.write_metadata(pa.py_buffer(frame))
                 writer.done_writing()
                 data = reader.read_chunk().app_metadata
             finally:
+                if call is not None:
+                    call.watch(None)
                 _close(writer, reader)
         except StopIteration:
             raise ProtocolError(f"{self.address}: no answer came") from None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.serving.deadline import Deadline
@@ -85,6 +86,10 @@ class LocalLists:
             return index.search_lists(
                 request.queries, list_nos, distances, request.wanted, deadline, self._limits
             )
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, 0 where it is not owned, and the ranges that are."""
+        return index.sizes, index.ranges
 
     def why_not_ready(self) -> str | None:
         """None: what was opened is ready."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, OtherIndex
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.memory import default_memory
 from teravec.search.effort import Effort
@@ -180,7 +180,7 @@ class ServedIndex:
         wanted = list_nos[list_nos >= 0]
         if len(wanted) and (wanted.max() >= self.nlist or not self.owned[wanted].all()):
             strange = wanted[(wanted >= self.nlist) | ~self.owned[np.minimum(wanted, self.nlist - 1)]]
-            raise InvalidArgument(
+            raise OtherIndex(
                 f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
             )
         scanned = np.bincount(wanted, minlength=self.nlist) * self.sizes * self.row_bytes

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
@@ -22,6 +23,7 @@ from teravec.serving.protocol import (
     encode_error,
     error_code,
 )
+from teravec.serving.served import Ranges, ServedIndex
 from teravec.serving.versions import Versions
 
 __all__ = ["Backend", "SearchService"]
@@ -41,6 +43,9 @@ class Backend(Protocol):
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that were chosen for each query."""
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, and the ranges of lists that are searched here."""
 
     def why_not_ready(self) -> str | None:
         """None if it can answer; else what is missing."""
@@ -171,33 +176,34 @@ class SearchService:
             "codec": manifest.codec,
             "code_size": manifest.code_size,
             "transform": manifest.transform,
-            "lists": [list(r) for r in index.ranges],
+            "lists": [list(r) for r in self.backend.list_sizes(index)[1]],
             "limits": vars(self.limits),
         }
 
     def statistics(self) -> dict[str, Any]:
         """State and load: what a coordinator polls and the console shows."""
+        backend = self.backend
         return {
             "ready": self.why_not_ready() is None,
             "draining": self._draining,
             "uptime_s": time.time() - self._started,
             "waiting": self._batcher.waiting,
-            "versions": {i.version: [list(r) for r in i.ranges]
-                         for i in self.backend.versions.open},
+            "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
+                         for i in backend.versions.open},
             "recent": self.metrics.recent(),
-            **self.backend.statistics(),
+            **backend.statistics(),
         }  # fmt: skip
 
-    def list_sizes(self, version: str | None) -> tuple[str, np.ndarray]:
-        """Version, and vectors of every list that is owned, 0 for others."""
+    def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
+        """Version, and vectors of every list that is searched here, 0 for others."""
         with self.backend.versions.using(version) as index:
-            return index.version, index.sizes
+            return index.version, self.backend.list_sizes(index)[0]
 
     def histogram(self) -> list[dict[str, int]]:
         """How many lists have how many vectors, of the lists owned."""
-        index = self.backend.versions.current
-        sizes = index.sizes[index.owned]
-        return size_histogram(sizes) if len(sizes) else []
+        sizes, ranges = self.backend.list_sizes(self.backend.versions.current)
+        owned = [sizes[start:stop] for start, stop in ranges]
+        return size_histogram(np.concatenate(owned)) if owned else []
 
     def why_not_ready(self) -> str | None:
         """None if requests are taken; else why not."""
