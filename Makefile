@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick check format clean
+.PHONY: demo test test-quick check chromium format clean soak
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +22,15 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+test: check chromium
 	$(BIN)/python -m pytest
+
+chromium:
+	.ci/chromium
+
+# Ten minutes of load on a small cluster; the result goes to benchmarks/RESULTS.md.
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -13,12 +13,13 @@ from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.search_commands import add_search_commands
+from teravec.cli.serve_commands import add_serve_commands
 
 __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="teravec",
-    help="Build, search and check inverted-file vector indexes that live on disk.",
+    help="Build, search, serve and check inverted-file vector indexes that live on disk.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -51,6 +52,7 @@ add_calibrate_command(app)
 add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)
+add_serve_commands(app)
 
 
 def run() -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "Json",
     "K",
     "KeepShards",
+    "MaybeQueries",
     "Memory",
     "Metric",
     "Niter",
@@ -57,6 +58,11 @@ QuerySource = Annotated[
         show_default=False,
     ),
 ]
+MaybeQueries = Annotated[
+    str | None,
+    typer.Argument(metavar="QUERIES", help="File of query vectors; with --server there is no "
+                   "INDEX before it.", show_default=False),
+]  # fmt: skip
 Out = Annotated[Path, typer.Option("--out", "-o", help="Index directory.", show_default=False)]
 Nlist = Annotated[
     str,

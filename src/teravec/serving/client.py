@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import Busy, InvalidArgument, OtherIndex, ProtocolError, Unavailable
+from teravec.search.stats import SearchStats
 from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
@@ -36,10 +37,14 @@ class RemoteIndex:
     ----------
     d, ntotal, nlist : int
     metric : str
+    stats : SearchStats
+        Queries asked, and the bytes of requests and answers as ``bytes_read``; what the search
+        cost is in ``statistics()``.
     """
 
     def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
         self._peers, self._timeout_s = peers, timeout_s
+        self.stats = SearchStats()
         self._first = 0  # the peer that answered last
         info = self.info()
         try:
@@ -158,7 +163,9 @@ class RemoteIndex:
                 request = SearchRequest(
                     part, wanted, nprobe, recall, deadline.left_s, allow_partial
                 )
-                answer, _ = peer.ask("search", request.encode(), deadline)
+                frame = request.encode()
+                answer, size = peer.ask("search", frame, deadline)
+                self.stats.add(SearchStats(queries=len(part), bytes_read=len(frame) + size))
                 answer.check(len(part), wanted, self.metric != "l2")
                 return answer
 
@@ -253,9 +260,7 @@ def connect(
         insecure=insecure,
     )  # fmt: skip
     if token is not None:
-        security = ClientSecurity(
-            token, security.ca, security.certificate, security.key, insecure
-        )
+        security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
     peers: list[FlightPeer] = []
     try:
         peers += [FlightPeer(part.strip(), security) for part in url.split(",")]

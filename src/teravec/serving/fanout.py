@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from teravec.errors import DeadlineExceeded, InvalidArgument, ProtocolError, TeravecError
 from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import Call
 from teravec.serving.fleet import Fleet
+from teravec.serving.flight_client import Call
 from teravec.serving.merging import Part
 from teravec.serving.metrics import Metrics
 from teravec.serving.protocol import ListRequest, Wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import Any
@@ -110,8 +111,9 @@ class FlightPeer:
             if call is not None:
                 call.watch(reader)
             try:
-                writer.write_metadata(pa.py_buffer(frame))
-                writer.done_writing()
+                with contextlib.suppress(OSError):  # the reader tells why the call has ended
+                    writer.write_metadata(pa.py_buffer(frame))
+                    writer.done_writing()
                 data = reader.read_chunk().app_metadata
             finally:
                 if call is not None:
@@ -141,10 +143,12 @@ class FlightPeer:
         data = self._act("list-sizes", encode({"version": version}, {}), deadline)
         header, arrays = decode(data)
         sizes = arrays.get("sizes")
-        fits = sizes is not None and sizes.shape == (nlist,) and sizes.dtype.kind == "i"
-        if not fits or header.get("version") != version or (sizes < 0).any():
+        if (
+            sizes is None or sizes.shape != (nlist,) or sizes.dtype.kind != "i"
+            or (sizes < 0).any() or header.get("version") != version
+        ):  # fmt: skip
             raise ProtocolError(f"{self.address}: sizes of {nlist:,} lists expected")
-        return sizes  # type: ignore[return-value]
+        return sizes
 
     def _act(self, action: str, body: bytes, deadline: Deadline) -> bytes:
         try:
@@ -160,16 +164,14 @@ class FlightPeer:
 
     def _options(self, deadline: Deadline) -> Any:
         deadline.check()
-        return flight.FlightCallOptions(
-            timeout=deadline.left_s + _SLACK_S, headers=self._headers
-        )
+        return flight.FlightCallOptions(timeout=deadline.left_s + _SLACK_S, headers=self._headers)
 
     def _typed(self, error: Exception) -> TeravecError:
         if isinstance(error, flight.FlightTimedOutError):
             return DeadlineExceeded(f"{self.address}: no answer in time")
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
             return AccessDenied(f"{self.address}: the server wants a valid token")
-        if isinstance(error, flight.FlightUnavailableError):
+        if isinstance(error, flight.FlightUnavailableError | OSError):
             # TLS failures look like this too; gRPC's own text says which.
             return Unavailable(f"{self.address}: no server answers ({_first_line(error)})")
         if isinstance(error, flight.FlightCancelledError):

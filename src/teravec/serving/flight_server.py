@@ -72,9 +72,7 @@ class FlightPort(flight.FlightServerBase):  # type: ignore[misc]
         if (client_ca := security.client_ca_pem()) is not None:
             options |= {"verify_client": True, "root_certificates": client_ca}
         try:
-            super().__init__(
-                f"{scheme}://{address}", middleware={"token": self._check}, **options
-            )
+            super().__init__(f"{scheme}://{address}", middleware={"token": self._check}, **options)
         except (pa.ArrowException, OSError) as error:
             raise InvalidArgument(
                 f"cannot listen on {address}: address taken or not ours, or not a certificate"

@@ -8,7 +8,7 @@
 
 ``header["arrays"]`` names each array with its type and shape. Reading makes views of the
 bytes that came, after their lengths add up to exactly those bytes: a header that claims 2^60
-rows costs nothing.
+rows costs nothing. No length reaches 2^32.
 
 Arrow's own record batches are not used for requests: their buffers may be compressed, and
 Flight expands them before a server can look at what they claim, so that a megabyte could take
@@ -50,7 +50,7 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """
     described = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
     text = json.dumps({**header, "arrays": described}, allow_nan=False).encode()
-    parts = [text, b" " * (-len(text) % 8)]
+    parts: list[bytes | memoryview] = [text, b" " * (-len(text) % 8)]
     for array in arrays.values():
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         parts += [data, bytes(-len(data) % 8)]
@@ -106,7 +106,7 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
     position = 0
     for entry in described:
         name, dtype, shape = _described(entry)
-        # Python's integers do not overflow: 2^60 rows are more bytes than are here.
+        # Python's integers do not overflow: what is claimed can only be too much.
         count = 1
         for length in shape:
             count *= length
@@ -125,14 +125,12 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
 def _described(entry: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
     """Name, type and shape of an array, or ProtocolError."""
     try:
-        name, code, shape = entry
+        name, code, lengths = entry
         dtype = _TYPES[code]
-        if not (isinstance(name, str) and isinstance(shape, list) and 1 <= len(shape) <= 2):
+        if not (isinstance(name, str) and isinstance(lengths, list) and 1 <= len(lengths) <= 2):
             raise ValueError
-        if not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):
+        if not all(type(length) is int and 0 <= length < 1 << 32 for length in lengths):
             raise ValueError
-        if 0 in shape:  # the other length is then bounded by nothing
-            shape = [min(length, 1 << 32) for length in shape]
     except (TypeError, ValueError, KeyError):
         raise ProtocolError("an array is not described as name, type and shape") from None
-    return name, dtype, tuple(shape)
+    return str(name), dtype, tuple(lengths)

@@ -18,7 +18,9 @@ class Limits:
     Parameters
     ----------
     request_bytes : int
-        Of one request, as it comes.
+        Of one request, as it comes over Flight.
+    json_bytes : int
+        Of one request over HTTP; its numbers take some ten times as much once read.
     queries, k, nprobe : int
         Of one request.
     pairs : int
@@ -34,6 +36,7 @@ class Limits:
     """
 
     request_bytes: int = 64 << 20
+    json_bytes: int = 4 << 20
     queries: int = 16384
     k: int = 10_000
     nprobe: int = 65_536

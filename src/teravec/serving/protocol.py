@@ -19,7 +19,15 @@ from teravec.errors import InvalidArgument, ProtocolError, ServiceError, Teravec
 from teravec.serving.frames import Array, decode, encode
 from teravec.serving.limits import Limits
 
-__all__ = ["Answer", "ListRequest", "SearchRequest", "Wanted", "encode_error", "error_code", "error_message"]
+__all__ = [
+    "Answer",
+    "ListRequest",
+    "SearchRequest",
+    "Wanted",
+    "encode_error",
+    "error_code",
+    "error_message",
+]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -114,8 +122,10 @@ class SearchRequest:
         queries = _array(arrays, "queries", "f", 2)
         return cls(
             queries, Wanted(header.get("k"), header.get("radius")), header.get("nprobe"),
-            header.get("recall"), header.get("timeout_s"), header.get("allow_partial"),
-        )  # type: ignore[arg-type] # fmt: skip
+            header.get("recall"),
+            header.get("timeout_s"),  # type: ignore[arg-type] # checked where it is made
+            header.get("allow_partial"),  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -263,7 +273,9 @@ class Answer:
     def encode(self) -> bytes:
         """The answer as a frame."""
         header = {"version": self.version, "missing": self.missing}
-        arrays = {"counts": self.counts, "distances": self.distances, "ids": self.ids}
+        arrays: dict[str, Array] = {
+            "counts": self.counts, "distances": self.distances, "ids": self.ids,
+        }  # fmt: skip
         return encode(header, arrays)
 
     @classmethod
@@ -277,7 +289,7 @@ class Answer:
         total, missing = int(counts.sum(dtype=np.uint64)), header.get("missing")
         if not total == len(distances) == len(ids):
             raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
-        if not isinstance(header.get("version"), str) or not _is_finite(missing):
+        if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
             raise ProtocolError("an answer says no version, or not what is missing")
         return cls(header["version"], counts, distances, ids, missing)
 

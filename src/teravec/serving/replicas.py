@@ -69,6 +69,7 @@ class Replica:
     versions: dict[str, Ranges] = field(default_factory=dict)
     outstanding_bytes: int = 0
     calls: int = 0
+    turn: int = 0
     failures: int = 0
     hedges: int = 0
     slowness: float = 1.0
@@ -82,13 +83,14 @@ class Replica:
     def slowness_at(self, now_s: float) -> float:
         """Slowness now: what is not measured again fades, so that it is tried again."""
         age = max(0.0, now_s - self.slowness_at_s)
-        return 1.0 + (self.slowness - 1.0) * 0.5 ** (age / _SLOW_HALF_LIFE_S)
+        return float(1.0 + (self.slowness - 1.0) * 0.5 ** (age / _SLOW_HALF_LIFE_S))
 
     def load(self, now_s: float) -> float:
         """What decides between replicas: bytes to scan, more where it is slow or busy."""
         slow = self.slowness_at(now_s)
         penalty = 1e12 if self.busy_until_s > now_s else 0.0
-        return penalty + (self.outstanding_bytes + (1 << 20)) * (slow if slow > 2.0 else 1.0)
+        turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
+        return turn + penalty + (self.outstanding_bytes + (1 << 20)) * (slow if slow > 2.0 else 1.0)
 
 
 @dataclass
@@ -111,6 +113,7 @@ class Replicas:
         self._replicas = {address: Replica(address) for address in addresses}
         self._expected: dict[int, _Expected] = {}
         self._hedge_budget = _HEDGE_BURST
+        self._turn = 0
 
     def __getitem__(self, address: str) -> Replica:
         return self._replicas[address]
@@ -155,7 +158,8 @@ class Replicas:
         """A call of ``size`` bytes to scan is under way."""
         self._hedge_budget = min(_HEDGE_BURST, self._hedge_budget + _HEDGE_SHARE) - hedge
         if replica := self._replicas.get(address):
-            replica.calls += 1
+            self._turn += 1
+            replica.calls, replica.turn = replica.calls + 1, self._turn
             replica.hedges += hedge
             replica.outstanding_bytes += size
 

@@ -187,8 +187,8 @@ class ClientSecurity:
             Tokens.read(token_file)  # checks
             lines = _read(token_file).decode("utf-8", "replace").splitlines()
             token = next(s for line in lines if (s := line.strip()) and not s.startswith("#"))
-        pems = [None if path is None else _read(path) for path in (ca, certificate, key)]
-        return cls(token, *pems, insecure=insecure)
+        ca_pem, own, own_key = (None if p is None else _read(p) for p in (ca, certificate, key))
+        return cls(token, ca_pem, own, own_key, insecure)
 
     def check_address(self, address: Address, tls: bool) -> None:
         """Raise InvalidArgument rather than send a token where others can read it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +142,9 @@ class ServedIndex:
     ) -> tuple[Float32, Int64, Float32]:
         """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``."""
         if queries.shape[1] != self.d:
-            raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, {self.d}) expected")
+            raise InvalidArgument(
+                f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
+            )
         return self._indexes[0].nearest_lists(queries, self._effort(nprobe, recall))
 
     def _effort(self, nprobe: int | None, recall: float | None) -> Effort:
@@ -179,7 +182,9 @@ class ServedIndex:
         """Lists of each step, of shape (nq, width), and the index that holds them."""
         wanted = list_nos[list_nos >= 0]
         if len(wanted) and (wanted.max() >= self.nlist or not self.owned[wanted].all()):
-            strange = wanted[(wanted >= self.nlist) | ~self.owned[np.minimum(wanted, self.nlist - 1)]]
+            strange = wanted[
+                (wanted >= self.nlist) | ~self.owned[np.minimum(wanted, self.nlist - 1)]
+            ]
             raise OtherIndex(
                 f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
             )
@@ -194,7 +199,7 @@ class ServedIndex:
             elif len(self.ranges) == 1:
                 yield index, list_nos
                 continue
-            for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+            for low, high in pairwise(bounds):
                 yield index, np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
 
     def _search(

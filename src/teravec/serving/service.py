@@ -129,9 +129,7 @@ class SearchService:
     def _count(
         self, method: str, code: str, started: float, queries: int, received: int, sent: int
     ) -> None:
-        self.metrics.request(
-            method, code, time.perf_counter() - started, queries, received + sent
-        )
+        self.metrics.request(method, code, time.perf_counter() - started, queries, received + sent)
         self.metrics.moved("received", received)
         self.metrics.moved("sent", sent)
 
@@ -158,9 +156,7 @@ class SearchService:
         if len(jobs) == 1:
             return [answer]
         stops = np.cumsum([job.rows for job in jobs]).tolist()
-        return [
-            answer.rows(stop - job.rows, stop) for job, stop in zip(jobs, stops, strict=True)
-        ]
+        return [answer.rows(stop - job.rows, stop) for job, stop in zip(jobs, stops, strict=True)]
 
     def info(self) -> dict[str, Any]:
         """What is served, and the bounds of requests."""
@@ -244,4 +240,3 @@ def _joined(requests: Sequence[Any]) -> SearchRequest | ListRequest:
         first.version, column("queries"), column("counts"), column("list_nos"),
         column("distances"), first.wanted, timeout_s,
     )  # fmt: skip
-

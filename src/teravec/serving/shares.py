@@ -139,7 +139,7 @@ def _cut(
     """Cut a segment's lists, in list order, so that its owners' loads come out even."""
     own = loads[numbers]
     parts = np.maximum(0.0, _level(own, total) - own)
-    list_nos, inverse = np.unique(pairs.list_nos[mine], return_inverse=True)
+    _, inverse = np.unique(pairs.list_nos[mine], return_inverse=True)
     weights = np.bincount(inverse, weights=pairs.sizes[mine])
     middles = np.cumsum(weights) - weights / 2
     position = np.searchsorted(np.cumsum(parts)[:-1], middles, side="right")
