@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import Unsatisfiable
 from pyarrow import flight
-from schemathesis import checks
+from schemathesis import GenerationMode, checks
 from schemathesis.openapi import from_asgi
 
 import teravec
@@ -53,6 +53,10 @@ def sent(client: flight.FlightClient, command: bytes, data: bytes | None) -> byt
         writer.close()
 
 
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def mutated(good: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
     data = bytearray(good)
     for start, length, new in cuts:
@@ -77,21 +81,19 @@ def test_flight(server: Server, index: Path) -> None:
             answer = sent(client, command, data)
             assert b"Traceback" not in answer
             assert b"/src/" not in answer
-            try:
-                Answer.decode(answer).check(2, Wanted(k=3), False)
-            except TeravecError as error:
-                assert "its log says why" not in str(error)
+            assert b"its log says why" not in answer
+            with contextlib.suppress(TeravecError):
+                Answer.decode(answer)
 
         fuzz()
-        process = psutil.Process(os.getpid())
         gc.collect()
-        before, descriptors = process.memory_info().rss, process.num_fds()
+        before, descriptors = resident_bytes(), len(os.listdir("/proc/self/fd"))
         fuzz()
         for _ in range(300):
             sent(client, b"search", GOOD[:-8])
         gc.collect()
-        assert process.memory_info().rss - before < 30 << 20
-        assert process.num_fds() <= descriptors + 4
+        assert resident_bytes() - before < 30 << 20
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 4
         assert Answer.decode(sent(client, b"search", GOOD)).counts.tolist() == [3, 3]
 
 
@@ -127,27 +129,31 @@ def test_record_batches_are_not_frames(server: Server) -> None:
         reader.cancel()
 
 
-@pytest.fixture(scope="module")
-def schema(index: Path) -> Iterator[schemathesis.BaseSchema]:
-    service = SearchService(LocalLists(index, Limits()), Limits(), Metrics())
-    app = http_app(service)
-    yield from_asgi("/openapi.json", app)
-    service.close()
-
-
 CHECKS = [
-        checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
+    checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
     checks.response_schema_conformance, checks.negative_data_rejection,
 ]  # fmt: skip
-LAZY = schemathesis.pytest.from_fixture("schema")
 
 
-@pytest.mark.filterwarnings("default")
-@LAZY.parametrize()
-@settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-def test_http_against_its_openapi(case: schemathesis.Case) -> None:
-    response = case.call_and_validate(checks=CHECKS)
-    assert "Traceback" not in response.text
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_http_against_its_openapi(mode: GenerationMode, index: Path) -> None:
+    service = SearchService(LocalLists(index, Limits()), Limits(), Metrics())
+    schema = from_asgi("/openapi.json", http_app(service))
+    paths = set()
+    for operation in schema.get_all_operations():
+        paths.add(operation.ok().path)
+
+        @settings(max_examples=40, deadline=None, database=None,
+                  suppress_health_check=list(HealthCheck))  # fmt: skip
+        @given(operation.ok().as_strategy(generation_mode=mode))
+        def fuzz(case: schemathesis.Case) -> None:
+            response = case.call_and_validate(checks=CHECKS)
+            assert "Traceback" not in response.text
+
+        with contextlib.suppress(Unsatisfiable):  # nothing of such a request can be wrong
+            fuzz()
+    assert paths >= {"/search", "/info", "/statistics", "/metrics", "/healthz", "/readyz"}
+    service.close()
 
 
 def test_http_rubbish(server: Server) -> None:
@@ -158,7 +164,7 @@ def test_http_rubbish(server: Server) -> None:
             answer = web.post(
                 "/search", content=content, headers={"content-type": "application/json"}
             )
-            assert answer.status_code == 422, answer.text
+            assert answer.status_code in (400, 422), answer.text
             assert "Traceback" not in answer.text
         assert web.get("/console/..%2f..%2fservice.py").status_code == 404
         assert web.get("/healthz").status_code == 200
