@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import Busy, InvalidArgument, OtherIndex, ProtocolError, Unavailable
+from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, OtherIndex, ProtocolError, Unavailable
 from teravec.search.stats import SearchStats
 from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer
@@ -188,14 +188,16 @@ class RemoteIndex:
         at once.
         """
         pause_s = _FIRST_PAUSE_S
+        error: Exception | None = None
         while True:
-            error: Exception | None = None
             for n in range(len(self._peers)):
                 number = (self._first + n) % len(self._peers)
                 try:
                     result = act(self._peers[number])
                 except (Busy, Unavailable, OtherIndex) as refused:
                     error = refused
+                except DeadlineExceeded as late:
+                    raise error or late from None  # why it took so long, if that was told
                 else:
                     self._first = number
                     return result

@@ -16,6 +16,8 @@ __all__ = ["Metrics"]
 
 _LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _JOINED = (1, 2, 4, 8, 16, 32, 64, 128)
+# From and to clients; from a coordinator to its servers, and back.
+DIRECTIONS = ("received", "sent", "fanned-out", "gathered")
 _RECENT = 2000
 _RECENT_S = 60.0
 
@@ -47,6 +49,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self._lock = threading.Lock()
+        self._moved = dict.fromkeys(DIRECTIONS, 0)
         # When, seconds, queries and bytes of the latest requests.
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_RECENT)
 
@@ -60,8 +63,15 @@ class Metrics:
                 self._recent.append((time.monotonic(), seconds, queries, size))
 
     def moved(self, direction: str, size: int) -> None:
-        """Count bytes of frames: ``received``, ``sent``, ``fanned-out`` or ``gathered``."""
+        """Count bytes of frames: one of ``DIRECTIONS``."""
         self._bytes.labels(direction).inc(size)
+        with self._lock:
+            self._moved[direction] += size
+
+    def bytes_moved(self) -> dict[str, int]:
+        """Bytes of frames so far, by direction."""
+        with self._lock:
+            return dict(self._moved)
 
     def batch(self, joined: int) -> None:
         """Count a batch of ``joined`` requests."""

@@ -31,7 +31,7 @@ _HEDGE_LEAST_S, _HEDGE_MOST_S, _HEDGE_UNKNOWN_S = 0.02, 2.0, 0.25
 # Hedges may add at most this share of the calls (Dean and Barroso, The Tail at Scale, 2013),
 # beyond a few at once: where everything is slow, asking twice makes it slower.
 _HEDGE_SHARE, _HEDGE_BURST = 0.1, 20.0
-_SLOW_FACTOR, _SLOW_HALF_LIFE_S = 4.0, 5.0
+_SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
 _BUSY_S = 0.05  # how long one that said 'busy' is asked last
 
@@ -90,7 +90,7 @@ class Replica:
         slow = self.slowness_at(now_s)
         penalty = 1e12 if self.busy_until_s > now_s else 0.0
         turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
-        return turn + penalty + (self.outstanding_bytes + (1 << 20)) * (slow if slow > 2.0 else 1.0)
+        return turn + penalty + (self.outstanding_bytes + (1 << 20)) * (slow if slow > _SLOW_FACTOR else 1.0)
 
 
 @dataclass

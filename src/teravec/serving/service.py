@@ -187,6 +187,7 @@ class SearchService:
             "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
                          for i in backend.versions.open},
             "recent": self.metrics.recent(),
+            "bytes": self.metrics.bytes_moved(),
             **backend.statistics(),
         }  # fmt: skip
 
