@@ -97,9 +97,7 @@ class SplitPerList:
         def ask(number: int) -> tuple[Floats, Ids]:
             own = list_nos.copy()
             own[assigned != number] = -1
-            found: tuple[Floats, Ids] = self._clients[number].search_preassigned(
-                xq, own, coarse, k
-            )
+            found: tuple[Floats, Ids] = self._clients[number].search_preassigned(xq, own, coarse, k)
             return found
 
         for distances, ids in self._pool.imap(ask, range(len(self._clients))):

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import teravec
-
 from benchmarks import data
 
 

@@ -123,7 +123,9 @@ def judged(samples: list[tuple[float, int, int, int, int]], soak: Soak) -> str:
     """The section's table; adds to the errors what is not flat."""
     after = [s for s in samples if s[0] >= WARM_SHARE * samples[-1][0]]
     quarter = max(1, len(after) // 4)
-    first, last = (np.median(np.array(part), axis=0) for part in (after[:quarter], after[-quarter:]))
+    first, last = (
+        np.median(np.array(part), axis=0) for part in (after[:quarter], after[-quarter:])
+    )
     rows = []
     for name, memory, descriptors in (("coordinator", 1, 2), ("server", 3, 4)):
         growth = last[memory] / first[memory] - 1

@@ -134,7 +134,7 @@ def test_tls(
         {"url": f"grpc+tls://{server.address}", "ca": stranger.path},
     ):
         with pytest.raises(TeravecError):
-            teravec.connect(timeout_s=1, **options)  # type: ignore[arg-type]
+            teravec.connect(timeout_s=1, **options)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://{server.http_address}/info")
 

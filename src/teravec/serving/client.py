@@ -11,7 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, OtherIndex, ProtocolError, Unavailable
+from teravec.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvalidArgument,
+    OtherIndex,
+    ProtocolError,
+    Unavailable,
+)
 from teravec.search.stats import SearchStats
 from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer

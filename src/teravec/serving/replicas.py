@@ -31,7 +31,7 @@ _HEDGE_LEAST_S, _HEDGE_MOST_S, _HEDGE_UNKNOWN_S = 0.02, 2.0, 0.25
 # Hedges may add at most this share of the calls (Dean and Barroso, The Tail at Scale, 2013),
 # beyond a few at once: where everything is slow, asking twice makes it slower.
 _HEDGE_SHARE, _HEDGE_BURST = 0.1, 20.0
-_SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
+_SLOW_FACTOR, _SLOW_LEAST_S, _SLOW_HALF_LIFE_S = 2.0, 0.01, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
 _BUSY_S = 0.05  # how long one that said 'busy' is asked last
 
@@ -90,7 +90,11 @@ class Replica:
         slow = self.slowness_at(now_s)
         penalty = 1e12 if self.busy_until_s > now_s else 0.0
         turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
-        return turn + penalty + (self.outstanding_bytes + (1 << 20)) * (slow if slow > _SLOW_FACTOR else 1.0)
+        return (
+            turn
+            + penalty
+            + (self.outstanding_bytes + (1 << 20)) * (slow if slow > _SLOW_FACTOR else 1.0)
+        )
 
 
 @dataclass
@@ -99,6 +103,10 @@ class _Expected:
 
     mean_s: float
     deviation_s: float
+
+    def ratio(self, seconds: float) -> float:
+        """How many times longer than expected; differences of a few milliseconds are none."""
+        return min(100.0, seconds / max(_SLOW_LEAST_S, self.mean_s))
 
 
 class Replicas:
@@ -174,7 +182,7 @@ class Replicas:
         replica.harms = 0
         expected = self._expected.get(_size_class(size))
         if expected is not None:
-            ratio = min(100.0, seconds / max(1e-4, expected.mean_s))
+            ratio = expected.ratio(seconds)
             before = replica.slowness_at(now_s)
             replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
         replica.latency_s += (seconds - replica.latency_s) / (1 if not replica.latency_s else 8)
@@ -184,7 +192,7 @@ class Replicas:
         """A call has taken ``seconds`` and is not answered: that counts as slowness too."""
         replica, expected = self._replicas.get(address), self._expected.get(_size_class(size))
         if replica is not None and expected is not None:
-            ratio = min(100.0, seconds / max(1e-4, expected.mean_s))
+            ratio = expected.ratio(seconds)
             if ratio > (before := replica.slowness_at(now_s)):
                 replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
 
