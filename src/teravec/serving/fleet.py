@@ -153,7 +153,7 @@ class Fleet:
                 self._replicas.busy(address, now_s)
             elif isinstance(error, Unavailable | AccessDenied | OtherIndex | ProtocolError):
                 harmful = isinstance(error, ProtocolError)
-                self._replicas.failed(address, str(error), now_s, harmful=harmful)
+                self._replicas.failed(address, _why(address, error), now_s, harmful=harmful)
         if not isinstance(error, Busy | DeadlineExceeded | InvalidArgument):
             log.warning("server %s failed: %s", address, error)
 
@@ -221,8 +221,7 @@ class Fleet:
             if not isinstance(error, TeravecError):
                 log.exception("asking %s for its state", address)
             with self._lock:
-                why = str(error) if isinstance(error, TeravecError) else type(error).__name__
-                self._replicas.failed(address, why, time.monotonic())
+                self._replicas.failed(address, _why(address, error), time.monotonic())
 
     def _mismatch(self, entry: ServerEntry, versions: dict[str, Ranges]) -> str:
         """Why a server is not one of ours, empty if it is."""
@@ -265,6 +264,12 @@ class Fleet:
         self.pool.shutdown(cancel_futures=True)
         for peer in self._peers.values():
             peer.close()
+
+
+def _why(address: str, error: Exception) -> str:
+    """What went wrong with a server, without its address."""
+    known = isinstance(error, TeravecError)
+    return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
 
 
 def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str]:

@@ -192,4 +192,5 @@ def _close(writer: Any, reader: Any) -> None:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].split(". gRPC client debug context")[0][:300]
+    text = lines[0].split(". gRPC client debug context")[0]
+    return text.rsplit("last error: ", 1)[-1].removeprefix("UNKNOWN: ")[:300]

@@ -35,7 +35,11 @@ MAGIC, VERSION = b"TVFR", 1
 _PREFIX = struct.Struct("<4sHxxIxxxxQ")
 _LARGEST_HEADER = 1 << 20
 _MOST_ARRAYS = 16
-_TYPES: dict[str, np.dtype[Any]] = {"<f4": np.dtype("<f4"), "<i8": np.dtype("<i8"), "<u4": np.dtype("<u4")}
+_TYPES: dict[str, np.dtype[Any]] = {
+    "<f4": np.dtype("<f4"),
+    "<i8": np.dtype("<i8"),
+    "<u4": np.dtype("<u4"),
+}
 
 
 def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
