@@ -48,7 +48,7 @@ def batcher(search: Search) -> Iterator[Batcher]:
     made = Batcher(search, Limits(queue=6, queue_bytes=1000), batch_rows=100)
     yield made
     search.go.set()
-    made.close()
+    assert made.drain(5)
 
 
 def job(request: str, key: str = "k", rows: int = 1, size: int = 10, timeout_s: float = 10) -> Job:

@@ -53,6 +53,14 @@ def test_claims_cost_nothing(shape: object) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("offset", range(8))
+def test_arrays_are_aligned_wherever_the_bytes_lie(offset: int) -> None:
+    data = bytearray(offset) + encode({}, {"x": np.arange(5, dtype=np.int64)})
+    found = decode(memoryview(data)[offset:])[1]["x"]
+    assert found.flags.aligned
+    assert memoryview(found).format in ("l", "q")
+
+
 @pytest.mark.parametrize(
     "header",
     [b"", b"[]", b"null", b"{", b"\xff", b'{"arrays": 1}', b'{"arrays": [["a", "O", [1]]]}',

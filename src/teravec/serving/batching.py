@@ -3,6 +3,10 @@
 While one batch is searched, requests gather; the next batch takes all that ask alike. So a
 request alone does not wait, and many together read each list once. After a batch of several,
 the next waits a moment for as many, as their clients are about to ask again.
+
+There are no threads here: the thread of the oldest request leads, and searches the batch for
+all. A request that comes to an idle server is therefore searched without a switch of threads,
+which would cost more than the search of a small one.
 """
 
 from __future__ import annotations
@@ -11,9 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from teravec.errors import Busy, DeadlineExceeded
@@ -24,6 +27,13 @@ from teravec.serving.protocol import Answer
 __all__ = ["Batcher", "Job"]
 
 _SMALL_ROWS = 64  # queries of a batch that need not wait behind a large one
+
+
+class _Lane(Enum):
+    """Where a batch is searched: the small one is open while the others have large batches."""
+
+    ANY = auto()
+    SMALL = auto()
 
 
 @dataclass(eq=False)
@@ -48,14 +58,21 @@ class Job:
     rows: int
     size: int
     deadline: Deadline
-    answer: Future[Answer] = field(default_factory=Future)
+    lane: _Lane | None = None  # where its thread leads a batch, once it is its turn
+    result: Answer | BaseException | None = None
+    changed: threading.Event = field(default_factory=threading.Event)
+
+    def finish(self, result: Answer | BaseException) -> None:
+        """Set the answer or the error, and wake the thread that waits for it."""
+        self.result = result
+        self.changed.set()
 
 
 Run = Callable[[Sequence[Job], Deadline], Sequence[Answer]]
 
 
 class Batcher:
-    """Runs jobs in batches on a few threads.
+    """Runs jobs in batches, on their callers' threads.
 
     Parameters
     ----------
@@ -66,7 +83,7 @@ class Batcher:
     batch_rows : int
         Queries joined at most; 1 joins nothing.
     workers : int
-        Batches at a time. One more thread takes small batches while all have large ones.
+        Batches at a time. One more small batch may run while all of them are large.
     linger_s : float
         How long a batch waits for as many requests as the last one had.
     """
@@ -80,15 +97,11 @@ class Batcher:
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
         self._held = self._held_bytes = 0
-        self._large = 0  # workers busy with a large batch
+        self._free = {_Lane.ANY: workers, _Lane.SMALL: 1}
+        self._large = 0  # batches under way that are large
         self._last_joined = 1
+        self._lingering = 0
         self._closed = False
-        self._threads = [
-            threading.Thread(target=self._work, args=(n == workers,), name="teravec-batch")
-            for n in range(workers + 1)
-        ]
-        for thread in self._threads:
-            thread.start()
 
     @property
     def waiting(self) -> int:
@@ -104,6 +117,31 @@ class Batcher:
             The queue is full, or closed.
         DeadlineExceeded
         """
+        self._enter(job)
+        try:
+            while job.result is None:
+                if job.lane is not None:
+                    self._lead(job)
+                elif not job.changed.wait(job.deadline.left_s):
+                    self._leave_queue(job)
+                job.changed.clear()
+        finally:
+            with self._changed:
+                self._held -= 1
+                self._held_bytes -= job.size
+                if self._closed:
+                    self._changed.notify_all()
+        if isinstance(job.result, BaseException):
+            raise job.result
+        return job.result
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new jobs, and wait until those here are answered; False if time is over."""
+        with self._changed:
+            self._closed = True
+            return self._changed.wait_for(lambda: not self._held, timeout_s)
+
+    def _enter(self, job: Job) -> None:
         with self._changed:
             if self._closed:
                 raise Busy("the server is shutting down")
@@ -114,101 +152,86 @@ class Batcher:
             self._held += 1
             self._held_bytes += job.size
             self._queue.append(job)
-            self._changed.notify_all()
+            self._promote()
+            if self._lingering:
+                self._changed.notify_all()
+
+    def _leave_queue(self, job: Job) -> None:
+        """Give up a job whose time is over, unless its turn has just come."""
+        with self._changed:
+            if job in self._queue:
+                self._queue.remove(job)
+                job.result = DeadlineExceeded("the deadline was over in the queue")
+            elif job.lane is None and job.result is None:
+                job.result = DeadlineExceeded("the deadline was over before the answer was there")
+
+    def _promote(self) -> None:
+        """Let the oldest jobs lead, as long as there are free lanes for them."""
+        for lane, most_rows in ((_Lane.ANY, None), (_Lane.SMALL, _SMALL_ROWS)):
+            while self._free[lane] and (lane is _Lane.ANY or self._large >= self._workers):
+                first = next((j for j in self._queue if not most_rows or j.rows <= most_rows), None)
+                if first is None:
+                    break
+                self._queue.remove(first)
+                self._free[lane] -= 1
+                first.lane = lane
+                first.changed.set()
+
+    def _lead(self, job: Job) -> None:
+        """Search a batch that begins with this job, then let the next one lead."""
+        lane, job.lane = job.lane, None
+        assert lane is not None
+        large = False
         try:
-            return job.answer.result(timeout=job.deadline.left_s)
-        except FutureTimeout:
-            job.answer.cancel()  # not begun: it is dropped when its turn comes
-            raise DeadlineExceeded("the request's deadline was over before its answer") from None
+            with self._changed:
+                batch = self._gather(job, _SMALL_ROWS if lane is _Lane.SMALL else self._batch_rows)
+                large = sum(each.rows for each in batch) > _SMALL_ROWS
+                self._large += large
+                if large:
+                    self._promote()  # the small lane may have opened
+            self._search(batch)
         finally:
             with self._changed:
-                self._held -= 1
-                self._held_bytes -= job.size
-                self._changed.notify_all()
+                self._free[lane] += 1
+                self._large -= large
+                self._promote()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Refuse new jobs, and wait until those here are answered; False if time is over."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._held, timeout_s)
-
-    def close(self) -> None:
-        """Refuse new jobs, answer those here, and end the threads."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self, small: bool) -> None:
-        while batch := self._take(small):
-            large = sum(job.rows for job in batch) > _SMALL_ROWS
-            with self._changed:
-                self._large += large
-                self._changed.notify_all()
-            try:
-                self._answer(batch)
-            finally:
-                with self._changed:
-                    self._large -= large
-
-    def _take(self, small: bool) -> list[Job]:
-        """The oldest job that may run and those like it; empty when closed."""
-        with self._changed:
-            while not self._closed or self._queue:
-                first = next((job for job in self._queue if not small or self._is_spare(job)), None)
-                if first is None:
-                    if self._closed and small:
-                        break
-                    self._changed.wait()
+    def _gather(self, first: Job, most_rows: int) -> list[Job]:
+        """The first job, and others like it while they fit, out of the queue."""
+        if self._last_joined > 1 and self._batch_rows > 1:
+            self._linger(first)
+        batch, rows = [first], first.rows
+        for job in [j for j in self._queue if j.key == first.key]:
+            if rows + job.rows <= most_rows:
+                self._queue.remove(job)
+                if not job.deadline.left_s:
+                    job.finish(DeadlineExceeded("the deadline was over in the queue"))
                     continue
-                if self._last_joined > 1 and self._batch_rows > 1:
-                    self._linger(first)
-                if batch := self._joined(first, _SMALL_ROWS if small else self._batch_rows):
-                    self._last_joined = len(batch)
-                    return batch
-            return []
-
-    def _is_spare(self, job: Job) -> bool:
-        return self._large >= self._workers and job.rows <= _SMALL_ROWS
+                batch.append(job)
+                rows += job.rows
+        self._last_joined = len(batch)
+        return batch
 
     def _linger(self, first: Job) -> None:
         """Wait a moment for as many jobs like the first as the last batch joined."""
         until = time.monotonic() + self._linger_s
-        while sum(job.key == first.key for job in self._queue) < self._last_joined:
+        self._lingering += 1
+        while 1 + sum(job.key == first.key for job in self._queue) < self._last_joined:
             left = until - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
-                return
+                break
+        self._lingering -= 1
 
-    def _joined(self, first: Job, most_rows: int) -> list[Job]:
-        """Take the first job, and others like it while they fit, out of the queue."""
-        batch: list[Job] = []
-        kept: deque[Job] = deque()
-        rows = 0
-        for job in self._queue:
-            fits = not batch or rows + job.rows <= most_rows
-            if job.answer.cancelled():
-                continue
-            if job.key != first.key or not fits:
-                kept.append(job)
-            elif not job.deadline.left_s:
-                job.answer.set_exception(DeadlineExceeded("the deadline was over in the queue"))
-            elif job.answer.set_running_or_notify_cancel():
-                batch.append(job)
-                rows += job.rows
-        self._queue = kept
-        return batch
-
-    def _answer(self, batch: list[Job]) -> None:
+    def _search(self, batch: list[Job]) -> None:
+        """Search a batch and give everyone their part."""
         try:
+            batch[0].deadline.check()
             answers = self._run(batch, max(job.deadline for job in batch))
         except BaseException as error:
             if len(batch) == 1:
-                batch[0].answer.set_exception(error)
-                return
-            for job in batch:  # one of them may be at fault: each for itself
-                self._answer([job])
+                batch[0].finish(error)
+            for job in batch if len(batch) > 1 else []:  # one may be at fault: each for itself
+                self._search([job])
             return
         for job, answer in zip(batch, answers, strict=True):
-            job.answer.set_result(answer)
+            job.finish(answer)

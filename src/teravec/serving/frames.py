@@ -7,7 +7,7 @@
     arrays   one after another, little-endian, each padded to a multiple of 8 bytes
 
 ``header["arrays"]`` names each array with its type and shape. Reading makes views of the
-bytes that came, after their lengths add up to exactly those bytes: a header that claims 2^60
+bytes that came (copies where they are not aligned), after their lengths add up to exactly those bytes: a header that claims 2^60
 rows costs nothing. No length reaches 2^32.
 
 Arrow's own record batches are not used for requests: their buffers may be compressed, and
@@ -119,7 +119,9 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
             raise ProtocolError(
                 f"array {name!r} of shape {shape} claimed, {len(data) - position:,} bytes are here"
             )
-        arrays[name] = np.frombuffer(data, dtype, count, position).reshape(shape)
+        array = np.frombuffer(data, dtype, count, position).reshape(shape)
+        # The network's buffers begin anywhere; compiled code wants its numbers aligned.
+        arrays[name] = array if array.flags.aligned else array.copy()
         position += size + -size % 8
     if position != len(data):
         raise ProtocolError(f"{position:,} bytes of arrays described, {len(data):,} found")

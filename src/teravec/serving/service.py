@@ -31,6 +31,7 @@ __all__ = ["Backend", "SearchService"]
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+_CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
 
 class Backend(Protocol):
@@ -216,9 +217,9 @@ class SearchService:
         return self._batcher.drain(timeout_s)
 
     def close(self) -> None:
-        """End threads and close the backend."""
+        """Refuse what comes, and close the backend."""
         self._draining = True
-        self._batcher.close()
+        self._batcher.drain(_CLOSE_S)
         self.backend.close()
 
 
