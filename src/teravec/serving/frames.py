@@ -7,8 +7,8 @@
     arrays   one after another, little-endian, each padded to a multiple of 8 bytes
 
 ``header["arrays"]`` names each array with its type and shape. Reading makes views of the
-bytes that came (copies where they are not aligned), after their lengths add up to exactly those bytes: a header that claims 2^60
-rows costs nothing. No length reaches 2^32.
+bytes that came (copies where they are not aligned), after their lengths add up to exactly
+those bytes: a header that claims 2^60 rows costs nothing. No length reaches 2^32.
 
 Arrow's own record batches are not used for requests: their buffers may be compressed, and
 Flight expands them before a server can look at what they claim, so that a megabyte could take
