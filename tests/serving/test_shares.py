@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 def pairs_of(list_nos: np.ndarray, list_bytes: np.ndarray) -> Pairs:
-    return Pairs.of(list_nos, np.ones(list_nos.shape, np.float32), list_bytes)
+    return Pairs.of(list_nos, np.ones(list_nos.shape, np.float32), list_bytes, 1)
 
 
 RANGE = st.tuples(st.integers(0, 39), st.integers(1, 40)).map(lambda r: (min(r), max(r) + 1))

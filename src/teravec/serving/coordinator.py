@@ -68,8 +68,8 @@ class Coordinator:
             prepared, list_nos, distances = index.nearest_lists(
                 request.queries, request.nprobe, request.recall
             )
-            list_bytes = self._fleet.list_sizes(index.version) * index.row_bytes
-            pairs = Pairs.of(list_nos, distances, list_bytes)
+            sizes = self._fleet.list_sizes(index.version)
+            pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
             fan_out = FanOut(
                 self._fleet, self._metrics, index.version, prepared, request.wanted,
                 index.larger_is_closer, deadline,

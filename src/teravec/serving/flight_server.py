@@ -38,8 +38,6 @@ class _TokenCheck(flight.ServerMiddlewareFactory):  # type: ignore[misc]
         self.tokens = tokens
 
     def start_call(self, _info: Any, headers: dict[str, list[str]]) -> None:
-        if not self.tokens:
-            return
         given = [value for name, values in headers.items() if name.lower() == "authorization"
                  for value in values]  # fmt: skip
         bearer = given[0].removeprefix("Bearer ") if len(given) == 1 else ""
@@ -66,13 +64,15 @@ class FlightPort(flight.FlightServerBase):  # type: ignore[misc]
         self._service = service
         self._check = _TokenCheck(security.tokens())
         options: dict[str, Any] = {}
+        if self._check.tokens:
+            options["middleware"] = {"token": self._check}
         pems, scheme = security.pems(), "grpc"
         if pems is not None:
             scheme, options["tls_certificates"] = "grpc+tls", [pems]
         if (client_ca := security.client_ca_pem()) is not None:
             options |= {"verify_client": True, "root_certificates": client_ca}
         try:
-            super().__init__(f"{scheme}://{address}", middleware={"token": self._check}, **options)
+            super().__init__(f"{scheme}://{address}", **options)
         except (pa.ArrowException, OSError) as error:
             raise InvalidArgument(
                 f"cannot listen on {address}: address taken or not ours, or not a certificate"

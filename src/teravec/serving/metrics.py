@@ -49,22 +49,23 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self._lock = threading.Lock()
+        self._children: dict[tuple[object, ...], Any] = {}
         self._moved = dict.fromkeys(DIRECTIONS, 0)
         # When, seconds, queries and bytes of the latest requests.
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_RECENT)
 
     def request(self, method: str, code: str, seconds: float, queries: int, size: int) -> None:
         """Count a request, answered (code ``ok``) or refused; ``size`` in bytes, both ways."""
-        self._requests.labels(method, code).inc()
-        self._latency.labels(method).observe(seconds)
+        self._of(self._requests, method, code).inc()
+        self._of(self._latency, method).observe(seconds)
         if code == "ok":
-            self._queries.labels(method).inc(queries)
+            self._of(self._queries, method).inc(queries)
             with self._lock:
                 self._recent.append((time.monotonic(), seconds, queries, size))
 
     def moved(self, direction: str, size: int) -> None:
         """Count bytes of frames: one of ``DIRECTIONS``."""
-        self._bytes.labels(direction).inc(size)
+        self._of(self._bytes, direction).inc(size)
         with self._lock:
             self._moved[direction] += size
 
@@ -72,6 +73,14 @@ class Metrics:
         """Bytes of frames so far, by direction."""
         with self._lock:
             return dict(self._moved)
+
+    def _of(self, metric: Any, *labels: str) -> Any:
+        """The child of some labels; looking it up by prometheus_client takes its lock."""
+        key = (id(metric), *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
 
     def batch(self, joined: int) -> None:
         """Count a batch of ``joined`` requests."""

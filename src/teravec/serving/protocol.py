@@ -267,7 +267,7 @@ class Answer:
         if wanted.radius is not None and len(values) and values.max() > sign * wanted.radius:
             raise ProtocolError("a result lies outside the radius")
         descents = np.flatnonzero(values[1:] < values[:-1]) + 1
-        if not np.isin(descents, self.lims).all():
+        if len(descents) and not np.isin(descents, self.lims).all():
             raise ProtocolError("results are not ordered, best first")
 
     def encode(self) -> bytes:

@@ -181,26 +181,28 @@ class ServedIndex:
     def _steps(self, list_nos: Int64) -> Iterator[tuple[Index, Int64]]:
         """Lists of each step, of shape (nq, width), and the index that holds them."""
         wanted = list_nos[list_nos >= 0]
-        if len(wanted) and (wanted.max() >= self.nlist or not self.owned[wanted].all()):
-            strange = wanted[
-                (wanted >= self.nlist) | ~self.owned[np.minimum(wanted, self.nlist - 1)]
-            ]
+        self._check_owned(wanted)
+        scanned = self.sizes[wanted] * self.row_bytes
+        if len(self._indexes) == 1 and int(scanned.sum()) <= _STEP_BYTES:
+            yield self._indexes[0], list_nos
+            return
+        order = np.argsort(wanted, kind="stable")
+        wanted, until = wanted[order], np.cumsum(scanned[order])
+        targets = np.arange(_STEP_BYTES, int(until[-1]) if len(until) else 0, _STEP_BYTES)
+        cuts = wanted[np.searchsorted(until, targets)] + 1
+        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
+            inside = cuts[(cuts > start) & (cuts < stop)]
+            for low, high in pairwise(np.unique([start, *inside.tolist(), stop]).tolist()):
+                yield index, np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
+
+    def _check_owned(self, wanted: Int64) -> None:
+        strange = wanted[wanted >= self.nlist]
+        if not len(strange):
+            strange = wanted[~self.owned[wanted]]
+        if len(strange):
             raise OtherIndex(
                 f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
             )
-        scanned = np.bincount(wanted, minlength=self.nlist) * self.sizes * self.row_bytes
-        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
-            total = int(scanned[start:stop].sum())
-            bounds = [start, stop]
-            if total > _STEP_BYTES:
-                targets = np.arange(_STEP_BYTES, total, _STEP_BYTES)
-                cuts = start + 1 + np.searchsorted(np.cumsum(scanned[start:stop]), targets)
-                bounds = np.unique([start, *cuts.tolist(), stop]).tolist()
-            elif len(self.ranges) == 1:
-                yield index, list_nos
-                continue
-            for low, high in pairwise(bounds):
-                yield index, np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
 
     def _search(
         self, index: Index, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted

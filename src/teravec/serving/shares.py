@@ -52,11 +52,11 @@ class Pairs:
     sizes: Int64
 
     @classmethod
-    def of(cls, list_nos: Int64, distances: Float32, list_bytes: Int64) -> Pairs:
+    def of(cls, list_nos: Int64, distances: Float32, list_sizes: Int64, row_bytes: int) -> Pairs:
         """From tables (nq, nprobe), -1 for none; lists that are known to be empty are left out."""
         rows, columns = np.nonzero(list_nos >= 0)
         flat = list_nos[rows, columns]
-        sizes = list_bytes[flat]
+        sizes = list_sizes[flat] * row_bytes
         held = sizes != 0
         return cls(rows[held], flat[held], distances[rows, columns][held], sizes[held])
 
