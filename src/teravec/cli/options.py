@@ -15,7 +15,6 @@ __all__ = [
     "Json",
     "K",
     "KeepShards",
-    "MaybeQueries",
     "Memory",
     "Metric",
     "Niter",
@@ -51,18 +50,14 @@ Queries = Annotated[
     str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
 ]
 QuerySource = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="QUERIES...",
-        help="Query vectors: files, directories or globs, in the formats that build reads.",
+        help="Query vectors: files, directories or globs, in the formats that build reads. "
+        "With --server there is no INDEX before them.",
         show_default=False,
     ),
 ]
-MaybeQueries = Annotated[
-    str | None,
-    typer.Argument(metavar="QUERIES", help="File of query vectors; with --server there is no "
-                   "INDEX before it.", show_default=False),
-]  # fmt: skip
 Out = Annotated[Path, typer.Option("--out", "-o", help="Index directory.", show_default=False)]
 Nlist = Annotated[
     str,

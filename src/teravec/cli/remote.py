@@ -1,20 +1,31 @@
-"""Searching a directory or a server by the same command."""
+"""Searching a server by the same commands as a directory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import typer
+from rich.console import Console
 
+from teravec import api
+from teravec.cli.answering import found_as_json, print_found
+from teravec.cli.running import print_json
+from teravec.cli.stats_table import stats_table
 from teravec.errors import InvalidArgument
-from teravec.search.index import Index, open_index
+from teravec.memory import require
+from teravec.search.formats.found import FoundArrays
+from teravec.search.results import check_ids, write_found
 from teravec.serving.client import RemoteIndex, connect
+from teravec.sources import open_source
 
-__all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile", "searched"]
+__all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
+
+Float32 = npt.NDArray[np.float32]
 
 Server = Annotated[
     str | None,
@@ -40,33 +51,50 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Remote:
-    """A server to ask, and the files to be known by there."""
+    """A server to ask, and the files to be known by there.
 
-    url: str | None
+    Parameters
+    ----------
+    url : str
+    token_file, ca, certificate, key : Path, optional
+    exclude_self : bool
+        Refused: servers do not leave a query's own vector out.
+    """
+
+    url: str
     token_file: Path | None
     ca: Path | None
     certificate: Path | None
     key: Path | None
+    exclude_self: bool
 
-
-@contextmanager
-def searched(
-    index: Path, queries: str | None, remote: Remote, memory: str | None, threads: int | None
-) -> Iterator[tuple[Index | RemoteIndex, str]]:
-    """What is to be searched, and the path of the queries.
-
-    With a server there is one argument, the queries; else two.
-    """
-    if remote.url is None:
-        if queries is None:
-            raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-        with open_index(index, memory=memory, threads=threads) as opened:
-            yield opened, queries
-        return
-    if queries is not None:
-        raise InvalidArgument(f"--server and INDEX {index} given; one of them expected")
-    with connect(
-        remote.url, token_file=remote.token_file, ca=remote.ca, certificate=remote.certificate,
-        key=remote.key, timeout_s=_TIMEOUT_S,
-    ) as connected:  # fmt: skip
-        yield connected, str(index)
+    def answer(
+        self, queries: list[str], ask: Callable[[RemoteIndex, Float32], FoundArrays],
+        out: Path | None, *, memory: str | None, stats: bool, json: bool,
+    ) -> None:  # fmt: skip
+        """Ask for every query; write the results to a file, or print them."""
+        if self.exclude_self:
+            raise InvalidArgument("--exclude-self is not answered by servers")
+        source = open_source(queries)
+        limit = api.resources(memory, None, None).memory_bytes
+        require(source.ntotal * source.d * 4, limit, "holding the queries")
+        with connect(
+            self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
+            key=self.key, timeout_s=_TIMEOUT_S,
+        ) as index:  # fmt: skip
+            found = ask(index, source.read(0, source.ntotal))
+        result: dict[str, object] = {"queries": found.n, "results": found.total}
+        if out is not None:
+            check_ids(out, found.ids)
+            write_found(out, found)
+            result = {"out": str(out), **result}
+        if json:
+            content = {} if out is not None else found_as_json([found])
+            print_json({**result, **content, **({"stats": asdict(index.stats)} if stats else {})})
+            return
+        if out is None:
+            print_found(0, found)
+        else:
+            print(f"{out}: {found.total:,} results of {found.n:,} queries")
+        if stats:
+            Console().print(stats_table(index.stats))
