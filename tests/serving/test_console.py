@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     for argument in (
         "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
         "--disable-background-networking", "--no-first-run", "--disable-sync",
-        "--disable-component-update", "--disable-dev-shm-usage", "--window-size=1150,1500",
+        "--disable-component-update", "--disable-dev-shm-usage", "--window-size=1150,1560",
     ):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -83,7 +84,11 @@ def test_it_shows_index_servers_and_load(browser: WebDriver, page: Server) -> No
     )
     assert "no server answers" in titles[2]
     if folder := os.environ.get("TERAVEC_SCREENSHOTS"):
-        ask(browser, "#17, 42", k=4)
+        with teravec.connect(url(page)) as remote:
+            for number in range(400):  # some seconds of curves
+                remote.search(QUERIES[: 1 + number // 50], 10, 16)
+                time.sleep(0.02)
+        ask(browser, "#17, 42", k=3)
         wait(browser, lambda b: "2 queries in" in text(b, "told"))
         browser.save_screenshot(str(Path(folder) / "console.png"))
 
