@@ -198,5 +198,5 @@ def test_sighup_reloads_in_a_process(index: Path, spawn: Spawn, tmp_path: Path) 
         link.symlink_to(other)
         assert server.process is not None
         os.kill(server.process.pid, signal.SIGHUP)
-        until(lambda: remote.info()["version"] != first)
+        until(lambda: remote.info()["version"] != first, 15)
         np.testing.assert_array_equal(remote.search(QUERIES, 10, 60)[1], true_ids(other))

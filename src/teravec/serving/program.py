@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from teravec.errors import TeravecError
@@ -21,6 +23,8 @@ __all__ = ["Server"]
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
+_LOOK_S = 0.2
+_END_S = 10.0  # after draining, for ports and files to close
 
 
 class Server:
@@ -94,34 +98,44 @@ class Server:
         ready : callable
             Called when signals are heeded.
         """
-        asked = threading.Event()
-        reloads = threading.Event()
-        ended = threading.Event()
+        # A SimpleQueue may be put into from a signal's handler, wherever that interrupts; an
+        # Event may not: its lock could be held by the very thread that is interrupted.
+        signals: SimpleQueue[int] = SimpleQueue()
 
-        def end(_signal: int, _frame: FrameType | None) -> None:
-            ended.set()
-            asked.set()
+        def heed(number: int, _frame: FrameType | None) -> None:
+            signals.put(number)
 
-        def reload(_signal: int, _frame: FrameType | None) -> None:
-            reloads.set()
-            asked.set()
-
-        before = {s: signal.signal(s, end) for s in (signal.SIGTERM, signal.SIGINT)}
-        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, reload)
+        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, heed) for number in heeded}
         try:
             ready()
-            while not ended.is_set():
-                asked.wait()
-                asked.clear()
-                if reloads.is_set():
-                    reloads.clear()
-                    self.reload()
+            while _next(signals) == signal.SIGHUP:
+                self.reload()
         finally:
             for number, action in before.items():
                 signal.signal(number, action)
         log.info("draining for at most %.0f s", drain_s)
+        latest = threading.Timer(drain_s + _END_S, _end_now)
+        latest.daemon = True
+        latest.start()
         if not self.close(drain_s):
-            # A caller holds a call open; waiting for it would be waiting for ever.
-            log.warning("some calls were cut off")
-            logging.shutdown()
-            os._exit(0)
+            _end_now()
+        latest.cancel()
+
+
+def _next(signals: SimpleQueue[int]) -> int:
+    """Wait for a signal.
+
+    The kernel may give a signal to another thread; Python then runs our handler when this one
+    next runs, so it does from time to time.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return signals.get(timeout=_LOOK_S)
+
+
+def _end_now() -> None:
+    """End the process although a caller holds a call open: waiting would be waiting for ever."""
+    log.warning("some calls were cut off")
+    logging.shutdown()
+    os._exit(0)
