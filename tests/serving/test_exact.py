@@ -44,6 +44,17 @@ def test_any_split_equals_the_local_index(
                 np.testing.assert_array_equal(found_part, true_part)
 
 
+def test_recall_and_the_default_mean_the_same(index: Path, serve: Launch) -> None:
+    servers = [serve(index, lists=lists) for lists in ("0:30", "30:60")]
+    coordinator = serve(index, servers=addresses(servers))
+    with teravec.open(index) as local, teravec.connect(url(coordinator)) as remote:
+        for effort in ({"recall": 0.8}, {"recall": 0.95}, {}):
+            found = remote.search(QUERIES, 10, **effort)  # type: ignore[arg-type]
+            true = local.search(QUERIES, 10, **effort)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found[1], true[1])
+            np.testing.assert_array_equal(found[0], true[0])
+
+
 def test_a_single_server_needs_no_coordinator(index: Path, serve: Launch) -> None:
     server = serve(index)
     with teravec.open(index) as local, teravec.connect(url(server)) as remote:

@@ -53,7 +53,7 @@ def test_search_by_ids_and_radius(web: httpx.Client) -> None:
     [
         ({}, "queries or ids"),
         ({"queries": [[1.0] * 24], "nprobe": 1}, "k or radius"),
-        ({"queries": [[1.0] * 24], "k": 1}, "nprobe or recall"),
+        ({"queries": [[1.0] * 24], "k": 1, "nprobe": 1, "recall": 0.5}, "one expected"),
         ({"queries": [[1.0] * 23], "k": 1, "nprobe": 1}, "24"),
         ({"queries": [[1.0] * 24, [1.0]], "k": 1, "nprobe": 1}, "one length"),
         ({"queries": [[1e300] * 24], "k": 1, "nprobe": 1}, "infinite"),

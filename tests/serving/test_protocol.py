@@ -44,7 +44,7 @@ def test_list_request_table() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"nprobe": 0}, {"nprobe": None}, {"nprobe": 1, "recall": 0.9}, {"nprobe": True},
+    [{"nprobe": 0}, {"nprobe": 1, "recall": 0.9}, {"nprobe": True},
      {"nprobe": 1, "timeout_s": 0.0}, {"nprobe": 1, "timeout_s": float("nan")},
      {"nprobe": 1.5}, {"recall": 1.5}, {"recall": float("nan")}],
 )  # fmt: skip

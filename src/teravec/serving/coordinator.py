@@ -1,6 +1,6 @@
 """The coordinator: chooses lists, has servers search them, and merges what they find.
 
-It needs manifest and model of the index, and no slice.
+It needs manifest, model and calibration of the index, and no slice.
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ class Coordinator:
         """Answer queries; exactly as one machine would, if every list has a live owner."""
         with self.versions.using() as index:
             index.check_k(request.wanted)
-            prepared, list_nos, distances = index.nearest_lists(
-                request.queries, request.nprobe, request.recall
-            )
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             sizes = self._fleet.list_sizes(index.version)
             pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
             fan_out = FanOut(

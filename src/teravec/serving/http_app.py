@@ -36,7 +36,7 @@ _I64 = (1 << 63) - 1
 
 
 class SearchBody(BaseModel):
-    """Queries, as vectors or as ids of stored ones; k or radius; nprobe or recall."""
+    """Queries, as vectors or as ids of stored ones; k or radius; nprobe, recall or neither."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 

@@ -59,9 +59,7 @@ class LocalLists:
         """Choose lists and search them; only the whole index can do that alone."""
         with self.versions.using() as index:
             index.check_k(request.wanted)
-            prepared, list_nos, distances = index.nearest_lists(
-                request.queries, request.nprobe, request.recall
-            )
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             missing = 0.0
             if len(index.ranges) != 1 or index.ranges[0] != (0, index.nlist):
                 owned = (list_nos >= 0) & index.owned[list_nos]

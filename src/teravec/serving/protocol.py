@@ -76,7 +76,7 @@ class SearchRequest:
     nprobe : int, optional
         Lists to visit a query.
     recall : float, optional
-        What to aim at, where nprobe is not given.
+        What to aim at instead, by the index's calibration. Neither: the index's default.
     timeout_s : float
         Seconds from sending until the answer is of no use any more.
     allow_partial : bool
@@ -93,8 +93,8 @@ class SearchRequest:
     def __post_init__(self) -> None:
         _check_queries(self.queries)
         _check_timeout(self.timeout_s)
-        if (self.nprobe is None) == (self.recall is None):
-            raise InvalidArgument("nprobe or recall expected, and not both")
+        if self.nprobe is not None and self.recall is not None:
+            raise InvalidArgument(f"nprobe {self.nprobe} and recall {self.recall}; one expected")
         if self.nprobe is not None and not (type(self.nprobe) is int and self.nprobe >= 1):
             raise InvalidArgument(f"nprobe is {self.nprobe!r}; a whole number from 1 expected")
         if self.recall is not None and not (_is_finite(self.recall) and 0 < self.recall <= 1):

@@ -12,12 +12,11 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument, OtherIndex
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.memory import default_memory
-from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.merging import Part, merged
-from teravec.serving.protocol import Answer, Wanted
+from teravec.serving.protocol import Answer, SearchRequest, Wanted
 from teravec.storage.jsonfile import json_checksum
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
@@ -30,6 +29,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 # Scanned between two looks at the deadline: some 0.1 to 0.3 s of work on two processors.
 _STEP_BYTES = 1 << 30
+_ANY_K = 10  # where a radius is asked for, no k counts
 
 
 def index_version(manifest: Manifest) -> str:
@@ -138,19 +138,27 @@ class ServedIndex:
             )
 
     def nearest_lists(
-        self, queries: Float32, nprobe: int | None, recall: float | None
+        self, request: SearchRequest, limits: Limits
     ) -> tuple[Float32, Int64, Float32]:
-        """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``."""
+        """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``.
+
+        Raises
+        ------
+        InvalidArgument
+            Queries of another dimension; a recall that was not calibrated.
+        LimitExceeded
+            The recall asked for visits more lists than a request may.
+        """
+        queries, wanted, index = request.queries, request.wanted, self._indexes[0]
         if queries.shape[1] != self.d:
             raise InvalidArgument(
                 f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
             )
-        return self._indexes[0].nearest_lists(queries, self._effort(nprobe, recall))
-
-    def _effort(self, nprobe: int | None, recall: float | None) -> Effort:
-        if nprobe is None:
-            raise InvalidArgument(f"recall is {recall}; this index is asked by nprobe")
-        return Effort(min(nprobe, self.nlist))
+        effort = index.effort(
+            request.nprobe, request.recall, k=wanted.k or _ANY_K, radius=wanted.radius
+        )
+        limits.check_nprobe(len(queries), effort.nprobe)
+        return index.nearest_lists(queries, effort)
 
     def search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted,
