@@ -42,14 +42,9 @@ class ListsServer(rpc.Server):  # type: ignore[misc]
         self, xq: Floats, list_nos: Ids, coarse: Floats, k: int
     ) -> tuple[Floats, Ids]:
         """Scan the lists of each query; -1 is none."""
-        n = len(xq)
         self._ivf.nprobe = list_nos.shape[1]
-        distances, ids = np.empty((n, k), np.float32), np.empty((n, k), np.int64)
-        self._ivf.search_preassigned(
-            n, faiss.swig_ptr(xq), k, faiss.swig_ptr(list_nos), faiss.swig_ptr(coarse),
-            faiss.swig_ptr(distances), faiss.swig_ptr(ids), False,
-        )  # fmt: skip
-        return distances, ids
+        found: tuple[Floats, Ids] = self._ivf.search_preassigned(xq, k, list_nos, coarse)
+        return found
 
 
 class SplitPerList:
