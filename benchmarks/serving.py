@@ -162,7 +162,7 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
         coordinator = stack.enter_context(Served(str(root), "--servers", listed))
         remote = stack.enter_context(teravec.connect(coordinator.url, timeout_s=60))
         seed = stack.enter_context(original(root, folder, 3))
-        for nq, runs in ((1, 200), (1000, 5)):
+        for nq, runs in ((1, 40), (1000, 3)):
             for nprobe in (16, 64, 256):
                 position = iter(range(10**9))
 
