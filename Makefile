@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-slurm check format clean
+.PHONY: demo test test-quick test-slurm check chromium format clean soak
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -22,8 +22,15 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+test: check chromium
 	$(BIN)/python -m pytest
+
+chromium:
+	.ci/chromium
+
+# Ten minutes of load on a small cluster; the result goes to benchmarks/RESULTS.md.
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -39,5 +46,4 @@ clean:
 test-slurm: $(READY)
 	command -v slurmctld > /dev/null && command -v munged > /dev/null || \
 		{ apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge; }
-	$(BIN)/python -c "import ray" 2> /dev/null || $(BIN)/pip install --quiet "ray>=2.40"
 	TERAVEC_TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm

@@ -9,39 +9,68 @@
         distances, ids = index.search(queries, k=10, recall=0.95)
 """
 
-from teravec.api import build, calibrate, export_faiss, merge, open, shard, train, verify
+from teravec.api import (
+    build,
+    calibrate,
+    connect,
+    export_faiss,
+    merge,
+    open,
+    shard,
+    train,
+    verify,
+)
 from teravec.errors import (
+    AccessDenied,
+    Busy,
     CorruptFile,
+    DeadlineExceeded,
     ForeignFile,
     IncompatibleVersion,
     InvalidArgument,
     InvalidSource,
+    LimitExceeded,
     MemoryLimitTooSmall,
     MissingFile,
+    OtherIndex,
     OutputExists,
+    ProtocolError,
+    ServiceError,
     StorageError,
     TeravecError,
+    Unavailable,
     WorkerLost,
 )
 from teravec.search.index import Index
 from teravec.search.stats import SearchStats
+from teravec.serving.client import RemoteIndex
 
 __all__ = [
+    "AccessDenied",
+    "Busy",
     "CorruptFile",
+    "DeadlineExceeded",
     "ForeignFile",
     "IncompatibleVersion",
     "Index",
     "InvalidArgument",
     "InvalidSource",
+    "LimitExceeded",
     "MemoryLimitTooSmall",
     "MissingFile",
+    "OtherIndex",
     "OutputExists",
+    "ProtocolError",
+    "RemoteIndex",
     "SearchStats",
+    "ServiceError",
     "StorageError",
     "TeravecError",
+    "Unavailable",
     "WorkerLost",
     "build",
     "calibrate",
+    "connect",
     "export_faiss",
     "merge",
     "open",

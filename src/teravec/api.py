@@ -22,6 +22,7 @@ from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.index import open_index as open
 from teravec.search.results import read_neighbors
+from teravec.serving.client import connect
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
@@ -31,6 +32,7 @@ from teravec.training.record import LayoutOptions
 __all__ = [
     "build",
     "calibrate",
+    "connect",
     "export_faiss",
     "merge",
     "open",

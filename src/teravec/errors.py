@@ -6,13 +6,21 @@
     |-- InvalidArgument          an option, array or input does not fit        (exit 2)
     |   |-- InvalidSource        an input file is unreadable as vectors         (exit 2)
     |   |-- OutputExists         the output holds something else               (exit 2)
-    |   `-- MemoryLimitTooSmall  the stage cannot run in the memory it was given (exit 2)
+    |   |-- MemoryLimitTooSmall  the stage cannot run in the memory it was given (exit 2)
+    |   `-- LimitExceeded        a request is over a bound of the server         (exit 2)
     |-- StorageError             the disk said no: space, permission, read error (exit 2)
     |-- WorkerLost               a cluster's workers died, or one met a bug       (exit 1)
     |-- MissingFile              a file that the manifest names is not there    (exit 1)
-    `-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
-        |-- ForeignFile          a sound file that belongs to another index     (exit 1)
-        `-- IncompatibleVersion  a format that this release does not read       (exit 1)
+    |-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
+    |   |-- ForeignFile          a sound file that belongs to another index     (exit 1)
+    |   `-- IncompatibleVersion  a format that this release does not read       (exit 1)
+    `-- ServiceError             a server refused or could not answer           (exit 1)
+        |-- Busy                 its queue is full, or it is shutting down      (exit 1)
+        |-- DeadlineExceeded     the request's time is over                     (exit 1)
+        |-- Unavailable          no server there, or no live owner of a list    (exit 1)
+        |-- OtherIndex           it serves another version of the index         (exit 1)
+        |-- AccessDenied         token or certificate refused                   (exit 1)
+        `-- ProtocolError        what it sent is not the protocol               (exit 1)
 
 A message gives what was found, what was expected, and the file.
 """
@@ -25,16 +33,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = [
+    "AccessDenied",
+    "Busy",
     "CorruptFile",
+    "DeadlineExceeded",
     "ForeignFile",
     "IncompatibleVersion",
     "InvalidArgument",
     "InvalidSource",
+    "LimitExceeded",
     "MemoryLimitTooSmall",
     "MissingFile",
+    "OtherIndex",
     "OutputExists",
+    "ProtocolError",
+    "ServiceError",
     "StorageError",
     "TeravecError",
+    "Unavailable",
     "WorkerLost",
     "storage_errors",
 ]
@@ -64,6 +80,10 @@ class MemoryLimitTooSmall(InvalidArgument):
     """A stage cannot do its work within the memory limit that it was given."""
 
 
+class LimitExceeded(InvalidArgument):
+    """A request is over a bound that the server states: size, k, nprobe, results."""
+
+
 class StorageError(TeravecError, OSError):
     """The operating system refused: no space, no permission, or a failed read or write."""
 
@@ -91,6 +111,34 @@ class ForeignFile(CorruptFile):
 
 class IncompatibleVersion(CorruptFile):
     """A file of a format version that this release does not read."""
+
+
+class ServiceError(TeravecError):
+    """A server refused a request, could not answer it, or failed."""
+
+
+class Busy(ServiceError):
+    """The server's queue is full, or it is shutting down: try another, or again."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's time was over before its answer was there."""
+
+
+class Unavailable(ServiceError):
+    """No server answers at an address, or no live server owns some of the lists."""
+
+
+class OtherIndex(ServiceError):
+    """A server serves another version of the index than the request was made for."""
+
+
+class AccessDenied(ServiceError):
+    """A token or certificate was missing, wrong or expired."""
+
+
+class ProtocolError(ServiceError):
+    """A message is not what the protocol says: cut, damaged, or claiming what it does not hold."""
 
 
 _WHY = {

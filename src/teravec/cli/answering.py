@@ -20,7 +20,7 @@ from teravec.search.index import Index
 from teravec.search.questions import Question
 from teravec.sources import Source
 
-__all__ = ["answer"]
+__all__ = ["answer", "found_as_json", "print_found"]
 
 
 def answer(
@@ -37,7 +37,7 @@ def answer(
         result = _collected(index, source, question)
     else:
         for start, found in answers(index, source, question, 0, source.ntotal):
-            _print_found(start, found)
+            print_found(start, found)
     if json:
         cost = {"stats": asdict(index.stats)} if stats else {}
         print_json({**question.describe(), **result, **cost})
@@ -45,7 +45,7 @@ def answer(
         Console().print(stats_table(index.stats))
 
 
-def _print_found(start: int, found: FoundArrays) -> None:
+def print_found(start: int, found: FoundArrays) -> None:
     """A line for each query: its number, and id:distance of each result."""
     for row in range(found.n):
         distances, ids = found.read(*found.lims[row : row + 2].tolist())
@@ -55,17 +55,21 @@ def _print_found(start: int, found: FoundArrays) -> None:
 
 def _collected(index: Index, source: Source, question: Question) -> dict[str, Any]:
     """All results, for one JSON document."""
-    parts = [found for _, found in answers(index, source, question, 0, source.ntotal)]
+    return found_as_json([found for _, found in answers(index, source, question, 0, source.ntotal)])
+
+
+def found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:
+    """Results of consecutive queries as JSON has them."""
+    nq, k = sum(found.n for found in parts), parts[0].k
     distances, ids = (np.concatenate(arrays) for arrays in zip(
         *(found.read(0, found.total) for found in parts), strict=True
     ))  # fmt: skip
-    if question.k is not None:
-        rows = (source.ntotal, question.k)
-        distances, ids = distances.reshape(rows), ids.reshape(rows)
+    if k is not None:
+        distances, ids = distances.reshape(nq, k), ids.reshape(nq, k)
     content = {"ids": ids.tolist(), "distances": _finite(distances)}
     counts = np.concatenate([np.diff(found.lims) for found in parts])
-    lims = {} if question.k is not None else {"lims": [0, *np.cumsum(counts).tolist()]}
-    return {"queries": source.ntotal, "results": int(ids.size), **lims, **content}
+    lims = {} if k is not None else {"lims": [0, *np.cumsum(counts).tolist()]}
+    return {"queries": nq, "results": int(ids.size), **lims, **content}
 
 
 def _finite(values: npt.NDArray[np.float32]) -> Any:

@@ -15,13 +15,14 @@ from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.plan_command import add_plan_command
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
+from teravec.cli.serve_commands import add_serve_commands
 from teravec.cli.slurm_command import add_slurm_command
 
 __all__ = ["app", "run"]
 
 app = typer.Typer(
     name="teravec",
-    help="Build, search and check inverted-file vector indexes that live on disk.",
+    help="Build, search, serve and check inverted-file vector indexes that live on disk.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -54,6 +55,7 @@ add_calibrate_command(app)
 add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)
+add_serve_commands(app)
 add_plan_command(app)
 add_selftest_command(app)
 add_slurm_command(app)

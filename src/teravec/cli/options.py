@@ -57,10 +57,11 @@ Queries = Annotated[
     str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
 ]
 QuerySource = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="QUERIES...",
-        help="Query vectors: files, directories or globs, in the formats that build reads.",
+        help="Query vectors: files, directories or globs, in the formats that build reads. "
+        "With --server there is no INDEX before them.",
         show_default=False,
     ),
 ]

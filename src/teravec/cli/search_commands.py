@@ -16,6 +16,7 @@ from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
+from teravec.cli.remote import Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -23,11 +24,12 @@ from teravec.kernels.metric import Metric
 from teravec.memory import require
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.evaluation import Evaluation, evaluate
+from teravec.search.formats.found import FoundArrays
 from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
 from teravec.search.results import check_output, read_neighbors, write_neighbors
-from teravec.sources import open_source
+from teravec.sources import Source, open_source
 
 __all__ = ["add_search_commands"]
 
@@ -53,41 +55,66 @@ def add_search_commands(app: typer.Typer) -> None:
 
 
 def search(
-    index: o.IndexDir, queries: o.QuerySource, k: o.K = 10,
+    index: o.IndexDir, queries: o.QuerySource = None, k: o.K = 10,
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
     exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
+    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
         check_output(out)
-    source = open_source(queries, id_column=id_column, vector_column=vector_column)
+    if server is not None:
+        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+            [str(index), *(queries or [])],
+            lambda remote, xq: FoundArrays.of_rows(*remote.search(xq, k, nprobe, recall=recall)),
+            out, memory=memory, stats=stats, json=json,
+        )  # fmt: skip
+        return
+    source = _open_queries(queries, id_column, vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = TopK(k, opened.effort(nprobe, recall, k=k), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def range_search(
-    index: o.IndexDir, queries: o.QuerySource,
+    index: o.IndexDir,
     radius: Annotated[
         float,
         typer.Option(help="Squared L2 below it (l2), or similarity above it (ip, cosine).",
                      show_default=False),
     ],
+    queries: o.QuerySource = None,
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
-    quiet: o.Quiet = False,
+    quiet: o.Quiet = False, server: Server = None, token_file: TokenFile = None, ca: Ca = None,
+    tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
-    source = open_source(queries, id_column=id_column, vector_column=vector_column)
+    if server is not None:
+        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+            [str(index), *(queries or [])],
+            lambda remote, xq: FoundArrays(*remote.range_search(xq, radius, nprobe, recall=recall)),
+            out, memory=memory, stats=stats, json=json,
+        )  # fmt: skip
+        return
+    source = _open_queries(queries, id_column, vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
+
+
+def _open_queries(
+    queries: list[str] | None, id_column: str | None, vector_column: str | None
+) -> Source:
+    if not queries:
+        raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
+    return open_source(queries, id_column=id_column, vector_column=vector_column)
 
 
 def evaluate_index(

@@ -48,7 +48,7 @@ class OpenedIndex:
     root : path-like
     lists : tuple of int, optional
         Open only the slices that hold some of lists [start, stop); the others' files need
-        not be there.
+        not be there. An empty range opens none: what a search's first step needs.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class OpenedIndex:
                 f"{self.manifest.model} expected by {self.paths.manifest}"
             )
         self.lists = start, stop = lists or (0, self.manifest.nlist)
-        if not 0 <= start < stop <= self.manifest.nlist:
+        if not 0 <= start <= stop <= self.manifest.nlist:
             raise InvalidArgument(
                 f"lists {start}:{stop} asked for; the index has {self.manifest.nlist:,}"
             )
@@ -91,7 +91,7 @@ class OpenedIndex:
         self.sizes = np.zeros(self.manifest.nlist, np.int64)
         for file in self.slices:
             self.sizes[slice(*file.lists)] = file.sizes
-        first = self.slices[0].lists[0]
+        first = self.slices[0].lists[0] if self.slices else start
         self.bounds = np.array([first, *(file.lists[1] for file in self.slices)], np.int64)
 
     def _open_slice(self, entry: SliceEntry) -> ListFile:

@@ -1,0 +1,100 @@
+"""Searching a server by the same commands as a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from rich.console import Console
+
+from teravec import api
+from teravec.cli.answering import found_as_json, print_found
+from teravec.cli.running import print_json
+from teravec.cli.stats_table import stats_table
+from teravec.errors import InvalidArgument
+from teravec.memory import require
+from teravec.search.formats.found import FoundArrays
+from teravec.search.results import check_ids, write_found
+from teravec.serving.client import RemoteIndex, connect
+from teravec.sources import open_source
+
+__all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
+
+Float32 = npt.NDArray[np.float32]
+
+Server = Annotated[
+    str | None,
+    typer.Option(help="Ask this server instead of a directory: grpc://HOST:PORT or "
+                 "grpc+tls://HOST:PORT.", show_default=False),
+]  # fmt: skip
+TokenFile = Annotated[
+    Path | None, typer.Option(help="Token to show to the server.", show_default=False)
+]
+Ca = Annotated[
+    Path | None,
+    typer.Option(help="PEM authority of the server's certificate.", show_default=False),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="PEM certificate to show to the server.", show_default=False)
+]
+TlsKey = Annotated[
+    Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
+]
+
+_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A server to ask, and the files to be known by there.
+
+    Parameters
+    ----------
+    url : str
+    token_file, ca, certificate, key : Path, optional
+    exclude_self : bool
+        Refused: servers do not leave a query's own vector out.
+    """
+
+    url: str
+    token_file: Path | None
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    exclude_self: bool
+
+    def answer(
+        self, queries: list[str], ask: Callable[[RemoteIndex, Float32], FoundArrays],
+        out: Path | None, *, memory: str | None, stats: bool, json: bool,
+    ) -> None:  # fmt: skip
+        """Ask for every query; write the results to a file, or print them."""
+        if self.exclude_self:
+            raise InvalidArgument("--exclude-self is not answered by servers")
+        source = open_source(queries)
+        limit = api.resources(memory, None, None).memory_bytes
+        require(source.ntotal * source.d * 4, limit, "holding the queries")
+        with connect(
+            self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
+            key=self.key, timeout_s=_TIMEOUT_S,
+        ) as index:  # fmt: skip
+            found = ask(index, source.read(0, source.ntotal))
+        result: dict[str, object] = {"queries": found.n, "results": found.total}
+        if out is not None:
+            check_ids(out, found.ids)
+            write_found(out, found)
+            result = {"out": str(out), **result}
+        if json:
+            content = {} if out is not None else found_as_json([found])
+            print_json({**result, **content, **({"stats": asdict(index.stats)} if stats else {})})
+            return
+        if out is None:
+            print_found(0, found)
+        else:
+            print(f"{out}: {found.total:,} results of {found.n:,} queries")
+        if stats:
+            Console().print(stats_table(index.stats))

@@ -1,0 +1,147 @@
+"""serve: a search server, or the coordinator of several."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from teravec import api
+from teravec.cli import options as o
+from teravec.cli.running import command, parse_numbers
+from teravec.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from teravec.serving.launch import ServeOptions
+
+__all__ = ["add_serve_commands"]
+
+
+def add_serve_commands(app: typer.Typer) -> None:
+    """Register ``serve``."""
+    command(app, "serve")(serve)
+
+
+def serve(
+    index: o.IndexDir,
+    listen: Annotated[str, typer.Option(help="HOST:PORT of Arrow Flight.")] = "127.0.0.1:7400",
+    http: Annotated[
+        str, typer.Option(help="HOST:PORT of health, metrics, JSON and console, or none.")
+    ] = "127.0.0.1:7480",
+    lists: Annotated[
+        str | None, typer.Option(help="Own only these lists, as A:B or A:B,C:D.",
+                                 show_default=False)
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option(help="Own only the lists of these slices, as 0,3,7.",
+                                 show_default=False)
+    ] = None,
+    servers: Annotated[
+        str | None, typer.Option(help="Coordinate these servers: HOST:PORT,HOST:PORT,...",
+                                 show_default=False)
+    ] = None,
+    topology: Annotated[
+        Path | None, typer.Option(help="Coordinate the servers of this JSON file; it is read "
+                                  "again when it changes.", show_default=False)
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM certificate: serve TLS.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM key of the certificate.", show_default=False)
+    ] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="PEM authority: callers need a certificate of it.",
+                                  show_default=False)
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Callers need a token: one of this file's lines.",
+                                  show_default=False)
+    ] = None,
+    servers_ca: Annotated[
+        Path | None, typer.Option(help="PEM authority of the servers' certificates: speak TLS "
+                                  "with them.", show_default=False)
+    ] = None,
+    servers_token_file: Annotated[
+        Path | None, typer.Option(help="Token to show to the servers.", show_default=False)
+    ] = None,
+    servers_cert: Annotated[
+        Path | None, typer.Option(help="PEM certificate to show to the servers.",
+                                  show_default=False)
+    ] = None,
+    servers_key: Annotated[
+        Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without TLS or tokens.")
+    ] = False,
+    open_probes: Annotated[
+        bool, typer.Option("--open-probes", help="Answer /healthz and /readyz without a token.")
+    ] = False,
+    vectors: Annotated[
+        str | None, typer.Option(help="Vectors by id, for queries by id: what the index was "
+                                 "built from.", show_default=False)
+    ] = None,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are told 'busy'.")] = 512,
+    max_k: Annotated[int, typer.Option(help="Most results a query.")] = 10_000,
+    max_nprobe: Annotated[int, typer.Option(help="Most lists a query.")] = 65_536,
+    max_queries: Annotated[int, typer.Option(help="Most queries a request.")] = 16_384,
+    max_request: Annotated[str, typer.Option(help="Most bytes of a request.")] = "64MiB",
+    max_answer: Annotated[str, typer.Option(help="Most bytes of an answer.")] = "256MiB",
+    max_waiting: Annotated[str, typer.Option(help="Most bytes of waiting requests.")] = "256MiB",
+    batch_rows: Annotated[
+        int, typer.Option(help="Queries joined into a batch; 1 joins nothing.")
+    ] = 1024,
+    drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
+    memory: o.Memory = None, threads: o.Threads = None,
+) -> None:  # fmt: skip
+    """Serve an index, or some of its lists, or coordinate servers that have them."""
+    try:
+        from teravec.serving.launch import ServeOptions, launch
+    except ModuleNotFoundError as error:
+        raise InvalidArgument(
+            f"{error.name} is not installed; serving needs pip install 'teravec[serve]'"
+        ) from error
+    from teravec.memory import parse_bytes
+    from teravec.serving.limits import Limits
+    from teravec.serving.security import Address, ClientSecurity, ServerSecurity
+
+    resources = api.resources(memory, threads, None)
+    options = ServeOptions(
+        index,
+        listen=Address.parse(listen),
+        http=None if http == "none" else Address.parse(http),
+        lists=lists,
+        slices=None if slices is None else tuple(parse_numbers(slices, "slices")),
+        servers=servers,
+        topology=topology,
+        security=ServerSecurity(tls_cert, tls_key, client_ca, token_file, insecure, open_probes),
+        servers_tls=servers_ca is not None,
+        servers_security=ClientSecurity.read(
+            token_file=servers_token_file, ca=servers_ca, certificate=servers_cert,
+            key=servers_key, insecure=insecure,
+        ),
+        limits=Limits(
+            request_bytes=parse_bytes(max_request), queries=max_queries, k=max_k,
+            nprobe=max_nprobe, answer_bytes=parse_bytes(max_answer), queue=queue,
+            queue_bytes=parse_bytes(max_waiting),
+        ),
+        vectors=vectors,
+        batch_rows=batch_rows,
+        memory_bytes=resources.memory_bytes,
+        threads=resources.threads or None,
+    )  # fmt: skip
+    server = launch(options)
+    server.run(drain, ready=lambda: _tell(options, server.address, server.http_address))
+
+
+def _tell(options: ServeOptions, address: object, http_address: object) -> None:
+    secure = options.security.certificate is not None
+    print(f"{options.path}: serving on grpc{'+tls' if secure else ''}://{address}", flush=True)
+    if http_address is not None:
+        print(f"console on http{'s' if secure else ''}://{http_address}/", flush=True)
+    if not options.security.insecure:
+        return
+    print("teravec: --insecure: whoever reaches the port may ask", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""Search servers, their coordinator, and the client that asks them."""

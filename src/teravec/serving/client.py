@@ -1,0 +1,287 @@
+"""A served index, searched as if it were here."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import (
+    Busy,
+    DeadlineExceeded,
+    InvalidArgument,
+    OtherIndex,
+    ProtocolError,
+    Unavailable,
+)
+from teravec.search.stats import SearchStats
+from teravec.serving.deadline import Deadline
+from teravec.serving.flight_client import FlightPeer
+from teravec.serving.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.security import ClientSecurity
+
+__all__ = ["RemoteIndex", "connect"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_RESULT_BYTES = 12
+
+
+class RemoteIndex:
+    """An index behind a server or coordinator, for any number of threads.
+
+    Made by ``teravec.connect``. Use it as a context manager, or call ``close``.
+
+    Attributes
+    ----------
+    d, ntotal, nlist : int
+    metric : str
+    stats : SearchStats
+        Queries asked, and the bytes of requests and answers as ``bytes_read``; what the search
+        cost is in ``statistics()``.
+    """
+
+    def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
+        self._peers, self._timeout_s = peers, timeout_s
+        self.stats = SearchStats()
+        self._first = 0  # the peer that answered last
+        info = self.info()
+        try:
+            self.d, self.ntotal = int(info["d"]), int(info["ntotal"])
+            self.nlist, self.metric = int(info["nlist"]), str(info["metric"])
+            self._queries = int(info["limits"]["queries"])
+            self._answer_bytes = int(info["limits"]["answer_bytes"])
+            self._request_bytes = int(info["limits"]["request_bytes"])
+            self._pairs = int(info["limits"]["pairs"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"the server's info is not what it should be: {error}") from error
+
+    def info(self) -> dict[str, Any]:
+        """What is served: sizes, codec, version, limits."""
+        return self._tell("info")
+
+    def statistics(self) -> dict[str, Any]:
+        """State, load and latencies of the server and, at a coordinator, of its replicas."""
+        return self._tell("statistics")
+
+    def _tell(self, action: str) -> dict[str, Any]:
+        deadline = Deadline.after(self._timeout_s)
+        return self._retried(lambda peer: peer.tell(action, deadline), deadline)
+
+    def search(
+        self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Float32, Int64]:  # fmt: skip
+        """Find each query's nearest vectors: see ``Index.search``.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d)
+        k, nprobe : int
+        recall : float, optional
+            Instead of nprobe.
+        timeout_s : float, optional
+            Until the whole answer is here; that of ``connect`` if not given.
+
+        Raises
+        ------
+        InvalidArgument, LimitExceeded
+            Queries do not fit the index, or the server's bounds.
+        Busy, Unavailable, DeadlineExceeded
+            Tried again until the deadline.
+        AccessDenied, ProtocolError
+        """
+        return self.search_partial(
+            queries, k, nprobe, recall=recall, timeout_s=timeout_s, allow_partial=False
+        )[:2]
+
+    def search_partial(
+        self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
+        timeout_s: float | None = None, allow_partial: bool = True,
+    ) -> tuple[Float32, Int64, float]:  # fmt: skip
+        """As ``search``, without lists that no live server owns.
+
+        Returns
+        -------
+        distances, ids
+            As of ``search``.
+        missing : float
+            Share of the bytes to scan that was left out, 0 if nothing was.
+        """
+        answers = self._ask(queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial)
+        worst = np.inf if self.metric == "l2" else -np.inf
+        tables = [answer.top_k(k, worst) for answer in answers]
+        return (
+            np.concatenate([d for d, _ in tables]),
+            np.concatenate([i for _, i in tables]),
+            _missing(answers),
+        )
+
+    def range_search(
+        self, queries: Float32, radius: float, nprobe: int | None = None, *,
+        recall: float | None = None, timeout_s: float | None = None,
+    ) -> tuple[Int64, Float32, Int64]:  # fmt: skip
+        """Find all vectors within a radius of each query: see ``Index.range_search``."""
+        return self.range_search_partial(
+            queries, radius, nprobe, recall=recall, timeout_s=timeout_s, allow_partial=False
+        )[:3]
+
+    def range_search_partial(
+        self, queries: Float32, radius: float, nprobe: int | None = None, *,
+        recall: float | None = None, timeout_s: float | None = None, allow_partial: bool = True,
+    ) -> tuple[Int64, Float32, Int64, float]:  # fmt: skip
+        """As ``range_search``, without lists that no live server owns; the last says how much."""
+        wanted = Wanted(radius=float(radius))
+        answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
+        counts = np.concatenate([answer.counts for answer in answers])
+        return (
+            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+            np.concatenate([answer.distances for answer in answers]),
+            np.concatenate([answer.ids for answer in answers]),
+            _missing(answers),
+        )
+
+    def _ask(
+        self, queries: Float32, wanted: Wanted, nprobe: int | None, recall: float | None,
+        timeout_s: float | None, allow_partial: bool,
+    ) -> list[Answer]:  # fmt: skip
+        """Answers to runs of the queries, each small enough for the server."""
+        queries = np.asarray(queries)
+        if queries.ndim != 2 or queries.shape[1] != self.d or queries.dtype.kind not in "fiu":
+            raise InvalidArgument(
+                f"queries of shape {queries.shape} and type {queries.dtype} found, numbers of "
+                f"shape (nq, {self.d}) expected"
+            )
+        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        answers = []
+        for rows in self._runs(len(queries), wanted, nprobe):
+            part = np.ascontiguousarray(queries[rows], np.float32)
+
+            def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
+                deadline.check()
+                request = SearchRequest(
+                    part, wanted, nprobe, recall, deadline.left_s, allow_partial
+                )
+                frame = request.encode()
+                answer, size = peer.ask("search", frame, deadline)
+                self.stats.add(SearchStats(queries=len(part), bytes_read=len(frame) + size))
+                answer.check(len(part), wanted, self.metric != "l2")
+                return answer
+
+            answers.append(self._retried(ask, deadline))
+        return answers
+
+    def _runs(self, nq: int, wanted: Wanted, nprobe: int | None) -> Iterator[slice]:
+        most = min(self._queries, max(1, (self._request_bytes - 4096) // (4 * self.d)))
+        if wanted.k is not None:
+            most = min(most, max(1, self._answer_bytes // (_RESULT_BYTES * wanted.k)))
+        if nprobe is not None:
+            most = min(most, max(1, self._pairs // max(1, nprobe)))
+        for start in range(0, max(nq, 1), most):
+            yield slice(start, start + most)
+
+    def _retried(self, act: Callable[[FlightPeer], T], deadline: Deadline) -> T:
+        """Ask one peer after another until one answers or the time is over.
+
+        The pause between rounds grows, and is random, so that clients do not come back all
+        at once.
+        """
+        pause_s = _FIRST_PAUSE_S
+        error: Exception | None = None
+        while True:
+            for n in range(len(self._peers)):
+                number = (self._first + n) % len(self._peers)
+                try:
+                    result = act(self._peers[number])
+                except (Busy, Unavailable, OtherIndex) as refused:
+                    error = refused
+                except DeadlineExceeded as late:
+                    raise error or late from None  # why it took so long, if that was told
+                else:
+                    self._first = number
+                    return result
+            wait_s = pause_s * random.uniform(0.5, 1.0)
+            if error is None or deadline.left_s <= wait_s:
+                raise error or Unavailable("no server was asked")
+            time.sleep(wait_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for peer in self._peers:
+            peer.close()
+
+    def __enter__(self) -> RemoteIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def connect(
+    url: str,
+    *,
+    token: str | None = None,
+    token_file: str | Path | None = None,
+    ca: str | Path | None = None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+    timeout_s: float = 10.0,
+    insecure: bool = False,
+) -> RemoteIndex:
+    """Connect to a server or coordinator.
+
+    Parameters
+    ----------
+    url : str
+        ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by commas, are
+        coordinators of the same index, and one that fails is passed over.
+    token, token_file : str and path-like, optional
+        Sent only over TLS or to this machine, unless ``insecure``.
+    ca : path-like, optional
+        PEM file that signed the server's certificate.
+    certificate, key : path-like, optional
+        PEM files of this client's certificate, where servers ask for one.
+    timeout_s : float
+        For each search that does not say its own.
+    insecure : bool
+
+    Raises
+    ------
+    InvalidArgument
+    Unavailable, AccessDenied
+        Nobody answers within the timeout, or not to us.
+    """
+
+    def path(name: str | Path | None) -> Path | None:
+        return None if name is None else Path(name)
+
+    security = ClientSecurity.read(
+        token_file=path(token_file), ca=path(ca), certificate=path(certificate), key=path(key),
+        insecure=insecure,
+    )  # fmt: skip
+    if token is not None:
+        security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
+    peers: list[FlightPeer] = []
+    try:
+        peers += [FlightPeer(part.strip(), security) for part in url.split(",")]
+        return RemoteIndex(peers, timeout_s)
+    except BaseException:
+        for peer in peers:
+            peer.close()
+        raise
+
+
+def _missing(answers: list[Answer]) -> float:
+    """The share missing of several runs of queries: their mean, weighted by queries."""
+    weights = [max(1, len(answer.counts)) for answer in answers]
+    total = sum(w * answer.missing for w, answer in zip(weights, answers, strict=True))
+    return float(total / sum(weights))

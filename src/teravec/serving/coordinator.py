@@ -1,0 +1,152 @@
+"""The coordinator: chooses lists, has servers search them, and merges what they find.
+
+It needs manifest, model and calibration of the index, and no slice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, Unavailable
+from teravec.serving.deadline import Deadline
+from teravec.serving.fanout import FanOut
+from teravec.serving.fleet import Fleet
+from teravec.serving.limits import Limits
+from teravec.serving.merging import merged
+from teravec.serving.metrics import Metrics
+from teravec.serving.protocol import Answer, ListRequest, SearchRequest
+from teravec.serving.served import Ranges, ServedIndex
+from teravec.serving.shares import Pairs
+from teravec.serving.versions import Versions
+
+__all__ = ["Coordinator"]
+
+log = logging.getLogger(__name__)
+
+
+class Coordinator:
+    """Answers through servers.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory with manifest and model.
+    fleet : Fleet
+        Closed with the coordinator.
+    limits : Limits
+    metrics : Metrics
+    memory_bytes, threads : int, optional
+    """
+
+    def __init__(
+        self, path: Path, fleet: Fleet, limits: Limits, metrics: Metrics, *,
+        memory_bytes: int | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self._path, self._fleet, self._limits, self._metrics = path, fleet, limits, metrics
+        self._memory_bytes, self._threads = memory_bytes, threads
+        self._lock = threading.Lock()
+        self._next: ServedIndex | None = None  # waits for servers that have it
+        self.versions = Versions(self._open())
+        fleet.start(self._go_over)
+
+    def _open(self) -> ServedIndex:
+        index = ServedIndex(self._path, (), self._memory_bytes, self._threads)
+        manifest = index.manifest
+        self._fleet.want(index.version, manifest.nlist, manifest.ntotal / manifest.nlist)
+        return index
+
+    def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        """Answer queries; exactly as one machine would, if every list has a live owner."""
+        with self.versions.using() as index:
+            index.check_k(request.wanted)
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
+            sizes = self._fleet.list_sizes(index.version)
+            pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
+            fan_out = FanOut(
+                self._fleet, self._metrics, index.version, prepared, request.wanted,
+                index.larger_is_closer, deadline,
+            )  # fmt: skip
+            parts, left = fan_out.search(pairs)
+            missing = sum(p.total_bytes for p in left) / max(1, pairs.total_bytes)
+            if left and not request.allow_partial:
+                raise Unavailable(self._told(left, missing))
+            nq = len(request.queries)
+            answer = merged(parts, nq, request.wanted, index.larger_is_closer, index.version)
+            self._limits.check_results(len(answer.ids))
+            return Answer(answer.version, answer.counts, answer.distances, answer.ids, missing)
+
+    def _told(self, left: list[Pairs], missing: float) -> str:
+        list_nos = np.unique(np.concatenate([p.list_nos for p in left]))
+        return (
+            f"{len(list_nos):,} lists of {list_nos[0]} to {list_nos[-1]}, {100 * missing:.2f} % of "
+            f"the bytes to scan, have no live owner ({self._fleet.why_missing()}); "
+            "allow a partial answer to go without"
+        )
+
+    def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
+        """Refuse: lists are searched where they are."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, and the ranges that are known."""
+        return self._fleet.list_sizes(index.version), ((0, index.nlist),)
+
+    def why_not_ready(self) -> str | None:
+        """None if every list has a live owner."""
+        covered = self._fleet.covered(self.versions.current.version)
+        if covered == 1.0:
+            return None
+        return (
+            f"{100 * (1 - covered):.2f} % of the lists have no live owner "
+            f"({self._fleet.why_missing()})"
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """State and load of the servers."""
+        waiting = self._next
+        return {
+            "servers": self._fleet.describe(),
+            "covered": self._fleet.covered(self.versions.current.version),
+            "next_version": None if waiting is None else waiting.version,
+        }
+
+    def reload(self) -> str:
+        """Open the directory's index; go over to it when servers have all of its lists."""
+        index = self._open()
+        with self._lock:
+            unused, self._next = self._next, index
+        if unused is not None:
+            unused.close()
+        self._go_over()
+        return index.version
+
+    def _go_over(self) -> None:
+        """Make the next version current if its lists have owners, at least as many as now."""
+        with self._lock:
+            index = self._next
+            if index is None:
+                return
+            current = self.versions.current.version
+            if index.version == current:
+                index.close()
+            else:
+                covered = self._fleet.covered(index.version)
+                if covered < 1.0 and covered <= self._fleet.covered(current):
+                    return
+                self.versions.replace(index)
+                log.info("serving version %s", index.version)
+            self._next = None
+            self._fleet.forget({i.version for i in self.versions.open})
+
+    def close(self) -> None:
+        """Close connections and the index."""
+        self._fleet.close()
+        if self._next is not None:
+            self._next.close()
+        self.versions.close()

@@ -1,0 +1,142 @@
+"""Frames: a header and arrays as bytes, checked before anything is allocated for them.
+
+::
+
+    prefix   24 bytes: magic, version, bytes of the header, XXH3-64 of all that follows
+    header   JSON object, padded with blanks to a multiple of 8 bytes
+    arrays   one after another, little-endian, each padded to a multiple of 8 bytes
+
+``header["arrays"]`` names each array with its type and shape. Reading makes views of the
+bytes that came (copies where they are not aligned), after their lengths add up to exactly
+those bytes: a header that claims 2^60 rows costs nothing. No length reaches 2^32.
+
+Arrow's own record batches are not used for requests: their buffers may be compressed, and
+Flight expands them before a server can look at what they claim, so that a megabyte could take
+gigabytes. Frames travel as Flight's ``app_metadata``.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.errors import ProtocolError
+
+__all__ = ["Array", "decode", "encode"]
+
+Array = npt.NDArray[Any]
+
+MAGIC, VERSION = b"TVFR", 1
+_PREFIX = struct.Struct("<4sHxxIxxxxQ")
+_LARGEST_HEADER = 1 << 20
+_MOST_ARRAYS = 16
+_TYPES: dict[str, np.dtype[Any]] = {
+    "<f4": np.dtype("<f4"),
+    "<i8": np.dtype("<i8"),
+    "<u4": np.dtype("<u4"),
+}
+
+
+def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
+    """Put a header and arrays into a frame.
+
+    Parameters
+    ----------
+    header : dict
+        JSON; the key ``arrays`` is added.
+    arrays : dict of ndarray
+        float32, int64 or uint32, of one or two dimensions.
+    """
+    described = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
+    text = json.dumps({**header, "arrays": described}, allow_nan=False).encode()
+    parts: list[bytes | memoryview] = [text, b" " * (-len(text) % 8)]
+    for array in arrays.values():
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        parts += [data, bytes(-len(data) % 8)]
+    digest = xxhash.xxh3_64()
+    for part in parts:
+        digest.update(part)
+    return b"".join([_PREFIX.pack(MAGIC, VERSION, len(text), digest.intdigest()), *parts])
+
+
+def decode(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Take a frame apart; the arrays are read-only views of its bytes.
+
+    Raises
+    ------
+    ProtocolError
+        Cut, damaged, of another version, or claiming more or less than it holds.
+    """
+    view = memoryview(data)
+    if len(view) < _PREFIX.size:
+        raise ProtocolError(f"a frame of {len(view)} bytes found, {_PREFIX.size} at least expected")
+    magic, version, header_bytes, checksum = _PREFIX.unpack(view[: _PREFIX.size])
+    if magic != MAGIC or version != VERSION:
+        raise ProtocolError(
+            f"a frame with {magic!r}, version {version} found, {MAGIC!r}, {VERSION} expected"
+        )
+    body = view[_PREFIX.size :]
+    if header_bytes > min(_LARGEST_HEADER, len(body)):
+        raise ProtocolError(f"a header of {header_bytes:,} bytes in a frame of {len(view):,}")
+    if xxhash.xxh3_64_intdigest(body) != checksum:
+        raise ProtocolError(f"a frame of {len(view):,} bytes does not have its checksum")
+    header = _header(bytes(body[:header_bytes]))
+    described = header.pop("arrays", None)
+    return header, _arrays(described, body[header_bytes + -header_bytes % 8 :])
+
+
+def _header(text: bytes) -> dict[str, Any]:
+    def refuse(name: str) -> Any:
+        raise ValueError(name)
+
+    try:
+        header = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"the header is not JSON ({type(error).__name__})") from None
+    if not isinstance(header, dict):
+        raise ProtocolError("the header is not a JSON object")
+    return header
+
+
+def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
+    if not isinstance(described, list) or len(described) > _MOST_ARRAYS:
+        raise ProtocolError(f"the header describes no list of at most {_MOST_ARRAYS} arrays")
+    arrays: dict[str, Array] = {}
+    position = 0
+    for entry in described:
+        name, dtype, shape = _described(entry)
+        # Python's integers do not overflow: what is claimed can only be too much.
+        count = 1
+        for length in shape:
+            count *= length
+        size = count * dtype.itemsize
+        if size > len(data) - position:
+            raise ProtocolError(
+                f"array {name!r} of shape {shape} claimed, {len(data) - position:,} bytes are here"
+            )
+        array = np.frombuffer(data, dtype, count, position).reshape(shape)
+        # The network's buffers begin anywhere; compiled code wants its numbers aligned.
+        arrays[name] = array if array.flags.aligned else array.copy()
+        position += size + -size % 8
+    if position != len(data):
+        raise ProtocolError(f"{position:,} bytes of arrays described, {len(data):,} found")
+    return arrays
+
+
+def _described(entry: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
+    """Name, type and shape of an array, or ProtocolError."""
+    try:
+        name, code, lengths = entry
+        dtype = _TYPES[code]
+        if not (isinstance(name, str) and isinstance(lengths, list) and 1 <= len(lengths) <= 2):
+            raise ValueError
+        if not all(type(length) is int and 0 <= length < 1 << 32 for length in lengths):
+            raise ValueError
+    except (TypeError, ValueError, KeyError):
+        raise ProtocolError("an array is not described as name, type and shape") from None
+    return str(name), dtype, tuple(lengths)

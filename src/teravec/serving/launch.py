@@ -1,0 +1,126 @@
+"""From options to a running server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from teravec.errors import InvalidArgument
+from teravec.serving.coordinator import Coordinator
+from teravec.serving.fleet import Fleet
+from teravec.serving.limits import Limits
+from teravec.serving.local import LocalLists
+from teravec.serving.lookup import VectorLookup
+from teravec.serving.metrics import Metrics
+from teravec.serving.program import Server
+from teravec.serving.security import Address, ClientSecurity, ServerSecurity
+from teravec.serving.service import Backend, SearchService
+from teravec.serving.topology import Topology, parse_ranges
+
+__all__ = ["ServeOptions", "launch"]
+
+_COORDINATOR_BATCHES = 4  # at a time: while servers search one, the next is sent
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What ``teravec serve`` is asked for.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory.
+    listen, http : Address
+        Of the Flight port, and of the HTTP port if there is to be one.
+    lists : str, optional
+        Lists to own, as ``A:B,C:D``.
+    slices : tuple of int, optional
+        Slices whose lists to own.
+    servers : str, optional
+        Addresses to coordinate.
+    topology : Path, optional
+        File of servers to coordinate.
+    security : ServerSecurity
+    servers_tls : bool
+        Speak TLS with the servers.
+    servers_security : ClientSecurity
+        What to show to the servers.
+    limits : Limits
+    vectors : str, optional
+        Source of vectors by id.
+    batch_rows : int
+    memory_bytes, threads : int, optional
+    """
+
+    path: Path
+    listen: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
+    http: Address | None = None
+    lists: str | None = None
+    slices: tuple[int, ...] | None = None
+    servers: str | None = None
+    topology: Path | None = None
+    security: ServerSecurity = field(default_factory=ServerSecurity)
+    servers_tls: bool = False
+    servers_security: ClientSecurity = field(default_factory=ClientSecurity)
+    limits: Limits = field(default_factory=Limits)
+    vectors: str | None = None
+    batch_rows: int = 1024
+    memory_bytes: int | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [self.lists, self.slices, self.servers, self.topology]
+        if sum(option is not None for option in given) > 1:
+            raise InvalidArgument("one of lists, slices, servers and topology expected")
+        if self.batch_rows < 1:
+            raise InvalidArgument(f"batch_rows is {self.batch_rows}; at least 1 expected")
+
+
+def launch(options: ServeOptions) -> Server:
+    """Open the index and the ports; ``Server.close`` ends both.
+
+    Raises
+    ------
+    TeravecError
+        Options that do not go together, an index that cannot be opened, a port that is taken.
+    """
+    addresses = [options.listen, *([] if options.http is None else [options.http])]
+    for address in addresses:  # before anything is opened
+        options.security.check_address(address)
+    lookup = None if options.vectors is None else VectorLookup(options.vectors)
+    metrics = Metrics()
+    backend, workers = _backend(options, metrics)
+    service = SearchService(
+        backend, options.limits, metrics, workers=workers, batch_rows=options.batch_rows
+    )
+    try:
+        return Server(service, options.listen, options.http, options.security, lookup)
+    except BaseException:
+        service.close()
+        raise
+
+
+def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
+    topology = None
+    if options.servers is not None:
+        topology = Topology.parse(options.servers)
+    elif options.topology is not None:
+        topology = Topology.read(options.topology)
+    if topology is None:
+        ranges = None if options.lists is None else parse_ranges(options.lists)
+        local = LocalLists(
+            options.path, options.limits, ranges=ranges, slices=options.slices,
+            memory_bytes=options.memory_bytes, threads=options.threads,
+        )  # fmt: skip
+        return local, 1
+    scheme = "grpc+tls" if options.servers_tls else "grpc"
+    fleet = Fleet(topology, scheme, options.servers_security)
+    try:
+        coordinator = Coordinator(
+            options.path, fleet, options.limits, metrics, memory_bytes=options.memory_bytes,
+            threads=options.threads,
+        )  # fmt: skip
+    except BaseException:
+        fleet.close()
+        raise
+    return coordinator, _COORDINATOR_BATCHES

@@ -1,0 +1,141 @@
+"""A server as a process: its ports, its signals, its orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+from teravec.errors import TeravecError
+from teravec.serving.flight_server import FlightPort
+from teravec.serving.http_port import HttpPort
+from teravec.serving.lookup import VectorLookup
+from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.service import SearchService
+
+__all__ = ["Server"]
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 2.0
+_LOOK_S = 0.2
+_END_S = 10.0  # after draining, for ports and files to close
+
+
+class Server:
+    """A service on its ports.
+
+    Parameters
+    ----------
+    service : SearchService
+        Closed with the server.
+    listen : Address
+        Of the Flight port.
+    http : Address, optional
+        Of the HTTP port; none if not given.
+    security : ServerSecurity
+    lookup : VectorLookup, optional
+    """
+
+    def __init__(
+        self, service: SearchService, listen: Address, http: Address | None,
+        security: ServerSecurity, lookup: VectorLookup | None = None,
+    ) -> None:  # fmt: skip
+        self.service, self._security = service, security
+        self._http: HttpPort | None = None
+        for address in (listen, *([] if http is None else [http])):
+            security.check_address(address)
+        self._flight = FlightPort(service, listen, security)
+        try:
+            if http is not None:
+                self._http = HttpPort(service, http, security, lookup)
+        except BaseException:
+            self._flight.close(_CLOSE_S)
+            raise
+
+    @property
+    def address(self) -> Address:
+        """Of the Flight port."""
+        return self._flight.address
+
+    @property
+    def http_address(self) -> Address | None:
+        """Of the HTTP port."""
+        return None if self._http is None else self._http.address
+
+    def reload(self) -> None:
+        """Read tokens again, and go over to the directory's present index."""
+        try:
+            tokens = self._security.tokens()
+            self._flight.use_tokens(tokens)
+            if self._http is not None:
+                self._http.use_tokens(tokens)
+            log.info("reloaded; index version %s", self.service.reload())
+        except TeravecError as error:
+            log.error("reload failed, what was served goes on: %s", error)
+
+    def close(self, drain_s: float = 0.0) -> bool:
+        """Refuse new requests, finish those here, close; False if some were cut off."""
+        drained = self.service.drain(drain_s)
+        if self._http is not None:
+            self._http.close(_CLOSE_S)
+        drained = self._flight.close(_CLOSE_S) and drained
+        self.service.close()
+        return drained
+
+    def run(self, drain_s: float, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads.
+
+        Parameters
+        ----------
+        drain_s : float
+            Longest wait for requests that are being answered.
+        ready : callable
+            Called when signals are heeded.
+        """
+        # A SimpleQueue may be put into from a signal's handler, wherever that interrupts; an
+        # Event may not: its lock could be held by the very thread that is interrupted.
+        signals: SimpleQueue[int] = SimpleQueue()
+
+        def heed(number: int, _frame: FrameType | None) -> None:
+            signals.put(number)
+
+        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, heed) for number in heeded}
+        try:
+            ready()
+            while _next(signals) == signal.SIGHUP:
+                self.reload()
+        finally:
+            for number, action in before.items():
+                signal.signal(number, action)
+        log.info("draining for at most %.0f s", drain_s)
+        latest = threading.Timer(drain_s + _END_S, _end_now)
+        latest.daemon = True
+        latest.start()
+        if not self.close(drain_s):
+            _end_now()
+        latest.cancel()
+
+
+def _next(signals: SimpleQueue[int]) -> int:
+    """Wait for a signal.
+
+    The kernel may give a signal to another thread; Python then runs our handler when this one
+    next runs, so it does from time to time.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return signals.get(timeout=_LOOK_S)
+
+
+def _end_now() -> None:
+    """End the process although a caller holds a call open: waiting would be waiting for ever."""
+    log.warning("some calls were cut off")
+    logging.shutdown()
+    os._exit(0)

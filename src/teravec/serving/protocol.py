@@ -1,0 +1,342 @@
+"""What clients, coordinator and servers say to each other, as types and as frames.
+
+A client asks a ``SearchRequest``. The coordinator turns it into one ``ListRequest`` a server:
+prepared queries, and for each the lists to scan there. Both get an ``Answer``, or an error by
+its code. ``docs/serving.md`` writes the protocol out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec import errors
+from teravec.errors import InvalidArgument, ProtocolError, ServiceError, TeravecError
+from teravec.serving.frames import Array, decode, encode
+from teravec.serving.limits import Limits
+
+__all__ = [
+    "Answer",
+    "ListRequest",
+    "SearchRequest",
+    "Wanted",
+    "encode_error",
+    "error_code",
+    "error_message",
+]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+# Error types by their code on the wire; what is not here is 'internal'.
+_CODES: dict[str, type[TeravecError]] = {
+    "busy": errors.Busy,
+    "deadline-exceeded": errors.DeadlineExceeded,
+    "unavailable": errors.Unavailable,
+    "other-index": errors.OtherIndex,
+    "access-denied": errors.AccessDenied,
+    "protocol": errors.ProtocolError,
+    "limit-exceeded": errors.LimitExceeded,
+    "invalid-argument": errors.InvalidArgument,
+    "corrupt-file": errors.CorruptFile,
+    "missing-file": errors.MissingFile,
+    "storage": errors.StorageError,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to find: the k nearest, or all within a radius; the other one is None."""
+
+    k: int | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.radius is None):
+            raise InvalidArgument("k or radius expected, and not both")
+        if self.k is not None and not (type(self.k) is int and self.k >= 1):
+            raise InvalidArgument(f"k is {self.k!r}; a whole number from 1 expected")
+        if self.radius is not None and not _is_finite(self.radius):
+            raise InvalidArgument(f"radius is {self.radius!r}; a finite number expected")
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """Queries as a user has them.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (nq, d), float32
+    wanted : Wanted
+    nprobe : int, optional
+        Lists to visit a query.
+    recall : float, optional
+        What to aim at instead, by the index's calibration. Neither: the index's default.
+    timeout_s : float
+        Seconds from sending until the answer is of no use any more.
+    allow_partial : bool
+        Answer without the lists that no live server owns, and say what share is missing.
+    """
+
+    queries: Float32
+    wanted: Wanted
+    nprobe: int | None = None
+    recall: float | None = None
+    timeout_s: float = 10.0
+    allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        if self.nprobe is not None and self.recall is not None:
+            raise InvalidArgument(f"nprobe {self.nprobe} and recall {self.recall}; one expected")
+        if self.nprobe is not None and not (type(self.nprobe) is int and self.nprobe >= 1):
+            raise InvalidArgument(f"nprobe is {self.nprobe!r}; a whole number from 1 expected")
+        if self.recall is not None and not (_is_finite(self.recall) and 0 < self.recall <= 1):
+            raise InvalidArgument(f"recall is {self.recall!r}; above 0, at most 1 expected")
+        if type(self.allow_partial) is not bool:
+            raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        if self.nprobe is not None:
+            limits.check_nprobe(len(self.queries), self.nprobe)
+
+    def encode(self) -> bytes:
+        """The request as a frame."""
+        header = {**vars(self.wanted), "nprobe": self.nprobe, "recall": self.recall,
+                  "timeout_s": self.timeout_s, "allow_partial": self.allow_partial}  # fmt: skip
+        return encode(header, {"queries": self.queries})
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> SearchRequest:
+        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        header, arrays = decode(data)
+        queries = _array(arrays, "queries", "f", 2)
+        return cls(
+            queries, Wanted(header.get("k"), header.get("radius")), header.get("nprobe"),
+            header.get("recall"),
+            header.get("timeout_s"),  # type: ignore[arg-type] # checked where it is made
+            header.get("allow_partial"),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ListRequest:
+    """Prepared queries, and the lists that each wants of one server.
+
+    Parameters
+    ----------
+    version : str
+        Of the index that lists and queries were made for.
+    queries : ndarray of shape (nq, d_index), float32
+        Scaled and transformed.
+    counts : ndarray of shape (nq,), uint32
+        Lists wanted by each query.
+    list_nos, distances : ndarray of shape (sum of counts,), uint32 and float32
+        Those lists, query after query, and their centroids' distances.
+    wanted : Wanted
+    timeout_s : float
+    """
+
+    version: str
+    queries: Float32
+    counts: npt.NDArray[np.uint32]
+    list_nos: npt.NDArray[np.uint32]
+    distances: Float32
+    wanted: Wanted
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        if not isinstance(self.version, str):
+            raise ProtocolError(f"version is {self.version!r}; a text expected")
+        total = int(self.counts.sum(dtype=np.uint64))
+        if len(self.counts) != len(self.queries) or not (
+            total == len(self.list_nos) == len(self.distances)
+        ):
+            raise ProtocolError(
+                f"{len(self.queries)} queries, {len(self.counts)} counts, {total} lists counted, "
+                f"{len(self.list_nos)} lists and {len(self.distances)} distances do not fit"
+            )
+        if not np.isfinite(self.distances).all():
+            raise InvalidArgument("a centroid's distance is NaN or infinite")
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        if len(self.counts):
+            # The table of lists is as wide as its longest row.
+            limits.check_nprobe(len(self.queries), int(self.counts.max()))
+
+    def table(self) -> tuple[Int64, Float32]:
+        """Lists and distances as tables of shape (nq, most lists of a query), -1 for none."""
+        width = int(self.counts.max()) if len(self.counts) else 0
+        filled = np.arange(width) < self.counts[:, None]
+        list_nos = np.full(filled.shape, -1, np.int64)
+        distances = np.zeros(filled.shape, np.float32)
+        list_nos[filled], distances[filled] = self.list_nos, self.distances
+        return list_nos, distances
+
+    def encode(self) -> bytes:
+        """The request as a frame."""
+        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
+        arrays = {"queries": self.queries, "counts": self.counts,
+                  "list_nos": self.list_nos, "distances": self.distances}  # fmt: skip
+        return encode(header, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> ListRequest:
+        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        header, arrays = decode(data)
+        return cls(
+            header.get("version"), _array(arrays, "queries", "f", 2),  # type: ignore[arg-type]
+            _array(arrays, "counts", "u", 1), _array(arrays, "list_nos", "u", 1),
+            _array(arrays, "distances", "f", 1), Wanted(header.get("k"), header.get("radius")),
+            header.get("timeout_s"),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Results, query after query, best first.
+
+    Parameters
+    ----------
+    version : str
+        Of the index that was searched.
+    counts : ndarray of shape (nq,), uint32
+        Results of each query.
+    distances, ids : ndarray of shape (sum of counts,), float32 and int64
+    missing : float
+        Share of the (query, list) pairs' bytes that no live server could scan; 0 if whole.
+    """
+
+    version: str
+    counts: npt.NDArray[np.uint32]
+    distances: Float32
+    ids: Int64
+    missing: float = 0.0
+
+    @classmethod
+    def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
+        """From tables (nq, k) in which -1 means none; those are not sent."""
+        held = ids >= 0
+        return cls(version, held.sum(axis=1).astype(np.uint32), distances[held], ids[held])
+
+    @property
+    def lims(self) -> Int64:
+        """Results of query i are at [lims[i], lims[i + 1])."""
+        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+
+    def top_k(self, k: int, worst: float) -> tuple[Float32, Int64]:
+        """As tables (nq, k): missing results have id -1 and the worst distance."""
+        filled = np.arange(k) < self.counts[:, None]
+        distances = np.full(filled.shape, worst, np.float32)
+        ids = np.full(filled.shape, -1, np.int64)
+        distances[filled], ids[filled] = self.distances, self.ids
+        return distances, ids
+
+    def rows(self, start: int, stop: int) -> Answer:
+        """The answer to queries [start, stop)."""
+        lims = self.lims
+        part = slice(int(lims[start]), int(lims[stop]))
+        return Answer(
+            self.version, self.counts[start:stop], self.distances[part], self.ids[part],
+            self.missing,
+        )  # fmt: skip
+
+    def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
+        """Raise ProtocolError where this cannot be the answer to a request."""
+        most = wanted.k
+        if len(self.counts) != nq or (most is not None and (self.counts > most).any()):
+            raise ProtocolError(f"{len(self.counts)} rows of results found, {nq} expected")
+        sign = -1.0 if larger_is_closer else 1.0
+        values = sign * self.distances
+        if len(values) and (not np.isfinite(values).all() or self.ids.min() < 0):
+            raise ProtocolError("a result has no finite distance, or a negative id")
+        if wanted.radius is not None and len(values) and values.max() > sign * wanted.radius:
+            raise ProtocolError("a result lies outside the radius")
+        descents = np.flatnonzero(values[1:] < values[:-1]) + 1
+        if len(descents) and not np.isin(descents, self.lims).all():
+            raise ProtocolError("results are not ordered, best first")
+
+    def encode(self) -> bytes:
+        """The answer as a frame."""
+        header = {"version": self.version, "missing": self.missing}
+        arrays: dict[str, Array] = {
+            "counts": self.counts, "distances": self.distances, "ids": self.ids,
+        }  # fmt: skip
+        return encode(header, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Answer:
+        """Read a frame; raises the error that it holds, or ProtocolError if it is no answer."""
+        header, arrays = decode(data)
+        if "error" in header:
+            raise _error(header)
+        counts = _array(arrays, "counts", "u", 1)
+        distances, ids = _array(arrays, "distances", "f", 1), _array(arrays, "ids", "i", 1)
+        total, missing = int(counts.sum(dtype=np.uint64)), header.get("missing")
+        if not total == len(distances) == len(ids):
+            raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
+        if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
+            raise ProtocolError("an answer says no version, or not what is missing")
+        return cls(header["version"], counts, distances, ids, missing)
+
+
+def error_code(error: Exception) -> str:
+    """The code of an error on the wire; ``internal`` for what is no error of ours."""
+    if isinstance(error, MemoryError):
+        return "busy"
+    return next((code for code, kind in _CODES.items() if isinstance(error, kind)), "internal")
+
+
+def error_message(error: Exception) -> str:
+    """What a client may know: the message of an error of ours, and nothing of others."""
+    if isinstance(error, TeravecError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the server is out of memory"
+    return "the server failed; its log says why"
+
+
+def encode_error(error: Exception) -> bytes:
+    """An error as a frame: its code and its message, and nothing of where it was raised."""
+    return encode({"error": error_code(error), "message": error_message(error)}, {})
+
+
+def _error(header: dict[str, Any]) -> TeravecError:
+    message, code = str(header.get("message"))[:2000], header["error"]
+    kind = _CODES.get(code) if isinstance(code, str) else None
+    return ServiceError(message) if kind is None else kind(message)
+
+
+def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
+    array = arrays.get(name)
+    if array is None or array.dtype.kind != kind or array.ndim != ndim:
+        raise ProtocolError(f"no array {name!r} of kind {kind!r} and {ndim} dimensions found")
+    return array
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _check_timeout(timeout_s: object) -> None:
+    if not (_is_finite(timeout_s) and timeout_s > 0):  # type: ignore[operator]
+        raise InvalidArgument(f"timeout_s is {timeout_s!r}; a number above 0 expected")
+
+
+def _check_queries(queries: Float32) -> None:
+    if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
+        raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")

@@ -1,0 +1,234 @@
+"""An index as a server holds it: one version, open for the lists that the server owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, OtherIndex
+from teravec.index.manifest import Manifest, read_manifest
+from teravec.memory import default_memory
+from teravec.search.index import Index, open_index
+from teravec.serving.deadline import Deadline
+from teravec.serving.limits import Limits
+from teravec.serving.merging import Part, merged
+from teravec.serving.protocol import Answer, SearchRequest, Wanted
+from teravec.storage.jsonfile import json_checksum
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ID_BYTES
+
+__all__ = ["Ranges", "ServedIndex", "index_version", "ranges_text", "slice_ranges"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Ranges = tuple[tuple[int, int], ...]
+
+# Scanned between two looks at the deadline: some 0.1 to 0.3 s of work on two processors.
+_STEP_BYTES = 1 << 30
+_ANY_K = 10  # where a radius is asked for, no k counts
+
+
+def index_version(manifest: Manifest) -> str:
+    """What names a version of an index: a checksum of its model's and its slices' seals."""
+    slices = [[list(s.lists), s.checksum] for s in manifest.slices]
+    return json_checksum({"model": manifest.model, "slices": slices})
+
+
+def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
+    """The lists of some slices, as few ranges.
+
+    Raises
+    ------
+    InvalidArgument
+        A slice that the index does not have, or has been named twice.
+    """
+    slices = read_manifest(IndexPaths(path)).slices
+    if not set(numbers) <= set(range(len(slices))) or len(set(numbers)) != len(numbers):
+        raise InvalidArgument(f"slices {list(numbers)} asked for; the index has {len(slices)}")
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        start, stop = slices[number].lists
+        if ranges and ranges[-1][1] == start:
+            start = ranges.pop()[0]
+        ranges.append((start, stop))
+    return tuple(ranges)
+
+
+class ServedIndex:
+    """One version of an index, open for some ranges of lists.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory; only the slices that hold these lists need be there.
+    ranges : tuple of (start, stop), optional
+        Lists owned; all if not given, and none if empty: what a coordinator needs.
+    memory_bytes : int, optional
+        Shared by the ranges; each range that is apart holds the model for itself.
+    threads : int, optional
+
+    Attributes
+    ----------
+    version : str
+    ranges : tuple of (start, stop)
+    sizes : ndarray of shape (nlist,), int64
+        Vectors of each list that is owned, 0 for others.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        ranges: Ranges | None = None,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        manifest = read_manifest(IndexPaths(path))
+        self.path, self.version = path, index_version(manifest)
+        self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
+        opened = self.ranges or ((0, 0),)
+        memory = (memory_bytes or default_memory()) // len(opened)
+        self._indexes: list[Index] = []
+        try:
+            for lists in opened:
+                index = open_index(path, memory=memory, threads=threads, lists=lists)
+                self._indexes.append(index)
+        except BaseException:
+            self.close()
+            raise
+        self.owned = np.zeros(self.nlist, bool)
+        self.sizes = np.zeros(self.nlist, np.int64)
+        for (start, stop), index in zip(opened, self._indexes, strict=True):
+            self.owned[start:stop] = True
+            self.sizes[start:stop] = index.list_sizes[start:stop]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The index's manifest."""
+        return self._indexes[0].manifest
+
+    @property
+    def nlist(self) -> int:
+        """Lists of the whole index."""
+        return self._indexes[0].nlist
+
+    @property
+    def d(self) -> int:
+        """Dimensions of queries."""
+        return self._indexes[0].d
+
+    @property
+    def larger_is_closer(self) -> bool:
+        """True for similarities (ip, cosine)."""
+        return self.manifest.metric != "l2"
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector in a list: code and id."""
+        return self.manifest.code_size + ID_BYTES
+
+    def check_k(self, wanted: Wanted) -> None:
+        """Raise InvalidArgument where more results are wanted than there are vectors."""
+        if wanted.k is not None and wanted.k > self.manifest.ntotal:
+            raise InvalidArgument(
+                f"k is {wanted.k}; 1 to {self.manifest.ntotal:,} (ntotal) expected"
+            )
+
+    def nearest_lists(
+        self, request: SearchRequest, limits: Limits
+    ) -> tuple[Float32, Int64, Float32]:
+        """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``.
+
+        Raises
+        ------
+        InvalidArgument
+            Queries of another dimension; a recall that was not calibrated.
+        LimitExceeded
+            The recall asked for visits more lists than a request may.
+        """
+        queries, wanted, index = request.queries, request.wanted, self._indexes[0]
+        if queries.shape[1] != self.d:
+            raise InvalidArgument(
+                f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
+            )
+        effort = index.effort(
+            request.nprobe, request.recall, k=wanted.k or _ANY_K, radius=wanted.radius
+        )
+        limits.check_nprobe(len(queries), effort.nprobe)
+        return index.nearest_lists(queries, effort)
+
+    def search_lists(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted,
+        deadline: Deadline, limits: Limits,
+    ) -> Answer:  # fmt: skip
+        """Search lists chosen for each query, -1 for none; all must be owned.
+
+        Work goes by ranges of lists, so that each list is read once, and a deadline that is
+        over stops it soon.
+        """
+        self.check_k(wanted)
+        parts: list[Part] = []
+        results = 0
+        for index, mine in self._steps(list_nos):
+            deadline.check()
+            rows = np.flatnonzero((mine >= 0).any(axis=1))
+            if not len(rows):
+                continue
+            if len(rows) == len(prepared):
+                found = self._search(index, prepared, mine, distances, wanted)
+            else:
+                found = self._search(index, prepared[rows], mine[rows], distances[rows], wanted)
+            parts.append(Part(rows, found))
+            results += len(found.ids) if wanted.k is None else 0
+            limits.check_results(results)
+        return merged(parts, len(prepared), wanted, self.larger_is_closer, self.version)
+
+    def _steps(self, list_nos: Int64) -> Iterator[tuple[Index, Int64]]:
+        """Lists of each step, of shape (nq, width), and the index that holds them."""
+        wanted = list_nos[list_nos >= 0]
+        self._check_owned(wanted)
+        scanned = self.sizes[wanted] * self.row_bytes
+        if len(self._indexes) == 1 and int(scanned.sum()) <= _STEP_BYTES:
+            yield self._indexes[0], list_nos
+            return
+        order = np.argsort(wanted, kind="stable")
+        wanted, until = wanted[order], np.cumsum(scanned[order])
+        targets = np.arange(_STEP_BYTES, int(until[-1]) if len(until) else 0, _STEP_BYTES)
+        cuts = wanted[np.searchsorted(until, targets)] + 1
+        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
+            inside = cuts[(cuts > start) & (cuts < stop)]
+            for low, high in pairwise(np.unique([start, *inside.tolist(), stop]).tolist()):
+                yield index, np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
+
+    def _check_owned(self, wanted: Int64) -> None:
+        strange = wanted[wanted >= self.nlist]
+        if not len(strange):
+            strange = wanted[~self.owned[wanted]]
+        if len(strange):
+            raise OtherIndex(
+                f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
+            )
+
+    def _search(
+        self, index: Index, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted
+    ) -> Answer:
+        if wanted.k is not None:
+            return Answer.of_top_k(
+                self.version, *index.search_lists(prepared, list_nos, distances, wanted.k)
+            )
+        assert wanted.radius is not None
+        lims, found, ids = index.range_search_lists(prepared, list_nos, distances, wanted.radius)
+        return Answer(self.version, np.diff(lims).astype(np.uint32), found, ids)
+
+    def close(self) -> None:
+        """Close the index."""
+        for index in self._indexes:
+            index.close()
+
+
+def ranges_text(ranges: Ranges) -> str:
+    """Ranges as users write them: 0:10,20:30."""
+    return ",".join(f"{start}:{stop}" for start, stop in ranges) or "none"

@@ -1,0 +1,244 @@
+"""The service behind both ports: checks a request, queues it, answers it, counts it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import Busy, InvalidArgument
+from teravec.index.info import size_histogram
+from teravec.serving.batching import Batcher, Job
+from teravec.serving.deadline import Deadline
+from teravec.serving.limits import Limits
+from teravec.serving.metrics import Metrics
+from teravec.serving.protocol import (
+    Answer,
+    ListRequest,
+    SearchRequest,
+    encode_error,
+    error_code,
+)
+from teravec.serving.served import Ranges, ServedIndex
+from teravec.serving.versions import Versions
+
+__all__ = ["Backend", "SearchService"]
+
+log = logging.getLogger(__name__)
+
+PROTOCOL_VERSION = 1
+_CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
+
+
+class Backend(Protocol):
+    """What searches: lists of this machine, or a coordinator's servers."""
+
+    versions: Versions
+
+    def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        """Answer queries."""
+
+    def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
+        """Search lists that were chosen for each query."""
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, and the ranges of lists that are searched here."""
+
+    def why_not_ready(self) -> str | None:
+        """None if it can answer; else what is missing."""
+
+    def statistics(self) -> dict[str, Any]:
+        """What it tells beside the service's own numbers."""
+
+    def reload(self) -> str:
+        """Go over to the directory's present index; return its version."""
+
+    def close(self) -> None:
+        """Close files and connections."""
+
+
+class SearchService:
+    """Answers requests of any number of threads.
+
+    Parameters
+    ----------
+    backend : Backend
+        Closed with the service.
+    limits : Limits
+    metrics : Metrics
+    workers : int
+        Batches at a time.
+    batch_rows : int
+        Queries joined at most; 1 searches each request alone.
+    """
+
+    def __init__(
+        self, backend: Backend, limits: Limits, metrics: Metrics, *, workers: int = 1,
+        batch_rows: int = 1024,
+    ) -> None:  # fmt: skip
+        self.backend, self.limits, self.metrics = backend, limits, metrics
+        self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
+        self._draining = False
+        self._started = time.time()
+
+    def answer_frame(self, method: str, data: memoryview) -> bytes:
+        """Answer a request's frame by a frame: an answer, or an error."""
+        started = time.perf_counter()
+        queries = 0
+        try:
+            self.limits.check_bytes(len(data))
+            kinds: dict[str, Callable[[memoryview], SearchRequest | ListRequest]] = {
+                "search": SearchRequest.decode,
+                "search-lists": ListRequest.decode,
+            }
+            if method not in kinds:
+                raise InvalidArgument(f"no method {method!r}; one of {', '.join(kinds)} expected")
+            request = kinds[method](data)
+            queries = len(request.queries)
+            frame, code = self._answer(request, len(data)).encode(), "ok"
+        except Exception as error:
+            frame, code = encode_error(error), error_code(error)
+            if code == "internal":
+                log.exception("a request failed")
+            method = method if code != "invalid-argument" or queries else "other"
+        self._count(method, code, started, queries, len(data), len(frame))
+        return frame
+
+    def search(self, request: SearchRequest) -> Answer:
+        """Answer a request that came another way, as by HTTP.
+
+        Raises
+        ------
+        TeravecError
+        """
+        started, size = time.perf_counter(), request.queries.nbytes
+        code, sent = "internal", 0
+        try:
+            answer = self._answer(request, size)
+            code, sent = "ok", answer.distances.nbytes + answer.ids.nbytes
+            return answer
+        except Exception as error:
+            code = error_code(error)
+            raise
+        finally:
+            self._count("search", code, started, len(request.queries), size, sent)
+
+    def _count(
+        self, method: str, code: str, started: float, queries: int, received: int, sent: int
+    ) -> None:
+        self.metrics.request(method, code, time.perf_counter() - started, queries, received + sent)
+        self.metrics.moved("received", received)
+        self.metrics.moved("sent", sent)
+
+    def _answer(self, request: SearchRequest | ListRequest, size: int) -> Answer:
+        request.check(self.limits)
+        if self._draining:
+            raise Busy("the server is shutting down")
+        head: tuple[Any, ...] = (request.wanted, request.queries.shape[1])
+        if isinstance(request, SearchRequest):
+            head += (request.nprobe, request.recall, request.allow_partial)
+        else:
+            head += (request.version,)
+        return self._batcher.answer(
+            Job(head, request, len(request.queries), size, Deadline.after(request.timeout_s))
+        )
+
+    def _run(self, jobs: Sequence[Job], deadline: Deadline) -> list[Answer]:
+        self.metrics.batch(len(jobs))
+        request = _joined([job.request for job in jobs])
+        if isinstance(request, SearchRequest):
+            answer = self.backend.search(request, deadline)
+        else:
+            answer = self.backend.search_lists(request, deadline)
+        if len(jobs) == 1:
+            return [answer]
+        stops = np.cumsum([job.rows for job in jobs]).tolist()
+        return [answer.rows(stop - job.rows, stop) for job, stop in zip(jobs, stops, strict=True)]
+
+    def info(self) -> dict[str, Any]:
+        """What is served, and the bounds of requests."""
+        index = self.backend.versions.current
+        manifest = index.manifest
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "version": index.version,
+            "d": manifest.d,
+            "ntotal": manifest.ntotal,
+            "nlist": manifest.nlist,
+            "metric": manifest.metric,
+            "codec": manifest.codec,
+            "code_size": manifest.code_size,
+            "transform": manifest.transform,
+            "lists": [list(r) for r in self.backend.list_sizes(index)[1]],
+            "limits": vars(self.limits),
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """State and load: what a coordinator polls and the console shows."""
+        backend = self.backend
+        return {
+            "ready": self.why_not_ready() is None,
+            "draining": self._draining,
+            "uptime_s": time.time() - self._started,
+            "waiting": self._batcher.waiting,
+            "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
+                         for i in backend.versions.open},
+            "recent": self.metrics.recent(),
+            "bytes": self.metrics.bytes_moved(),
+            **backend.statistics(),
+        }  # fmt: skip
+
+    def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
+        """Version, and vectors of every list that is searched here, 0 for others."""
+        with self.backend.versions.using(version) as index:
+            return index.version, self.backend.list_sizes(index)[0]
+
+    def histogram(self) -> list[dict[str, int]]:
+        """How many lists have how many vectors, of the lists owned."""
+        sizes, ranges = self.backend.list_sizes(self.backend.versions.current)
+        owned = [sizes[start:stop] for start, stop in ranges]
+        return size_histogram(np.concatenate(owned)) if owned else []
+
+    def why_not_ready(self) -> str | None:
+        """None if requests are taken; else why not."""
+        return "shutting down" if self._draining else self.backend.why_not_ready()
+
+    def reload(self) -> str:
+        """Go over to the directory's present index without dropping a request."""
+        return self.backend.reload()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests, and finish those here; False if time is over first."""
+        self._draining = True
+        return self._batcher.drain(timeout_s)
+
+    def close(self) -> None:
+        """Refuse what comes, and close the backend."""
+        self._draining = True
+        self._batcher.drain(_CLOSE_S)
+        self.backend.close()
+
+
+def _joined(requests: Sequence[Any]) -> SearchRequest | ListRequest:
+    """One request of several that ask alike."""
+    first = requests[0]
+    if len(requests) == 1:
+        return first  # type: ignore[no-any-return]
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(request, name) for request in requests])
+
+    timeout_s = max(request.timeout_s for request in requests)
+    if isinstance(first, SearchRequest):
+        return SearchRequest(
+            column("queries"), first.wanted, first.nprobe, first.recall, timeout_s,
+            first.allow_partial,
+        )  # fmt: skip
+    return ListRequest(
+        first.version, column("queries"), column("counts"), column("list_nos"),
+        column("distances"), first.wanted, timeout_s,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""However the lists are split, a coordinator answers what the local index does, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import teravec
+from tests.serving.conftest import QUERIES, Launch, addresses, url
+
+# Splits of 60 lists: one, three and five servers, even and uneven, apart, and with replicas.
+SPLITS = {
+    "one": ["0:60"],
+    "three": ["0:11", "11:12", "12:60"],
+    "three apart": ["0:5,40:60", "5:20", "20:40"],
+    "five": ["0:1", "1:30", "30:31", "31:59", "59:60"],
+    "replicas": ["0:30", "30:60", "0:20", "20:50", "50:60"],
+    "whole twice": ["0:60", "0:60"],
+}
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_equals_the_local_index(
+    split: str, metric: str, indexes: dict[str, Path], serve: Launch
+) -> None:
+    path = indexes[metric]
+    servers = [serve(path, lists=lists) for lists in SPLITS[split]]
+    coordinator = serve(path, servers=addresses(servers))
+    with teravec.open(path) as local, teravec.connect(url(coordinator)) as remote:
+        assert (remote.d, remote.ntotal, remote.metric) == (local.d, local.ntotal, metric)
+        for k, nprobe in ((1, 1), (10, 7), (200, 60)):
+            found, true = remote.search(QUERIES, k, nprobe), local.search(QUERIES, k, nprobe)
+            np.testing.assert_array_equal(found[1], true[1])
+            np.testing.assert_array_equal(found[0], true[0])
+        radius = float(np.median(local.search(QUERIES, 30, 60)[0][:, -1]))
+        for nprobe in (3, 60):
+            found_range = remote.range_search(QUERIES, radius, nprobe)
+            true_range = local.range_search(QUERIES, radius, nprobe)
+            assert len(true_range[1]) > 100
+            for found_part, true_part in zip(found_range, true_range, strict=True):
+                np.testing.assert_array_equal(found_part, true_part)
+
+
+def test_recall_and_the_default_mean_the_same(index: Path, serve: Launch) -> None:
+    servers = [serve(index, lists=lists) for lists in ("0:30", "30:60")]
+    coordinator = serve(index, servers=addresses(servers))
+    with teravec.open(index) as local, teravec.connect(url(coordinator)) as remote:
+        for effort in ({"recall": 0.8}, {"recall": 0.95}, {}):
+            found = remote.search(QUERIES, 10, **effort)  # type: ignore[arg-type]
+            true = local.search(QUERIES, 10, **effort)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(found[1], true[1])
+            np.testing.assert_array_equal(found[0], true[0])
+
+
+def test_a_single_server_needs_no_coordinator(index: Path, serve: Launch) -> None:
+    server = serve(index)
+    with teravec.open(index) as local, teravec.connect(url(server)) as remote:
+        found, true = remote.search(QUERIES, 10, 8), local.search(QUERIES, 10, 8)
+        np.testing.assert_array_equal(found[1], true[1])
+        np.testing.assert_array_equal(found[0], true[0])
+        none = remote.search(QUERIES[:0], 10, 8)
+        assert none[0].shape == none[1].shape == (0, 10)
+
+
+def test_only_the_slices_owned_need_be_there(index: Path, serve: Launch, tmp_path: Path) -> None:
+    slices = sorted((index / "slices").iterdir())
+    homes: list[Path] = []
+    for owned in ((0, 1, 4), (2, 3, 5), ()):
+        home = tmp_path / f"home{len(homes)}"
+        (home / "slices").mkdir(parents=True)
+        (home / "model").symlink_to(index / "model")
+        (home / "manifest.json").symlink_to(index / "manifest.json")
+        for number in owned:
+            (home / "slices" / slices[number].name).symlink_to(slices[number])
+        homes.append(home)
+    servers = [serve(homes[0], slices=(0, 1, 4)), serve(homes[1], slices=(2, 3, 5))]
+    coordinator = serve(homes[2], servers=addresses(servers))
+    with teravec.open(index) as local, teravec.connect(url(coordinator)) as remote:
+        found, true = remote.search(QUERIES, 10, 60), local.search(QUERIES, 10, 60)
+        np.testing.assert_array_equal(found[1], true[1])
+
+
+def test_large_requests_go_in_runs(index: Path, serve: Launch) -> None:
+    from teravec.serving.limits import Limits
+
+    server = serve(index, limits=Limits(queries=7, answer_bytes=12 * 25))
+    with teravec.open(index) as local, teravec.connect(url(server)) as remote:
+        found, true = remote.search(QUERIES, 5, 4), local.search(QUERIES, 5, 4)
+        np.testing.assert_array_equal(found[1], true[1])
+
+
+def test_work_in_steps_is_the_same(
+    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teravec.serving.served._STEP_BYTES", 50_000)
+    server = serve(index)
+    with teravec.open(index) as local, teravec.connect(url(server)) as remote:
+        found, true = remote.search(QUERIES, 20, 30), local.search(QUERIES, 20, 30)
+        np.testing.assert_array_equal(found[1], true[1])
+        np.testing.assert_array_equal(found[0], true[0])
