@@ -61,7 +61,7 @@ class Case:
 def build(source: Path, out: Path, resources: Resources, metric: str = "l2") -> None:
     building.build_index(
         source, out, options=TrainOptions(300, metric, codec="sq8", sample=20_000, niter=4),
-        layout=LayoutOptions(6, 5), keep_shards=True, resources=resources,
+        layout=LayoutOptions(6, 5), keep_shards=True, calibrate=False, resources=resources,
     )  # fmt: skip
 
 
