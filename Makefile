@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-slurm check chromium format clean soak
+.PHONY: demo test test-quick test-slurm test-times check chromium format clean soak
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,10 @@ soak: $(READY)
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+# What compares seconds: needs a machine with nothing else to do.
+test-times: $(READY)
+	TERAVEC_TEST_TIMES=1 $(BIN)/python -m pytest tests/planning
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -102,7 +102,7 @@ def build(
         ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, else none.
     codec : str
         ``flat``, ``fp16``, ``sq8``, ``sq6``, ``sq4``, ``pqM``, ``pqMxB``, ``rabitq1`` to
-        ``rabitq8``.
+        ``rabitq8``; in two stages ``rabitq1+`` or ``rabitq2+`` and one of the others.
     sample : int, optional
         Training vectors, drawn uniformly. Not given: 64 for each list.
     niter : int

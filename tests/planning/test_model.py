@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,10 @@ def smooth(n: int, d: int) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    os.environ.get("TERAVEC_TEST_TIMES") != "1",
+    reason="compares seconds, which other work on the machine changes: make test-times",
+)
 def test_prediction_is_within_twice_of_a_real_build(tmp_path: Path) -> None:
     """At two sizes. What else runs here slows one or the other, so the best of a few counts."""
     threads, ratios = default_threads(), dict[int, list[float]]()
@@ -69,7 +74,7 @@ def test_prediction_is_within_twice_of_a_real_build(tmp_path: Path) -> None:
             started = time.perf_counter()
             teravec.build(
                 files[n], tmp_path / f"{n}-{attempt}", nlist=nlist, codec=codec, memory="1GiB",
-                threads=threads,
+                threads=threads, calibrate=False,
             )  # fmt: skip
             ratios.setdefault(n, []).append((time.perf_counter() - started) / expected)
         if all(any(0.5 <= ratio <= 2 for ratio in each) for each in ratios.values()):

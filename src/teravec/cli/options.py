@@ -71,7 +71,11 @@ Nlist = Annotated[
     typer.Option(help="Inverted lists, or auto: the power of two nearest 4 sqrt(ntotal)."),
 ]
 Codec = Annotated[
-    str, typer.Option(help="flat, fp16, sq8, sq6, sq4, pqM, pqMxB, rabitq1 to rabitq8.")
+    str,
+    typer.Option(
+        help="flat, fp16, sq8, sq6, sq4, pqM, pqMxB, rabitq1 to rabitq8; in two stages rabitq1+ "
+        "or rabitq2+ and one of the others, as rabitq1+sq8."
+    ),
 ]
 Metric = Annotated[str, typer.Option(help="l2, ip or cosine.")]
 Transform = Annotated[

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,9 +81,7 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
         Of a Ray cluster; one is started on this machine when not given.
     """
     missing = ""
-    if "engine" not in signature(api.build).parameters:
-        missing = "this release has no engine ray"
-    elif find_spec("ray") is None and engine != "ray":
+    if find_spec("ray") is None and engine != "ray":
         missing = "Ray is not installed: pip install 'teravec[ray]'"
     arguments = {"engine": "ray", "workers": workers, "address": address}
     return [
