@@ -58,7 +58,7 @@ class SimulatedCluster:
         self.cluster.add_node(**NODE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[SimulatedCluster]:
     """Three nodes, to which this process is connected."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'teravec[ray]'")
@@ -79,7 +79,7 @@ def cluster() -> Iterator[SimulatedCluster]:
     simulated.cluster.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine(cluster: SimulatedCluster) -> Iterator[RayEngine]:
     """Three workers of one thread, one on each node; what a test kills comes again."""
     with RayEngine(EngineOptions("ray", WORKERS, cluster.address), 1, MEMORY) as opened:
