@@ -16,7 +16,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,7 @@ def measure_ours(root: Path, case: vs_seed.Case, memory: str) -> list[list[Any]]
                 index.search(queries[row : row + 1], 10, nprobe)
                 alone.append(time.perf_counter() - started)
             run = measure.cold_queries(
-                lambda c=cold: nullcontext(c),  # type: ignore[misc]
+                lambda c=cold: measure.KeptOpen(c),  # type: ignore[misc]
                 lambda held, query, n=nprobe: held.search(query, 10, n),  # type: ignore[misc]
                 files, queries[:COLD],
             )  # fmt: skip
