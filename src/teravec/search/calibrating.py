@@ -271,27 +271,37 @@ def _search(
     index: Index, known: _Queries, effort: Effort, ks: tuple[int, ...], bounds: list[float],
     sign: float,
 ) -> Measured:  # fmt: skip
-    before = replace(index.stats)
-    k, nq = ks[-1], len(known.vectors)
-    distances, ids = index.search_at(known.vectors, k + (known.own is not None), effort)
-    if known.own is not None:
-        distances, ids = _without_own(distances, ids, known.own)
-    costs = _true_costs(ids, known)
-    # By distance, not by id: of neighbours that tie at the k-th place any will do.
-    shares = np.stack([(costs[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k for k in ks], 1)
+    before, nq = replace(index.stats), len(known.vectors)
+    distances, costs = _found(index, known, effort, ks[-1])
+    lists = (index.stats.lists_wanted - before.lists_wanted) / nq
+    codes = (index.stats.codes_scanned - before.codes_scanned) / nq
+    shares = np.empty((nq, len(ks)))
+    for column, k in enumerate(ks):
+        # In two stages, a search of k refines as many candidates as k needs, not as the largest.
+        of_k = _found(index, known, effort, k)[1] if index.two_stages else costs
+        # By distance, not by id: of neighbours that tie at the k-th place any will do.
+        shares[:, column] = (of_k[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k
     found = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
     within = [(known.costs < bound).sum(1) for bound in bounds]
     ratios = [_ratio(a, b) for a, b in zip(found, within, strict=True)]
     return Measured(
         nprobe=effort.nprobe,
         prune=effort.prune,
-        lists=(index.stats.lists_wanted - before.lists_wanted) / nq,
-        codes=(index.stats.codes_scanned - before.codes_scanned) / nq,
+        lists=lists,
+        codes=codes,
         recall=tuple(shares.mean(0).tolist()),
         error=tuple((shares.std(0, ddof=min(1, nq - 1)) / np.sqrt(nq)).tolist()),
         radius_recall=tuple(recall for recall, _ in ratios),
         radius_error=tuple(error for _, error in ratios),
     )
+
+
+def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Float64]:
+    """Distances of the k found, as searched, and their true costs, (nq, k)."""
+    distances, ids = index.search_at(known.vectors, k + (known.own is not None), effort)
+    if known.own is not None:
+        distances, ids = _without_own(distances, ids, known.own)
+    return distances, _true_costs(ids, known)
 
 
 def _true_costs(ids: Int64, known: _Queries) -> Float64:

@@ -112,6 +112,11 @@ class Index:
         return self._opened.manifest
 
     @property
+    def two_stages(self) -> bool:
+        """Whether codes have two stages: sketches, and finer codes of candidates."""
+        return self._two_stages is not None
+
+    @property
     def list_sizes(self) -> Int64:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
         return self._opened.sizes.copy()

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.engines.threads import ahead
+from teravec.engines.threads import ordered_map
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
 from teravec.storage.files import byte_view, open_to_read, read_exactly, read_into, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
@@ -176,7 +176,8 @@ class ListFileWriter:
         self._codes = _Checksums(sizes, header.code_size)
         self._ids = _Checksums(sizes, ID_BYTES)
         self._codes_at, self._ids_at = header.codes_offset, header.ids_offset
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="teravec-sync")
+        # One thread for a write, one for a sync: there is never more than one of each.
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="teravec-write")
         self._syncs: list[Future[None]] = []
         self._unsynced_bytes = 0
         # Reserve the space, so that a full disk is found before the work and not after it.
@@ -186,16 +187,22 @@ class ListFileWriter:
     def write(self, codes: Bytes, ids: Int64) -> None:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
         code_bytes, id_bytes = byte_view(codes), byte_view(ids)
-        self._codes.feed(code_bytes)
-        self._ids.feed(id_bytes)
-        write_all(self._file, code_bytes, self._codes_at)
-        write_all(self._file, id_bytes, self._ids_at)
+        written = self._pool.submit(self._write_both, code_bytes, id_bytes)
+        try:  # hashing and copying into the page cache take about as long
+            self._codes.feed(code_bytes)
+            self._ids.feed(id_bytes)
+        finally:
+            written.result()
         self._codes_at += len(code_bytes)
         self._ids_at += len(id_bytes)
         self._unsynced_bytes += len(code_bytes) + len(id_bytes)
         if self._unsynced_bytes >= _SYNC_BYTES and all(sync.done() for sync in self._syncs):
             self._syncs.append(self._pool.submit(os.fdatasync, self._file.fileno()))
             self._unsynced_bytes = 0
+
+    def _write_both(self, code_bytes: memoryview, id_bytes: memoryview) -> None:
+        write_all(self._file, code_bytes, self._codes_at)
+        write_all(self._file, id_bytes, self._ids_at)
 
     def __enter__(self) -> ListFileWriter:
         return self
@@ -354,7 +361,9 @@ def verify_lists(path: Path) -> None:
                 (offset + row * row_bytes, min(rows_each, header.ntotal - row) * row_bytes)
                 for row in range(0, header.ntotal, rows_each)
             )
-            for data in ahead(read_exactly(file.fd, size, at, path) for at, size in pieces):
+            for data in ordered_map(
+                lambda piece: read_exactly(file.fd, piece[1], piece[0], path), pieces, threads=2
+            ):
                 checksums.feed(memoryview(data))
             checksums.feed(memoryview(b""))
             wrong = np.flatnonzero(checksums.values != expected)

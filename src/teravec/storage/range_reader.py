@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, StorageError, storage_errors
 from teravec.storage.files import byte_view
+from teravec.storage.page_cache import cached_bytes, knows_cached_bytes
 from teravec.storage.uring import Uring
 
 __all__ = ["ALIGNMENT", "Range", "RangeReader", "ReadFile", "aligned_buffer"]
@@ -54,7 +55,8 @@ class ReadFile:
     def __init__(self, path: Path, fd: int) -> None:
         self.path, self.fd = path, fd
         self.size = os.fstat(fd).st_size
-        self.direct_fd = _open_direct(path)
+        # Without knowing what is cached, to read past the page cache would be a guess.
+        self.direct_fd = _open_direct(path) if knows_cached_bytes(fd) else None
 
     def close(self) -> None:
         """Close what was opened here."""
@@ -122,7 +124,7 @@ class RangeReader:
             A read failed; names the file.
         """
         view = byte_view(buffer)
-        waiting = [item for item in ranges if not _read_cached(item, view)]
+        waiting = [item for item in ranges if not self._read_cached(item, view)]
         if not waiting:
             return
         if self._ring:
@@ -144,6 +146,17 @@ class RangeReader:
     def _fd(self, item: Range) -> int:
         direct = item.file.direct_fd
         return item.file.fd if direct is None or not self._direct else direct
+
+    def _read_cached(self, item: Range, view: memoryview) -> bool:
+        """Read a range if that takes no waiting for the disk: it costs no switch of threads."""
+        fd, target = item.file.fd, view[item.at : item.at + item.length]
+        past = self._fd(item) != fd
+        try:
+            if past and cached_bytes(fd, item.offset, item.length) < item.needed:
+                return False
+            return os.preadv(fd, [target], item.offset, _NO_WAIT) == item.needed
+        except OSError:  # not in the page cache, or a file system that cannot tell
+            return False
 
     def _read_all(self, share: Iterable[Range], view: memoryview) -> None:
         for item in share:
@@ -184,15 +197,6 @@ class RangeReader:
         self._pool.shutdown()
         while not self._rings.empty():
             self._rings.get().close()
-
-
-def _read_cached(item: Range, view: memoryview) -> bool:
-    """Read a range if that takes no waiting for the disk: it costs no switch of threads."""
-    target = view[item.at : item.at + item.length]
-    try:
-        return os.preadv(item.file.fd, [target], item.offset, _NO_WAIT) == item.needed
-    except OSError:  # not in the page cache, or a file system that cannot tell
-        return False
 
 
 def _check(item: Range, count: int, view: memoryview) -> None:
