@@ -58,7 +58,7 @@ class ModelDescription:
     assignment : dict
         How vectors find their list: groups of centroids, the margin within which a group
         is visited (null: every centroid is), groups visited on average, and the share of
-        some training vectors that this assigned as an exact search does.
+        some vectors, outside of the sample if there are enough, that this assigned exactly.
     history : list of dict
         Objective, imbalance, empty lists and agreement of each k-means iteration.
     files : dict

@@ -16,7 +16,7 @@ from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
-from teravec.kernels.metric import Metric
+from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
 from teravec.sources import Source
@@ -28,14 +28,14 @@ from teravec.training.kmeans import KMeansOptions, kmeans
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainPlan
 from teravec.training.record import BuildRecord
-from teravec.training.sample import draw_sample
+from teravec.training.sample import draw_sample, rows_left_out
 from teravec.training.splitting import (
     ListsEstimate,
     SplitOptions,
     estimate_lists,
     split_large_lists,
 )
-from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
 from teravec.training.transform import Transform, train_transform
 
 __all__ = ["EXACT_QUANTIZER_NLIST", "train"]
@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 # Above this many lists a query finds its lists through HNSW: one query against all
 # centroids costs nlist * d multiplications, the graph a few hundred distances.
 EXACT_QUANTIZER_NLIST = 1 << 16
+_FEWEST_HELD_OUT = 1000  # below, the sample itself tells more
 _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss takes 100,000
 
 
@@ -84,7 +85,8 @@ def train(
     )
     state = kmeans(vectors, options, paths.training, progress, engine)
     part = vectors.evenly(codec_rows(plan))
-    lists = _lists(plan, state.centroids, vectors, part, threads)
+    probe = _held_out(source, plan, vectors)
+    lists = _lists(plan, state.centroids, vectors, part, probe, threads)
     arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
@@ -108,12 +110,13 @@ class _Lists:
 
 
 def _lists(
-    plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, threads: int
-) -> _Lists:
+    plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
+    threads: int,
+) -> _Lists:  # fmt: skip
     """k-means' lists, those above the cap split."""
 
     def make(centroids: Float32) -> CentroidAssigner:
-        return CentroidAssigner.auto(centroids, vectors.probe(), seed=plan.seed, threads=threads)
+        return CentroidAssigner.auto(centroids, probe, seed=plan.seed, threads=threads)
 
     if plan.max_list_bytes is None:
         assigner = make(centroids)
@@ -130,6 +133,19 @@ def _lists(
         added=len(split) - len(centroids), rounds=rounds,
     )  # fmt: skip
     return _Lists(split, assigner, estimate)
+
+
+def _held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
+    """Vectors on which the sealed model's assignment is checked: of those outside of the sample.
+
+    k-means moved centroids towards the sample: on sift-photos 99.8 % of it were assigned as by
+    exact search, of other vectors 99.5 %.
+    """
+    rows = rows_left_out(source.ntotal, plan, PROBE)
+    if len(rows) < _FEWEST_HELD_OUT:
+        return vectors.probe()
+    taken = source.take(rows)
+    return vectors.transform.apply(normalized(taken) if plan.metric is Metric.COSINE else taken)
 
 
 def training_bytes(plan: TrainPlan, threads: int) -> int:

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from teravec.training.sample import Sample
 from teravec.training.transform import Transform
 
-__all__ = ["BLOCK_BYTES", "TrainingSet"]
+__all__ = ["BLOCK_BYTES", "PROBE", "TrainingSet"]
 
 Float32 = npt.NDArray[np.float32]
 
 # The block's size decides the order of additions, so it must not depend on the memory
 # limit: the same seed gives the same model in any memory.
 BLOCK_BYTES = 12 << 20
-_PROBE = 4096  # vectors on which an assignment is compared with the exact one
+PROBE = 4096  # vectors on which an assignment is compared with the exact one
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class TrainingSet:
 
     @cached_property
     def _probe(self) -> Float32:
-        return self.evenly(_PROBE)
+        return self.evenly(PROBE)
 
     def probe(self, part: int = 1) -> Float32:
         """Vectors on which assignments are checked: 4096, or one of every ``part`` of them."""
