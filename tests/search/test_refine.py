@@ -32,7 +32,7 @@ def build(
     np.save(folder / "x.npy", clustered(N, D))
     teravec.build(
         folder / "x.npy", root, nlist=NLIST, codec=codec, metric=metric, niter=3,
-        transform="rotation", shards=shards, slices=slices,
+        transform="rotation", shards=shards, slices=slices, calibrate=False,
     )  # fmt: skip
     return root
 
@@ -215,7 +215,9 @@ def test_a_damaged_page_fails_the_query_that_needs_it(
             path.write_bytes((two_stage / "slices" / path.name).read_bytes())
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
-        monkeypatch.setattr(range_reader, "_read_cached", lambda item, view: False)
+        monkeypatch.setattr(
+            range_reader.RangeReader, "_read_cached", lambda self, item, view: False
+        )
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
         path = sorted((root / "slices").glob("*.fine"))[0]

@@ -278,7 +278,8 @@ def _search(
     shares = np.empty((nq, len(ks)))
     for column, k in enumerate(ks):
         # In two stages, a search of k refines as many candidates as k needs, not as the largest.
-        of_k = _found(index, known, effort, k)[1] if index.two_stages else costs
+        fewer = index.two_stages and k < ks[-1]
+        of_k = _found(index, known, effort, k)[1] if fewer else costs
         # By distance, not by id: of neighbours that tie at the k-th place any will do.
         shares[:, column] = (of_k[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k
     found = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
