@@ -1,10 +1,13 @@
-"""teravec from disk beside LanceDB and DiskANN, on the same vectors and queries.
+"""Search from disk beside Faiss, LanceDB and DiskANN, on the same vectors and queries.
 
-    LANCE_PYTHON=... DISKANN_PYTHON=... python -m benchmarks.vs_disk FOLDER [--only lance,diskann]
+    LANCE_PYTHON=... DISKANN_PYTHON=... python -m benchmarks.vs_disk FOLDER
+        [--data long,large,million,sift,minilm] [--prepare]
 
+Systems take turns, for some rounds, each in a process of its own; figures are medians over rounds.
 Each peer runs in a Python of its own, named by those variables, as their requirements do not go
-together. Systems run one after the other, at efforts of about equal recall@10; single queries are
-cold: the page cache is dropped before each. FOLDER holds vectors and indexes (those of vs_seed).
+together; without one, that peer is left out. Cold means that the page cache is dropped before
+every single query. FOLDER holds vectors and indexes, some 20 GB; ``--prepare`` makes them and
+stops. Writes a section of RESULTS.md and a plot in docs/ for each data set.
 """
 
 from __future__ import annotations
@@ -14,140 +17,303 @@ import json
 import os
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
+import faiss
 import numpy as np
 
 import teravec
-from benchmarks import data, measure, vs_seed
+from benchmarks import data, measure, seed
+from benchmarks.points import Point
+from benchmarks.systems_plot import draw
+from teravec.progress import NoProgress
+from teravec.storage.device import DeviceProfile, measure_device
 
+ROUNDS = 3
+COLD = 20  # queries of a round
 TARGETS = (0.8, 0.9, 0.95)
-COLD = 60
+LANCE_NPROBES = "2,4,8,16,32,64,128"
+COMPLEXITIES = "10,15,20,30,40,60,80,120"
 
 
-def ours(root: Path, case: vs_seed.Case, memory: str) -> list[list[Any]]:
-    """Warm and cold figures of teravec at each target, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.vs_disk", str(case.folder), "--ours", str(root)]
-    run = measure.run_child([*command, "--case", case.name, "--memory", memory])
-    found: list[list[Any]] = json.loads(run.stdout)
-    return [[*row, f"{run.peak_rss_bytes / 2**20:,.0f}"] for row in found]
+@dataclass(frozen=True)
+class Case:
+    """A data set, how it is indexed, and whom it is compared with."""
+
+    name: str
+    set: data.Dataset
+    nlist: int
+    memory: str
+    folder: Path
+    peers: tuple[str, ...]  # DiskANN keeps its build in memory, and takes long; LanceDB takes long
+
+    def path(self, name: str) -> Path:
+        """A file or directory of this case."""
+        return self.folder / f"{self.name}-{name}"
 
 
-def measure_ours(root: Path, case: vs_seed.Case, memory: str) -> list[list[Any]]:
-    """Recall, queries a second in a batch and alone, cold p50 and p99, bytes, at each target."""
-    queries, truth = case.set.queries()[:1000], case.set.neighbours()[1][:1000]
-    rows = []
-    with (
-        teravec.open(root, memory=memory) as index,
-        teravec.open(root, memory=memory, keep_lists=False) as cold,
+def _synthetic(nb: int, nlist: int, memory: str, *peers: str) -> Callable[[str, Path, Path], Case]:
+    def case(name: str, folder: Path, _: Path) -> Case:
+        made = data.synthetic(folder, data.Synthetic(nb=nb))
+        return Case(name, made, nlist, memory, folder, peers)
+
+    return case
+
+
+CASES: dict[str, Callable[[str, Path, Path], Case]] = {
+    "long": _synthetic(8_000_000, 2048, "1GiB"),
+    "large": _synthetic(8_000_000, 16384, "1GiB", "lance"),
+    "million": _synthetic(1_000_000, 1024, "512MiB", "diskann"),
+    "sift": lambda name, folder, shared: Case(
+        name, data.sift_photos(shared), 1024, "512MiB", folder, ("lance", "diskann")
+    ),
+    "minilm": lambda name, folder, shared: Case(
+        name, data.minilm_sentences(shared), 512, "512MiB", folder, ("lance",)
+    ),
+}
+
+
+# ---------------------------------------------------------------- what is compared
+
+
+@dataclass(frozen=True)
+class System:
+    """A name and the command that prints its points, but for the rows to search cold."""
+
+    name: str
+    command: list[str]
+
+
+def systems(case: Case) -> list[System]:
+    """Build what is not there, and say how each is searched."""
+    queries = [str(case.set.query), str(case.set.truth)]
+    points = [sys.executable, "-m", "benchmarks.points"]
+    found = []
+    for codec in ("sq6", "rabitq1+sq8"):
+        root = built(case, codec)
+        name = "teravec, two stages" if "+" in codec else "teravec"
+        found.append(System(name, [
+            *points, "teravec", str(root), *queries, "--memory", case.memory, "--cold",
+        ]))  # fmt: skip
+    in_ram, on_disk = exported(case)
+    for name, kind, path in (
+        ("Faiss in RAM", "faiss-ram", in_ram),
+        ("Faiss on disk", "faiss-mmap", on_disk),
+        ("Faiss on disk, MADV_RANDOM", "faiss-random", on_disk),
     ):
-        files = [root / entry.file for entry in index.manifest.slices]
-        for nprobe in vs_seed.nprobes_for(index, queries, truth, TARGETS):
-            index.search(queries, 10, nprobe)
-            seconds, alone = [], []
-            for _ in range(3):
-                started = time.perf_counter()
-                _, ids = index.search(queries, 10, nprobe)
-                seconds.append(time.perf_counter() - started)
-            for row in range(200):
-                started = time.perf_counter()
-                index.search(queries[row : row + 1], 10, nprobe)
-                alone.append(time.perf_counter() - started)
-            run = measure.cold_queries(
-                lambda c=cold: measure.KeptOpen(c),  # type: ignore[misc]
-                lambda held, query, n=nprobe: held.search(query, 10, n),  # type: ignore[misc]
-                files, queries[:COLD],
-            )  # fmt: skip
-            rows.append([
-                f"nprobe {nprobe}", round(data.recall(ids, truth, 10), 3),
-                round(1000 / statistics.median(seconds)), round(1 / statistics.median(alone)),
-                round(1e3 * run.median_s, 1), round(1e3 * float(np.quantile(run.seconds, 0.99)), 1),
-                round(statistics.mean(run.bytes_read) / 1e6, 2),
-            ])  # fmt: skip
-    return rows
-
-
-HEADER = [
-    "", "effort", "recall@10", "batch, queries/s", "alone, queries/s", "cold p50 ms",
-    "cold p99 ms", "MB read", "peak RSS, MiB",
-]  # fmt: skip
-
-
-def bench_lance(folder: Path, _: Path) -> str:
-    """8,000,000 x 96, 16,384 lists: ours in 1 GiB, LanceDB's IVF_SQ."""
-    case = vs_seed.large(folder, _)
-    root = vs_seed.built(case).root
-    python, out = os.environ["LANCE_PYTHON"], case.path("lance-kept")
-    if not out.exists():
-        measure.run_child(
-            [python, "benchmarks/lance.py", "build", str(case.set.base), str(out), str(case.nlist)]
+        found.append(System(name, [*points, kind, str(path), *queries, "--cold"]))
+    if "lance" in case.peers and (python := os.environ.get("LANCE_PYTHON")):
+        script, out = [python, "benchmarks/lance.py"], case.path("lance")
+        _once(out, [*script, "build", str(case.set.base), str(out), str(case.nlist)])
+        found.append(
+            System("LanceDB IVF_SQ", [*script, "search", str(out), *queries, LANCE_NPROBES])
         )
-    rows = [["teravec", *row] for row in ours(root, case, "1GiB")]
-    for nprobe in (20, 40, 80):
-        arguments = [str(out), str(case.set.query), str(case.set.truth), str(nprobe), "--cold"]
-        run = measure.run_child([python, "benchmarks/lance.py", "search", *arguments])
-        found = json.loads(run.stdout)
-        rows.append([
-            "LanceDB", f"nprobe {nprobe}", round(found["recall"], 3), "", round(found["qps"]),
-            round(1e3 * found["cold_p50_s"], 1), round(1e3 * found["cold_p99_s"], 1), "",
-            f"{run.peak_rss_bytes / 2**20:,.0f}",
-        ])  # fmt: skip
-    return "8,000,000 x 96, 16,384 lists, sq6 and IVF_SQ:\n\n" + measure.table(HEADER, rows)
+    if "diskann" in case.peers and (python := os.environ.get("DISKANN_PYTHON")):
+        script, out = [python, "benchmarks/diskann.py"], case.path("diskann")
+        _once(out, [*script, "build", str(case.set.base), str(out)])
+        found.append(System("DiskANN", [*script, "search", str(out), *queries, COMPLEXITIES]))
+    return found
 
 
-def bench_diskann(folder: Path, shared: Path) -> str:
-    """1,000,000 x 96 and sift-photos: ours (sq6), DiskANN."""
-    python, parts = os.environ["DISKANN_PYTHON"], []
-    for case in (vs_seed.synthetic(folder, shared), vs_seed.sift(folder, shared)):
-        root, out = vs_seed.built(case).root, case.path("diskann")
-        rows = [["teravec", *row] for row in ours(root, case, "512MiB")]
-        if not out.exists():
-            build = measure.run_child(
-                [python, "benchmarks/diskann.py", "build", str(case.set.base), str(out)]
-            )
-            (out / "build.json").write_text(build.stdout)
-        built = json.loads((out / "build.json").read_text())
-        for complexity in (10, 20, 40, 80):
-            arguments = [str(out), str(case.set.query), str(case.set.truth), str(complexity)]
-            run = measure.run_child([python, "benchmarks/diskann.py", "search", *arguments])
-            found = json.loads(run.stdout)
+def built(case: Case, codec: str) -> Path:
+    """Our index of a codec."""
+    out = case.path(codec)
+    _once(out, [
+        sys.executable, "-m", "teravec", "build", str(case.set.base), "--out", str(out), "--codec",
+        codec, "--nlist", str(case.nlist), "--transform", "rotation", "--memory", case.memory,
+        "--quiet",
+    ])  # fmt: skip
+    return out
+
+
+def exported(case: Case) -> tuple[Path, Path]:
+    """Model and codes of our sq6 index for Faiss: lists in one file with it, and lists to map."""
+    in_ram, on_disk = case.path("ram.faissindex"), case.path("disk.faissindex")
+    if not on_disk.exists():
+        in_ram.unlink(missing_ok=True)
+        teravec.export_faiss(case.path("sq6"), in_ram)
+        index = faiss.read_index(str(in_ram))
+        index.reset()
+        empty = case.path("empty.faissindex")
+        faiss.write_index(index, str(empty))
+        seed.seed_merge(empty, [in_ram], on_disk)
+    return in_ram, on_disk
+
+
+def _once(out: Path, command: list[str]) -> None:
+    """Build into ``out`` unless that was done, and note what it took."""
+    note = out.with_name(f"{out.name}.json")
+    if not note.exists():
+        run = measure.run_child(command)
+        note.write_text(json.dumps({"seconds": run.seconds, "rss": run.peak_rss_bytes}))
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def measured(found: list[System]) -> dict[str, list[Point]]:
+    """Each system's points: medians over rounds in which the systems took turns."""
+    rounds: dict[str, list[list[Point]]] = {system.name: [] for system in found}
+    for number in range(ROUNDS):
+        for system in found if number % 2 == 0 else found[::-1]:
+            run = measure.run_child([*system.command, str(number * COLD), str(COLD)])
+            points = json.loads(run.stdout)
+            for point in points:
+                point["rss"] = run.peak_rss_bytes
+            rounds[system.name].append(points)
+            print(system.name, f"{run.seconds:.0f} s", flush=True)
+    return {
+        name: [_joined(same) for same in zip(*several, strict=False)]
+        for name, several in rounds.items()
+    }
+
+
+def _joined(same: Iterable[Point]) -> Point:
+    several = list(same)
+    joined: Point = {"effort": several[0]["effort"]}
+    for name in several[0]:
+        values = [point[name] for point in several]
+        if name in ("cold_s", "read"):
+            joined[name] = list(chain.from_iterable(values))
+        elif name != "effort":
+            joined[name] = statistics.median(values)
+    if "cold_s" in joined:
+        joined["p50_ms"] = 1e3 * statistics.median(joined["cold_s"])
+        joined["p99_ms"] = 1e3 * float(np.quantile(joined["cold_s"], 0.99))
+        joined["mb"] = statistics.mean(joined["read"]) / 1e6
+    return joined
+
+
+def at_recall(points: list[Point], field: str, recall: float) -> float | None:
+    """A figure at a recall, between the points on either side, by logarithms."""
+    with_it = sorted((p["recall"], p[field]) for p in points if p.get(field))
+    if not with_it or not with_it[0][0] <= recall <= with_it[-1][0]:
+        return None
+    recalls, values = np.array(with_it).T
+    return float(np.exp(np.interp(recall, recalls, np.log(values))))
+
+
+def device_ms(profile: DeviceProfile, reads: float, read_bytes: float) -> float:
+    """What the disk needs for a query's reads: one wait for codes, one for ids, and their bytes."""
+    wait_s, _ = profile.cost_model(depth=1)
+    read_s, byte_s = profile.cost_model()
+    return 1e3 * (2 * wait_s + reads * read_s + read_bytes * byte_s)
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def report(case: Case, found: dict[str, list[Point]], profile: DeviceProfile) -> str:
+    """The section of one case."""
+    n, d = case.set.matrix().shape
+    header = [
+        "", "effort", "recall@10", "batch, queries/s", "alone, queries/s", "cold p50 ms", "p99 ms",
+        "MB read", "device ms", "peak RSS, MiB",
+    ]  # fmt: skip
+    rows = []
+    for name, points in found.items():
+        for p in points:
+            needs = device_ms(profile, p["reads"], p["mb"] * 1e6) if "reads" in p else None
             rows.append([
-                "DiskANN", f"L {complexity}", round(found["recall"], 3), round(found["qps"]), "",
-                round(1e3 * found["cold_p50_s"], 1), round(1e3 * found["cold_p99_s"], 1),
-                round(found["bytes"] / 1e6, 2), f"{run.peak_rss_bytes / 2**20:,.0f}",
+                name, p["effort"], f"{p['recall']:.3f}", _cell(p.get("batch_qps"), 0),
+                _cell(p.get("alone_qps"), 0), _cell(p.get("p50_ms"), 2), _cell(p.get("p99_ms"), 1),
+                _cell(p.get("mb"), 2), _cell(needs, 2), f"{p['rss'] / 2**20:,.0f}",
             ])  # fmt: skip
-        parts.append(
-            f"{case.set.name}; DiskANN's build took {built['seconds']:.0f} s and "
-            f"{built['rss'] / 2**20:,.0f} MiB:\n\n" + measure.table(HEADER, rows)
-        )
-    return "\n\n".join(parts)
+    best = profile.best.bytes_per_s
+    return "\n\n".join([
+        f"### Search from disk: {case.name}, {n:,} x {d}, nlist {case.nlist:,}",
+        f"sq6 (Faiss: the same codes), rabitq1+sq8 in two stages; teravec in {case.memory}. "
+        f"{ROUNDS} rounds of all systems in turn; {ROUNDS * COLD} cold queries. 'device ms' is "
+        "what the disk needs for a query's reads by the rates of `bench-disk` on the slice, two "
+        f"waits included. {_builds(case)}",
+        measure.table(header, rows),
+        "At equal recall, between the points above; how many times better teravec is:",
+        _ratios(found),
+        "Cold batches of 1,000 queries, teravec; bytes a second over the device's best of "
+        f"{best / 1e6:,.0f} MB/s:",
+        _batches(found, best),
+        f"![{case.name}](../docs/disk-{case.name}.png)",
+    ])  # fmt: skip
 
 
-BENCHES: dict[str, Callable[[Path, Path], str]] = {"lance": bench_lance, "diskann": bench_diskann}
-_CASES = {"synthetic-1M": "synthetic", "sift-photos": "sift", "synthetic-8M": "large"}
+def _builds(case: Case) -> str:
+    names = {
+        "sq6": "teravec sq6", "rabitq1+sq8": "teravec rabitq1+sq8", "lance": "LanceDB",
+        "diskann": "DiskANN",
+    }  # fmt: skip
+    notes = []
+    for end, name in names.items():
+        note = case.path(end).with_name(f"{case.path(end).name}.json")
+        if note.exists():
+            took = json.loads(note.read_text())
+            notes.append(f"{name} {took['seconds']:.0f} s, {took['rss'] / 2**20:,.0f} MiB")
+    return f"Builds: {'; '.join(notes)}."
+
+
+def _ratios(found: dict[str, list[Point]]) -> str:
+    fields = {
+        "batch_qps": "batch, queries/s", "alone_qps": "alone, queries/s", "p50_ms": "cold p50",
+        "p99_ms": "cold p99", "mb": "bytes",
+    }  # fmt: skip
+    rows = []
+    for ours in ("teravec", "teravec, two stages"):
+        for theirs in [name for name in found if name != ours and name != "teravec, two stages"]:
+            for recall in TARGETS:
+                row = [ours, theirs, f"{recall}"]
+                for field in fields:
+                    a = at_recall(found[ours], field, recall)
+                    b = at_recall(found[theirs], field, recall)
+                    both = a is not None and b is not None
+                    ratio = (a / b if field.endswith("qps") else b / a) if both else None  # type: ignore[operator]
+                    row.append(_cell(ratio, 2))
+                rows.append(row)
+    return measure.table(["", "beside", "recall@10", *fields.values()], rows)
+
+
+def _batches(found: dict[str, list[Point]], best: float) -> str:
+    rows = []
+    for name, points in found.items():
+        for p in points:
+            if "cold_batch_s" in p:
+                read, rate = p["cold_batch_read"], p["cold_batch_read"] / p["cold_batch_s"]
+                rows.append([
+                    name, p["effort"], f"{1000 / p['cold_batch_s']:,.0f}",
+                    f"{read / 1e6:,.0f}", f"{rate / 1e6:,.0f}", f"{rate / best:.2f}",
+                ])  # fmt: skip
+    return measure.table(["", "effort", "queries/s", "MB read", "MB/s", "of the best"], rows)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def main() -> None:
-    """Run the comparisons asked for and write each one's section as soon as it is done."""
+    """Run the cases asked for and write each one's section as soon as it is done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default=",".join(BENCHES))
-    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--ours", type=Path)
-    parser.add_argument("--case", choices=list(_CASES))
-    parser.add_argument("--memory", default="1GiB")
+    parser.add_argument("--data", default=",".join(CASES))
+    parser.add_argument("--shared", type=Path, default=measure.ROOT.parent / "shared" / "data")
+    parser.add_argument("--prepare", action="store_true", help="only build what is searched")
     arguments = parser.parse_args()
-    if arguments.ours:
-        case = vs_seed.CASES[_CASES[arguments.case]](arguments.folder, arguments.shared)
-        print(json.dumps(measure_ours(arguments.ours, case, arguments.memory)))
-        return
-    for name in arguments.only.split(","):
-        section = f"### {name}\n\n{BENCHES[name](arguments.folder, arguments.shared)}"
+    folder = arguments.folder.resolve()  # peers run from the repository's root
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in arguments.data.split(","):
+        case = CASES[name](name, folder, arguments.shared)
+        found = systems(case)
+        if arguments.prepare:
+            continue
+        lists = max((case.path("sq6") / "slices").glob("*.lists"), key=lambda p: p.stat().st_size)
+        measure.drop_page_cache([lists])
+        profile = measure_device(lists, seconds=20, scratch_bytes=1 << 28, progress=NoProgress())
+        points = measured(found)
+        (folder / f"{name}-points.json").write_text(json.dumps(points))
+        section = report(case, points, profile)
         print(section, flush=True)
         measure.write_section(f"vs_disk {name}", section)
+        draw(points, f"{case.set.name}, nlist {case.nlist:,}", measure.ROOT / "docs" / f"disk-{name}.png")  # fmt: skip  # noqa: E501
 
 
 if __name__ == "__main__":
