@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data, measure
-from teravec.kernels.assignment import CentroidAssigner, accumulate
+from teravec.kernels.accumulation import accumulate
+from teravec.kernels.assignment import CentroidAssigner
 
 ROWS = 262_144  # assigned in one timed run
 CHECKED = 8192  # of them, assigned exactly too

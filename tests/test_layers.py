@@ -140,7 +140,7 @@ def cycle(imports: Imports) -> list[str]:
 def imports() -> Imports:
     found = read_imports(ROOT)
     assert {f"teravec.{room}" for room in (*SIDE_ROOMS, *STAGES[:-1])} <= set(found)
-    assert "teravec.kernels.native" in own(found, "teravec.kernels.assignment")
+    assert "teravec.kernels.native" in own(found, "teravec.kernels.scans")
     return found
 
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import CentroidAssigner, accumulate, half_norms
+from teravec.kernels.accumulation import accumulate
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.native import half_norms
 from tests.kernels.conftest import LEVELS, use
 
 needs_native = pytest.mark.skipif(compiled.native is None, reason="installed without compiler")

@@ -57,6 +57,21 @@ static int check_level(int level)
     return 0;
 }
 
+/* ------------------------------------------------------------------ vectors */
+
+/* GCC vectors of VL float32 lanes, named for the instruction set by NAME: both are defined where a
+ * header of kernels is included, which begins with VECTOR_TYPES. VECU may lie anywhere. */
+#define VEC NAME(vec)
+#define VECU NAME(vecu)
+#define IVEC NAME(ivec)
+#define VECTOR_TYPES                                                                             \
+    typedef float VEC __attribute__((vector_size(VL * 4)));                                      \
+    typedef float VECU __attribute__((vector_size(VL * 4), aligned(4), may_alias));              \
+    typedef int32_t IVEC __attribute__((vector_size(VL * 4)));
+
+#define LOAD(p) ((VEC) * (const VECU *)(p))
+#define STORE(p, v) (*(VECU *)(p) = (VECU)(v))
+
 /* ------------------------------------------------------------------ buffers */
 
 enum { MAX_BUFFERS = 14 };

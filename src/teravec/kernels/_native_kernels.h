@@ -12,16 +12,8 @@
  */
 
 #define PW (2 * VL)
-#define VEC NAME(vec)
-#define VECU NAME(vecu)
-#define IVEC NAME(ivec)
 
-typedef float VEC __attribute__((vector_size(VL * 4)));
-typedef float VECU __attribute__((vector_size(VL * 4), aligned(4), may_alias));
-typedef int32_t IVEC __attribute__((vector_size(VL * 4)));
-
-#define LOAD(p) ((VEC) * (const VECU *)(p))
-#define STORE(p, v) (*(VECU *)(p) = (VECU)(v))
+VECTOR_TYPES
 #define SPLAT(s) ((VEC){0} + (s))
 
 /* SELECT: m ? a : b by lane, of float vectors. LESS_BITS, LESS_EQUAL_BITS: one bit per lane. */
@@ -464,11 +456,6 @@ FN void NAME(nearest)(const float *x, size_t n, size_t d, const float *packed, c
 }
 
 #undef PW
-#undef VEC
-#undef VECU
-#undef IVEC
-#undef LOAD
-#undef STORE
 #undef SPLAT
 #undef SELECT
 #undef LESS_BITS

@@ -12,16 +12,7 @@
  * on which other queries or codes are scanned with them.
  */
 
-#define VEC NAME(vec)
-#define VECU NAME(vecu)
-#define IVEC NAME(ivec)
-
-typedef float VEC __attribute__((vector_size(VL * 4)));
-typedef float VECU __attribute__((vector_size(VL * 4), aligned(4), may_alias));
-typedef int32_t IVEC __attribute__((vector_size(VL * 4)));
-
-#define LOAD(p) ((VEC) * (const VECU *)(p))
-#define STORE(p, v) (*(VECU *)(p) = (VECU)(v))
+VECTOR_TYPES
 
 #if !NATIVE_X86 || VL == 4
 INLINE VEC NAME(unpack_slowly)(int codec, const uint8_t *code, size_t k)
@@ -287,11 +278,6 @@ FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t first, size_t stop
         NAME(scan_entry)(s, w, entry);
 }
 
-#undef VEC
-#undef VECU
-#undef IVEC
-#undef LOAD
-#undef STORE
 #undef VL
 #undef NAME
 #undef FN

@@ -10,7 +10,16 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Panels", "level", "native", "pack_panels", "scanning", "sketching"]
+__all__ = [
+    "Panels",
+    "half_norms",
+    "level",
+    "native",
+    "pack_panels",
+    "panel_places",
+    "scanning",
+    "sketching",
+]
 
 _ALIGNMENT = 64  # bytes of a cache line, so that no vector load of a panel crosses one
 
@@ -35,6 +44,11 @@ sketching: ModuleType | None = _load("_sketch")
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""
+
+
+def panel_places() -> int:
+    """Centroids in a panel; groups are padded to whole ones."""
+    return int(native.panel_places(level)) if native else 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,16 @@ def pack_panels(
         ids.reshape(npanels, places),
         starts.astype(np.int32),
     )
+
+
+def half_norms(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """``|c|**2 / 2`` of every row, summed in float64 so that equal rows give equal values."""
+    half = np.empty(len(centroids), np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and k-means says so
+        for i in range(0, len(centroids), 8192):
+            rows = centroids[i : i + 8192]
+            half[i : i + 8192] = 0.5 * np.square(rows, dtype=np.float64).sum(axis=1)
+    return half
 
 
 def _aligned_empty(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

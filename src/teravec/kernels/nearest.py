@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import half_norms, over_blocks
+from teravec.kernels.blocks import over_blocks
 from teravec.kernels.metric import Metric
-from teravec.kernels.native import pack_panels
+from teravec.kernels.native import half_norms, pack_panels
 
 __all__ = ["ExactQuantizer", "smallest_k"]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import over_blocks
+from teravec.kernels.blocks import over_blocks
 from teravec.kernels.native import pack_panels
 
 __all__ = ["AffineMap"]

@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.kernels import native as compiled
-from teravec.kernels.assignment import over_blocks
+from teravec.kernels.blocks import over_blocks
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs

@@ -17,12 +17,8 @@ import xxhash
 
 from teravec.engines.threads import default_threads
 from teravec.errors import storage_errors
-from teravec.kernels.assignment import (
-    ITERATION_AGREEMENT,
-    SHARD_AGREEMENT,
-    CentroidAssigner,
-    accumulate,
-)
+from teravec.kernels.accumulation import accumulate
+from teravec.kernels.assignment import ITERATION_AGREEMENT, SHARD_AGREEMENT, CentroidAssigner
 from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner

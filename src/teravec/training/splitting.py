@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels.assignment import CentroidAssigner, accumulate
+from teravec.kernels.accumulation import accumulate
+from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.metric import normalized
 from teravec.training.kmeans import imbalance
 from teravec.training.training_set import TrainingSet

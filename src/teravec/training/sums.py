@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
-from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner, accumulate
+from teravec.kernels.accumulation import accumulate
+from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner
 from teravec.kernels.metric import normalized
 from teravec.training.training_set import TrainingSet
 

@@ -1,0 +1,67 @@
+"""Summing many vectors by their list."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument
+from teravec.kernels import native as compiled
+from teravec.kernels.blocks import over_blocks
+
+__all__ = ["accumulate"]
+
+
+def accumulate(
+    x: npt.ArrayLike,
+    list_no: npt.NDArray[np.int32],
+    sums: npt.NDArray[np.float64],
+    counts: npt.NDArray[np.int64],
+    *,
+    threads: int,
+) -> None:
+    """Add vectors to the sums of their lists, in place.
+
+    Threads share the columns out, so the sums do not depend on their number: each is formed in
+    the order of the vectors, with the compiled kernels. The fallback sums a call's vectors first.
+
+    Parameters
+    ----------
+    x : array of shape (n, d), converted to float32
+    list_no : ndarray of shape (n,), int32
+        Each within 0 to nlist - 1.
+    sums : ndarray of shape (nlist, d), float64
+    counts : ndarray of shape (nlist,), int64
+    threads : int
+
+    Raises
+    ------
+    InvalidArgument
+        The shapes or dtypes do not fit each other, or a list number is out of range.
+    """
+    data = np.require(x, np.float32, ["C", "A"])
+    lists = np.require(list_no, np.int32, ["C", "A"])
+    if data.shape != (len(lists), sums.shape[1]) or counts.shape != sums.shape[:1]:
+        raise InvalidArgument(
+            f"vectors {data.shape}, lists {lists.shape}, sums {sums.shape} and counts "
+            f"{counts.shape} do not fit"
+        )
+    if sums.dtype != np.float64 or counts.dtype != np.int64:
+        raise InvalidArgument(f"sums are {sums.dtype} and counts {counts.dtype}")
+    if len(lists) and (lists.min() < 0 or lists.max() >= len(sums)):
+        raise InvalidArgument(f"list numbers {lists.min()} to {lists.max()} of {len(sums)} lists")
+    d = data.shape[1]
+    native, level = compiled.native, compiled.level
+    if native is not None:
+
+        def columns(start: int, stop: int) -> None:
+            first = counts if start == 0 else None
+            native.accumulate(level, d, data, lists, sums, first, start, stop)
+
+        share = -(-d // max(1, threads))
+        over_blocks(columns, d, rows=max(32, -(-share // 16) * 16), threads=threads, even=False)
+    elif len(lists):
+        order = np.argsort(lists, kind="stable")
+        found, first, number = np.unique(lists[order], return_index=True, return_counts=True)
+        sums[found] += np.add.reduceat(data[order], first, axis=0, dtype=np.float64)
+        counts[found] += number

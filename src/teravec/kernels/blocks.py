@@ -1,0 +1,32 @@
+"""Rows by blocks, on threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from teravec.engines.threads import ordered_map
+
+__all__ = ["over_blocks"]
+
+
+def over_blocks(
+    function: Callable[[int, int], None], n: int, *, rows: int, threads: int, even: bool
+) -> None:
+    """Call ``function(start, stop)`` for blocks of 0..n, on threads where there are several.
+
+    Parameters
+    ----------
+    rows : int
+        Most rows of a block.
+    even : bool
+        Make blocks smaller where threads would else have nothing to do.
+    """
+    if even:
+        rows = min(rows, max(1024, -(-n // max(1, threads))))
+    blocks = [(i, min(i + rows, n)) for i in range(0, n, rows)]
+    if threads <= 1 or len(blocks) <= 1:
+        for start, stop in blocks:
+            function(start, stop)
+        return
+    for _ in ordered_map(lambda b: function(*b), blocks, threads=min(threads, len(blocks))):
+        pass

@@ -1,0 +1,122 @@
+"""Centroids in groups, so that a vector is compared with those of a few groups only.
+
+References
+----------
+Two levels of centroids: Faiss, IndexIVF with an IVF coarse quantizer. Margin instead of a
+count of groups: Chen et al., SPANN, 2021, section 3.3, here additive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil, inf, nan, pow
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels import native as compiled
+from teravec.kernels.accumulation import accumulate
+
+__all__ = ["SCORED_ROWS", "Grouping", "default_groups", "group_centroids"]
+
+Floats = npt.NDArray[np.float32]
+Lists = npt.NDArray[np.int32]
+
+Nearest = Callable[[Floats, Floats], Lists]
+"""Given centers (ngroups, d) and vectors (n, d): a center of each vector, (n,)."""
+
+SCORED_ROWS = 512  # against all groups at a time: 32 MB of scores for 10 million lists
+_GROUPING_STEPS = 4  # k-means steps over the centroids; eight save at most 5 % of the work
+_GROUPING_SAMPLE = 64  # centroids per group that those steps look at
+_FEWEST_GROUPS = 8  # the reference score takes a fourth lowest
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Centroids in groups: group g holds ``order[bounds[g]:bounds[g + 1]]``, ascending."""
+
+    centers: Floats
+    center_half: Floats
+    group_of: npt.NDArray[np.int32]
+    order: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
+    margin: float = inf
+    probes: float = nan
+    work: float = nan
+    agreement: float = nan
+
+    @property
+    def ngroups(self) -> int:
+        return len(self.centers)
+
+    def relative_scores(self, x: Floats) -> Floats:
+        """Scores of the centers less the vector's reference score, of shape (n, ngroups)."""
+        scores: Floats = self.center_half - x @ self.centers.T
+        scores -= _reference(scores)
+        return scores
+
+    def margins(self, x: Floats, list_no: Lists) -> Floats:
+        """The least margin with which each vector's search visits the group of its list, (n,)."""
+        found = np.empty(len(x), np.float32)
+        for i in range(0, len(x), SCORED_ROWS):
+            part = slice(i, i + SCORED_ROWS)
+            relative = self.relative_scores(x[part])
+            found[part] = relative[np.arange(len(relative)), self.group_of[list_no[part]]]
+        return found
+
+    def with_margin(self, margin: float, relative: Floats) -> Grouping:
+        """Set the margin, and the probes and work that it means for these relative scores."""
+        visited = (relative <= margin).mean(axis=0)
+        sizes, places = np.diff(self.bounds), compiled.panel_places()
+        work = self.ngroups + float(visited @ (-(-sizes // places) * places))
+        return replace(self, margin=margin, probes=float(visited.sum()), work=work)
+
+
+def _reference(scores: Floats) -> Floats:
+    low = np.partition(scores, (0, 3), axis=1)
+    reference: Floats = 0.5 * (low[:, :1] + low[:, 3:4])
+    return reference
+
+
+def default_groups(nlist: int) -> int:
+    """Measured best: 64 to 128 groups of 2048 centroids, 192 of 8192, 1024 of 65536."""
+    return ceil(pow(nlist, 0.6) / 16) * 16
+
+
+def group_centroids(
+    centroids: Floats, ngroups: int, nearest: Nearest, *, seed: int, threads: int
+) -> Grouping | None:
+    """Group the centroids by a short k-means; None where that leaves too few groups.
+
+    Parameters
+    ----------
+    centroids : ndarray of shape (nlist, d), float32
+    ngroups : int
+        To begin with: a group that gets no centroid is left out.
+    nearest : callable
+        Finds centroids their group's center; it need not be the nearest one, as groups are a
+        means only.
+    seed, threads : int
+    """
+    if not _FEWEST_GROUPS <= ngroups < len(centroids):
+        return None
+    rng = np.random.default_rng(seed)
+    picked = rng.choice(len(centroids), min(len(centroids), ngroups * _GROUPING_SAMPLE), False)
+    sample = centroids[np.sort(picked)]
+    centers = centroids[np.sort(picked[:ngroups])]
+    for _ in range(_GROUPING_STEPS):
+        group = nearest(centers, sample)
+        sums = np.zeros(centers.shape)
+        counts = np.zeros(len(centers), np.int64)
+        accumulate(sample, group, sums, counts, threads=threads)
+        used = counts > 0
+        centers = (sums[used] / counts[used, None]).astype(np.float32)
+    group = nearest(centers, centroids)
+    used = np.bincount(group, minlength=len(centers)) > 0
+    centers, group = centers[used], (np.cumsum(used) - 1)[group].astype(np.int32)
+    if len(centers) < _FEWEST_GROUPS:
+        return None
+    order = np.argsort(group, kind="stable")
+    bounds = np.searchsorted(group[order], np.arange(len(centers) + 1))
+    return Grouping(centers, compiled.half_norms(centers), group, order, bounds)
