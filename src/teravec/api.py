@@ -23,7 +23,7 @@ from teravec.search.calibrating import CalibrationOptions, calibrate_index, cali
 from teravec.search.index import open_index as open
 from teravec.search.results import read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import open_source
+from teravec.sources import Weights, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
@@ -80,6 +80,7 @@ def build(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    weights: PathLike | None = None,
     progress: Progress | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -126,6 +127,8 @@ def build(
         Not given: all processors.
     id_column, vector_column : str, optional
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
+    weights : path-like, optional
+        A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
     progress : Progress, optional
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
@@ -162,7 +165,7 @@ def build(
             ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted,
-            id_column=id_column, vector_column=vector_column,
+            id_column=id_column, vector_column=vector_column, weights=weights,
         )  # fmt: skip
 
 
@@ -175,12 +178,14 @@ def train(
     resources: Resources | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    weights: PathLike | None = None,
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``."""
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     return building.train_model(
         source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
         resources or Resources(),
+        None if weights is None else Weights(weights, source.ntotal),
     )  # fmt: skip
 
 

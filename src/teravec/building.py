@@ -30,7 +30,7 @@ from teravec.shards.plan import RowRange
 from teravec.shards.shard import ShardOptions, sealed_shards, shard
 from teravec.slices.merge import MergeOptions, merge
 from teravec.slices.slice_files import SealedSlice
-from teravec.sources import Source, open_source
+from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -87,12 +87,12 @@ class Resources:
 
 def train_model(
     source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
-    resources: Resources,
+    resources: Resources, weights: Weights | None = None,
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
     with _nothing_left_of_bad_input(paths):
-        record = begin_build(paths, source, options, layout)
-        return _train(source, record, paths, resources)
+        record = begin_build(paths, source, options, layout, weights)
+        return _train(source, record, paths, resources, weights)
 
 
 @contextmanager
@@ -123,11 +123,12 @@ def _remove_new(root: Path, there: bool, kept: set[Path]) -> None:
 
 
 def _train(
-    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources
-) -> ModelDescription:
+    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
+    weights: Weights | None,
+) -> ModelDescription:  # fmt: skip
     return train(
         source, record, paths, memory_bytes=resources.memory_bytes, threads=resources.threads,
-        progress=resources.progress, engine=resources.workers,
+        progress=resources.progress, engine=resources.workers, weights=weights,
     )  # fmt: skip
 
 
@@ -209,14 +210,16 @@ def build_index(
     data: str | Path | Sequence[str | Path], out: str | Path, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
+    weights: str | Path | None = None,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     with _nothing_left_of_bad_input(paths):
-        record = begin_build(paths, source, options, layout)
+        weighed = None if weights is None else Weights(weights, source.ntotal)
+        record = begin_build(paths, source, options, layout, weighed)
         if not paths.manifest.exists():
-            _train(source, record, paths, resources)
+            _train(source, record, paths, resources, weighed)
             shard_rows(source, paths, None, resources)
     manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
     if calibrate and not _calibrated(paths, manifest):

@@ -254,6 +254,23 @@ def test_accumulate_adds(level: int, n: int, d: int, nlist: int) -> None:
     np.testing.assert_array_equal(sums, other)
 
 
+@pytest.mark.parametrize(("n", "d", "nlist"), [(1, 1, 1), (900, 7, 30), (2000, 100, 5)])
+def test_accumulate_adds_weighted(level: int, n: int, d: int, nlist: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, d), np.float32)
+    lists = rng.integers(0, nlist, n).astype(np.int32)
+    weights = rng.exponential(size=n).astype(np.float32)
+    sums = np.zeros((nlist, d))
+    accumulate(x, lists, sums, None, threads=2, weights=weights)
+    expected = np.zeros((nlist, d))
+    np.add.at(expected, lists, x.astype(np.float64) * weights[:, None].astype(np.float64))
+    np.testing.assert_allclose(sums, expected, rtol=1e-12, atol=1e-12)
+    plain, ones = np.zeros((nlist, d)), np.zeros((nlist, d))
+    accumulate(x, lists, plain, None, threads=1)
+    accumulate(x, lists, ones, None, threads=1, weights=np.ones(n, np.float32))
+    np.testing.assert_array_equal(plain, ones)
+
+
 def test_accumulate_refuses_what_does_not_fit(level: int) -> None:
     x, sums, counts = np.ones((3, 2), np.float32), np.zeros((4, 2)), np.zeros(4, np.int64)
     lists = np.zeros(3, np.int32)
@@ -263,7 +280,11 @@ def test_accumulate_refuses_what_does_not_fit(level: int) -> None:
     with pytest.raises(InvalidArgument, match="fit"):
         accumulate(x, lists[:2], sums, counts, threads=1)
     with pytest.raises(InvalidArgument, match="fit"):
+        accumulate(x, lists[:2], sums, counts, threads=1)
+    with pytest.raises(InvalidArgument, match="counts"):
         accumulate(x, lists, sums, counts[:3], threads=1)
+    with pytest.raises(InvalidArgument, match="weights"):
+        accumulate(x, lists, sums, counts, threads=1, weights=np.ones(2, np.float32))
     with pytest.raises(InvalidArgument, match="float32"):
         accumulate(x, lists, sums.astype(np.float32), counts, threads=1)
     assert not sums.any()
@@ -321,8 +342,15 @@ def test_native_accumulate_checks() -> None:
     add = compiled.native.accumulate
     x, lists = np.ones((3, 2), np.float32), np.zeros(3, np.int32)
     sums, counts = np.zeros((4, 2)), np.zeros(4, np.int64)
-    add(0, 2, x, lists, sums, None, 0, 2)
+    add(0, 2, x, None, lists, sums, None, 0, 2)
     assert not counts.any()
+    weights = np.ones(3, np.float32)
+    for arguments in (
+        (weights[:2], lists, sums, counts, 0, 2),
+        (weights.astype(np.float64), lists, sums, counts, 0, 2),
+    ):
+        with pytest.raises(ValueError, match="weights"):
+            add(0, 2, x, *arguments)
     for arguments in (
         (x[:2], lists, sums, counts, 0, 2),
         (x, lists, sums.ravel()[:7], counts, 0, 2),
@@ -334,7 +362,7 @@ def test_native_accumulate_checks() -> None:
         (x, lists - np.int32(1), sums, counts, 0, 2),
     ):
         with pytest.raises(ValueError, match=r"."):
-            add(0, 2, *arguments)
+            add(0, 2, arguments[0], None, *arguments[1:])
 
 
 def test_half_norms_of_equal_rows_are_equal() -> None:

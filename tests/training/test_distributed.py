@@ -12,14 +12,16 @@ from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidSource, MemoryLimitTooSmall
 from teravec.kernels import native as compiled
 from teravec.progress import NoProgress
+from teravec.storage.jsonfile import read_json
 from teravec.training import distributed as distributed_module
 from teravec.training import training_set as set_module
 from teravec.training.distributed import distributed_passes, part_bytes
 from teravec.training.kmeans import KMeansOptions, KMeansState, kmeans
 from teravec.training.sums import Sums
 from teravec.training.transform import TransformKind, train_transform
+from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
-from tests.training.sets import training_set
+from tests.training.sets import StopAfter, Stopped, training_set
 
 OPTIONS = KMeansOptions(nlist=40, niter=5, seed=3, spherical=False, threads=2)
 ROWS = 6000
@@ -92,6 +94,27 @@ def test_objective_without_the_compiled_kernels_too(tmp_path: Path) -> None:
 
 
 @native_only
+@pytest.mark.parametrize("niter", [2, 5])
+def test_weights_on_any_number_of_workers(tmp_path: Path, niter: int) -> None:
+    x, options = vectors("half the same", False), replace(OPTIONS, niter=niter)
+    weights = np.random.default_rng(2).exponential(size=ROWS).astype(np.float32)
+    weights[::5] = 0
+    weights.tofile(tmp_path / "weights.f32")
+    states = [
+        kmeans(
+            replace(
+                training_set(tmp_path / str(n), x),
+                weights=SampleWeights(tmp_path / "weights.f32", "these"),
+            ),
+            options, tmp_path / str(n), NoProgress(), Several(n) if n else None,
+        )
+        for n in (0, 1, 2, 5)
+    ]  # fmt: skip
+    assert {state.centroids.tobytes() for state in states} == {states[0].centroids.tobytes()}
+    assert all(state.history == states[0].history for state in states)
+
+
+@native_only
 def test_a_part_beyond_memory_is_read_again(tmp_path: Path) -> None:
     x = vectors("clustered", False)
     whole = run(tmp_path / "whole", x, OPTIONS, None)
@@ -122,21 +145,14 @@ def test_engines_may_change_between_iterations(tmp_path: Path) -> None:
     """The checkpoint is the same: a run begun in process goes on on a cluster, and back."""
     x = vectors("half the same", False)
     whole = run(tmp_path / "whole", x, OPTIONS, None)
-    for niter, engine in ((2, None), (4, Several(3)), (5, None)):
-        options = replace(OPTIONS, niter=niter)
-        path = tmp_path / "mixed" / "kmeans.json"
-        if path.exists():
-            _pretend_niter(path, niter)
-        state = run(tmp_path / "mixed", x, options, engine)
+    for done, engine in ((2, None), (4, Several(3))):
+        mixed = training_set(tmp_path / "mixed", x)
+        with pytest.raises(Stopped):  # two whole passes of twelve blocks, and some of the third
+            kmeans(mixed, OPTIONS, tmp_path / "mixed", StopAfter(28), engine)
+        content = read_json(tmp_path / "mixed" / "kmeans.json", "teravec-kmeans", 1)
+        assert len(content["history"]) == done
+    state = run(tmp_path / "mixed", x, OPTIONS, None)
     assert state.centroids.tobytes() == whole.centroids.tobytes()
-
-
-def _pretend_niter(path: Path, niter: int) -> None:
-    from teravec.storage.jsonfile import read_json, write_json
-
-    content = read_json(path, "teravec-kmeans", 1)
-    content["options"]["niter"] = niter
-    write_json(path, content)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")

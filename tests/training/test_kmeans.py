@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, TeravecError
-from teravec.progress import Bar, NoProgress, Progress
+from teravec.progress import NoProgress, Progress
 from teravec.training import training_set as set_module
 from teravec.training.kmeans import KMeansOptions, KMeansState, imbalance, kmeans
+from teravec.training.schedule import looked_at, picked, stride_of
+from teravec.training.training_set import TrainingSet
+from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
 from tests.storage.damage import flipped, truncated
-from tests.training.sets import training_set
+from tests.training.sets import StopAfter, Stopped, training_set
 
 OPTIONS = KMeansOptions(nlist=20, niter=6, seed=3, spherical=False, threads=2)
 
@@ -42,15 +43,26 @@ def squared(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def lloyd(
-    x: np.ndarray, centroids: np.ndarray, niter: int, spherical: bool
-) -> tuple[np.ndarray, list[float]]:
-    """Lloyd's iterations in float64; no list may become empty."""
-    x, centroids, history = x.astype(np.float64), centroids.astype(np.float64), []
-    for _ in range(niter):
+    all_x: np.ndarray, weights: np.ndarray, centroids: np.ndarray, options: KMeansOptions,
+    block_rows: int,
+) -> tuple[np.ndarray, list[float]]:  # fmt: skip
+    """Lloyd's iterations in float64, on the schedule's vectors; no list may become empty."""
+    centroids, history, n = centroids.astype(np.float64), [], len(all_x)
+    spherical = options.spherical
+    for number in range(options.niter):
+        rows = np.concatenate([
+            np.arange(i, min(n, i + block_rows))[
+                picked(options, n, number, i, min(n, i + block_rows))
+            ]
+            for i in range(0, n, block_rows)
+        ])  # fmt: skip
+        assert len(rows) == looked_at(options, n, number, block_rows)
+        x, w = all_x[rows].astype(np.float64), weights[rows].astype(np.float64)
         distances = squared(x, centroids)
         lists = distances.argmin(1)
-        history.append(float(distances.min(1).sum()))
-        centroids = np.array([x[lists == i].mean(0) for i in range(len(centroids))])
+        history.append(float((w * distances.min(1)).sum()) * n / len(rows))
+        members = [lists == i for i in range(len(centroids))]
+        centroids = np.array([np.average(x[at], axis=0, weights=w[at]) for at in members])
         centroids = unit(centroids) if spherical else centroids
     return centroids, history
 
@@ -67,13 +79,90 @@ def test_equals_lloyd_in_float64(
     first = run(tmp_path / "first", x, replace(options, niter=0)).centroids
     assert {row.tobytes() for row in first} <= {row.tobytes() for row in x}
     state = run(tmp_path / "all", x, options)
-    centroids, history = lloyd(x, first, options.niter, spherical)
+    centroids, history = lloyd(x, np.ones(n), first, options, 300)
     assert [entry["empty"] for entry in state.history] == [0] * options.niter
     found = [entry["objective"] for entry in state.history]
     np.testing.assert_allclose(found, history, rtol=1e-4)
     scale = float(np.abs(centroids).max())
     np.testing.assert_allclose(state.centroids, centroids, rtol=1e-4, atol=1e-4 * scale)
     assert [entry["agreement"] for entry in state.history] == [1.0] * options.niter
+
+
+def weighted(directory: Path, x: np.ndarray, weights: np.ndarray) -> TrainingSet:
+    vectors = training_set(directory, x)
+    path = directory / "weights.f32"
+    weights.astype(np.float32).tofile(path)
+    return replace(vectors, weights=SampleWeights(path, "of a test"))
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+@pytest.mark.parametrize("niter", [2, 7])
+def test_weights_equal_weighted_lloyd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spherical: bool, niter: int
+) -> None:
+    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 8 * 300)
+    x = clustered(2000, 8)
+    x = unit(x).astype(np.float32) if spherical else x
+    weights = np.random.default_rng(1).exponential(size=2000).astype(np.float32)
+    weights[::7] = 0
+    options = replace(OPTIONS, niter=niter, spherical=spherical)
+    first = run(tmp_path / "first", x, replace(options, niter=0)).centroids
+    vectors = weighted(tmp_path / "all", x, weights)
+    state = kmeans(vectors, options, tmp_path / "all", NoProgress())
+    centroids, history = lloyd(x, weights, first, options, 300)
+    np.testing.assert_allclose([e["objective"] for e in state.history], history, rtol=1e-4)
+    scale = float(np.abs(centroids).max())
+    np.testing.assert_allclose(state.centroids, centroids, rtol=1e-4, atol=1e-4 * scale)
+    plain = run(tmp_path / "plain", x, options)
+    assert np.abs(plain.centroids - state.centroids).max() > 1e-2
+
+
+def test_equal_weights_give_the_bytes_of_none(tmp_path: Path) -> None:
+    x = clustered(3000, 8)
+    plain = run(tmp_path / "plain", x, OPTIONS)
+    vectors = weighted(tmp_path / "ones", x, np.ones(3000))
+    state = kmeans(vectors, OPTIONS, tmp_path / "ones", NoProgress())
+    assert state.centroids.tobytes() == plain.centroids.tobytes()
+    assert state.history == plain.history
+
+
+def test_a_list_without_weight_is_repaired(tmp_path: Path) -> None:
+    """A few far vectors weigh nothing: no centroid stays with them."""
+    x = clustered(2000, 8)
+    x[:20] += 1e3
+    weights = np.ones(2000)
+    weights[:20] = 0
+    options = replace(OPTIONS, nlist=200, niter=8)
+    state = kmeans(weighted(tmp_path, x, weights), options, tmp_path, NoProgress())
+    assert sum(e["empty"] for e in state.history) > 0
+    assert np.abs(state.centroids).max() < 500
+
+
+def test_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
+    x = clustered(500, 4)
+    run(tmp_path, x, OPTIONS)
+    with pytest.raises(CorruptFile, match="of a test"):
+        kmeans(weighted(tmp_path, x, np.ones(500)), OPTIONS, tmp_path, NoProgress())
+
+
+def test_iterations_look_at_more_and_more() -> None:
+    options = replace(OPTIONS, nlist=100, niter=10)
+    assert [stride_of(options, 6400, i) for i in range(10)] == [8, 8, 8, 4, 4, 2, 2, 1, 1, 1]
+    assert [stride_of(options, 3199, i) for i in range(10)] == [2] * 7 + [1] * 3
+    assert {stride_of(options, 1599, i) for i in range(10)} == {1}
+    assert {stride_of(replace(options, niter=3), 10**6, i) for i in range(3)} == {1}
+    assert stride_of(replace(options, niter=200), 10**6, 0) == 1024
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1000), (1000, 1003), (2000, 2001)])
+def test_one_of_each_stride_is_picked(start: int, stop: int) -> None:
+    options, n = replace(OPTIONS, nlist=10, niter=10), 640
+    seen = [np.arange(stop - start)[picked(options, n, number, start, stop)] for number in (0, 1)]
+    for rows in seen:
+        np.testing.assert_array_equal(rows // 8, np.arange(-(-(stop - start) // 8)))
+    if stop - start > 100:
+        assert (seen[0] != seen[1]).any()
+        assert set((seen[0] % 2).tolist()) == {0, 1}  # whatever kinds alternate, both are seen
 
 
 @pytest.mark.parametrize("spherical", [False, True])
@@ -146,26 +235,6 @@ def test_huge_vectors_end_well_or_with_a_typed_error(tmp_path: Path) -> None:
             raise
     else:
         assert np.isfinite(state.centroids).all()
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAfter:
-    """Progress that raises once a bar has advanced ``calls`` times."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def advance(self, amount: int) -> None:
-        self.calls -= 1
-        if self.calls < 0:
-            raise Stopped
-
-    @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
-        yield self
 
 
 @pytest.mark.parametrize("nlist", [20, 300])

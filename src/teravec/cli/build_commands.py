@@ -41,7 +41,8 @@ def build(
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, keep_shards: o.KeepShards = False,
+    vector_column: o.VectorColumn = None, weights: o.Weights = None,
+    keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
     ] = False,
@@ -59,7 +60,7 @@ def build(
         manifest = building.build_index(
             data, out, options=options, layout=LayoutOptions(shards, slices),
             keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
-            id_column=id_column, vector_column=vector_column,
+            id_column=id_column, vector_column=vector_column, weights=weights,
         )  # fmt: skip
     _report_index(manifest, out, started, resources, json)
 
@@ -70,7 +71,8 @@ def train(
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, engine: o.Engine = "local",
+    vector_column: o.VectorColumn = None, weights: o.Weights = None,
+    engine: o.Engine = "local",
     workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -85,7 +87,7 @@ def train(
         model = api.train(
             data, out,
             options=options, layout=LayoutOptions(shards, slices), resources=resources,
-            id_column=id_column, vector_column=vector_column,
+            id_column=id_column, vector_column=vector_column, weights=weights,
         )  # fmt: skip
     result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
     if json:

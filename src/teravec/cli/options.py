@@ -37,6 +37,7 @@ __all__ = [
     "Threads",
     "Transform",
     "VectorColumn",
+    "Weights",
     "Workers",
     "nlist_of",
 ]  # fmt: skip
@@ -137,6 +138,11 @@ VectorColumn = Annotated[
     str | None,
     typer.Option(help="Column with the vectors (Parquet, Arrow).  [default: the only one]",
                  show_default=False),
+]  # fmt: skip
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A .npy array with a weight for each vector, 0 or more: how much it counts "
+                 "in k-means.  [default: all the same]", show_default=False),
 ]  # fmt: skip
 K = Annotated[int, typer.Option("-k", "--k", help="Results a query.")]
 Nprobe = Annotated[

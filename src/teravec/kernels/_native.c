@@ -237,15 +237,15 @@ static PyObject *py_accumulate(PyObject *self, PyObject *args)
 {
     int level, bad = 0;
     Py_ssize_t d, col_start, col_stop;
-    PyObject *o_x, *o_list, *o_sums, *o_counts, *result = NULL;
+    PyObject *o_x, *o_weights, *o_list, *o_sums, *o_counts, *result = NULL;
     buffers_t all = {.count = 0};
     size_t nx, n, nsums, nlist;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inOOOOnn:accumulate", &level, &d, &o_x, &o_list, &o_sums,
-                          &o_counts, &col_start, &col_stop) ||
+    if (!PyArg_ParseTuple(args, "inOOOOOnn:accumulate", &level, &d, &o_x, &o_weights, &o_list,
+                          &o_sums, &o_counts, &col_start, &col_stop) ||
         !check_level(level) || !check_positive("d", d))
         return NULL;
-    const float *x;
+    const float *x, *weights = NULL;
     const int32_t *list;
     double *sums;
     int64_t *counts = NULL;
@@ -254,6 +254,12 @@ static PyObject *py_accumulate(PyObject *self, PyObject *args)
         !(sums = take(&all, o_sums, "sums", 'd', 1, &nsums)))
         goto done;
     nlist = nsums / (size_t)d;
+    if (o_weights != Py_None) {
+        size_t nweights;
+        if (!(weights = take(&all, o_weights, "weights", 'f', 0, &nweights)) ||
+            !check_length("weights", nweights, n))
+            goto done;
+    }
     if (o_counts != Py_None) {
         size_t ncounts;
         if (!(counts = take(&all, o_counts, "counts", 'q', 1, &ncounts)) ||
@@ -268,8 +274,8 @@ static PyObject *py_accumulate(PyObject *self, PyObject *args)
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    bad = AT_LEVEL(level, accumulate, x, n, (size_t)d, list, nlist, sums, counts, (size_t)col_start,
-                   (size_t)col_stop);
+    bad = AT_LEVEL(level, accumulate, x, weights, n, (size_t)d, list, nlist, sums, counts,
+                   (size_t)col_start, (size_t)col_stop);
     Py_END_ALLOW_THREADS;
     if (bad)
         PyErr_Format(PyExc_ValueError, "list_no has a number outside 0 to %zu", nlist);
@@ -423,7 +429,7 @@ static PyMethodDef methods[] = {
      "assign_grouped(level, d, x, packed, half, ids, starts, centers, center_half, margin, "
      "out_list, out_distance)"},
     {"accumulate", py_accumulate, METH_VARARGS,
-     "accumulate(level, d, x, list_no, sums, counts or None, col_start, col_stop)"},
+     "accumulate(level, d, x, weights or None, list_no, sums, counts or None, col_start, col_stop)"},
     {"smallest_k", py_smallest_k, METH_VARARGS,
      "smallest_k(level, m, k, scores, out_index, out_value)"},
     {"scores", py_scores, METH_VARARGS,

@@ -31,6 +31,7 @@ def accumulate(
     level: int,
     d: int,
     x: Buffer,
+    weights: Buffer | None,
     list_no: Buffer,
     sums: Buffer,
     counts: Buffer | None,

@@ -378,8 +378,9 @@ FN void NAME(assign_grouped)(const float *x, size_t n, const grouped_t *g, scrat
 /* ------------------------------------------------------------------ sums */
 
 /* Returns 0, or -1 where a list number is not below nlist. */
-FN int NAME(accumulate)(const float *x, size_t n, size_t d, const int32_t *list_no, size_t nlist,
-                        double *sums, int64_t *counts, size_t col_start, size_t col_stop)
+FN int NAME(accumulate)(const float *x, const float *weights, size_t n, size_t d,
+                        const int32_t *list_no, size_t nlist, double *sums, int64_t *counts,
+                        size_t col_start, size_t col_stop)
 {
     for (size_t i = 0; i < n; i++) {
         const size_t list = (size_t)(uint32_t)list_no[i];
@@ -392,8 +393,13 @@ FN int NAME(accumulate)(const float *x, size_t n, size_t d, const int32_t *list_
         }
         const float *row = x + i * d;
         double *sum = sums + list * d;
-        for (size_t k = col_start; k < col_stop; k++)
-            sum[k] += row[k];
+        if (weights) { /* a product of two floats is exact in a double */
+            const double weight = weights[i];
+            for (size_t k = col_start; k < col_stop; k++)
+                sum[k] += weight * row[k];
+        } else
+            for (size_t k = col_start; k < col_stop; k++)
+                sum[k] += row[k];
         if (counts)
             counts[list]++;
     }

@@ -16,9 +16,10 @@ def accumulate(
     x: npt.ArrayLike,
     list_no: npt.NDArray[np.int32],
     sums: npt.NDArray[np.float64],
-    counts: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64] | None,
     *,
     threads: int,
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> None:
     """Add vectors to the sums of their lists, in place.
 
@@ -31,8 +32,11 @@ def accumulate(
     list_no : ndarray of shape (n,), int32
         Each within 0 to nlist - 1.
     sums : ndarray of shape (nlist, d), float64
-    counts : ndarray of shape (nlist,), int64
+    counts : ndarray of shape (nlist,), int64, optional
+        Numbers of vectors, whatever their weights.
     threads : int
+    weights : ndarray of shape (n,), float32, optional
+        Each vector is added so many times; products and sums are of float64.
 
     Raises
     ------
@@ -41,13 +45,18 @@ def accumulate(
     """
     data = np.require(x, np.float32, ["C", "A"])
     lists = np.require(list_no, np.int32, ["C", "A"])
-    if data.shape != (len(lists), sums.shape[1]) or counts.shape != sums.shape[:1]:
+    if data.shape != (len(lists), sums.shape[1]):
         raise InvalidArgument(
-            f"vectors {data.shape}, lists {lists.shape}, sums {sums.shape} and counts "
-            f"{counts.shape} do not fit"
+            f"vectors {data.shape}, lists {lists.shape} and sums {sums.shape} do not fit"
         )
-    if sums.dtype != np.float64 or counts.dtype != np.int64:
-        raise InvalidArgument(f"sums are {sums.dtype} and counts {counts.dtype}")
+    if sums.dtype != np.float64:
+        raise InvalidArgument(f"sums are {sums.dtype}, expected float64")
+    if counts is not None and (counts.shape != sums.shape[:1] or counts.dtype != np.int64):
+        raise InvalidArgument(f"counts are {counts.dtype} {counts.shape}, sums {sums.shape}")
+    if weights is not None:
+        weights = np.require(weights, np.float32, ["C", "A"])
+        if weights.shape != lists.shape:
+            raise InvalidArgument(f"weights {weights.shape}, lists {lists.shape} do not fit")
     if len(lists) and (lists.min() < 0 or lists.max() >= len(sums)):
         raise InvalidArgument(f"list numbers {lists.min()} to {lists.max()} of {len(sums)} lists")
     d = data.shape[1]
@@ -56,12 +65,16 @@ def accumulate(
 
         def columns(start: int, stop: int) -> None:
             first = counts if start == 0 else None
-            native.accumulate(level, d, data, lists, sums, first, start, stop)
+            native.accumulate(level, d, data, weights, lists, sums, first, start, stop)
 
         share = -(-d // max(1, threads))
         over_blocks(columns, d, rows=max(32, -(-share // 16) * 16), threads=threads, even=False)
     elif len(lists):
         order = np.argsort(lists, kind="stable")
         found, first, number = np.unique(lists[order], return_index=True, return_counts=True)
-        sums[found] += np.add.reduceat(data[order], first, axis=0, dtype=np.float64)
-        counts[found] += number
+        rows = data[order].astype(np.float64)
+        if weights is not None:
+            rows *= weights[order, None]
+        sums[found] += np.add.reduceat(rows, first, axis=0)
+        if counts is not None:
+            counts[found] += number

@@ -24,19 +24,27 @@ DTYPES = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("u1"), np.dtype("i1"))
 _HEAD_BYTES = 16 << 10
 
 
-def open_npy(path: Path) -> PackedFile:
-    """Open a .npy file of float32, float16, uint8 or int8; nothing is ever unpickled."""
+def open_npy(path: Path, *, column: bool = False) -> PackedFile:
+    """Open a .npy file of float32, float16, uint8 or int8; nothing is ever unpickled.
+
+    Parameters
+    ----------
+    path : Path
+    column : bool
+        Read one value a row, of an array of shape (n,).
+    """
     head, size = read_head(path, _HEAD_BYTES)
     stream = io.BytesIO(head)
     shape, fortran, dtype = _read_header(path, stream)
     if dtype not in DTYPES:
         names = ", ".join(known.name for known in DTYPES)
         raise InvalidSource(f"{path}: dtype {dtype.str} found, expected little-endian {names}")
-    if len(shape) != 2 or min(shape) < 0:
-        raise InvalidSource(f"{path}: array of shape {shape} found, expected (n, d)")
-    if fortran:
+    if len(shape) != (1 if column else 2) or min(shape) < 0:
+        expected = "(n,)" if column else "(n, d)"
+        raise InvalidSource(f"{path}: array of shape {shape} found, expected {expected}")
+    if fortran and not column:
         raise InvalidSource(f"{path}: Fortran order found, expected C order (row-major)")
-    n, d = shape
+    n, d = (*shape, 1) if column else shape
     offset = stream.tell()
     check_size(path, size, offset, (n, d), dtype.itemsize)
     return PackedFile(path, (n, d), dtype, size, offset=offset)

@@ -1,5 +1,7 @@
 """A pass of k-means on many workers: each assigns its part of the sample; sums go along them.
 
+A pass may look at a part of the sample only, as ``schedule`` says.
+
 The sample's blocks are cut into consecutive parts, one for each worker, which reads its part
 from the sample's file, and keeps it where memory allows. A pass has two steps.
 
@@ -37,9 +39,11 @@ from teravec.memory import require
 from teravec.progress import Bar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
+from teravec.training.schedule import picked
 from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
+from teravec.training.weights import SampleWeights
 
 __all__ = ["Pass", "Passes", "Traffic", "distributed_passes"]
 
@@ -82,6 +86,7 @@ class _PartMaker:
     """What a worker opens its part of the sample by: rows [start, stop), from block to block."""
 
     sample: Sample
+    weights: SampleWeights | None
     transform: Float32 | None
     d: int
     block_rows: int
@@ -99,7 +104,9 @@ class _Part:
 
     def __init__(self, maker: _PartMaker) -> None:
         self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
-        self._vectors = TrainingSet(maker.sample, Transform.unpacked(maker.transform), maker.d)
+        self._vectors = TrainingSet(
+            maker.sample, Transform.unpacked(maker.transform), maker.d, maker.weights
+        )
         n = maker.rows[1] - maker.rows[0]
         self.memory_bytes = part_bytes(maker.options, maker.d, n)
         # Where a worker was lost, two parts may live in one process.
@@ -116,9 +123,13 @@ class _Part:
     def traffic(self) -> Traffic:
         return Traffic(self._received_bytes, self._sent_bytes)
 
-    def _blocks(self) -> Iterator[tuple[slice, Float32]]:
-        """Every block, with its place in the part; from memory, or from the sample's file."""
+    def _blocks(self, number: int) -> Iterator[tuple[slice, Float32, Float32 | None]]:
+        """What a pass looks at of every block, from memory or from the sample's files.
+
+        With it comes its place among all that the pass looks at in this part, and its weights.
+        """
         start, stop = self._rows
+        looked = 0
         for row in range(start, stop, self._block_rows):
             end = min(stop, row + self._block_rows)
             block = self._kept.get(row)
@@ -126,7 +137,12 @@ class _Part:
                 block = self._vectors.read(row, end)
                 if self._keeps:
                     self._kept[row] = block
-            yield slice(row - start, end - start), block
+            part = picked(self._options, self._vectors.n, number, row, end)
+            weights = self._vectors.weights_of(row, end)
+            block = block[part]
+            at = slice(looked, looked + len(block))
+            yield at, block, None if weights is None else weights[part]
+            looked = at.stop
 
     def assign(self, centroids: _Centroids) -> Steps[float]:
         """Find the list of every vector; return the agreement with an exact search."""
@@ -139,7 +155,7 @@ class _Part:
             seed=self._options.seed, threads=self._options.threads,
         )  # fmt: skip
         del pieces
-        for at, block in self._blocks():
+        for at, block, _ in self._blocks(centroids.number):
             self._list_nos[at], self._distances[at] = assign_block(
                 block, assigner, spherical=self._options.spherical, threads=self._options.threads
             )
@@ -160,12 +176,13 @@ class _Part:
             sums = received.copy()
         places = np.full(self._options.nlist, -1, np.int32)
         places[np.asarray(lists)] = np.arange(len(lists))
-        for at, block in self._blocks():
+        for at, block, weights in self._blocks(centroids.number):
             here = places[self._list_nos[at]]
             rows = np.flatnonzero(here >= 0)
             sums.add(
-                block[rows], here[rows], self._distances[at][rows], threads=self._options.threads
-            )
+                block[rows], None if weights is None else weights[rows], here[rows],
+                self._distances[at][rows], threads=self._options.threads,
+            )  # fmt: skip
         self._sent_bytes += sums.nbytes
         return sums
 
@@ -227,8 +244,8 @@ def _plan_parts(
     for i in range(count):
         start, stop = blocks * i // count * rows, min(blocks * (i + 1) // count * rows, vectors.n)
         yield _PartMaker(
-            vectors.sample, vectors.transform.packed(), vectors.d, rows, (start, stop), own,
-            engine.memory_bytes,
+            vectors.sample, vectors.weights, vectors.transform.packed(), vectors.d, rows,
+            (start, stop), own, engine.memory_bytes,
         )  # fmt: skip
 
 
@@ -248,7 +265,7 @@ class Passes:
         )
         agreements = self._actors.each(_assign, held, bar)
         nlist = len(centroids)
-        counts, errors, means = np.empty(nlist, np.int64), np.empty(nlist), centroids.copy()
+        counts, errors, means = np.empty(nlist), np.empty(nlist), centroids.copy()
         summed = self._actors.chain(_add, self._pieces, held)
         for piece, sums in zip(self._pieces, summed, strict=True):
             counts[piece.start : piece.stop] = sums.counts

@@ -3,6 +3,8 @@
 The assignment goes through groups of centroids (``kernels.assignment``), checked against
 an exact one on some vectors in every iteration. Sums are kept in float64.
 
+Early iterations look at a part of the sample (``schedule``).
+
 References
 ----------
 Lloyd, Least squares quantization in PCM, 1982.
@@ -17,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +32,7 @@ from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
 from teravec.training.options import KMeansOptions
+from teravec.training.schedule import looked_at, picked
 from teravec.training.sums import (
     Gathered,
     Sums,
@@ -42,6 +46,7 @@ from teravec.training.training_set import TrainingSet
 __all__ = ["KMeansOptions", "KMeansState", "imbalance", "kmeans"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
@@ -57,16 +62,18 @@ class KMeansState:
     ----------
     centroids : ndarray of shape (nlist, d), float32
     history : list of dict
-        One for each iteration done: ``objective`` (sum of squared distances to the
-        centroids that the iteration began with), ``imbalance``, ``empty`` (lists repaired),
-        ``agreement`` (share assigned as exact).
+        One for each iteration done: ``vectors`` (that it looked at), ``objective`` (sum of
+        squared distances to the centroids that the iteration began with, scaled from these
+        vectors to all), ``imbalance`` (of these vectors' lists), ``empty`` (lists repaired),
+        ``agreement`` (share assigned as exact). With weights, the vectors' weights are summed
+        and not their number.
     """
 
     centroids: Float32
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def imbalance(sizes: Int64) -> float:
+def imbalance(sizes: Int64 | Float64) -> float:
     """n sum(size^2) / (sum size)^2: 1 for lists of equal size, 2 doubles a scan's cost."""
     sizes = sizes.astype(np.float64)
     total = float(sizes.sum())
@@ -89,24 +96,24 @@ def kmeans(
         Whose workers share the vectors; with the compiled kernels their number changes no
         byte. Not given: this process.
     """
-    state = _restore(directory, options, vectors.d) or KMeansState(
-        _first_centroids(vectors, options)
-    )
+    state = _restore(directory, options, vectors) or KMeansState(_first_centroids(vectors, options))
     if len(state.history) == options.niter:
         return state
+    looks = [looked_at(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)]
     with (
         _passes(vectors, options, engine) as make_pass,
-        progress.stage("k-means", options.niter * vectors.n, "vectors") as bar,
+        progress.stage("k-means", sum(looks), "vectors") as bar,
     ):
-        bar.advance(len(state.history) * vectors.n)
+        bar.advance(sum(looks[: len(state.history)]))
         while len(state.history) < options.niter:
             gathered = make_pass(state.centroids, len(state.history), bar)
             state.centroids, empty = next_centroids(
                 gathered, spherical=options.spherical, seed=options.seed,
                 iteration=len(state.history),
             )  # fmt: skip
-            _record(state, gathered, empty, options)
-            _checkpoint(directory, options, state)
+            _record(state, gathered, empty, looks[len(state.history)], vectors.n)
+            log.info("k-means %d/%d: %s", len(state.history), options.niter, _said(state))
+            _checkpoint(directory, _identity(options, vectors), state)
     return state
 
 
@@ -119,17 +126,26 @@ def _passes(
 
 
 def _whole_pass(
-    vectors: TrainingSet, options: KMeansOptions, centroids: Float32, _: int, bar: Bar
+    vectors: TrainingSet, options: KMeansOptions, centroids: Float32, number: int, bar: Bar
 ) -> Gathered:
-    """Assign and sum the whole sample in this process, in one pass over it."""
+    """Assign and sum the pass's rows of the whole sample in this process."""
     assigner = iteration_assigner(centroids, vectors, seed=options.seed, threads=options.threads)
     sums = Sums.zeros(*centroids.shape)
-    for block in vectors.blocks():
+    start = 0
+    for whole in vectors.blocks():
+        stop = start + len(whole)
+        part = picked(options, vectors.n, number, start, stop)
+        weights = vectors.weights_of(start, stop)
+        block = whole[part]
         list_nos, distances = assign_block(
             block, assigner, spherical=options.spherical, threads=options.threads
         )
-        sums.add(block, list_nos, distances, threads=options.threads)
+        sums.add(
+            block, None if weights is None else weights[part], list_nos, distances,
+            threads=options.threads,
+        )  # fmt: skip
         bar.advance(len(block))
+        start = stop
     check_errors(sums.errors)
     means = centroids.astype(np.float64)
     filled = sums.counts > 0
@@ -140,20 +156,22 @@ def _whole_pass(
     )  # fmt: skip
 
 
-def _record(state: KMeansState, gathered: Gathered, empty: int, options: KMeansOptions) -> None:
+def _record(state: KMeansState, gathered: Gathered, empty: int, looked: int, n: int) -> None:
     entry = {
-        "objective": float(gathered.errors.sum()),
+        "vectors": looked,
+        "objective": float(gathered.errors.sum()) * (n / looked),
         "imbalance": imbalance(gathered.counts),
         "empty": empty,
         "agreement": gathered.agreement,
     }
     state.history.append(entry)
-    log.info(
-        "k-means %d/%d: objective %.6g, imbalance %.3f, %d empty lists repaired, "
-        "%.2f %% assigned as exact",
-        len(state.history), options.niter, entry["objective"], entry["imbalance"],
-        empty, 100 * entry["agreement"],
-    )  # fmt: skip
+
+
+def _said(state: KMeansState) -> str:
+    return (
+        "{vectors} vectors, objective {objective:.6g}, imbalance {imbalance:.3f}, "
+        "{empty} empty lists repaired, {agreement:.2%} assigned as exact"
+    ).format(**state.history[-1])
 
 
 def _first_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
@@ -166,34 +184,36 @@ def _centroids_path(directory: Path, iteration: int) -> Path:
     return directory / f"centroids-{iteration:04d}.npy"
 
 
-def _checkpoint(directory: Path, options: KMeansOptions, state: KMeansState) -> None:
+def _checkpoint(directory: Path, identity: dict[str, Any], state: KMeansState) -> None:
     iteration = len(state.history)
     described = write_array(_centroids_path(directory, iteration), state.centroids)
-    content = {"format": _CHECKPOINT_FORMAT, "version": 1, "options": _identity(options)}
+    content = {"format": _CHECKPOINT_FORMAT, "version": 1, "options": identity}
     write_json(
         directory / "kmeans.json", {**content, "history": state.history, "centroids": described}
     )
     remove(_centroids_path(directory, iteration - 1))
 
 
-def _identity(options: KMeansOptions) -> dict[str, int | bool]:
-    identity = asdict(options)
+def _identity(options: KMeansOptions, vectors: TrainingSet) -> dict[str, Any]:
+    identity: dict[str, Any] = asdict(options)
     del identity["threads"]
+    if vectors.weights is not None:
+        identity["weights"] = vectors.weights.checksum
     return identity
 
 
-def _restore(directory: Path, options: KMeansOptions, d: int) -> KMeansState | None:
+def _restore(directory: Path, options: KMeansOptions, vectors: TrainingSet) -> KMeansState | None:
     path = directory / "kmeans.json"
     if not path.exists():
         return None
-    content = read_json(path, _CHECKPOINT_FORMAT, 1)
-    if content["options"] != _identity(options):
+    content, identity = read_json(path, _CHECKPOINT_FORMAT, 1), _identity(options, vectors)
+    if content["options"] != identity:
         raise CorruptFile(
-            f"{path}: a checkpoint of {content['options']} found, {_identity(options)} expected"
+            f"{path}: a checkpoint of {content['options']} found, {identity} expected"
         )
     history = content["history"]
     centroids = read_array(
-        _centroids_path(directory, len(history)), content["centroids"], (options.nlist, d)
+        _centroids_path(directory, len(history)), content["centroids"], (options.nlist, vectors.d)
     )
     log.info("k-means resumes after iteration %d", len(history))
     return KMeansState(centroids, history)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
-from teravec.sources import Source
+from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
@@ -44,11 +44,14 @@ class BuildRecord:
     layout : LayoutOptions
     source : dict
         ``Source.describe()``: names, sizes and fingerprints of the files.
+    weights : dict, optional
+        ``Weights.describe()``, where training vectors have weights.
     """
 
     train: TrainOptions
     layout: LayoutOptions
     source: dict[str, Any]
+    weights: dict[str, Any] | None = None
 
     @property
     def ntotal(self) -> int:
@@ -62,8 +65,9 @@ class BuildRecord:
     def content(self) -> dict[str, Any]:
         """The JSON object to seal."""
         head = {"format": _FORMAT, "version": _VERSION}
+        weights = {} if self.weights is None else {"weights": self.weights}
         return {**head, "train": asdict(self.train), "layout": asdict(self.layout),
-                "source": self.source}  # fmt: skip
+                "source": self.source, **weights}  # fmt: skip
 
     def check_source(self, source: Source, where: Path) -> None:
         """Raise OutputExists unless this is the source that the build began with."""
@@ -81,6 +85,12 @@ def _file_names(description: dict[str, Any]) -> str:
     return f"{description['ntotal']:,} x {description['d']} from {shown}"
 
 
+def _named(record: BuildRecord) -> str:
+    if record.weights is None:
+        return "no weights"
+    return f"weights {record.weights['name']} ({record.weights['fingerprint']})"
+
+
 def read_record(paths: IndexPaths) -> BuildRecord:
     """Read ``build.json``.
 
@@ -93,15 +103,17 @@ def read_record(paths: IndexPaths) -> BuildRecord:
     content = read_json(paths.build, _FORMAT, _VERSION)
     try:
         return BuildRecord(
-            TrainOptions(**content["train"]), LayoutOptions(**content["layout"]), content["source"]
-        )
+            TrainOptions(**content["train"]), LayoutOptions(**content["layout"]),
+            content["source"], content.get("weights"),
+        )  # fmt: skip
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.build}: unexpected fields: {error}") from error
 
 
 def begin_build(
-    paths: IndexPaths, source: Source, train: TrainOptions, layout: LayoutOptions
-) -> BuildRecord:
+    paths: IndexPaths, source: Source, train: TrainOptions, layout: LayoutOptions,
+    weights: Weights | None = None,
+) -> BuildRecord:  # fmt: skip
     """Begin a build in a new or empty directory, or continue the same build.
 
     Nothing is written before every option is known to fit.
@@ -116,7 +128,8 @@ def begin_build(
     for name, value in asdict(layout).items():
         if value is not None and value < 1:
             raise InvalidArgument(f"{name} is {value}; at least 1 expected")
-    record = BuildRecord(train, layout, source.describe())
+    described = None if weights is None else weights.describe()
+    record = BuildRecord(train, layout, source.describe(), described)
     plan = record.plan()
     if layout.shards is not None and layout.shards > record.ntotal:
         raise InvalidArgument(f"{layout.shards:,} shards of {record.ntotal:,} vectors")
@@ -128,6 +141,10 @@ def begin_build(
         before = read_record(paths)
         _check_same_options(before, record, paths)
         before.check_source(source, paths.root)
+        if before.weights != record.weights:
+            raise OutputExists(
+                f"{paths.root} was begun with {_named(before)}, not {_named(record)}"
+            )
         return before
     if paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
         leftovers = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else []

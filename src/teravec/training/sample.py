@@ -20,7 +20,7 @@ from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 
-__all__ = ["Sample", "draw_sample", "rows_left_out"]
+__all__ = ["Sample", "draw_sample", "rows_left_out", "sample_rows"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -118,6 +118,11 @@ def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]
     before = np.searchsorted(sample - np.arange(len(sample)), drawn, "right")
     rows: npt.NDArray[np.int64] = drawn + before
     return rows
+
+
+def sample_rows(plan: TrainPlan, start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Rows of the source that the sample's rows [start, stop) are, ascending."""
+    return _sample_rows(plan.ntotal, plan)[start:stop]
 
 
 def _sample_rows(ntotal: int, plan: TrainPlan) -> npt.NDArray[np.int64]:

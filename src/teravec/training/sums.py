@@ -40,19 +40,21 @@ class Sums:
     Parameters
     ----------
     vectors : ndarray of shape (n, d), float64
-    counts : ndarray of shape (n,), int64
+        Each vector times its weight.
+    counts : ndarray of shape (n,), float64
+        Sums of weights: where no weights were given, numbers of vectors.
     errors : ndarray of shape (n,), float64
-        Squared distances to the centroids that the pass began with.
+        Squared distances to the centroids that the pass began with, times weights.
     """
 
     vectors: Float64
-    counts: Int64
+    counts: Float64
     errors: Float64
 
     @classmethod
     def zeros(cls, n: int, d: int) -> Sums:
         """Sums of nothing, for n lists."""
-        return cls(np.zeros((n, d)), np.zeros(n, np.int64), np.zeros(n))
+        return cls(np.zeros((n, d)), np.zeros(n), np.zeros(n))
 
     @property
     def nbytes(self) -> int:
@@ -63,10 +65,16 @@ class Sums:
         """Sums that can be added to."""
         return Sums(self.vectors.copy(), self.counts.copy(), self.errors.copy())
 
-    def add(self, block: Float32, places: Int32, distances: Float32, *, threads: int) -> None:
+    def add(
+        self, block: Float32, weights: Float32 | None, places: Int32, distances: Float32, *,
+        threads: int,
+    ) -> None:  # fmt: skip
         """Add vectors to the lists at ``places``, in their order."""
-        accumulate(block, places, self.vectors, self.counts, threads=threads)
-        self.errors += np.bincount(places, weights=distances, minlength=len(self.errors))
+        accumulate(block, places, self.vectors, None, threads=threads, weights=weights)
+        n = len(self.counts)
+        errors = distances if weights is None else weights.astype(np.float64) * distances
+        self.counts += np.bincount(places, weights=weights, minlength=n)
+        self.errors += np.bincount(places, weights=errors, minlength=n)
 
 
 @dataclass
@@ -85,7 +93,7 @@ class Gathered:
         Given list numbers of lists that are not empty, their means in float64.
     """
 
-    counts: Int64
+    counts: Float64
     errors: Float64
     agreement: float
     means: Float32
@@ -138,7 +146,7 @@ def next_centroids(
     donors = np.unique([donor for _, donor in splits if counts[donor] > 0]).astype(np.int64)
     means = dict(zip(donors.tolist(), gathered.exact_means(donors), strict=True))
     for list_no, donor in splits:
-        spread = np.sqrt(errors[donor] / max(1, counts[donor]) / result.shape[1])
+        spread = np.sqrt(errors[donor] / (counts[donor] or 1) / result.shape[1])
         shift = _NUDGE * np.maximum(np.abs(means[donor]), spread)
         shift *= rng.choice([-1.0, 1.0], len(shift))  # else halving again stays on one line
         means[list_no], means[donor] = means[donor] + shift, means[donor] - shift
@@ -147,7 +155,7 @@ def next_centroids(
     return (normalized(result) if spherical else result), len(splits)
 
 
-def _plan_splits(counts: Int64, errors: Float64) -> list[tuple[int, int]]:
+def _plan_splits(counts: Float64, errors: Float64) -> list[tuple[int, int]]:
     """For each empty list, in order, the list that it takes half of."""
     worst = [(-error, list_no) for list_no, error in enumerate(errors.tolist()) if error > 0]
     heapq.heapify(worst)

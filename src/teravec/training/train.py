@@ -19,7 +19,7 @@ from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
-from teravec.sources import Source
+from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
 from teravec.storage.jsonfile import write_json
@@ -37,6 +37,7 @@ from teravec.training.splitting import (
 )
 from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
 from teravec.training.transform import Transform, train_transform
+from teravec.training.weights import draw_weights
 
 __all__ = ["EXACT_QUANTIZER_NLIST", "train"]
 
@@ -53,7 +54,7 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 
 def train(
     source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
-    progress: Progress, engine: Engine | None = None,
+    progress: Progress, engine: Engine | None = None, weights: Weights | None = None,
 ) -> ModelDescription:  # fmt: skip
     """Train the model of a build, or find it trained.
 
@@ -79,7 +80,8 @@ def train(
         plan.transform, plan.d, untransformed.blocks,
         centered=plan.metric is Metric.L2, seed=plan.seed,
     )  # fmt: skip
-    vectors = TrainingSet(sample, transform, plan.d_index)
+    drawn = None if weights is None else draw_weights(weights, plan, paths.training)
+    vectors = TrainingSet(sample, transform, plan.d_index, drawn)
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from teravec.training.sample import Sample
 from teravec.training.transform import Transform
+from teravec.training.weights import SampleWeights
 
 __all__ = ["BLOCK_BYTES", "PROBE", "TrainingSet"]
 
@@ -32,11 +33,14 @@ class TrainingSet:
     transform : Transform
     d : int
         Dimensions after the transform.
+    weights : SampleWeights, optional
+        Not given: all vectors weigh the same.
     """
 
     sample: Sample
     transform: Transform
     d: int
+    weights: SampleWeights | None = None
 
     @property
     def n(self) -> int:
@@ -56,6 +60,10 @@ class TrainingSet:
     def read(self, start: int, stop: int) -> Float32:
         """Rows [start, stop), float32 of shape (stop - start, d)."""
         return self.transform.apply(self.sample.read(start, stop))
+
+    def weights_of(self, start: int, stop: int) -> Float32 | None:
+        """Weights of rows [start, stop), float32 of shape (stop - start,); None where all are 1."""
+        return None if self.weights is None else self.weights.read(start, stop)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
         """The given rows, ascending, float32 of shape (len(rows), d)."""

@@ -1,0 +1,83 @@
+"""The sample's weights: drawn with its rows, kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from teravec.errors import InvalidSource, storage_errors
+from teravec.sources import Weights
+from teravec.storage.arrays import check_file
+from teravec.storage.files import byte_view, publishing, read_into, write_all
+from teravec.storage.jsonfile import read_json, write_json
+from teravec.training.options import TrainPlan
+from teravec.training.sample import sample_rows
+
+__all__ = ["SampleWeights", "draw_weights"]
+
+_FORMAT = "teravec-sample-weights"
+_PIECE_ROWS = 1 << 20  # 4 MiB of weights at a time
+
+
+@dataclass(frozen=True)
+class SampleWeights:
+    """Weights of the sample's vectors, float32 in a file.
+
+    Parameters
+    ----------
+    path : Path
+    checksum : str
+        What a checkpoint knows them by.
+    """
+
+    path: Path
+    checksum: str
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Weights of rows [start, stop) of the sample, float32 of shape (stop - start,)."""
+        weights = np.empty(stop - start, np.float32)
+        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
+            read_into(file.fileno(), byte_view(weights), start * 4, self.path)
+        return weights
+
+
+def draw_weights(weights: Weights, plan: TrainPlan, directory: Path) -> SampleWeights:
+    """Take the weights of the sample's rows, or find them taken before.
+
+    Raises
+    ------
+    InvalidSource
+        A weight is negative or not finite, or all of the sample are 0.
+    """
+    path, seal = directory / "weights.f32", directory / "weights.json"
+    if seal.exists():
+        described = read_json(seal, _FORMAT, 1)["file"]
+        check_file(path, described)
+        return SampleWeights(path, described["checksum"])
+    digest, total, offset = xxhash.xxh3_64(), 0.0, 0
+    described = {"size": 4 * plan.sample}
+
+    def check(temporary: Path) -> None:
+        check_file(temporary, {**described, "checksum": digest.hexdigest()})
+
+    with publishing(path, verify=check) as file:
+        for piece in _pieces(weights, plan):
+            digest.update(byte_view(piece))
+            write_all(file, byte_view(piece), offset)
+            offset += piece.nbytes
+            total += float(piece.sum(dtype=np.float64))
+    if not total > 0:
+        raise InvalidSource(f"{weights.path}: every weight of the sample is 0")
+    described["checksum"] = digest.hexdigest()
+    write_json(seal, {"format": _FORMAT, "version": 1, "file": described})
+    return SampleWeights(path, digest.hexdigest())
+
+
+def _pieces(weights: Weights, plan: TrainPlan) -> Iterator[npt.NDArray[np.float32]]:
+    for start in range(0, plan.sample, _PIECE_ROWS):
+        yield weights.take(sample_rows(plan, start, min(plan.sample, start + _PIECE_ROWS)))
