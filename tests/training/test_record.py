@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from teravec.errors import CorruptFile, InvalidArgument, MissingFile, OutputExists, TeravecError
-from teravec.sources import Source, open_source
+from teravec.sources import Source, Weights, open_source
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.options import TrainOptions
@@ -174,3 +174,16 @@ def test_damaged_record_is_corrupt(paths: IndexPaths, source: Source) -> None:
 def test_name_that_the_system_refuses(tmp_path: Path, source: Source) -> None:
     with pytest.raises(TeravecError):
         begin(IndexPaths(tmp_path / ("x" * 300)), source)
+
+
+def test_weights_belong_to_the_build(paths: IndexPaths, source: Source, tmp_path: Path) -> None:
+    weights = np.linspace(0, 1, 100, dtype=np.float32)
+    np.save(tmp_path / "w.npy", weights)
+    given = Weights(tmp_path / "w.npy", 100)
+    record = begin_build(paths, source, TRAIN, LAYOUT, given)
+    assert read_record(paths) == record == begin_build(paths, source, TRAIN, LAYOUT, given)
+    with pytest.raises(OutputExists, match=r"begun with weights w\.npy .* not no weights"):
+        begin_build(paths, source, TRAIN, LAYOUT)
+    np.save(tmp_path / "w.npy", weights[::-1])
+    with pytest.raises(OutputExists, match="begun with weights"):
+        begin_build(paths, source, TRAIN, LAYOUT, Weights(tmp_path / "w.npy", 100))

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from teravec.training.options import KMeansOptions
 
-__all__ = ["looked_at", "picked", "stride_of"]
+__all__ = ["FEWEST_PER_LIST", "looked_at", "picked", "stride_of"]
 
-_FEWEST_PER_LIST = 8  # vectors that an iteration has for each list, at least
+FEWEST_PER_LIST = 8  # vectors that an iteration has for each list, at least
 _WHOLE = 3  # last iterations, which look at all vectors
 
 
@@ -28,7 +28,7 @@ def stride_of(options: KMeansOptions, n: int, number: int) -> int:
     """
     halvings = (options.niter - _WHOLE + 1 - number) // 2
     stride = 1
-    while halvings > 0 and n >= 2 * stride * _FEWEST_PER_LIST * options.nlist:
+    while halvings > 0 and n >= 2 * stride * FEWEST_PER_LIST * options.nlist:
         stride, halvings = 2 * stride, halvings - 1
     return stride
 
