@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-slurm test-times check chromium format clean soak
+.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,14 @@ format: $(READY)
 
 clean:
 	rm -rf $(VENV) build demo-output src/teravec/kernels/*.so
+
+# What needs PyTorch (hundreds of megabytes, in an environment of its own), on a GPU where there is
+# one. TORCH names another build of it.
+TORCH ?= torch==2.13.0
+test-gpu:
+	$(MAKE) VENV=.venv-gpu .venv-gpu/.ready
+	.venv-gpu/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	.venv-gpu/bin/python -m pytest -rs tests/kernels/test_torch_scan.py tests/selftest/test_gpu.py
 
 # Jobs under a real Slurm of four nodes on this host; installs Slurm where it is missing.
 test-slurm: $(READY)

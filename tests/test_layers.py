@@ -29,6 +29,7 @@ TOP = (
 ONLY_IN = {
     "faiss": "kernels",
     "ray": "engines",
+    "torch": "kernels",
     "pyarrow.flight": "serving",
     **dict.fromkeys(
         (
@@ -186,8 +187,9 @@ def test_layer_violations_are_found(sources: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "import faiss", "from faiss.contrib import x", "import ray", "import pyarrow.flight",
-        "from pyarrow import flight", "import fastapi", "from http import server", "import pickle",
+        "import faiss", "from faiss.contrib import x", "import ray", "import torch",
+        "import pyarrow.flight", "from pyarrow import flight", "import fastapi",
+        "from http import server", "import pickle",
         "from marshal import dumps", "import importlib\nimportlib.import_module('faiss')",
         "if True:\n    import shelve",
     ],

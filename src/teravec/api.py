@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
+from teravec.kernels.device import CPU, open_torch, parse_device
 from teravec.memory import default_memory, parse_bytes
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
@@ -47,17 +49,24 @@ PathLike = str | Path
 
 def resources(
     memory: str | int | None, threads: int | None, progress: Progress | None,
-    engine: EngineOptions | None = None,
+    engine: EngineOptions | None = None, device: str = CPU,
 ) -> Resources:  # fmt: skip
-    """Memory, threads, progress and engine as users write them, checked.
+    """Memory, threads, progress, engine and device as users write them, checked.
 
-    Use it as a context where there is an engine: its workers go when the body ends.
+    Use it as a context where there is an engine: its workers go when the body ends. On a
+    cluster, each worker has a GPU of its own where the device is one.
     """
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
     if memory_bytes < 1 or (threads is not None and threads < 1):
         raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
-    opened = open_engine(engine or EngineOptions(), threads, memory_bytes)
-    return Resources(memory_bytes, threads or 0, progress or NoProgress(), opened)
+    chosen = engine or EngineOptions()
+    if parse_device(device) != CPU:
+        if chosen.name == "local":
+            open_torch(device)  # before anything is begun; a worker's is its own to find
+        elif device.startswith("cuda"):
+            chosen = replace(chosen, gpus=max(1, chosen.gpus))
+    opened = open_engine(chosen, threads, memory_bytes)
+    return Resources(memory_bytes, threads or 0, progress or NoProgress(), opened, device)
 
 
 def build(
@@ -85,6 +94,7 @@ def build(
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
+    device: str = CPU,
 ) -> Manifest:
     """Train, shard, merge and calibrate an index. A rerun does only what is missing.
 
@@ -139,6 +149,9 @@ def build(
     address : str, optional
         Of a Ray cluster, whose machines see ``data`` and ``out`` under the same paths. Not
         given: a Ray on this machine, for this build.
+    device : str
+        What finds vectors' lists in training and sharding: ``cpu``; ``cuda`` or ``cuda:N``, a
+        GPU through PyTorch (``pip install 'teravec[gpu]'``). Of Ray, each worker takes a GPU.
 
     Returns
     -------
@@ -156,7 +169,7 @@ def build(
         A task's workers died again and again; rerun to continue.
     """
     options = EngineOptions(engine, workers, address)
-    with resources(memory, threads, progress, options) as granted:
+    with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
             data, out,
             options=TrainOptions(

@@ -23,6 +23,7 @@ from teravec.errors import (
 )
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
+from teravec.kernels.device import CPU
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
@@ -57,12 +58,15 @@ class Resources:
     engine : Engine, optional
         Where tasks run, each in its share of the limit. Not given: in this process. Leaving
         the resources as a context closes it.
+    device : str
+        What finds vectors' lists in training and sharding: ``cpu``, ``cuda`` or ``cuda:N``.
     """
 
     memory_bytes: int = 0
     threads: int = 0
     progress: Progress = field(default_factory=NoProgress)
     engine: Engine | None = None
+    device: str = CPU
 
     def __post_init__(self) -> None:
         if self.memory_bytes < 0 or self.threads < 0:
@@ -129,6 +133,7 @@ def _train(
     return train(
         source, record, paths, memory_bytes=resources.memory_bytes, threads=resources.threads,
         progress=resources.progress, engine=resources.workers, weights=weights,
+        device=resources.device,
     )  # fmt: skip
 
 
@@ -141,7 +146,9 @@ def shard_rows(
     if paths.manifest.exists():
         return []
     engine = resources.workers
-    options = ShardOptions(record.layout.shards, rows, engine.memory_bytes, engine.threads)
+    options = ShardOptions(
+        record.layout.shards, rows, engine.memory_bytes, engine.threads, resources.device
+    )
     model = ModelDescription.read(paths.model)
     return shard(source, model, paths, options, resources.progress, engine)
 

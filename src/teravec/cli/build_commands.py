@@ -18,6 +18,7 @@ from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
+from teravec.kernels.device import CPU
 from teravec.memory import parse_bytes
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
@@ -47,7 +48,7 @@ def build(
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
     ] = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
-    json: o.Json = False, quiet: o.Quiet = False,
+    device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
@@ -56,7 +57,7 @@ def build(
         None if max_list_bytes is None else parse_bytes(max_list_bytes),
     )  # fmt: skip
     chosen = EngineOptions(engine, workers, address)
-    with _resources(memory, threads, quiet or json, chosen) as resources:
+    with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
             data, out, options=options, layout=LayoutOptions(shards, slices),
             keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
@@ -72,9 +73,8 @@ def train(
     max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, weights: o.Weights = None,
-    engine: o.Engine = "local",
-    workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
-    quiet: o.Quiet = False,
+    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
+    device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
@@ -83,7 +83,7 @@ def train(
         None if max_list_bytes is None else parse_bytes(max_list_bytes),
     )  # fmt: skip
     chosen = EngineOptions(engine, workers, address)
-    with _resources(memory, threads, quiet or json, chosen) as resources:
+    with _resources(memory, threads, quiet or json, chosen, device) as resources:
         model = api.train(
             data, out,
             options=options, layout=LayoutOptions(shards, slices), resources=resources,
@@ -108,13 +108,13 @@ def shard(
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, engine: o.Engine = "local",
-    workers: o.Workers = None, address: o.Address = None, json: o.Json = False,
-    quiet: o.Quiet = False,
+    workers: o.Workers = None, address: o.Address = None, device: o.Device = CPU,
+    json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Stage 2: encode ranges of rows into sealed shards, in any order or in parallel."""
     started = time.monotonic()
     chosen = EngineOptions(engine, workers, address)
-    with _resources(memory, threads, quiet or json, chosen) as resources:
+    with _resources(memory, threads, quiet or json, chosen, device) as resources:
         written = api.shard(
             data, out, rows=None if rows is None else _rows(rows), resources=resources,
             id_column=id_column, vector_column=vector_column,
@@ -151,9 +151,9 @@ def _rows(text: str) -> tuple[int, int]:
 
 
 def _resources(
-    memory: str | None, threads: int | None, quiet: bool, engine: EngineOptions
+    memory: str | None, threads: int | None, quiet: bool, engine: EngineOptions, device: str = CPU
 ) -> Resources:
-    return api.resources(memory, threads, Bars(quiet=quiet), engine)
+    return api.resources(memory, threads, Bars(quiet=quiet), engine, device)
 
 
 def _cost(started: float, resources: Resources) -> dict[str, Any]:

@@ -13,6 +13,7 @@ __all__ = [
     "Address",
     "Codec",
     "Data",
+    "Device",
     "Engine",
     "IdColumn",
     "IndexDir",
@@ -129,6 +130,10 @@ Address = Annotated[
     typer.Option(help="Of a Ray cluster.  [default: a Ray of our own on this machine]",
                  show_default=False),
 ]  # fmt: skip
+Device = Annotated[
+    str,
+    typer.Option(help="What finds vectors' lists: cpu; or cuda, cuda:N, a GPU (needs PyTorch)."),
+]
 IdColumn = Annotated[
     str | None,
     typer.Option(help="Column with the ids (Parquet, Arrow).  [default: ids are row numbers]",

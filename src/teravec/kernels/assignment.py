@@ -16,7 +16,8 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.groups import SCORED_ROWS, Grouping, default_groups, group_centroids
-from teravec.kernels.scans import open_scan
+from teravec.kernels.scans import Scan, open_scan
+from teravec.kernels.torch_scan import TorchScan
 
 __all__ = ["ITERATION_AGREEMENT", "SHARD_AGREEMENT", "CentroidAssigner"]
 
@@ -38,6 +39,7 @@ _CENTER_PROBES = 40
 _FEWEST_LISTS = 256  # below, scanning all centroids is as quick
 _OVERHEAD = 1.3  # time of the grouped scan per score, relative to the exact one
 _CALIBRATION_ROWS = 4096
+_ROUNDING = 4e-6  # of a squared distance in float32, relative to the vectors' squares
 
 
 class CentroidAssigner:
@@ -69,14 +71,16 @@ class CentroidAssigner:
         exact, nan where it was not measured.
     """
 
-    def __init__(self, centroids: Floats, grouping: Grouping | None) -> None:
+    def __init__(
+        self, centroids: Floats, grouping: Grouping | None, scan: Scan | None = None
+    ) -> None:
         self.nlist, self.d = centroids.shape
         self.ngroups = grouping.ngroups if grouping else 1
         self.margin = grouping.margin if grouping else inf
         self.probes = max(1, round(grouping.probes)) if grouping else 1
         self.work = grouping.work if grouping else float(self.nlist)
         self.agreement = grouping.agreement if grouping else 1.0
-        self._scan = open_scan(centroids, grouping)
+        self._scan = scan or open_scan(centroids, grouping)
 
     @classmethod
     def exact(cls, centroids: npt.ArrayLike) -> CentroidAssigner:
@@ -162,8 +166,7 @@ class CentroidAssigner:
         grouping = _group(data, default_groups(len(data)), seed, threads)
         if grouping is None:
             return exact
-        if len(rows) > _CALIBRATION_ROWS:
-            rows = rows[np.linspace(0, len(rows) - 1, _CALIBRATION_ROWS).astype(np.int64)]
+        rows = _calibration_rows(rows)
         truth, _ = exact.assign(rows, threads=threads)
         need = np.sort(grouping.margins(rows, truth))
         relative = grouping.relative_scores(rows[:: -(-len(rows) // SCORED_ROWS)])
@@ -181,6 +184,41 @@ class CentroidAssigner:
             if assigner.agreement >= min_agreement:
                 return assigner
         return exact
+
+    @classmethod
+    def on_device(
+        cls, centroids: npt.ArrayLike, sample: npt.ArrayLike, device: str, *, threads: int
+    ) -> CentroidAssigner:
+        """Compare every vector with every centroid on a GPU, once it is known to do so rightly.
+
+        Parameters
+        ----------
+        centroids : array of shape (nlist, d), converted to float32
+        sample : array of shape (n, d), converted to float32
+            Vectors like those to be assigned; at most 4096 are assigned here too.
+        device : str
+            As ``kernels.device.parse_device`` takes it, not ``cpu``.
+        threads : int
+
+        Raises
+        ------
+        InvalidArgument
+            PyTorch or the device is missing, or fewer than 99.7 % of the sample agree.
+        """
+        data = _checked(centroids, "centroids")
+        rows = _checked(sample, "sample", empty=True, d=data.shape[1])
+        assigner = cls(data, None, TorchScan(data, device))
+        if len(rows):
+            rows = _calibration_rows(rows)
+            truth, _ = cls(data, None).assign(rows, threads=threads)
+            found, _ = assigner.assign(rows, threads=threads)
+            assigner.agreement = _agreement(data, rows, found, truth)
+            if assigner.agreement < SHARD_AGREEMENT:
+                raise InvalidArgument(
+                    f"device {device} finds the nearest centroid of {assigner.agreement:.2%} of "
+                    f"{len(rows):,} vectors; at least {SHARD_AGREEMENT:.1%} expected"
+                )
+        return assigner
 
     def assign(self, x: npt.ArrayLike, *, threads: int) -> tuple[Lists, Floats]:
         """Find each vector's nearest centroid.
@@ -215,6 +253,26 @@ class CentroidAssigner:
 
         over_blocks(block, len(data), rows=self._scan.rows, threads=threads, even=self._scan.even)
         return list_no, distance
+
+
+def _calibration_rows(rows: Floats) -> Floats:
+    if len(rows) <= _CALIBRATION_ROWS:
+        return rows
+    chosen: Floats = rows[np.linspace(0, len(rows) - 1, _CALIBRATION_ROWS).astype(np.int64)]
+    return chosen
+
+
+def _agreement(centroids: Floats, rows: Floats, found: Lists, truth: Lists) -> float:
+    """Share of rows whose found centroid is as near as the true one, up to float32's rounding.
+
+    By distance, not by number: where many vectors are equal, so are some centroids, or almost.
+    """
+    other = np.flatnonzero(found != truth)
+    x = rows[other].astype(np.float64)
+    distances = [((x - centroids[lists[other]]) ** 2).sum(axis=1) for lists in (found, truth)]
+    scale = (x**2).sum(axis=1) + distances[1]
+    farther = distances[0] - distances[1] > _ROUNDING * scale
+    return 1 - float(farther.sum()) / len(rows)
 
 
 def _group(centroids: Floats, ngroups: int, seed: int, threads: int) -> Grouping | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 from teravec import api
 from teravec.building import Resources
 from teravec.errors import TeravecError
+from teravec.kernels.device import found_gpus
 from teravec.progress import Bar, NoProgress
 from teravec.training.options import TrainOptions
 
@@ -84,11 +86,13 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
     if find_spec("ray") is None and engine != "ray":
         missing = "Ray is not installed: pip install 'teravec[ray]'"
     arguments = {"engine": "ray", "workers": workers, "address": address}
+    gpus, no_gpu = found_gpus()
     return [
         Route("in process", lambda task, out: _whole(task, out)),
         Route("one thread", lambda task, out: _whole(task, out, threads=1)),
         Route(f"{_PROCESSES} processes", _processes),
         Route(f"ray, {workers} workers", lambda t, o: _whole(t, o, **arguments), missing),
+        *(Route(gpu, partial(_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
     ]
 
 

@@ -15,6 +15,7 @@ from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead
 from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.device import CPU
 from teravec.memory import require
 from teravec.progress import Progress
 from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
 _WRITE_ROWS = 1 << 16
+_CHECKED_ROWS = 1024  # on which a device is compared with the processor
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,15 @@ class ShardOptions:
         Encode only rows [start, stop). Not given: every row that no shard covers yet.
     memory_bytes, threads : int
         Of each worker.
+    device : str
+        What finds the vectors' lists, as ``kernels.device`` names it.
     """
 
     shards: int | None
     rows: RowRange | None
     memory_bytes: int
     threads: int
+    device: str = CPU
 
 
 def sealed_shards(paths: IndexPaths) -> list[Path]:
@@ -81,7 +86,7 @@ def shard(
     make_directory(paths.shards)
     done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
     missing = missing_ranges(_wanted(source, options, rows_most, engine), done)
-    maker = _EncoderMaker(source.opened_by, paths, block_rows, options.threads)
+    maker = _EncoderMaker(source.opened_by, paths, block_rows, options.threads, options.device)
     with progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
         for path in engine.run(maker, _write_shard, missing, bar):
@@ -119,13 +124,16 @@ class _EncoderMaker:
     paths: IndexPaths
     block_rows: int
     threads: int
+    device: str
 
     def make(self) -> _Encoder:
-        model = Model.read(self.paths.model)
-        assigner = model.assigner(self.threads)
-        return _Encoder(
-            self.source.open(), self.paths, model, assigner, self.block_rows, self.threads
-        )
+        model, source = Model.read(self.paths.model), self.source.open()
+        sample = None
+        if self.device != CPU:
+            rows = np.linspace(0, source.ntotal - 1, min(source.ntotal, _CHECKED_ROWS))
+            sample = model.prepare(source.take(np.unique(rows.astype(np.int64))), self.threads)
+        assigner = model.assigner(self.threads, self.device, sample)
+        return _Encoder(source, self.paths, model, assigner, self.block_rows, self.threads)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -150,10 +150,7 @@ class _Part:
         self._assigned = -1
         pieces = [piece.get() for piece in centroids.pieces]
         self._received_bytes += sum(piece.nbytes for piece in pieces)
-        assigner = iteration_assigner(
-            np.concatenate(pieces), self._vectors,
-            seed=self._options.seed, threads=self._options.threads,
-        )  # fmt: skip
+        assigner = iteration_assigner(np.concatenate(pieces), self._vectors, self._options)
         del pieces
         for at, block, _ in self._blocks(centroids.number):
             self._list_nos[at], self._distances[at] = assign_block(
@@ -238,9 +235,7 @@ def _plan_parts(
     rows = vectors.block_rows
     blocks = -(-vectors.n // rows)
     count = min(engine.workers, blocks)
-    own = KMeansOptions(
-        options.nlist, options.niter, options.seed, options.spherical, engine.threads
-    )
+    own = replace(options, threads=engine.threads)
     for i in range(count):
         start, stop = blocks * i // count * rows, min(blocks * (i + 1) // count * rows, vectors.n)
         yield _PartMaker(

@@ -129,7 +129,7 @@ def _whole_pass(
     vectors: TrainingSet, options: KMeansOptions, centroids: Float32, number: int, bar: Bar
 ) -> Gathered:
     """Assign and sum the pass's rows of the whole sample in this process."""
-    assigner = iteration_assigner(centroids, vectors, seed=options.seed, threads=options.threads)
+    assigner = iteration_assigner(centroids, vectors, options)
     sums = Sums.zeros(*centroids.shape)
     start = 0
     for whole in vectors.blocks():
@@ -196,7 +196,7 @@ def _checkpoint(directory: Path, identity: dict[str, Any], state: KMeansState) -
 
 def _identity(options: KMeansOptions, vectors: TrainingSet) -> dict[str, Any]:
     identity: dict[str, Any] = asdict(options)
-    del identity["threads"]
+    del identity["threads"], identity["device"]
     if vectors.weights is not None:
         identity["weights"] = vectors.weights.checksum
     return identity

@@ -21,6 +21,7 @@ from teravec.kernels.codec import (
     residuals_of,
 )
 from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.device import CPU
 from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
@@ -254,8 +255,16 @@ class Model:
                 out[:] = ((rows - query) ** 2).sum(1)
         return list_nos, distances
 
-    def assigner(self, threads: int) -> CentroidAssigner:
-        """What finds the list of a vector while sharding, as trained and measured."""
+    def assigner(
+        self, threads: int, device: str = CPU, sample: Float32 | None = None
+    ) -> CentroidAssigner:
+        """What finds the list of a vector while sharding, as trained and measured.
+
+        A device other than the processor is compared with it on a sample of prepared vectors.
+        """
+        if device != CPU:
+            checked = self.centroids[:0] if sample is None else sample
+            return CentroidAssigner.on_device(self.centroids, checked, device, threads=threads)
         margin = self.description.assignment["margin"]
         if margin is None:
             return CentroidAssigner.exact(self.centroids)

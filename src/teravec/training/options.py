@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from teravec.errors import InvalidArgument
 from teravec.kernels.codec import Codec, code_bytes
+from teravec.kernels.device import CPU
 from teravec.kernels.metric import Metric
 from teravec.storage.listfile import ID_BYTES
 from teravec.training.transform import TransformKind
@@ -95,6 +96,8 @@ class KMeansOptions:
     spherical : bool
         Scale centroids to unit length, for cosine.
     threads : int
+    device : str
+        What finds the vectors' centroids, as ``kernels.device`` names it.
     """
 
     nlist: int
@@ -102,6 +105,7 @@ class KMeansOptions:
     seed: int
     spherical: bool
     threads: int
+    device: str = CPU
 
 
 def auto_nlist(ntotal: int) -> int:

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from teravec.errors import InvalidSource
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner
+from teravec.kernels.device import CPU
 from teravec.kernels.metric import normalized
+from teravec.training.options import KMeansOptions
 from teravec.training.training_set import TrainingSet
 
 __all__ = [
@@ -101,11 +103,14 @@ class Gathered:
 
 
 def iteration_assigner(
-    centroids: Float32, vectors: TrainingSet, *, seed: int, threads: int
+    centroids: Float32, vectors: TrainingSet, options: KMeansOptions
 ) -> CentroidAssigner:
     """What assigns vectors in one iteration: less strict than the sealed model's."""
+    probe = vectors.probe(_PROBE_PART)
+    if options.device != CPU:
+        return CentroidAssigner.on_device(centroids, probe, options.device, threads=options.threads)
     return CentroidAssigner.auto(
-        centroids, vectors.probe(_PROBE_PART), seed=seed, threads=threads,
+        centroids, probe, seed=options.seed, threads=options.threads,
         min_agreement=ITERATION_AGREEMENT,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from teravec.engines.engine import Engine
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
+from teravec.kernels.device import CPU
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
@@ -55,12 +56,14 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 def train(
     source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
     progress: Progress, engine: Engine | None = None, weights: Weights | None = None,
+    device: str = CPU,
 ) -> ModelDescription:  # fmt: skip
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
     sealed, so that a rerun continues where a killed run stood. k-means runs on the engine,
-    in this process where none is given; the rest is small, and always runs here.
+    in this process where none is given; the rest is small, and always runs here. The device
+    is where k-means finds the vectors' lists.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def train(
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     vectors = TrainingSet(sample, transform, plan.d_index, drawn)
     options = KMeansOptions(
-        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads
+        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, device
     )
     state = kmeans(vectors, options, paths.training, progress, engine)
     part = vectors.evenly(codec_rows(plan))

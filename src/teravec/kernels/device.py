@@ -1,0 +1,84 @@
+"""Devices that find the centroids of vectors: the processor, or a GPU through PyTorch."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from teravec.errors import InvalidArgument
+
+__all__ = ["CPU", "found_gpus", "open_torch", "parse_device"]
+
+CPU = "cpu"
+"""The compiled kernels; every other device is PyTorch's."""
+
+_TORCH_CPU = "torch-cpu"  # the code of GPUs on the processor: slower, for trying it without one
+
+
+@cache
+def _torch() -> Any:
+    # Here, not at the top: it takes seconds and some 200 MB, and few need it.
+    return import_module("torch")
+
+
+def parse_device(name: str) -> str:
+    """Check a device's name.
+
+    Parameters
+    ----------
+    name : str
+        ``cpu``, ``cuda``, ``cuda:N``; or ``torch-cpu``, which runs the code of GPUs on the
+        processor.
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    if name in (CPU, _TORCH_CPU) or re.fullmatch(r"cuda(:\d+)?", name):
+        return name
+    raise InvalidArgument(f"device is {name!r}; cpu, cuda or cuda:N expected")
+
+
+def open_torch(name: str) -> tuple[Any, Any]:
+    """PyTorch, and the device in it.
+
+    Parameters
+    ----------
+    name : str
+        As `parse_device` takes it, not ``cpu``.
+
+    Returns
+    -------
+    torch : module
+    device : torch.device
+
+    Raises
+    ------
+    InvalidArgument
+        PyTorch is not installed, or finds no such GPU.
+    """
+    if find_spec("torch") is None:
+        raise InvalidArgument(
+            f"device {name} needs PyTorch, which is not here: pip install 'teravec[gpu]'"
+        )
+    torch = _torch()
+    device = torch.device("cpu" if name == _TORCH_CPU else name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        built = torch.version.cuda or getattr(torch.version, "hip", None)
+        found = f"{count} GPUs" if count else "no GPU"
+        advice = "" if built else "; this build of PyTorch is for processors only"
+        raise InvalidArgument(f"device {name}: PyTorch {torch.__version__} finds {found}{advice}")
+    return torch, device
+
+
+def found_gpus() -> tuple[list[str], str]:
+    """Names of the GPUs that PyTorch finds, ``cuda:0`` and so on; where none, the reason."""
+    try:
+        torch, _ = open_torch("cuda")
+    except InvalidArgument as error:
+        return [], str(error)
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())], ""
