@@ -147,8 +147,9 @@ class Bench:
         total = NITER * runs["ours"].seconds
         return (
             f"### k-means: {self.name}\n\n{self.set.name}, nlist {self.case.nlist:,}, {THREADS} "
-            f"threads, {NITER} iterations; ours takes {total:,.1f} s in all. The objective is "
-            "exact, of every eighth vector:\n\n"
+            f"threads, {NITER} iterations; ours takes {total:,.1f} s in all, its s an iteration is "
+            "the mean, as the first ones look at a part of the vectors. The objective is exact, "
+            "of every eighth vector:\n\n"
             + measure.table(
                 ["", "s an iteration", "times teravec's", "objective / contrib's", "measured on"],
                 rows,

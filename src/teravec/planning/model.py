@@ -15,6 +15,8 @@ from teravec.planning.constants import Constants
 from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
 from teravec.shards.plan import rows_in_memory
 from teravec.slices.plan import slice_count
+from teravec.training.options import KMeansOptions
+from teravec.training.schedule import stride_of
 from teravec.training.train import EXACT_QUANTIZER_NLIST, codec_rows, training_bytes
 
 __all__ = ["Plan", "QueryPlan", "comparisons", "predict"]
@@ -140,18 +142,24 @@ class _Model:
         )  # fmt: skip
 
     def kmeans(self) -> Stage:
-        """Every iteration: send centroids, assign and sum parts, reduce the sums, checkpoint."""
+        """Every iteration: send centroids, assign and sum parts, reduce the sums, checkpoint.
+
+        All of the sample is read and transformed; what is assigned of it grows.
+        """
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         rows = train.sample / machines
         sample_bytes = 4 * train.sample * train.d
         share = speed.iteration_share if train.nlist >= _FEWEST_LISTS else 1.0
         compare = 2 * train.d_index * share * comparisons(train.nlist, speed) * rows
         transform = 0.0 if train.transform.name == "none" else 2 * train.d * train.d_index * rows
-        flops = compare + self._grouping_flops(_CHECKED_ROWS)
+        options = KMeansOptions(train.nlist, train.niter, train.seed, False, 1)
+        looked = sum(1 / stride_of(options, train.sample, i) for i in range(train.niter))
+        looked /= train.niter
+        flops = looked * compare + self._grouping_flops(_CHECKED_ROWS)
         cpu = (
             flops / (speed.flops * self.cluster.threads)
             + transform / speed.flops  # blocks are transformed on one thread
-            + rows * train.d_index / (speed.sum_dims * self.cluster.threads)
+            + looked * rows * train.d_index / (speed.sum_dims * self.cluster.threads)
         )
         fits = sample_bytes / machines < self.cluster.memory_bytes
         read = sample_bytes / machines / (speed.move_bytes if fits else speed.read_bytes)

@@ -19,7 +19,7 @@ def stride_of(options: KMeansOptions, n: int, number: int) -> int:
     The last three iterations see all n vectors, the two before them every second one, the two
     before those every fourth, and so on, as long as there are eight for each list: centroids
     that will still move far need not be placed exactly. Of 64 vectors for each list, ten
-    iterations so cost five, and end a little below ten on all vectors (benchmarks/start.py).
+    iterations so cost five, and end a little below ten on all vectors (benchmarks/growing.py).
 
     References
     ----------
