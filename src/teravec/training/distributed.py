@@ -57,6 +57,9 @@ Pass = Callable[[Float32, int, Bar], Gathered]
 Lists = range | Int64
 """Some list numbers, ascending."""
 
+Rows = slice | Int64
+"""Which rows of a block."""
+
 log = logging.getLogger(__name__)
 
 _PARTS: WeakSet[_Part] = WeakSet()  # of this process
@@ -123,10 +126,11 @@ class _Part:
     def traffic(self) -> Traffic:
         return Traffic(self._received_bytes, self._sent_bytes)
 
-    def _blocks(self, number: int) -> Iterator[tuple[slice, Float32, Float32 | None]]:
-        """What a pass looks at of every block, from memory or from the sample's files.
+    def _blocks(self, number: int) -> Iterator[tuple[slice, Float32, Rows, Float32 | None]]:
+        """Every block, from memory or from the sample's file, and which rows a pass looks at.
 
-        With it comes its place among all that the pass looks at in this part, and its weights.
+        Before them their place among all that the pass looks at in this part; after them their
+        weights.
         """
         start, stop = self._rows
         looked = 0
@@ -137,11 +141,10 @@ class _Part:
                 block = self._vectors.read(row, end)
                 if self._keeps:
                     self._kept[row] = block
-            part = picked(self._options, self._vectors.n, number, row, end)
+            rows = picked(self._options, self._vectors.n, number, row, end)
             weights = self._vectors.weights_of(row, end)
-            block = block[part]
-            at = slice(looked, looked + len(block))
-            yield at, block, None if weights is None else weights[part]
+            at = slice(looked, looked + len(np.arange(end - row)[rows]))
+            yield at, block, rows, None if weights is None else weights[rows]
             looked = at.stop
 
     def assign(self, centroids: _Centroids) -> Steps[float]:
@@ -152,11 +155,12 @@ class _Part:
         self._received_bytes += sum(piece.nbytes for piece in pieces)
         assigner = iteration_assigner(np.concatenate(pieces), self._vectors, self._options)
         del pieces
-        for at, block, _ in self._blocks(centroids.number):
+        for at, block, rows, _ in self._blocks(centroids.number):
             self._list_nos[at], self._distances[at] = assign_block(
-                block, assigner, spherical=self._options.spherical, threads=self._options.threads
-            )
-            yield len(block)
+                block[rows], assigner,
+                spherical=self._options.spherical, threads=self._options.threads,
+            )  # fmt: skip
+            yield at.stop - at.start
         self._assigned = centroids.number
         return assigner.agreement
 
@@ -173,12 +177,13 @@ class _Part:
             sums = received.copy()
         places = np.full(self._options.nlist, -1, np.int32)
         places[np.asarray(lists)] = np.arange(len(lists))
-        for at, block, weights in self._blocks(centroids.number):
+        for at, block, rows, weights in self._blocks(centroids.number):
             here = places[self._list_nos[at]]
-            rows = np.flatnonzero(here >= 0)
+            inside = np.flatnonzero(here >= 0)
             sums.add(
-                block[rows], None if weights is None else weights[rows], here[rows],
-                self._distances[at][rows], threads=self._options.threads,
+                block[np.arange(len(block))[rows][inside]],
+                None if weights is None else weights[inside],
+                here[inside], self._distances[at][inside], threads=self._options.threads,
             )  # fmt: skip
         self._sent_bytes += sums.nbytes
         return sums
