@@ -68,7 +68,7 @@ def lloyd(
 
 
 @pytest.mark.parametrize("spherical", [False, True])
-@pytest.mark.parametrize(("n", "d", "nlist"), [(2000, 8, 20), (1500, 3, 1), (700, 33, 64)])
+@pytest.mark.parametrize(("n", "d", "nlist"), [(2000, 8, 20), (1500, 3, 1), (3000, 33, 24)])
 def test_equals_lloyd_in_float64(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spherical: bool, n: int, d: int, nlist: int
 ) -> None:
@@ -147,16 +147,17 @@ def test_checkpoint_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 def test_iterations_look_at_more_and_more() -> None:
     options = replace(OPTIONS, nlist=100, niter=10)
-    assert [stride_of(options, 6400, i) for i in range(10)] == [8, 8, 8, 4, 4, 2, 2, 1, 1, 1]
-    assert [stride_of(options, 3199, i) for i in range(10)] == [2] * 7 + [1] * 3
-    assert {stride_of(options, 1599, i) for i in range(10)} == {1}
+    assert [stride_of(options, 6400, i) for i in range(10)] == [16, 8, 8, 4, 4, 2, 2, 1, 1, 1]
+    assert [stride_of(options, 2400, i) for i in range(10)] == [8, 8, 8, 4, 4, 2, 2, 1, 1, 1]
+    assert [stride_of(options, 1199, i) for i in range(10)] == [2] * 7 + [1] * 3
+    assert {stride_of(options, 599, i) for i in range(10)} == {1}
     assert {stride_of(replace(options, niter=3), 10**6, i) for i in range(3)} == {1}
-    assert stride_of(replace(options, niter=200), 10**6, 0) == 1024
+    assert stride_of(replace(options, niter=200), 10**6, 0) == 2048
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 1000), (1000, 1003), (2000, 2001)])
 def test_one_of_each_stride_is_picked(start: int, stop: int) -> None:
-    options, n = replace(OPTIONS, nlist=10, niter=10), 640
+    options, n = replace(OPTIONS, nlist=10, niter=9), 320
     seen = [np.arange(stop - start)[picked(options, n, number, start, stop)] for number in (0, 1)]
     for rows in seen:
         np.testing.assert_array_equal(rows // 8, np.arange(-(-(stop - start) // 8)))
