@@ -40,7 +40,8 @@ def deploy(
         if as_json:
             print_json({"index": str(options.path), "topology": str(path), "servers": described})
         else:
-            print(f"{options.path}: {len(servers)} servers are ready; {path} names them")
+            count = "1 server is" if len(servers) == 1 else f"{len(servers)} servers are"
+            print(f"{options.path}: {count} ready; topology in {path}")
             for server in described:
                 print(f"{server['address']}\tlists {server['lists']}\ton {server['host']}")
         sys.stdout.flush()

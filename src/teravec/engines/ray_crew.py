@@ -341,4 +341,5 @@ def one_line(error: BaseException) -> str:
     """What matters of one of Ray's errors, which are pages long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = next((line for line in lines if "exit detail" in line or "dead because" in line), None)
-    return (cause or (lines[0] if lines else type(error).__name__))[:300]
+    text = cause or (lines[0] if lines else type(error).__name__)
+    return text.partition(" Some common causes")[0][:300]

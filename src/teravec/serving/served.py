@@ -221,8 +221,8 @@ class ServedIndex:
         parts: list[Part] = []
         for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
             found = index.sketch_lists(*step, kept)
-            if len(self._indexes) == 1 and len(rows) == len(prepared) and step[1] is list_nos:
-                return found  # all in one step
+            if step[1] is list_nos:  # all in one step
+                return found
             parts.append(Part(rows, of_candidates(self.version, found)))
         return put_together(parts, len(prepared), kept)
 
@@ -246,6 +246,9 @@ class ServedIndex:
         """An index, rows of queries that want lists of its step, and what it is to search."""
         for index, mine in self._steps(list_nos):
             deadline.check()
+            if mine is list_nos:  # all in one step
+                yield index, np.arange(len(prepared)), (prepared, mine, distances)
+                return
             rows = np.flatnonzero((mine >= 0).any(axis=1))
             if len(rows) == len(prepared):
                 yield index, rows, (prepared, mine, distances)
