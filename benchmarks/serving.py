@@ -214,8 +214,9 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
     head = ["queries", "nprobe", "", "queries/s", "p50 ms", "p99 ms", "bytes sent a query",
             "bytes back", "times the original's rate", "of its bytes sent"]  # fmt: skip
     return (
-        f"{HEAD} Three servers of {threads} threads on this machine, lists in memory in both; the "
-        "original's lists are in RAM, its coarse quantizer is flat.\n\n" + measure.table(head, rows)
+        f"{HEAD} Three servers on this machine, threads of each: {threads}; lists in memory in "
+        "both. The original's coarse quantizer is flat, and its sockets have TCP_NODELAY.\n\n"
+        + measure.table(head, rows)
     )
 
 

@@ -199,8 +199,9 @@ class ListRequest:
 
     def encode(self) -> bytes:
         """The request as a frame."""
-        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s,
-                  "candidates": self.candidates}  # fmt: skip
+        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
+        if self.candidates is not None:
+            header["candidates"] = self.candidates
         arrays = {"queries": self.queries, "counts": self.counts,
                   "list_nos": self.list_nos, "distances": self.distances}  # fmt: skip
         return encode(header, arrays)
