@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.search.effort import default_candidates
 
 __all__ = ["best_k", "candidates_kept", "chosen"]
 
@@ -19,9 +18,9 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
-def candidates_kept(k: int, most: int | None, ntotal: int) -> int:
+def candidates_kept(k: int, most: int, ntotal: int) -> int:
     """Candidates that sketches keep for a query; ``most`` as in ``Effort.candidates``."""
-    return min(max(k, most or default_candidates(k)), ntotal)
+    return min(max(k, most), ntotal)
 
 
 def chosen(candidates: Candidates, k: int, ntotal: int) -> tuple[Int64, Int64]:

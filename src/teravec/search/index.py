@@ -19,6 +19,7 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.candidates import candidates_kept
 from teravec.search.effort import (
     Effort,
     default_candidates,
@@ -257,7 +258,7 @@ class Index:
         prepared, list_nos, distances
             As for ``search_lists``.
         capacity : int
-            Candidates a query: ``candidates_kept``, for the result of ``search_lists``.
+            Candidates a query: `candidates_kept`, for the result of ``search_lists``.
 
         Raises
         ------
@@ -268,6 +269,10 @@ class Index:
         if not isinstance(batch, TwoStageBatch):
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         return batch.sketched(capacity)
+
+    def candidates_kept(self, k: int) -> int:
+        """Candidates that a search of the k nearest keeps for a query, in its first stage."""
+        return candidates_kept(k, default_candidates(k), self.ntotal)
 
     def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
         """The second of two stages alone: distances of queries to finer codes, and ids.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.kernels.sketch import CANDIDATE
-from teravec.search.candidates import candidates_kept, chosen
+from teravec.search.candidates import chosen
 from teravec.serving.deadline import Deadline
 from teravec.serving.fanout import FanOut
 from teravec.serving.fleet import Fleet
@@ -103,7 +103,7 @@ class Coordinator:
         assert wanted.k is not None
         ntotal, nq = index.manifest.ntotal, len(prepared)
         head = index.version, prepared, wanted, index.larger_is_closer
-        kept = candidates_kept(wanted.k, None, ntotal)
+        kept = index.candidates_kept(wanted.k)
         owners, places, left = [], [], []
         # So many queries at a time that memory holds what the servers keep of them.
         rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * kept))

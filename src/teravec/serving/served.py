@@ -15,7 +15,7 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
-from teravec.search.candidates import best_k, candidates_kept, chosen
+from teravec.search.candidates import best_k, chosen
 from teravec.search.index import Index, open_index
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
@@ -135,6 +135,10 @@ class ServedIndex:
         """Whether codes have two stages."""
         return self._indexes[0].two_stages
 
+    def candidates_kept(self, k: int) -> int:
+        """See ``Index.candidates_kept``."""
+        return self._indexes[0].candidates_kept(k)
+
     @property
     def row_bytes(self) -> int:
         """Bytes of a vector in a list: code and id."""
@@ -181,7 +185,7 @@ class ServedIndex:
         """
         self.check_k(wanted)
         if self.two_stages and wanted.k is not None:
-            kept = candidates_kept(wanted.k, None, self.manifest.ntotal)
+            kept = self.candidates_kept(wanted.k)
             candidates = self._sketched(prepared, list_nos, distances, kept, deadline)
             owners, places = chosen(candidates, wanted.k, self.manifest.ntotal)
             return self._refined(prepared, owners, places, wanted.k, deadline)
