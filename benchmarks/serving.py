@@ -8,6 +8,7 @@ and clients share the machine's processors.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import threading
@@ -132,6 +133,11 @@ def bench_batching(root: Path, queries: Floats) -> str:
     )
 
 
+def threads_of(servers: int) -> int:
+    """Threads of each of several servers of this machine."""
+    return max(1, len(os.sched_getaffinity(0)) // servers)
+
+
 @contextmanager
 def original(root: Path, folder: Path, servers: int) -> Iterator[SplitPerList]:
     """The original's split over servers of the exported index."""
@@ -139,8 +145,11 @@ def original(root: Path, folder: Path, servers: int) -> Iterator[SplitPerList]:
     if not path.exists():
         teravec.export_faiss(root, path)
     command = [sys.executable, "-m", "benchmarks.seed_rpc", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads_of(servers))}
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=measure.ROOT)
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=measure.ROOT, env=environment
+        )
         for _ in range(servers)
     ]
     try:
@@ -157,7 +166,11 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
     rows = []
     batch = queries[:1000]
     with ExitStack() as stack:
-        servers = [stack.enter_context(Served(str(root), "--lists", r)) for r in SPLITS[3]]
+        threads = str(threads_of(3))
+        servers = [
+            stack.enter_context(Served(str(root), "--lists", r, "--threads", threads))
+            for r in SPLITS[3]
+        ]
         listed = ",".join(server.address for server in servers)
         coordinator = stack.enter_context(Served(str(root), "--servers", listed))
         remote = stack.enter_context(teravec.connect(coordinator.url, timeout_s=60))
@@ -201,8 +214,9 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
     head = ["queries", "nprobe", "", "queries/s", "p50 ms", "p99 ms", "bytes sent a query",
             "bytes back", "times the original's rate", "of its bytes sent"]  # fmt: skip
     return (
-        f"{HEAD} Three servers on this machine, lists in memory in both; the original's lists "
-        "are in RAM, its coarse quantizer is flat.\n\n" + measure.table(head, rows)
+        f"{HEAD} Three servers on this machine, threads of each: {threads}; lists in memory in "
+        "both. The original's coarse quantizer is flat, and its sockets have TCP_NODELAY.\n\n"
+        + measure.table(head, rows)
     )
 
 

@@ -19,7 +19,7 @@ from teravec.errors import InvalidArgument, StorageError, storage_errors
 
 __all__ = ["SlurmOptions", "script", "submit"]
 
-COMMANDS = ("build", "train", "shard", "merge", "groundtruth", "selftest")
+COMMANDS = ("build", "train", "shard", "merge", "groundtruth", "selftest", "serve")
 _SET_BY_SCRIPT = ("--engine", "--address")
 
 _TEMPLATE = """\

@@ -27,12 +27,14 @@ QUERIES = clustered(40, D, seed=5)
 Launch = Callable[..., Server]
 
 
-def built(root: Path, metric: str = "l2", codec: str = "sq8", seed: int = 0) -> Path:
+def built(
+    root: Path, metric: str = "l2", codec: str = "sq8", seed: int = 0, calibrate: bool = True
+) -> Path:
     """An index of 6,000 vectors in 60 lists and 6 slices."""
     np.save(root / f"x{seed}.npy", clustered(N, D, seed=seed))
     out = root / f"{metric}-{codec}-{seed}"
     teravec.build(root / f"x{seed}.npy", out, nlist=NLIST, metric=metric, codec=codec, niter=3,
-                  slices=SLICES)  # fmt: skip
+                  slices=SLICES, calibrate=calibrate)  # fmt: skip
     return out
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import teravec
-from tests.serving.conftest import QUERIES, Launch, addresses, url
+from tests.serving.conftest import QUERIES, Launch, addresses, built, url
 
 # Splits of 60 lists: one, three and five servers, even and uneven, apart, and with replicas.
 SPLITS = {
@@ -42,6 +42,40 @@ def test_any_split_equals_the_local_index(
             assert len(true_range[1]) > 100
             for found_part, true_part in zip(found_range, true_range, strict=True):
                 np.testing.assert_array_equal(found_part, true_part)
+
+
+@pytest.fixture(scope="module")
+def two_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("two-stages")
+    codecs = {"l2": "rabitq1+sq8", "ip": "rabitq2+sq8", "cosine": "rabitq1+fp16"}
+    return {metric: built(root, metric, codec, calibrate=False) for metric, codec in codecs.items()}
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_any_split_of_two_stages_equals_the_local_index(
+    split: str, metric: str, two_stages: dict[str, Path], serve: Launch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("teravec.serving.coordinator._CANDIDATE_BYTES", 50_000)  # in runs
+    if split == "five":
+        monkeypatch.setattr("teravec.serving.served._STEP_BYTES", 20_000)
+    path = two_stages[metric]
+    servers = [serve(path, lists=lists) for lists in SPLITS[split]]
+    coordinator = serve(path, servers=addresses(servers))
+    with teravec.open(path) as local, teravec.connect(url(coordinator)) as remote:
+        # With 200 x 30 candidates, all of the index are refined.
+        for k, nprobe in ((1, 1), (5, 9), (20, 60), (200, 60)):
+            found, true = remote.search(QUERIES, k, nprobe), local.search(QUERIES, k, nprobe)
+            np.testing.assert_array_equal(found[1], true[1])
+            np.testing.assert_array_equal(found[0], true[0])
+        one = remote.search(QUERIES[7:8], 10, 30), local.search(QUERIES[7:8], 10, 30)
+        np.testing.assert_array_equal(one[0][0], one[1][0])
+        radius = float(np.median(local.search(QUERIES, 30, 60)[0][:, -1]))
+        found_range = remote.range_search(QUERIES, radius, 20)
+        true_range = local.range_search(QUERIES, radius, 20)
+        for found_part, true_part in zip(found_range, true_range, strict=True):
+            np.testing.assert_array_equal(found_part, true_part)
 
 
 def test_recall_and_the_default_mean_the_same(index: Path, serve: Launch) -> None:

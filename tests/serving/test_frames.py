@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from teravec.errors import ProtocolError, TeravecError
 from teravec.serving.frames import decode, encode
-from teravec.serving.protocol import Answer, ListRequest, SearchRequest, Wanted
+from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=9)
 
@@ -111,6 +111,6 @@ def test_no_content_does_harm(header: dict, arrays: dict) -> None:
     described = [[n, a.dtype.str, list(a.shape)] for n, a in arrays.items()]
     data = b"".join(a.tobytes() + bytes(-a.nbytes % 8) for a in arrays.values())
     frame = framed(json.dumps({**header, "arrays": described}).encode(), data)
-    for kind in (SearchRequest, ListRequest, Answer):
+    for kind in (SearchRequest, ListRequest, RefineRequest, Answer):
         with contextlib.suppress(TeravecError):
             kind.decode(frame)

@@ -76,7 +76,9 @@ CUTS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max
 
 def test_flight(server: Server, index: Path) -> None:
     with flight.FlightClient(url(server)) as client:
-        methods = st.sampled_from([b"search", b"search-lists", b"", b"pickle", b"\xff\x00"])
+        methods = st.sampled_from(
+            [b"search", b"search-lists", b"refine", b"", b"pickle", b"\xff\x00"]
+        )
 
         @settings(max_examples=150, deadline=None, database=None,
                   suppress_health_check=list(HealthCheck))  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,11 +14,13 @@ from teravec.serving.merging import Part, merged
 from teravec.serving.protocol import (
     Answer,
     ListRequest,
+    RefineRequest,
     SearchRequest,
     Wanted,
     encode_error,
     error_code,
 )
+from teravec.serving.two_stages import check_candidates
 
 XQ = np.arange(12, dtype=np.float32).reshape(3, 4)
 
@@ -40,6 +44,45 @@ def test_list_request_table() -> None:
     list_nos, distances = ListRequest.decode(request.encode()).table()
     assert list_nos.tolist() == [[5, 9], [-1, -1], [4, -1]]
     assert distances.tolist() == [[1, 2], [0, 0], [3, 0]]
+
+
+def test_refine_request() -> None:
+    places = np.array([5 << 32 | 1, 7, 5 << 32], np.int64)
+    request = RefineRequest("v", XQ, u4(2, 0, 1), places, Wanted(k=3), 1.0)
+    again = RefineRequest.decode(request.encode())
+    np.testing.assert_array_equal(again.queries, XQ)
+    assert again.places.tolist() == places.tolist()
+    assert (again.version, again.wanted, again.counts.tolist()) == ("v", Wanted(k=3), [2, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("counts", "places", "wanted"),
+    [
+        ([2, 0, 2], [1, 2, 3], Wanted(k=1)),  # one place less than counted
+        ([3], [1, 2, 3], Wanted(k=1)),  # one query less
+        ([2, 0, 1], [1, -2, 3], Wanted(k=1)),
+        ([2, 0, 1], [1, 2, 3], Wanted(radius=1.0)),
+    ],
+)
+def test_bad_refine_requests(counts: list[int], places: list[int], wanted: Wanted) -> None:
+    with pytest.raises((InvalidArgument, ProtocolError)):
+        RefineRequest("v", XQ, u4(*counts), np.array(places, np.int64), wanted, 1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": u4(3)}, {"errors": np.array([1, np.nan], np.float32)}, {"errors": None},
+        {"ids": np.array([1 << 32, 9 << 32])}, {"distances": np.array([np.inf, 1], np.float32)},
+    ],
+)  # fmt: skip
+def test_candidates_are_checked(change: dict) -> None:
+    good = Answer("v", u4(2), np.array([2, 1], np.float32), np.array([1 << 32, 2 << 32]),
+                  errors=np.zeros(2, np.float32))  # fmt: skip
+    lists = np.array([1, 2])
+    check_candidates(Answer.decode(good.encode()), 1, 2, lists)
+    with pytest.raises(ProtocolError):
+        check_candidates(replace(good, **change), 1, 2, lists)
 
 
 @pytest.mark.parametrize(

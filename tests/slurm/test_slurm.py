@@ -108,3 +108,29 @@ def test_a_failing_command_fails_the_job(slurm: Slurm, folder: Path) -> None:
     check_nothing_left(job)
     assert "none.npy" in log_of(folder, job)
     assert "Traceback" not in log_of(folder, job)
+
+
+def test_servers_on_three_nodes(slurm: Slurm, folder: Path) -> None:
+    teravec.build(folder / "x.npy", folder / "index", nlist=64, niter=3)
+    job = submitted("serve", "index", "--memory", "300MiB", "--replicas", "2")
+    topology = folder / "topology.json"
+    wait_until(topology.exists, 200, f"no topology: {log_of(folder, job)}")
+    servers = json.loads(topology.read_text())["servers"]
+    assert len({server["address"] for server in servers}) == 3
+    coordinator = [sys.executable, "-m", "teravec", "serve", "index", "--topology", str(topology),
+                   "--listen", "127.0.0.1:0", "--http", "none"]  # fmt: skip
+    with subprocess.Popen(coordinator, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            queries = clustered(30_000, 16)[:20]
+            with teravec.open(folder / "index") as local, teravec.connect(url) as remote:
+                found, true = remote.search(queries, 10, 16), local.search(queries, 10, 16)
+        finally:
+            process.kill()
+    np.testing.assert_array_equal(found[1], true[1])
+    np.testing.assert_array_equal(found[0], true[0])
+    subprocess.run(["scancel", "--signal=TERM", "--batch", job], check=True)
+    assert slurm.finished(job) == "FAILED", log_of(folder, job)  # ended by a signal
+    check_nothing_left(job)
+    assert "3 servers are ready" in log_of(folder, job)

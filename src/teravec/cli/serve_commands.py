@@ -10,7 +10,9 @@ import typer
 
 from teravec import api
 from teravec.cli import options as o
-from teravec.cli.running import command, parse_numbers
+from teravec.cli.deploying import deploy, warn_if_open
+from teravec.cli.running import command, parse_numbers, print_json
+from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -26,10 +28,16 @@ def add_serve_commands(app: typer.Typer) -> None:
 
 def serve(
     index: o.IndexDir,
-    listen: Annotated[str, typer.Option(help="HOST:PORT of Arrow Flight.")] = "127.0.0.1:7400",
+    listen: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of Arrow Flight.  [default: 127.0.0.1:7400, with --engine ray "
+                     "127.0.0.1:0]", show_default=False),
+    ] = None,
     http: Annotated[
-        str, typer.Option(help="HOST:PORT of health, metrics, JSON and console, or none.")
-    ] = "127.0.0.1:7480",
+        str | None,
+        typer.Option(help="HOST:PORT of health, metrics, JSON and console, or none.  [default: "
+                     "127.0.0.1:7480, with --engine ray none]", show_default=False),
+    ] = None,
     lists: Annotated[
         str | None, typer.Option(help="Own only these lists, as A:B or A:B,C:D.",
                                  show_default=False)
@@ -44,8 +52,17 @@ def serve(
     ] = None,
     topology: Annotated[
         Path | None, typer.Option(help="Coordinate the servers of this JSON file; it is read "
-                                  "again when it changes.", show_default=False)
+                                  "again when it changes. With --engine ray: where to write it.  "
+                                  "[default: topology.json]", show_default=False)
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, this process; or ray: a server on each machine of a Ray "
+                          "cluster, which share the lists out.")
+    ] = "local",
+    address: o.Address = None,
+    replicas: Annotated[
+        int, typer.Option(help="Servers of each list, with --engine ray.")
+    ] = 1,
     tls_cert: Annotated[
         Path | None, typer.Option(help="PEM certificate: serve TLS.", show_default=False)
     ] = None,
@@ -95,9 +112,13 @@ def serve(
         int, typer.Option(help="Queries joined into a batch; 1 joins nothing.")
     ] = 1024,
     drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
-    memory: o.Memory = None, threads: o.Threads = None,
+    memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Serve an index, or some of its lists, or coordinate servers that have them."""
+    engine_options = EngineOptions(engine, address=address)
+    if engine == "local" and replicas != 1:
+        raise InvalidArgument("replicas are for engine ray; this one is local")
+    on_ray = engine == "ray"
     try:
         from teravec.serving.launch import ServeOptions, launch
     except ModuleNotFoundError as error:
@@ -109,14 +130,15 @@ def serve(
     from teravec.serving.security import Address, ClientSecurity, ServerSecurity
 
     resources = api.resources(memory, threads, None)
+    http = http or ("none" if on_ray else "127.0.0.1:7480")
     options = ServeOptions(
         index,
-        listen=Address.parse(listen),
+        listen=Address.parse(listen or f"127.0.0.1:{0 if on_ray else 7400}"),
         http=None if http == "none" else Address.parse(http),
         lists=lists,
         slices=None if slices is None else tuple(parse_numbers(slices, "slices")),
         servers=servers,
-        topology=topology,
+        topology=None if on_ray else topology,
         security=ServerSecurity(tls_cert, tls_key, client_ca, token_file, insecure, open_probes),
         servers_tls=servers_ca is not None,
         servers_security=ClientSecurity.read(
@@ -131,17 +153,24 @@ def serve(
         vectors=vectors,
         batch_rows=batch_rows,
         memory_bytes=resources.memory_bytes,
-        threads=resources.threads or None,
+        threads=threads if on_ray else resources.threads or None,
     )  # fmt: skip
-    server = launch(options)
-    server.run(drain, ready=lambda: _tell(options, server.address, server.http_address))
-
-
-def _tell(options: ServeOptions, address: object, http_address: object) -> None:
-    secure = options.security.certificate is not None
-    print(f"{options.path}: serving on grpc{'+tls' if secure else ''}://{address}", flush=True)
-    if http_address is not None:
-        print(f"console on http{'s' if secure else ''}://{http_address}/", flush=True)
-    if not options.security.insecure:
+    if on_ray:
+        deploy(options, engine_options, replicas, topology, drain, as_json=json)
         return
-    print("teravec: --insecure: whoever reaches the port may ask", file=sys.stderr, flush=True)
+    server = launch(options)
+    server.run(drain, ready=lambda: _tell(options, server.address, server.http_address, json))
+
+
+def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:
+    secure = "s" if options.security.certificate is not None else ""
+    url = f"grpc{'+tls' if secure else ''}://{address}"
+    http_url = None if http_address is None else f"http{secure}://{http_address}/"
+    if as_json:
+        print_json({"index": str(options.path), "url": url, "http": http_url})
+    else:
+        print(f"{options.path}: serving on {url}")
+        if http_url is not None:
+            print(f"console on {http_url}")
+    sys.stdout.flush()
+    warn_if_open(options)

@@ -22,7 +22,7 @@ from teravec.engines.options import EngineOptions
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, WorkerLost
 
-__all__ = ["Room", "connected"]
+__all__ = ["Room", "connected", "fits"]
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ def _room_of_cluster(
     each = -(-workers // len(machines))  # workers of one machine
     fewest = int(min(m["CPU"] for m in machines))
     room = Room(workers, threads or max(1, fewest // each), memory_bytes // each, options.gpus)
-    if not any(_fits(room, machine) for machine in machines):
+    if not any(fits(room, machine) for machine in machines):
         largest = max(machines, key=lambda m: (m["CPU"], m.get("memory", 0)))
         raise InvalidArgument(
             f"a worker of {room.threads} threads, {room.memory_bytes / _MIB:,.0f} MiB and "
@@ -188,7 +188,8 @@ def _room_of_cluster(
     return room
 
 
-def _fits(room: Room, machine: dict[str, float]) -> bool:
+def fits(room: Room, machine: dict[str, float]) -> bool:
+    """Whether a machine of these resources has room for a worker."""
     return (
         room.threads <= machine["CPU"]
         and room.memory_bytes <= machine.get("memory", 0)

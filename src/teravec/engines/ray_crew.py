@@ -21,7 +21,7 @@ from teravec.engines.worker import Done, Failed, Progressed, Worker, WorkerInfo,
 from teravec.errors import InvalidArgument, WorkerLost
 from teravec.progress import Bar
 
-__all__ = ["ArgumentLost", "Crew", "RayHeld", "Task"]
+__all__ = ["ArgumentLost", "Crew", "RayHeld", "Task", "one_line"]
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ class Crew:
         except self._ray.exceptions.RayError as error:
             self._lost_at_start += 1
             if self._lost_at_start > _MOST_LOSSES * self._room.workers:
-                raise WorkerLost(f"workers die as they start: {_one_line(error)}") from None
+                raise WorkerLost(f"workers die as they start: {one_line(error)}") from None
             self._lose(seat, error, None)
             return
         if isinstance(hello, Failed):
@@ -257,7 +257,7 @@ class Crew:
     def _lose(self, seat: _Seat, error: BaseException, bar: Bar | None) -> None:
         """Forget a worker that died; its tasks wait for another."""
         log.warning("%s was lost; its part is done again", seat.name)
-        log.info("%s: %s", seat.name, _one_line(error))
+        log.info("%s: %s", seat.name, one_line(error))
         self._dismiss(seat)
         for place, task in enumerate(seat.calls.values()):
             if bar is not None:
@@ -267,7 +267,7 @@ class Crew:
             if task.losses >= _MOST_LOSSES:
                 raise WorkerLost(
                     f"a task lost its worker {task.losses} times, the last time {seat.name}: "
-                    f"{_one_line(error)}; were they out of memory?"
+                    f"{one_line(error)}; were they out of memory?"
                 )
         self._waiting.extendleft(reversed(seat.calls.values()))
         seat.calls = {}
@@ -337,7 +337,9 @@ class ArgumentLost(WorkerLost):
         self.task = task
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What matters of one of Ray's errors, which are pages long."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = next((line for line in lines if "exit detail" in line or "dead because" in line), None)
-    return (cause or (lines[0] if lines else type(error).__name__))[:300]
+    text = cause or (lines[0] if lines else type(error).__name__)
+    return text.partition(" Some common causes")[0][:300]

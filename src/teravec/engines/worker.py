@@ -18,10 +18,19 @@ from importlib.metadata import version
 from typing import Any
 
 from teravec import errors
-from teravec.engines.engine import Held
+from teravec.engines.engine import Held, Maker
 from teravec.errors import InvalidArgument, StorageError, TeravecError, WorkerLost
 
-__all__ = ["Done", "Failed", "Message", "Progressed", "Worker", "WorkerInfo", "raise_failure"]
+__all__ = [
+    "Done",
+    "Failed",
+    "Message",
+    "Progressed",
+    "ResidentWorker",
+    "Worker",
+    "WorkerInfo",
+    "raise_failure",
+]
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +131,46 @@ class Worker:
         """Forget what was made under these keys."""
         for key in keys:
             self._made.pop(key, None)
+
+
+class ResidentWorker:
+    """Makes one thing, keeps it for good, and does what is asked with it.
+
+    Parameters
+    ----------
+    directory : str
+        The user's, so that relative paths mean the same here.
+    version : str
+        Of the user's teravec.
+    """
+
+    def __init__(self, directory: str, version: str) -> None:
+        self._worker, self._version = Worker(directory), version
+        self._made: Any = None
+
+    def settle(self, maker: Maker[Any], tell: Callable[[Any], Any]) -> Done | Failed:
+        """Make it, and tell of it."""
+        hello = self._worker.hello()
+        if isinstance(hello, Failed):
+            return hello
+        if hello.version != self._version:
+            text = (
+                f"{hello.host} has teravec {hello.version}, the command {self._version}; the same "
+                "expected on all machines"
+            )
+            return Failed(_peak(), InvalidArgument.__name__, text, "")
+        try:
+            self._made = maker.make()
+        except Exception as error:
+            return _failure(error)
+        return self.ask(tell)
+
+    def ask(self, work: Callable[[Any], Any]) -> Done | Failed:
+        """Do something with it."""
+        try:
+            return Done(_peak(), work(self._made))
+        except Exception as error:
+            return _failure(error)
 
 
 def _told(steps: Generator[int, None, Any]) -> Generator[Message, None, Any]:

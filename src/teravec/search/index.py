@@ -15,8 +15,11 @@ from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
+from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.candidates import candidates_kept
 from teravec.search.effort import (
     Effort,
     default_candidates,
@@ -81,7 +84,7 @@ class Index:
             opened, scanner, range_scanner, lists, self._ranges, threads
         )
         self._two_stages: TwoStages | None = None
-        if opened.model.codec.sketch_bits:
+        if opened.fine:
             refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, threads)
         self.stats = SearchStats()
@@ -114,7 +117,7 @@ class Index:
     @property
     def two_stages(self) -> bool:
         """Whether codes have two stages: sketches, and finer codes of candidates."""
-        return self._two_stages is not None
+        return self._opened.model.codec.sketch_bits > 0
 
     @property
     def list_sizes(self) -> Int64:
@@ -244,6 +247,67 @@ class Index:
         k = checked_k(k, self.ntotal)
         most = candidates or default_candidates(k)
         return self._batch(prepared, list_nos, distances, most).top_k(k)
+
+    def sketch_lists(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, capacity: int
+    ) -> Candidates:
+        """The first of two stages alone, for lists that several indexes or servers share out.
+
+        Parameters
+        ----------
+        prepared, list_nos, distances
+            As for ``search_lists``.
+        capacity : int
+            Candidates a query: `candidates_kept`, for the result of ``search_lists``.
+
+        Raises
+        ------
+        InvalidArgument
+            Codes of this index have one stage; or as ``search_lists``.
+        """
+        batch = self._batch(prepared, list_nos, distances)
+        if not isinstance(batch, TwoStageBatch):
+            raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
+        return batch.sketched(capacity)
+
+    def candidates_kept(self, k: int) -> int:
+        """Candidates that a search of the k nearest keeps for a query, in its first stage."""
+        return candidates_kept(k, default_candidates(k), self.ntotal)
+
+    def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
+        """The second of two stages alone: distances of queries to finer codes, and ids.
+
+        Parameters
+        ----------
+        prepared : ndarray of shape (nq, d_index), float32
+        owners, places : ndarray of shape (n,), int64
+            Row of ``prepared``, and place of the vector as ``Candidates`` have it.
+
+        Raises
+        ------
+        InvalidArgument
+            A place that there is not, or that was not opened; codes of one stage.
+        CorruptFile
+        """
+        if self._two_stages is None:
+            raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
+        started = time.perf_counter()
+        self._check_places(places)
+        found = self._two_stages.refiner.distances(prepared, owners, places, self.stats)
+        self.stats.refine_s += time.perf_counter() - started
+        return found
+
+    def _check_places(self, places: Int64) -> None:
+        start, stop = self._opened.lists
+        list_nos, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
+        there = (list_nos >= start) & (list_nos < stop)
+        there[there] = rows[there] < self._opened.sizes[list_nos[there]]
+        if not there.all():
+            place = int(places[~there][0])
+            raise InvalidArgument(
+                f"vector {place & ((1 << PLACE_BITS) - 1)} of list {place >> PLACE_BITS} wanted; "
+                f"it is not in lists {start} to {stop - 1}, which are open"
+            )
 
     def range_search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float

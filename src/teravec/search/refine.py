@@ -15,6 +15,7 @@ from teravec.kernels.codec import decode
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.candidates import best_k, candidates_kept, chosen
 from teravec.search.pages import PageReader
 from teravec.search.stats import SearchStats
 from teravec.storage.listfile import ID_BYTES
@@ -179,24 +180,21 @@ class TwoStageBatch(Batch):
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
-        nq, threads = len(self._queries), self._resources.threads
         ntotal = self._resources.index.ntotal
-        candidates = Candidates(nq, min(max(k, self._most), ntotal))
+        candidates = self.sketched(candidates_kept(k, self._most, ntotal))
+        found = self._refined(*chosen(candidates, k, ntotal))
+        nq = len(self._queries)
+        return best_k(nq, k, found.owners, found.distances, found.ids, self._metric)
+
+    def sketched(self, capacity: int) -> Candidates:
+        """The first stage alone: candidates of each query, ``capacity`` at most."""
+        candidates = Candidates(len(self._queries), capacity)
         for lists in self._chunks():
             started = time.perf_counter()
             pairs = self._pairs.of_lists(lists.list_nos)
-            self._sketches.scan(self._queries, lists, pairs, candidates, threads)
+            self._sketches.scan(self._queries, lists, pairs, candidates, self._resources.threads)
             self._stats.scan_s += time.perf_counter() - started
-        every = self._most >= ntotal
-        found = self._refined(*(candidates.every() if every else candidates.worth_refining(k)))
-        lims, distances, ids = found.ordered(nq, -1.0 if self._metric.larger_is_closer else 1.0)
-        best = np.full((nq, k), self._metric.worst, np.float32)
-        best_ids = np.full((nq, k), -1, np.int64)
-        rank = np.arange(len(ids)) - np.repeat(lims[:-1], np.diff(lims))
-        query, kept = np.repeat(np.arange(nq), np.diff(lims)), rank < k
-        best[query[kept], rank[kept]] = distances[kept]
-        best_ids[query[kept], rank[kept]] = ids[kept]
-        return best, best_ids
+        return candidates
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
         """All within the radius: lims (nq + 1,), distances and ids, best first a query.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,28 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, Unavailable
+from teravec.kernels.sketch import CANDIDATE
+from teravec.search.candidates import chosen
 from teravec.serving.deadline import Deadline
 from teravec.serving.fanout import FanOut
 from teravec.serving.fleet import Fleet
 from teravec.serving.limits import Limits
-from teravec.serving.merging import merged
+from teravec.serving.merging import Part, merged
 from teravec.serving.metrics import Metrics
-from teravec.serving.protocol import Answer, ListRequest, SearchRequest
+from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
+from teravec.serving.rounds import ListRound, RefineRound, Round, SketchRound
 from teravec.serving.served import Ranges, ServedIndex
-from teravec.serving.shares import Pairs
+from teravec.serving.shares import Pairs, PlacePairs
+from teravec.serving.two_stages import put_together
 from teravec.serving.versions import Versions
 
 __all__ = ["Coordinator"]
 
 log = logging.getLogger(__name__)
+
+Float32 = npt.NDArray[np.float32]
+
+_CANDIDATE_BYTES = 64 << 20  # of all queries; every server of a list may send as many
 
 
 class Coordinator:
@@ -68,18 +77,55 @@ class Coordinator:
             prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             sizes = self._fleet.list_sizes(index.version)
             pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
-            fan_out = FanOut(
-                self._fleet, self._metrics, index.version, prepared, request.wanted,
-                index.larger_is_closer, deadline,
-            )  # fmt: skip
-            parts, left = fan_out.search(pairs)
+            search = self._in_two_rounds if index.two_stages and request.wanted.k else self._at_once
+            answer, left = search(index, prepared, pairs, request.wanted, deadline)
             missing = sum(p.total_bytes for p in left) / max(1, pairs.total_bytes)
             if left and not request.allow_partial:
                 raise Unavailable(self._told(left, missing))
-            nq = len(request.queries)
-            answer = merged(parts, nq, request.wanted, index.larger_is_closer, index.version)
             self._limits.check_results(len(answer.ids))
-            return Answer(answer.version, answer.counts, answer.distances, answer.ids, missing)
+            return replace(answer, missing=missing)
+
+    def _at_once(
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, wanted: Wanted,
+        deadline: Deadline,
+    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+        """The answer, and pairs that no live server could search."""
+        larger = index.larger_is_closer
+        listed = ListRound(index.version, prepared, wanted, larger)
+        parts, left = self._fan_out(listed, deadline).search(pairs)
+        return merged(parts, len(prepared), wanted, larger, index.version), left
+
+    def _in_two_rounds(
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, wanted: Wanted,
+        deadline: Deadline,
+    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+        """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
+        assert wanted.k is not None
+        ntotal, nq = index.manifest.ntotal, len(prepared)
+        head = index.version, prepared, wanted, index.larger_is_closer
+        kept = index.candidates_kept(wanted.k)
+        owners, places, left = [], [], []
+        # So many queries at a time that memory holds what the servers keep of them.
+        rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * kept))
+        for start in range(0, nq, rows):
+            mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
+            sketched = SketchRound(*head, capacity=kept)
+            parts, unowned = self._fan_out(sketched, deadline).search(pairs.only(mine))
+            left += unowned
+            shifted = [Part(part.rows - start, part.answer) for part in parts]
+            together = put_together(shifted, min(rows, nq - start), kept)
+            of, at = chosen(together, wanted.k, ntotal)
+            owners.append(of + start)
+            places.append(at)
+        of, at = (np.concatenate([np.empty(0, np.int64), *each]) for each in (owners, places))
+        wished = PlacePairs.of_places(of, at, index.row_bytes)
+        parts, unowned = self._fan_out(RefineRound(*head), deadline).search(wished)
+        # What was lost between the rounds is missing as its lists are.
+        lost = [pairs.only(np.flatnonzero(np.isin(pairs.list_nos, p.list_nos))) for p in unowned]
+        return merged(parts, nq, wanted, index.larger_is_closer, index.version), left + lost
+
+    def _fan_out(self, round: Round, deadline: Deadline) -> FanOut:
+        return FanOut(self._fleet, self._metrics, round.version, round, deadline)
 
     def _told(self, left: list[Pairs], missing: float) -> str:
         list_nos = np.unique(np.concatenate([p.list_nos for p in left]))
@@ -91,6 +137,10 @@ class Coordinator:
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Refuse: lists are searched where they are."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Refuse, as ``search_lists``."""
         raise InvalidArgument("this is a coordinator; it searches queries, not lists")
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from teravec.errors import DeadlineExceeded, InvalidArgument, ProtocolError, TeravecError
 from teravec.serving.deadline import Deadline
@@ -16,7 +15,7 @@ from teravec.serving.fleet import Fleet
 from teravec.serving.flight_client import Call
 from teravec.serving.merging import Part
 from teravec.serving.metrics import Metrics
-from teravec.serving.protocol import ListRequest, Wanted
+from teravec.serving.rounds import Round
 from teravec.serving.shares import Pairs, shared_out
 
 __all__ = ["FanOut"]
@@ -64,19 +63,15 @@ class FanOut:
     fleet : Fleet
     metrics : Metrics
     version : str
-    prepared : ndarray of shape (nq, d_index), float32
-    wanted : Wanted
-    larger_is_closer : bool
+    round : Round
     deadline : Deadline
     """
 
     def __init__(
-        self, fleet: Fleet, metrics: Metrics, version: str, prepared: npt.NDArray[np.float32],
-        wanted: Wanted, larger_is_closer: bool, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, fleet: Fleet, metrics: Metrics, version: str, round: Round, deadline: Deadline
+    ) -> None:
         self._fleet, self._metrics, self._version = fleet, metrics, version
-        self._prepared, self._wanted = prepared, wanted
-        self._larger_is_closer, self._deadline = larger_is_closer, deadline
+        self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
         self._unowned: list[Pairs] = []
         self._wait_until_s = time.monotonic() + min(_UNOWNED_WAIT_S, deadline.left_s / 2)
@@ -206,19 +201,14 @@ class FanOut:
         rows, counts = np.unique(sent.pairs.rows, return_counts=True)
         if sent.call.given_up:
             raise DeadlineExceeded("given up")
-        request = ListRequest(
-            self._version, self._prepared[rows], counts.astype(np.uint32),
-            sent.pairs.list_nos.astype(np.uint32), sent.pairs.distances, self._wanted,
-            max(0.001, self._deadline.left_s),
-        )  # fmt: skip
-        frame = request.encode()
+        frame = self._round.frame(sent.pairs, rows, counts, max(0.001, self._deadline.left_s))
         self._metrics.moved("fanned-out", len(frame))
         answer, size = self._fleet.peer(sent.address).ask(
-            "search-lists", frame, self._deadline, sent.call
+            self._round.method, frame, self._deadline, sent.call
         )
         self._metrics.moved("gathered", size)
         try:
-            answer.check(len(rows), self._wanted, self._larger_is_closer)
+            self._round.check(answer, sent.pairs, len(rows))
             if answer.version != self._version:
                 raise ProtocolError(
                     f"index version {answer.version} answered, {self._version} asked for"

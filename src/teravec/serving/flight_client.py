@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from collections import deque
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,6 +84,7 @@ class FlightPeer:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
+        self._answered: deque[tuple[Any, Any]] = deque()
         self._headers = []
         if security.token is not None:
             self._headers = [(b"authorization", b"Bearer " + security.token.encode())]
@@ -104,6 +106,7 @@ class FlightPeer:
         TeravecError
             What the server told; or Unavailable, DeadlineExceeded, AccessDenied, ProtocolError.
         """
+        self._close_answered()
         try:
             writer, reader = self._client.do_exchange(
                 flight.FlightDescriptor.for_command(method), self._options(deadline)
@@ -115,10 +118,13 @@ class FlightPeer:
                     writer.write_metadata(pa.py_buffer(frame))
                     writer.done_writing()
                 data = reader.read_chunk().app_metadata
+            except BaseException:
+                _close(writer, reader)
+                raise
             finally:
                 if call is not None:
                     call.watch(None)
-                _close(writer, reader)
+            self._answered.append((writer, reader))
         except StopIteration:
             raise ProtocolError(f"{self.address}: no answer came") from None
         except (pa.ArrowException, OSError) as error:
@@ -126,6 +132,15 @@ class FlightPeer:
         if data is None or data.size > _LARGEST_ANSWER:
             raise ProtocolError(f"{self.address}: an answer without a frame, or too large")
         return Answer.decode(memoryview(data)), data.size
+
+    def _close_answered(self) -> None:
+        """Close calls whose answers are here.
+
+        Not when the answer comes: its caller would wait until the server has ended the call too.
+        """
+        while self._answered:
+            with contextlib.suppress(IndexError):  # another thread took it
+                _close(*self._answered.popleft())
 
     def tell(self, action: str, deadline: Deadline) -> dict[str, Any]:
         """What an action tells, as a JSON object."""
@@ -180,6 +195,7 @@ class FlightPeer:
 
     def close(self) -> None:
         """Close the connection."""
+        self._close_answered()
         self._client.close()
 
 

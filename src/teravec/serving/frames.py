@@ -42,6 +42,15 @@ _TYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+def _refuse(name: str) -> Any:
+    raise ValueError(name)
+
+
+# Made once: ``json.dumps`` and ``json.loads`` make new ones for every call with options.
+_ENCODER = json.JSONEncoder(allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
 def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """Put a header and arrays into a frame.
 
@@ -53,7 +62,7 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
         float32, int64 or uint32, of one or two dimensions.
     """
     described = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
-    text = json.dumps({**header, "arrays": described}, allow_nan=False).encode()
+    text = _ENCODER.encode({**header, "arrays": described}).encode()
     parts: list[bytes | memoryview] = [text, b" " * (-len(text) % 8)]
     for array in arrays.values():
         data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
@@ -91,11 +100,8 @@ def decode(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def _header(text: bytes) -> dict[str, Any]:
-    def refuse(name: str) -> Any:
-        raise ValueError(name)
-
     try:
-        header = json.loads(text, parse_constant=refuse)
+        header = _DECODER.decode(text.decode())
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the header is not JSON ({type(error).__name__})") from None
     if not isinstance(header, dict):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
-from teravec.serving.protocol import Answer, ListRequest, SearchRequest
+from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.served import Ranges, ServedIndex, ranges_text, slice_ranges
 from teravec.serving.versions import Versions
 
@@ -81,8 +81,19 @@ class LocalLists:
         """Search lists that a coordinator chose."""
         with self.versions.using(request.version) as index:
             list_nos, distances = request.table()
+            if request.candidates is not None:
+                return index.sketch_lists(
+                    request.queries, list_nos, distances, request.candidates, deadline
+                )
             return index.search_lists(
                 request.queries, list_nos, distances, request.wanted, deadline, self._limits
+            )
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Compare queries with vectors that a coordinator chose."""
+        with self.versions.using(request.version) as index:
+            return index.refine(
+                request.queries, request.counts, request.places, request.wanted, deadline
             )
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
-from types import FrameType
 
 from teravec.errors import TeravecError
 from teravec.serving.flight_server import FlightPort
@@ -17,13 +14,13 @@ from teravec.serving.http_port import HttpPort
 from teravec.serving.lookup import VectorLookup
 from teravec.serving.security import Address, ServerSecurity
 from teravec.serving.service import SearchService
+from teravec.serving.signals import heeded
 
 __all__ = ["Server"]
 
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
-_LOOK_S = 0.2
 _END_S = 10.0  # after draining, for ports and files to close
 
 
@@ -98,22 +95,10 @@ class Server:
         ready : callable
             Called when signals are heeded.
         """
-        # A SimpleQueue may be put into from a signal's handler, wherever that interrupts; an
-        # Event may not: its lock could be held by the very thread that is interrupted.
-        signals: SimpleQueue[int] = SimpleQueue()
-
-        def heed(number: int, _frame: FrameType | None) -> None:
-            signals.put(number)
-
-        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = {number: signal.signal(number, heed) for number in heeded}
-        try:
+        with heeded() as signals:
             ready()
-            while _next(signals) == signal.SIGHUP:
+            while signals.next() == signal.SIGHUP:
                 self.reload()
-        finally:
-            for number, action in before.items():
-                signal.signal(number, action)
         log.info("draining for at most %.0f s", drain_s)
         latest = threading.Timer(drain_s + _END_S, _end_now)
         latest.daemon = True
@@ -121,17 +106,6 @@ class Server:
         if not self.close(drain_s):
             _end_now()
         latest.cancel()
-
-
-def _next(signals: SimpleQueue[int]) -> int:
-    """Wait for a signal.
-
-    The kernel may give a signal to another thread; Python then runs our handler when this one
-    next runs, so it does from time to time.
-    """
-    while True:
-        with contextlib.suppress(Empty):
-            return signals.get(timeout=_LOOK_S)
 
 
 def _end_now() -> None:

@@ -22,6 +22,7 @@ from teravec.serving.limits import Limits
 __all__ = [
     "Answer",
     "ListRequest",
+    "RefineRequest",
     "SearchRequest",
     "Wanted",
     "encode_error",
@@ -144,6 +145,9 @@ class ListRequest:
         Those lists, query after query, and their centroids' distances.
     wanted : Wanted
     timeout_s : float
+    candidates : int, optional
+        Of codes in two stages, the first alone: the answer holds so many candidates a query, by
+        their estimates.
     """
 
     version: str
@@ -153,6 +157,7 @@ class ListRequest:
     distances: Float32
     wanted: Wanted
     timeout_s: float
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -169,6 +174,9 @@ class ListRequest:
             )
         if not np.isfinite(self.distances).all():
             raise InvalidArgument("a centroid's distance is NaN or infinite")
+        most = self.candidates
+        if most is not None and not (type(most) is int and most >= 1 and self.wanted.k is not None):
+            raise InvalidArgument(f"candidates is {most!r}; a whole number from 1, and k, expected")
 
     def check(self, limits: Limits) -> None:
         """Raise LimitExceeded where the request is over a bound."""
@@ -177,6 +185,8 @@ class ListRequest:
         if len(self.counts):
             # The table of lists is as wide as its longest row.
             limits.check_nprobe(len(self.queries), int(self.counts.max()))
+        if self.candidates is not None:
+            limits.check_results(len(self.queries) * self.candidates)
 
     def table(self) -> tuple[Int64, Float32]:
         """Lists and distances as tables of shape (nq, most lists of a query), -1 for none."""
@@ -190,6 +200,8 @@ class ListRequest:
     def encode(self) -> bytes:
         """The request as a frame."""
         header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
+        if self.candidates is not None:
+            header["candidates"] = self.candidates
         arrays = {"queries": self.queries, "counts": self.counts,
                   "list_nos": self.list_nos, "distances": self.distances}  # fmt: skip
         return encode(header, arrays)
@@ -202,6 +214,72 @@ class ListRequest:
             header.get("version"), _array(arrays, "queries", "f", 2),  # type: ignore[arg-type]
             _array(arrays, "counts", "u", 1), _array(arrays, "list_nos", "u", 1),
             _array(arrays, "distances", "f", 1), Wanted(header.get("k"), header.get("radius")),
+            header.get("timeout_s"),  # type: ignore[arg-type]
+            header.get("candidates"),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RefineRequest:
+    """Prepared queries, and vectors to compare them with by their finer codes.
+
+    Parameters
+    ----------
+    version : str
+        Of the index.
+    queries : ndarray of shape (nq, d_index), float32
+    counts : ndarray of shape (nq,), uint32
+        Vectors of each query.
+    places : ndarray of shape (sum of counts,), int64
+        Those, query after query: ``list_no << 32 | row``.
+    wanted : Wanted
+        The k best of them.
+    timeout_s : float
+    """
+
+    version: str
+    queries: Float32
+    counts: npt.NDArray[np.uint32]
+    places: Int64
+    wanted: Wanted
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        if not isinstance(self.version, str) or self.wanted.k is None:
+            raise ProtocolError("no version, or no k found")
+        total = int(self.counts.sum(dtype=np.uint64))
+        if len(self.counts) != len(self.queries) or total != len(self.places):
+            raise ProtocolError(
+                f"{len(self.queries)} queries, {len(self.counts)} counts, {total} vectors counted "
+                f"and {len(self.places)} places do not fit"
+            )
+        if len(self.places) and self.places.min() < 0:
+            raise InvalidArgument(f"place {self.places.min()} found; 0 or more expected")
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        limits.check_results(len(self.places))
+
+    def encode(self) -> bytes:
+        """The request as a frame."""
+        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
+        arrays: dict[str, Array] = {
+            "queries": self.queries, "counts": self.counts, "places": self.places,
+        }  # fmt: skip
+        return encode(header, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> RefineRequest:
+        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        header, arrays = decode(data)
+        return cls(
+            header.get("version"), _array(arrays, "queries", "f", 2),  # type: ignore[arg-type]
+            _array(arrays, "counts", "u", 1), _array(arrays, "places", "i", 1),
+            Wanted(header.get("k"), header.get("radius")),
             header.get("timeout_s"),  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -219,6 +297,9 @@ class Answer:
     distances, ids : ndarray of shape (sum of counts,), float32 and int64
     missing : float
         Share of the (query, list) pairs' bytes that no live server could scan; 0 if whole.
+    errors : ndarray of float32, optional
+        Of candidates: distances are then estimates with these bounds, lower is closer, ids are
+        places, and there is no order.
     """
 
     version: str
@@ -226,6 +307,7 @@ class Answer:
     distances: Float32
     ids: Int64
     missing: float = 0.0
+    errors: Float32 | None = None
 
     @classmethod
     def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
@@ -252,7 +334,7 @@ class Answer:
         part = slice(int(lims[start]), int(lims[stop]))
         return Answer(
             self.version, self.counts[start:stop], self.distances[part], self.ids[part],
-            self.missing,
+            self.missing, None if self.errors is None else self.errors[part],
         )  # fmt: skip
 
     def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
@@ -276,6 +358,8 @@ class Answer:
         arrays: dict[str, Array] = {
             "counts": self.counts, "distances": self.distances, "ids": self.ids,
         }  # fmt: skip
+        if self.errors is not None:
+            arrays["errors"] = self.errors
         return encode(header, arrays)
 
     @classmethod
@@ -287,11 +371,14 @@ class Answer:
         counts = _array(arrays, "counts", "u", 1)
         distances, ids = _array(arrays, "distances", "f", 1), _array(arrays, "ids", "i", 1)
         total, missing = int(counts.sum(dtype=np.uint64)), header.get("missing")
+        errors = _array(arrays, "errors", "f", 1) if "errors" in arrays else None
+        if errors is not None and len(errors) != total:
+            raise ProtocolError(f"{total} results counted, {len(errors)} errors found")
         if not total == len(distances) == len(ids):
             raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
         if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
             raise ProtocolError("an answer says no version, or not what is missing")
-        return cls(header["version"], counts, distances, ids, missing)
+        return cls(header["version"], counts, distances, ids, missing, errors)
 
 
 def error_code(error: Exception) -> str:

@@ -11,12 +11,17 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, OtherIndex
 from teravec.index.manifest import Manifest, read_manifest
+from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.metric import Metric
+from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
+from teravec.search.candidates import best_k, chosen
 from teravec.search.index import Index, open_index
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.merging import Part, merged
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.two_stages import of_candidates, put_together
 from teravec.storage.jsonfile import json_checksum
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
@@ -126,6 +131,15 @@ class ServedIndex:
         return self.manifest.metric != "l2"
 
     @property
+    def two_stages(self) -> bool:
+        """Whether codes have two stages."""
+        return self._indexes[0].two_stages
+
+    def candidates_kept(self, k: int) -> int:
+        """See ``Index.candidates_kept``."""
+        return self._indexes[0].candidates_kept(k)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a vector in a list: code and id."""
         return self.manifest.code_size + ID_BYTES
@@ -170,21 +184,80 @@ class ServedIndex:
         over stops it soon.
         """
         self.check_k(wanted)
+        if self.two_stages and wanted.k is not None:
+            kept = self.candidates_kept(wanted.k)
+            candidates = self._sketched(prepared, list_nos, distances, kept, deadline)
+            owners, places = chosen(candidates, wanted.k, self.manifest.ntotal)
+            return self._refined(prepared, owners, places, wanted.k, deadline)
         parts: list[Part] = []
         results = 0
-        for index, mine in self._steps(list_nos):
-            deadline.check()
-            rows = np.flatnonzero((mine >= 0).any(axis=1))
-            if not len(rows):
-                continue
-            if len(rows) == len(prepared):
-                found = self._search(index, prepared, mine, distances, wanted)
-            else:
-                found = self._search(index, prepared[rows], mine[rows], distances[rows], wanted)
-            parts.append(Part(rows, found))
-            results += len(found.ids) if wanted.k is None else 0
+        for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
+            parts.append(Part(rows, self._search(index, *step, wanted)))
+            results += len(parts[-1].answer.ids) if wanted.k is None else 0
             limits.check_results(results)
         return merged(parts, len(prepared), wanted, self.larger_is_closer, self.version)
+
+    def sketch_lists(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int,
+        deadline: Deadline,
+    ) -> Answer:  # fmt: skip
+        """As ``search_lists``, the first of two stages alone: candidates, by their estimates."""
+        kept = min(candidates, self.manifest.ntotal)
+        return of_candidates(
+            self.version, self._sketched(prepared, list_nos, distances, kept, deadline)
+        )
+
+    def refine(
+        self, prepared: Float32, counts: npt.NDArray[np.uint32], places: Int64, wanted: Wanted,
+        deadline: Deadline,
+    ) -> Answer:  # fmt: skip
+        """The second of two stages alone: the k best of ``counts`` vectors of each query."""
+        self.check_k(wanted)
+        assert wanted.k is not None
+        self._check_owned(places >> PLACE_BITS)
+        owners = np.repeat(np.arange(len(prepared)), counts)
+        return self._refined(prepared, owners, places, wanted.k, deadline)
+
+    def _sketched(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int,
+        deadline: Deadline,
+    ) -> Candidates:  # fmt: skip
+        parts: list[Part] = []
+        for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
+            found = index.sketch_lists(*step, kept)
+            if step[1] is list_nos:  # all in one step
+                return found
+            parts.append(Part(rows, of_candidates(self.version, found)))
+        return put_together(parts, len(prepared), kept)
+
+    def _refined(
+        self, prepared: Float32, owners: Int64, places: Int64, k: int, deadline: Deadline
+    ) -> Answer:
+        distances, ids = np.empty(len(places), np.float32), np.empty(len(places), np.int64)
+        list_nos = places >> PLACE_BITS
+        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
+            deadline.check()
+            mine = np.flatnonzero((list_nos >= start) & (list_nos < stop))
+            distances[mine], ids[mine] = index.refine(prepared, owners[mine], places[mine])
+        metric = Metric(self.manifest.metric)
+        return Answer.of_top_k(
+            self.version, *best_k(len(prepared), k, owners, distances, ids, metric)
+        )
+
+    def _row_steps(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, deadline: Deadline
+    ) -> Iterator[tuple[Index, Int64, tuple[Float32, Int64, Float32]]]:
+        """An index, rows of queries that want lists of its step, and what it is to search."""
+        for index, mine in self._steps(list_nos):
+            deadline.check()
+            if mine is list_nos:  # all in one step
+                yield index, np.arange(len(prepared)), (prepared, mine, distances)
+                return
+            rows = np.flatnonzero((mine >= 0).any(axis=1))
+            if len(rows) == len(prepared):
+                yield index, rows, (prepared, mine, distances)
+            elif len(rows):
+                yield index, rows, (prepared[rows], mine[rows], distances[rows])
 
     def _steps(self, list_nos: Int64) -> Iterator[tuple[Index, Int64]]:
         """Lists of each step, of shape (nq, width), and the index that holds them."""

@@ -19,6 +19,7 @@ from teravec.serving.metrics import Metrics
 from teravec.serving.protocol import (
     Answer,
     ListRequest,
+    RefineRequest,
     SearchRequest,
     encode_error,
     error_code,
@@ -31,6 +32,12 @@ __all__ = ["Backend", "SearchService"]
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+_Request = SearchRequest | ListRequest | RefineRequest
+_KINDS: dict[str, Callable[[memoryview], _Request]] = {
+    "search": SearchRequest.decode,
+    "search-lists": ListRequest.decode,
+    "refine": RefineRequest.decode,
+}
 _CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
 
@@ -44,6 +51,9 @@ class Backend(Protocol):
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that were chosen for each query."""
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Compare queries with vectors that were chosen for each."""
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
         """Vectors of each list, and the ranges of lists that are searched here."""
@@ -91,13 +101,9 @@ class SearchService:
         queries = 0
         try:
             self.limits.check_bytes(len(data))
-            kinds: dict[str, Callable[[memoryview], SearchRequest | ListRequest]] = {
-                "search": SearchRequest.decode,
-                "search-lists": ListRequest.decode,
-            }
-            if method not in kinds:
-                raise InvalidArgument(f"no method {method!r}; one of {', '.join(kinds)} expected")
-            request = kinds[method](data)
+            if method not in _KINDS:
+                raise InvalidArgument(f"no method {method!r}; one of {', '.join(_KINDS)} expected")
+            request = _KINDS[method](data)
             queries = len(request.queries)
             frame, code = self._answer(request, len(data)).encode(), "ok"
         except Exception as error:
@@ -134,13 +140,15 @@ class SearchService:
         self.metrics.moved("received", received)
         self.metrics.moved("sent", sent)
 
-    def _answer(self, request: SearchRequest | ListRequest, size: int) -> Answer:
+    def _answer(self, request: _Request, size: int) -> Answer:
         request.check(self.limits)
         if self._draining:
             raise Busy("the server is shutting down")
-        head: tuple[Any, ...] = (request.wanted, request.queries.shape[1])
+        head: tuple[Any, ...] = (type(request), request.wanted, request.queries.shape[1])
         if isinstance(request, SearchRequest):
             head += (request.nprobe, request.recall, request.allow_partial)
+        elif isinstance(request, ListRequest):
+            head += (request.version, request.candidates)
         else:
             head += (request.version,)
         return self._batcher.answer(
@@ -152,8 +160,10 @@ class SearchService:
         request = _joined([job.request for job in jobs])
         if isinstance(request, SearchRequest):
             answer = self.backend.search(request, deadline)
-        else:
+        elif isinstance(request, ListRequest):
             answer = self.backend.search_lists(request, deadline)
+        else:
+            answer = self.backend.refine(request, deadline)
         if len(jobs) == 1:
             return [answer]
         stops = np.cumsum([job.rows for job in jobs]).tolist()
@@ -223,7 +233,7 @@ class SearchService:
         self.backend.close()
 
 
-def _joined(requests: Sequence[Any]) -> SearchRequest | ListRequest:
+def _joined(requests: Sequence[Any]) -> _Request:
     """One request of several that ask alike."""
     first = requests[0]
     if len(requests) == 1:
@@ -238,7 +248,12 @@ def _joined(requests: Sequence[Any]) -> SearchRequest | ListRequest:
             column("queries"), first.wanted, first.nprobe, first.recall, timeout_s,
             first.allow_partial,
         )  # fmt: skip
-    return ListRequest(
-        first.version, column("queries"), column("counts"), column("list_nos"),
-        column("distances"), first.wanted, timeout_s,
+    if isinstance(first, ListRequest):
+        return ListRequest(
+            first.version, column("queries"), column("counts"), column("list_nos"),
+            column("distances"), first.wanted, timeout_s, first.candidates,
+        )  # fmt: skip
+    return RefineRequest(
+        first.version, column("queries"), column("counts"), column("places"), first.wanted,
+        timeout_s,
     )  # fmt: skip

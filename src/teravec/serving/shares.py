@@ -8,14 +8,16 @@ them in list order, by bytes to scan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.serving.served import Ranges
 
-__all__ = ["Owner", "Pairs", "shared_out"]
+__all__ = ["Owner", "Pairs", "PlacePairs", "shared_out"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -63,16 +65,35 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def only(self, which: Int64) -> Pairs:
+    def only(self, which: Int64) -> Self:
         """Some of the pairs, by ascending position."""
-        return Pairs(
-            self.rows[which], self.list_nos[which], self.distances[which], self.sizes[which]
-        )
+        return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
 
     @property
     def total_bytes(self) -> int:
         """Bytes to scan for all."""
         return int(self.sizes.sum())
+
+
+@dataclass(frozen=True)
+class PlacePairs(Pairs):
+    """Queries and the vectors that are to be compared with them by their finer codes.
+
+    Parameters
+    ----------
+    places : ndarray of shape (n,), int64
+        ``list_no << 32 | row`` of each pair's vector.
+    """
+
+    places: Int64
+
+    @classmethod
+    def of_places(cls, owners: Int64, places: Int64, row_bytes: int) -> PlacePairs:
+        """From queries, ascending, and places."""
+        return cls(
+            owners, places >> PLACE_BITS, np.zeros(len(places), np.float32),
+            np.full(len(places), row_bytes, np.int64), places,
+        )  # fmt: skip
 
 
 def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs], Pairs]:

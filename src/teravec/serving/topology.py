@@ -10,6 +10,8 @@ from typing import Any
 
 from teravec.errors import InvalidArgument, storage_errors
 from teravec.serving.security import Address
+from teravec.serving.served import ranges_text
+from teravec.storage.files import publishing, write_all
 
 __all__ = ["ServerEntry", "Topology", "parse_ranges"]
 
@@ -73,6 +75,22 @@ class Topology:
                 f'{path}: {{"servers": [{{"address": "host:port"}}, ...]}} expected'
             ) from None
         return cls(entries, path)
+
+    def write(self, path: Path) -> None:
+        """Publish it as a file that ``read`` takes.
+
+        Raises
+        ------
+        StorageError
+        """
+        servers = [
+            {"address": str(entry.address)}
+            | ({} if entry.lists is None else {"lists": ranges_text(entry.lists)})
+            for entry in self.entries
+        ]
+        text = json.dumps({"servers": servers}, indent=1) + "\n"
+        with publishing(path) as file:
+            write_all(file, text.encode(), 0)
 
     def changed(self) -> Topology | None:
         """The topology as its file is now, None if it is as it was."""

@@ -1,0 +1,57 @@
+"""Choosing between two stages: which candidates of the sketches are refined, and the k best.
+
+These are functions of what all of a query's lists have, wherever that was found: in this
+process, or on several servers whose candidates were put together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels.metric import Metric
+from teravec.kernels.sketch import Candidates
+
+__all__ = ["best_k", "candidates_kept", "chosen"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+def candidates_kept(k: int, most: int, ntotal: int) -> int:
+    """Candidates that sketches keep for a query; ``most`` as in ``Effort.candidates``."""
+    return min(max(k, most), ntotal)
+
+
+def chosen(candidates: Candidates, k: int, ntotal: int) -> tuple[Int64, Int64]:
+    """Queries and places of candidates to refine, as two arrays.
+
+    Those that may be among the k nearest; all, where all vectors were kept.
+    """
+    if candidates.entries.shape[1] >= ntotal:
+        return candidates.every()
+    return candidates.worth_refining(k)
+
+
+def best_k(
+    nq: int, k: int, owners: Int64, distances: Float32, ids: Int64, metric: Metric
+) -> tuple[Float32, Int64]:
+    """The k best of each query: distances (nq, k), best first, and ids, -1 for none.
+
+    Parameters
+    ----------
+    nq, k : int
+    owners, distances, ids : ndarray of shape (n,)
+        The query of each result, in any order; equal distances go by id.
+    metric : Metric
+    """
+    sign = -1.0 if metric.larger_is_closer else 1.0
+    order = np.lexsort((ids, sign * distances, owners))
+    counts = np.bincount(owners, minlength=nq)
+    rank = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
+    query, kept = np.repeat(np.arange(nq), counts), rank < k
+    best = np.full((nq, k), metric.worst, np.float32)
+    best_ids = np.full((nq, k), -1, np.int64)
+    best[query[kept], rank[kept]] = distances[order][kept]
+    best_ids[query[kept], rank[kept]] = ids[order][kept]
+    return best, best_ids
