@@ -48,7 +48,7 @@ class Refiner:
         self._index, self._threads = index, threads
         self._pages = PageReader(index, ranges)
         self._ivf = index.model.empty_ivf()
-        pair_bytes = self._pages.page_bytes + 12 * index.model.description.d_index
+        pair_bytes = self._pages.most_bytes + 12 * index.model.description.d_index
         self._run = max(1, run_bytes // pair_bytes)
 
     def distances(
@@ -101,10 +101,10 @@ class Refiner:
         header = self._index.fine[0].header
         pages, slots = np.divmod(rows, header.page_rows)
         fresh = np.append(True, (np.diff(file_nos) != 0) | (np.diff(pages) != 0))
-        read = self._pages.read(file_nos[fresh], pages[fresh], stats)
-        held = read[:, : header.page_rows * header.row_size]
-        held = held.reshape(len(read), header.page_rows, header.row_size)
-        wanted = held[np.cumsum(fresh) - 1, slots]
+        read, at = self._pages.read(file_nos[fresh], pages[fresh], stats)
+        shape = len(read), header.page_rows, header.row_size
+        held = np.ndarray(shape, np.uint8, read, strides=(header.page_bytes, header.row_size, 1))
+        wanted = held[at[np.cumsum(fresh) - 1], slots]
         ids = np.ascontiguousarray(wanted[:, -ID_BYTES:]).view("<i8")[:, 0]
         vectors, mine = decode(self._ivf, wanted[:, :-ID_BYTES], list_nos), queries[owners]
         if self._index.model.metric.larger_is_closer:
