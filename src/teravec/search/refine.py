@@ -181,7 +181,7 @@ class TwoStageBatch(Batch):
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
         nq, threads = len(self._queries), self._resources.threads
         ntotal = self._resources.index.ntotal
-        candidates = Candidates(nq, min(max(k, self._most), ntotal))
+        candidates = Candidates.none(nq, min(max(k, self._most), ntotal))
         for lists in self._chunks():
             started = time.perf_counter()
             pairs = self._pairs.of_lists(lists.list_nos)
