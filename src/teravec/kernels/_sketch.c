@@ -28,7 +28,8 @@ typedef struct {
     int32_t *q;     /* 8 a word: four values of 8 bits, of the dimensions of one step */
     int32_t *table; /* 4 words * 256 sums of values, at level 0 */
     int32_t offset;
-    float base, square, step, norm;
+    float base, square, step;
+    float spread; /* error bounds are spread times the length that a code misses */
 } view_t;
 
 /* Some codes of a list, side by side. */
@@ -68,7 +69,8 @@ static void make_view(const sketch_t *s, view_t *v, const float *query, const fl
         *value_of(v, i) = rounded;
         sum += rounded;
     }
-    v->norm = (float)sqrt(square);
+    const double freedom = s->d > 1 ? (double)(s->d - 1) : 1.0;
+    v->spread = (float)((s->similarity ? 1 : 2) * s->epsilon * sqrt(square / freedom));
     v->offset = (s->bits == 1 ? 1 : 3) * sum;
     v->base = s->similarity ? -coarse : coarse;
     v->square = s->similarity ? 0 : 1;
@@ -106,9 +108,9 @@ static void make_block(const sketch_t *s, block_t *b, const uint8_t *codes, size
     }
 }
 
-static float error_bound(const sketch_t *s, const view_t *v, const block_t *b, size_t i)
+static inline float error_bound(const sketch_t *s, const view_t *v, const block_t *b, size_t i)
 {
-    double square = 0.25 * (double)s->d; /* |y|^2: every y_i is +-1/2, or +-3/2 */
+    float square = 0.25f * (float)s->d; /* |y|^2: every y_i is +-1/2, or +-3/2 */
     if (s->bits == 2) {
         size_t small = 0;
         for (size_t w = 0; w < s->words; w++) {
@@ -117,13 +119,10 @@ static float error_bound(const sketch_t *s, const view_t *v, const block_t *b, s
             const uint32_t *row = b->words + w * BLOCK + i;
             small += (size_t)__builtin_popcount((row[0] ^ row[s->words * BLOCK]) & mask);
         }
-        square += 2 * (double)(s->d - small);
+        square += 2 * (float)(s->d - small);
     }
-    const double f = b->f[i];
-    const double missed = f * f * square - b->n[i]; /* squared length that the code misses */
-    const double freedom = s->d > 1 ? (double)(s->d - 1) : 1.0;
-    const double bound = s->epsilon * v->norm * sqrt(missed > 0 ? missed / freedom : 0);
-    return (float)(s->similarity ? bound : 2 * bound);
+    const float missed = b->f[i] * b->f[i] * square - b->n[i];
+    return v->spread * sqrtf(missed > 0 ? missed : 0);
 }
 
 /* ------------------------------------------------------------------ scanning a list */
@@ -154,14 +153,15 @@ typedef struct {
     view_t views[VIEWS];
     block_t block;
     float *estimates;
+    uint64_t *keys; /* to select from what is kept for one query */
     void *memory;
 } scratch_t;
 
-static int make_scratch(const sketch_t *s, scratch_t *x)
+static int make_scratch(const sketch_t *s, scratch_t *x, size_t capacity)
 {
     const size_t q = s->words * 8, table = s->level ? 0 : s->words * 4 * 256;
     const size_t words = s->bits * s->words * BLOCK;
-    const size_t bytes = 4 * (VIEWS * (q + table + BLOCK) + words);
+    const size_t bytes = 4 * (VIEWS * (q + table + BLOCK) + words) + 16 * capacity;
     int32_t *at = x->memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!at)
         return 0;
@@ -170,6 +170,7 @@ static int make_scratch(const sketch_t *s, scratch_t *x)
     x->estimates = (float *)at, at += VIEWS * BLOCK;
     for (size_t i = 0; i < VIEWS; i++, at += q + table)
         x->views[i].q = at, x->views[i].table = at + q;
+    x->keys = (uint64_t *)at;
     memset(x->block.f, 0, sizeof x->block.f);
     memset(x->block.n, 0, sizeof x->block.n);
     return 1;
@@ -233,7 +234,7 @@ static PyObject *py_estimates(PyObject *self, PyObject *args)
         !check_length("query", nquery, s.d) || !check_length("centroid", ncentroid, s.d) ||
         !check_product("codes", ncodes, n, s.code_size) || !check_length("out_error", nerror, n))
         goto done;
-    if (!make_scratch(&s, &x)) {
+    if (!make_scratch(&s, &x, 0)) {
         PyErr_NoMemory();
         goto done;
     }
@@ -280,10 +281,10 @@ static int check_scan(const sketch_t *s, const scan_t *w)
     return 1;
 }
 
-static kept_t kept_of(const scan_t *w, size_t query)
+static kept_t kept_of(const scan_t *w, scratch_t *x, size_t query)
 {
-    return (kept_t){w->kept + query * 2 * w->capacity, (size_t)w->counts[query], w->capacity,
-                    w->limits[query]};
+    return (kept_t){w->kept + query * 2 * w->capacity, x->keys, (size_t)w->counts[query],
+                    w->capacity, w->limits[query]};
 }
 
 static void put_back(const scan_t *w, size_t query, const kept_t *kept)
@@ -303,7 +304,7 @@ static void scan_list(const sketch_t *s, scratch_t *x, const scan_t *w, size_t f
         AT_LEVEL(s->level, estimates, s, x->views, nv, &x->block, x->estimates);
         for (size_t j = 0; j < nv; j++) {
             const size_t query = (size_t)w->pair_query[first + j];
-            kept_t kept = kept_of(w, query);
+            kept_t kept = kept_of(w, x, query);
             keep_block(s, x->views + j, &x->block, x->estimates + j * BLOCK,
                        place + (int64_t)start, &kept);
             put_back(w, query, &kept);
@@ -322,7 +323,7 @@ static void scan(const sketch_t *s, scratch_t *x, const scan_t *w)
         scan_list(s, x, w, first, nv);
     }
     for (size_t query = 0; query < w->nq; query++) {
-        kept_t kept = kept_of(w, query);
+        kept_t kept = kept_of(w, x, query);
         drop_others(&kept);
         put_back(w, query, &kept);
     }
@@ -381,7 +382,7 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "a pair, list, row or count is out of range");
         goto done;
     }
-    if (!make_scratch(&s, &x)) {
+    if (!make_scratch(&s, &x, w.capacity)) {
         PyErr_NoMemory();
         goto done;
     }

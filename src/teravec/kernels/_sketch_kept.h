@@ -4,6 +4,8 @@
  * (estimate, place) go, and the greatest of those that stay is the limit for what comes. A heap
  * took as long as the scan.
  */
+#include "_native_select.h"
+
 typedef struct {
     float estimate, error;
     int64_t place;
@@ -11,14 +13,10 @@ typedef struct {
 
 typedef struct {
     candidate_t *items; /* room for 2 * capacity */
+    uint64_t *keys;     /* as much, to select by */
     size_t count, capacity;
     float limit; /* of an estimate that may be kept */
 } kept_t;
-
-static inline int before(const candidate_t *a, const candidate_t *b)
-{
-    return a->estimate < b->estimate || (a->estimate == b->estimate && a->place < b->place);
-}
 
 static inline void swap(candidate_t *a, candidate_t *b)
 {
@@ -26,38 +24,44 @@ static inline void swap(candidate_t *a, candidate_t *b)
     *a = *b, *b = t;
 }
 
-/* Move the k lowest of n to the front, the greatest of them to items[k - 1]; 0 < k <= n. */
-static void select_lowest(candidate_t *items, size_t n, size_t k)
+/* Move the k of lowest place of n to the front: a few that tie. */
+static void select_first(candidate_t *items, size_t n, size_t k)
 {
-    uint64_t mix = 0x9e3779b97f4a7c15u;
-    size_t low = 0, high = n;
-    while (high - low > 1) {
-        mix ^= mix >> 29, mix *= 0xbf58476d1ce4e5b9u, mix ^= mix >> 32;
-        swap(items + low + mix % (high - low), items + high - 1);
-        const candidate_t pivot = items[high - 1];
-        size_t middle = low;
-        for (size_t i = low; i < high - 1; i++) { /* without branches */
-            const int less = before(items + i, &pivot);
-            swap(items + i, items + middle);
-            middle += (size_t)less;
-        }
-        swap(items + middle, items + high - 1);
-        if (middle == k - 1)
-            return;
-        if (middle < k - 1)
-            low = middle + 1;
-        else
-            high = middle;
+    for (size_t i = 1; i < n; i++) {
+        const candidate_t item = items[i];
+        size_t at = i < k ? i : k;
+        if (at == k && items[k - 1].place < item.place)
+            continue;
+        if (at == k)
+            items[i] = items[k - 1], at = k - 1;
+        for (; at && items[at - 1].place > item.place; at--)
+            items[at] = items[at - 1];
+        items[at] = item;
     }
 }
 
 static void drop_others(kept_t *kept)
 {
-    if (kept->count < kept->capacity + (kept->limit < INFINITY))
+    const size_t n = kept->count, k = kept->capacity;
+    if (n < k + (kept->limit < INFINITY))
         return;
-    select_lowest(kept->items, kept->count, kept->capacity);
-    kept->count = kept->capacity;
-    kept->limit = kept->items[kept->count - 1].estimate;
+    for (size_t i = 0; i < n; i++)
+        kept->keys[i] = sort_key(kept->items[i].estimate, i);
+    select_keys(kept->keys, n, k);
+    const float limit = kept->items[(uint32_t)kept->keys[k - 1]].estimate;
+    size_t lower = 0;
+    for (size_t i = 0; i < n; i++) { /* without branches */
+        const int less = kept->items[i].estimate < limit;
+        swap(kept->items + i, kept->items + lower);
+        lower += (size_t)less;
+    }
+    size_t equal = lower;
+    for (size_t i = lower; i < n; i++)
+        if (kept->items[i].estimate == limit)
+            swap(kept->items + i, kept->items + equal++);
+    if (equal > k)
+        select_first(kept->items + lower, equal - lower, k - lower);
+    kept->count = k, kept->limit = limit;
 }
 
 static inline void keep(kept_t *kept, float estimate, float error, int64_t place)
