@@ -147,7 +147,7 @@ def test_fewer_than_k_and_an_empty_index_part(tmp_path: Path) -> None:
 
 
 def test_refining_reads_each_page_once(two_stage: Path) -> None:
-    with teravec.open(two_stage) as index:
+    with teravec.open(two_stage, keep_lists=False) as index:
         index.search(clustered(1, D, seed=4), k=5, nprobe=3, candidates=20)
         assert 5 <= index.stats.codes_refined <= 20
         assert index._two_stages is not None

@@ -8,10 +8,12 @@ A sketch of ``bits`` a dimension holds a point y of a grid that points like the 
 - inner product: ``<q, x> ~ <q, c> + f <y, q>``
 
 ``f y`` is r plus a part at right angles to it, of squared length ``f^2 |y|^2 - n``, whose
-direction is random. A query is rounded to 8 bits a dimension, by its largest value: beside the
-code's error that is nothing (a rotated query of 96 dimensions: a 2,000th of its variance with 2
-bits), and sums of products are of integers, the same in any order. So the error of ``f <y, v>`` has a standard deviation of
+direction is random. So the error of ``f <y, v>`` has a standard deviation of
 ``|v| sqrt((f^2 |y|^2 - n) / (d - 1))``, and the bound given is ``EPSILON`` times that.
+
+A view v is rounded to 8 bits a dimension, by its largest value, so that products are of whole
+numbers, and sums the same in any order. Of a rotated v of 96 dimensions, that adds a 2,000th to the
+variance of the error with 2 bits, and less with 1.
 
 With 1 bit, y is the sign of r in every dimension. With 2 bits, y has values of -3/2, -1/2,
 1/2 and 3/2, and is the one of all such grid points whose angle to r is least, found by
@@ -328,8 +330,8 @@ class SketchScanner:
         assert compiled.sketching is not None
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
-            candidates.entries.shape[1], lists.row_start, np.ascontiguousarray(queries), self._centroids,
-            query, at, coarse, lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
+            candidates.entries.shape[1], lists.row_start, np.ascontiguousarray(queries),
+            self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
             candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip
 

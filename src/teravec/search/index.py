@@ -83,7 +83,8 @@ class Index:
         self._two_stages: TwoStages | None = None
         if opened.model.codec.sketch_bits:
             refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
-            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, threads)
+            left = free // 2 - cache_bytes if keep_lists else 0
+            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
 
     @property
