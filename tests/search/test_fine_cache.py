@@ -32,7 +32,8 @@ def test_kept_rows_are_those_of_the_page(npages: int, places: int, wanted: list[
         for row, number, begin in zip(rows[kept], numbers[kept], at[kept], strict=True):
             np.testing.assert_array_equal(row, page(number)[begin : begin + ROW])
         new = np.unique(numbers[~kept])
-        cache.keep(new, np.stack([page(n) for n in new]) if len(new) else np.empty((0, PAGE)))
+        read = np.stack([page(number) for number in range(npages)])
+        cache.keep(new, read, new)
         if places >= npages:  # room for all: what was wanted is there
             assert cache.rows(numbers, at, ROW)[1].all()
     assert cache._pages.nbytes <= places * PAGE
@@ -40,13 +41,13 @@ def test_kept_rows_are_those_of_the_page(npages: int, places: int, wanted: list[
 
 def test_a_page_that_is_wanted_is_spared() -> None:
     cache = FineCache(100, PAGE, 10 * PAGE)
-    one, other = np.array([3]), np.array([13])  # of one place
-    cache.keep(one, page(3)[None])
+    one, other, zero = np.array([3]), np.array([13]), np.array([0])  # two of one place
+    cache.keep(one, page(3)[None], zero)
     assert cache.rows(one, np.array([0]), ROW)[1].all()
-    cache.keep(other, page(13)[None])
+    cache.keep(other, page(13)[None], zero)
     assert cache.rows(one, np.array([0]), ROW)[1].all()
     for _ in range(4):
-        cache.keep(other, page(13)[None])
+        cache.keep(other, page(13)[None], zero)
     rows, kept = cache.rows(other, np.array([5]), ROW)
     assert kept.all()
     np.testing.assert_array_equal(rows[0], page(13)[5 : 5 + ROW])
@@ -70,7 +71,7 @@ def test_threads_get_whole_rows() -> None:
             numbers = np.unique(rng.integers(0, 50, 8))
             rows, kept = cache.rows(numbers, np.zeros_like(numbers), ROW)
             wrong.append((rows[kept] != numbers[kept][:, None]).sum())
-            cache.keep(numbers[~kept], pages[numbers[~kept]])
+            cache.keep(numbers[~kept], pages, numbers[~kept])
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:

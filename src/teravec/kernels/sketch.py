@@ -331,8 +331,8 @@ class SketchScanner:
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
             candidates.entries.shape[1], lists.row_start, np.ascontiguousarray(queries),
-            self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
-            candidates.room.view(np.uint8), candidates.counts, candidates.limits,
+            self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets,
+            lists.buffer, candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip
 
     def _scan_in_numpy(

@@ -66,8 +66,17 @@ class FineCache:
             self._spared[places] = np.minimum(self._spared[places] + 1, _MOST_SPARED)
         return rows, kept
 
-    def keep(self, numbers: Int64, pages: Bytes) -> None:
-        """Copy pages (n, page_bytes), of distinct numbers (n,), where their places are free."""
+    def keep(self, numbers: Int64, read: Bytes, at: Int64) -> None:
+        """Copy pages, where their places are free.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n,), int64
+            Distinct.
+        read : ndarray of shape (m, page_bytes), uint8
+        at : ndarray of shape (n,), int64
+            Where in ``read`` each page is.
+        """
         if not len(self._pages):
             return
         places, first = np.unique(numbers % len(self._pages), return_index=True)
@@ -76,7 +85,7 @@ class FineCache:
             self._spared[places] = np.maximum(spared, 1) - 1
             free = spared == 0
             places, first = places[free], first[free]
-            self._pages[places] = pages[first]
+            self._pages[places] = read[at[first]]
             self._numbers[places] = numbers[first]
 
 

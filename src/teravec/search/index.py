@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import default_threads
+from teravec.engines.threads import default_threads, once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
@@ -28,7 +28,12 @@ from teravec.search.lists import IndexLists
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
-from teravec.search.request import checked_k, checked_queries, checked_radius
+from teravec.search.request import (
+    check_candidates,
+    checked_k,
+    checked_queries,
+    checked_radius,
+)
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -75,11 +80,10 @@ class Index:
         lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
         self._ranges = RangeReader(direct=direct)
         opened.model.make_ready()
-        range_scanner = opened.model.faiss_scanner()
-        scanner = opened.model.scanner()
         self._resources = SearchResources(
-            opened, scanner, range_scanner, lists, self._ranges, threads
-        )
+            opened, opened.model.scanner(), once(opened.model.faiss_scanner), lists,
+            self._ranges, threads,
+        )  # fmt: skip
         self._two_stages: TwoStages | None = None
         if opened.model.codec.sketch_bits:
             refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
@@ -171,10 +175,8 @@ class Index:
             A list fails its checksum; names the file and the list.
         """
         k = checked_k(k, self.ntotal)
-        if candidates is not None and candidates < 1:
-            raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
-        effort = self.effort(nprobe, recall, k=k)
-        return self.search_at(queries, k, replace(effort, candidates=candidates))
+        effort = self.effort(nprobe, recall, k=k, candidates=candidates)
+        return self.search_at(queries, k, effort)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
@@ -342,15 +344,20 @@ class Index:
 
     def effort(
         self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
-        radius: float | None = None,
+        radius: float | None = None, candidates: int | None = None,
     ) -> Effort:  # fmt: skip
         """The effort that nprobe or recall asks for: of the k nearest, or within a radius.
 
         Raises
         ------
         InvalidArgument
-            Both given; out of range; or the index is not calibrated, or not for this.
+            Both given; out of range; the index is not calibrated, or not for this; or
+            candidates where codes have one stage.
         """
+        if candidates is not None:
+            check_candidates(candidates, two_stages=self.two_stages)
+            effort = self.effort(nprobe, recall, k=k, radius=radius)
+            return replace(effort, candidates=candidates)
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         if nprobe is not None:

@@ -56,7 +56,7 @@ class Refiner:
         self._cache = FineCache(int(npages.sum()), page_bytes, cache_bytes)
         self._pages = PageReader(index, ranges)
         self._ivf = index.model.empty_ivf()
-        pair_bytes = self._pages.most_bytes + 12 * index.model.description.d_index
+        pair_bytes = self._pages.most_bytes + page_bytes + 12 * index.model.description.d_index
         self._run = max(1, run_bytes // pair_bytes)
 
     def distances(
@@ -127,7 +127,7 @@ class Refiner:
         """Rows that the cache does not have; ``numbers`` ascend."""
         fresh = np.diff(numbers, prepend=-1) != 0
         read, places = self._pages.read(file_nos[fresh], pages[fresh], stats)
-        self._cache.keep(numbers[fresh], read[places])
+        self._cache.keep(numbers[fresh], read, places)
         row_size = self._index.fine[0].header.row_size
         return rows_of(read, places[np.cumsum(fresh) - 1], at, row_size)
 
@@ -200,15 +200,8 @@ class TwoStageBatch(Batch):
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
-        nq, threads = len(self._queries), self._resources.threads
-        ntotal = self._resources.index.ntotal
-        candidates = Candidates.none(nq, min(max(k, self._most), ntotal))
-        for lists in self._chunks():
-            started = time.perf_counter()
-            pairs = self._pairs.of_lists(lists.list_nos)
-            self._sketches.scan(self._queries, lists, pairs, candidates, threads)
-            self._stats.scan_s += time.perf_counter() - started
-        every = self._most >= ntotal
+        nq, candidates = len(self._queries), self.candidates(k)
+        every = self._most >= self._resources.index.ntotal
         found = self._refined(*(candidates.every() if every else candidates.worth_refining(k)))
         lims, distances, ids = found.ordered(nq, -1.0 if self._metric.larger_is_closer else 1.0)
         best = np.full((nq, k), self._metric.worst, np.float32)
@@ -218,6 +211,17 @@ class TwoStageBatch(Batch):
         best[query[kept], rank[kept]] = distances[kept]
         best_ids[query[kept], rank[kept]] = ids[kept]
         return best, best_ids
+
+    def candidates(self, k: int) -> Candidates:
+        """The first stage of ``top_k``: the vectors of lowest estimate of each query."""
+        ntotal, threads = self._resources.index.ntotal, self._resources.threads
+        candidates = Candidates.none(len(self._queries), min(max(k, self._most), ntotal))
+        for lists in self._chunks():
+            started = time.perf_counter()
+            pairs = self._pairs.of_lists(lists.list_nos)
+            self._sketches.scan(self._queries, lists, pairs, candidates, threads)
+            self._stats.scan_s += time.perf_counter() - started
+        return candidates
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
         """All within the radius: lims (nq + 1,), distances and ids, best first a query.
