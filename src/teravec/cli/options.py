@@ -154,7 +154,7 @@ Recall = Annotated[
 Candidates = Annotated[
     int | None,
     typer.Option(help="Most vectors a query whose finer codes are read, where codes have two "
-                 "stages.  [default: 30 k, at least 100]", show_default=False),
+                 "stages.  [default: 30 k with sketches of 1 bit, 15 k of 2]", show_default=False),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

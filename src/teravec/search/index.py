@@ -245,7 +245,7 @@ class Index:
         CorruptFile
         """
         k = checked_k(k, self.ntotal)
-        most = candidates or default_candidates(k)
+        most = candidates or self._default_candidates(k)
         return self._batch(prepared, list_nos, distances, most).top_k(k)
 
     def range_search_lists(
@@ -333,13 +333,16 @@ class Index:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
+    def _default_candidates(self, k: int) -> int:
+        return default_candidates(k, self._opened.model.codec.sketch_bits)
+
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         # What each thread keeps of a query; that of all threads side by side, and sorted.
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
         if self._two_stages is not None:
-            row_bytes += 100 * max(k, candidates or default_candidates(k))
+            row_bytes += 100 * max(k, candidates or self._default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
     def effort(
