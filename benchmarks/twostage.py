@@ -60,12 +60,12 @@ def open_set(arguments: argparse.Namespace) -> data.Dataset:
     return data.synthetic(arguments.vectors or arguments.folder, data.Synthetic(nb=arguments.nb))
 
 
-def open_built(dataset: data.Dataset, codec: str, nlist: int, folder: Path) -> Index:
+def built(dataset: data.Dataset, codec: str, nlist: int, folder: Path) -> Path:
     """The index of a codec, built where it is not there; all have the same lists."""
     path = folder / f"{dataset.name.replace(' ', '-')}-{nlist}-{codec}"
-    if not path.exists():
+    if not (path / "manifest.json").exists():
         teravec.build(dataset.base, path, nlist=nlist, codec=codec, transform="rotation")
-    return teravec.open(path, keep_lists=False)
+    return path
 
 
 def point(index: Index, queries: np.ndarray, truth: np.ndarray, effort: Effort) -> Point:
@@ -119,7 +119,8 @@ def main() -> None:
     queries, truth = dataset.queries()[: arguments.nq], dataset.neighbours()[1][: arguments.nq]
     curves: dict[tuple[str, str, str], list[Point]] = {}
     for codec in arguments.codecs.split(","):
-        with open_built(dataset, codec, arguments.nlist, arguments.folder) as index:
+        path = built(dataset, codec, arguments.nlist, arguments.folder)
+        with teravec.open(path, keep_lists=False) as index:
             several = [int(c) for c in arguments.candidates.split(",")] if "+" in codec else [None]
             assert index.calibration is not None
             weight = index.calibration.points[0].prune
