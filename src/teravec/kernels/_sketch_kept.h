@@ -24,20 +24,15 @@ static inline void swap(candidate_t *a, candidate_t *b)
     *a = *b, *b = t;
 }
 
-/* Move the k of lowest place of n to the front: a few that tie. */
-static void select_first(candidate_t *items, size_t n, size_t k)
+/* Move the k of lowest place of n to the front. */
+static void select_first(candidate_t *items, uint64_t *keys, size_t n, size_t k)
 {
-    for (size_t i = 1; i < n; i++) {
-        const candidate_t item = items[i];
-        size_t at = i < k ? i : k;
-        if (at == k && items[k - 1].place < item.place)
-            continue;
-        if (at == k)
-            items[i] = items[k - 1], at = k - 1;
-        for (; at && items[at - 1].place > item.place; at--)
-            items[at] = items[at - 1];
-        items[at] = item;
-    }
+    for (size_t i = 0; i < n; i++)
+        keys[i] = (uint64_t)items[i].place;
+    select_keys(keys, n, k);
+    for (size_t i = 0, first = 0; i < n; i++)
+        if ((uint64_t)items[i].place <= keys[k - 1])
+            swap(items + i, items + first++);
 }
 
 static void drop_others(kept_t *kept)
@@ -60,7 +55,7 @@ static void drop_others(kept_t *kept)
         if (kept->items[i].estimate == limit)
             swap(kept->items + i, kept->items + equal++);
     if (equal > k)
-        select_first(kept->items + lower, equal - lower, k - lower);
+        select_first(kept->items + lower, kept->keys, equal - lower, k - lower);
     kept->count = k, kept->limit = limit;
 }
 
