@@ -85,7 +85,7 @@ class Index:
             self._ranges, threads,
         )  # fmt: skip
         self._two_stages: TwoStages | None = None
-        if opened.model.codec.sketch_bits:
+        if opened.fine:  # none where codes have one stage, or no lists are open
             refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
             left = free // 2 - cache_bytes if keep_lists else 0
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
@@ -119,7 +119,7 @@ class Index:
     @property
     def two_stages(self) -> bool:
         """Whether codes have two stages: sketches, and finer codes of candidates."""
-        return self._two_stages is not None
+        return bool(self._opened.model.codec.sketch_bits)
 
     @property
     def list_sizes(self) -> Int64:
@@ -341,7 +341,7 @@ class Index:
         # What each thread keeps of a query; that of all threads side by side, and sorted.
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
-        if self._two_stages is not None:
+        if self.two_stages:
             row_bytes += 100 * max(k, candidates or self._default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
