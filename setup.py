@@ -13,6 +13,7 @@ setup(
             depends=[
                 "src/teravec/kernels/_native_common.h",
                 "src/teravec/kernels/_native_select.h",
+                "src/teravec/kernels/_sketch_kept.h",
                 f"src/teravec/kernels/{name}_kernels.h",
             ],
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],

@@ -123,3 +123,25 @@ def test_bench_disk(root: Path, tmp_path: Path) -> None:
     content = json.loads(run("bench-disk", tmp_path, *quick, "--json"))
     assert content["recommended"]["depth"] >= 1
     assert not list(tmp_path.iterdir())  # of a directory that is no index, nothing is kept
+
+
+def test_candidates(root: Path, tmp_path: Path) -> None:
+    two = tmp_path / "two"
+    teravec.build(root / "x.fbin", two, nlist=8, niter=2, codec="rabitq1+sq8", calibrate=False)
+    asked = ["search", two, root / "q1.fbin", "-k", 3, "--nprobe", 8, "--json", "--stats"]
+    few, every = (json.loads(run(*asked, "--candidates", n)) for n in (5, 1000))
+    assert few["stats"]["codes_refined"] <= 100
+    assert every["stats"]["codes_refined"] == 20 * 1000
+    assert (np.array(every["distances"]) <= np.array(few["distances"])).all()
+    truth = tmp_path / "gt.npz"
+    run("groundtruth", root / "x.fbin", root / "q1.fbin", "-k", 3, "--out", truth)
+    asked = ["eval", two, root / "q1.fbin", truth, "-k", 3, "--nprobe", 8, "--json"]
+    recalls = [
+        json.loads(run(*asked, "--candidates", n))["results"][0]["recall"] for n in (3, 1000)
+    ]
+    assert recalls[0] < recalls[1]
+    for index, n, message in [(two, 0, "at least 1"), (root / "i", 5, "one stage")]:
+        arguments = ["search", index, root / "q1.fbin", "--nprobe", 8, "--candidates", n]
+        result = runner.invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code != 0
+        assert message in result.stderr

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.engines.threads import ahead, default_threads, ordered_map
+from teravec.engines.threads import ahead, default_threads, once, ordered_map
 
 
 def own_threads() -> list[str]:
@@ -154,3 +155,19 @@ def test_ahead_overlaps_reading_and_computing() -> None:
 
 def test_default_threads_is_at_least_one() -> None:
     assert default_threads() >= 1
+
+
+def test_once_makes_one_value_for_all_threads() -> None:
+    made: list[int] = []
+
+    def make() -> list[int]:
+        time.sleep(0.01)
+        made.append(1)
+        return made
+
+    get = once(make)
+    assert not made
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: get(), range(8)))
+    assert made == [1]
+    assert all(result is made for result in results)

@@ -154,7 +154,7 @@ def test_scan_keeps_the_lowest_estimates(
         wanted = np.stack([rng.permutation(np.append(lists.list_nos, -1)) for _ in range(nq)])
         each = np.stack([coarse(metric, queries, c) for c in centroids], axis=1)
         distances = np.take_along_axis(each, np.maximum(wanted, 0), axis=1).astype(np.float32)
-        found = Candidates(nq, capacity)
+        found = Candidates.none(nq, capacity)
         pairs = Pairs.of(wanted, distances).of_lists(lists.list_nos)
         scanner.scan(queries, lists, pairs, found, threads)
         for i in range(nq):
@@ -210,7 +210,7 @@ def test_estimates_of_real_vectors(
 
 
 def test_candidates_worth_refining() -> None:
-    found = Candidates(2, 4)
+    found = Candidates.none(2, 4)
     found.entries["estimate"] = [[1, 2, 3, 9], [5, 5, 0, 0]]
     found.entries["error"] = EPSILON / sketch.PRUNING * np.array([[1, 0.5, 1, 0.1], [1, 1, 0, 0]])
     found.entries["place"] = np.arange(8).reshape(2, 4)
@@ -233,19 +233,19 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
     def i8(n: int) -> np.ndarray:
         return np.zeros(n, np.int64)
 
-    codes, heaps = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 3), CANDIDATE)
+    codes, kept = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 6), CANDIDATE)
     good = {
         "queries": f4(2, 8), "centroids": f4(1, 8), "pair_query": i8(1), "pair_list": i8(1),
         "coarse": f4(1), "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
-        "heaps": heaps.view(np.uint8), "counts": i8(2),
+        "kept": kept.view(np.uint8), "counts": i8(2), "limits": f4(2) + np.inf,
     }  # fmt: skip
     head = (0, 8, 1, False, 1.9, 3, 0)
     scan(*head, *good.values())
     bad = {
         "queries": f4(3, 8), "centroids": f4(1, 7), "pair_query": i8(1) + 2,
         "pair_list": i8(1) - 1, "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
-        "offsets": i8(1) + 1, "codes": codes[:-1], "heaps": heaps[:1].view(np.uint8),
-        "counts": i8(2) + 4,
+        "offsets": i8(1) + 1, "codes": codes[:-1], "kept": kept[:1].view(np.uint8),
+        "counts": i8(2) + 4, "limits": f4(3),
     }  # fmt: skip
     for name, value in bad.items():
         with pytest.raises(ValueError, match=r"expected|out of range"):

@@ -14,6 +14,8 @@ import teravec
 from teravec.index.manifest import read_manifest
 from teravec.kernels import native as compiled
 from teravec.kernels.codec import decode
+from teravec.search.effort import Effort
+from teravec.search.index import open_index
 from teravec.search.lists import IndexLists
 from teravec.search.stats import SearchStats
 from teravec.storage import range_reader
@@ -147,7 +149,7 @@ def test_fewer_than_k_and_an_empty_index_part(tmp_path: Path) -> None:
 
 
 def test_refining_reads_each_page_once(two_stage: Path) -> None:
-    with teravec.open(two_stage) as index:
+    with teravec.open(two_stage, keep_lists=False) as index:
         index.search(clustered(1, D, seed=4), k=5, nprobe=3, candidates=20)
         assert 5 <= index.stats.codes_refined <= 20
         assert index._two_stages is not None
@@ -161,7 +163,7 @@ def test_refining_reads_each_page_once(two_stage: Path) -> None:
         _, ids = index._two_stages.refiner.distances(prepared, owners, every, stats)
         pages = sum(rows.header.npages for rows in index._opened.fine)
     assert sorted(ids[:N].tolist()) == sorted(ids[N:].tolist()) == list(range(N))
-    assert stats.bytes_read == pages * 4096
+    assert stats.bytes_read == pages * index._opened.fine[0].header.page_bytes
     assert stats.reads < pages
 
 
@@ -188,6 +190,19 @@ def test_codecs_that_are_none(name: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", clustered(50, 4))
     with pytest.raises(teravec.InvalidArgument, match="codec"):
         teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=1, codec=name)
+
+
+def test_no_lists_are_open(two_stage: Path) -> None:
+    queries = clustered(4, D, seed=6)
+    with teravec.open(two_stage) as index:
+        expected = index.nearest_lists(queries, Effort(3))
+    with open_index(two_stage, lists=(0, 0)) as index:
+        assert index.two_stages
+        for one, other in zip(index.nearest_lists(queries, Effort(3)), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        none = np.full((4, 1), -1)
+        _, ids = index.search_lists(expected[0], none, np.zeros((4, 1), np.float32), 3)
+    assert (ids == -1).all()
 
 
 def test_candidates_out_of_range(two_stage: Path) -> None:

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
 from teravec.storage.files import publishing
-from teravec.storage.rowfile import RowFile, RowFileHeader, RowFileWriter, verify_rows
+from teravec.storage.rowfile import (
+    RowFile,
+    RowFileHeader,
+    RowFileWriter,
+    page_bytes_for,
+    verify_rows,
+)
 from tests.storage.damage import flipped
 
 
@@ -28,7 +34,7 @@ def write_rows(
     path: Path, rows: np.ndarray, *, model: int = 2**64 - 5, cuts: tuple[int, ...] = ()
 ) -> str:
     """Publish a row file, its rows in pieces that end at ``cuts``; return its seal."""
-    header = RowFileHeader(rows.shape[1], 3, 9, len(rows), model)
+    header = RowFileHeader(rows.shape[1], page_bytes_for(rows.shape[1]), 3, 9, len(rows), model)
     with publishing(path, verify=verify_rows) as file:
         writer = RowFileWriter(file, header)
         for start, stop in pairwise([0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]):
@@ -45,7 +51,8 @@ def read_all(path: Path) -> tuple[str, bytes]:
 def file_bytes(rows: np.ndarray, model: int = 2**64 - 5) -> bytes:
     """The whole file, from the format's description alone."""
     n, size = rows.shape
-    page_bytes = 4096 * -(-(size + 8) // 4096)
+    sizes = (512 * i for i in range(1, 1000))
+    page_bytes = next(p for p in sizes if p >= size + 8 and (p - 8) // size * size * 6 >= p * 5)
     each = (page_bytes - 8) // size
     head = b"TVROWS\0\0" + struct.pack("<II", 1, size) + struct.pack(
         "<QQQQQ", page_bytes, 3, 9, n, model
@@ -66,7 +73,7 @@ def file_bytes(rows: np.ndarray, model: int = 2**64 - 5) -> bytes:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    n=st.integers(0, 300), row_size=st.sampled_from([1, 20, 80, 1544, 4088, 4089, 9000]),
+    n=st.integers(0, 300), row_size=st.sampled_from([1, 20, 80, 104, 1544, 4088, 4089, 9000]),
     cuts=st.lists(st.integers(0, 300), max_size=4),
 )  # fmt: skip
 def test_a_file_is_as_described_however_written(
@@ -83,6 +90,32 @@ def test_a_file_is_as_described_however_written(
             np.testing.assert_array_equal(file.read_rows(start, stop), rows[start:stop])
 
 
+def test_pages_of_another_size_are_read(tmp_path: Path) -> None:
+    rows = random_rows(50, 80)
+    for page_bytes in (512, 4096):
+        path = tmp_path / f"{page_bytes}.fine"
+        with publishing(path, verify=verify_rows) as file:
+            writer = RowFileWriter(file, RowFileHeader(80, page_bytes, 0, 4, 50, 7))
+            writer.write(rows)
+            writer.finish()
+        assert read_all(path)[1] == rows.tobytes()
+    for page_bytes in (80, 600, 0):
+        data = bytearray((tmp_path / "512.fine").read_bytes())
+        data[16:24] = struct.pack("<Q", page_bytes)
+        data[120:128] = struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(data[:120])))
+        (tmp_path / "bad.fine").write_bytes(data)
+        with pytest.raises(CorruptFile, match="fields disagree"):
+            RowFile(tmp_path / "bad.fine")
+
+
+@pytest.mark.parametrize(
+    ("row_size", "page_bytes"),
+    [(1, 512), (80, 512), (104, 1024), (200, 1024), (392, 2048), (1544, 3584), (4096, 4608)],
+)
+def test_pages_are_small_and_filled(row_size: int, page_bytes: int) -> None:
+    assert page_bytes_for(row_size) == page_bytes
+
+
 def test_many_pages_at_once(tmp_path: Path) -> None:
     rows = random_rows(60_000, 80)  # more than are written, and verified, at a time
     write_rows(tmp_path / "x.fine", rows)
@@ -95,7 +128,7 @@ def test_every_byte_flipped(tmp_path: Path) -> None:
     rows = random_rows(70, 80)
     seal = write_rows(path, rows)
     size = path.stat().st_size
-    spans = [(0, 160), (4096, 4110), (8100, 8300), (size - 110, size)]
+    spans = [(0, 160), (4096, 4110), (4570, 4630), (size - 110, size)]
     for start, stop in spans:
         for offset in flipped(path, start, stop):
             with pytest.raises(CorruptFile, match=r"x\.fine"):
@@ -111,8 +144,8 @@ def test_shorter_lengths(tmp_path: Path) -> None:
     path = tmp_path / "x.fine"
     write_rows(path, random_rows(3, 80))
     whole = path.read_bytes()
-    assert len(whole) == 4096 + 4096 + 32
-    for length in (*range(0, 8192, 131), 127, 128, 129, 4095, 4096, *range(8150, 8224)):
+    assert len(whole) == 4096 + 512 + 32
+    for length in (*range(0, 4608, 131), 127, 128, 129, 4095, 4096, *range(4550, 4640)):
         os.truncate(path, length)
         with pytest.raises(CorruptFile, match=r"x\.fine"):
             RowFile(path)
@@ -121,12 +154,12 @@ def test_shorter_lengths(tmp_path: Path) -> None:
 
 def test_pages_of_elsewhere(tmp_path: Path) -> None:
     mine, other = tmp_path / "mine.fine", tmp_path / "other.fine"
-    rows = random_rows(153, 80)  # three pages
+    rows = random_rows(18, 80)  # three pages
     write_rows(mine, rows)
     write_rows(other, rows, model=7)
     data = mine.read_bytes()
-    swapped = data[:4096] + data[8192:12288] + data[4096:8192] + data[12288:]
-    foreign = data[:4096] + other.read_bytes()[4096:8192] + data[8192:]
+    swapped = data[:4096] + data[4608:5120] + data[4096:4608] + data[5120:]
+    foreign = data[:4096] + other.read_bytes()[4096:4608] + data[4608:]
     for damaged in (swapped, foreign):
         mine.write_bytes(damaged)
         with RowFile(mine) as file, pytest.raises(CorruptFile, match=r"mine\.fine: page 0"):

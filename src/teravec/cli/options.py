@@ -11,6 +11,7 @@ from teravec.errors import InvalidArgument
 
 __all__ = [
     "Address",
+    "Candidates",
     "Codec",
     "Data",
     "Device",
@@ -160,6 +161,11 @@ Recall = Annotated[
     typer.Option(help="Instead of --nprobe: share of the true neighbours to find, as calibrated.  "
                  "[default: 0.9, or --nprobe 16 where that is not calibrated or out of reach]",
                  show_default=False),
+]  # fmt: skip
+Candidates = Annotated[
+    int | None,
+    typer.Option(help="Most vectors a query whose finer codes are read, where codes have two "
+                 "stages.  [default: 30 k with sketches of 1 bit, 15 k of 2]", show_default=False),
 ]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]

@@ -56,8 +56,8 @@ def add_search_commands(app: typer.Typer) -> None:
 
 def search(
     index: o.IndexDir, queries: o.QuerySource = None, k: o.K = 10,
-    nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
-    exclude_self: ExcludeSelf = False, memory: o.Memory = None,
+    nprobe: o.Nprobe = None, recall: o.Recall = None, candidates: o.Candidates = None,
+    out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
     stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
     token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
@@ -66,6 +66,8 @@ def search(
     if out is not None:
         check_output(out)
     if server is not None:
+        if candidates is not None:
+            raise InvalidArgument("--candidates is not answered by servers")
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(*remote.search(xq, k, nprobe, recall=recall)),
@@ -74,7 +76,8 @@ def search(
         return
     source = _open_queries(queries, id_column, vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        question = TopK(k, opened.effort(nprobe, recall, k=k), exclude_self)
+        effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
+        question = TopK(k, effort, exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
@@ -135,6 +138,7 @@ def evaluate_index(
         typer.Option(help="Recalls to ask for, as 0.8,0.9; needs a calibrated index.",
                      show_default=False),
     ] = None,
+    candidates: o.Candidates = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw the curves as .png, .svg or .pdf; needs teravec[plot].",
@@ -155,8 +159,9 @@ def evaluate_index(
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(
-            opened, _read_queries(queries, memory), neighbors, k, nprobes, recalls=recalls
-        )
+            opened, _read_queries(queries, memory), neighbors, k, nprobes, recalls=recalls,
+            candidates=candidates,
+        )  # fmt: skip
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:

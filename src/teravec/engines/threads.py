@@ -6,6 +6,7 @@ NumPy, Faiss and our kernels release the interpreter lock, so threads suffice on
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +15,26 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["ahead", "default_threads", "ordered_map"]
+__all__ = ["ahead", "default_threads", "once", "ordered_map"]
 
 
 def default_threads() -> int:
     """Processors this process may run on."""
     return max(1, len(os.sched_getaffinity(0)))
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """What ``make`` returns, made at the first call, by whatever thread calls first."""
+    lock = threading.Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        with lock:
+            if not made:
+                made.append(make())
+        return made[0]
+
+    return get
 
 
 def ordered_map(

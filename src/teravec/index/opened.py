@@ -112,11 +112,14 @@ class OpenedIndex:
         path = self.paths.root / entry.fine.file
         check_size(path, entry.fine.size)
         file = RowFile(path)
-        if file.seal != entry.fine.checksum or file.header.ntotal != entry.ntotal:
+        page_bytes = (self.fine[0] if self.fine else file).header.page_bytes
+        found = file.seal, file.header.ntotal, file.header.page_bytes
+        if found != (entry.fine.checksum, entry.ntotal, page_bytes):
             file.close()
             raise ForeignFile(
-                f"{path}: {file.header.ntotal:,} rows with seal {file.seal} found, "
-                f"{entry.ntotal:,} with seal {entry.fine.checksum} expected"
+                f"{path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} bytes "
+                f"with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
+                f"with seal {entry.fine.checksum} expected"
             )
         return file
 

@@ -6,146 +6,174 @@
  * r = x - c and y_i = u_i - (2^bits - 1) / 2, u_i the number in the planes. So <r, q> is about
  * f <y, q>, see sketch.py.
  *
- * An estimate depends on its query, list and code alone: every dot product is taken in one order
- * at one level. The heap of a query holds the `capacity` lowest by (estimate, place), which do not
- * depend on the order of scanning. Buffers are checked against each other, and the interpreter
- * lock is released.
+ * A query is taken in 8 bits a dimension, so <y, q> is a sum of integers, the same in any order. A
+ * block of codes is laid out by words, code beside code, once for all queries that want the list;
+ * then every instruction works on as many codes as a register has lanes. An estimate depends on its
+ * query, list and code alone. What is kept for a query is the `capacity` lowest by (estimate,
+ * place), which do not depend on the order of scanning. Buffers are checked against each other, and
+ * the interpreter lock is released.
  */
 #include "_native_common.h"
 
-enum { BLOCK = 256, FACTORS = 4, LANES = 16 };
+enum { BLOCK = 256, FACTORS = 4, WORD = 32, VIEWS = 16 };
 
 typedef struct {
-    size_t d, bits, plane_bytes, code_size, groups; /* groups of LANES dimensions */
+    size_t d, bits, plane_bytes, code_size, words; /* words of WORD dimensions a plane */
     int level, similarity;
     float epsilon; /* error bound, in standard deviations of the estimator's error */
 } sketch_t;
 
-/* A query as one list sees it. */
+/* A query as one list sees it: its estimates are base + square n - f step (2 <u, q> - offset). */
 typedef struct {
-    float *q;     /* groups * LANES, zero beyond d */
-    float *table; /* plane_bytes * 256 sums of q, at level 0 */
-    float sum, norm, coarse;
+    int32_t *q;     /* 8 a word: four values of 8 bits, of the dimensions of one step */
+    int32_t *table; /* 4 words * 256 sums of values, at level 0 */
+    int32_t offset;
+    float base, square, step;
+    float spread; /* error bounds are spread times the length that a code misses */
 } view_t;
 
+/* Some codes of a list, side by side. */
 typedef struct {
-    float estimate, error;
-    int64_t place;
-} candidate_t;
+    uint32_t *words; /* bits * words rows of BLOCK */
+    float f[BLOCK], n[BLOCK];
+    size_t count;
+} block_t;
 
 #include "_sketch_kernels.h"
+#include "_sketch_kept.h"
 
 /* ------------------------------------------------------------------ estimates */
 
-/* q less the centroid, which is NULL for inner products. */
+static inline int8_t *value_of(view_t *v, size_t i)
+{
+    return (int8_t *)(v->q + i / WORD * 8 + i % 8) + i % WORD / 8;
+}
+
+/* q less the centroid, which is NULL for inner products, in 8 bits a dimension. */
 static void make_view(const sketch_t *s, view_t *v, const float *query, const float *centroid,
                       float coarse)
 {
-    double sum = 0, square = 0;
+    float largest = 0;
+    double square = 0;
     for (size_t i = 0; i < s->d; i++) {
-        v->q[i] = centroid ? query[i] - centroid[i] : query[i];
-        sum += v->q[i];
-        square += (double)v->q[i] * v->q[i];
+        const float value = centroid ? query[i] - centroid[i] : query[i];
+        largest = fmaxf(largest, fabsf(value));
+        square += (double)value * value;
     }
-    v->sum = (float)sum, v->norm = (float)sqrt(square), v->coarse = coarse;
+    const float unit = largest > 0 ? 127 / largest : 0;
+    const float inverse = isfinite(unit) ? unit : 0; /* of a view too short to matter */
+    int32_t sum = 0;
+    for (size_t i = 0; i < s->d; i++) {
+        const float value = centroid ? query[i] - centroid[i] : query[i];
+        const int8_t rounded = (int8_t)rintf(value * inverse);
+        *value_of(v, i) = rounded;
+        sum += rounded;
+    }
+    const double freedom = s->d > 1 ? (double)(s->d - 1) : 1.0;
+    v->spread = (float)((s->similarity ? 1 : 2) * s->epsilon * sqrt(square / freedom));
+    v->offset = (s->bits == 1 ? 1 : 3) * sum;
+    v->base = s->similarity ? -coarse : coarse;
+    v->square = s->similarity ? 0 : 1;
+    v->step = (s->similarity ? 0.5f : 1.0f) * (largest / 127);
     if (s->level)
         return;
-    for (size_t b = 0; b < s->plane_bytes; b++) {
-        float *entry = v->table + b * 256;
+    for (size_t b = 0; b < s->words * 4; b++) {
+        int32_t *entry = v->table + b * 256;
         entry[0] = 0;
         for (unsigned byte = 1; byte < 256; byte++)
-            entry[byte] =
-                entry[byte & (byte - 1)] + v->q[b * 8 + (unsigned)__builtin_ctz(byte)];
+            entry[byte] = entry[byte & (byte - 1)] +
+                          *value_of(v, b * 8 + (unsigned)__builtin_ctz(byte));
     }
 }
 
-static inline float factor(const uint8_t *at)
+static void make_block(const sketch_t *s, block_t *b, const uint8_t *codes, size_t n)
 {
-    uint16_t half;
-    memcpy(&half, at, 2);
-    const uint32_t word = (uint32_t)half << 15;
-    float value;
-    memcpy(&value, &word, 4);
-    return value;
+    const size_t size = s->code_size;
+    b->count = n;
+    for (size_t p = 0; p < s->bits; p++)
+        for (size_t w = 0; w < s->words; w++) {
+            /* The last word of a plane may reach into what follows, where values are zero. */
+            const uint8_t *at = codes + p * s->plane_bytes + 4 * w;
+            uint32_t *row = b->words + (p * s->words + w) * BLOCK;
+            for (size_t i = 0; i < n; i++)
+                memcpy(row + i, at + i * size, 4);
+        }
+    const uint8_t *factors = codes + s->bits * s->plane_bytes;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t halves[2];
+        memcpy(halves, factors + i * size, 4);
+        const uint32_t f = (uint32_t)halves[0] << 15, square = (uint32_t)halves[1] << 15;
+        memcpy(b->f + i, &f, 4);
+        memcpy(b->n + i, &square, 4);
+    }
 }
 
-/* Lower is closer: squared distances, or inner products negated. */
-static inline float estimate(const sketch_t *s, const view_t *v, const uint8_t *code, float sum)
+static inline float error_bound(const sketch_t *s, const view_t *v, const block_t *b, size_t i)
 {
-    const uint8_t *factors = code + s->bits * s->plane_bytes;
-    const float dot = sum - (s->bits == 1 ? 0.5f : 1.5f) * v->sum;
-    const float product = factor(factors) * dot;
-    if (s->similarity)
-        return -(v->coarse + product);
-    return v->coarse + factor(factors + 2) - 2 * product;
-}
-
-static float error_bound(const sketch_t *s, const view_t *v, const uint8_t *code)
-{
-    const uint8_t *factors = code + s->bits * s->plane_bytes;
-    const float f = factor(factors), n = factor(factors + 2);
-    double square = 0.25 * (double)s->d; /* |y|^2: every y_i is +-1/2, or +-3/2 */
+    float square = 0.25f * (float)s->d; /* |y|^2: every y_i is +-1/2, or +-3/2 */
     if (s->bits == 2) {
         size_t small = 0;
-        for (size_t b = 0; b < s->plane_bytes; b++)
-            small += (size_t)__builtin_popcount((unsigned)(code[b] ^ code[s->plane_bytes + b]));
-        square += 2 * (double)(s->d - small);
-    }
-    const double missed = (double)f * f * square - n; /* squared length that the code misses */
-    const double freedom = s->d > 1 ? (double)(s->d - 1) : 1.0;
-    const double bound = s->epsilon * v->norm * sqrt(missed > 0 ? missed / freedom : 0);
-    return (float)(s->similarity ? bound : 2 * bound);
-}
-
-/* ------------------------------------------------------------------ the heap of a query */
-
-static inline int before(const candidate_t *a, const candidate_t *b)
-{
-    return a->estimate < b->estimate || (a->estimate == b->estimate && a->place < b->place);
-}
-
-/* Put `item` in the place of the root or below it, where the greatest is at the root. */
-static void sift_down(candidate_t *heap, size_t n, candidate_t item)
-{
-    size_t at = 0;
-    for (size_t child; (child = 2 * at + 1) < n; at = child) {
-        if (child + 1 < n && before(heap + child, heap + child + 1))
-            child++;
-        if (!before(&item, heap + child))
-            break;
-        heap[at] = heap[child];
-    }
-    heap[at] = item;
-}
-
-static void sift_up(candidate_t *heap, size_t at, candidate_t item)
-{
-    for (; at && before(heap + (at - 1) / 2, &item); at = (at - 1) / 2)
-        heap[at] = heap[(at - 1) / 2];
-    heap[at] = item;
-}
-
-static void scan_list(const sketch_t *s, const view_t *v, const uint8_t *codes, size_t n,
-                      int64_t place, candidate_t *heap, int64_t *count, size_t capacity)
-{
-    float sums[BLOCK];
-    size_t held = (size_t)*count;
-    for (size_t start = 0; start < n; start += BLOCK) {
-        const size_t m = n - start < BLOCK ? n - start : BLOCK;
-        const uint8_t *code = codes + start * s->code_size;
-        AT_LEVEL(s->level, sums, s, v, code, m, sums);
-        for (size_t i = 0; i < m; i++, code += s->code_size) {
-            candidate_t item = {estimate(s, v, code, sums[i]), 0, place + (int64_t)(start + i)};
-            if (held == capacity && !before(&item, heap))
-                continue;
-            item.error = error_bound(s, v, code);
-            if (held < capacity)
-                sift_up(heap, held, item), held++;
-            else
-                sift_down(heap, held, item);
+        for (size_t w = 0; w < s->words; w++) {
+            const size_t left = s->d - w * WORD;
+            const uint32_t mask = left < WORD ? (1u << left) - 1 : ~0u;
+            const uint32_t *row = b->words + w * BLOCK + i;
+            small += (size_t)__builtin_popcount((row[0] ^ row[s->words * BLOCK]) & mask);
         }
+        square += 2 * (float)(s->d - small);
     }
-    *count = (int64_t)held;
+    const float missed = b->f[i] * b->f[i] * square - b->n[i];
+    return v->spread * sqrtf(missed > 0 ? missed : 0);
+}
+
+/* ------------------------------------------------------------------ scanning a list */
+
+static inline int any_within(const float *estimates, float limit)
+{
+    int any = 0;
+    for (size_t i = 0; i < 16; i++)
+        any |= estimates[i] <= limit;
+    return any;
+}
+
+static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
+                       const float *estimates, int64_t place, kept_t *kept)
+{
+    for (size_t start = 0; start < b->count; start += 16) {
+        if (!any_within(estimates + start, kept->limit))
+            continue;
+        const size_t stop = start + 16 < b->count ? start + 16 : b->count;
+        for (size_t i = start; i < stop; i++)
+            if (estimates[i] <= kept->limit)
+                keep(kept, estimates[i], error_bound(s, v, b, i), place + (int64_t)i);
+    }
+}
+
+/* What scanning needs besides its input: views, a block, and its estimates for each view. */
+typedef struct {
+    view_t views[VIEWS];
+    block_t block;
+    float *estimates;
+    uint64_t *keys; /* to select from what is kept for one query */
+    void *memory;
+} scratch_t;
+
+static int make_scratch(const sketch_t *s, scratch_t *x, size_t capacity)
+{
+    const size_t q = s->words * 8, table = s->level ? 0 : s->words * 4 * 256;
+    const size_t words = s->bits * s->words * BLOCK;
+    const size_t bytes = 4 * (VIEWS * (q + table + BLOCK) + words) + 16 * capacity;
+    int32_t *at = x->memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!at)
+        return 0;
+    memset(at, 0, bytes);
+    x->block.words = (uint32_t *)at, at += words;
+    x->estimates = (float *)at, at += VIEWS * BLOCK;
+    for (size_t i = 0; i < VIEWS; i++, at += q + table)
+        x->views[i].q = at, x->views[i].table = at + q;
+    x->keys = (uint64_t *)at;
+    memset(x->block.f, 0, sizeof x->block.f);
+    memset(x->block.n, 0, sizeof x->block.n);
+    return 1;
 }
 
 /* ------------------------------------------------------------------ functions */
@@ -162,33 +190,20 @@ static int set_sketch(sketch_t *s, int level, Py_ssize_t d, int bits, int simila
     s->level = level, s->similarity = similarity, s->epsilon = epsilon;
     s->d = (size_t)d, s->bits = (size_t)bits;
     s->plane_bytes = (s->d + 7) / 8;
-    s->groups = (s->d + LANES - 1) / LANES;
+    s->words = (s->d + WORD - 1) / WORD;
     s->code_size = s->bits * s->plane_bytes + FACTORS;
     return 1;
 }
 
-static int make_scratch(const sketch_t *s, view_t *v)
-{
-    v->q = calloc(s->groups * LANES, sizeof *v->q);
-    v->table = s->level ? NULL : malloc(s->plane_bytes * 256 * sizeof *v->table);
-    return v->q && (s->level || v->table);
-}
-
-static void free_scratch(view_t *v)
-{
-    free(v->q);
-    free(v->table);
-}
-
-static void estimates(const sketch_t *s, const view_t *v, const uint8_t *code, size_t n,
+static void estimates(const sketch_t *s, scratch_t *x, const uint8_t *codes, size_t n,
                       float *estimated, float *errors)
 {
     for (size_t start = 0; start < n; start += BLOCK) {
-        const size_t m = n - start < BLOCK ? n - start : BLOCK;
-        AT_LEVEL(s->level, sums, s, v, code, m, estimated + start);
-        for (size_t i = start; i < start + m; i++, code += s->code_size) {
-            estimated[i] = estimate(s, v, code, estimated[i]);
-            errors[i] = error_bound(s, v, code);
+        make_block(s, &x->block, codes + start * s->code_size, n - start < BLOCK ? n - start : BLOCK);
+        AT_LEVEL(s->level, estimates, s, x->views, 1, &x->block, x->estimates);
+        for (size_t i = 0; i < x->block.count; i++) {
+            estimated[start + i] = x->estimates[i];
+            errors[start + i] = error_bound(s, x->views, &x->block, i);
         }
     }
 }
@@ -202,7 +217,7 @@ static PyObject *py_estimates(PyObject *self, PyObject *args)
     buffers_t all = {.count = 0};
     size_t nquery, ncentroid, ncodes, n, nerror;
     sketch_t s;
-    view_t v = {0};
+    scratch_t x = {0};
     (void)self;
     if (!PyArg_ParseTuple(args, "inipffOOOOO:estimates", &level, &d, &bits, &similarity, &epsilon,
                           &coarse, &o_query, &o_centroid, &o_codes, &o_estimate, &o_error) ||
@@ -219,17 +234,17 @@ static PyObject *py_estimates(PyObject *self, PyObject *args)
         !check_length("query", nquery, s.d) || !check_length("centroid", ncentroid, s.d) ||
         !check_product("codes", ncodes, n, s.code_size) || !check_length("out_error", nerror, n))
         goto done;
-    if (!make_scratch(&s, &v)) {
+    if (!make_scratch(&s, &x, 0)) {
         PyErr_NoMemory();
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    make_view(&s, &v, query, similarity ? NULL : centroid, coarse);
-    estimates(&s, &v, codes, n, out, error);
+    make_view(&s, x.views, query, similarity ? NULL : centroid, coarse);
+    estimates(&s, &x, codes, n, out, error);
     Py_END_ALLOW_THREADS;
     result = Py_NewRef(Py_None);
 done:
-    free_scratch(&v);
+    free(x.memory);
     release(&all);
     return result;
 }
@@ -241,8 +256,9 @@ typedef struct {
     const uint8_t *codes;
     size_t nq, nlist, npairs, nlists, bytes, capacity;
     int64_t row_start;
-    candidate_t *heaps;
+    candidate_t *kept; /* nq rows of 2 * capacity */
     int64_t *counts;
+    float *limits;
 } scan_t;
 
 static int check_scan(const sketch_t *s, const scan_t *w)
@@ -265,16 +281,51 @@ static int check_scan(const sketch_t *s, const scan_t *w)
     return 1;
 }
 
-static void scan(const sketch_t *s, view_t *v, const scan_t *w)
+static kept_t kept_of(const scan_t *w, scratch_t *x, size_t query)
 {
-    for (size_t i = 0; i < w->npairs; i++) {
-        const size_t query = (size_t)w->pair_query[i], at = (size_t)w->pair_list[i];
-        const int64_t list_no = w->list_nos[at];
-        const float *centroid = w->centroids + (size_t)list_no * s->d;
-        make_view(s, v, w->queries + query * s->d, s->similarity ? NULL : centroid, w->coarse[i]);
-        scan_list(s, v, w->codes + w->offsets[at], (size_t)w->sizes[at],
-                  (list_no << 32) + w->row_start, w->heaps + query * w->capacity,
-                  w->counts + query, w->capacity);
+    return (kept_t){w->kept + query * 2 * w->capacity, x->keys, (size_t)w->counts[query],
+                    w->capacity, w->limits[query]};
+}
+
+static void put_back(const scan_t *w, size_t query, const kept_t *kept)
+{
+    w->counts[query] = (int64_t)kept->count;
+    w->limits[query] = kept->limit;
+}
+
+/* Scan one list for `nv` pairs from `first` on. */
+static void scan_list(const sketch_t *s, scratch_t *x, const scan_t *w, size_t first, size_t nv)
+{
+    const size_t at = (size_t)w->pair_list[first], n = (size_t)w->sizes[at];
+    const uint8_t *codes = w->codes + w->offsets[at];
+    const int64_t place = (w->list_nos[at] << 32) + w->row_start;
+    for (size_t start = 0; start < n; start += BLOCK) {
+        make_block(s, &x->block, codes + start * s->code_size, n - start < BLOCK ? n - start : BLOCK);
+        AT_LEVEL(s->level, estimates, s, x->views, nv, &x->block, x->estimates);
+        for (size_t j = 0; j < nv; j++) {
+            const size_t query = (size_t)w->pair_query[first + j];
+            kept_t kept = kept_of(w, x, query);
+            keep_block(s, x->views + j, &x->block, x->estimates + j * BLOCK,
+                       place + (int64_t)start, &kept);
+            put_back(w, query, &kept);
+        }
+    }
+}
+
+static void scan(const sketch_t *s, scratch_t *x, const scan_t *w)
+{
+    for (size_t first = 0, nv; first < w->npairs; first += nv) {
+        const int64_t at = w->pair_list[first];
+        const float *centroid = w->centroids + (size_t)w->list_nos[at] * s->d;
+        for (nv = 0; nv < VIEWS && first + nv < w->npairs && w->pair_list[first + nv] == at; nv++)
+            make_view(s, x->views + nv, w->queries + (size_t)w->pair_query[first + nv] * s->d,
+                      s->similarity ? NULL : centroid, w->coarse[first + nv]);
+        scan_list(s, x, w, first, nv);
+    }
+    for (size_t query = 0; query < w->nq; query++) {
+        kept_t kept = kept_of(w, x, query);
+        drop_others(&kept);
+        put_back(w, query, &kept);
     }
 }
 
@@ -285,16 +336,16 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     long long row_start;
     float epsilon;
     PyObject *o_queries, *o_centroids, *o_query, *o_list, *o_coarse, *o_list_nos, *o_sizes,
-        *o_offsets, *o_codes, *o_heaps, *o_counts, *result = NULL;
+        *o_offsets, *o_codes, *o_kept, *o_counts, *o_limits, *result = NULL;
     buffers_t all = {.count = 0};
-    size_t nqueries, ncentroids, npair, nsizes, noffsets, nheaps, row;
+    size_t nqueries, ncentroids, npair, nsizes, noffsets, nkept, nlimits, row;
     sketch_t s;
-    view_t v = {0};
+    scratch_t x = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "inipfnLOOOOOOOOOOO:scan", &level, &d, &bits, &similarity, &epsilon,
+    if (!PyArg_ParseTuple(args, "inipfnLOOOOOOOOOOOO:scan", &level, &d, &bits, &similarity, &epsilon,
                           &capacity, &row_start, &o_queries, &o_centroids, &o_query, &o_list,
-                          &o_coarse, &o_list_nos, &o_sizes, &o_offsets, &o_codes, &o_heaps,
-                          &o_counts) ||
+                          &o_coarse, &o_list_nos, &o_sizes, &o_offsets, &o_codes, &o_kept,
+                          &o_counts, &o_limits) ||
         !set_sketch(&s, level, d, bits, similarity, epsilon) ||
         !check_positive("capacity", capacity))
         return NULL;
@@ -310,35 +361,37 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !(w.sizes = take(&all, o_sizes, "sizes", 'q', 0, &nsizes)) ||
         !(w.offsets = take(&all, o_offsets, "offsets", 'q', 0, &noffsets)) ||
         !(w.codes = take(&all, o_codes, "codes", 'B', 0, &w.bytes)) ||
-        !(w.heaps = take(&all, o_heaps, "candidates", 'B', 1, &nheaps)) ||
-        !(w.counts = take(&all, o_counts, "counts", 'q', 1, &w.nq)))
+        !(w.kept = take(&all, o_kept, "candidates", 'B', 1, &nkept)) ||
+        !(w.counts = take(&all, o_counts, "counts", 'q', 1, &w.nq)) ||
+        !(w.limits = take(&all, o_limits, "limits", 'f', 1, &nlimits)) ||
+        !check_length("limits", nlimits, w.nq))
         goto done;
     w.nlist = ncentroids / s.d;
     if (!check_product("queries", nqueries, w.nq, s.d) ||
         !check_product("centroids", ncentroids, w.nlist, s.d) ||
         !check_length("sizes", nsizes, w.nlists) || !check_length("offsets", noffsets, w.nlists))
         goto done;
-    if (__builtin_mul_overflow(w.capacity, sizeof(candidate_t), &row) ||
-        (uintptr_t)w.heaps % _Alignof(candidate_t)) {
+    if (__builtin_mul_overflow(w.capacity, 2 * sizeof(candidate_t), &row) ||
+        (uintptr_t)w.kept % _Alignof(candidate_t)) {
         PyErr_SetString(PyExc_ValueError, "candidates are out of range, or not aligned");
         goto done;
     }
-    if (!check_product("candidates", nheaps, w.nq, row))
+    if (!check_product("candidates", nkept, w.nq, row))
         goto done;
     if (row_start < 0 || !check_scan(&s, &w)) {
         PyErr_SetString(PyExc_ValueError, "a pair, list, row or count is out of range");
         goto done;
     }
-    if (!make_scratch(&s, &v)) {
+    if (!make_scratch(&s, &x, w.capacity)) {
         PyErr_NoMemory();
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    scan(&s, &v, &w);
+    scan(&s, &x, &w);
     Py_END_ALLOW_THREADS;
     result = Py_NewRef(Py_None);
 done:
-    free_scratch(&v);
+    free(x.memory);
     release(&all);
     return result;
 }

@@ -11,6 +11,10 @@ A sketch of ``bits`` a dimension holds a point y of a grid that points like the 
 direction is random. So the error of ``f <y, v>`` has a standard deviation of
 ``|v| sqrt((f^2 |y|^2 - n) / (d - 1))``, and the bound given is ``EPSILON`` times that.
 
+A view v is rounded to 8 bits a dimension, by its largest value, so that products are of whole
+numbers, and sums the same in any order. Of a rotated v of 96 dimensions, that adds a 2,000th to the
+variance of the error with 2 bits, and less with 1.
+
 With 1 bit, y is the sign of r in every dimension. With 2 bits, y has values of -3/2, -1/2,
 1/2 and 3/2, and is the one of all such grid points whose angle to r is least, found by
 sorting: the m dimensions of the largest |r_i| take 3/2, for the best m.
@@ -25,6 +29,7 @@ High-Dimensional Vectors in Euclidean Space for Approximate Nearest Neighbor Sea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -156,23 +161,39 @@ def _unpacked(packed: npt.NDArray[np.uint16]) -> Float32:
 # ---------------------------------------------------------------------- scanning
 
 
+@dataclass(frozen=True)
 class Candidates:
     """The ``capacity`` vectors of lowest estimate found so far, for each of some queries.
 
     Parameters
     ----------
-    nq, capacity : int
-
-    Attributes
-    ----------
-    entries : ndarray of shape (nq, capacity), CANDIDATE
-        The first ``counts[i]`` of row i are filled, in no order.
+    room : ndarray of shape (nq, 2 * capacity), CANDIDATE
+        The first ``counts[i]`` of row i are filled, in no order; a scan uses the rest.
     counts : ndarray of shape (nq,), int64
+        At most capacity.
+    limits : ndarray of shape (nq,), float32
+        Greatest estimate that may still enter.
     """
 
-    def __init__(self, nq: int, capacity: int) -> None:
-        self.entries = np.zeros((nq, capacity), CANDIDATE)
-        self.counts = np.zeros(nq, np.int64)
+    room: npt.NDArray[Any]
+    counts: Int64
+    limits: Float32
+
+    @classmethod
+    def none(cls, nq: int, capacity: int) -> Candidates:
+        """Nothing found yet."""
+        room = np.zeros((nq, 2 * capacity), CANDIDATE)
+        return cls(room, np.zeros(nq, np.int64), np.full(nq, np.inf, np.float32))
+
+    @property
+    def entries(self) -> npt.NDArray[Any]:
+        """A view of the places for candidates, (nq, capacity)."""
+        return self.room[:, : self.room.shape[1] // 2]
+
+    def rows(self, start: int, stop: int) -> Candidates:
+        """Views of those of queries [start, stop)."""
+        part = slice(start, stop)
+        return Candidates(self.room[part], self.counts[part], self.limits[part])
 
     def worth_refining(self, k: int) -> tuple[Int64, Int64]:
         """Queries and places of candidates that may be among the k nearest, as two arrays.
@@ -239,9 +260,8 @@ class SketchScanner:
                 slice(None) if stop - start == len(queries) else (query >= start) & (query < stop)
             )
             part = (query[mine] - start, at[mine], coarse[mine])
-            entries, counts = candidates.entries[start:stop], candidates.counts[start:stop]
             scan = self._scan if compiled.sketching is not None else self._scan_in_numpy
-            scan(queries[start:stop], *part, lists, entries, counts)
+            scan(queries[start:stop], *part, lists, candidates.rows(start, stop))
 
         rows = max(1, -(-len(queries) // max(1, threads)))
         over_blocks(block, len(queries), rows=rows, threads=threads, even=False)
@@ -305,20 +325,21 @@ class SketchScanner:
 
     def _scan(
         self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        entries: npt.NDArray[Any], counts: Int64,
+        candidates: Candidates,
     ) -> None:  # fmt: skip
         assert compiled.sketching is not None
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
-            entries.shape[1], lists.row_start, np.ascontiguousarray(queries), self._centroids,
-            query, at, coarse, lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
-            entries.view(np.uint8), counts,
+            candidates.entries.shape[1], lists.row_start, np.ascontiguousarray(queries),
+            self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets,
+            lists.buffer, candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip
 
     def _scan_in_numpy(
         self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        entries: npt.NDArray[Any], counts: Int64,
+        candidates: Candidates,
     ) -> None:  # fmt: skip
+        entries, counts = candidates.entries, candidates.counts
         capacity = entries.shape[1]
         for i, position, distance in zip(query, at, coarse, strict=True):
             codes, list_no = self._codes(lists, position), lists.list_nos[position]
@@ -335,13 +356,15 @@ class SketchScanner:
     ) -> tuple[Float32, Float32]:
         d, bits = len(query), self._bits
         view = query if self._similarity else query - centroid
+        values, unit = _in_8_bits(view)
         planes = codes[:, :-_FACTOR_BYTES].reshape(len(codes), bits, -(-d // 8))
         ones = np.unpackbits(planes, axis=2, count=d, bitorder="little")
         weights = (2.0 ** np.arange(bits)).astype(np.float32)
         grid = np.einsum("nbd,b->nd", ones, weights) + np.float32(0.5 - 2**bits / 2)
+        dots = np.einsum("nd,d->n", grid, values, dtype=np.float64).astype(np.float32)
         factors = np.ascontiguousarray(codes[:, -_FACTOR_BYTES:]).view("<u2")
         f, n = _unpacked(factors[:, 0]), _unpacked(factors[:, 1])
-        product = f * np.einsum("nd,d->n", grid, view)
+        product = f * unit * dots
         missed = f.astype(np.float64) ** 2 * np.einsum("nd,nd->n", grid, grid) - n
         deviation = np.sqrt(np.maximum(missed, 0) / max(1, d - 1))
         bound = EPSILON * np.linalg.norm(view.astype(np.float64)) * deviation
@@ -350,10 +373,21 @@ class SketchScanner:
         return np.float32(distance) + n - 2 * product, (2 * bound).astype(np.float32)
 
 
+def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:
+    """Whole numbers of -127 to 127, and the unit by which they are about a view (d,)."""
+    unit = np.float32(np.abs(view).max(initial=0)) / np.float32(127)
+    inverse = np.float32(1) / unit if unit > 0 else np.float32(0)
+    if not np.isfinite(inverse):
+        inverse = np.float32(0)
+    return np.rint(view * inverse), unit
+
+
 def _columns(pairs: Pairs) -> tuple[Int64, Int64, Float32]:
     """Query, position of the list and distance of each pair, list by list.
 
-    So each list is scanned for all its queries while a processor's cache has it.
+    So each list is scanned for all its queries while a processor's cache has it. But each query's
+    nearest list comes first: what is found there keeps most other codes out.
     """
     at = np.repeat(np.arange(len(pairs.list_nos)), pairs.counts)
-    return pairs.queries.astype(np.int64), at, np.ascontiguousarray(pairs.distances)
+    order = np.argsort(~pairs.nearest, kind="stable")
+    return pairs.queries[order].astype(np.int64), at[order], pairs.distances[order]

@@ -6,7 +6,7 @@ Lists are visited in file order, each once for all queries that want it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,8 +39,8 @@ class SearchResources:
     index : OpenedIndex
     scanner : CompiledScanner or FaissScanner
         Finds the k best.
-    range_scanner : FaissScanner
-        Finds all within a radius.
+    range_scanner : callable
+        Gives what finds all within a radius; made when it is first asked for.
     lists : IndexLists
         Brings lists into memory.
     ranges : RangeReader
@@ -50,7 +50,7 @@ class SearchResources:
 
     index: OpenedIndex
     scanner: CompiledScanner | FaissScanner
-    range_scanner: FaissScanner
+    range_scanner: Callable[[], FaissScanner]
     lists: IndexLists
     ranges: RangeReader
     threads: int
@@ -103,7 +103,7 @@ class Batch:
         owners, distances, places = [], [], []
         for lists in self._chunks():
             started = time.perf_counter()
-            owned, found, at = self._resources.range_scanner.within(
+            owned, found, at = self._resources.range_scanner().within(
                 self._queries, self._pairs.of_lists(lists.list_nos), lists, radius,
                 self._resources.threads,
             )  # fmt: skip

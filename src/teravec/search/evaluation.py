@@ -119,6 +119,7 @@ def evaluate(
     *,
     recalls: Sequence[float] = (),
     repeat: int = 1,
+    candidates: int | None = None,
 ) -> list[Evaluation]:
     """Search with each nprobe and for each recall, and compare with the truth.
 
@@ -136,6 +137,8 @@ def evaluate(
         Recalls to ask a calibrated index for.
     repeat : int
         Times that all queries, and those alone, are searched.
+    candidates : int, optional
+        As for ``Index.search``.
 
     Returns
     -------
@@ -154,9 +157,12 @@ def evaluate(
             f"nprobe {list(nprobes)} and repeat {repeat} found, numbers of at least 1 expected"
         )
     efforts: list[tuple[float | None, Effort]] = [
-        (None, Effort(min(nprobe, index.nlist))) for nprobe in nprobes
+        (None, index.effort(min(nprobe, index.nlist), k=k, candidates=candidates))
+        for nprobe in nprobes
     ]
-    efforts += [(recall, index.effort(recall=recall, k=k)) for recall in recalls]
+    efforts += [
+        (recall, index.effort(recall=recall, k=k, candidates=candidates)) for recall in recalls
+    ]
     return [_evaluate(index, queries, truth, k, each, repeat, asked) for asked, each in efforts]
 
 

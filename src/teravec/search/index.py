@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import default_threads
+from teravec.engines.threads import default_threads, once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
@@ -31,7 +31,12 @@ from teravec.search.lists import IndexLists
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
-from teravec.search.request import checked_k, checked_queries, checked_radius
+from teravec.search.request import (
+    check_candidates,
+    checked_k,
+    checked_queries,
+    checked_radius,
+)
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -78,15 +83,15 @@ class Index:
         lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
         self._ranges = RangeReader(direct=direct)
         opened.model.make_ready()
-        range_scanner = opened.model.faiss_scanner()
-        scanner = opened.model.scanner()
         self._resources = SearchResources(
-            opened, scanner, range_scanner, lists, self._ranges, threads
-        )
+            opened, opened.model.scanner(), once(opened.model.faiss_scanner), lists,
+            self._ranges, threads,
+        )  # fmt: skip
         self._two_stages: TwoStages | None = None
-        if opened.fine:
+        if opened.fine:  # none where codes have one stage, or no lists are open
             refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
-            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, threads)
+            left = free // 2 - cache_bytes if keep_lists else 0
+            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
 
     @property
@@ -117,7 +122,7 @@ class Index:
     @property
     def two_stages(self) -> bool:
         """Whether codes have two stages: sketches, and finer codes of candidates."""
-        return self._opened.model.codec.sketch_bits > 0
+        return bool(self._opened.model.codec.sketch_bits)
 
     @property
     def list_sizes(self) -> Int64:
@@ -173,10 +178,8 @@ class Index:
             A list fails its checksum; names the file and the list.
         """
         k = checked_k(k, self.ntotal)
-        if candidates is not None and candidates < 1:
-            raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
-        effort = self.effort(nprobe, recall, k=k)
-        return self.search_at(queries, k, replace(effort, candidates=candidates))
+        effort = self.effort(nprobe, recall, k=k, candidates=candidates)
+        return self.search_at(queries, k, effort)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
@@ -245,7 +248,7 @@ class Index:
         CorruptFile
         """
         k = checked_k(k, self.ntotal)
-        most = candidates or default_candidates(k)
+        most = candidates or self._default_candidates(k)
         return self._batch(prepared, list_nos, distances, most).top_k(k)
 
     def sketch_lists(
@@ -272,7 +275,7 @@ class Index:
 
     def candidates_kept(self, k: int) -> int:
         """Candidates that a search of the k nearest keeps for a query, in its first stage."""
-        return candidates_kept(k, default_candidates(k), self.ntotal)
+        return candidates_kept(k, self._default_candidates(k), self.ntotal)
 
     def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
         """The second of two stages alone: distances of queries to finer codes, and ids.
@@ -394,26 +397,34 @@ class Index:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
+    def _default_candidates(self, k: int) -> int:
+        return default_candidates(k, self._opened.model.codec.sketch_bits)
+
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         # What each thread keeps of a query; that of all threads side by side, and sorted.
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
-        if self._two_stages is not None:
-            row_bytes += 100 * max(k, candidates or default_candidates(k))
+        if self.two_stages:
+            row_bytes += 100 * max(k, candidates or self._default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
     def effort(
         self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
-        radius: float | None = None,
+        radius: float | None = None, candidates: int | None = None,
     ) -> Effort:  # fmt: skip
         """The effort that nprobe or recall asks for: of the k nearest, or within a radius.
 
         Raises
         ------
         InvalidArgument
-            Both given; out of range; or the index is not calibrated, or not for this.
+            Both given; out of range; the index is not calibrated, or not for this; or
+            candidates where codes have one stage.
         """
+        if candidates is not None:
+            check_candidates(candidates, two_stages=self.two_stages)
+            effort = self.effort(nprobe, recall, k=k, radius=radius)
+            return replace(effort, candidates=candidates)
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         if nprobe is not None:

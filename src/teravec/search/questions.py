@@ -77,12 +77,14 @@ class TopK:
 
     def batch_rows(self, index: Index) -> int:
         """Most queries that one batch may have."""
-        return index.batch_rows(self.effort.nprobe, self.k + self.exclude_self)
+        k = self.k + self.exclude_self
+        return index.batch_rows(self.effort.nprobe, k, self.effort.candidates)
 
     def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
         """Results of queries [start, stop)."""
         wanted = index.nearest_lists(source.read(start, stop), self.effort)
-        distances, ids = index.search_lists(*wanted, self.k + self.exclude_self)
+        k = self.k + self.exclude_self
+        distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
         if self.exclude_self:
             keep = _others(ids, source.read_ids(start, stop))
             distances = distances[keep].reshape(-1, self.k)

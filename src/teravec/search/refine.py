@@ -16,6 +16,7 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import best_k, candidates_kept, chosen
+from teravec.search.fine_cache import FineCache, rows_of
 from teravec.search.pages import PageReader
 from teravec.search.stats import SearchStats
 from teravec.storage.listfile import ID_BYTES
@@ -40,16 +41,23 @@ class Refiner:
         Reads files.
     run_bytes : int
         Memory of a run of candidates; up to ``threads + 1`` runs are in memory.
+    cache_bytes : int
+        For pages that were read; none is kept with 0.
     threads : int
     """
 
     def __init__(
-        self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, threads: int
-    ) -> None:
+        self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, cache_bytes: int,
+        threads: int,
+    ) -> None:  # fmt: skip
         self._index, self._threads = index, threads
+        npages = np.array([file.header.npages for file in index.fine], np.int64)
+        self._first_pages: Int64 = np.cumsum(npages) - npages  # page numbers go through all files
+        page_bytes = index.fine[0].header.page_bytes
+        self._cache = FineCache(int(npages.sum()), page_bytes, cache_bytes)
         self._pages = PageReader(index, ranges)
         self._ivf = index.model.empty_ivf()
-        pair_bytes = self._pages.page_bytes + 12 * index.model.description.d_index
+        pair_bytes = self._pages.most_bytes + page_bytes + 12 * index.model.description.d_index
         self._run = max(1, run_bytes // pair_bytes)
 
     def distances(
@@ -101,17 +109,28 @@ class Refiner:
         list_nos, file_nos, rows = self._file_rows(places)
         header = self._index.fine[0].header
         pages, slots = np.divmod(rows, header.page_rows)
-        fresh = np.append(True, (np.diff(file_nos) != 0) | (np.diff(pages) != 0))
-        read = self._pages.read(file_nos[fresh], pages[fresh], stats)
-        held = read[:, : header.page_rows * header.row_size]
-        held = held.reshape(len(read), header.page_rows, header.row_size)
-        wanted = held[np.cumsum(fresh) - 1, slots]
+        at = slots * header.row_size
+        numbers = self._first_pages[file_nos] + pages
+        wanted, kept = self._cache.rows(numbers, at, header.row_size)
+        if not kept.all():
+            new = ~kept
+            wanted[new] = self._read(file_nos[new], pages[new], numbers[new], at[new], stats)
         ids = np.ascontiguousarray(wanted[:, -ID_BYTES:]).view("<i8")[:, 0]
         vectors, mine = decode(self._ivf, wanted[:, :-ID_BYTES], list_nos), queries[owners]
         if self._index.model.metric.larger_is_closer:
             return np.einsum("ij,ij->i", vectors, mine), ids
         vectors -= mine
         return np.einsum("ij,ij->i", vectors, vectors), ids
+
+    def _read(
+        self, file_nos: Int64, pages: Int64, numbers: Int64, at: Int64, stats: SearchStats
+    ) -> npt.NDArray[np.uint8]:
+        """Rows that the cache does not have; ``numbers`` ascend."""
+        fresh = np.diff(numbers, prepend=-1) != 0
+        read, places = self._pages.read(file_nos[fresh], pages[fresh], stats)
+        self._cache.keep(numbers[fresh], read, places)
+        row_size = self._index.fine[0].header.row_size
+        return rows_of(read, places[np.cumsum(fresh) - 1], at, row_size)
 
     def _file_rows(self, places: Int64) -> tuple[Int64, Int64, Int64]:
         """List, number of the slice's file and row in that file, of each place."""
@@ -133,12 +152,14 @@ class TwoStages:
 
     @classmethod
     def of(
-        cls, index: OpenedIndex, ranges: RangeReader, memory_bytes: int, threads: int
-    ) -> TwoStages:
-        """The two stages of an index; ``memory_bytes`` are for refining."""
+        cls, index: OpenedIndex, ranges: RangeReader, memory_bytes: int, cache_bytes: int,
+        threads: int,
+    ) -> TwoStages:  # fmt: skip
+        """The two stages of an index; ``memory_bytes`` are for refining, beside its cache."""
         model = index.model
         scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
-        return cls(scanner, Refiner(index, ranges, memory_bytes // (threads + 1), threads))
+        run_bytes = memory_bytes // (threads + 1)
+        return cls(scanner, Refiner(index, ranges, run_bytes, cache_bytes, threads))
 
 
 @dataclass(frozen=True)
@@ -188,7 +209,7 @@ class TwoStageBatch(Batch):
 
     def sketched(self, capacity: int) -> Candidates:
         """The first stage alone: candidates of each query, ``capacity`` at most."""
-        candidates = Candidates(len(self._queries), capacity)
+        candidates = Candidates.none(len(self._queries), capacity)
         for lists in self._chunks():
             started = time.perf_counter()
             pairs = self._pairs.of_lists(lists.list_nos)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
 
-__all__ = ["checked_k", "checked_queries", "checked_radius"]
+__all__ = ["check_candidates", "checked_k", "checked_queries", "checked_radius"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -30,6 +30,14 @@ def checked_k(k: int, ntotal: int) -> int:
     if not 1 <= k <= ntotal:
         raise InvalidArgument(f"k is {k}; 1 to {ntotal:,} (ntotal) expected")
     return k
+
+
+def check_candidates(candidates: int, *, two_stages: bool) -> None:
+    """Raise InvalidArgument unless an index can refine so many vectors a query."""
+    if not two_stages:
+        raise InvalidArgument(f"candidates {candidates} given; the index has codes of one stage")
+    if candidates < 1:
+        raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
 
 
 def checked_radius(radius: float) -> float:

@@ -45,7 +45,7 @@ def check_candidates(answer: Answer, nq: int, most: int, list_nos: Int64) -> Non
 
 def put_together(parts: Sequence[Part], nq: int, capacity: int) -> Candidates:
     """The candidates that one scan of all the parts' lists would have kept."""
-    candidates = Candidates(nq, capacity)
+    candidates = Candidates.none(nq, capacity)
     if not parts:
         return candidates
     owner = np.concatenate([np.repeat(part.rows, part.answer.counts) for part in parts])

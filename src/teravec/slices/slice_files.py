@@ -19,7 +19,13 @@ from teravec.storage.listfile import (
     ListFileWriter,
     verify_lists,
 )
-from teravec.storage.rowfile import RowFile, RowFileHeader, RowFileWriter, verify_rows
+from teravec.storage.rowfile import (
+    RowFile,
+    RowFileHeader,
+    RowFileWriter,
+    page_bytes_for,
+    verify_rows,
+)
 
 __all__ = ["SealedRows", "SealedSlice", "SliceFiles"]
 
@@ -83,7 +89,9 @@ class SliceFiles:
     @property
     def _fine_header(self) -> RowFileHeader:
         row_size = self.code_size - self.sketch_size + ID_BYTES
-        return RowFileHeader(row_size, *self.lists, self.ntotal, self.model_tag)
+        return RowFileHeader(
+            row_size, page_bytes_for(row_size), *self.lists, self.ntotal, self.model_tag
+        )
 
     def are_sealed(self) -> bool:
         """Whether the files are there and are what is wanted, checked to their last bytes.

@@ -29,9 +29,10 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.threads import ordered_map
-from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
-from teravec.storage.files import byte_view, open_to_read, read_exactly, read_into, write_all
+from teravec.errors import CorruptFile, ForeignFile
+from teravec.storage.files import byte_view, read_exactly, read_into, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
+from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
 __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_lists"]
 
@@ -102,27 +103,17 @@ class ListFileHeader:
 
     def pack(self) -> bytes:
         """The header's 128 bytes; the last 8 are the checksum of the others."""
-        fields = (
-            MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
+        return pack_header(
+            _HEADER, MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
             self.row_start, self.row_stop, self.ntotal, self.model,
         )  # fmt: skip
-        data = _HEADER.pack(*fields, 0)
-        return _HEADER.pack(*fields, xxhash.xxh3_64_intdigest(data[:-8]))
 
     @classmethod
-    def unpack(cls, data: bytes | bytearray, path: Path) -> ListFileHeader:
+    def unpack(cls, data: bytes, path: Path) -> ListFileHeader:
         """Read and check a header; ``path`` is for the error's message."""
-        magic, version, *fields, checksum = _HEADER.unpack(data)
-        if magic != MAGIC:
-            raise CorruptFile(f"{path}: begins with {magic!r}, a list file with {MAGIC!r}")
-        found = xxhash.xxh3_64_intdigest(data[:-8])
-        if found != checksum:
-            raise CorruptFile(f"{path}: header has checksum {found:016x}, {checksum:016x} expected")
-        if version != FORMAT_VERSION:
-            raise IncompatibleVersion(
-                f"{path}: format version {version}, version {FORMAT_VERSION} expected"
-            )
-        return cls(*fields)
+        return cls(*unpack_header(
+            _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="list file"
+        ))  # fmt: skip
 
 
 class _Checksums:
@@ -230,7 +221,7 @@ class ListFileWriter:
         return seal.hexdigest()
 
 
-class ListFile:
+class ListFile(SealedFile):
     """A sealed list file, open for reading at random places.
 
     Opening reads header, directory, footer and the table's part for ``lists``, and checks them
@@ -257,29 +248,16 @@ class ListFile:
     """
 
     def __init__(self, path: Path, *, lists: tuple[int, int] | None = None) -> None:
-        self.path = path
-        self.fd = open_to_read(path)
-        try:
+        super().__init__(path)
+        with self._closed_on_error():
             self._open(lists)
-        except BaseException:
-            self.close()
-            raise
 
     def _open(self, lists: tuple[int, int] | None) -> None:
         path = self.path
-        with storage_errors(path, "read"):
-            found_size = os.fstat(self.fd).st_size
-        if found_size < _HEADER.size + _FOOTER.size:
-            raise CorruptFile(f"{path}: {found_size:,} bytes found, too few for a list file")
-        head = read_exactly(self.fd, _HEADER.size, 0, path)
-        self.header = ListFileHeader.unpack(head, path)
-        if found_size != self.header.file_size:
-            raise CorruptFile(
-                f"{path}: {found_size:,} bytes found, {self.header.file_size:,} expected"
-            )
-        header, seal = self.header, xxhash.xxh3_64(bytes(head))
+        head = self._read_header(_HEADER.size, _HEADER.size + _FOOTER.size, "list file")
+        header = self.header = ListFileHeader.unpack(head, path)
+        footer, seal = self._read_footer(_FOOTER.size, header.file_size), xxhash.xxh3_64(head)
         reader = TableReader(self.fd, path, header.table_offset, header.nlist, header.ntotal, seal)
-        footer = read_exactly(self.fd, _FOOTER.size, found_size - _FOOTER.size, path)
         if footer != _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC):
             raise CorruptFile(f"{path}: header and directory do not match the footer's seal")
         self.seal = seal.hexdigest()
@@ -288,18 +266,6 @@ class ListFile:
         self.sizes, self.code_checksums = table.sizes, table.code_checksums
         self.id_checksums = table.id_checksums
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]) + table.row
-
-    def close(self) -> None:
-        """Close the descriptor; the object is of no use afterwards."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def __enter__(self) -> ListFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def code_offset(self, row: IntOrArray) -> IntOrArray:
         """Byte of the file at which the code of a row begins."""
