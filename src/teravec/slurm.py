@@ -63,15 +63,26 @@ on_node() {{ srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" --kill-on-bad-e
 HEAD_IP=$(on_node "${{HOSTS[0]}}" hostname -I | tr ' ' '\\n' | head -n 1)
 ADDRESS="$HEAD_IP:$PORT"
 
+# In the background, and again where it ends: a busy machine's Ray may not be up within the half
+# minute that it gives itself, and a machine that lost its Ray comes back.
 ray_start() {{
-    local host=$1
+    local host=$1 step= attempt
     shift
-    on_node "$host" "$PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats \\
-        --num-cpus="$((${{SLURM_CPUS_ON_NODE:-1}}))"{ray_arguments} "$@" > /dev/null &
-    STEPS+=($!)
+    trap 'kill -TERM $step 2> /dev/null || true; wait; exit 143' TERM
+    for attempt in 1 2 3; do
+        on_node "$host" "$PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats \\
+            --num-cpus="$((${{SLURM_CPUS_ON_NODE:-1}}))"{ray_arguments} "$@" > /dev/null &
+        step=$!
+        if wait "$step"; then
+            return
+        fi
+        echo "teravec: Ray on $host ended, attempt $attempt of 3" >&2
+    done
+    return 1
 }}
 ray_start "${{HOSTS[0]}}" --head --node-ip-address="$HEAD_IP" --port="$PORT" \\
-    --include-dashboard=false
+    --include-dashboard=false &
+STEPS+=($!)
 
 # The head must answer before the others come, and all of them before the build begins.
 wait_for() {{
@@ -97,7 +108,8 @@ END
 }}
 wait_for 1
 for host in "${{HOSTS[@]:1}}"; do
-    ray_start "$host" --address="$ADDRESS"
+    ray_start "$host" --address="$ADDRESS" &
+    STEPS+=($!)
 done
 wait_for "$NODES"
 
