@@ -61,7 +61,7 @@ def of_job(job: str) -> list[str]:
 
 
 def check_nothing_left(job: str) -> None:
-    wait_until(lambda: not of_job(job), 60, f"left behind: {of_job(job)}")
+    wait_until(lambda: not of_job(job), 60, lambda: f"left behind: {of_job(job)}")
 
 
 def log_of(folder: Path, job: str) -> str:
@@ -90,7 +90,7 @@ def test_a_cancelled_job_leaves_nothing_and_continues(slurm: Slurm, folder: Path
     build = ("build", "x.npy", "--out", "index", "--nlist", "256", "--niter", "60", "--shards", "4")
     job = submitted(*build)
     checkpoint = folder / "index/training/kmeans.json"
-    wait_until(checkpoint.exists, 200, f"no checkpoint: {log_of(folder, job)}")
+    wait_until(checkpoint.exists, 300, lambda: f"no checkpoint: {log_of(folder, job)}")
     subprocess.run(["scancel", "--signal=TERM", "--batch", job], check=True)
     assert slurm.finished(job) == "FAILED", log_of(folder, job)
     check_nothing_left(job)
