@@ -9,12 +9,12 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["read_range", "read_rows", "spans"]
+__all__ = ["GAP_BYTES", "read_range", "read_rows", "spans"]
 
 _CHUNK_BYTES = 2 << 20
 """Bytes of float32 filled at a time, checked while they are still in the processor's cache."""
 
-_GAP_BYTES = 64 << 10
+GAP_BYTES = 64 << 10
 """Rows this close are read together: about what a disk streams in the time of one more read."""
 
 _SPAN_BYTES = 2 << 20
@@ -75,7 +75,7 @@ def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
         Places [begin, end) in ``rows``.
     """
     window = rows // max(1, _SPAN_BYTES // row_bytes)
-    apart = np.diff(rows) > max(1, _GAP_BYTES // row_bytes)
+    apart = np.diff(rows) > max(1, GAP_BYTES // row_bytes)
     cuts = np.flatnonzero(apart | (np.diff(window) > 0)) + 1
     ends = [*cuts.tolist(), len(rows)]
     return zip([0, *ends[:-1]], ends, strict=True)

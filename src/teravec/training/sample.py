@@ -12,7 +12,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.engine import Engine, Steps
-from teravec.engines.threads import ahead
+from teravec.engines.threads import ahead, ordered_map
 from teravec.errors import ForeignFile, storage_errors
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
@@ -24,12 +24,11 @@ from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
 
-__all__ = ["DRAW_BYTES", "Sample", "draw_sample", "rows_left_out", "sample_parts"]
+__all__ = ["Sample", "draw_bytes", "draw_sample", "rows_left_out", "sample_parts"]
 
 Float32 = npt.NDArray[np.float32]
 
-_PIECE_BYTES = 8 << 20  # of float32 vectors taken from the source at a time
-DRAW_BYTES = 5 * _PIECE_BYTES  # memory: three pieces in flight, and what a source reads them by
+_PIECE_BYTES = 4 << 20  # of float32 vectors taken from the source at a time
 _PART_BYTES = 64 << 20  # of a part, at least: enough parts for a few workers, of a small sample
 _MOST_PARTS = 1024
 _VERSION = 2  # 1 had one part, of rows drawn in another way
@@ -102,6 +101,11 @@ def sample_parts(n: int, d: int) -> int:
     return min(n, _MOST_PARTS, max(1, 4 * n * d // _PART_BYTES))
 
 
+def draw_bytes(threads: int) -> int:
+    """Memory of a worker that draws: pieces in flight, their copies, what a source reads them by."""
+    return 3 * (threads + 1) * _PIECE_BYTES
+
+
 def draw_sample(
     source: Source, plan: TrainPlan, directory: Path, progress: Progress, engine: Engine
 ) -> Sample:
@@ -118,13 +122,13 @@ def draw_sample(
     CorruptFile
         A sealed part has changed.
     """
-    require(DRAW_BYTES, engine.memory_bytes, "drawing the sample")
+    require(draw_bytes(engine.threads), engine.memory_bytes, "drawing the sample")
     sample = Sample(
         directory / "sample.f32", plan.sample, plan.d, sample_parts(plan.sample, plan.d)
     )
     maker = _DrawerMaker(
         source.opened_by, sample, SampleRows(plan.ntotal, plan.sample, plan.seed),
-        plan.metric is Metric.COSINE,
+        plan.metric is Metric.COSINE, engine.threads,
     )  # fmt: skip
     with progress.stage("sample", plan.sample, "vectors") as bar:
         for _ in engine.run(maker, _draw_part, range(sample.parts), bar):
@@ -151,6 +155,7 @@ class _DrawerMaker:
     sample: Sample
     rows: SampleRows
     normalizes: bool
+    threads: int
 
     def make(self) -> _Drawer:
         """Nothing is opened yet."""
@@ -170,13 +175,16 @@ class _Drawer:
 
     def pieces(self, start: int, stop: int) -> Iterator[Float32]:
         """The sample's rows [start, stop), some at a time, read from the source."""
-        return ahead(self._pieces(start, stop))
-
-    def _pieces(self, start: int, stop: int) -> Iterator[Float32]:
         each = max(1, _PIECE_BYTES // (4 * self.sample.d))
-        for row in range(start, stop, each):
+        # Rows are far apart in a large source, and a disk answers several reads at once; what
+        # has to be decoded from its beginning is best read by one.
+        threads = 1 if self._source.is_decoded else self._maker.threads
+
+        def take(row: int) -> Float32:
             vectors = self._source.take(self._maker.rows.rows(row, min(stop, row + each)))
-            yield normalized(vectors) if self._maker.normalizes else vectors
+            return normalized(vectors) if self._maker.normalizes else vectors
+
+        return ordered_map(take, range(start, stop, each), threads=threads)
 
 
 def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:
