@@ -102,7 +102,7 @@ def sample_parts(n: int, d: int) -> int:
 
 
 def draw_bytes(threads: int) -> int:
-    """Memory of a worker that draws: pieces in flight, their copies, what a source reads them by."""
+    """Memory of a worker that draws: pieces in flight, their copies, a source's buffers."""
     return 3 * (threads + 1) * _PIECE_BYTES
 
 
