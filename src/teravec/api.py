@@ -56,8 +56,11 @@ def resources(
     memory_bytes = default_memory() if memory is None else parse_bytes(memory)
     if memory_bytes < 1 or (threads is not None and threads < 1):
         raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
-    opened = open_engine(engine or EngineOptions(), threads, memory_bytes)
-    return Resources(memory_bytes, threads or 0, progress or NoProgress(), opened)
+    engine = engine or EngineOptions()
+    opened = open_engine(engine, threads, memory_bytes)
+    # What this process does alone, it does while the workers beside it wait: on their threads.
+    here = engine.workers or 1 if engine.address is None else 1
+    return Resources(memory_bytes, (threads or 0) * here, progress or NoProgress(), opened)
 
 
 def build(
