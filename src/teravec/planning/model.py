@@ -126,7 +126,10 @@ class _Model:
     # ------------------------------------------------------------------ train
 
     def sample(self) -> Stage:
-        """Each machine draws parts; near rows are read together, far ones by a read each."""
+        """Each machine draws parts; one then reads all of them for a PCA.
+
+        Near rows are read together, far ones by a read each.
+        """
         work, speed, train = self.work, self.speed, self.work.train
         row = train.d * work.item_bytes
         machines = min(self._machines, sample_parts(train.sample, train.d))
@@ -135,16 +138,20 @@ class _Model:
         read = work.source_bytes if together else train.sample * (row + _PAGE_BYTES)
         written = 4 * train.sample * train.d
         latency_s = 0.0 if together else train.sample * speed.read_latency_s
+        again = written if train.transform.name.startswith("pca") else 0
+        covariance_s = 4 * again / 4 * train.d / speed.flops  # in float64, on one thread
         parts = {
             "disk read": read / machines / speed.read_bytes,
             "disk latency": latency_s / machines / self.cluster.threads,
             "disk write": written / machines / speed.write_bytes + 2 * speed.sync_s,
             "memory": 3 * written / machines / speed.move_bytes,
+            "one thread": max(covariance_s, again / speed.read_bytes),
         }
         reading = max(parts["disk read"], parts["disk latency"])
         return Stage(
-            "sample", max(reading, parts["disk write"]) + parts["memory"], parts,
-            read, written, 0, draw_bytes(self.cluster.threads), written, machines,
+            "sample",
+            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"], parts,
+            read + again, written, 0, draw_bytes(self.cluster.threads), written, machines,
         )  # fmt: skip
 
     def kmeans(self) -> Stage:
