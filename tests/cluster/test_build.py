@@ -27,6 +27,7 @@ from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training import distributed as distributed_module
+from teravec.training import moments as moments_module
 from teravec.training import sample as sample_module
 from teravec.training import splitting as splitting_module
 from teravec.training import training_set as set_module
@@ -49,6 +50,7 @@ def small_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample_module, "_PART_BYTES", 4 * 32 * 3000)
         patch.setattr(splitting_module, "_TASK_ROWS", 1700)
+        patch.setattr(moments_module, "_TASK_BLOCKS", 2)
         patch.setattr(set_module, "BLOCK_BYTES", 4 * 32 * 1000)
         patch.setattr(distributed_module, "_PIECE_BYTES", 16 << 10)
         patch.setattr(distributed_module, "_SMALLEST_PIECE_BYTES", 4 << 10)
@@ -169,7 +171,7 @@ def test_interrupted_build_goes_on_anywhere(case: Case, engine: RayEngine, tmp_p
     assert found == case.files
 
 
-@pytest.mark.parametrize("stage", ["count lists", "split lists"])
+@pytest.mark.parametrize("stage", ["pca", "count lists", "split lists"])
 def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Path) -> None:
     """And a worker that is lost meanwhile changes nothing; nor does calibrating on workers."""
     vectors = clustered(20_000, 32)
@@ -179,7 +181,9 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
     for name, resources in (("local", Resources(MEMORY, 2)), ("ray", on(engine, harm))):
         building.build_index(
             source, tmp_path / name, layout=LayoutOptions(2, 2), keep_shards=False,
-            options=TrainOptions(300, sample=15_000, niter=2, max_list_bytes=4000),
+            options=TrainOptions(
+                300, transform="pca31", sample=15_000, niter=2, max_list_bytes=4000
+            ),
             resources=resources,
         )  # fmt: skip
     assert harm.harmed

@@ -122,7 +122,7 @@ def test_far_rows_of_the_sample_are_read_one_by_one() -> None:
     written = 640_000_000 * 4 * 144
     assert stage.written_bytes == written
     assert stage.read_bytes == 640_000_000 * (4 * 144 + 4096) + written  # again, for the PCA
-    assert stage.limit == "one thread"
+    assert stage.limit == "disk latency"
     assert stage.seconds >= 640_000_000 * SPEEDS.read_latency_s / (200 * 20)
     assert stage.machines == 200
     assert planned(near).stage("sample").read_bytes == near.source_bytes

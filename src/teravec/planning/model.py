@@ -126,7 +126,7 @@ class _Model:
     # ------------------------------------------------------------------ train
 
     def sample(self) -> Stage:
-        """Each machine draws parts; one then reads all of them for a PCA.
+        """Each machine draws parts, and reads them again for a PCA.
 
         Near rows are read together, far ones by a read each.
         """
@@ -139,13 +139,13 @@ class _Model:
         written = 4 * train.sample * train.d
         latency_s = 0.0 if together else train.sample * speed.read_latency_s
         again = written if train.transform.name.startswith("pca") else 0
-        covariance_s = 4 * again / 4 * train.d / speed.flops  # in float64, on one thread
+        covariance_s = 4 * again / 4 * train.d / speed.flops / machines  # float64, on one thread
         parts = {
             "disk read": read / machines / speed.read_bytes,
             "disk latency": latency_s / machines / self.cluster.threads,
             "disk write": written / machines / speed.write_bytes + 2 * speed.sync_s,
             "memory": 3 * written / machines / speed.move_bytes,
-            "one thread": max(covariance_s, again / speed.read_bytes),
+            "one thread": max(covariance_s, again / machines / speed.read_bytes),
         }
         reading = max(parts["disk read"], parts["disk latency"])
         return Stage(

@@ -66,10 +66,10 @@ class Sample:
         """Rows [start, stop), float32 of shape (stop - start, d)."""
         return self.take(np.arange(start, stop, dtype=np.int64))
 
-    def blocks(self, rows: int) -> Iterator[Float32]:
-        """All rows, in order, in blocks of ``rows``, read one block ahead."""
-        starts = range(0, self.n, rows)
-        return ahead(self.read(start, min(self.n, start + rows)) for start in starts)
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
+        """Rows [start, stop), or all, in order, in blocks of ``rows``, read one block ahead."""
+        end = self.n if stop is None else stop
+        return ahead(self.read(row, min(end, row + rows)) for row in range(start, end, rows))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
         """The given rows, ascending, float32 of shape (len(rows), d); near ones read together."""

@@ -27,6 +27,7 @@ from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import KMeansOptions, kmeans
 from teravec.training.model import ModelDescription
+from teravec.training.moments import sample_moments
 from teravec.training.options import TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.sample import draw_sample, rows_left_out
@@ -60,9 +61,9 @@ def train(
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
-    sealed, so that a rerun continues where a killed run stood. Drawing the sample, k-means and
-    splitting run on the engine, in this process where none is given. The codec is trained on a
-    fixed number of vectors, and always here.
+    sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
+    of a PCA, k-means and splitting run on the engine, in this process where none is given. The
+    codec is trained on a fixed number of vectors, and always here.
 
     Raises
     ------
@@ -78,9 +79,9 @@ def train(
     engine = engine or LocalEngine(threads, memory_bytes)
     make_directory(paths.training)
     sample = draw_sample(source, plan, paths.training, progress, engine)
-    untransformed = TrainingSet(sample, Transform.unpacked(None), plan.d)
+    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
     transform = train_transform(
-        plan.transform, plan.d, untransformed.blocks,
+        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
         centered=plan.metric is Metric.L2, seed=plan.seed,
     )  # fmt: skip
     vectors = TrainingSet(sample, transform, plan.d_index)
