@@ -8,6 +8,7 @@ FOLDER takes the data and the indexes. Every Ray is a local one, started for the
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import statistics
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,15 +114,18 @@ def bench_scaling(folder: Path) -> str:
     """Seconds of an iteration with one and with two workers of one thread."""
     n, nlist = SCALING
     vectors = training_set(folder, n)
-    one, two = (statistics.median(iterate(vectors, nlist, w).seconds) for w in (1, 2))
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for workers in (1, 2, 2, 1):  # so that a steady drift of the machine falls on both alike
+        seconds[workers] += iterate(vectors, nlist, workers).seconds
+    one, two = statistics.median(seconds[1]), statistics.median(seconds[2])
     return f"k-means, {n:,} x {D}, nlist {nlist:,}, workers of one thread:\n\n" + measure.table(
-        ["workers", "s an iteration (median of 3)", "times one worker"],
+        ["workers", f"s an iteration (median of {2 * ITERATIONS})", "times one worker"],
         [[1, f"{one:.2f}", "1.00"], [2, f"{two:.2f}", f"{one / two:.2f}"]],
     )
 
 
 def bench_build(folder: Path) -> str:
-    """A whole build, as a command, in process and on Ray."""
+    """A whole build, as a command, in process and on Ray; and the memory of its processes."""
     source = data.synthetic(folder, SET).base
     engines = {
         "in process, 2 threads": ["--threads", "2"],
@@ -128,24 +133,37 @@ def bench_build(folder: Path) -> str:
         "Ray, 2 workers of 1 thread": ["--engine", "ray", "--workers", "2", "--threads", "1"],
     }
     seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(2):
-        for name, options in engines.items():
+    peaks: dict[str, str] = {}
+    for round_no in range(3):
+        for name in list(engines)[:: -1 if round_no % 2 else 1]:
             out = folder / "index"
             shutil.rmtree(out, ignore_errors=True)
             command = [sys.executable, "-m", "teravec", "build", str(source), "--out", str(out),
-                       "--codec", "sq8", "--memory", "4GiB", "-q", *options]  # fmt: skip
+                       "--codec", "sq8", "--memory", "4GiB", "--json", *engines[name]]  # fmt: skip
             started = time.perf_counter()
-            measure.run_child(command)
+            done = measure.run_child(command)
             seconds[name].append(time.perf_counter() - started)
+            peaks[name] = _peaks(json.loads(done.stdout))
             shutil.rmtree(out)
-    base = statistics.median(seconds["in process, 2 threads"])
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    base = medians["in process, 2 threads"]
     rows = [
-        [name, f"{statistics.median(found):.1f}", f"{statistics.median(found) / base:.2f}"]
-        for name, found in seconds.items()
+        [name, f"{found:.1f}", f"{found / base:.2f}", peaks[name]]
+        for name, found in medians.items()
     ]
     return (
-        f"`teravec build`, {BUILD_ROWS:,} x {D}, sq8, the whole command with the start of Python "
-        "and Ray, twice each in turn:\n\n" + measure.table(["engine", "s", "of in process"], rows)
+        f"`teravec build`, {BUILD_ROWS:,} x {D}, sq8, calibrated; the whole command with the "
+        "start of Python and Ray; medians of three builds, in turn. Memory: the most that a "
+        "process had, of what it declared beside some 300 MiB for the interpreter and its "
+        "libraries; the command first, then its workers.\n\n"
+        + measure.table(["engine", "s", "of in process", "peak MiB of declared"], rows)
+    )
+
+
+def _peaks(report: dict[str, Any]) -> str:
+    processes = [report, *report.get("workers", [])]
+    return ", ".join(
+        f"{each['peak_rss_bytes'] >> 20:,} of {each['memory_bytes'] >> 20:,}" for each in processes
     )
 
 

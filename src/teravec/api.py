@@ -66,7 +66,9 @@ def resources(
         elif device.startswith("cuda"):
             chosen = replace(chosen, gpus=max(1, chosen.gpus))
     opened = open_engine(chosen, threads, memory_bytes)
-    return Resources(memory_bytes, threads or 0, progress or NoProgress(), opened, device)
+    # What this process does alone, it does while the workers beside it wait: on their threads.
+    here = chosen.workers or 1 if chosen.address is None else 1
+    return Resources(memory_bytes, (threads or 0) * here, progress or NoProgress(), opened, device)
 
 
 def build(

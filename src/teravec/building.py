@@ -249,7 +249,7 @@ def _calibrate(source: Source, paths: IndexPaths, resources: Resources) -> None:
     try:
         calibrate_index(
             paths, source, CalibrationOptions(), memory_bytes=resources.memory_bytes,
-            threads=resources.threads, progress=resources.progress,
+            threads=resources.threads, progress=resources.progress, engine=resources.engine,
         )  # fmt: skip
     except MemoryLimitTooSmall as error:
         log.warning("%s; the index is whole, but not calibrated", error)

@@ -63,15 +63,28 @@ on_node() {{ srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" --kill-on-bad-e
 HEAD_IP=$(on_node "${{HOSTS[0]}}" hostname -I | tr ' ' '\\n' | head -n 1)
 ADDRESS="$HEAD_IP:$PORT"
 
+# In the background, and again where it ends: a busy machine's Ray may not be up within the half
+# minute that it gives itself, and a machine that lost its Ray comes back. Each node has a folder
+# of its own, as nodes that start at once on one host take each other's sockets.
 ray_start() {{
-    local host=$1
-    shift
-    on_node "$host" "$PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats \\
-        --num-cpus="$((${{SLURM_CPUS_ON_NODE:-1}}))"{ray_arguments} "$@" > /dev/null &
-    STEPS+=($!)
+    local host=$1 number=$2 step= attempt
+    shift 2
+    trap 'kill -TERM $step 2> /dev/null || true; wait; exit 143' TERM
+    for attempt in 1 2 3; do
+        on_node "$host" "$PYTHON" -m ray.scripts.scripts start --block --disable-usage-stats \\
+            --temp-dir="/tmp/ray/$SLURM_JOB_ID-$number" \\
+            --num-cpus="$((${{SLURM_CPUS_ON_NODE:-1}}))"{ray_arguments} "$@" > /dev/null &
+        step=$!
+        if wait "$step"; then
+            return
+        fi
+        echo "teravec: Ray on $host ended, attempt $attempt of 3" >&2
+    done
+    return 1
 }}
-ray_start "${{HOSTS[0]}}" --head --node-ip-address="$HEAD_IP" --port="$PORT" \\
-    --include-dashboard=false
+ray_start "${{HOSTS[0]}}" 0 --head --node-ip-address="$HEAD_IP" --port="$PORT" \\
+    --include-dashboard=false &
+STEPS+=($!)
 
 # The head must answer before the others come, and all of them before the build begins.
 wait_for() {{
@@ -96,8 +109,9 @@ sys.exit(f"teravec: {{found}} of {{wanted}} Ray nodes came within {{sys.argv[3]}
 END
 }}
 wait_for 1
-for host in "${{HOSTS[@]:1}}"; do
-    ray_start "$host" --address="$ADDRESS"
+for number in $(seq 1 $((NODES - 1))); do
+    ray_start "${{HOSTS[$number]}}" "$number" --address="$ADDRESS" &
+    STEPS+=($!)
 done
 wait_for "$NODES"
 

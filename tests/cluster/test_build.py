@@ -27,7 +27,11 @@ from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training import distributed as distributed_module
+from teravec.training import moments as moments_module
+from teravec.training import sample as sample_module
+from teravec.training import splitting as splitting_module
 from teravec.training import training_set as set_module
+from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers
@@ -42,8 +46,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def small_blocks() -> Iterator[None]:
-    """So that small data have several blocks, and several pieces, for several workers."""
+    """So that small data have several parts, blocks and pieces, for several workers."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_module, "_PART_BYTES", 4 * 32 * 3000)
+        patch.setattr(splitting_module, "_TASK_ROWS", 1700)
+        patch.setattr(moments_module, "_TASK_BLOCKS", 2)
         patch.setattr(set_module, "BLOCK_BYTES", 4 * 32 * 1000)
         patch.setattr(distributed_module, "_PIECE_BYTES", 16 << 10)
         patch.setattr(distributed_module, "_SMALLEST_PIECE_BYTES", 4 << 10)
@@ -110,7 +117,7 @@ def test_cosine(case: Case, engine: RayEngine, tmp_path: Path) -> None:
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
 
-@pytest.mark.parametrize("stage", ["k-means", "shard", "merge"])
+@pytest.mark.parametrize("stage", ["sample", "k-means", "shard", "merge"])
 def test_killed_worker(case: Case, engine: RayEngine, stage: str, tmp_path: Path) -> None:
     harm = Harmful(stage, all_workers(engine)[0])
     build(case.source, tmp_path / "i", on(engine, harm))
@@ -153,7 +160,7 @@ def test_interrupted_build_goes_on_anywhere(case: Case, engine: RayEngine, tmp_p
             raise KeyboardInterrupt
 
     out = tmp_path / "i"
-    for stage in ("k-means", "shard", "merge"):
+    for stage in ("sample", "k-means", "shard", "merge"):
         with pytest.raises(KeyboardInterrupt):
             build(case.source, out, on(engine, Interrupting(stage)))
         shutil.copytree(out, tmp_path / stage)
@@ -162,6 +169,26 @@ def test_interrupted_build_goes_on_anywhere(case: Case, engine: RayEngine, tmp_p
     build(case.source, tmp_path / "shard", Resources(MEMORY, 2))
     found = {name: data for name, data in tree(tmp_path / "shard").items() if name[-4:] != ".tmp"}
     assert found == case.files
+
+
+@pytest.mark.parametrize("stage", ["pca", "count lists", "split lists"])
+def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Path) -> None:
+    """And a worker that is lost meanwhile changes nothing; nor does calibrating on workers."""
+    vectors = clustered(20_000, 32)
+    vectors[::2] = 0.3 * clustered(10_000, 32, seed=5) + 20
+    source = write_fbin(tmp_path / "x.fbin", vectors)
+    harm = Harmful(stage, all_workers(engine)[0])
+    for name, resources in (("local", Resources(MEMORY, 2)), ("ray", on(engine, harm))):
+        building.build_index(
+            source, tmp_path / name, layout=LayoutOptions(2, 2), keep_shards=False,
+            options=TrainOptions(
+                300, transform="pca31", sample=15_000, niter=2, max_list_bytes=4000
+            ),
+            resources=resources,
+        )  # fmt: skip
+    assert harm.harmed
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+    assert ModelDescription.read(tmp_path / "ray/model").nlist > 310
 
 
 def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:

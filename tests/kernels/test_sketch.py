@@ -23,7 +23,7 @@ from teravec.kernels.sketch import (
     sketch_size,
 )
 from teravec.sources import open_source
-from teravec.training.transform import TransformKind, train_transform
+from teravec.training.transform import Moments, TransformKind, train_transform
 from tests.conftest import RealSet, clustered
 from tests.kernels.conftest import LEVELS, use
 
@@ -189,7 +189,7 @@ def test_estimates_of_real_vectors(
     source = open_source(real.base)
     d = source.d
     rotation = train_transform(
-        TransformKind.parse("rotation"), d, lambda: [], centered=False, seed=1
+        TransformKind.parse("rotation"), d, lambda: Moments.none(d), centered=False, seed=1
     )
     rows = np.concatenate([source.read(i, i + 1000) for i in range(0, 100_000, 25_000)])
     vectors = rotation.apply(rows)

@@ -69,16 +69,18 @@ class Slurm:
     def finished(self, job: str, seconds: float = 240) -> str:
         """Wait for a job's end; return its state."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
-        wait_until(lambda: self.state(job) in over, seconds, f"job {job} is {self.state(job)}")
+        wait_until(
+            lambda: self.state(job) in over, seconds, lambda: f"job {job} is {self.state(job)}"
+        )
         return self.state(job)
 
 
-def wait_until(happened: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Poll until something happened; fail the test where it does not in time."""
+def wait_until(happened: Callable[[], bool], seconds: float, otherwise: Callable[[], str]) -> None:
+    """Poll until something happened; fail the test, and say why, where it does not in time."""
     deadline = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > deadline:
-            pytest.fail(otherwise)
+            pytest.fail(otherwise())
         time.sleep(0.3)
 
 
@@ -104,14 +106,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
             "SLURM_CONF", environment["SLURM_CONF"]
         )
         stack.enter_context(_daemon(munged, folder, environment))
-        wait_until((folder / "munge.sock").exists, 10, "munged did not start")
+        wait_until((folder / "munge.sock").exists, 10, lambda: "munged did not start")
         stack.enter_context(_daemon(["slurmctld", "-D"], folder, environment))
         for i in range(NODES):
             stack.enter_context(_daemon(["slurmd", "-D", "-N", f"n{i}"], folder, environment))
-        wait_until(_all_idle, 60, "the nodes did not become idle")
+        wait_until(_all_idle, 60, lambda: "the nodes did not become idle")
         yield Slurm(folder)
         subprocess.run(["scancel", "--me"], check=False)
-        wait_until(_all_idle, 60, "the nodes did not become idle again")
+        wait_until(_all_idle, 60, lambda: "the nodes did not become idle again")
 
 
 def _configuration(folder: Path) -> str:

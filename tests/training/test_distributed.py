@@ -18,7 +18,7 @@ from teravec.training import training_set as set_module
 from teravec.training.distributed import distributed_passes, part_bytes
 from teravec.training.kmeans import KMeansOptions, KMeansState, kmeans
 from teravec.training.sums import Sums
-from teravec.training.transform import TransformKind, train_transform
+from teravec.training.transform import Moments, TransformKind, train_transform
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
 from tests.training.sets import StopAfter, Stopped, training_set
@@ -130,7 +130,7 @@ def test_a_part_beyond_memory_is_read_again(tmp_path: Path) -> None:
 def test_transformed_sample(tmp_path: Path) -> None:
     x = vectors("clustered", False)
     rotation = train_transform(
-        TransformKind.parse("rotation"), 12, lambda: iter(()), centered=True, seed=1
+        TransformKind.parse("rotation"), 12, lambda: Moments.none(12), centered=True, seed=1
     )
     states = [
         kmeans(training_set(tmp_path / name, x, rotation), OPTIONS, tmp_path / name,

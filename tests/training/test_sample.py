@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from teravec.engines.local import LocalEngine
 from teravec.errors import CorruptFile, ForeignFile
 from teravec.progress import NoProgress
 from teravec.sources import Source, open_source
@@ -37,7 +38,8 @@ def plan(**options: Any) -> TrainPlan:
 
 def draw(source: Source, directory: Path, **options: Any) -> np.ndarray:
     directory.mkdir(exist_ok=True)
-    sample = draw_sample(source, plan(**options), directory, NoProgress())
+    engine = LocalEngine(2, 1 << 30)
+    sample = draw_sample(source, plan(**options), directory, NoProgress(), engine)
     return sample.read(0, sample.n)
 
 
@@ -53,7 +55,7 @@ def test_sample_is_uniform_over_a_sorted_source(source: Source, tmp_path: Path) 
 
 def test_seed_decides(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = draw(source, tmp_path / "a", seed=1)
-    monkeypatch.setattr(sample_module, "_DRAW_BYTES", 1000)
+    monkeypatch.setattr(sample_module, "_PIECE_BYTES", 1000)
     again = draw(source, tmp_path / "b", seed=1)
     other = draw(source, tmp_path / "c", seed=2)
     assert again.tobytes() == first.tobytes()
@@ -74,16 +76,68 @@ def test_cosine_samples_are_of_unit_length(source: Source, tmp_path: Path) -> No
     )
 
 
-class Untouchable:
-    """A source that must not be read."""
+def unread(_: Source, rows: np.ndarray) -> np.ndarray:
+    pytest.fail(f"{len(rows)} rows of the source were read")
 
 
-def test_drawn_sample_is_found_again(source: Source, tmp_path: Path) -> None:
+def test_drawn_sample_is_found_again(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = draw(source, tmp_path)
-    unread: Any = Untouchable()
-    assert draw(unread, tmp_path).tobytes() == first.tobytes()
+    monkeypatch.setattr(Source, "take", unread)
+    assert draw(source, tmp_path).tobytes() == first.tobytes()
     with pytest.raises(ForeignFile, match="2,000 x 3 found, 1,999 x 3 expected"):
-        draw(unread, tmp_path, sample=1999)
+        draw(source, tmp_path, sample=1999)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven parts, of 285 or 286 rows."""
+    monkeypatch.setattr(sample_module, "_PART_BYTES", 3400)
+
+
+def test_parts_are_one_sample(source: Source, tmp_path: Path, small_parts: None) -> None:
+    parts = draw(source, tmp_path / "parts")
+    assert len(list((tmp_path / "parts").glob("sample-*.f32"))) == 7
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_module, "_PART_BYTES", 1 << 20)
+        whole = draw(source, tmp_path / "whole")
+    assert (tmp_path / "whole/sample.f32").read_bytes() == parts.tobytes() == whole.tobytes()
+    sample = Sample(tmp_path / "parts/sample.f32", 2000, 3, 7)
+    assert np.concatenate(list(sample.blocks(111))).tobytes() == parts.tobytes()
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 50, 1999):
+        rows = np.sort(rng.choice(2000, count, replace=False))
+        assert sample.take(rows).tobytes() == parts[rows].tobytes()
+    for start, stop in ((0, 0), (285, 286), (284, 900), (1999, 2000)):
+        assert sample.read(start, stop).tobytes() == parts[start:stop].tobytes()
+
+
+def test_missing_parts_alone_are_drawn(
+    source: Source, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, take = draw(source, tmp_path), Source.take
+    for name in ("sample-00003.json", "sample-00005.json", "sample-00005.f32"):
+        (tmp_path / name).unlink()
+    taken: list[int] = []
+
+    def counted(source: Source, rows: np.ndarray) -> np.ndarray:
+        taken.append(len(rows))
+        return take(source, rows)
+
+    monkeypatch.setattr(Source, "take", counted)
+    assert draw(source, tmp_path).tobytes() == first.tobytes()
+    assert sum(taken) == 285 + 286
+
+
+def test_a_damaged_part_is_corrupt(source: Source, tmp_path: Path, small_parts: None) -> None:
+    draw(source, tmp_path)
+    path = tmp_path / "sample-00004.f32"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptFile, match=path.name):
+        draw(source, tmp_path)
 
 
 def test_damaged_sample_is_corrupt(source: Source, tmp_path: Path) -> None:

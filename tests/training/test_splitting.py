@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.errors import InvalidArgument
+from teravec.engines.local import LocalEngine
+from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.assignment import CentroidAssigner
+from teravec.progress import NoProgress
 from teravec.training import splitting
 from teravec.training.splitting import SplitOptions, estimate_lists, split_large_lists
+from teravec.training.training_set import TrainingSet
 from tests.conftest import clustered, write_fbin
 from tests.training.sets import training_set
 
-OPTIONS = SplitOptions(max_vectors=100, ntotal=4000, seed=1, threads=2, spherical=False)
+OPTIONS = SplitOptions(max_vectors=100, ntotal=4000, seed=1, spherical=False)
 
 
 def lopsided(n: int = 4000, d: int = 8) -> np.ndarray:
@@ -30,6 +33,13 @@ def make(centroids: np.ndarray) -> CentroidAssigner:
     return CentroidAssigner.exact(centroids)
 
 
+def split(
+    vectors: TrainingSet, centroids: np.ndarray, options: SplitOptions, memory: int = 1 << 30
+) -> tuple[np.ndarray, np.ndarray, CentroidAssigner, int]:
+    engine = LocalEngine(2, memory)
+    return split_large_lists(vectors, centroids, options, make, engine, NoProgress())
+
+
 def sizes(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
     list_nos, _ = make(centroids).assign(x, threads=1)
     return np.bincount(list_nos, minlength=len(centroids))
@@ -39,22 +49,20 @@ def test_no_list_stays_above_the_cap(tmp_path: Path) -> None:
     x = lopsided()
     first = x[::80].copy()
     assert sizes(x, first).max() > 100
-    found, counts, assigner, rounds = split_large_lists(
-        training_set(tmp_path, x), first.copy(), OPTIONS, make
-    )
+    found, counts, assigner, rounds = split(training_set(tmp_path, x), first.copy(), OPTIONS)
     assert assigner.nlist == len(found) > len(first)
     np.testing.assert_array_equal(counts, sizes(x, found))
     assert counts.max() <= 100
     assert 1 <= rounds < splitting._MOST_ROUNDS
-    again, *_ = split_large_lists(training_set(tmp_path, x), first.copy(), OPTIONS, make)
+    again, *_ = split(training_set(tmp_path, x), first.copy(), OPTIONS)
     assert again.tobytes() == found.tobytes()
 
 
 def test_lists_below_the_cap_are_left_alone(tmp_path: Path) -> None:
     x = clustered(2000, 6)
     centroids = x[::40].copy()
-    options = SplitOptions(int(sizes(x, centroids).max()), 2000, 1, 1, False)
-    found, _, _, rounds = split_large_lists(training_set(tmp_path, x), centroids, options, make)
+    options = SplitOptions(int(sizes(x, centroids).max()), 2000, 1, False)
+    found, _, _, rounds = split(training_set(tmp_path, x), centroids, options)
     assert found.tobytes() == centroids.tobytes()
     assert rounds == 0
 
@@ -62,8 +70,8 @@ def test_lists_below_the_cap_are_left_alone(tmp_path: Path) -> None:
 def test_the_sample_is_scaled_to_the_source(tmp_path: Path) -> None:
     """A list of 60 of 2,000 sample vectors has 600 of 20,000."""
     x = lopsided(2000)
-    options = SplitOptions(600, 20000, 1, 1, False)
-    found, counts, *_ = split_large_lists(training_set(tmp_path, x), x[::50].copy(), options, make)
+    options = SplitOptions(600, 20000, 1, False)
+    found, counts, *_ = split(training_set(tmp_path, x), x[::50].copy(), options)
     assert counts.max() <= 60
     assert len(found) > 40
     estimate = estimate_lists(counts, 20000, 16, max_bytes=9600)
@@ -76,9 +84,7 @@ def test_the_sample_is_scaled_to_the_source(tmp_path: Path) -> None:
 def test_copies_of_one_vector_cannot_be_split(tmp_path: Path) -> None:
     x = clustered(1000, 4)
     x[300:] = 7
-    found, counts, _, rounds = split_large_lists(
-        training_set(tmp_path, x), x[::20].copy(), OPTIONS, make
-    )
+    found, counts, _, rounds = split(training_set(tmp_path, x), x[::20].copy(), OPTIONS)
     assert counts.max() >= 700
     assert rounds <= 3
     assert np.isfinite(found).all()
@@ -88,26 +94,31 @@ def test_copies_of_one_vector_cannot_be_split(tmp_path: Path) -> None:
 def test_spherical_parts_are_unit_vectors(tmp_path: Path) -> None:
     x = lopsided()
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    options = SplitOptions(100, 4000, 1, 1, True)
-    found, *_ = split_large_lists(training_set(tmp_path, x), x[::80].copy(), options, make)
+    options = SplitOptions(100, 4000, 1, True)
+    found, *_ = split(training_set(tmp_path, x), x[::80].copy(), options)
     assert len(found) > 50
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-def test_little_memory_takes_more_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = lopsided()
-    monkeypatch.setattr(splitting, "_ROUND_BYTES", 1)
-    _, counts, _, rounds = split_large_lists(
-        training_set(tmp_path, x), x[::80].copy(), OPTIONS, make
-    )
-    assert rounds > 1
-    assert counts.max() <= 100
+def test_tasks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in one task or in many, of blocks that end elsewhere."""
+    vectors, first = training_set(tmp_path, lopsided()), lopsided()[::80].copy()
+    whole = split(vectors, first.copy(), OPTIONS)
+    monkeypatch.setattr(splitting, "_TASK_ROWS", 77)
+    parts = split(vectors, first.copy(), OPTIONS)
+    assert parts[0].tobytes() == whole[0].tobytes()
+    assert parts[1].tobytes() == whole[1].tobytes()
+
+
+def test_too_little_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MemoryLimitTooSmall, match="splitting 50 lists needs"):
+        split(training_set(tmp_path, lopsided()), lopsided()[::80].copy(), OPTIONS, 1 << 20)
 
 
 def test_a_large_sample_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = lopsided()
     monkeypatch.setattr(splitting, "_COUNTED_ROWS", 1000)
-    _, counts, *_ = split_large_lists(training_set(tmp_path, x), x[::400].copy(), OPTIONS, make)
+    _, counts, *_ = split(training_set(tmp_path, x), x[::400].copy(), OPTIONS)
     assert counts.sum() == 1000
     assert counts.max() <= 25
 

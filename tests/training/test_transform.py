@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import pytest
 
 from teravec.errors import InvalidArgument
-from teravec.training.transform import Transform, TransformKind, train_transform
+from teravec.training.transform import Moments, Transform, TransformKind, train_transform
 
 
-def no_blocks() -> Iterable[np.ndarray]:
+def no_moments() -> Moments:
     raise AssertionError("this transform needs no vectors")
 
 
-def in_blocks(vectors: np.ndarray, rows: int) -> Callable[[], Iterable[np.ndarray]]:
-    return lambda: (vectors[i : i + rows] for i in range(0, len(vectors), rows))
+def in_blocks(vectors: np.ndarray, rows: int) -> Callable[[], Moments]:
+    parts = (Moments.of(vectors[i : i + rows]) for i in range(0, len(vectors), rows))
+    return lambda: reduce(Moments.__add__, parts)
 
 
 def vectors_of(n: int, d: int) -> np.ndarray:
@@ -29,14 +31,14 @@ def vectors_of(n: int, d: int) -> np.ndarray:
 
 def make(name: str, vectors: np.ndarray, *, centered: bool = True, rows: int = 50) -> Transform:
     kind = TransformKind.parse(name)
-    blocks = in_blocks(vectors, rows)
-    return train_transform(kind, vectors.shape[1], blocks, centered=centered, seed=1)
+    moments = in_blocks(vectors, rows)
+    return train_transform(kind, vectors.shape[1], moments, centered=centered, seed=1)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 64])
 def test_rotation_is_orthogonal(d: int) -> None:
     kind = TransformKind.parse("rotation")
-    made = [train_transform(kind, d, no_blocks, centered=True, seed=s) for s in (5, 5, 6)]
+    made = [train_transform(kind, d, no_moments, centered=True, seed=s) for s in (5, 5, 6)]
     matrix = made[0].matrix
     assert matrix is not None
     assert made[1].matrix is not None
@@ -54,7 +56,7 @@ def test_rotation_favours_no_direction() -> None:
     """Over seeds, the image of one axis is anywhere: each coordinate has mean 0, variance 1/d."""
     kind = TransformKind.parse("rotation")
     images = [
-        train_transform(kind, 4, no_blocks, centered=True, seed=s).apply(np.eye(4, dtype="f4")[:1])
+        train_transform(kind, 4, no_moments, centered=True, seed=s).apply(np.eye(4, dtype="f4")[:1])
         for s in range(400)
     ]
     image = np.concatenate(images)
@@ -100,7 +102,7 @@ def test_full_pca_keeps_what_the_metric_compares() -> None:
 
 def test_none_and_packing() -> None:
     x = vectors_of(10, 4)
-    none = train_transform(TransformKind.parse("none"), 4, no_blocks, centered=True, seed=0)
+    none = train_transform(TransformKind.parse("none"), 4, no_moments, centered=True, seed=0)
     assert none.packed() is None
     assert Transform.unpacked(none.packed()).apply(x) is x
     for name in ("rotation", "pca3"):

@@ -14,7 +14,7 @@ from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources import Source, Weights, open_source
 from teravec.storage.files import file_checksum
 from teravec.training.options import TrainOptions, plan_training
-from teravec.training.sample import sample_rows
+from teravec.training.rows import SampleRows
 from teravec.training.weights import draw_weights
 from tests.conftest import clustered
 
@@ -38,7 +38,7 @@ def test_the_sample_carries_its_weights(tmp_path: Path, data: Path, dtype: type)
     plan = plan_training(TrainOptions(nlist=10, sample=700), source.ntotal, source.d)
     values: np.ndarray = (np.arange(ROWS) % 250).astype(dtype)
     drawn = draw_weights(Weights(save(tmp_path / "w.npy", values), ROWS), plan, tmp_path)
-    rows = sample_rows(plan, 0, 700)
+    rows = SampleRows(plan.ntotal, plan.sample, plan.seed).rows(0, 700)
     np.testing.assert_array_equal(drawn.read(0, 700), values[rows].astype(np.float32))
     np.testing.assert_array_equal(drawn.read(13, 57), values[rows][13:57].astype(np.float32))
     again = draw_weights(Weights(save(tmp_path / "w.npy", values[::-1]), ROWS), plan, tmp_path)

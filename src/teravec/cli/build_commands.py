@@ -14,6 +14,7 @@ from teravec.building import Resources
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
+from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
@@ -160,6 +161,7 @@ def _cost(started: float, resources: Resources) -> dict[str, Any]:
     cost = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_rss_bytes": peak_rss_bytes(),
+        "memory_bytes": resources.memory_bytes,
     }
     peaks = resources.workers.peaks()
     return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
@@ -201,6 +203,8 @@ def _report_index(
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
-        for peak in resources.workers.peaks():
-            print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
-                  f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip
+        if workers := resources.workers.peaks():
+            own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
+            for peak in (own, *workers):
+                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
+                      f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip

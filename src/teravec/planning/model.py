@@ -15,7 +15,9 @@ from teravec.planning.constants import Constants
 from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
 from teravec.shards.plan import rows_in_memory
 from teravec.slices.plan import slice_count
+from teravec.sources import GAP_BYTES
 from teravec.training.options import KMeansOptions
+from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of
 from teravec.training.train import EXACT_QUANTIZER_NLIST, codec_rows, training_bytes
 
@@ -126,19 +128,32 @@ class _Model:
     # ------------------------------------------------------------------ train
 
     def sample(self) -> Stage:
-        """One process draws all rows; near ones are read together, far ones take a page each."""
+        """Each machine draws parts, and reads them again for a PCA.
+
+        Near rows are read together, far ones by a read each.
+        """
         work, speed, train = self.work, self.speed, self.work.train
         row = train.d * work.item_bytes
-        read = min(work.source_bytes, train.sample * (row + _PAGE_BYTES))
+        machines = min(self._machines, sample_parts(train.sample, train.d))
+        distance = work.source_bytes // train.sample  # in the source, from one row to the next
+        together = distance <= GAP_BYTES
+        read = work.source_bytes if together else train.sample * (row + _PAGE_BYTES)
         written = 4 * train.sample * train.d
+        latency_s = 0.0 if together else train.sample * speed.read_latency_s
+        again = written if train.transform.name.startswith("pca") else 0
+        covariance_s = 4 * again / 4 * train.d / speed.flops / machines  # float64, on one thread
         parts = {
-            "disk read": read / speed.read_bytes,
-            "disk write": written / speed.write_bytes + 2 * speed.sync_s,
-            "memory": 3 * written / speed.move_bytes,
+            "disk read": read / machines / speed.read_bytes,
+            "disk latency": latency_s / machines / self.cluster.threads,
+            "disk write": written / machines / speed.write_bytes + 2 * speed.sync_s,
+            "memory": 3 * written / machines / speed.move_bytes,
+            "one thread": max(covariance_s, again / machines / speed.read_bytes),
         }
+        reading = max(parts["disk read"], parts["disk latency"])
         return Stage(
-            "sample", max(parts["disk read"], parts["disk write"]) + parts["memory"], parts,
-            read, written, 0, 5 * (16 << 20) + 32 * train.sample, written,
+            "sample",
+            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"], parts,
+            read + again, written, 0, draw_bytes(self.cluster.threads), written, machines,
         )  # fmt: skip
 
     def kmeans(self) -> Stage:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.engine import Engine
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
 from teravec.index.manifest import read_manifest
@@ -106,10 +107,12 @@ class _Queries:
 def calibrate_index(
     paths: IndexPaths, source: Source, options: CalibrationOptions, *, memory_bytes: int,
     threads: int, progress: Progress, queries: Float32 | None = None,
+    engine: Engine | None = None,
 ) -> Calibration:  # fmt: skip
     """Measure the recall of an index against effort, and seal it as ``calibration.json``.
 
-    The true neighbours come from a pass over the source, which keeps a checkpoint.
+    The true neighbours come from a pass over the source, which keeps a checkpoint; the searches
+    that are measured run in this process.
 
     Parameters
     ----------
@@ -121,6 +124,8 @@ def calibrate_index(
     progress : Progress
     queries : ndarray of shape (nq, d), float32, optional
         The user's. Not given: drawn from the source.
+    engine : Engine, optional
+        Whose workers find the true neighbours. Not given: this process.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def calibrate_index(
     def exact() -> tuple[Float32, Int64]:
         return groundtruth(
             source, queries, ks[-1] + spare, metric=metric, memory_bytes=memory_bytes,
-            threads=threads, progress=progress, checkpoint=paths.calibrating,
+            threads=threads, progress=progress, checkpoint=paths.calibrating, engine=engine,
         )  # fmt: skip
 
     try:

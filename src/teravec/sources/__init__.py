@@ -1,6 +1,9 @@
 """Where vectors come from: files read as one matrix, by row ranges, in bounded memory."""
 
+from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.matrix import Block, Source, SourceFile, SourceFiles, open_source
 from teravec.sources.weights import Weights
 
-__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "Weights", "open_source"]
+__all__ = [
+    "GAP_BYTES", "Block", "Source", "SourceFile", "SourceFiles", "Weights", "open_source", "spans",
+]  # fmt: skip

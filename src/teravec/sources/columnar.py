@@ -93,6 +93,8 @@ class ColumnarFile(VectorFile):
         No column, or more than one, that could be meant, or one of an unfit type.
     """
 
+    is_decoded = True
+
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
         name = _vector_column(table, columns.vectors)
         kind = table.schema.field(name).type

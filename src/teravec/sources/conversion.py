@@ -9,12 +9,12 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["read_range", "read_rows"]
+__all__ = ["GAP_BYTES", "read_range", "read_rows", "spans"]
 
 _CHUNK_BYTES = 2 << 20
 """Bytes of float32 filled at a time, checked while they are still in the processor's cache."""
 
-_GAP_BYTES = 64 << 10
+GAP_BYTES = 64 << 10
 """Rows this close are read together: about what a disk streams in the time of one more read."""
 
 _SPAN_BYTES = 2 << 20
@@ -51,7 +51,7 @@ def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) 
         for at in range(0, len(rows), step):
             wanted = rows[at : at + step]
             part = out[at : at + len(wanted)]
-            for begin, end in _spans(wanted, file.d * file.dtype.itemsize):
+            for begin, end in spans(wanted, file.d * file.dtype.itemsize):
                 first, last = int(wanted[begin]), int(wanted[end - 1])
                 span = read(first, last + 1)
                 if end - begin <= last - first:
@@ -60,10 +60,22 @@ def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) 
             _check_finite(file, part, wanted, offset)
 
 
-def _spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ``rows`` to read together: near each other, and not too long a way in all."""
+def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ``rows`` to read together: near each other, and not too long a way in all.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n >= 1,), int64
+        Ascending, each once.
+    row_bytes : int
+
+    Returns
+    -------
+    iterator of (int, int)
+        Places [begin, end) in ``rows``.
+    """
     window = rows // max(1, _SPAN_BYTES // row_bytes)
-    apart = np.diff(rows) > max(1, _GAP_BYTES // row_bytes)
+    apart = np.diff(rows) > max(1, GAP_BYTES // row_bytes)
     cuts = np.flatnonzero(apart | (np.diff(window) > 0)) + 1
     ends = [*cuts.tolist(), len(rows)]
     return zip([0, *ends[:-1]], ends, strict=True)

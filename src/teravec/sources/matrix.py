@@ -133,6 +133,11 @@ class Source:
         return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether rows of some file have to be decoded one after another."""
+        return any(file.is_decoded for file in self._filled)
+
+    @property
     def opened_by(self) -> SourceFiles:
         """What another process opens it by."""
         paths = tuple(str(part.path) for part in self.files)

@@ -37,7 +37,11 @@ class VectorFile(ABC):
         File size when it was opened.
     vector_column : str or None
         Column read, in formats that have columns.
+    is_decoded : bool
+        Rows have to be decoded one after another, from a group's first on.
     """
+
+    is_decoded = False
 
     def __init__(self, path: Path, n: int, d: int, dtype: np.dtype, size_bytes: int) -> None:
         self.path = path

@@ -1,106 +1,139 @@
-"""The training sample: drawn once from the whole source, kept on disk, read by blocks."""
+"""The training sample: drawn once from the whole source, kept on disk in parts, read by blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.engines.threads import ahead
+from teravec.engines.engine import Engine, Steps
+from teravec.engines.threads import ahead, ordered_map
 from teravec.errors import ForeignFile, storage_errors
 from teravec.kernels.metric import Metric, normalized
+from teravec.memory import require
 from teravec.progress import Progress
-from teravec.sources import Source
+from teravec.sources import Source, SourceFiles, spans
 from teravec.storage.arrays import check_file
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
+from teravec.training.rows import SampleRows
 
-__all__ = ["Sample", "draw_sample", "rows_left_out", "sample_rows"]
+__all__ = ["Sample", "draw_bytes", "draw_sample", "rows_left_out", "sample_parts"]
 
 Float32 = npt.NDArray[np.float32]
 
-_DRAW_BYTES = 16 << 20  # of float32 vectors taken from the source at a time
+_PIECE_BYTES = 4 << 20  # of float32 vectors taken from the source at a time
+_PART_BYTES = 64 << 20  # of a part, at least: enough parts for a few workers, of a small sample
+_MOST_PARTS = 1024
+_VERSION = 2  # 1 had one part, of rows drawn in another way
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Vectors of the sample, float32 rows in a file; for cosine, of unit length.
+    """Vectors of the sample, float32 rows in files; for cosine, of unit length.
 
     Parameters
     ----------
     path : Path
+        The file; of several parts, each has its number added to that name.
     n, d : int
+    parts : int
+        Files, of nearly equal numbers of rows.
     """
 
     path: Path
     n: int
     d: int
+    parts: int = 1
+
+    def file(self, part: int) -> Path:
+        """Where a part lies."""
+        if self.parts == 1:
+            return self.path
+        return self.path.with_stem(f"{self.path.stem}-{part:05d}")
+
+    def bounds(self, part: int) -> tuple[int, int]:
+        """Rows [start, stop) of a part."""
+        return self.n * part // self.parts, self.n * (part + 1) // self.parts
 
     def read(self, start: int, stop: int) -> Float32:
         """Rows [start, stop), float32 of shape (stop - start, d)."""
-        vectors = np.empty((stop - start, self.d), np.float32)
-        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
-            offset = start * self.d * 4
-            read_into(file.fileno(), byte_view(vectors), offset, self.path)
-        return vectors
+        return self.take(np.arange(start, stop, dtype=np.int64))
 
-    def blocks(self, rows: int) -> Iterator[Float32]:
-        """All rows, in order, in blocks of ``rows``, read one block ahead."""
-        starts = range(0, self.n, rows)
-        return ahead(self.read(start, min(self.n, start + rows)) for start in starts)
+    def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
+        """Rows [start, stop), or all, in order, in blocks of ``rows``, read one block ahead."""
+        end = self.n if stop is None else stop
+        return ahead(self.read(row, min(end, row + rows)) for row in range(start, end, rows))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
-        """The given rows, ascending, float32 of shape (len(rows), d)."""
+        """The given rows, ascending, float32 of shape (len(rows), d); near ones read together."""
         vectors = np.empty((len(rows), self.d), np.float32)
-        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
-            for vector, row in zip(vectors, rows.tolist(), strict=True):
-                read_into(file.fileno(), byte_view(vector), row * self.d * 4, self.path)
+        while len(rows):
+            # The part that holds row r is the last one that begins at r or before.
+            part = (self.parts * (int(rows[0]) + 1) - 1) // self.n
+            start, stop = self.bounds(part)
+            inside = int(np.searchsorted(rows, stop))
+            self._take(self.file(part), rows[:inside] - start, vectors[len(vectors) - len(rows) :])
+            rows = rows[inside:]
         return vectors
 
+    def _take(self, path: Path, rows: npt.NDArray[np.int64], out: Float32) -> None:
+        row_bytes = 4 * self.d
+        with storage_errors(path, "read"), path.open("rb", buffering=0) as file:
+            for begin, end in spans(rows, row_bytes):
+                first, last = int(rows[begin]), int(rows[end - 1])
+                part = out[begin:end]
+                whole = end - begin == last + 1 - first
+                span = part if whole else np.empty((last + 1 - first, self.d), np.float32)
+                read_into(file.fileno(), byte_view(span), first * row_bytes, path)
+                if not whole:
+                    part[:] = span[rows[begin:end] - first]
 
-def draw_sample(source: Source, plan: TrainPlan, directory: Path, progress: Progress) -> Sample:
+
+def sample_parts(n: int, d: int) -> int:
+    """Parts to draw a sample in: whatever draws them, as they are its files."""
+    return min(n, _MOST_PARTS, max(1, 4 * n * d // _PART_BYTES))
+
+
+def draw_bytes(threads: int) -> int:
+    """Memory of a worker that draws: pieces in flight, their copies, a source's buffers."""
+    return 3 * (threads + 1) * _PIECE_BYTES
+
+
+def draw_sample(
+    source: Source, plan: TrainPlan, directory: Path, progress: Progress, engine: Engine
+) -> Sample:
     """Draw rows uniformly from the whole source, or find the sample drawn before.
 
-    The source may be sorted, so a prefix would not do: ``plan.sample`` rows are drawn
-    without replacement and read in file order.
+    The source may be sorted, so a prefix would not do. Each part is a task: it reads its rows in
+    file order, and seals its file, so that a rerun draws only the parts that are missing. What is
+    drawn does not depend on the engine.
+
+    Raises
+    ------
+    ForeignFile
+        A part of another sample is in the way.
+    CorruptFile
+        A sealed part has changed.
     """
-    path, seal = directory / "sample.f32", directory / "sample.json"
-    if seal.exists():
-        content = read_json(seal, "teravec-sample", 1)
-        if content["n"] != plan.sample or content["d"] != plan.d:
-            raise ForeignFile(
-                f"{seal}: a sample of {content['n']:,} x {content['d']} found, "
-                f"{plan.sample:,} x {plan.d} expected"
-            )
-        check_file(path, content["file"])
-        return Sample(path, plan.sample, plan.d)
-    rows = _sample_rows(source.ntotal, plan)
-    each = max(1, _DRAW_BYTES // (4 * plan.d))
-    pieces = ahead(source.take(rows[i : i + each]) for i in range(0, len(rows), each))
-    digest, described = xxhash.xxh3_64(), {"size": plan.sample * plan.d * 4}
-
-    def check(temporary: Path) -> None:
-        check_file(temporary, {**described, "checksum": digest.hexdigest()})
-
-    offset = 0
-    with (
-        progress.stage("sample", plan.sample, "vectors") as bar,
-        publishing(path, verify=check) as file,
-    ):
-        for piece in pieces:
-            vectors = normalized(piece) if plan.metric is Metric.COSINE else piece
-            digest.update(byte_view(vectors))
-            write_all(file, byte_view(vectors), offset)
-            offset += vectors.nbytes
-            bar.advance(len(vectors))
-    content = {"format": "teravec-sample", "version": 1, "n": plan.sample, "d": plan.d}
-    write_json(seal, {**content, "file": {**described, "checksum": digest.hexdigest()}})
-    return Sample(path, plan.sample, plan.d)
+    require(draw_bytes(engine.threads), engine.memory_bytes, "drawing the sample")
+    sample = Sample(
+        directory / "sample.f32", plan.sample, plan.d, sample_parts(plan.sample, plan.d)
+    )
+    maker = _DrawerMaker(
+        source.opened_by, sample, SampleRows(plan.ntotal, plan.sample, plan.seed),
+        plan.metric is Metric.COSINE, engine.threads,
+    )  # fmt: skip
+    with progress.stage("sample", plan.sample, "vectors") as bar:
+        for _ in engine.run(maker, _draw_part, range(sample.parts), bar):
+            pass
+    return sample
 
 
 def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
@@ -111,34 +144,77 @@ def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]
     ndarray of shape (at most n,), int64
         Ascending and distinct; all that there are where they are fewer.
     """
-    sample = _sample_rows(ntotal, plan)
-    free = ntotal - len(sample)
-    drawn = _draw_rows(free, min(n, free), [plan.seed, 2])
-    # Row r is number r - (rows of the sample before it) of those that are free.
-    before = np.searchsorted(sample - np.arange(len(sample)), drawn, "right")
-    rows: npt.NDArray[np.int64] = drawn + before
-    return rows
+    return SampleRows(ntotal, plan.sample, plan.seed).left_out(n)
 
 
-def sample_rows(plan: TrainPlan, start: int, stop: int) -> npt.NDArray[np.int64]:
-    """Rows of the source that the sample's rows [start, stop) are, ascending."""
-    return _sample_rows(plan.ntotal, plan)[start:stop]
+@dataclass(frozen=True)
+class _DrawerMaker:
+    """What a worker draws parts by."""
+
+    source: SourceFiles
+    sample: Sample
+    rows: SampleRows
+    normalizes: bool
+    threads: int
+
+    def make(self) -> _Drawer:
+        """Nothing is opened yet."""
+        return _Drawer(self)
 
 
-def _sample_rows(ntotal: int, plan: TrainPlan) -> npt.NDArray[np.int64]:
-    return _draw_rows(ntotal, plan.sample, [plan.seed, 1])
+class _Drawer:
+    """Draws parts in a worker."""
+
+    def __init__(self, maker: _DrawerMaker) -> None:
+        self.sample = maker.sample
+        self._maker = maker
+
+    @cached_property
+    def _source(self) -> Source:
+        return self._maker.source.open()
+
+    def pieces(self, start: int, stop: int) -> Iterator[Float32]:
+        """The sample's rows [start, stop), some at a time, read from the source."""
+        each = max(1, _PIECE_BYTES // (4 * self.sample.d))
+        # Rows are far apart in a large source, and a disk answers several reads at once; what
+        # has to be decoded from its beginning is best read by one.
+        threads = 1 if self._source.is_decoded else self._maker.threads
+
+        def take(row: int) -> Float32:
+            vectors = self._source.take(self._maker.rows.rows(row, min(stop, row + each)))
+            return normalized(vectors) if self._maker.normalizes else vectors
+
+        return ordered_map(take, range(start, stop, each), threads=threads)
 
 
-def _draw_rows(ntotal: int, n: int, seed: list[int]) -> npt.NDArray[np.int64]:
-    if n == ntotal:
-        return np.arange(ntotal)
-    rng = np.random.default_rng(seed)
-    if 2 * n > ntotal:
-        return np.sort(rng.choice(ntotal, n, replace=False, shuffle=False))
-    # Memory for the sample's rows, not for the source's, which ``choice`` may take.
-    rows = np.empty(0, np.int64)
-    while len(rows) < n:
-        more = rng.integers(0, ntotal, n - len(rows) + 64)
-        rows = np.unique(np.concatenate([rows, more]))
-    surplus = rng.choice(len(rows), len(rows) - n, replace=False, shuffle=False)
-    return np.delete(rows, surplus)
+def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:
+    sample, path = drawer.sample, drawer.sample.file(part)
+    start, stop = sample.bounds(part)
+    seal = path.with_suffix(".json")
+    if seal.exists():
+        _check_part(path, seal, stop - start, sample.d)
+        yield stop - start
+        return
+    digest, described = xxhash.xxh3_64(), {"size": (stop - start) * sample.d * 4}
+
+    def check(temporary: Path) -> None:
+        check_file(temporary, {**described, "checksum": digest.hexdigest()})
+
+    offset = 0
+    with publishing(path, verify=check) as file:
+        for vectors in drawer.pieces(start, stop):
+            digest.update(byte_view(vectors))
+            write_all(file, byte_view(vectors), offset)
+            offset += vectors.nbytes
+            yield len(vectors)
+    content = {"format": "teravec-sample", "version": _VERSION, "n": stop - start, "d": sample.d}
+    write_json(seal, {**content, "file": {**described, "checksum": digest.hexdigest()}})
+
+
+def _check_part(path: Path, seal: Path, n: int, d: int) -> None:
+    content = read_json(seal, "teravec-sample", _VERSION)
+    if content["n"] != n or content["d"] != d:
+        raise ForeignFile(
+            f"{seal}: a sample of {content['n']:,} x {content['d']} found, {n:,} x {d} expected"
+        )
+    check_file(path, content["file"])

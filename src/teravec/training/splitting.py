@@ -5,6 +5,10 @@ vectors once turned a search of 2 s into one of 120 s. So, after k-means, the sa
 counted and scaled to the whole source, and a list above the cap is split by a small k-means over
 its own sample vectors. One part takes the list's number, the others follow after the last list:
 nlist grows. Splitting goes on in rounds, as parts take vectors from lists beside them too.
+
+A round has two kinds of tasks. **Counting** assigns a range of the sample's rows, and returns
+their lists, 4 bytes a row. From these the caller names, by row, some vectors of each large list;
+**splitting** a list reads those, and clusters them. Neither depends on how tasks are spread.
 """
 
 from __future__ import annotations
@@ -12,32 +16,44 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.engine import Engine, Held, Steps
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.metric import normalized
+from teravec.memory import require
+from teravec.progress import Progress
 from teravec.training.kmeans import imbalance
-from teravec.training.training_set import TrainingSet
+from teravec.training.sample import Sample
+from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.transform import Transform
 
-__all__ = ["ListsEstimate", "SplitOptions", "estimate_lists", "split_large_lists"]
+__all__ = [
+    "ListsEstimate",
+    "SplitOptions",
+    "estimate_lists",
+    "split_large_lists",
+    "splitting_bytes",
+]
 
 Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 MakeAssigner = Callable[[Float32], CentroidAssigner]
 
 log = logging.getLogger(__name__)
 
 _COUNTED_ROWS = 1 << 22  # of the sample, evenly: enough to find lists of 10^-5 of all vectors
+_TASK_ROWS = 1 << 17  # of these, counted by a task
 _FEWEST = 16  # vectors of a list below which its size is a guess, not an estimate
 _FILL = 0.75  # of the cap that a part is to have: parts are not equal
 _PART_VECTORS = 64  # that place a part's centroid, as k-means has of a list
 _MOST_PARTS = 256  # of one list in one round
-_ROUND_BYTES = 64 << 20  # of vectors held in one round; the largest lists go first
 _MOST_ROUNDS = 24
 _STEPS = 8  # of the small k-means
 
@@ -52,7 +68,7 @@ class SplitOptions:
         Of a list of the finished index.
     ntotal : int
         Vectors of the source.
-    seed, threads : int
+    seed : int
     spherical : bool
         Centroids of unit length, for cosine.
     """
@@ -60,7 +76,6 @@ class SplitOptions:
     max_vectors: int
     ntotal: int
     seed: int
-    threads: int
     spherical: bool
 
 
@@ -117,8 +132,9 @@ def estimate_lists(
 
 
 def split_large_lists(
-    vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner
-) -> tuple[Float32, Int64, CentroidAssigner, int]:
+    vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner,
+    engine: Engine, progress: Progress,
+) -> tuple[Float32, Int64, CentroidAssigner, int]:  # fmt: skip
     """Split lists until none is expected above the cap, or none of those can be split.
 
     Nothing is kept on disk: a run that was killed splits again from k-means' last checkpoint,
@@ -131,6 +147,9 @@ def split_large_lists(
     options : SplitOptions
     make : callable
         Makes what assigns the sample to given centroids.
+    engine : Engine
+        Whose workers count and split.
+    progress : Progress
 
     Returns
     -------
@@ -142,21 +161,32 @@ def split_large_lists(
     rounds : int
     """
     whole: set[int] = set()  # lists that no split makes smaller
+    rows = range(0, vectors.n, max(1, vectors.n // _COUNTED_ROWS))
     for rounds in range(_MOST_ROUNDS):
         assigner = make(centroids)
-        counts = count_lists(vectors, assigner, options.threads)
-        parts = _parts(counts, whole, options, vectors.d)
+        require(
+            splitting_bytes(len(centroids), vectors.d, engine.threads), engine.memory_bytes,
+            f"splitting {len(centroids):,} lists",
+        )  # fmt: skip
+        maker = _PartsMaker(
+            vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
+        )
+        counter = _CounterMaker(maker, engine.hold(centroids), assigner.margin)
+        list_nos = _lists_of(rows, counter, engine, progress)
+        counts = np.bincount(list_nos, minlength=len(centroids))
+        parts = _parts(counts, whole, options)
         if not parts or rounds == _MOST_ROUNDS - 1:
             break
-        held = _members(vectors, assigner, counts, parts, options.threads)
+        large = _large_lists(rows, list_nos, counts, parts)
+        del list_nos
         added = []
-        for list_no, members in held.items():
-            found = _split(members, parts[list_no], options, list_no)
-            if len(found) < 2:
-                whole.add(list_no)
-                continue
-            centroids[list_no] = found[0]
-            added.append(found[1:])
+        with progress.stage("split lists", len(large), "lists") as bar:
+            for list_no, found in zip(parts, engine.run(maker, _split, large, bar), strict=True):
+                if len(found) < 2:
+                    whole.add(list_no)
+                    continue
+                centroids[list_no] = found[0]
+                added.append(found[1:])
         log.info(
             "splitting: round %d, %d of %d lists above %d vectors split into %d more",
             rounds + 1, len(added), len(parts), options.max_vectors, sum(map(len, added)),
@@ -166,73 +196,138 @@ def split_large_lists(
     return centroids, counts, assigner, rounds
 
 
-def count_lists(vectors: TrainingSet, assigner: CentroidAssigner, threads: int) -> Int64:
-    """How many vectors of the sample, or of an even part of a large one, are in each list."""
-    counts = np.zeros(assigner.nlist, np.int64)
-    for block in vectors.blocks():
-        list_nos, _ = assigner.assign(block[:: _stride(vectors)], threads=threads)
-        counts += np.bincount(list_nos, minlength=assigner.nlist)
-    return counts
+def splitting_bytes(nlist: int, d: int, threads: int) -> int:
+    """Memory of a worker that counts, or that splits a list; and of the caller, beside it."""
+    # The centroids, and as two assigners have them: the caller's, and in process a worker's too.
+    centroids = nlist * (6 * 4 * d + 64)
+    counted = 24 * _COUNTED_ROWS  # the lists of the counted rows; in their lists' order
+    return centroids + counted + 5 * BLOCK_BYTES + threads * (8 << 20)
 
 
-def _stride(vectors: TrainingSet) -> int:
-    return max(1, vectors.n // _COUNTED_ROWS)
-
-
-def _parts(counts: Int64, whole: set[int], options: SplitOptions, d: int) -> dict[int, int]:
-    """Into how many parts to split which lists now, the largest first, within the memory."""
+def _parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
+    """Into how many parts to split which lists now, the largest first."""
     cap = options.max_vectors * int(counts.sum()) / options.ntotal
     large = np.flatnonzero((counts > cap) & (counts >= _FEWEST))
     large = large[np.argsort(-counts[large], kind="stable")]
-    budget, parts = _ROUND_BYTES, dict[int, int]()
-    for list_no in large.tolist():
-        if list_no in whole:
-            continue
-        wanted = min(_MOST_PARTS, max(2, ceil(counts[list_no] / (_FILL * cap))))
-        budget -= _PART_VECTORS * wanted * 4 * d
-        if parts and budget < 0:
-            break
-        parts[list_no] = wanted
-    return parts
+    return {
+        list_no: min(_MOST_PARTS, max(2, ceil(counts[list_no] / (_FILL * cap))))
+        for list_no in large.tolist()
+        if list_no not in whole
+    }
 
 
-def _members(
-    vectors: TrainingSet, assigner: CentroidAssigner, counts: Int64, parts: dict[int, int],
-    threads: int,
-) -> dict[int, Float32]:  # fmt: skip
+@dataclass(frozen=True)
+class _Large:
+    """A list to split: some of its vectors, by their rows in the sample, and into how many."""
+
+    list_no: int
+    parts: int
+    rows: Int64
+
+
+def _large_lists(
+    rows: range, list_nos: Int32, counts: Int64, parts: dict[int, int]
+) -> list[_Large]:
     """Some vectors of each list that is split: evenly out of it, as sources may be sorted."""
-    wanted = np.zeros(len(counts), np.int64)
+    split = np.zeros(len(counts), bool)
+    split[list(parts)] = True
+    at = np.flatnonzero(split[list_nos])
+    at = at[np.argsort(list_nos[at], kind="stable")]
+    ends = np.cumsum(np.where(split, counts, 0))
+    large = []
     for list_no, count in parts.items():
-        wanted[list_no] = count * _PART_VECTORS
-    every = np.maximum(1, counts // np.maximum(1, wanted))
-    seen = dict.fromkeys(parts, 0)
-    held: dict[int, list[Float32]] = {list_no: [] for list_no in parts}
-    for block in vectors.blocks():
-        rows = block[:: _stride(vectors)]
-        list_nos, _ = assigner.assign(rows, threads=threads)
-        at = np.flatnonzero(wanted[list_nos])
-        at = at[np.argsort(list_nos[at], kind="stable")]
-        numbers, starts = np.unique(list_nos[at], return_index=True)
-        for list_no, members in zip(numbers.tolist(), np.split(at, starts[1:]), strict=True):
-            step = int(every[list_no])
-            first = -seen[list_no] % step
-            held[list_no].append(rows[members[first::step]])
-            seen[list_no] += len(members)
-    return {list_no: np.concatenate(pieces) for list_no, pieces in held.items()}
+        step = max(1, int(counts[list_no]) // (count * _PART_VECTORS))
+        members = at[ends[list_no] - counts[list_no] : ends[list_no] : step]
+        large.append(_Large(list_no, count, rows.step * members))
+    return large
 
 
-def _split(members: Float32, parts: int, options: SplitOptions, list_no: int) -> Float32:
+# ---------------------------------------------------------------------- tasks
+
+
+def _lists_of(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
+    """The lists of these rows of the sample."""
+    tasks = [rows[i : i + _TASK_ROWS] for i in range(0, len(rows), _TASK_ROWS)]
+    with progress.stage("count lists", len(rows), "vectors") as bar:
+        return np.concatenate(list(engine.run(counter, _count, tasks, bar)))
+
+
+@dataclass(frozen=True)
+class _PartsMaker:
+    """What a worker splits lists by."""
+
+    sample: Sample
+    transform: Float32 | None
+    d: int
+    options: SplitOptions
+    threads: int
+
+    def make(self) -> _Parts:
+        """Nothing is read yet."""
+        transform = Transform.unpacked(self.transform)
+        return _Parts(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    vectors: TrainingSet
+    options: SplitOptions
+    threads: int
+
+
+@dataclass(frozen=True)
+class _CounterMaker:
+    """What a worker counts by: the caller's assigner, made again from its margin."""
+
+    parts: _PartsMaker
+    centroids: Held[Float32]
+    margin: float
+
+    def make(self) -> _Counter:
+        """Group the centroids; their margin is known."""
+        parts, centroids = self.parts.make(), self.centroids.get()
+        if not isfinite(self.margin):
+            return _Counter(parts, CentroidAssigner.exact(centroids))
+        assigner = CentroidAssigner.grouped(
+            centroids, seed=parts.options.seed, threads=parts.threads, margin=self.margin
+        )
+        return _Counter(parts, assigner)
+
+
+@dataclass(frozen=True)
+class _Counter:
+    parts: _Parts
+    assigner: CentroidAssigner
+
+
+def _count(counter: _Counter, rows: range) -> Steps[Int32]:
+    vectors, list_nos = counter.parts.vectors, np.empty(len(rows), np.int32)
+    for start in range(0, len(rows), vectors.block_rows):
+        block = vectors.take(np.asarray(rows[start : start + vectors.block_rows], np.int64))
+        found, _ = counter.assigner.assign(block, threads=counter.parts.threads)
+        list_nos[start : start + len(block)] = found
+        yield len(block)
+    return list_nos
+
+
+def _split(parts: _Parts, large: _Large) -> Steps[Float32]:
+    found = _clustered(parts.vectors.take(large.rows), large, parts.options, parts.threads)
+    yield 1
+    return found
+
+
+def _clustered(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
     """A small k-means over a list's vectors; parts without vectors are left out."""
     distinct = np.unique(members, axis=0)
     if len(distinct) < 2:
         return distinct
-    rng = np.random.default_rng([options.seed, 5, list_no])
-    picked = rng.choice(len(distinct), min(parts, len(distinct)), replace=False)
+    rng = np.random.default_rng([options.seed, 5, large.list_no])
+    picked = rng.choice(len(distinct), min(large.parts, len(distinct)), replace=False)
     centroids = distinct[np.sort(picked)]
     for _ in range(_STEPS):
-        list_nos, _ = CentroidAssigner.exact(centroids).assign(members, threads=options.threads)
+        list_nos, _ = CentroidAssigner.exact(centroids).assign(members, threads=threads)
         sums, counts = np.zeros(centroids.shape), np.zeros(len(centroids), np.int64)
-        accumulate(members, list_nos, sums, counts, threads=options.threads)
+        accumulate(members, list_nos, sums, counts, threads=threads)
         used = counts > 0
         centroids = (sums[used] / counts[used, None]).astype(np.float32)
         if options.spherical:

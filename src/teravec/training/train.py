@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.engine import Engine
+from teravec.engines.local import LocalEngine
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
@@ -27,6 +28,7 @@ from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import KMeansOptions, kmeans
 from teravec.training.model import ModelDescription
+from teravec.training.moments import sample_moments
 from teravec.training.options import TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.sample import draw_sample, rows_left_out
@@ -35,6 +37,7 @@ from teravec.training.splitting import (
     SplitOptions,
     estimate_lists,
     split_large_lists,
+    splitting_bytes,
 )
 from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
 from teravec.training.transform import Transform, train_transform
@@ -61,9 +64,10 @@ def train(
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
-    sealed, so that a rerun continues where a killed run stood. k-means runs on the engine,
-    in this process where none is given; the rest is small, and always runs here. The device
-    is where k-means finds the vectors' lists.
+    sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
+    of a PCA, k-means and splitting run on the engine, in this process where none is given. The
+    codec is trained on a fixed number of vectors, and always here. The device is where k-means
+    finds the vectors' lists.
 
     Raises
     ------
@@ -76,11 +80,12 @@ def train(
         return description
     plan = record.plan()
     require(training_bytes(plan, threads), memory_bytes, f"training {plan.nlist:,} lists")
+    engine = engine or LocalEngine(threads, memory_bytes)
     make_directory(paths.training)
-    sample = draw_sample(source, plan, paths.training, progress)
-    untransformed = TrainingSet(sample, Transform.unpacked(None), plan.d)
+    sample = draw_sample(source, plan, paths.training, progress, engine)
+    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
     transform = train_transform(
-        plan.transform, plan.d, untransformed.blocks,
+        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
         centered=plan.metric is Metric.L2, seed=plan.seed,
     )  # fmt: skip
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
@@ -91,7 +96,7 @@ def train(
     state = kmeans(vectors, options, paths.training, progress, engine)
     part = vectors.evenly(codec_rows(plan))
     probe = _held_out(source, plan, vectors)
-    lists = _lists(plan, state.centroids, vectors, part, probe, threads)
+    lists = _lists(plan, state.centroids, vectors, part, probe, threads, engine, progress)
     arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
@@ -116,7 +121,7 @@ class _Lists:
 
 def _lists(
     plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
-    threads: int,
+    threads: int, engine: Engine, progress: Progress,
 ) -> _Lists:  # fmt: skip
     """k-means' lists, those above the cap split."""
 
@@ -129,10 +134,11 @@ def _lists(
         counts = np.bincount(list_nos, minlength=len(centroids))
         return _Lists(centroids, assigner, estimate_lists(counts, plan.ntotal, plan.row_bytes))
     options = SplitOptions(
-        plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, threads,
-        plan.metric is Metric.COSINE,
-    )  # fmt: skip
-    split, counts, assigner, rounds = split_large_lists(vectors, centroids, options, make)
+        plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, plan.metric is Metric.COSINE
+    )
+    split, counts, assigner, rounds = split_large_lists(
+        vectors, centroids, options, make, engine, progress
+    )
     estimate = estimate_lists(
         counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
         added=len(split) - len(centroids), rounds=rounds,
@@ -161,7 +167,10 @@ def training_bytes(plan: TrainPlan, threads: int) -> int:
     blocks = 5 * BLOCK_BYTES + 4096 * row
     square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
     codec = 3 * 4 * plan.d_index * codec_rows(plan)
-    return centroids + max(blocks, codec) + square + threads * (8 << 20)
+    needed = centroids + max(blocks, codec) + square + threads * (8 << 20)
+    if plan.max_list_bytes is not None:
+        needed = max(needed, codec + splitting_bytes(plan.most_lists, plan.d_index, threads))
+    return needed
 
 
 def codec_rows(plan: TrainPlan) -> int:

@@ -8,7 +8,7 @@ the M directions of most variance (the 1.5e12-vector index went from 144 to 72 d
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,9 +18,10 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument
 from teravec.kernels.product import AffineMap
 
-__all__ = ["Transform", "TransformKind", "train_transform"]
+__all__ = ["Moments", "Transform", "TransformKind", "train_transform"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -95,22 +96,62 @@ class Transform:
         return cls(np.ascontiguousarray(packed[:, :-1]), np.ascontiguousarray(packed[:, -1]))
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What some vectors' mean and covariance follow from.
+
+    Parameters
+    ----------
+    count : int
+    total : ndarray of shape (d,), float64
+        Their sum.
+    products : ndarray of shape (d, d), float64
+        The sum of each one's outer product with itself.
+    """
+
+    count: int
+    total: Float64
+    products: Float64
+
+    @classmethod
+    def none(cls, d: int) -> Moments:
+        """Of no vectors."""
+        return cls(0, np.zeros(d), np.zeros((d, d)))
+
+    @classmethod
+    def of(cls, vectors: Float32) -> Moments:
+        """Of vectors (n, d)."""
+        wide = vectors.astype(np.float64)
+        return cls(len(wide), wide.sum(0), wide.T @ wide)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of these vectors and others."""
+        return Moments(
+            self.count + other.count, self.total + other.total, self.products + other.products
+        )
+
+    def covariance(self, *, centered: bool) -> tuple[Float64, Float64]:
+        """The mean (d,), of zeros where it is not centered, and the covariance (d, d) about it."""
+        mean = self.total / self.count if centered else np.zeros(len(self.total))
+        return mean, self.products / self.count - np.outer(mean, mean)
+
+
 def train_transform(
     kind: TransformKind,
     d: int,
-    blocks: Callable[[], Iterable[Float32]],
+    moments: Callable[[], Moments],
     *,
     centered: bool,
     seed: int,
 ) -> Transform:
-    """Make a transform, from training vectors where it needs them.
+    """Make a transform, from the moments of training vectors where it needs them.
 
     Parameters
     ----------
     kind : TransformKind
     d : int
-    blocks : callable
-        Returns the training vectors, in blocks of shape (n, d), float32.
+    moments : callable
+        Returns the training vectors' moments.
     centered : bool
         Whether PCA subtracts the mean. It does for l2; inner products would change.
     seed : int
@@ -121,7 +162,7 @@ def train_transform(
     if kind.name == "rotation":
         matrix = _random_rotation(d, seed)
         return Transform(matrix, np.zeros(d, np.float32))
-    mean, covariance = _moments(iter(blocks()), d, centered)
+    mean, covariance = moments().covariance(centered=centered)
     _, vectors = np.linalg.eigh(covariance)
     directions = vectors[:, ::-1][:, : kind.output_dimension(d)].T
     # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
@@ -138,16 +179,3 @@ def _random_rotation(d: int, seed: int) -> Float32:
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     q, r = np.linalg.qr(gaussian)
     return np.ascontiguousarray((q * np.sign(np.diag(r))).T, np.float32)
-
-
-def _moments(
-    blocks: Iterator[Float32], d: int, centered: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    count, total, products = 0, np.zeros(d), np.zeros((d, d))
-    for block in blocks:
-        wide = block.astype(np.float64)
-        count += len(wide)
-        total += wide.sum(0)
-        products += wide.T @ wide
-    mean = total / count if centered else np.zeros(d)
-    return mean, products / count - np.outer(mean, mean)

@@ -16,7 +16,7 @@ from teravec.storage.arrays import check_file
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
-from teravec.training.sample import sample_rows
+from teravec.training.rows import SampleRows
 
 __all__ = ["SampleWeights", "draw_weights"]
 
@@ -79,5 +79,6 @@ def draw_weights(weights: Weights, plan: TrainPlan, directory: Path) -> SampleWe
 
 
 def _pieces(weights: Weights, plan: TrainPlan) -> Iterator[npt.NDArray[np.float32]]:
+    rows = SampleRows(plan.ntotal, plan.sample, plan.seed)
     for start in range(0, plan.sample, _PIECE_ROWS):
-        yield weights.take(sample_rows(plan, start, min(plan.sample, start + _PIECE_ROWS)))
+        yield weights.take(rows.rows(start, min(plan.sample, start + _PIECE_ROWS)))

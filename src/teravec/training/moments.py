@@ -1,0 +1,61 @@
+"""The moments of the sample that a PCA is made of, summed by tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+
+from teravec.engines.engine import Engine, Steps
+from teravec.memory import require
+from teravec.progress import Progress
+from teravec.training.sample import Sample
+from teravec.training.transform import Moments
+
+__all__ = ["sample_moments"]
+
+_TASK_BLOCKS = 32  # decides the order of additions, so it depends on nothing
+
+
+def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Progress) -> Moments:
+    """Sum the moments of all vectors, in the same order on any engine.
+
+    Parameters
+    ----------
+    sample : Sample
+    block_rows : int
+        Vectors in memory at a time.
+    engine : Engine
+    progress : Progress
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+    """
+    # Three blocks in float32 and one in float64; sums of products: so far, a block's, both.
+    needed = 20 * block_rows * sample.d + 3 * 8 * sample.d**2
+    require(needed, engine.memory_bytes, f"a PCA of {sample.d:,} dimensions")
+    each = _TASK_BLOCKS * block_rows
+    tasks = [(row, min(sample.n, row + each)) for row in range(0, sample.n, each)]
+    maker = _Reader(sample, block_rows)
+    with progress.stage("pca", sample.n, "vectors") as bar:
+        return reduce(Moments.__add__, engine.run(maker, _sum_moments, tasks, bar))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads ranges of the sample; its own maker, as nothing is kept open."""
+
+    sample: Sample
+    block_rows: int
+
+    def make(self) -> _Reader:
+        """Itself."""
+        return self
+
+
+def _sum_moments(reader: _Reader, rows: tuple[int, int]) -> Steps[Moments]:
+    moments = Moments.none(reader.sample.d)
+    for block in reader.sample.blocks(reader.block_rows, *rows):
+        moments += Moments.of(block)
+        yield len(block)
+    return moments
