@@ -39,10 +39,7 @@ typedef struct {
 typedef struct {
     float *queries, *rows; /* (GROUP, stride) and (MOST_LANES, stride) */
     float base[GROUP];
-    /* (room,) each, for leaving the lowest of a query's values */
-    uint64_t *keys;
-    float *best;
-    int64_t *places;
+    uint64_t *keys; /* (room,), for leaving the lowest of a query's values */
 } work_t;
 
 static float half_to_float(uint16_t half)
@@ -80,26 +77,40 @@ static inline float value_at(int codec, const uint8_t *code, size_t k)
     }
 }
 
-/* Leave the k lowest of a query's values. */
+/* Leave the k lowest of a query's values; of those equal to the k-th, the ones of lowest place, so
+ * that what is found does not depend on the order in which lists were scanned. */
 static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
 {
     float *best = s->best + query * s->room;
-    int64_t *places = s->places + query * s->room;
+    int64_t *places = s->places + query * s->room, last = INT64_MAX;
+    size_t lower = 0, equal = 0, kept = 0;
     for (size_t i = 0; i < s->room; i++)
         w->keys[i] = sort_key(best[i], i);
     select_keys(w->keys, s->room, s->k);
-    for (size_t i = 0; i < s->k; i++) {
-        const uint32_t at = (uint32_t)w->keys[i];
-        w->best[i] = best[at];
-        w->places[i] = places[at];
+    const float limit = best[(uint32_t)w->keys[s->k - 1]]; /* select_keys leaves the k-th there */
+    for (size_t i = 0; i < s->room; i++) {
+        lower += best[i] < limit;
+        equal += best[i] == limit;
     }
-    memcpy(best, w->best, 4 * s->k);
-    memcpy(places, w->places, 8 * s->k);
+    if (lower + equal > s->k) {
+        equal = 0;
+        for (size_t i = 0; i < s->room; i++)
+            if (best[i] == limit)
+                w->keys[equal++] = (uint64_t)places[i];
+        select_keys(w->keys, equal, s->k - lower);
+        last = (int64_t)w->keys[s->k - lower - 1];
+    }
+    for (size_t i = 0; i < s->room; i++) { /* without branches; kept is at most i */
+        const float value = best[i];
+        const int64_t place = places[i];
+        best[kept] = value, places[kept] = place;
+        kept += (size_t)((value < limit) | ((value == limit) & (place <= last)));
+    }
     for (size_t i = s->k; i < s->room; i++) {
         best[i] = INFINITY;
         places[i] = -1;
     }
-    s->limits[query] = best[s->k - 1]; /* select_keys leaves the greatest of the k last */
+    s->limits[query] = limit;
     s->counts[query] = (int32_t)s->k;
 }
 
@@ -197,10 +208,8 @@ static int scan(scan_t *s, int level, size_t nentries)
         .queries = zeros(GROUP * s->stride),
         .rows = zeros(MOST_LANES * s->stride),
         .keys = malloc(8 * s->room),
-        .best = malloc(4 * s->k),
-        .places = malloc(8 * s->k),
     };
-    const int ready = work.queries && work.rows && work.keys && work.best && work.places;
+    const int ready = work.queries && work.rows && work.keys;
     if (ready) {
         Py_BEGIN_ALLOW_THREADS;
         AT_LEVEL(level, scan_entries, s, &work, 0, nentries);
@@ -211,8 +220,6 @@ static int scan(scan_t *s, int level, size_t nentries)
     free(work.queries);
     free(work.rows);
     free(work.keys);
-    free(work.best);
-    free(work.places);
     return ready;
 }
 
@@ -307,7 +314,7 @@ static PyMethodDef methods[] = {
      "     queries, centroids, low, step, best, places, counts, limits)\n\n"
      "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. entries: list numbers, first rows, sizes and\n"
      "byte offsets, one after another. best and places (nq, more than k) are what queries keep,\n"
-     "counts how many, limits what a distance must be below; all four are updated."},
+     "counts how many, limits what a distance must not be above; all four are updated."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -195,16 +195,16 @@ FN VEC NAME(tile_ip)(const float *query, const float *rows, size_t stride, float
     return NAME(add_lanes)(sums) - base;
 }
 
-FN uint32_t NAME(less_bits)(VEC a, float limit)
+FN uint32_t NAME(at_most_bits)(VEC a, float limit)
 {
 #if NATIVE_X86 && VL == 16
-    return (uint32_t)_mm512_cmp_ps_mask((__m512)a, _mm512_set1_ps(limit), _CMP_LT_OQ);
+    return (uint32_t)_mm512_cmp_ps_mask((__m512)a, _mm512_set1_ps(limit), _CMP_LE_OQ);
 #elif NATIVE_X86 && VL == 8
-    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, _mm256_set1_ps(limit), _CMP_LT_OQ));
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)a, _mm256_set1_ps(limit), _CMP_LE_OQ));
 #else
     uint32_t bits = 0;
     for (int lane = 0; lane < VL; lane++)
-        bits |= (uint32_t)(a[lane] < limit) << lane;
+        bits |= (uint32_t)(a[lane] <= limit) << lane;
     return bits;
 #endif
 }
@@ -246,7 +246,7 @@ FN void NAME(scan_tile)(const scan_t *s, const work_t *w, size_t pair, size_t nq
         const VEC found = s->similarity ? NAME(tile_ip)(query, w->rows, s->stride, w->base[i])
                                         : NAME(tile_l2)(query, w->rows, s->stride);
         const size_t number = (size_t)s->pair_queries[pair + i];
-        uint32_t bits = NAME(less_bits)(found, s->limits[number]) & there;
+        uint32_t bits = NAME(at_most_bits)(found, s->limits[number]) & there;
         for (; bits; bits &= bits - 1) {
             const int lane = __builtin_ctz(bits);
             keep(s, w, number, found[lane], place + lane);

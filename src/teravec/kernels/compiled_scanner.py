@@ -34,6 +34,7 @@ _LANES = 16  # values of a code are padded to as many
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
 _ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
 _SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
+_FINITE = np.finfo(np.float32).max  # what no distance that counts is above
 _PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
 
 
@@ -66,7 +67,7 @@ class _Kept:
         shape = (nq, 2 * k + _SPARE)
         return cls(
             np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64),
-            np.zeros(nq, np.int32), np.full(nq, np.inf, np.float32),
+            np.zeros(nq, np.int32), np.full(nq, _FINITE, np.float32),
         )  # fmt: skip
 
 
@@ -176,11 +177,21 @@ class CompiledScan:
             return np.full(shape, self._scanner.metric.worst, np.float32), np.full(shape, -1)
         best = np.concatenate([kept.best for kept in self._kept], axis=1)
         places = np.concatenate([kept.places for kept in self._kept], axis=1)
-        order, best = smallest_k(best, self._k, threads=self._threads)
-        places = np.take_along_axis(places, order.astype(np.int64), 1)
+        order, lowest = smallest_k(best, self._k, threads=self._threads)
+        found = np.take_along_axis(places, order.astype(np.int64), 1)
+        for row in _ties(best, lowest):  # of equal ones, those of lowest place
+            at = np.lexsort((places[row], best[row]))[: self._k]
+            lowest[row], found[row] = best[row, at], places[row, at]
         if self._scanner.metric.larger_is_closer:
-            np.negative(best, out=best)
-        return best, places
+            np.negative(lowest, out=lowest)
+        return lowest, found
+
+
+def _ties(values: Float32, lowest: Float32) -> Int64:
+    """Rows of which more values equal the last of the lowest than are among these."""
+    last = lowest[:, -1:]
+    more = (values == last).sum(axis=1) > (lowest == last).sum(axis=1)
+    return np.flatnonzero(more & np.isfinite(last[:, 0]))
 
 
 def _parts(
