@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["ahead", "default_threads", "once", "ordered_map"]
+__all__ = ["ahead", "default_threads", "on_threads", "once", "ordered_map"]
+
+_MOST_HELPERS = 64
 
 
 def default_threads() -> int:
@@ -35,6 +37,48 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
         return made[0]
 
     return get
+
+
+_helpers = once(lambda: ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="teravec-helper"))
+
+
+def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
+    """Call ``function(item)`` for every item, in no order: this thread does so, others help.
+
+    For short tasks: the helpers are the whole process's and stay, as to start threads takes
+    longer than many a search. Where all are busy, or there are none after a fork, this thread
+    does the work alone, so calls may be nested.
+
+    Parameters
+    ----------
+    function : callable
+        Thread-safe. After an exception no more items are begun, and it is raised.
+    items : sequence
+    threads : int
+        Threads to run on, this one among them.
+    """
+    waiting = deque(items)
+
+    def work() -> None:
+        try:
+            while True:
+                try:
+                    item = waiting.popleft()
+                except IndexError:
+                    return
+                function(item)
+        finally:
+            waiting.clear()  # empty, or nothing more is to be begun
+
+    count = min(threads, len(waiting)) - 1
+    helping = [_helpers().submit(work) for _ in range(count)]
+    try:
+        work()
+    finally:
+        begun = [future for future in helping if not future.cancel()]
+        wait(begun)
+    for future in begun:
+        future.result()
 
 
 def ordered_map(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from teravec.engines.threads import ordered_map
+from teravec.engines.threads import on_threads
 
 __all__ = ["over_blocks"]
 
@@ -24,9 +24,4 @@ def over_blocks(
     if even:
         rows = min(rows, max(1024, -(-n // max(1, threads))))
     blocks = [(i, min(i + rows, n)) for i in range(0, n, rows)]
-    if threads <= 1 or len(blocks) <= 1:
-        for start, stop in blocks:
-            function(start, stop)
-        return
-    for _ in ordered_map(lambda b: function(*b), blocks, threads=min(threads, len(blocks))):
-        pass
+    on_threads(lambda block: function(*block), blocks, threads=threads)

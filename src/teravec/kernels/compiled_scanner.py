@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import ordered_map
+from teravec.engines.threads import on_threads
 from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec
 from teravec.kernels.lists_in_memory import ListsInMemory
@@ -128,7 +128,10 @@ class CompiledScan:
         Each query's nearest list comes first: what is found there keeps most other codes out of
         what is kept, which would else take as long as the distances.
         """
-        if len(lists.list_nos) > 1:
+        if len(self._queries) == 1:  # a pair for each list: one scan of them in that order
+            order = np.argsort(~pairs.nearest, kind="stable")
+            self._add(lists.where(order), pairs.reordered(order))
+        elif len(lists.list_nos) > 1:
             for chosen in (pairs.nearest, ~pairs.nearest):
                 part = pairs.where(chosen)
                 wanted = part.counts > 0
@@ -150,8 +153,7 @@ class CompiledScan:
             return
         code_size = self._scanner.decoding.code_size
         parts = _parts(entries, pairs.starts, cost, threads * _PARTS, code_size)
-        for _ in ordered_map(lambda p: self._scan(lists, *p, pairs), parts, threads=threads):
-            pass
+        on_threads(lambda part: self._scan(lists, *part, pairs), parts, threads=threads)
 
     def _scan(self, lists: ListsInMemory, entries: Int64, starts: Int64, pairs: Pairs) -> None:
         scanner, decoding = self._scanner, self._scanner.decoding

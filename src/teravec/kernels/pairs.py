@@ -67,6 +67,8 @@ class Pairs:
 
     def of_lists(self, list_nos: Int64) -> Pairs:
         """The pairs of some of the lists, (m,), ascending."""
+        if len(list_nos) == len(self.list_nos):  # all of them
+            return self
         at = np.searchsorted(self.list_nos, list_nos)
         if len(at) and at[-1] - at[0] + 1 == len(at):  # a run of them: a view
             first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
@@ -86,6 +88,13 @@ class Pairs:
         return Pairs(
             self.list_nos, before[self.starts], self.queries[chosen], self.distances[chosen],
             self.nearest[chosen],
+        )  # fmt: skip
+
+    def reordered(self, order: Int64) -> Pairs:
+        """The pairs of one query in another order: its lists need not ascend then."""
+        return Pairs(
+            self.list_nos[order], self.starts, self.queries, self.distances[order],
+            self.nearest[order],
         )  # fmt: skip
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
