@@ -15,7 +15,7 @@ Cost
 ----
 One pass over the source for the truth, ``queries`` products a vector; then a search of all
 queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
-0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least).
+0.99 can be promised, or a query scans a 16th of the vectors (but 100,000 at least).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ log = logging.getLogger(__name__)
 _FEWEST_LEFT_OUT = 100
 _GAPS = 33  # lists whose gaps say how gaps weigh
 _STEPS_OF_PRUNE = 8
-_CODES_ANYWAY = 30_000  # a query scans so many codes in a fraction of a millisecond
-_CODES_SHARE = 32
+_CODES_ANYWAY = 100_000  # a query of a batch scans so many codes in a fraction of a millisecond
+_CODES_SHARE = 16
 _STAYS = 5e-4  # gained by a doubling of nprobe
 _PLENTY = 0.99
 
@@ -73,7 +73,7 @@ class CalibrationOptions:
     ks : tuple of int
         Numbers of neighbours to measure the recall of, ascending.
     codes : int, optional
-        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least.
+        Go on until a query scans so many codes. Not given: a 16th of all, 100,000 at least.
     """
 
     queries: int = 1000
