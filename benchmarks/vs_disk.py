@@ -234,7 +234,7 @@ def report(case: Case, found: dict[str, list[Point]], profile: DeviceProfile) ->
         "what the disk needs for a query's reads by the rates of `bench-disk` on the slice, two "
         f"waits included. {_builds(case)}",
         measure.table(header, rows),
-        "At equal recall, between the points above, or that of a point within 0.012 of it; how many "
+        "At equal recall, between the points above, or at a point within 0.012 of it; how many "
         "times better teravec is:",
         _ratios(found),
         "Cold batches of 1,000 queries, teravec; bytes a second over the device's best of "
