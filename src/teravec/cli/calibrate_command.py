@@ -43,7 +43,8 @@ def calibrate(
     codes: Annotated[
         int | None,
         typer.Option(help="Go on until a query scans so many codes.  [default: a 32nd of all, "
-                     "30,000 at least]", show_default=False),
+                     "30,000 at least; three times as many where 0.95 cannot be promised then]",
+                     show_default=False),
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,

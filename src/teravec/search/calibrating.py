@@ -15,7 +15,8 @@ Cost
 ----
 One pass over the source for the truth, ``queries`` products a vector; then a search of all
 queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
-0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least).
+0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least); where 0.95
+cannot be promised then, three times as many.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ _GAPS = 33  # lists whose gaps say how gaps weigh
 _STEPS_OF_PRUNE = 8
 _CODES_ANYWAY = 30_000  # a query scans so many codes in a fraction of a millisecond
 _CODES_SHARE = 32
+_FURTHER = 3
+_USUAL = 0.95  # what is usually asked for
 _STAYS = 5e-4  # gained by a doubling of nprobe
 _PLENTY = 0.99
 
@@ -73,7 +76,8 @@ class CalibrationOptions:
     ks : tuple of int
         Numbers of neighbours to measure the recall of, ascending.
     codes : int, optional
-        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least.
+        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
+        times as many where 0.95 cannot be promised then.
     """
 
     queries: int = 1000
@@ -236,7 +240,8 @@ def _without_own(
 def _measure(
     index: Index, known: _Queries, ks: tuple[int, ...], codes: int | None, progress: Progress
 ) -> Calibration:
-    most = codes or max(_CODES_ANYWAY, index.ntotal // _CODES_SHARE)
+    usually = codes or max(_CODES_ANYWAY, index.ntotal // _CODES_SHARE)
+    most = codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
     bounds = _radii(known.costs, ks)
     points: list[Measured] = []
@@ -245,7 +250,7 @@ def _measure(
         for effort in efforts:
             points.append(_search(index, known, effort, ks, bounds, sign))
             bar.advance(1)
-            if _enough(points, most):
+            if _enough(points, usually, most):
                 break
     manifest = index.manifest
     return Calibration(
@@ -347,9 +352,10 @@ def _ratio(found: Int64, within: Int64) -> tuple[float, float]:
     return ratio, float(np.sqrt(((found - ratio * within) ** 2).sum())) / total
 
 
-def _enough(points: list[Measured], most_codes: int) -> bool:
+def _enough(points: list[Measured], usually: int, most: int) -> bool:
     last = points[-1]
     lower = np.subtract(last.recall, CONFIDENCE * np.array(last.error))
-    if last.codes >= most_codes or (lower > _PLENTY).all():
+    enough = usually if (lower > _USUAL).all() else most
+    if last.codes >= enough or (lower > _PLENTY).all():
         return True
     return len(points) > 2 and bool((np.subtract(last.recall, points[-3].recall) < _STAYS).all())
