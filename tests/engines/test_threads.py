@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -213,3 +214,17 @@ def test_after_an_exception_nothing_more_is_begun() -> None:
     with pytest.raises(ValueError, match="three"):
         on_threads(work, range(1000), threads=2)
     assert len(begun) < 500
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_helpers_of_its_own() -> None:
+    on_threads(lambda _: None, range(8), threads=3)
+    child = os.fork()
+    if child == 0:
+        barrier = threading.Barrier(2, timeout=20)
+        try:
+            on_threads(lambda _: barrier.wait(), range(2), threads=2)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0

@@ -13,6 +13,7 @@ from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.plan_command import add_plan_command
+from teravec.cli.running import write_whole
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
 from teravec.cli.serve_commands import add_serve_commands
@@ -63,6 +64,7 @@ add_slurm_command(app)
 
 def run() -> None:
     """Run the command line."""
+    write_whole()
     app()
 
 

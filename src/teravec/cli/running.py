@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import resource
 import sys
@@ -13,7 +14,14 @@ import typer
 
 from teravec.errors import InvalidArgument, TeravecError
 
-__all__ = ["command", "parse_decimals", "parse_numbers", "peak_rss_bytes", "print_json"]
+__all__ = [
+    "command",
+    "parse_decimals",
+    "parse_numbers",
+    "peak_rss_bytes",
+    "print_json",
+    "write_whole",
+]
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -50,6 +58,20 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
         return function
 
     return register
+
+
+def write_whole() -> None:
+    """Make standard output write all of what is printed, where Python is told not to buffer it.
+
+    With PYTHONUNBUFFERED, as is usual in containers, one call hands a text to the system, and what
+    a pipe does not take at once, 64 KiB are usual, may be lost without an error.
+    """
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors=sys.stdout.errors,
+            line_buffering=True,
+        )  # fmt: skip
 
 
 def print_json(content: Any) -> None:

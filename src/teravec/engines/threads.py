@@ -39,15 +39,29 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
     return get
 
 
-_helpers = once(lambda: ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="teravec-helper"))
+class _Helpers:
+    """Threads that stay; made at the first use, and anew in a process that was forked."""
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin without threads: those of the parent are not in a child."""
+        self.pool = once(
+            lambda: ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="teravec-helper")
+        )
+
+
+_helpers = _Helpers()
 
 
 def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
     """Call ``function(item)`` for every item, in no order: this thread does so, others help.
 
     For short tasks: the helpers are the whole process's and stay, as to start threads takes
-    longer than many a search. Where all are busy, or there are none after a fork, this thread
-    does the work alone, so calls may be nested.
+    longer than many a search. Where all are busy, this thread does the work alone, so calls may
+    be nested.
 
     Parameters
     ----------
@@ -71,7 +85,7 @@ def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: 
             waiting.clear()  # empty, or nothing more is to be begun
 
     count = min(threads, len(waiting)) - 1
-    helping = [_helpers().submit(work) for _ in range(count)]
+    helping = [_helpers.pool().submit(work) for _ in range(count)]
     try:
         work()
     finally:
