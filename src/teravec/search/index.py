@@ -15,7 +15,6 @@ from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
@@ -33,6 +32,8 @@ from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
     check_candidates,
+    check_places,
+    check_wanted,
     checked_k,
     checked_queries,
     checked_radius,
@@ -295,22 +296,10 @@ class Index:
         if self._two_stages is None:
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         started = time.perf_counter()
-        self._check_places(places)
+        check_places(places, self._opened.lists, self._opened.sizes)
         found = self._two_stages.refiner.distances(prepared, owners, places, self.stats)
         self.stats.refine_s += time.perf_counter() - started
         return found
-
-    def _check_places(self, places: Int64) -> None:
-        start, stop = self._opened.lists
-        list_nos, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
-        there = (list_nos >= start) & (list_nos < stop)
-        there[there] = rows[there] < self._opened.sizes[list_nos[there]]
-        if not there.all():
-            place = int(places[~there][0])
-            raise InvalidArgument(
-                f"vector {place & ((1 << PLACE_BITS) - 1)} of list {place >> PLACE_BITS} wanted; "
-                f"it is not in lists {start} to {stop - 1}, which are open"
-            )
 
     def range_search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
@@ -378,20 +367,8 @@ class Index:
     def _batch(
         self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
     ) -> Batch:
-        shape = (len(prepared), self._opened.model.description.d_index)
-        fits = list_nos.ndim == 2 and len(list_nos) == len(prepared)
-        if prepared.shape != shape or not fits or distances.shape != list_nos.shape:
-            raise InvalidArgument(
-                f"prepared queries {prepared.shape}, lists {list_nos.shape} and distances "
-                f"{distances.shape} do not fit each other and {shape[1]} dimensions"
-            )
-        start, stop = self._opened.lists
-        if list_nos.size:
-            low, high = int(np.where(list_nos < 0, start, list_nos).min()), int(list_nos.max())
-            if list_nos.min() < -1 or low < start or high >= stop:
-                raise InvalidArgument(
-                    f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
-                )
+        d_index = self._opened.model.description.d_index
+        check_wanted(prepared, list_nos, distances, d_index, self._opened.lists)
         wanted = self._resources, prepared, list_nos, distances, self.stats
         if self._two_stages is None:
             return Batch(*wanted)

@@ -6,10 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
+from teravec.kernels.lists_in_memory import PLACE_BITS
 
-__all__ = ["check_candidates", "checked_k", "checked_queries", "checked_radius"]
+__all__ = [
+    "check_candidates", "check_places", "check_wanted", "checked_k", "checked_queries",
+    "checked_radius",
+]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 
 def checked_queries(queries: Float32, d: int) -> Float32:
@@ -45,3 +50,37 @@ def checked_radius(radius: float) -> float:
     if not np.isfinite(radius):
         raise InvalidArgument(f"radius is {radius}; a finite number expected")
     return float(radius)
+
+
+def check_wanted(
+    prepared: Float32, list_nos: Int64, distances: Float32, d_index: int, lists: tuple[int, int]
+) -> None:
+    """Raise InvalidArgument unless prepared queries and the lists they want fit these open ones."""
+    shape = (len(prepared), d_index)
+    fits = list_nos.ndim == 2 and len(list_nos) == len(prepared)
+    if prepared.shape != shape or not fits or distances.shape != list_nos.shape:
+        raise InvalidArgument(
+            f"prepared queries {prepared.shape}, lists {list_nos.shape} and distances "
+            f"{distances.shape} do not fit each other and {shape[1]} dimensions"
+        )
+    start, stop = lists
+    if list_nos.size:
+        low, high = int(np.where(list_nos < 0, start, list_nos).min()), int(list_nos.max())
+        if list_nos.min() < -1 or low < start or high >= stop:
+            raise InvalidArgument(
+                f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
+            )
+
+
+def check_places(places: Int64, lists: tuple[int, int], sizes: Int64) -> None:
+    """Raise InvalidArgument unless there is a vector at each place, in these open lists."""
+    start, stop = lists
+    list_nos, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
+    there = (list_nos >= start) & (list_nos < stop)
+    there[there] = rows[there] < sizes[list_nos[there]]
+    if not there.all():
+        place = int(places[~there][0])
+        raise InvalidArgument(
+            f"vector {place & ((1 << PLACE_BITS) - 1)} of list {place >> PLACE_BITS} wanted; "
+            f"it is not in lists {start} to {stop - 1}, which are open"
+        )

@@ -125,7 +125,7 @@ class Coordinator:
         return merged(parts, nq, wanted, index.larger_is_closer, index.version), left + lost
 
     def _fan_out(self, round: Round, deadline: Deadline) -> FanOut:
-        return FanOut(self._fleet, self._metrics, round.version, round, deadline)
+        return FanOut(self._fleet, self._metrics, round, deadline)
 
     def _told(self, left: list[Pairs], missing: float) -> str:
         list_nos = np.unique(np.concatenate([p.list_nos for p in left]))

@@ -62,15 +62,12 @@ class FanOut:
     ----------
     fleet : Fleet
     metrics : Metrics
-    version : str
     round : Round
     deadline : Deadline
     """
 
-    def __init__(
-        self, fleet: Fleet, metrics: Metrics, version: str, round: Round, deadline: Deadline
-    ) -> None:
-        self._fleet, self._metrics, self._version = fleet, metrics, version
+    def __init__(self, fleet: Fleet, metrics: Metrics, round: Round, deadline: Deadline) -> None:
+        self._fleet, self._metrics, self._version = fleet, metrics, round.version
         self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
         self._unowned: list[Pairs] = []

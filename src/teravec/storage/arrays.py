@@ -1,10 +1,12 @@
-"""Sealed ``.npy`` files: arrays that belong to a JSON file, which holds their checksums."""
+"""Sealed files of arrays that belong to a JSON file, which holds their checksums."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,9 @@ import xxhash
 from teravec.errors import CorruptFile, storage_errors
 from teravec.storage.files import byte_view, check_size, file_checksum, publishing, write_all
 
-__all__ = ["check_file", "describe_file", "read_array", "write_array"]
+__all__ = [
+    "ArrayWriter", "check_file", "describe_file", "publishing_arrays", "read_array", "write_array",
+]  # fmt: skip
 
 
 def describe_file(path: Path) -> dict[str, Any]:
@@ -31,18 +35,49 @@ def check_file(path: Path, expected: dict[str, Any]) -> None:
         raise CorruptFile(f"{path}: checksum {found} found, {expected['checksum']} expected")
 
 
+class ArrayWriter:
+    """A file while arrays are written to it, one after another.
+
+    Parameters
+    ----------
+    file : binary file
+    size : int
+        Bytes that the file is to have.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self._digest, self._offset = xxhash.xxh3_64(), 0
+
+    def write(self, array: npt.NDArray[Any]) -> None:
+        """Append an array's bytes; it is C-contiguous."""
+        self._digest.update(byte_view(array))
+        write_all(self._file, byte_view(array), self._offset)
+        self._offset += array.nbytes
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The file, as it was to be written."""
+        return {"size": self._size, "checksum": self._digest.hexdigest()}
+
+
+@contextmanager
+def publishing_arrays(path: Path, size: int) -> Iterator[ArrayWriter]:
+    """Publish a file of ``size`` bytes that the body writes, arrays without a header."""
+    with publishing(path, verify=lambda part: check_file(part, writer.described)) as file:
+        writer = ArrayWriter(file, size)
+        yield writer
+
+
 def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
     """Publish an array as ``.npy`` and describe the file, as it was to be written."""
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    digest = xxhash.xxh3_64(header.getvalue())
-    digest.update(byte_view(array))
-    described = {"size": header.tell() + array.nbytes, "checksum": digest.hexdigest()}
-    with publishing(path, verify=lambda temporary: check_file(temporary, described)) as file:
-        write_all(file, header.getvalue(), 0)
-        write_all(file, byte_view(array), header.tell())
-    return described
+    with publishing_arrays(path, header.tell() + array.nbytes) as out:
+        out.write(np.frombuffer(header.getvalue(), np.uint8))
+        out.write(array)
+    return out.described
 
 
 def read_array(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead, ordered_map
@@ -18,8 +17,8 @@ from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
 from teravec.sources import Source, SourceFiles, spans
-from teravec.storage.arrays import check_file
-from teravec.storage.files import byte_view, publishing, read_into, write_all
+from teravec.storage.arrays import check_file, publishing_arrays
+from teravec.storage.files import byte_view, read_into
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
@@ -195,20 +194,12 @@ def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:
         _check_part(path, seal, stop - start, sample.d)
         yield stop - start
         return
-    digest, described = xxhash.xxh3_64(), {"size": (stop - start) * sample.d * 4}
-
-    def check(temporary: Path) -> None:
-        check_file(temporary, {**described, "checksum": digest.hexdigest()})
-
-    offset = 0
-    with publishing(path, verify=check) as file:
+    with publishing_arrays(path, (stop - start) * sample.d * 4) as out:
         for vectors in drawer.pieces(start, stop):
-            digest.update(byte_view(vectors))
-            write_all(file, byte_view(vectors), offset)
-            offset += vectors.nbytes
+            out.write(vectors)
             yield len(vectors)
     content = {"format": "teravec-sample", "version": _VERSION, "n": stop - start, "d": sample.d}
-    write_json(seal, {**content, "file": {**described, "checksum": digest.hexdigest()}})
+    write_json(seal, {**content, "file": out.described})
 
 
 def _check_part(path: Path, seal: Path, n: int, d: int) -> None:

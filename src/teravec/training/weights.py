@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from teravec.errors import InvalidSource, storage_errors
 from teravec.sources import Weights
-from teravec.storage.arrays import check_file
-from teravec.storage.files import byte_view, publishing, read_into, write_all
+from teravec.storage.arrays import check_file, publishing_arrays
+from teravec.storage.files import byte_view, read_into
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
@@ -59,23 +58,15 @@ def draw_weights(weights: Weights, plan: TrainPlan, directory: Path) -> SampleWe
         described = read_json(seal, _FORMAT, 1)["file"]
         check_file(path, described)
         return SampleWeights(path, described["checksum"])
-    digest, total, offset = xxhash.xxh3_64(), 0.0, 0
-    described = {"size": 4 * plan.sample}
-
-    def check(temporary: Path) -> None:
-        check_file(temporary, {**described, "checksum": digest.hexdigest()})
-
-    with publishing(path, verify=check) as file:
+    total = 0.0
+    with publishing_arrays(path, 4 * plan.sample) as out:
         for piece in _pieces(weights, plan):
-            digest.update(byte_view(piece))
-            write_all(file, byte_view(piece), offset)
-            offset += piece.nbytes
+            out.write(piece)
             total += float(piece.sum(dtype=np.float64))
     if not total > 0:
         raise InvalidSource(f"{weights.path}: every weight of the sample is 0")
-    described["checksum"] = digest.hexdigest()
-    write_json(seal, {"format": _FORMAT, "version": 1, "file": described})
-    return SampleWeights(path, digest.hexdigest())
+    write_json(seal, {"format": _FORMAT, "version": 1, "file": out.described})
+    return SampleWeights(path, out.described["checksum"])
 
 
 def _pieces(weights: Weights, plan: TrainPlan) -> Iterator[npt.NDArray[np.float32]]:
