@@ -47,7 +47,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
-_SMALLEST_CHUNK = 1 << 20
+_LEAST_BYTES = 6 << 20  # for batches, kept lists and what passes through
 
 
 class Index:
@@ -75,13 +75,16 @@ class Index:
         self._opened = opened
         free = memory_bytes - opened.memory_bytes
         require(
-            opened.memory_bytes + 6 * _SMALLEST_CHUNK, memory_bytes,
+            opened.memory_bytes + _LEAST_BYTES, memory_bytes,
             f"searching {opened.paths.root}",
         )  # fmt: skip
         self.batch_bytes = free // 3
-        cache_bytes = min(IndexLists.all_bytes(opened), free // 2) if keep_lists else 0
-        # Three chunks, and as much again for the queries and their results.
-        lists = IndexLists(opened, cache_bytes, min(_LARGEST_CHUNK, free // 6))
+        kept_bytes = free // 2 if keep_lists else 0
+        cache_bytes = min(IndexLists.all_bytes(opened), kept_bytes)
+        # What passes through: chunks of lists, and in two stages as much for runs of pages.
+        passing_bytes = (free - self.batch_bytes - kept_bytes) // (2 if opened.fine else 1)
+        chunk_bytes = min(_LARGEST_CHUNK, passing_bytes // IndexLists.CHUNKS)
+        lists = IndexLists(opened, cache_bytes, chunk_bytes)
         self._ranges = RangeReader(direct=direct)
         opened.model.make_ready()
         self._resources = SearchResources(
@@ -90,8 +93,8 @@ class Index:
         )  # fmt: skip
         self._two_stages: TwoStages | None = None
         if opened.fine:  # none where codes have one stage, or no lists are open
-            refine_bytes = min(3 * _LARGEST_CHUNK, free // 6)
-            left = free // 2 - cache_bytes if keep_lists else 0
+            refine_bytes = min(3 * _LARGEST_CHUNK, passing_bytes)
+            left = kept_bytes - cache_bytes
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
 

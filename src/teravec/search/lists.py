@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import numpy.typing as npt
@@ -30,14 +31,17 @@ class IndexLists:
     cache_bytes : int
         For codes and ids of lists that were read; none is kept with 0.
     chunk_bytes : int
-        Of lists read together; up to three chunks are in memory.
+        Of lists read together; up to ``CHUNKS`` chunks are in memory.
     """
+
+    CHUNKS = 4  # one read, one verified, one scanned, and one on its way between two
 
     def __init__(self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int) -> None:
         self._sizes, self._code_size = index.sizes, index.manifest.code_size
+        self._nlist = len(index.sizes)
         self._chunk_bytes = chunk_bytes
         # The codes of list i have key i, its ids nlist + i.
-        self._cache = ListCache(2 * len(index.sizes), cache_bytes)
+        self._cache = ListCache(2 * self._nlist, cache_bytes)
 
     @staticmethod
     def all_bytes(index: OpenedIndex) -> int:
@@ -56,25 +60,9 @@ class IndexLists:
             if len(kept):
                 offsets = at[at >= 0]
                 yield ListsInMemory(kept, self._sizes[kept], offsets, self._cache.buffer)
-            yield from self._read_codes(list_nos[at < 0], reader)
+            yield from self._read(list_nos[at < 0], "codes", reader)
         finally:
             self._cache.unpin(kept)
-
-    def _read_codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
-        sizes, width = self._sizes[list_nos], self._code_size
-        chunks = plan_chunks(list_nos, sizes, width, self._chunk_bytes)
-
-        def read() -> Iterator[ListsInMemory]:
-            for chunk in chunks:
-                buffer, offsets = reader.read(chunk, "codes")
-                if chunk.whole:
-                    self._cache.keep(chunk.list_nos, buffer, offsets, chunk.counts * width)
-                yield ListsInMemory(
-                    chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start
-                )  # fmt: skip
-
-        several = int(sizes.sum()) * width > self._chunk_bytes
-        return ahead(read()) if several else read()
 
     def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
         """Ids of n vectors, given by list number and row within the list, in any order.
@@ -82,7 +70,7 @@ class IndexLists:
         Whole lists of ids are read, as a checksum covers a list.
         """
         wanted = np.unique(list_nos)
-        keys = wanted + len(self._sizes)
+        keys = wanted + self._nlist
         at = self._cache.pin(keys)
         ids = np.empty(len(rows), np.int64)
         try:
@@ -97,15 +85,37 @@ class IndexLists:
     def _read_ids(
         self, missing: Int64, list_nos: Int64, rows: Int64, ids: Int64, reader: ListReader
     ) -> None:
-        for chunk in plan_chunks(missing, self._sizes[missing], ID_BYTES, self._chunk_bytes):
-            buffer, offsets = reader.read(chunk, "ids")
-            if chunk.whole:
-                keys = chunk.list_nos + len(self._sizes)
-                self._cache.keep(keys, buffer, offsets, chunk.counts * ID_BYTES)
-            at = np.searchsorted(chunk.list_nos, list_nos).clip(max=len(chunk.list_nos) - 1)
-            inside = rows - chunk.row_start
-            mine = (chunk.list_nos[at] == list_nos) & (inside >= 0) & (inside < chunk.counts[at])
-            ids[mine] = _take_ids(buffer, offsets[at[mine]] + ID_BYTES * inside[mine])
+        for lists in self._read(missing, "ids", reader):
+            at = np.searchsorted(lists.list_nos, list_nos).clip(max=len(lists.list_nos) - 1)
+            inside = rows - lists.row_start
+            mine = (lists.list_nos[at] == list_nos) & (inside >= 0) & (inside < lists.sizes[at])
+            offsets = lists.offsets[at[mine]] + ID_BYTES * inside[mine]
+            ids[mine] = _take_ids(lists.buffer, offsets)
+
+    def _read(self, list_nos: Int64, part: str, reader: ListReader) -> Iterator[ListsInMemory]:
+        """Codes or ids of lists from their files, in chunks.
+
+        Where there are several, one is read, the one before it verified and kept, and the one
+        before that scanned, at the same time: the device waits for none of it.
+        """
+        width, first_key = (self._code_size, 0) if part == "codes" else (ID_BYTES, self._nlist)
+        sizes = self._sizes[list_nos]
+        chunks = plan_chunks(list_nos, sizes, width, self._chunk_bytes)
+        several = int(sizes.sum()) * width > self._chunk_bytes
+        read = (reader.read(chunk, part) for chunk in chunks)
+
+        def verified() -> Iterator[ListsInMemory]:
+            with closing(ahead(read) if several else read) as unchecked:
+                for found in unchecked:
+                    chunk, (buffer, offsets) = found.chunk, reader.checked(found)
+                    if chunk.whole:
+                        keys, counts = first_key + chunk.list_nos, chunk.counts
+                        self._cache.keep(keys, buffer, offsets, counts * width)
+                    yield ListsInMemory(
+                        chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start
+                    )  # fmt: skip
+
+        return ahead(verified()) if several else verified()
 
     def warm(self, list_nos: Int64, reader: ListReader) -> None:
         """Read lists into the cache, the most wanted first, until it is full.

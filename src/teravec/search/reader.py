@@ -15,7 +15,7 @@ from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES, ListFile
 from teravec.storage.range_reader import ALIGNMENT, Range, RangeReader, aligned_buffer
 
-__all__ = ["ListReader"]
+__all__ = ["ListReader", "Unchecked"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -31,6 +31,26 @@ class _Lists(NamedTuple):
     slices: Int64
     offsets: Int64
     lengths: Int64
+
+
+class Unchecked(NamedTuple):
+    """A chunk's lists as they were read; ``ListReader.checked`` says whether they are right.
+
+    Attributes
+    ----------
+    chunk : Chunk
+    part : {"codes", "ids"}
+    lists : _Lists
+    buffer : ndarray of uint8
+    offsets : ndarray of shape (n,), int64
+        Byte of the buffer at which each list begins.
+    """
+
+    chunk: Chunk
+    part: str
+    lists: _Lists
+    buffer: Bytes
+    offsets: Int64
 
 
 class ListReader:
@@ -50,13 +70,31 @@ class ListReader:
         self._index, self._ranges, self.stats = index, ranges, stats
         self._running = xxhash.xxh3_64()
 
-    def read(self, chunk: Chunk, part: str) -> tuple[Bytes, Int64]:
-        """Read and verify a chunk's lists.
+    def read(self, chunk: Chunk, part: str) -> Unchecked:
+        """Read a chunk's lists.
 
         Parameters
         ----------
         chunk : Chunk
         part : {"codes", "ids"}
+
+        Raises
+        ------
+        CorruptFile
+            The file ends too early.
+        StorageError
+        """
+        lists = self._places(chunk, part)
+        ranges, size, at = self._joined(lists)
+        buffer = aligned_buffer(size)
+        self.stats.lists_read += len(chunk.list_nos) if part == "codes" else 0
+        self.stats.reads += len(ranges)
+        self.stats.bytes_read += size
+        self._ranges.read(ranges, buffer)
+        return Unchecked(chunk, part, lists, buffer, at)
+
+    def checked(self, found: Unchecked) -> tuple[Bytes, Int64]:
+        """Verify lists that were read; parts of a large list in their order.
 
         Returns
         -------
@@ -68,22 +106,15 @@ class ListReader:
         ------
         CorruptFile
             Names the file and the list whose bytes are wrong.
-        StorageError
         """
-        lists = self._places(chunk, part)
-        ranges, size, at = self._joined(lists)
-        buffer = aligned_buffer(size)
-        self.stats.lists_read += len(chunk.list_nos) if part == "codes" else 0
-        self.stats.reads += len(ranges)
-        self.stats.bytes_read += size
-        self._ranges.read(ranges, buffer)
-        view = byte_view(buffer)
+        chunk, lists, at = found.chunk, found.lists, found.offsets
+        view = byte_view(found.buffer)
         if chunk.whole:
-            self._check(chunk, lists, part, view, at)
+            self._check(chunk, lists, found.part, view, at)
         else:
             file = self._index.slices[int(lists.slices[0])]
-            self._check_part(file, chunk, part, view[at[0] : at[0] + lists.lengths[0]])
-        return buffer, at
+            self._check_part(file, chunk, found.part, view[at[0] : at[0] + lists.lengths[0]])
+        return found.buffer, at
 
     def _places(self, chunk: Chunk, part: str) -> _Lists:
         list_nos = chunk.list_nos
