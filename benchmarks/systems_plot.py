@@ -12,7 +12,8 @@ _PANELS = {
     "p50_ms": "cold single query, p50 ms", "mb": "cold single query, MB read",
 }  # fmt: skip
 _COLORS = {
-    "teravec": "#1f5fa8", "teravec, two stages": "#4aa3df", "Faiss in RAM": "#6b6b6b",
+    "teravec": "#1f5fa8", "teravec, two stages": "#4aa3df", "teravec, 256MiB": "#6f86c9",
+    "teravec, two stages, 256MiB": "#7fcfe0", "Faiss in RAM": "#6b6b6b",
     "Faiss on disk": "#b0b0b0", "Faiss on disk, MADV_RANDOM": "#8a7a5c",
     "LanceDB IVF_SQ": "#d9822b", "DiskANN": "#a8325e",
 }  # fmt: skip
