@@ -2,19 +2,14 @@
  *
  * A list's codes are unpacked once for all queries that want the list. Faiss's scanners unpack them
  * again for every query; unpacking is most of their work.
- *
- * Codes are those of Faiss: float32, float16, and scalar quantizers of 8, 6 and 4 bits of residuals,
- * where value i of a code stands for low[i] + step[i] * value.
  */
 #include "_native_common.h"
 #include "_native_select.h"
+#include "_codes.h"
 
-/* A place names a vector: list number << PLACE_BITS | row within the list. */
-enum { PLACE_BITS = 32 };
 /* Queries prepared at a time: with 384 dimensions they fill half of a 96 KiB first-level cache. */
 enum { GROUP = 32 };
 enum { MOST_LANES = 16 };
-enum { CODEC_FLAT, CODEC_FP16, CODEC_SQ8, CODEC_SQ6, CODEC_SQ4, CODECS };
 
 /* Entries are lists, or parts of them: sizes[e] codes at codes + offsets[e], rows from row_starts[e]
  * of list list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
@@ -41,41 +36,6 @@ typedef struct {
     float base[GROUP];
     uint64_t *keys; /* (room,), for leaving the lowest of a query's values */
 } work_t;
-
-static float half_to_float(uint16_t half)
-{
-    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fff;
-    uint32_t bits;
-    float value;
-    if (rest < 0x400) { /* zero or subnormal: rest * 2^-24 */
-        value = (float)rest * 0x1p-24f;
-        memcpy(&bits, &value, 4);
-    } else if (rest < 0x7c00) {
-        bits = (rest << 13) + ((uint32_t)112 << 23);
-    } else {
-        bits = 0x7f800000 | (rest & 0x3ff) << 13;
-    }
-    bits |= sign;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-/* Value k of a code. */
-static inline float value_at(int codec, const uint8_t *code, size_t k)
-{
-    uint32_t bits;
-    uint16_t half;
-    switch (codec) {
-    case CODEC_FP16: memcpy(&half, code + 2 * k, 2); return half_to_float(half);
-    case CODEC_SQ8: return code[k];
-    case CODEC_SQ4: return (float)(code[k / 2] >> (k % 2 * 4) & 15);
-    default:
-        bits = code[6 * k / 8];
-        if (6 * k % 8 > 2) /* its upper bits are in the next byte */
-            bits |= (uint32_t)code[6 * k / 8 + 1] << 8;
-        return (float)(bits >> 6 * k % 8 & 63);
-    }
-}
 
 /* Leave the k lowest of a query's values; of those equal to the k-th, the ones of lowest place, so
  * that what is found does not depend on the order in which lists were scanned. */
@@ -144,8 +104,6 @@ static void keep(const scan_t *s, const work_t *w, size_t query, float value, in
 #endif
 
 /* ------------------------------------------------------------------ functions */
-
-static const size_t BITS_OF[CODECS] = {32, 16, 8, 6, 4};
 
 static int check_entries(const scan_t *s, size_t nentries, size_t ncodes, size_t npairs, size_t nq,
                          size_t nlist)
@@ -233,17 +191,6 @@ static int check_kept(const scan_t *s, size_t nq)
             return 0;
         }
     return 1;
-}
-
-/* An optional buffer of floats: NULL for None. */
-static int take_floats(buffers_t *all, PyObject *object, const char *name, const float **out,
-                       size_t *length)
-{
-    *out = NULL, *length = 0;
-    if (object == Py_None)
-        return 1;
-    *out = take(all, object, name, 'f', 0, length);
-    return *out != NULL;
 }
 
 static PyObject *py_scan(PyObject *self, PyObject *args)

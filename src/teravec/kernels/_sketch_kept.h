@@ -5,11 +5,7 @@
  * took as long as the scan.
  */
 #include "_native_select.h"
-
-typedef struct {
-    float estimate, error;
-    int64_t place;
-} candidate_t;
+#include "_candidate.h"
 
 typedef struct {
     candidate_t *items; /* room for 2 * capacity */

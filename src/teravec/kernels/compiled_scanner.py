@@ -17,6 +17,7 @@ import numpy.typing as npt
 from teravec.engines.threads import on_threads
 from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec
+from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.nearest import smallest_k
@@ -27,26 +28,11 @@ __all__ = ["CompiledScan", "CompiledScanner"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_CODECS = {"flat": 0, "fp16": 1, "sq8": 2, "sq6": 3, "sq4": 4}  # as _scan.c numbers them
-_BITS = (32, 16, 8, 6, 4)
-_STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
-_LANES = 16  # values of a code are padded to as many
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
 _ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
 _SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
 _FINITE = np.finfo(np.float32).max  # what no distance that counts is above
 _PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
-
-
-@dataclass(frozen=True)
-class _Decoding:
-    """Value i of a code stands for low[i] + step[i] * value, plus the centroid."""
-
-    codec: int
-    code_size: int
-    low: Float32 | None
-    step: Float32
-    centroids: Float32 | None
 
 
 @dataclass(frozen=True)
@@ -87,22 +73,13 @@ class CompiledScanner:
     def __init__(
         self, codec: Codec, metric: Metric, centroids: Float32, parameters: Float32
     ) -> None:
-        d = centroids.shape[1]
-        padded = -(-d // _LANES) * _LANES
-        low, step = None, np.ones(padded, np.float32)
-        if codec.name in _STEPS:
-            low = np.zeros(padded, np.float32)
-            step[:d] = parameters[d:] / np.float32(_STEPS[codec.name])
-            low[:d] = parameters[:d] + np.float32(0.5) * step[:d]
         self.metric = metric
-        residual = centroids if low is not None else None
-        number = _CODECS[codec.name]
-        self.decoding = _Decoding(number, -(-d * _BITS[number] // 8), low, step, residual)
+        self.decoding = Decoding.of(codec, centroids, parameters)
 
     @staticmethod
     def scans(codec: Codec) -> bool:
         """Whether this codec has a compiled scanner here."""
-        return compiled.scanning is not None and codec.name in _CODECS
+        return compiled.scanning is not None and Decoding.knows(codec.name)
 
     def top_k(self, queries: Float32, k: int, threads: int) -> CompiledScan:
         """Begin to look for the k best of each query (nq, d)."""
@@ -164,7 +141,7 @@ class CompiledScan:
         try:
             assert compiled.scanning is not None
             compiled.scanning.scan(
-                compiled.level, decoding.codec, similarity, self._queries.shape[1], self._k,
+                compiled.level, decoding.number, similarity, self._queries.shape[1], self._k,
                 lists.buffer, entries, starts - starts[0], pairs.queries[part], coarse,
                 self._queries, decoding.centroids, decoding.low, decoding.step,
                 kept.best, kept.places, kept.counts, kept.limits,

@@ -1,0 +1,84 @@
+/* XXH3-64 with a seed, of more than XXH3_SHORT bytes: what checks a page of a row file.
+ *
+ * Many pages are checked by one call, without the interpreter lock. Numbers are taken as they lie,
+ * so on a processor of the other byte order every page looks wrong, and is checked again in Python.
+ *
+ * Reference: Collet, xxHash, doc/xxhash_spec.md, "XXH3 Algorithm (for long inputs)".
+ */
+
+enum { XXH3_SHORT = 240, XXH3_STRIPE = 64, XXH3_SECRET = 192, XXH3_STRIPES = 16 };
+
+#define XXH3_PRIME32_1 0x9E3779B1u
+#define XXH3_PRIME64_1 0x9E3779B185EBCA87u
+
+static const uint8_t XXH3_DEFAULT[XXH3_SECRET] = {
+    0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe, 0x7c, 0x01, 0x81, 0x2c, 0xf7, 0x21, 0xad, 0x1c,
+    0xde, 0xd4, 0x6d, 0xe9, 0x83, 0x90, 0x97, 0xdb, 0x72, 0x40, 0xa4, 0xa4, 0xb7, 0xb3, 0x67, 0x1f,
+    0xcb, 0x79, 0xe6, 0x4e, 0xcc, 0xc0, 0xe5, 0x78, 0x82, 0x5a, 0xd0, 0x7d, 0xcc, 0xff, 0x72, 0x21,
+    0xb8, 0x08, 0x46, 0x74, 0xf7, 0x43, 0x24, 0x8e, 0xe0, 0x35, 0x90, 0xe6, 0x81, 0x3a, 0x26, 0x4c,
+    0x3c, 0x28, 0x52, 0xbb, 0x91, 0xc3, 0x00, 0xcb, 0x88, 0xd0, 0x65, 0x8b, 0x1b, 0x53, 0x2e, 0xa3,
+    0x71, 0x64, 0x48, 0x97, 0xa2, 0x0d, 0xf9, 0x4e, 0x38, 0x19, 0xef, 0x46, 0xa9, 0xde, 0xac, 0xd8,
+    0xa8, 0xfa, 0x76, 0x3f, 0xe3, 0x9c, 0x34, 0x3f, 0xf9, 0xdc, 0xbb, 0xc7, 0xc7, 0x0b, 0x4f, 0x1d,
+    0x8a, 0x51, 0xe0, 0x4b, 0xcd, 0xb4, 0x59, 0x31, 0xc8, 0x9f, 0x7e, 0xc9, 0xd9, 0x78, 0x73, 0x64,
+    0xea, 0xc5, 0xac, 0x83, 0x34, 0xd3, 0xeb, 0xc3, 0xc5, 0x81, 0xa0, 0xff, 0xfa, 0x13, 0x63, 0xeb,
+    0x17, 0x0d, 0xdd, 0x51, 0xb7, 0xf0, 0xda, 0x49, 0xd3, 0x16, 0x55, 0x26, 0x29, 0xd4, 0x68, 0x9e,
+    0x2b, 0x16, 0xbe, 0x58, 0x7d, 0x47, 0xa1, 0xfc, 0x8f, 0xf8, 0xb8, 0xd1, 0x7a, 0xd0, 0x31, 0xce,
+    0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e,
+};
+
+static inline uint64_t xxh3_word(const uint8_t *at)
+{
+    uint64_t word;
+    memcpy(&word, at, 8);
+    return word;
+}
+
+static inline void xxh3_stripe(uint64_t *sums, const uint8_t *data, const uint8_t *secret)
+{
+    for (size_t i = 0; i < 8; i++) {
+        const uint64_t word = xxh3_word(data + 8 * i), key = word ^ xxh3_word(secret + 8 * i);
+        sums[i ^ 1] += word;
+        sums[i] += (key & 0xffffffffu) * (key >> 32);
+    }
+}
+
+static inline void xxh3_scramble(uint64_t *sums, const uint8_t *secret)
+{
+    for (size_t i = 0; i < 8; i++)
+        sums[i] = (sums[i] ^ sums[i] >> 47 ^ xxh3_word(secret + 8 * i)) * XXH3_PRIME32_1;
+}
+
+/* Both halves of a product of 128 bits, folded. */
+static inline uint64_t xxh3_folded(uint64_t a, uint64_t b)
+{
+    const unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static uint64_t xxh3(const uint8_t *data, size_t length, uint64_t seed)
+{
+    uint8_t secret[XXH3_SECRET];
+    for (size_t i = 0; i < XXH3_SECRET; i += 16) {
+        const uint64_t low = xxh3_word(XXH3_DEFAULT + i) + seed;
+        const uint64_t high = xxh3_word(XXH3_DEFAULT + i + 8) - seed;
+        memcpy(secret + i, &low, 8);
+        memcpy(secret + i + 8, &high, 8);
+    }
+    uint64_t sums[8] = {
+        0xC2B2AE3Du,         XXH3_PRIME64_1, 0xC2B2AE3D27D4EB4Fu, 0x165667B19E3779F9u,
+        0x85EBCA77C2B2AE63u, 0x85EBCA77u,    0x27D4EB2F165667C5u, XXH3_PRIME32_1,
+    };
+    const size_t nstripes = (length - 1) / XXH3_STRIPE;
+    for (size_t i = 0; i < nstripes; i++) {
+        xxh3_stripe(sums, data + i * XXH3_STRIPE, secret + i % XXH3_STRIPES * 8);
+        if (i % XXH3_STRIPES == XXH3_STRIPES - 1)
+            xxh3_scramble(sums, secret + XXH3_SECRET - XXH3_STRIPE);
+    }
+    xxh3_stripe(sums, data + length - XXH3_STRIPE, secret + XXH3_SECRET - XXH3_STRIPE - 7);
+    uint64_t hash = length * XXH3_PRIME64_1;
+    for (size_t i = 0; i < 8; i += 2)
+        hash += xxh3_folded(sums[i] ^ xxh3_word(secret + 11 + 8 * i),
+                            sums[i + 1] ^ xxh3_word(secret + 19 + 8 * i));
+    hash = (hash ^ hash >> 37) * 0x165667919E3779F9u;
+    return hash ^ hash >> 32;
+}

@@ -1,0 +1,69 @@
+"""What the compiled kernels must know of a codec to read its codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels.codec import Codec
+
+__all__ = ["Decoding"]
+
+Float32 = npt.NDArray[np.float32]
+
+_NUMBERS = {"flat": 0, "fp16": 1, "sq8": 2, "sq6": 3, "sq4": 4}  # as _codes.h numbers them
+_BITS = (32, 16, 8, 6, 4)
+_STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
+_LANES = 16  # values of a code are padded to as many
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Value i of a code stands for low[i] + step[i] * value, plus the centroid.
+
+    Parameters
+    ----------
+    number : int
+        The codec's in the kernels.
+    code_size : int
+    low, step : ndarray of float32
+        Padded to whole vectors; no ``low`` where codes are not of residuals.
+    centroids : ndarray of shape (nlist, d), float32
+        None where codes are not of residuals.
+    """
+
+    number: int
+    code_size: int
+    low: Float32 | None
+    step: Float32
+    centroids: Float32 | None
+
+    @staticmethod
+    def knows(name: str) -> bool:
+        """Whether the kernels read codes of this name, as ``Codec.fine_name``."""
+        return name in _NUMBERS
+
+    @classmethod
+    def of(cls, codec: Codec, centroids: Float32, parameters: Float32) -> Decoding:
+        """How fine codes are read, or the only ones.
+
+        Parameters
+        ----------
+        codec : Codec
+            Its ``fine_name`` is known.
+        centroids : ndarray of shape (nlist, d), float32
+        parameters : ndarray of float32
+            The codec's, from ``train_codec``.
+        """
+        d, name = centroids.shape[1], codec.fine_name
+        padded = -(-d // _LANES) * _LANES
+        low, step = None, np.ones(padded, np.float32)
+        if name in _STEPS:
+            low = np.zeros(padded, np.float32)
+            step[:d] = parameters[d:] / np.float32(_STEPS[name])
+            low[:d] = parameters[:d] + np.float32(0.5) * step[:d]
+        residual = centroids if low is not None else None
+        number = _NUMBERS[name]
+        return cls(number, -(-d * _BITS[number] // 8), low, step, residual)
