@@ -17,6 +17,7 @@ from teravec.kernels.codec import decode
 from teravec.search.effort import Effort
 from teravec.search.index import open_index
 from teravec.search.lists import IndexLists
+from teravec.search.refine import TwoStages
 from teravec.search.stats import SearchStats
 from teravec.storage import range_reader
 from teravec.storage.layout import IndexPaths
@@ -102,12 +103,12 @@ def two_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(
     nq=st.integers(0, 20), k=st.integers(1, 40), nprobe=st.integers(1, NLIST),
     candidates=st.integers(1, 400), chunk=st.sampled_from([300, 5000, 1 << 20]),
-    cache=st.sampled_from([0, 20_000, 1 << 20]),
-    threads=st.integers(1, 3), run=st.integers(1, 50), seed=st.integers(0, 5),
+    cache=st.sampled_from([0, 20_000, 1 << 20]), fine=st.sampled_from([0, 500, 30_000, 1 << 20]),
+    threads=st.integers(1, 3), run=st.integers(1, 50_000), seed=st.integers(0, 5),
 )  # fmt: skip
 def test_results_depend_on_the_query_alone(
     two_stage: Path, nq: int, k: int, nprobe: int, candidates: int, chunk: int, cache: int,
-    threads: int, run: int, seed: int,
+    fine: int, threads: int, run: int, seed: int,
 ) -> None:  # fmt: skip
     queries = clustered(nq, D, seed)
     with teravec.open(two_stage, threads=1) as index:
@@ -115,10 +116,11 @@ def test_results_depend_on_the_query_alone(
         expected_range = index.range_search(queries, 30.0, nprobe)
     with teravec.open(two_stage, threads=threads) as index:
         object.__setattr__(index._resources, "lists", IndexLists(index._opened, cache, chunk))
-        assert index._two_stages is not None
-        index._two_stages.refiner._run = run
-        distances, ids = index.search(queries, k, nprobe, candidates=candidates)
-        found_range = index.range_search(queries, 30.0, nprobe)
+        stages = TwoStages.of(index._opened, index._ranges, run, fine, threads)
+        index._two_stages = stages
+        for _ in range(2):  # the second time, from the cache
+            distances, ids = index.search(queries, k, nprobe, candidates=candidates)
+            found_range = index.range_search(queries, 30.0, nprobe)
     for i, (one_distances, one_ids) in enumerate(alone):
         np.testing.assert_array_equal(distances[i], one_distances[0])
         np.testing.assert_array_equal(ids[i], one_ids[0])
@@ -132,7 +134,8 @@ def test_numpy_finds_what_the_kernels_find(
     queries = clustered(30, D, seed=3)
     with teravec.open(two_stage) as index:
         expected = index.search(queries, k=10, nprobe=5)
-    monkeypatch.setattr(compiled, "sketching", None)
+    for name in ("sketching", "refining", "paging"):
+        monkeypatch.setattr(compiled, name, None)
     with teravec.open(two_stage) as index:
         found = index.search(queries, k=10, nprobe=5)
     assert (found[1] == expected[1]).mean() > 0.99
@@ -159,7 +162,6 @@ def test_refining_reads_each_page_once(two_stage: Path) -> None:
         every, stats = np.tile(places, 2), SearchStats()
         prepared = index._opened.model.prepare(clustered(2, D, seed=4))
         owners = np.repeat([0, 1], N)
-        index._two_stages.refiner._run = len(every)  # a page at the border of runs is read in both
         _, ids = index._two_stages.refiner.distances(prepared, owners, every, stats)
         pages = sum(rows.header.npages for rows in index._opened.fine)
     assert sorted(ids[:N].tolist()) == sorted(ids[N:].tolist()) == list(range(N))

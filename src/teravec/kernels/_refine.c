@@ -13,9 +13,9 @@ typedef struct {
     int codec, similarity;
     size_t d, code_size, row_size, n;
     const float *queries;
-    const int64_t *owners, *places;   /* row of `queries`; place of the vector */
-    const float *centroids;           /* NULL without residuals */
-    const float *low, *step;          /* low NULL without residuals */
+    const int64_t *owners, *places; /* row of `queries`; place of the vector */
+    const float *centroids;         /* NULL without residuals */
+    const float *low, *step;        /* low NULL without residuals */
     const uint8_t *rows;
     const int64_t *begins; /* byte of `rows` at which the row begins; -1: leave this pair out */
     float *distances;
@@ -51,8 +51,9 @@ static int check_pairs(const compare_t *c, size_t nq, size_t nlist, size_t nbyte
         if (c->owners[i] < 0 || (size_t)c->owners[i] >= nq || list_no < 0 ||
             (c->centroids && (size_t)list_no >= nlist) || begin < -1 ||
             (begin >= 0 && (nbytes < c->row_size || (size_t)begin > nbytes - c->row_size))) {
-            PyErr_Format(PyExc_ValueError, "pair %zu: query %lld, list %lld or byte %lld is out of range",
-                         i, (long long)c->owners[i], (long long)list_no, (long long)begin);
+            PyErr_Format(PyExc_ValueError,
+                         "pair %zu: query %lld, list %lld or byte %lld is out of range", i,
+                         (long long)c->owners[i], (long long)list_no, (long long)begin);
             return 0;
         }
     }
@@ -97,7 +98,8 @@ static PyObject *py_compare(PyObject *self, PyObject *args)
         !check_length("places", nplaces, c.n) || !check_length("begins", nbegins, c.n) ||
         !check_length("distances", ndistances, c.n) || !check_length("ids", nids, c.n))
         goto done;
-    if (!c.low == residual || !c.centroids == residual || nstep < c.d || (residual && nlow < c.d)) {
+    if ((c.low != NULL) != residual || (c.centroids != NULL) != residual || nstep < c.d ||
+        (residual && nlow < c.d)) {
         PyErr_SetString(PyExc_ValueError, "centroids, low or step are not as the codec expected");
         goto done;
     }

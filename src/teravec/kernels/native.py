@@ -16,7 +16,9 @@ __all__ = [
     "level",
     "native",
     "pack_panels",
+    "paging",
     "panel_places",
+    "refining",
     "scanning",
     "sketching",
 ]
@@ -41,6 +43,12 @@ scanning: ModuleType | None = _load("_scan")
 
 sketching: ModuleType | None = _load("_sketch")
 """``teravec.kernels._sketch``, or None."""
+
+refining: ModuleType | None = _load("_refine")
+"""``teravec.kernels._refine``, or None."""
+
+paging: ModuleType | None = _load("_pages")
+"""``teravec.kernels._pages``, or None."""
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

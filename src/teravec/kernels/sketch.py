@@ -201,13 +201,20 @@ class Candidates:
         Those whose lower bound is at most the k-th smallest upper bound, where both lie
         ``PRUNING`` standard deviations from the estimate.
         """
-        entries = self.entries
+        entries, slack = self.entries, np.float32(PRUNING / EPSILON)
+        if compiled.refining is not None:
+            owners = np.empty(int(self.counts.sum()) + 1, np.int64)
+            places = np.empty_like(owners)
+            chosen = compiled.refining.choose(
+                k, entries.shape[1], slack, self.room.view(np.uint8), self.counts, owners, places
+            )
+            return owners[:chosen], places[:chosen]
         filled = np.arange(entries.shape[1]) < self.counts[:, None]
         if entries.shape[1] > k:
-            estimate, slack = entries["estimate"], entries["error"] * np.float32(PRUNING / EPSILON)
-            high = np.where(filled, estimate + slack, np.inf)
+            estimate, error = entries["estimate"], slack * entries["error"]
+            high = np.where(filled, estimate + error, np.inf)
             limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
-            filled &= np.where(filled, estimate - slack, np.inf) <= limit
+            filled &= np.where(filled, estimate - error, np.inf) <= limit
         return self._named(filled)
 
     def every(self) -> tuple[Int64, Int64]:
@@ -216,7 +223,7 @@ class Candidates:
 
     def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
         queries, at = np.nonzero(chosen)
-        return queries, self.entries["place"][queries, at]
+        return np.ascontiguousarray(queries), self.entries["place"][queries, at]
 
 
 class SketchScanner:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 
@@ -45,13 +46,17 @@ def best_k(
         The query of each result, in any order; equal distances go by id.
     metric : Metric
     """
+    best = np.full((nq, k), metric.worst, np.float32)
+    best_ids = np.full((nq, k), -1, np.int64)
+    if compiled.refining is not None:
+        arrays = (np.ascontiguousarray(array) for array in (owners, distances, ids))
+        compiled.refining.best(metric.larger_is_closer, k, *arrays, best, best_ids)
+        return best, best_ids
     sign = -1.0 if metric.larger_is_closer else 1.0
     order = np.lexsort((ids, sign * distances, owners))
     counts = np.bincount(owners, minlength=nq)
     rank = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
     query, kept = np.repeat(np.arange(nq), counts), rank < k
-    best = np.full((nq, k), metric.worst, np.float32)
-    best_ids = np.full((nq, k), -1, np.int64)
     best[query[kept], rank[kept]] = distances[order][kept]
     best_ids[query[kept], rank[kept]] = ids[order][kept]
     return best, best_ids

@@ -1,97 +1,130 @@
-"""A cache of pages of finer codes, bounded in bytes, for queries that want the same candidates.
+"""A cache of finer codes, bounded in bytes, for queries that want the same candidates.
 
-Page p has one place, ``p % places``. There a new page goes over the old one, but an old one that
-was wanted meanwhile is spared once for each time, up to three: so a batch passing through does not
-flush it. All work is on arrays, as a query wants hundreds of pages.
+It keeps units of one size: pages, or single rows. A unit has a few places, a set, chosen by its
+number. There a new unit goes over the least wanted one, but one that was wanted meanwhile is
+spared once for each time, up to three: so a batch passing through does not flush the cache. Rows
+are compared where they lie; as long as some search does so, nothing is written over.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FineCache", "rows_of"]
+from teravec.kernels import native as compiled
+
+__all__ = ["FineCache"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
-_MOST_SPARED = 3
+_WAYS = 16  # places of a set: two lines of numbers; one unit in a thousand too many at half full
+_MOST_WANTED = 3
+_NOTE_BYTES = 9  # of a place's number and count
 
 
 class FineCache:
-    """Verified pages, by number.
+    """Verified units, by number.
 
     Parameters
     ----------
-    npages, page_bytes : int
-        Pages that there are, and the size of one.
+    nunits, unit_bytes : int
+        Units that there are, and the size of one.
     capacity_bytes : int
-        Reserved whole, but memory is taken only where a page was kept.
+        Reserved whole, but memory is taken only where a unit was kept.
+
+    Attributes
+    ----------
+    buffer : ndarray of uint8
+        What ``find`` gives places in.
     """
 
-    def __init__(self, npages: int, page_bytes: int, capacity_bytes: int) -> None:
-        places = min(npages, capacity_bytes // page_bytes)
-        self._pages = np.empty((places, page_bytes), np.uint8)
-        self._numbers = np.full(places, -1, np.int64)
-        self._spared = np.zeros(places, np.uint8)
-        self._lock = threading.Lock()
+    def __init__(self, nunits: int, unit_bytes: int, capacity_bytes: int) -> None:
+        most = capacity_bytes // (unit_bytes + _NOTE_BYTES)
+        self._ways = max(1, min(most, nunits, _WAYS))
+        self._sets = min(-(-nunits // self._ways), most // self._ways)
+        places = self._sets * self._ways
+        self._unit_bytes = unit_bytes
+        self.buffer = np.empty(places * unit_bytes, np.uint8)
+        self._tags = np.full(places, -1, np.int64)
+        self._wanted = np.zeros(places, np.uint8)
+        self._turn = threading.Lock()  # held by who keeps; who begins to read waits for it
+        self._readers = 0
+        self._none_reads = threading.Condition()
 
-    def rows(
-        self, numbers: Int64, at: Int64, row_bytes: int
-    ) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-        """Rows of pages that are kept.
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """What was found stays where it is until the end of this context."""
+        with self._turn, self._none_reads:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._none_reads:
+                self._readers -= 1
+                if not self._readers:
+                    self._none_reads.notify_all()
+
+    def find(self, units: Int64) -> Int64:
+        """Bytes of the buffer at which units (n,) begin, int64; -1 where one is not kept.
+
+        Counts them as wanted. For use within ``steady``.
+        """
+        begins = np.full(len(units), -1, np.int64)
+        if not self._sets:
+            return begins
+        if compiled.paging is not None:
+            compiled.paging.find(
+                self._ways, self._unit_bytes, self._tags, self._wanted, units, begins
+            )
+            return begins
+        places = (units % self._sets * self._ways)[:, None] + np.arange(self._ways)
+        same = self._tags[places] == units[:, None]
+        kept = same.any(axis=1)
+        found = places[kept, same[kept].argmax(axis=1)]
+        self._wanted[found] = np.minimum(self._wanted[found] + 1, _MOST_WANTED)
+        begins[kept] = found * self._unit_bytes
+        return begins
+
+    def keep(self, units: Int64, read: Bytes, begins: Int64) -> None:
+        """Copy units, those that there is a place for.
 
         Parameters
         ----------
-        numbers, at : ndarray of shape (n,), int64
-            Page, and byte of the page at which the row begins.
-        row_bytes : int
-
-        Returns
-        -------
-        rows : ndarray of shape (n, row_bytes), uint8
-            Not filled where the page is not kept.
-        kept : ndarray of shape (n,), bool
+        units : ndarray of shape (n,), int64
+        read : ndarray of uint8
+        begins : ndarray of shape (n,), int64
+            Byte of ``read`` at which each unit begins.
         """
-        rows = np.empty((len(numbers), row_bytes), np.uint8)
-        if not len(self._pages):
-            return rows, np.zeros(len(numbers), bool)
-        places = numbers % len(self._pages)
-        with self._lock:
-            kept = self._numbers[places] == numbers
-            places = places[kept]
-            rows[kept] = rows_of(self._pages, places, at[kept], row_bytes)
-            self._spared[places] = np.minimum(self._spared[places] + 1, _MOST_SPARED)
-        return rows, kept
-
-    def keep(self, numbers: Int64, read: Bytes, at: Int64) -> None:
-        """Copy pages, where their places are free.
-
-        Parameters
-        ----------
-        numbers : ndarray of shape (n,), int64
-            Distinct.
-        read : ndarray of shape (m, page_bytes), uint8
-        at : ndarray of shape (n,), int64
-            Where in ``read`` each page is.
-        """
-        if not len(self._pages):
+        if not self._sets:
             return
-        places, first = np.unique(numbers % len(self._pages), return_index=True)
-        with self._lock:
-            spared = self._spared[places]
-            self._spared[places] = np.maximum(spared, 1) - 1
-            free = spared == 0
-            places, first = places[free], first[free]
-            self._pages[places] = read[at[first]]
-            self._numbers[places] = numbers[first]
+        with self._turn:
+            with self._none_reads:
+                self._none_reads.wait_for(lambda: not self._readers)
+            if compiled.paging is not None:
+                compiled.paging.keep(
+                    self._ways, self._unit_bytes, self._tags, self._wanted, units, self.buffer,
+                    read, begins,
+                )  # fmt: skip
+                return
+            for unit, begin in zip(units.tolist(), begins.tolist(), strict=True):
+                if (place := self._place_for(unit)) is not None:
+                    at = place * self._unit_bytes
+                    self.buffer[at : at + self._unit_bytes] = read[begin : begin + self._unit_bytes]
+                    self._tags[place], self._wanted[place] = unit, 0
 
-
-def rows_of(pages: Bytes, places: Int64, at: Int64, row_bytes: int) -> Bytes:
-    """Rows, given by page and byte of the page, (n, row_bytes)."""
-    begins = places * pages.shape[1] + at
-    windows = np.lib.stride_tricks.sliding_window_view(pages.reshape(-1), row_bytes)
-    rows: Bytes = windows[begins]
-    return rows
+    def _place_for(self, unit: int) -> int | None:
+        """As _pages.c: a free place, or the least wanted; None where all were wanted."""
+        first, of_set = divmod(unit, self._sets)
+        ways = np.roll(of_set * self._ways + np.arange(self._ways), -(first % self._ways))
+        if (self._tags[ways] == unit).any():
+            return None
+        wanted = np.where(self._tags[ways] < 0, -1, self._wanted[ways].astype(np.int64))
+        if wanted.min() > 0:
+            self._wanted[ways] -= 1
+            return None
+        return int(ways[wanted.argmin()])

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import ordered_map
+from teravec.engines.threads import on_threads
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.codec import decode
+from teravec.kernels.blocks import over_blocks
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import best_k, candidates_kept, chosen
-from teravec.search.fine_cache import FineCache, rows_of
-from teravec.search.pages import PageReader
+from teravec.search.fine_cache import FineCache
+from teravec.search.pages import PageReader, PageRun
 from teravec.search.stats import SearchStats
-from teravec.storage.listfile import ID_BYTES
 from teravec.storage.range_reader import RangeReader
 
 __all__ = ["Refiner", "TwoStageBatch", "TwoStages"]
 
+Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _ROW_MASK = (1 << PLACE_BITS) - 1
+_BLOCK = 1 << 14  # pairs compared by one call
 
 
 class Refiner:
@@ -40,9 +40,9 @@ class Refiner:
     ranges : RangeReader
         Reads files.
     run_bytes : int
-        Memory of a run of candidates; up to ``threads + 1`` runs are in memory.
+        Memory of pages read together; up to ``threads`` runs of them are in memory.
     cache_bytes : int
-        For pages that were read; none is kept with 0.
+        For pages that were read, where all fit, else for rows; none is kept with 0.
     threads : int
     """
 
@@ -50,22 +50,28 @@ class Refiner:
         self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, cache_bytes: int,
         threads: int,
     ) -> None:  # fmt: skip
-        self._index, self._threads = index, threads
-        npages = np.array([file.header.npages for file in index.fine], np.int64)
-        self._first_pages: Int64 = np.cumsum(npages) - npages  # page numbers go through all files
-        page_bytes = index.fine[0].header.page_bytes
-        self._cache = FineCache(int(npages.sum()), page_bytes, cache_bytes)
+        self._threads, self._run_bytes = threads, run_bytes
+        self._codes = index.model.fine_codes()
         self._pages = PageReader(index, ranges)
-        self._ivf = index.model.empty_ivf()
-        pair_bytes = self._pages.most_bytes + page_bytes + 12 * index.model.description.d_index
-        self._run = max(1, run_bytes // pair_bytes)
+        header, npages = index.fine[0].header, int(self._pages.first_pages[-1])
+        self._page_rows, self._row_size = header.page_rows, header.row_size
+        # Rows are numbered through all pages, as if each were full.
+        self._first_rows = np.zeros(index.manifest.nlist, np.int64)
+        for file, first in zip(index.slices, self._pages.first_pages.tolist(), strict=False):
+            self._first_rows[slice(*file.lists)] = file.starts[:-1] + first * self._page_rows
+        # Of a page, one row is wanted now: pages are kept only where that costs no other's place.
+        self._whole_pages = npages * header.page_bytes <= cache_bytes
+        units = (npages, header.page_bytes) if self._whole_pages else (
+            npages * self._page_rows, self._row_size
+        )  # fmt: skip
+        self._cache = FineCache(*units, cache_bytes)
 
     def distances(
         self, queries: Float32, owners: Int64, places: Int64, stats: SearchStats
     ) -> tuple[Float32, Int64]:
         """Distances of queries to finer codes, and the vectors' ids.
 
-        Pages are read in file order; a page serves all pairs of a run that want it.
+        What the cache has is compared there. Pages of the rest are read in file order, each once.
 
         Parameters
         ----------
@@ -84,63 +90,99 @@ class Refiner:
         CorruptFile
             Names the file and the page whose bytes are wrong.
         """
-        order = np.argsort(places, kind="stable")
-        distances = np.empty(len(places), np.float32)
-        ids = np.empty(len(places), np.int64)
-        runs = [order[start : start + self._run] for start in range(0, len(order), self._run)]
+        pairs = _Pairs.of(queries, owners, places)
+        missed: list[tuple[Int64, Int64]] = []
 
-        def refine(run: Int64) -> tuple[Float32, Int64, SearchStats]:
-            cost = SearchStats()
-            return *self._run_distances(queries, owners[run], places[run], cost), cost
+        def compare(start: int, stop: int) -> None:
+            rows = self._rows_of(places[start:stop])
+            with self._cache.steady():
+                begins = self._kept(rows)
+                self._compare(pairs.part(slice(start, stop)), self._cache.buffer, begins)
+            at = np.flatnonzero(begins < 0)
+            if len(at):
+                missed.append((at + start, rows[at]))
 
-        threads = min(self._threads, len(runs))
-        results: Iterator[tuple[Float32, Int64, SearchStats]] = (
-            map(refine, runs) if threads <= 1 else ordered_map(refine, runs, threads=threads)
-        )
-        for run, (run_distances, run_ids, cost) in zip(runs, results, strict=True):
-            distances[run], ids[run] = run_distances, run_ids
-            stats.add(cost)
+        over_blocks(compare, len(places), rows=_BLOCK, threads=self._threads, even=True)
+        if missed:
+            self._read(pairs, *(np.concatenate(part) for part in zip(*missed, strict=True)), stats)
         stats.codes_refined += len(places)
-        return distances, ids
+        return pairs.distances, pairs.ids
 
-    def _run_distances(
-        self, queries: Float32, owners: Int64, places: Int64, stats: SearchStats
-    ) -> tuple[Float32, Int64]:
-        list_nos, file_nos, rows = self._file_rows(places)
-        header = self._index.fine[0].header
-        pages, slots = np.divmod(rows, header.page_rows)
-        at = slots * header.row_size
-        numbers = self._first_pages[file_nos] + pages
-        wanted, kept = self._cache.rows(numbers, at, header.row_size)
-        if not kept.all():
-            new = ~kept
-            wanted[new] = self._read(file_nos[new], pages[new], numbers[new], at[new], stats)
-        ids = np.ascontiguousarray(wanted[:, -ID_BYTES:]).view("<i8")[:, 0]
-        vectors, mine = decode(self._ivf, wanted[:, :-ID_BYTES], list_nos), queries[owners]
-        if self._index.model.metric.larger_is_closer:
-            return np.einsum("ij,ij->i", vectors, mine), ids
-        vectors -= mine
-        return np.einsum("ij,ij->i", vectors, vectors), ids
+    def _rows_of(self, places: Int64) -> Int64:
+        return self._first_rows[places >> PLACE_BITS] + (places & _ROW_MASK)
 
-    def _read(
-        self, file_nos: Int64, pages: Int64, numbers: Int64, at: Int64, stats: SearchStats
-    ) -> npt.NDArray[np.uint8]:
-        """Rows that the cache does not have; ``numbers`` ascend."""
-        fresh = np.diff(numbers, prepend=-1) != 0
-        read, places = self._pages.read(file_nos[fresh], pages[fresh], stats)
-        self._cache.keep(numbers[fresh], read, places)
-        row_size = self._index.fine[0].header.row_size
-        return rows_of(read, places[np.cumsum(fresh) - 1], at, row_size)
+    def _kept(self, rows: Int64) -> Int64:
+        """Bytes of the cache at which rows begin, -1 where one is not there."""
+        if not self._whole_pages:
+            return self._cache.find(rows)
+        pages, slots = np.divmod(rows, self._page_rows)
+        begins = self._cache.find(pages)
+        return np.where(begins < 0, -1, begins + slots * self._row_size)
 
-    def _file_rows(self, places: Int64) -> tuple[Int64, Int64, Int64]:
-        """List, number of the slice's file and row in that file, of each place."""
-        index = self._index
-        list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
-        file_nos = np.searchsorted(index.bounds, list_nos, side="right") - 1
-        for number, file in enumerate(index.slices):
-            mine = slice(*np.searchsorted(file_nos, [number, number + 1]).tolist())
-            rows[mine] += file.starts[list_nos[mine] - file.lists[0]]
-        return list_nos, file_nos, rows
+    def _compare(self, pairs: _Pairs, rows: Bytes, begins: Int64) -> None:
+        self._codes.compare(
+            pairs.queries, pairs.owners, pairs.places, rows, begins, pairs.distances, pairs.ids
+        )
+
+    def _read(self, pairs: _Pairs, at: Int64, rows: Int64, stats: SearchStats) -> None:
+        """Compare the pairs at some positions (n,), of these rows (n,), by pages of the files."""
+        order = np.argsort(rows)
+        at, rows = at[order], rows[order]
+        pages = rows // self._page_rows
+        wanted = pages[np.diff(pages, prepend=-1) != 0]
+        costs: list[SearchStats] = []
+
+        def refine(run: PageRun) -> None:
+            costs.append(SearchStats())
+            read, begins = self._pages.read(run, costs[-1])
+            mine = slice(*np.searchsorted(pages, [run.pages[0], run.pages[-1] + 1]).tolist())
+            of_page = np.searchsorted(run.pages, pages[mine])
+            slots = rows[mine] - pages[mine] * self._page_rows
+            row_begins = begins[of_page] + slots * self._row_size
+            some = pairs.at(at[mine])
+            self._compare(some, read, row_begins)
+            pairs.put(at[mine], some)
+            if self._whole_pages:
+                self._cache.keep(run.pages, read, begins)
+            else:
+                self._cache.keep(rows[mine], read, row_begins)
+
+        runs = list(self._pages.runs(wanted, self._run_bytes))
+        on_threads(refine, runs, threads=self._threads)
+        for cost in costs:
+            stats.add(cost)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of a query and a vector, and what is found of each: arrays of shape (n,)."""
+
+    queries: Float32
+    owners: Int64
+    places: Int64
+    distances: Float32
+    ids: Int64
+
+    @classmethod
+    def of(cls, queries: Float32, owners: Int64, places: Int64) -> _Pairs:
+        n = len(places)
+        arrays = (np.ascontiguousarray(array) for array in (queries, owners, places))
+        return cls(*arrays, np.empty(n, np.float32), np.empty(n, np.int64))
+
+    def part(self, which: slice) -> _Pairs:
+        """Views of some in a row."""
+        return _Pairs(
+            self.queries, self.owners[which], self.places[which], self.distances[which],
+            self.ids[which],
+        )  # fmt: skip
+
+    def at(self, positions: Int64) -> _Pairs:
+        """Some of them, of which nothing is found yet."""
+        return _Pairs.of(self.queries, self.owners[positions], self.places[positions])
+
+    def put(self, positions: Int64, some: _Pairs) -> None:
+        """Take over what was found of some."""
+        self.distances[positions], self.ids[positions] = some.distances, some.ids
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile, ForeignFile
+from teravec.kernels import native as compiled
 from teravec.storage.files import byte_view, read_exactly, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
@@ -241,6 +242,21 @@ class RowFile(SealedFile):
                     f"{self.path}: page {number} has checksum {found:016x}, "
                     f"{checksum:016x} expected"
                 )
+
+    def check_pages_at(self, numbers: Int64, read: Bytes, begins: Int64) -> None:
+        """Check pages of these numbers (n,) that begin at some bytes (n,) of what was read.
+
+        Raises as ``check_pages``. With the compiled kernels, other threads go on meanwhile.
+        """
+        first, pages = 0, read.reshape(-1, self.header.page_bytes)
+        if compiled.paging is not None:
+            first = compiled.paging.wrong(
+                self.header.page_bytes, self.header.seed, numbers, read, begins
+            )
+            if first < 0:
+                return
+        wanted = begins[first:] // self.header.page_bytes
+        self.check_pages(numbers[first:].tolist(), pages[wanted])
 
     def rows_of(self, pages: Bytes) -> Bytes:
         """Rows of pages, uint8 of shape (n * page_rows, row_size); a view where it can be."""

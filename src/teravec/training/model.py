@@ -23,6 +23,7 @@ from teravec.kernels.codec import (
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.device import CPU
 from teravec.kernels.faiss_scanner import FaissScanner
+from teravec.kernels.fine_codes import FineCodes
 from teravec.kernels.hnsw import load_hnsw, search_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.kernels.nearest import ExactQuantizer
@@ -281,6 +282,12 @@ class Model:
     def faiss_scanner(self) -> FaissScanner:
         """What scans lists in memory by Faiss's scanners, for any codec."""
         return FaissScanner(self.empty_ivf(), self.metric)
+
+    def fine_codes(self) -> FineCodes:
+        """What compares queries with the fine codes of single vectors."""
+        return FineCodes(
+            self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf
+        )  # fmt: skip
 
     def encode(
         self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
