@@ -12,8 +12,8 @@ LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_l
 def use(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
     """Run the fallback (-1) or the compiled kernels at a level."""
     if level < 0:
-        monkeypatch.setattr(compiled, "native", None)
-        monkeypatch.setattr(compiled, "sketching", None)
+        for name in ("native", "sketching", "refining", "paging"):
+            monkeypatch.setattr(compiled, name, None)
     else:
         monkeypatch.setattr(compiled, "level", level)
 

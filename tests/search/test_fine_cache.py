@@ -1,77 +1,108 @@
-"""The cache of pages of finer codes: what it gives is what was kept, within its bytes."""
+"""The cache of finer codes: what it gives is what was kept, within its bytes."""
 
 from __future__ import annotations
 
 import threading
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.search.fine_cache import FineCache, rows_of
+from teravec.kernels import native as compiled
+from teravec.search.fine_cache import FineCache
+from tests.kernels.conftest import LEVELS
 
-PAGE, ROW = 64, 10
+UNIT = 64
 
 
-def page(number: int) -> np.ndarray:
-    """The bytes of a page, made from its number."""
-    return np.random.default_rng(number).integers(0, 256, PAGE, np.uint8)
+def unit(number: int) -> np.ndarray:
+    """The bytes of a unit, made from its number."""
+    return np.random.default_rng(number).integers(0, 256, UNIT, np.uint8)
+
+
+def kept(cache: FineCache, units: np.ndarray) -> np.ndarray:
+    """Which units are kept; checks their bytes."""
+    begins = cache.find(units)
+    for number, begin in zip(
+        units[begins >= 0].tolist(), begins[begins >= 0].tolist(), strict=True
+    ):
+        np.testing.assert_array_equal(cache.buffer[begin : begin + UNIT], unit(number))
+    return begins >= 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    npages=st.integers(1, 40), places=st.integers(0, 50),
-    wanted=st.lists(st.lists(st.integers(0, 39), max_size=30), max_size=12),
+    nunits=st.integers(1, 60), places=st.integers(0, 80), native=st.booleans(),
+    wanted=st.lists(st.lists(st.integers(0, 59), max_size=30), max_size=12),
 )  # fmt: skip
-def test_kept_rows_are_those_of_the_page(npages: int, places: int, wanted: list[list[int]]) -> None:
-    cache = FineCache(npages, PAGE, places * PAGE + 3)
-    for some in wanted:
-        numbers = np.sort(np.array(some, np.int64) % npages)
-        at = numbers * 7 % (PAGE - ROW + 1)
-        rows, kept = cache.rows(numbers, at, ROW)
-        for row, number, begin in zip(rows[kept], numbers[kept], at[kept], strict=True):
-            np.testing.assert_array_equal(row, page(number)[begin : begin + ROW])
-        new = np.unique(numbers[~kept])
-        read = np.stack([page(number) for number in range(npages)])
-        cache.keep(new, read, new)
-        if places >= npages:  # room for all: what was wanted is there
-            assert cache.rows(numbers, at, ROW)[1].all()
-    assert cache._pages.nbytes <= places * PAGE
+def test_what_is_kept_is_the_unit(
+    nunits: int, places: int, native: bool, wanted: list[list[int]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if not native:
+            patch.setattr(compiled, "paging", None)
+        cache = FineCache(nunits, UNIT, places * (UNIT + 9) + 3)
+        read = np.concatenate([unit(number) for number in range(nunits)])
+        for some in wanted:
+            units = np.array(some, np.int64) % nunits
+            new = units[~kept(cache, units)]  # with what is there twice
+            cache.keep(new, read, new * UNIT)
+            if places >= nunits + 16:  # room for all: what was wanted is there
+                assert kept(cache, units).all()
+        assert cache.buffer.nbytes + 9 * len(cache._tags) <= places * (UNIT + 9) + 3
 
 
-def test_a_page_that_is_wanted_is_spared() -> None:
-    cache = FineCache(100, PAGE, 10 * PAGE)
-    one, other, zero = np.array([3]), np.array([13]), np.array([0])  # two of one place
-    cache.keep(one, page(3)[None], zero)
-    assert cache.rows(one, np.array([0]), ROW)[1].all()
-    cache.keep(other, page(13)[None], zero)
-    assert cache.rows(one, np.array([0]), ROW)[1].all()
+def test_a_unit_that_is_wanted_is_spared() -> None:
+    cache = FineCache(100, UNIT, UNIT + 9)  # one place
+    one, other, begin = np.array([3]), np.array([13]), np.array([0])
+    cache.keep(one, unit(3), begin)
+    assert kept(cache, one).all()
+    cache.keep(other, unit(13), begin)
+    assert kept(cache, one).all()
     for _ in range(4):
-        cache.keep(other, page(13)[None], zero)
-    rows, kept = cache.rows(other, np.array([5]), ROW)
-    assert kept.all()
-    np.testing.assert_array_equal(rows[0], page(13)[5 : 5 + ROW])
+        cache.keep(other, unit(13), begin)
+    assert kept(cache, other).all()
 
 
-def test_rows_of_pages() -> None:
-    pages = np.stack([page(0), page(1)])
-    rows = rows_of(pages, np.array([1, 0, 1]), np.array([0, 3, PAGE - ROW]), ROW)
-    expected = [page(1)[:ROW], page(0)[3 : 3 + ROW], page(1)[-ROW:]]
-    np.testing.assert_array_equal(rows, expected)
+@pytest.mark.skipif(compiled.paging is None, reason="kernels are not compiled")
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), places=st.integers(1, 60))
+def test_python_keeps_what_the_kernel_keeps(seed: int, places: int) -> None:
+    rng = np.random.default_rng(seed)
+    caches = [FineCache(200, UNIT, places * (UNIT + 9)) for _ in range(2)]
+    read = np.concatenate([unit(number) for number in range(200)])
+    steps = [rng.integers(0, 200, 40) for _ in range(6)]
+    for cache, native in zip(caches, (True, False), strict=True):
+        with pytest.MonkeyPatch.context() as patch:
+            if not native:
+                patch.setattr(compiled, "paging", None)
+            for units in steps:
+                new = units[~kept(cache, np.unique(units))[np.unique(units).searchsorted(units)]]
+                cache.keep(new, read, new * UNIT)
+    np.testing.assert_array_equal(caches[0]._tags, caches[1]._tags)
+    np.testing.assert_array_equal(caches[0]._wanted, caches[1]._wanted)
 
 
-def test_threads_get_whole_rows() -> None:
-    cache = FineCache(50, PAGE, 5 * PAGE)
-    pages = np.repeat(np.arange(50, dtype=np.uint8)[:, None], PAGE, axis=1)
+@pytest.mark.parametrize("native", [level >= 0 for level in LEVELS[:2]])
+def test_what_is_being_read_stays(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(compiled, "paging", None)
+    cache = FineCache(50, UNIT, 5 * (UNIT + 9))
+    units = np.repeat(np.arange(50, dtype=np.uint8), UNIT)
     wrong = []
 
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         for _ in range(200):
             numbers = np.unique(rng.integers(0, 50, 8))
-            rows, kept = cache.rows(numbers, np.zeros_like(numbers), ROW)
-            wrong.append((rows[kept] != numbers[kept][:, None]).sum())
-            cache.keep(numbers[~kept], pages, numbers[~kept])
+            with cache.steady():
+                begins = cache.find(numbers)
+                there = np.flatnonzero(begins >= 0)
+                found = cache.buffer[begins[there, None] + np.arange(UNIT)]
+                wrong.append((found != numbers[there, None]).sum())
+            new = numbers[begins < 0]
+            cache.keep(new, units, new * UNIT)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
     for thread in threads:
@@ -79,3 +110,28 @@ def test_threads_get_whole_rows() -> None:
     for thread in threads:
         thread.join()
     assert sum(wrong) == 0
+
+
+@pytest.mark.skipif(compiled.paging is None, reason="kernels are not compiled")
+def test_kernels_refuse_buffers_that_disagree() -> None:
+    assert compiled.paging is not None
+    tags, wanted, units = np.full(4, -1), np.zeros(4, np.uint8), np.array([1, 2])
+    buffer, begins = np.zeros(4 * UNIT, np.uint8), np.array([0, UNIT])
+    cache = 2, UNIT, tags, wanted
+    compiled.paging.keep(*cache, units, buffer, buffer.copy(), begins)
+    for name, bad in [
+        ("ways", (0, UNIT, tags, wanted, units)), ("ways", (3, UNIT, tags, wanted, units)),
+        ("more ways", (5, UNIT, tags, wanted, units)), ("wanted", (*cache[:3], wanted[:3], units)),
+        ("units", (*cache, -units)),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="expected"):
+            compiled.paging.find(*bad, np.zeros(2, np.int64))
+            pytest.fail(name)
+    with pytest.raises(ValueError, match="expected"):
+        compiled.paging.find(*cache, units, np.zeros(3, np.int64))
+    for kept_, read, at in [
+        (buffer[1:], buffer, begins), (buffer, buffer[:UNIT], begins), (buffer, buffer, begins - 1),
+        (buffer, buffer, begins[:1]),
+    ]:  # fmt: skip
+        with pytest.raises(ValueError, match="expected|begins"):
+            compiled.paging.keep(*cache, units, kept_, read, at)

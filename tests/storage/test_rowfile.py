@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
+from teravec.kernels import native
 from teravec.storage.files import publishing
 from teravec.storage.rowfile import (
     RowFile,
@@ -123,7 +124,33 @@ def test_many_pages_at_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file.read_rows(0, 60_000), rows)
 
 
-def test_every_byte_flipped(tmp_path: Path) -> None:
+@pytest.mark.skipif(native.paging is None, reason="kernels are not compiled")
+@pytest.mark.parametrize("page_bytes", [512, 1024, 1536, 4096, 9216])
+def test_the_kernel_checks_as_xxhash(page_bytes: int) -> None:
+    assert native.paging is not None
+    pages = random_rows(9, page_bytes)
+    for number, page in enumerate(pages):
+        digest = xxhash.xxh3_64_intdigest(page[:-8].tobytes(), (2**64 - 3 + number) % 2**64)
+        page[-8:] = np.frombuffer(digest.to_bytes(8, "little"), np.uint8)
+    read, begins = pages.ravel(), np.arange(9)[::-1] * page_bytes
+    numbers = np.arange(9)[::-1].copy()
+    assert native.paging.wrong(page_bytes, 2**64 - 3, numbers, read, begins) == -1
+    for byte in (0, page_bytes // 2, page_bytes - 9, page_bytes - 1):
+        changed = read.copy()
+        changed[4 * page_bytes + byte] ^= 1
+        assert native.paging.wrong(page_bytes, 2**64 - 3, numbers, changed, begins) == 4
+    for bad in [(page_bytes, 0, numbers[1:], read, begins), (248, 0, numbers, read, begins),
+                (page_bytes, 0, numbers, read[1:], begins)]:  # fmt: skip
+        with pytest.raises(ValueError, match="expected|begins"):
+            native.paging.wrong(*bad)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_byte_flipped(
+    tmp_path: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(native, "paging", None)
     path = tmp_path / "x.fine"
     rows = random_rows(70, 80)
     seal = write_rows(path, rows)

@@ -182,7 +182,7 @@ class Candidates:
     @classmethod
     def none(cls, nq: int, capacity: int) -> Candidates:
         """Nothing found yet."""
-        room = np.zeros((nq, 2 * capacity), CANDIDATE)
+        room = np.empty((nq, 2 * capacity), CANDIDATE)
         return cls(room, np.zeros(nq, np.int64), np.full(nq, np.inf, np.float32))
 
     @property

@@ -136,7 +136,7 @@ class PageReader:
         begins = run.pages * self.page_bytes + np.repeat(at - run.firsts * self.page_bytes, each)
         for file_no in range(int(file_nos[0]), int(file_nos[-1]) + 1):
             first, stop = np.searchsorted(run.pages, self.first_pages[file_no : file_no + 2])
-            fine[file_no].check_pages_at(
+            fine[file_no].check_pages(
                 run.pages[first:stop] - self.first_pages[file_no], buffer, begins[first:stop]
             )
         return buffer, begins

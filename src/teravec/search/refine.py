@@ -104,12 +104,14 @@ class Refiner:
 
         over_blocks(compare, len(places), rows=_BLOCK, threads=self._threads, even=True)
         if missed:
-            self._read(pairs, *(np.concatenate(part) for part in zip(*missed, strict=True)), stats)
+            at, rows = (np.concatenate(part) for part in zip(*missed, strict=True))
+            self._read(pairs, at, rows, stats)
         stats.codes_refined += len(places)
         return pairs.distances, pairs.ids
 
     def _rows_of(self, places: Int64) -> Int64:
-        return self._first_rows[places >> PLACE_BITS] + (places & _ROW_MASK)
+        rows: Int64 = self._first_rows[places >> PLACE_BITS] + (places & _ROW_MASK)
+        return rows
 
     def _kept(self, rows: Int64) -> Int64:
         """Bytes of the cache at which rows begin, -1 where one is not there."""
@@ -165,9 +167,11 @@ class _Pairs:
 
     @classmethod
     def of(cls, queries: Float32, owners: Int64, places: Int64) -> _Pairs:
-        n = len(places)
-        arrays = (np.ascontiguousarray(array) for array in (queries, owners, places))
-        return cls(*arrays, np.empty(n, np.float32), np.empty(n, np.int64))
+        return cls(
+            np.ascontiguousarray(queries), np.ascontiguousarray(owners),
+            np.ascontiguousarray(places), np.empty(len(places), np.float32),
+            np.empty(len(places), np.int64),
+        )  # fmt: skip
 
     def part(self, which: slice) -> _Pairs:
         """Views of some in a row."""

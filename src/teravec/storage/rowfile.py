@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -226,37 +225,38 @@ class RowFile(SealedFile):
         """Byte of the file at which a page begins."""
         return _FIRST_PAGE + number * self.header.page_bytes
 
-    def check_pages(self, numbers: Iterable[int], pages: Bytes) -> None:
-        """Check pages that were read, uint8 of shape (n, page_bytes), of these numbers (n,).
+    def check_pages(self, numbers: Int64, read: Bytes, begins: Int64) -> None:
+        """Check pages that were read.
+
+        By one compiled call, where there is one, during which other threads go on; what is
+        wrong for that is checked once more, for the message.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n,), int64
+        read : ndarray of uint8
+        begins : ndarray of shape (n,), int64
+            Byte of ``read`` at which each page begins.
 
         Raises
         ------
         CorruptFile
             Names the file and the page.
         """
-        expected = np.ascontiguousarray(pages[:, -_CHECKSUM_BYTES:]).view("<u8")[:, 0].tolist()
-        for number, page, checksum in zip(numbers, pages, expected, strict=True):
-            found = self.header.page_checksum(number, page.data)
-            if found != checksum:
-                raise CorruptFile(
-                    f"{self.path}: page {number} has checksum {found:016x}, "
-                    f"{checksum:016x} expected"
-                )
-
-    def check_pages_at(self, numbers: Int64, read: Bytes, begins: Int64) -> None:
-        """Check pages of these numbers (n,) that begin at some bytes (n,) of what was read.
-
-        Raises as ``check_pages``. With the compiled kernels, other threads go on meanwhile.
-        """
-        first, pages = 0, read.reshape(-1, self.header.page_bytes)
+        size, seed, first = self.header.page_bytes, self.header.seed, 0
         if compiled.paging is not None:
-            first = compiled.paging.wrong(
-                self.header.page_bytes, self.header.seed, numbers, read, begins
-            )
+            first = compiled.paging.wrong(size, seed, numbers, read, begins)
             if first < 0:
                 return
-        wanted = begins[first:] // self.header.page_bytes
-        self.check_pages(numbers[first:].tolist(), pages[wanted])
+        for number, begin in zip(numbers[first:].tolist(), begins[first:].tolist(), strict=True):
+            page = read[begin : begin + size].data
+            found = self.header.page_checksum(number, page)
+            expected = int.from_bytes(page[-_CHECKSUM_BYTES:], "little")
+            if found != expected:
+                raise CorruptFile(
+                    f"{self.path}: page {number} has checksum {found:016x}, "
+                    f"{expected:016x} expected"
+                )
 
     def rows_of(self, pages: Bytes) -> Bytes:
         """Rows of pages, uint8 of shape (n * page_rows, row_size); a view where it can be."""
@@ -272,10 +272,11 @@ class RowFile(SealedFile):
         first, last = start // header.page_rows, -(-stop // header.page_rows)
         length = (last - first) * header.page_bytes
         data = read_exactly(self.fd, length, self.page_offset(first), self.path)
-        pages = np.frombuffer(data, np.uint8).reshape(-1, header.page_bytes)
-        self.check_pages(range(first, last), pages)
+        pages = np.frombuffer(data, np.uint8)
+        numbers = np.arange(first, last)
+        self.check_pages(numbers, pages, (numbers - first) * header.page_bytes)
         skipped = first * header.page_rows
-        return self.rows_of(pages)[start - skipped : stop - skipped]
+        return self.rows_of(pages.reshape(-1, header.page_bytes))[start - skipped : stop - skipped]
 
     def check_belongs(self, *, model: int, row_size: int) -> None:
         """Raise ForeignFile unless the file was encoded by this model."""
@@ -305,9 +306,10 @@ def verify_rows(path: Path) -> None:
         for first in range(0, header.npages, step):
             count = min(step, header.npages - first)
             data = read_exactly(file.fd, count * header.page_bytes, file.page_offset(first), path)
-            pages: npt.NDArray[Any] = np.frombuffer(data, np.uint8)
+            pages: Bytes = np.frombuffer(data, np.uint8)
+            numbers = np.arange(count)
+            file.check_pages(numbers + first, pages, numbers * header.page_bytes)
             pages = pages.reshape(count, header.page_bytes)
-            file.check_pages(range(first, first + count), pages)
             seal.update(pages[:, -_CHECKSUM_BYTES:].tobytes())
         if seal.hexdigest() != file.seal:
             raise CorruptFile(f"{path}: pages have seal {seal.hexdigest()}, {file.seal} expected")
