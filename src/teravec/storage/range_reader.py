@@ -34,6 +34,7 @@ _PAGE = 4096
 _DEPTH = 16
 # What is cached of a span is asked at once where at least one part in so many is wanted.
 _NEAR = 4
+_ASKED = 16  # of many ranges that are not, so many are asked for
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 
 
@@ -152,16 +153,26 @@ class RangeReader:
         return item.file.fd if direct is None or not self._direct else direct
 
     def _none_cached(self, ranges: Sequence[Range]) -> bool:
-        """Whether one call for all ranges, of one file and near each other, says that."""
-        if len(ranges) < 2 or any(item.file is not ranges[0].file for item in ranges):
+        """Whether the page cache has none of these ranges, as far as a few calls tell.
+
+        One call where they are of one file and near each other; a sample of them where they are
+        many, as to ask for each takes as long as to read it. What is cached and yet read past the
+        cache is the same, a little later.
+        """
+        if len(ranges) < 2 or any(self._fd(item) == item.file.fd for item in ranges):
             return False
-        start = min(item.offset for item in ranges)
-        span = max(item.offset + item.length for item in ranges) - start
-        fd = ranges[0].file.fd
-        if span > _NEAR * sum(item.length for item in ranges) or self._fd(ranges[0]) == fd:
+        asked = [(item.file.fd, item.offset, item.length) for item in ranges]
+        start = min(offset for _, offset, _ in asked)
+        span = max(offset + length for _, offset, length in asked) - start
+        one_file = all(item.file is ranges[0].file for item in ranges)
+        if one_file and span <= _NEAR * sum(length for _, _, length in asked):
+            asked = [(ranges[0].file.fd, start, span)]
+        elif len(ranges) > _ASKED:
+            asked = asked[:: -(-len(asked) // _ASKED)]
+        else:
             return False
         try:
-            return cached_bytes(fd, start, span) == 0
+            return not any(cached_bytes(*one) for one in asked)
         except OSError:
             return False
 
