@@ -130,26 +130,51 @@ static inline int8_t *value_of(view_t *v, size_t i)
     return (int8_t *)(v->q + i / WORD * 8 + i % 8) + i % WORD / 8;
 }
 
-/* q less the centroid, which is NULL for inner products, in 8 bits a dimension. */
-static void make_view(const sketch_t *s, view_t *v, const float *query, const float *centroid,
-                      float coarse)
+/* The sum of a float of whole numbers below 2^22 and this has the rounded number, to the nearest even,
+ * in its low bits. So values are rounded many at a time, on any processor. */
+#define ROUNDING 12582912.0f
+
+/* q less the centroid, which is NULL for inner products, in 8 bits a dimension. Not for each
+ * instruction set: all must round alike. `values` are d and zeros up to whole words. */
+static void make_view(const sketch_t *s, view_t *v, float *values, const float *query,
+                      const float *centroid, float coarse)
 {
-    float largest = 0;
-    double square = 0;
-    for (size_t i = 0; i < s->d; i++) {
-        const float value = centroid ? query[i] - centroid[i] : query[i];
-        largest = fmaxf(largest, fabsf(value));
-        square += (double)value * value;
+    const size_t padded = s->words * WORD;
+    for (size_t i = 0; i < s->d; i++)
+        values[i] = centroid ? query[i] - centroid[i] : query[i];
+    int32_t most = 0;
+    double squares[4] = {0};
+    for (size_t i = 0; i < padded; i++) {
+        int32_t bits;
+        memcpy(&bits, values + i, 4);
+        bits &= INT32_MAX;
+        most = bits > most ? bits : most;
     }
+    for (size_t i = 0; i < padded; i += 4)
+        for (size_t j = 0; j < 4; j++)
+            squares[j] += (double)values[i + j] * values[i + j];
+    float largest;
+    memcpy(&largest, &most, 4);
     const float unit = largest > 0 ? 127 / largest : 0;
     const float inverse = isfinite(unit) ? unit : 0; /* of a view too short to matter */
     int32_t sum = 0;
-    for (size_t i = 0; i < s->d; i++) {
-        const float value = centroid ? query[i] - centroid[i] : query[i];
-        const int8_t rounded = (int8_t)rintf(value * inverse);
-        *value_of(v, i) = rounded;
-        sum += rounded;
+    for (size_t w = 0; w < s->words; w++) {
+        int32_t rounded[WORD], zero;
+        const float none = ROUNDING;
+        memcpy(&zero, &none, 4);
+        for (size_t i = 0; i < WORD; i++) {
+            const float moved = values[w * WORD + i] * inverse + ROUNDING;
+            memcpy(rounded + i, &moved, 4);
+            rounded[i] -= zero;
+            sum += rounded[i];
+        }
+        for (size_t t = 0; t < 8; t++)
+            v->q[w * 8 + t] = (int32_t)((uint32_t)(rounded[t] & 255) |
+                                        (uint32_t)(rounded[8 + t] & 255) << 8 |
+                                        (uint32_t)(rounded[16 + t] & 255) << 16 |
+                                        (uint32_t)(rounded[24 + t] & 255) << 24);
     }
+    const double square = squares[0] + squares[1] + (squares[2] + squares[3]);
     const double freedom = s->d > 1 ? (double)(s->d - 1) : 1.0;
     v->spread = (float)((s->similarity ? 1 : 2) * s->epsilon * sqrt(square / freedom));
     v->offset = (s->bits == 1 ? 1 : 3) * sum;
@@ -208,24 +233,34 @@ static inline float error_bound(const sketch_t *s, const view_t *v, const block_
 
 /* ------------------------------------------------------------------ scanning a list */
 
-static inline int any_within(const float *estimates, float limit)
+/* Which of 16 estimates are within a limit, the first in the lowest bit. */
+static inline unsigned within_bits(const float *estimates, float limit)
 {
-    int any = 0;
-    for (size_t i = 0; i < 16; i++)
-        any |= estimates[i] <= limit;
-    return any;
+    unsigned bits = 0;
+#if NATIVE_X86
+    for (int i = 0; i < 16; i += 4)
+        bits |= (unsigned)_mm_movemask_ps(
+                    _mm_cmple_ps(_mm_loadu_ps(estimates + i), _mm_set1_ps(limit)))
+                << i;
+#else
+    for (int i = 0; i < 16; i++)
+        bits |= (unsigned)(estimates[i] <= limit) << i;
+#endif
+    return bits;
 }
 
 static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
                        const float *estimates, int64_t place, kept_t *kept)
 {
     for (size_t start = 0; start < b->count; start += 16) {
-        if (!any_within(estimates + start, kept->limit))
-            continue;
-        const size_t stop = start + 16 < b->count ? start + 16 : b->count;
-        for (size_t i = start; i < stop; i++)
-            if (estimates[i] <= kept->limit)
+        unsigned bits = within_bits(estimates + start, kept->limit);
+        if (b->count - start < 16)
+            bits &= (1u << (b->count - start)) - 1;
+        for (; bits; bits &= bits - 1) {
+            const size_t i = start + (size_t)__builtin_ctz(bits);
+            if (estimates[i] <= kept->limit) /* which may have fallen meanwhile */
                 keep(kept, estimates[i], error_bound(s, v, b, i), place + (int64_t)i);
+        }
     }
 }
 
@@ -233,7 +268,7 @@ static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
 typedef struct {
     view_t views[VIEWS];
     block_t block;
-    float *estimates;
+    float *estimates, *values; /* of the views; of one view, see make_view */
     uint64_t *keys; /* to select from what is kept for one query */
     void *memory;
 } scratch_t;
@@ -242,13 +277,14 @@ static int make_scratch(const sketch_t *s, scratch_t *x, size_t capacity)
 {
     const size_t q = s->words * 8, table = s->level ? 0 : s->words * 4 * 256;
     const size_t words = s->bits * s->words * BLOCK;
-    const size_t bytes = 4 * (VIEWS * (q + table + BLOCK) + words) + 16 * capacity;
+    const size_t bytes = 4 * (VIEWS * (q + table + BLOCK) + words + s->words * WORD) + 16 * capacity;
     int32_t *at = x->memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (!at)
         return 0;
     memset(at, 0, bytes);
     x->block.words = (uint32_t *)at, at += words;
     x->estimates = (float *)at, at += VIEWS * BLOCK;
+    x->values = (float *)at, at += s->words * WORD;
     for (size_t i = 0; i < VIEWS; i++, at += q + table)
         x->views[i].q = at, x->views[i].table = at + q;
     x->keys = (uint64_t *)at;
@@ -325,7 +361,7 @@ static PyObject *py_estimates(PyObject *self, PyObject *args)
         goto done;
     }
     Py_BEGIN_ALLOW_THREADS;
-    make_view(&s, x.views, query, similarity ? NULL : centroid, coarse);
+    make_view(&s, x.views, x.values, query, similarity ? NULL : centroid, coarse);
     estimates(&s, &x, codes, n, out, error);
     Py_END_ALLOW_THREADS;
     result = Py_NewRef(Py_None);
@@ -404,7 +440,7 @@ static void scan(const sketch_t *s, scratch_t *x, const scan_t *w)
         const int64_t at = w->pair_list[first];
         const float *centroid = w->centroids + (size_t)w->list_nos[at] * s->d;
         for (nv = 0; nv < VIEWS && first + nv < w->npairs && w->pair_list[first + nv] == at; nv++)
-            make_view(s, x->views + nv, w->queries + (size_t)w->pair_query[first + nv] * s->d,
+            make_view(s, x->views + nv, x->values, w->queries + (size_t)w->pair_query[first + nv] * s->d,
                       s->similarity ? NULL : centroid, w->coarse[first + nv]);
         scan_list(s, x, w, first, nv);
     }
