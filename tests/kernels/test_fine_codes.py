@@ -1,4 +1,4 @@
-"""Finer codes are compared as Faiss decodes them, at every level; choosing and the best likewise."""
+"""Finer codes are compared as Faiss decodes them, at every level; so are others' steps in NumPy."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_comparing_refuses_buffers_that_disagree() -> None:
         "places": good["places"] + (NLIST << 32), "rows": good["rows"][:-40],
         "begins": good["begins"] - 4, "distances": good["distances"][:-1], "ids": good["ids"][1:],
     }.items():  # fmt: skip
-        with pytest.raises(ValueError, match="expected|out of range"):
+        with pytest.raises(ValueError, match=r"expected|out of range"):
             codes.compare(**{**good, name: value})
 
 

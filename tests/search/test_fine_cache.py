@@ -133,5 +133,5 @@ def test_kernels_refuse_buffers_that_disagree() -> None:
         (buffer[1:], buffer, begins), (buffer, buffer[:UNIT], begins), (buffer, buffer, begins - 1),
         (buffer, buffer, begins[:1]),
     ]:  # fmt: skip
-        with pytest.raises(ValueError, match="expected|begins"):
+        with pytest.raises(ValueError, match=r"expected|begins"):
             compiled.paging.keep(*cache, units, kept_, read, at)

@@ -141,7 +141,7 @@ def test_the_kernel_checks_as_xxhash(page_bytes: int) -> None:
         assert native.paging.wrong(page_bytes, 2**64 - 3, numbers, changed, begins) == 4
     for bad in [(page_bytes, 0, numbers[1:], read, begins), (248, 0, numbers, read, begins),
                 (page_bytes, 0, numbers, read[1:], begins)]:  # fmt: skip
-        with pytest.raises(ValueError, match="expected|begins"):
+        with pytest.raises(ValueError, match=r"expected|begins"):
             native.paging.wrong(*bad)
 
 

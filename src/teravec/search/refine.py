@@ -40,7 +40,7 @@ class Refiner:
     ranges : RangeReader
         Reads files.
     run_bytes : int
-        Memory of pages read together; up to ``threads`` runs of them are in memory.
+        Memory of pages read together; up to ``threads + 1`` runs of them are in memory.
     cache_bytes : int
         For pages that were read, where all fit, else for rows; none is kept with 0.
     threads : int
@@ -150,7 +150,7 @@ class Refiner:
                 self._cache.keep(rows[mine], read, row_begins)
 
         runs = list(self._pages.runs(wanted, self._run_bytes))
-        on_threads(refine, runs, threads=self._threads)
+        on_threads(refine, runs, threads=self._threads + 1)  # one waits for the disk
         for cost in costs:
             stats.add(cost)
 
