@@ -4,13 +4,15 @@
         [--codecs sq6,rabitq1+sq8,rabitq2+sq8] [--recall 0.9] [--runs 5]
 
 All codecs take turns, on one thread and on all, as one batch and query by query, at the least
-effort of adaptive probing that reaches the recall. FOLDER is that of ``benchmarks.twostage``, whose
-indexes are used, or built.
+effort of adaptive probing that reaches the recall. What a query of the batch spends in each step
+is that of the last run. FOLDER is that of ``benchmarks.twostage``, whose indexes are used, or
+built.
 """
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -25,6 +27,7 @@ from teravec.engines.threads import default_threads
 from teravec.search.effort import Effort
 from teravec.search.index import Index
 
+STEPS = ("coarse_s", "scan_s", "refine_s")
 ALONE = 200  # queries that are searched one by one
 
 
@@ -46,6 +49,15 @@ def one_by_one(index: Index, queries: np.ndarray, effort: Effort) -> None:
         index.search_at(query[None], K, effort)
 
 
+def steps(index: Index, queries: np.ndarray, effort: Effort) -> list[str]:
+    """Microseconds of a query of a batch by step: lists, sketches or codes, refining, the rest."""
+    before, started = vars(index.stats).copy(), time.perf_counter()
+    index.search_at(queries, K, effort)
+    whole = time.perf_counter() - started
+    spent = [getattr(index.stats, name) - before[name] for name in STEPS]
+    return [f"{1e6 * s / len(queries):,.0f}" for s in (*spent, whole - sum(spent))]
+
+
 def main() -> None:
     """Measure one set and write its section."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -60,11 +72,11 @@ def main() -> None:
     queries, truth = dataset.queries(), dataset.neighbours()[1]
     rows = []
     for threads in sorted({1, default_threads()}):
-        batches, singles, efforts = {}, {}, {}
+        batches, singles, efforts, indexes = {}, {}, {}, {}
         with ExitStack() as stack:
             for codec in arguments.codecs.split(","):
                 path = built(dataset, codec, arguments.nlist, arguments.folder)
-                index = stack.enter_context(teravec.open(path, threads=threads))
+                indexes[codec] = index = stack.enter_context(teravec.open(path, threads=threads))
                 efforts[codec] = effort = least_effort(index, queries, truth, arguments.recall)
                 batches[codec] = partial(index.search_at, queries, K, effort)
                 singles[codec] = partial(one_by_one, index, queries, effort)
@@ -73,14 +85,16 @@ def main() -> None:
                 {c: discarded(t) for c, t in batches.items()}, arguments.runs
             )
             alone = measure.interleave(singles, arguments.runs)
+            spent = {c: steps(index, queries, efforts[c]) for c, index in indexes.items()}
         rows += [
             [codec, str(threads), str(efforts[codec].nprobe),
              f"{len(queries) / batch.median(codec):,.0f}",
-             f"{1e3 * alone.median(codec) / ALONE:.2f}"]
+             f"{1e3 * alone.median(codec) / ALONE:.2f}", *spent[codec]]
             for codec in batches
         ]  # fmt: skip
     title = f"{dataset.name}, nlist {arguments.nlist}, recall@{K} {arguments.recall}"
     header = ["codec", "threads", "nprobe", f"queries/s, batch of {len(queries)}", "ms, alone"]
+    header += [f"us in a batch: {step}" for step in ("lists", "scan", "refining", "rest")]
     measure.write_section(
         f"twostage warm {arguments.nb} {arguments.nlist} {arguments.recall}",
         f"### Two stages in memory: {title}\n\n"

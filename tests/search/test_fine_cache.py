@@ -119,14 +119,12 @@ def test_kernels_refuse_buffers_that_disagree() -> None:
     buffer, begins = np.zeros(4 * UNIT, np.uint8), np.array([0, UNIT])
     cache = 2, UNIT, tags, wanted
     compiled.paging.keep(*cache, units, buffer, buffer.copy(), begins)
-    for name, bad in [
-        ("ways", (0, UNIT, tags, wanted, units)), ("ways", (3, UNIT, tags, wanted, units)),
-        ("more ways", (5, UNIT, tags, wanted, units)), ("wanted", (*cache[:3], wanted[:3], units)),
-        ("units", (*cache, -units)),
+    for bad in [
+        (0, UNIT, tags, wanted, units), (3, UNIT, tags, wanted, units),
+        (5, UNIT, tags, wanted, units), (*cache[:3], wanted[:3], units), (*cache, -units),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match="expected"):
             compiled.paging.find(*bad, np.zeros(2, np.int64))
-            pytest.fail(name)
     with pytest.raises(ValueError, match="expected"):
         compiled.paging.find(*cache, units, np.zeros(3, np.int64))
     for kept_, read, at in [

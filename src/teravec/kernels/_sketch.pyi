@@ -33,5 +33,6 @@ def scan(
     codes: Buffer,
     candidates: Buffer,
     counts: Buffer,
+    limits: Buffer,
     /,
 ) -> None: ...

@@ -186,9 +186,14 @@ class Candidates:
         return cls(room, np.zeros(nq, np.int64), np.full(nq, np.inf, np.float32))
 
     @property
+    def capacity(self) -> int:
+        """Most candidates of a query."""
+        return int(self.room.shape[1]) // 2
+
+    @property
     def entries(self) -> npt.NDArray[Any]:
         """A view of the places for candidates, (nq, capacity)."""
-        return self.room[:, : self.room.shape[1] // 2]
+        return self.room[:, : self.capacity]
 
     def rows(self, start: int, stop: int) -> Candidates:
         """Views of those of queries [start, stop)."""
@@ -201,16 +206,17 @@ class Candidates:
         Those whose lower bound is at most the k-th smallest upper bound, where both lie
         ``PRUNING`` standard deviations from the estimate.
         """
-        entries, slack = self.entries, np.float32(PRUNING / EPSILON)
+        slack = np.float32(PRUNING / EPSILON)
         if compiled.refining is not None:
             owners = np.empty(int(self.counts.sum()) + 1, np.int64)
             places = np.empty_like(owners)
             chosen = compiled.refining.choose(
-                k, entries.shape[1], slack, self.room.view(np.uint8), self.counts, owners, places
+                k, self.capacity, slack, self.room.view(np.uint8), self.counts, owners, places
             )
             return owners[:chosen], places[:chosen]
-        filled = np.arange(entries.shape[1]) < self.counts[:, None]
-        if entries.shape[1] > k:
+        entries = self.entries
+        filled = np.arange(self.capacity) < self.counts[:, None]
+        if self.capacity > k:
             estimate, error = entries["estimate"], slack * entries["error"]
             high = np.where(filled, estimate + error, np.inf)
             limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
@@ -219,7 +225,7 @@ class Candidates:
 
     def every(self) -> tuple[Int64, Int64]:
         """Queries and places of all candidates, as two arrays."""
-        return self._named(np.arange(self.entries.shape[1]) < self.counts[:, None])
+        return self._named(np.arange(self.capacity) < self.counts[:, None])
 
     def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
         queries, at = np.nonzero(chosen)
@@ -337,7 +343,7 @@ class SketchScanner:
         assert compiled.sketching is not None
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
-            candidates.entries.shape[1], lists.row_start, np.ascontiguousarray(queries),
+            candidates.capacity, lists.row_start, np.ascontiguousarray(queries),
             self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets,
             lists.buffer, candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip

@@ -29,7 +29,7 @@ def chosen(candidates: Candidates, k: int, ntotal: int) -> tuple[Int64, Int64]:
 
     Those that may be among the k nearest; all, where all vectors were kept.
     """
-    if candidates.entries.shape[1] >= ntotal:
+    if candidates.capacity >= ntotal:
         return candidates.every()
     return candidates.worth_refining(k)
 

@@ -386,7 +386,7 @@ class Index:
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
         if self.two_stages:
-            row_bytes += 100 * max(k, candidates or self._default_candidates(k))
+            row_bytes += 140 * max(k, candidates or self._default_candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
     def effort(
