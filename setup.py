@@ -17,6 +17,7 @@ setup(
                 "src/teravec/kernels/_codes_kernels.h",
                 "src/teravec/kernels/_candidate.h",
                 "src/teravec/kernels/_sketch_kept.h",
+                "src/teravec/kernels/_sketch_view.h",
                 "src/teravec/kernels/_xxh3.h",
                 f"src/teravec/kernels/{name}_kernels.h",
             ],
