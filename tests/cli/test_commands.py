@@ -145,3 +145,9 @@ def test_candidates(root: Path, tmp_path: Path) -> None:
         result = runner.invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code != 0
         assert message in result.stderr
+
+
+def test_export_as_json(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.faiss"
+    content = json.loads(run("export-faiss", root / "i", out, "--json"))
+    assert content == {"index": str(root / "i"), "out": str(out), "bytes": out.stat().st_size}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from teravec.cli.running import print_json, write_whole
+from tests.conftest import clustered, write_fbin
 
 
 class Pipe(io.RawIOBase):
@@ -41,3 +45,37 @@ def test_buffered_output_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", buffered)
     write_whole()
     assert sys.stdout is buffered
+
+
+def test_any_name_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for encoding, expected in (("utf-8", "né…".encode() + b"\xff\n"), ("ascii", b"n??\xff\n")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        write_whole()
+        print("né…" + os.fsdecode(b"\xff"), flush=True)
+        assert raw.getvalue() == expected
+
+
+def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run teravec under a shell, as "$@"."""
+    teravec = [sys.executable, "-m", "teravec", *map(str, arguments)]
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command, "-", *teravec],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_output_that_nobody_takes(tmp_path: Path) -> None:
+    data = write_fbin(tmp_path / "x.fbin", clustered(3000, 4))
+    built = shell('"$@"', "build", data, "--out", tmp_path / "i", "--nlist", 4, "-q")
+    assert (built.returncode, built.stderr) == (0, "")
+    search = ["search", tmp_path / "i", data, "--nprobe", 1]
+    for command in (search, [*search, "--json"], ["info", tmp_path / "i"]):
+        full = shell('"$@" > /dev/full', *command)
+        assert (full.returncode, full.stderr) == (
+            2, "teravec: standard output: cannot write: no space left on the disk\n",
+        )  # fmt: skip
+        closed = shell('"$@" >&-', *command)
+        assert closed.stderr == ""
+    head = shell('"$@" | head -1', *search)
+    assert (head.returncode, head.stderr, head.stdout.count("\n")) == (141, "", 1)

@@ -119,3 +119,13 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StorageError, match=r"x\.fbin: cannot open: no permission"):
         open_source(tmp_path / "x.fbin")
+
+
+def test_an_empty_path_is_not_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    for paths in ("", ["part-1.fbin", ""]):
+        with pytest.raises(InvalidSource, match="an empty path found"):
+            open_source(paths)
+    assert order(".") == [1, 2, 3]

@@ -78,6 +78,7 @@ FORMATS: dict[str, tuple[str, str, Callable[[Path, np.ndarray], None]]] = {
     "npy-u8": (".npy", "u1", write_npy),
     "npy-i8": (".npy", "i1", write_npy),
     "parquet": (".parquet", "f4", write_parquet),
+    "npy-f64": (".npy", "f8", write_npy),
     "parquet-f64": (".parquet", "f8", write_parquet),
     "parquet-f16": (".parquet", "f2", write_parquet),
     "parquet-u8": (".parquet", "u1", write_parquet),

@@ -109,8 +109,11 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
 def export(
     index: o.IndexDir,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
-    quiet: o.Quiet = False,
-) -> None:
+    json: o.Json = False, quiet: o.Quiet = False,
+) -> None:  # fmt: skip
     """Write an index file that faiss.read_index opens, with the same results."""
-    export_faiss(index, out, Bars(quiet=quiet))
-    print(f"{out}: open it with faiss.read_index")
+    export_faiss(index, out, Bars(quiet=quiet or json))
+    if json:
+        print_json({"index": str(index), "out": str(out), "bytes": out.stat().st_size})
+    else:
+        print(f"{out}: open it with faiss.read_index")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import functools
 import io
 import json
+import os
 import resource
 import sys
 from collections.abc import Callable
@@ -26,6 +29,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., None])
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_NO_READER = 141  # 128 + SIGPIPE, likewise
 
 
 def command(app: typer.Typer, name: str) -> Callable[[F], F]:
@@ -36,13 +40,17 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
         def run(*args: Any, **kwargs: Any) -> None:
             try:
                 function(*args, **kwargs)
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, where an error is still ours to tell
             except TeravecError as error:
                 message = " ".join(str(error).split())
                 print(f"teravec: {message}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
-            except OSError as error:  # of a look at a path that we may not see
-                why = "no permission" if isinstance(error, PermissionError) else error.strerror
-                print(f"teravec: {error.filename}: {why}", file=sys.stderr)
+            except BrokenPipeError:  # who read our output has had enough, as head does
+                _give_up_output()
+                raise typer.Exit(_NO_READER) from None
+            except OSError as error:  # of a look at a path that we may not see, or of the output
+                print(f"teravec: {_refusal(error)}", file=sys.stderr)
                 raise typer.Exit(2) from None
             except MemoryError:
                 print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
@@ -60,12 +68,48 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
     return register
 
 
-def write_whole() -> None:
-    """Make standard output write all of what is printed, where Python is told not to buffer it.
+def _refusal(error: OSError) -> str:
+    """What the system refused: by path, or standard output where there is none."""
+    if error.filename is not None:
+        why = "no permission" if isinstance(error, PermissionError) else error.strerror
+        return f"{error.filename}: {why}"
+    _give_up_output()
+    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
+    return f"standard output: cannot write: {why}"
 
-    With PYTHONUNBUFFERED, as is usual in containers, one call hands a text to the system, and what
-    a pipe does not take at once, 64 KiB are usual, may be lost without an error.
+
+def _give_up_output() -> None:
+    """Let what is still buffered go nowhere, or Python's end would try, and complain, again.
+
+    References
+    ----------
+    Python's documentation of ``signal``, "Note on SIGPIPE".
     """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _bytes_or_mark(error: UnicodeError) -> tuple[bytes, int]:
+    """Bytes of a file name as they are; a question mark for what else cannot be encoded."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = (ord(c) for c in error.object[error.start : error.end])
+    return b"".join(
+        bytes([c - 0xDC00]) if 0xDC80 <= c <= 0xDCFF else b"?" for c in found
+    ), error.end
+
+
+def write_whole() -> None:
+    """Make standard output write all of what is printed.
+
+    Where Python is told not to buffer it, with PYTHONUNBUFFERED as is usual in containers, one
+    call hands a text to the system, and what a pipe does not take at once, 64 KiB are usual, may
+    be lost without an error. And a locale without some character must not cost the result.
+    """
+    codecs.register_error("teravec", _bytes_or_mark)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="teravec")
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.RawIOBase):
         sys.stdout = io.TextIOWrapper(

@@ -121,6 +121,11 @@ class Calibration:
 
     def _invert(self, recall: float, lower: Sequence[float], what: str) -> tuple[int, float]:
         """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
+        if recall == 1:
+            raise InvalidArgument(
+                "recall 1 asked for; no sample of queries promises that: give an nprobe, of all "
+                "lists if nothing may be missed"
+            )
         if not 0 < recall < 1:
             raise InvalidArgument(f"recall is {recall}; a number between 0 and 1 expected")
         curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance

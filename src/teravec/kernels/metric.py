@@ -43,10 +43,16 @@ class Metric(StrEnum):
         return -np.inf if self.larger_is_closer else np.inf
 
 
+_SHORTEST, _LONGEST = 1e-37, 1e37  # lengths whose inverse float32 has in full precision
+
+
 def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Rows scaled to unit length, float32 of the same shape; a zero row stays zero."""
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     norms = np.sqrt(squares)
     norms[norms == 0] = 1.0
+    extreme = (norms < _SHORTEST) | (norms > _LONGEST)
+    norms[extreme], lengths = 1.0, norms[extreme]
     unit: npt.NDArray[np.float32] = vectors * (1.0 / norms)[:, None].astype(np.float32)
+    unit[extreme] = vectors[extreme] / lengths[:, None]  # in float64
     return unit

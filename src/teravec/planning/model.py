@@ -28,7 +28,7 @@ _FEWEST_LISTS = 256  # below, a vector is compared with every centroid
 _CHECKED_ROWS = 1024  # assigned exactly in every iteration; four times as many at the end
 _GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
 _LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
-_BLOCK_BYTES = 8 << 20  # of the shard stage
+_BLOCK_BYTES, _WRITE_BYTES = 8 << 20, 4 << 20  # of the shard stage
 _TABLE_BYTES = 24  # of a list in a list file
 _GRAPH_LIST_BYTES = 300  # of a list in the graph of the coarse quantizer
 _OPENED_LIST_BYTES = 48
@@ -351,7 +351,7 @@ class _Model:
         return self.work.centroid_bytes + self._model_bytes()
 
     def _shard_fixed(self) -> int:
-        return 2 * self._model_memory() + 7 * _BLOCK_BYTES + 3 * (1 << 16) * self.work.row_bytes
+        return 2 * self._model_memory() + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
 
     def _rows_bytes(self, rows: float) -> int:
         return int(rows * (self.work.code_size + 28))

@@ -30,7 +30,7 @@ __all__ = ["ShardOptions", "sealed_shards", "shard"]
 log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
-_WRITE_ROWS = 1 << 16
+_WRITE_BYTES = 4 << 20  # of codes and ids gathered in list order at a time
 _CHECKED_ROWS = 1024  # on which a device is compared with the processor
 
 
@@ -80,7 +80,7 @@ def shard(
     """
     block_rows = max(1, _BLOCK_BYTES // (4 * max(source.d, model.d)))
     code_size = model.code_size
-    fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_ROWS * (code_size + 8)
+    fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
     require(fixed + block_rows * (code_size + 32), options.memory_bytes, "sharding")
     rows_most = rows_in_memory(code_size, options.memory_bytes - fixed)
     make_directory(paths.shards)
@@ -183,6 +183,7 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
 def _in_order(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    for start in range(0, len(order), _WRITE_ROWS):
-        part = order[start : start + _WRITE_ROWS]
+    rows = max(1, _WRITE_BYTES // (codes.shape[1] + ids.itemsize))
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
         yield codes[part], ids[part]

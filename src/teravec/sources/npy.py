@@ -18,14 +18,14 @@ from teravec.sources.packed import PackedFile, check_size, read_head
 
 __all__ = ["DTYPES", "open_npy"]
 
-DTYPES = (np.dtype("<f4"), np.dtype("<f2"), np.dtype("u1"), np.dtype("i1"))
+DTYPES = (np.dtype("<f4"), np.dtype("<f8"), np.dtype("<f2"), np.dtype("u1"), np.dtype("i1"))
 
 # numpy refuses headers over 10,000 characters; ours hold one shape and one dtype.
 _HEAD_BYTES = 16 << 10
 
 
 def open_npy(path: Path, *, column: bool = False) -> PackedFile:
-    """Open a .npy file of float32, float16, uint8 or int8; nothing is ever unpickled.
+    """Open a .npy file of a type in ``DTYPES``; nothing is ever unpickled.
 
     Parameters
     ----------

@@ -45,6 +45,8 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _expand(path: PathLike) -> list[Path]:
+    if path == "":  # Path takes it for the working directory; it is a variable that was not set
+        raise InvalidSource("an empty path found, expected a file of vectors")
     here = Path(path)
     try:
         with source_errors(here):
