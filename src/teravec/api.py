@@ -297,8 +297,8 @@ def calibrate(
 
 
 def _vectors(queries: PathLike | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    if isinstance(queries, np.ndarray):
-        return queries
+    if not isinstance(queries, str | Path):
+        return np.asarray(queries)
     source = open_source(queries)
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors

@@ -28,9 +28,11 @@ A message gives what was found, what was expected, and the file.
 from __future__ import annotations
 
 import errno
+import operator
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import SupportsIndex
 
 __all__ = [
     "AccessDenied",
@@ -53,6 +55,7 @@ __all__ = [
     "Unavailable",
     "WorkerLost",
     "storage_errors",
+    "whole_number",
 ]
 
 
@@ -149,6 +152,14 @@ _WHY = {
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reported an input/output error",
 }
+
+
+def whole_number(value: SupportsIndex, what: str) -> int:
+    """The value as an int, or InvalidArgument: for arguments of Python, which checks no types."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidArgument(f"{what} is {value!r}; a whole number expected") from None
 
 
 @contextmanager

@@ -75,3 +75,13 @@ def test_more_files_than_the_system_allows_is_an_error() -> None:
                 allow_open_files(hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_few_descriptors_suffice_for_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(64, 64)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    allow_open_files(32)
+    assert limits[-1] == (64, 64)
+    with pytest.raises(StorageError, match="33 files must be open at once, and 32 others"):
+        allow_open_files(33)

@@ -82,7 +82,10 @@ def test_vecs_row_of_another_dimension(extension: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [">f4", ">f8", "i8", "i2", "?", "O", "c8"])
 def test_npy_dtype(dtype: str, tmp_path: Path) -> None:
     write_npy(tmp_path / "x.npy", X.astype(dtype))
-    refuses(tmp_path / "x.npy", r"dtype .* found, expected little-endian float32, float64, float16, uint8")
+    refuses(
+        tmp_path / "x.npy",
+        r"dtype .* found, expected little-endian float32, float64, float16, uint8",
+    )
 
 
 def test_npy_shape_and_order(tmp_path: Path) -> None:

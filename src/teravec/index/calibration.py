@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -121,6 +121,8 @@ class Calibration:
 
     def _invert(self, recall: float, lower: Sequence[float], what: str) -> tuple[int, float]:
         """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
+        if not isinstance(recall, SupportsFloat):
+            raise InvalidArgument(f"recall is {recall!r}; a number between 0 and 1 expected")
         if recall == 1:
             raise InvalidArgument(
                 "recall 1 asked for; no sample of queries promises that: give an nprobe, of all "

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-from teravec.errors import OutputExists, storage_errors
+from teravec.errors import OutputExists, StorageError, storage_errors
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.export import ExportedIndex, write_faiss_index
 from teravec.progress import Progress
@@ -39,8 +39,11 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     path = Path(out)
     with storage_errors(path, "write"):
         taken = path.exists()
+        nowhere = not path.parent.is_dir()
     if taken:
         raise OutputExists(f"{path} exists")
+    if nowhere:
+        raise StorageError(f"{path}: cannot write: no directory {path.parent}")
     with OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
         exported = ExportedIndex(

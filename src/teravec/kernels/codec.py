@@ -79,7 +79,7 @@ class Codec:
     @classmethod
     def parse(cls, name: str) -> Codec:
         """The codec of this name, or InvalidArgument."""
-        name = name.lower()
+        name = str(name).lower()
         first, plus, fine_name = name.partition("+")
         if plus and (match := re.fullmatch(r"rabitq([12])", first)):
             fine = cls.parse(fine_name)
@@ -218,6 +218,7 @@ def train_codec(
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
             residuals = residuals_of(quantizer, vectors, list_nos)
+            ivf.pq.cp.min_points_per_centroid = 1  # a small sample is the user's, who asked for it
             ivf.pq.train(residuals)
             return np.asarray(faiss.vector_to_array(ivf.pq.centroids), np.float32)
     return np.empty(0, np.float32)

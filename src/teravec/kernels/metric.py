@@ -27,7 +27,7 @@ class Metric(StrEnum):
     def parse(cls, name: str) -> Metric:
         """The metric of this name, or InvalidArgument."""
         try:
-            return cls(name.lower())
+            return cls(str(name).lower())
         except ValueError as error:
             names = ", ".join(cls)
             raise InvalidArgument(f"unknown metric {name!r}; one of {names} expected") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, whole_number
 from teravec.index.calibration import Calibration
 from teravec.kernels.metric import Metric
 
@@ -58,6 +58,7 @@ def default_candidates(k: int, sketch_bits: int) -> int:
 
 def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
     """Visit nprobe lists; more than nlist is taken as nlist, and logged."""
+    nprobe = whole_number(nprobe, "nprobe")
     if nprobe < 1:
         raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
     if nprobe > nlist:

@@ -15,6 +15,7 @@ from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
+from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory, parse_bytes, require
 from teravec.search.batch import Batch, SearchResources
@@ -32,6 +33,7 @@ from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
     check_candidates,
+    check_lengths,
     check_places,
     check_wanted,
     checked_k,
@@ -97,6 +99,7 @@ class Index:
             left = kept_bytes - cache_bytes
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
+        self._closed = False
 
     @property
     def d(self) -> int:
@@ -214,9 +217,12 @@ class Index:
         distances : ndarray of the same shape, float32
             Squared distance to the list's centroid (l2), or inner product with it.
         """
+        self._check_open()
         started = time.perf_counter()
         model = self._opened.model
         prepared = model.prepare(queries)
+        if model.metric is Metric.L2:
+            check_lengths(prepared)
         list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
         if effort.prune:
             list_nos, distances = prune_lists(
@@ -296,6 +302,7 @@ class Index:
             A place that there is not, or that was not opened; codes of one stage.
         CorruptFile
         """
+        self._check_open()
         if self._two_stages is None:
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         started = time.perf_counter()
@@ -370,6 +377,7 @@ class Index:
     def _batch(
         self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
     ) -> Batch:
+        self._check_open()
         d_index = self._opened.model.description.d_index
         check_wanted(prepared, list_nos, distances, d_index, self._opened.lists)
         wanted = self._resources, prepared, list_nos, distances, self.stats
@@ -420,9 +428,15 @@ class Index:
         return effort_of_recall(calibration, recall, k, radius, metric)
 
     def close(self) -> None:
-        """Close files and end threads; the index is of no use afterwards."""
+        """Close files and end threads; searches afterwards raise InvalidArgument."""
+        self._closed = True
         self._ranges.close()
         self._opened.close()
+
+    def _check_open(self) -> None:
+        # The system gives a closed descriptor's number to the next file that is opened.
+        if self._closed:
+            raise InvalidArgument(f"{self._opened.paths.root} was closed; open it again")
 
     def __enter__(self) -> Index:
         return self

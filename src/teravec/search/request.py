@@ -2,36 +2,55 @@
 
 from __future__ import annotations
 
+from typing import SupportsFloat
+
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, whole_number
 from teravec.kernels.lists_in_memory import PLACE_BITS
 
 __all__ = [
-    "check_candidates", "check_places", "check_wanted", "checked_k", "checked_queries",
-    "checked_radius",
+    "check_candidates", "check_lengths", "check_places", "check_wanted", "checked_k",
+    "checked_queries", "checked_radius",
 ]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+# (|q| + |x|)^2 is at most four times the larger square.
+_LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
+
 
 def checked_queries(queries: Float32, d: int) -> Float32:
     """The queries as float32 of shape (nq, d), or InvalidArgument."""
-    queries = np.asarray(queries)
+    try:
+        queries = np.asarray(queries)
+    except ValueError:
+        raise InvalidArgument(f"queries of unequal lengths found, (nq, {d}) expected") from None
     if queries.ndim != 2 or queries.shape[1] != d:
         raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, {d}) expected")
     if queries.dtype.kind not in "fiu":
         raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-    queries = np.ascontiguousarray(queries, np.float32)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+        queries = np.ascontiguousarray(queries, np.float32)
     if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
     return queries
 
 
+def check_lengths(prepared: Float32) -> None:
+    """Raise InvalidArgument where squared distances to a prepared query may be beyond float32."""
+    squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
+    if len(long := np.flatnonzero(squares > _LARGEST_SQUARE)):
+        raise InvalidArgument(
+            f"query {long[0]} is so long that its squared distances are beyond float32"
+        )
+
+
 def checked_k(k: int, ntotal: int) -> int:
     """k if it is 1 to ntotal, or InvalidArgument."""
+    k = whole_number(k, "k")
     if not 1 <= k <= ntotal:
         raise InvalidArgument(f"k is {k}; 1 to {ntotal:,} (ntotal) expected")
     return k
@@ -47,8 +66,8 @@ def check_candidates(candidates: int, *, two_stages: bool) -> None:
 
 def checked_radius(radius: float) -> float:
     """The radius if it is finite, or InvalidArgument."""
-    if not np.isfinite(radius):
-        raise InvalidArgument(f"radius is {radius}; a finite number expected")
+    if not isinstance(radius, SupportsFloat) or not np.isfinite(float(radius)):
+        raise InvalidArgument(f"radius is {radius!r}; a finite number expected")
     return float(radius)
 
 

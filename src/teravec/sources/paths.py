@@ -45,6 +45,10 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _expand(path: PathLike) -> list[Path]:
+    if not isinstance(path, str | Path):
+        raise InvalidArgument(
+            f"a path expected, {type(path).__name__} found; arrays are saved first, as .npy"
+        )
     if path == "":  # Path takes it for the working directory; it is a variable that was not set
         raise InvalidSource("an empty path found, expected a file of vectors")
     here = Path(path)

@@ -34,6 +34,7 @@ __all__ = [
 
 _READ_BYTES = 4 << 20
 _OTHER_FILES = 256  # descriptors for everything else that a process holds
+_FEWEST_OTHERS = 32  # of these, without which there is no use in trying
 _MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # of one preadv
 
 
@@ -49,10 +50,12 @@ def allow_open_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise StorageError(
-                f"{count:,} files must be open at once; this system allows {hard:,} descriptors "
-                "a process (ulimit -Hn)"
-            )
+            if hard < count + _FEWEST_OTHERS:
+                raise StorageError(
+                    f"{count:,} files must be open at once, and {_FEWEST_OTHERS} others; this "
+                    f"system allows {hard:,} descriptors a process (ulimit -Hn)"
+                )
+            wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 

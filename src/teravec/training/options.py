@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, whole_number
 from teravec.kernels.codec import Codec, code_bytes
 from teravec.kernels.device import CPU
 from teravec.kernels.metric import Metric
@@ -124,6 +124,9 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     """
     if ntotal < 1:
         raise InvalidArgument("there are no vectors to train on")
+    for name in ("nlist", "sample", "niter", "seed", "max_list_bytes"):
+        if (value := getattr(options, name)) is not None:
+            whole_number(value, name)
     metric, codec = Metric.parse(options.metric), Codec.parse(options.codec)
     default_transform = "rotation" if codec.wants_rotation else "none"
     transform = TransformKind.parse(options.transform or default_transform)

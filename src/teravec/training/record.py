@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
+from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors, whole_number
 from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
@@ -126,7 +126,7 @@ def begin_build(
         An option is out of range or does not fit the source.
     """
     for name, value in asdict(layout).items():
-        if value is not None and value < 1:
+        if value is not None and whole_number(value, name) < 1:
             raise InvalidArgument(f"{name} is {value}; at least 1 expected")
     described = None if weights is None else weights.describe()
     record = BuildRecord(train, layout, source.describe(), described)
