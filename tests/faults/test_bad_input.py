@@ -344,6 +344,20 @@ def test_a_process_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "i").exists()
 
 
+def test_results_replace_no_input(prepared: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "q.npy", clustered(20, 8))
+    (tmp_path / "link.npy").symlink_to("q.npy")
+    index, queries, before = prepared / "i", tmp_path / "q.npy", tree(prepared)
+    for out in (queries, tmp_path / "link.npy"):
+        assert "is one of the input files" in fails("search", index, queries, "-o", out)
+        for data in ([prepared / "good.fbin", queries], [queries, prepared / "good.fbin"]):
+            assert "is one of the input files" in fails("groundtruth", *data, "-k", 3, "-o", out)
+    centroids = index / "model" / "centroids.npy"
+    assert "is inside the index" in fails("search", index, queries, "-o", centroids)
+    np.testing.assert_array_equal(np.load(queries), clustered(20, 8))
+    assert tree(prepared) == before
+
+
 def test_too_many_lists_are_capped_and_said(prepared: Path) -> None:
     command = [sys.executable, "-m", "teravec", "search", str(prepared / "i"),
                str(prepared / "good.fbin"), "--json", "--nprobe"]  # fmt: skip

@@ -76,6 +76,8 @@ class Remote:
         if self.exclude_self:
             raise InvalidArgument("--exclude-self is not answered by servers")
         source = open_source(queries)
+        if out is not None:
+            source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes
         require(source.ntotal * source.d * 4, limit, "holding the queries")
         with connect(

@@ -159,8 +159,8 @@ def evaluate_index(
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(
-            opened, _read_queries(queries, memory), neighbors, k, nprobes, recalls=recalls,
-            candidates=candidates,
+            opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
+            recalls=recalls, candidates=candidates,
         )  # fmt: skip
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
@@ -190,10 +190,13 @@ def groundtruth(
     check_output(out)
     chosen = EngineOptions(engine, workers, address)
     source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
+    asked = open_source(data[-1])
+    for taken in (source, asked):
+        taken.check_not(out)
     checkpoint = out.with_name(out.name + ".partial")
     with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
         distances, ids = exact_neighbors(
-            source, _read_queries(data[-1], memory), k, metric=Metric.parse(metric),
+            source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
             memory_bytes=resources.memory_bytes, threads=resources.threads,
             progress=resources.progress, checkpoint=checkpoint, engine=resources.workers,
         )  # fmt: skip
@@ -207,8 +210,7 @@ def groundtruth(
         )
 
 
-def _read_queries(path: str, memory: str | None) -> npt.NDArray[np.float32]:
-    source = open_source(path)
+def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:
     limit = api.resources(memory, None, None).memory_bytes
     require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)

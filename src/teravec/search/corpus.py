@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from teravec.errors import InvalidArgument
 from teravec.progress import Progress
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
@@ -117,6 +118,9 @@ def search_corpus(
         No space or no permission; call again to continue.
     """
     check_output(out, within_radius=question.k is None)
+    source.check_not(out)
+    if index.root.resolve() in out.resolve().parents:
+        raise InvalidArgument(f"{out} is inside the index that is searched; another place expected")
     question.check(index, source)
     parts = SealedParts(out.with_name(out.name + ".partial"), _search(index, source, question))
     resumed, batches, results = parts.rows, 0, 0

@@ -102,6 +102,11 @@ class Index:
         self._closed = False
 
     @property
+    def root(self) -> Path:
+        """The index directory."""
+        return self._opened.paths.root
+
+    @property
     def d(self) -> int:
         """Dimensions of vectors and queries."""
         return self._opened.model.d

@@ -143,6 +143,12 @@ class Source:
         paths = tuple(str(part.path) for part in self.files)
         return SourceFiles(paths, self.id_column, self.vector_column)
 
+    def check_not(self, out: Path) -> None:
+        """Raise InvalidArgument where writing ``out`` would replace a file of this source."""
+        for part in self.files:
+            if out.exists() and out.samefile(part.path):
+                raise InvalidArgument(f"{out} is one of the input files; another output expected")
+
     @property
     def has_ids(self) -> bool:
         """Whether ids come from a column, not from row numbers."""
