@@ -24,6 +24,7 @@ from teravec.errors import (
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
 from teravec.kernels.device import CPU
+from teravec.kernels.native import warn_if_missing
 from teravec.memory import default_memory
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
@@ -220,6 +221,7 @@ def build_index(
     weights: str | Path | None = None,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
+    warn_if_missing()
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     with _nothing_left_of_bad_input(paths):

@@ -15,7 +15,7 @@ from teravec import api
 from teravec.cli import selftest_command
 from teravec.cli.main import app
 from teravec.errors import TeravecError
-from teravec.selftest.comparison import REFERENCE, compare
+from teravec.selftest.comparison import REFERENCE, Result, compare
 from teravec.selftest.routes import Route, Task, routes
 from teravec.selftest.vectors import hard
 
@@ -88,3 +88,9 @@ def test_bad_options(tmp_path: Path) -> None:
     for arguments in ([str(tmp_path / "few.npy")], ["--engine", "mpi"], ["--workers", "0"]):
         shown = CliRunner().invoke(app, ["selftest", *arguments])
         assert shown.exit_code == 2
+
+
+def test_what_to_install_is_shown_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "pip install 'teravec[gpu]'"
+    selftest_command._show([Result("made", "cuda", note=note)])
+    assert "[gpu]" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from teravec.cli import options as o
@@ -86,4 +87,5 @@ def _numbers(result: Result) -> tuple[str, ...]:
 
 
 def _outcome(result: Result) -> str:
-    return f"FAILED: {result.fault}" if result.fault else result.note or "ok"
+    # What rich takes for its markup, as in 'teravec[gpu]', is meant.
+    return escape(f"FAILED: {result.fault}" if result.fault else result.note or "ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,13 +22,28 @@ __all__ = [
     "refining",
     "scanning",
     "sketching",
+    "warn_if_missing",
 ]
+
+log = logging.getLogger(__name__)
 
 _ALIGNMENT = 64  # bytes of a cache line, so that no vector load of a panel crosses one
 
 
+_SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"
+
+
+def warn_if_missing() -> None:
+    """Say so where kernels could not be compiled, which nobody asked for."""
+    if native is None and not _SWITCHED_OFF:
+        log.warning(
+            "the compiled kernels are missing: everything is slower, and codes in two stages by "
+            "far; install a C compiler, then teravec again"
+        )
+
+
 def _load(name: str) -> ModuleType | None:
-    if os.environ.get("TERAVEC_NATIVE", "1") == "0":
+    if _SWITCHED_OFF:
         return None
     try:
         return import_module(f"teravec.kernels.{name}")
