@@ -59,6 +59,7 @@ class Index:
 
     Attributes
     ----------
+    root : Path
     stats : SearchStats
         What all searches so far cost together.
     batch_bytes : int
@@ -74,7 +75,7 @@ class Index:
         keep_lists: bool,
         direct: bool,
     ) -> None:
-        self._opened = opened
+        self._opened, self.root = opened, opened.paths.root
         free = memory_bytes - opened.memory_bytes
         require(
             opened.memory_bytes + _LEAST_BYTES, memory_bytes,
@@ -100,11 +101,6 @@ class Index:
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
         self._closed = False
-
-    @property
-    def root(self) -> Path:
-        """The index directory."""
-        return self._opened.paths.root
 
     @property
     def d(self) -> int:
