@@ -19,6 +19,7 @@ from functools import cache
 from typing import Any
 
 from teravec.engines.options import EngineOptions
+from teravec.engines.ray_lean import without_extras
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, WorkerLost
 
@@ -30,6 +31,12 @@ _MIB = 1 << 20
 _SMALLEST_STORE = 80 * _MIB  # Ray refuses less than 75 MiB
 _KNOCK_S = 10.0
 _LOOPBACK = "127.0.0.1"
+_OWN_RAY = {
+    # Read once, when Ray is first imported: without it Ray listens on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Else it starts a worker for each processor, and waits for them; a worker of ours has several.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,7 @@ def connected(
     InvalidArgument
         Nothing answers at the address, or no machine has room for one worker.
     """
-    # Read once, when Ray is first imported: without it Ray listens on every interface.
-    ours = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if options.address is None else {}
+    ours = dict(_OWN_RAY) if options.address is None else {}
     if options.address is None and "RAY_AUTH_MODE" not in os.environ:
         ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     with _environment(ours):
@@ -124,7 +130,8 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
     share = max(1, (memory_bytes - store_bytes) // workers)
     room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
     try:
-        _init_local(ray, room, store_bytes)
+        with without_extras():
+            _init_local(ray, room, store_bytes)
     except (RuntimeError, OSError) as error:
         raise WorkerLost(f"Ray does not start: {str(error).split(chr(10))[0]}") from error
     found = ray.get_runtime_context().gcs_address

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from teravec.planning.constants import Constants
 from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
+from teravec.search.calibrating import CalibrationOptions, codes_searched
 from teravec.shards.plan import rows_in_memory
 from teravec.slices.plan import slice_count
 from teravec.sources import GAP_BYTES
@@ -32,6 +33,9 @@ _BLOCK_BYTES = 8 << 20  # of the shard stage
 _TABLE_BYTES = 24  # of a list in a list file
 _GRAPH_LIST_BYTES = 300  # of a list in the graph of the coarse quantizer
 _OPENED_LIST_BYTES = 48
+_TRUTH_BLOCK_BYTES = 16 << 20  # of the source, at most, in memory five times
+_TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours take as long as so many rows
+_EFFORT_STEP = math.sqrt(2)  # from one effort of a calibration to the next
 _SECONDS_MONTH = 30 * 24 * 3600
 
 
@@ -103,7 +107,10 @@ def predict(
 ) -> Plan:
     """Predict a build and a query."""
     model = _Model(work, cluster, constants)
-    stages = (model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge())
+    stages = (
+        model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge(),
+        model.truth(), model.searches(),
+    )  # fmt: skip
     hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
     index_bytes = work.ntotal * work.row_bytes
     return Plan(
@@ -288,6 +295,59 @@ class _Model:
             held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
         )  # fmt: skip
 
+    # ------------------------------------------------------------------ calibrate
+
+    def truth(self) -> Stage:
+        """Each machine compares its rows with the queries that calibration holds out.
+
+        A row costs a product with every query, and the comparison of the bounds that come out.
+        Pairs that may be neighbours are computed again: most of them at the start of a worker,
+        which knows no neighbours yet.
+        """
+        work, speed, machines = self.work, self.speed, self._machines
+        queries = CalibrationOptions().queries
+        rows = work.ntotal / machines + min(work.ntotal / machines, _TRUTH_START_ROWS)
+        flops = 2 * work.train.d * queries * rows
+        parts = {
+            "processor": flops / (speed.truth_flops * self.cluster.threads),
+            "disk read": work.source_bytes / machines / speed.read_bytes,
+        }
+        width = max(CalibrationOptions().ks) + 1
+        return Stage(
+            "true neighbours", max(parts.values()), parts, work.source_bytes, 0,
+            (machines - 1) * queries * width * 16, 5 * 2 * _TRUTH_BLOCK_BYTES, 0, machines,
+        )  # fmt: skip
+
+    def searches(self) -> Stage:
+        """One process searches the same queries at growing effort.
+
+        Each effort is the square root of two times the one before, so all of them scan 3.4
+        times what the last one does: a 32nd of all vectors for each query, as where recall stays
+        below 0.99. Where it gets there, calibration ends sooner than this says. Every effort reads
+        each list that any query wants once, unless they stay in the cache.
+        """
+        work, speed, train = self.work, self.speed, self.work.train
+        queries, threads = CalibrationOptions().queries, self.cluster.threads
+        codes = min(work.ntotal, codes_searched(work.ntotal))
+        lists = max(1.0, codes * train.nlist / (work.imbalance * work.ntotal))
+        efforts = [lists / _EFFORT_STEP**i for i in range(int(2 * math.log2(lists)) + 1)]
+        visits = queries * sum(efforts)
+        index_bytes = work.ntotal * work.code_size
+        reads = (
+            sum(min(train.nlist, queries * each) for each in efforts) / train.nlist * index_bytes
+        )
+        if index_bytes <= self.cluster.memory_bytes // 3:  # half of what a batch leaves
+            reads = min(reads, index_bytes)
+        scanned = visits * work.imbalance * work.ntotal / train.nlist * train.d_index
+        coarse_s = queries * len(efforts) * self._coarse_s(int(lists))
+        parts = {
+            "processor": (coarse_s + scanned / speed.scan_dims) / threads,
+            "disk read": reads / speed.read_bytes,
+            "memory": reads / speed.move_bytes / threads,  # checking
+        }
+        seconds = max(parts["processor"] + parts["memory"], parts["disk read"])
+        return Stage("calibrating searches", seconds, parts, int(reads), 0, 0, self._opened())
+
     # ------------------------------------------------------------------ search
 
     def query(self, queries: Queries) -> QueryPlan:
@@ -296,12 +356,7 @@ class _Model:
         servers = self.cluster.servers or self._machines
         nprobe = min(queries.nprobe, train.nlist)
         list_codes = work.imbalance * work.ntotal / train.nlist
-        exact = train.nlist <= EXACT_QUANTIZER_NLIST
-        coarse = (
-            2 * train.nlist * train.d_index / speed.flops
-            if exact
-            else max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
-        )
+        coarse = self._coarse_s(nprobe)
         codes = nprobe * list_codes * work.code_size
         ids = min(queries.k, nprobe) * list_codes * 8
         rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
@@ -313,15 +368,25 @@ class _Model:
             / (speed.scan_dims * self.cluster.threads * min(servers, nprobe)),
         }  # fmt: skip
         whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
-        opened = train.nlist * _OPENED_LIST_BYTES
         return QueryPlan(
             parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
             parts, int(codes + ids), nprobe, servers * speed.read_bytes / (codes + ids),
             servers * self.cluster.threads / whole,
-            opened + self._model_memory(), work.ntotal * work.row_bytes // servers,
+            self._opened(), work.ntotal * work.row_bytes // servers,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ parts
+
+    def _coarse_s(self, nprobe: int) -> float:
+        """Seconds of a thread to find one query's lists."""
+        train, speed = self.work.train, self.speed
+        if train.nlist <= EXACT_QUANTIZER_NLIST:
+            return 2 * train.nlist * train.d_index / speed.flops
+        return max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
+
+    def _opened(self) -> int:
+        """Memory of an open index, beside lists that it keeps."""
+        return self.work.train.nlist * _OPENED_LIST_BYTES + self._model_memory()
 
     @property
     def _machines(self) -> int:

@@ -46,7 +46,12 @@ from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
 from teravec.training.sample import rows_left_out
 
-__all__ = ["CalibrationOptions", "calibrate_index", "calibrate_with_truth"]
+__all__ = [
+    "CalibrationOptions",
+    "calibrate_index",
+    "calibrate_with_truth",
+    "codes_searched",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -209,6 +214,11 @@ def calibrate_with_truth(
     return calibration
 
 
+def codes_searched(ntotal: int) -> int:
+    """Codes for each query up to which efforts grow, where recall does not end that before."""
+    return max(_CODES_ANYWAY, ntotal // _CODES_SHARE)
+
+
 def _draw(paths: IndexPaths, source: Source, n: int) -> tuple[Int64, str]:
     """Rows to take as queries, and where they are from."""
     plan = read_record(paths).plan()
@@ -240,7 +250,7 @@ def _without_own(
 def _measure(
     index: Index, known: _Queries, ks: tuple[int, ...], codes: int | None, progress: Progress
 ) -> Calibration:
-    usually = codes or max(_CODES_ANYWAY, index.ntotal // _CODES_SHARE)
+    usually = codes or codes_searched(index.ntotal)
     most = codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
     bounds = _radii(known.costs, ks)
