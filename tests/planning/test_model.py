@@ -33,8 +33,8 @@ from tests.conftest import write_fbin
 SPEEDS = Constants(
     flops=7e10, grouped_scale=12.7, grouped_exponent=0.6, iteration_share=0.6, sum_dims=6e8,
     encode_scalar=5e8, encode_pq=3e9, encode_rabitq=4e6, scan_dims=6e9, truth_flops=4e10,
-    graph_dims=2e7, move_bytes=1e9, read_bytes=1.5e9, write_bytes=5e8, read_latency_s=1e-4, network_bytes=2e9,
-    sync_s=1e-2,
+    graph_dims=2e7, move_bytes=1e9, read_bytes=1.5e9, write_bytes=5e8, read_latency_s=1e-4,
+    network_bytes=2e9, sync_s=1e-2,
 )  # fmt: skip
 ORIGINAL: dict[str, Any] = {"nlist": 10_000_000, "codec": "sq6", "transform": "pca72"}
 

@@ -27,6 +27,7 @@ from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
+from teravec.planning.model import truth_rows
 from teravec.search.calibrating import CalibrationOptions
 from teravec.search.checkpoint import BestSoFar
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows
@@ -168,27 +169,21 @@ def _scanning(vectors: Float32) -> float:
 
 
 def _truth(vectors: Float32, path: Path, threads: int) -> float:
-    """The second half of the vectors: the first one has found each query's first neighbours."""
+    """Some vectors against as many queries as a calibration has."""
     np.save(path, vectors)
-    source, half = open_source(path), len(vectors) // 2
-    options = CalibrationOptions()
+    source, options = open_source(path), CalibrationOptions()
     queries = np.ascontiguousarray(vectors[:: len(vectors) // options.queries][: options.queries])
     task = ScanTask(queries, max(options.ks) + 1, Metric.L2, threads, None)
     block_rows = plan_block(source, task, _TRUTH_BYTES)
 
-    def scan(best: BestSoFar, stop: int) -> float:
-        started = time.perf_counter()
-        for _ in scan_rows(source, task, best, stop, block_rows):
-            pass
-        return time.perf_counter() - started
-
-    seconds = []
-    for _ in range(_REPEATS):
+    def scan() -> None:
         best = BestSoFar.none(len(queries), task.k)
-        scan(best, half)
-        seconds.append(scan(best, source.ntotal))
+        for _ in scan_rows(source, task, best, source.ntotal, block_rows):
+            pass
+
+    seconds = _best(scan)
     path.unlink()
-    return 2 * _D * len(queries) * (source.ntotal - half) / min(seconds) / threads
+    return 2 * _D * len(queries) * truth_rows(source.ntotal) / seconds / threads
 
 
 def _graph(centroids: Float32) -> float:
