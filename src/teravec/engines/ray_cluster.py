@@ -11,11 +11,14 @@ import importlib
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from teravec.engines.options import EngineOptions
@@ -29,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _SMALLEST_STORE = 80 * _MIB  # Ray refuses less than 75 MiB
+_LONGEST_FOLDER = 107 - 66  # of a socket's name, less "/session_.../sockets/plasma_store"
 _KNOCK_S = 10.0
 _LOOPBACK = "127.0.0.1"
 _OWN_RAY = {
@@ -78,15 +82,18 @@ def connected(
             yield ray, _room_of_cluster(ray, options, threads, memory_bytes)
             return
         _silence(ray)
-        try:
-            if options.address is None:
-                room = _start(ray, options, threads, memory_bytes)
-            else:
-                _connect(ray, options.address)
-                room = _room_of_cluster(ray, options, threads, memory_bytes)
-            yield ray, room
-        finally:
-            ray.shutdown()
+        own = options.address is None
+        with _own_folder() if own else nullcontext() as folder, _signals():
+            try:
+                if own:
+                    room = _start(ray, options, threads, memory_bytes, folder)
+                else:
+                    _connect(ray, str(options.address))
+                    room = _room_of_cluster(ray, options, threads, memory_bytes)
+                _end_by_sigterm()
+                yield ray, room
+            finally:
+                ray.shutdown()
 
 
 @cache
@@ -109,6 +116,37 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _own_folder() -> Iterator[str | None]:
+    """Where a Ray of our own keeps sockets, logs and what overflows; nothing stays of it.
+
+    Ray's own choice, ``/tmp/ray``, grows by some megabytes for every Ray, and a file there says
+    which one of this machine's others connect to: ours is not for them. None, which is Ray's
+    choice, where the temporary directory's name is too long for a socket's.
+    """
+    with TemporaryDirectory(prefix="teravec-ray-", ignore_cleanup_errors=True) as name:
+        yield name if len(name) <= _LONGEST_FOLDER else None
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Put back how SIGTERM was taken: Ray sets it, and may not be asked to leave it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _end_by_sigterm() -> None:
+    """Let SIGTERM do as Ctrl-C does: Ray would print a trace, and end with a code of its own."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _silence(ray: Any) -> None:
     """Keep Ray's own news off the terminal: ours tell what matters, once.
 
@@ -124,14 +162,16 @@ def _log_news(data: dict[str, Any], *_: Any, **__: Any) -> None:
     log.debug("Ray: %s", " ".join(map(str, data.get("lines", ()))))
 
 
-def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int) -> Room:
+def _start(
+    ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int, folder: str | None
+) -> Room:
     workers = options.workers or 1
     store_bytes = max(_SMALLEST_STORE, memory_bytes // 4)
     share = max(1, (memory_bytes - store_bytes) // workers)
     room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
     try:
         with without_extras():
-            _init_local(ray, room, store_bytes)
+            _init_local(ray, room, store_bytes, folder)
     except (RuntimeError, OSError) as error:
         raise WorkerLost(f"Ray does not start: {str(error).split(chr(10))[0]}") from error
     found = ray.get_runtime_context().gcs_address
@@ -144,7 +184,7 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
     return room
 
 
-def _init_local(ray: Any, room: Room, store_bytes: int) -> None:
+def _init_local(ray: Any, room: Room, store_bytes: int, folder: str | None) -> None:
     ray.init(
         address="local",  # and not one that somebody else runs on this machine
         num_cpus=room.workers * room.threads,
@@ -153,6 +193,7 @@ def _init_local(ray: Any, room: Room, store_bytes: int) -> None:
         object_store_memory=store_bytes,
         include_dashboard=False,
         _node_ip_address=_LOOPBACK,
+        _temp_dir=folder,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

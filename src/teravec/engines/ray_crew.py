@@ -257,6 +257,7 @@ class Crew:
             )
         seat.info, seat.peak_rss_bytes = hello, hello.peak_rss_bytes
         self._last_greeted = time.monotonic()
+        self._lost_at_start = 0  # in a row
         log.info("%s is there", seat.name)
 
     def _lose(self, seat: _Seat, error: BaseException, bar: Bar | None) -> None:
