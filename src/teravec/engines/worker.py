@@ -192,7 +192,7 @@ def _peak() -> int:
 
 
 def _failure(error: Exception) -> Failed:
-    if isinstance(error, MissingFile):  # the command has seen it
+    if MissingFile in (type(error), type(error.__cause__)):  # the command has seen it
         text = f"{error} on {socket.gethostname()}; all machines must share it"
         return Failed(_peak(), MissingFile.__name__, text, "")
     if isinstance(error, TeravecError | MemoryError):
