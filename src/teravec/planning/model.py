@@ -28,6 +28,7 @@ _PAGE_BYTES = 4096  # what a read of one row takes from a disk at least
 _FEWEST_LISTS = 256  # below, a vector is compared with every centroid
 _CHECKED_ROWS = 1024  # assigned exactly in every iteration; four times as many at the end
 _GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
+_ITERATION_S = 0.02  # of Python, once an iteration, however small: grouping, checks, a checkpoint
 _LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
 _BLOCK_BYTES = 8 << 20  # of the shard stage
 _TABLE_BYTES = 24  # of a list in a list file
@@ -203,7 +204,7 @@ class _Model:
             "disk read": read,
             "network": each_sends / speed.network_bytes,
             "disk write": written / speed.write_bytes + 3 * speed.sync_s,
-            "one thread": train.nlist * _LIST_S + 10 * written / speed.move_bytes,
+            "one thread": _ITERATION_S + train.nlist * _LIST_S + 10 * written / speed.move_bytes,
         }
         seconds = max(cpu, read) + sum(
             parts[name] for name in ("network", "disk write", "one thread")
