@@ -81,6 +81,16 @@ def ray_folders(processes: list[psutil.Process]) -> set[Path]:
     return found
 
 
+def ray_scripts(processes: list[psutil.Process]) -> set[str]:
+    """Names of the files of Ray that Python processes run."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            paths = [Path(word) for word in process.cmdline() if word.endswith(".py")]
+            found |= {path.name for path in paths if "ray" in path.parts}
+    return found
+
+
 def wait_for_end(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
@@ -94,6 +104,7 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
     addresses: set[str] = set()
     processes: dict[int, psutil.Process] = {}
     folders: set[Path] = set()
+    scripts: set[str] = set()
     home = tmp_path / "home"
     home.mkdir()
     with teravec(*arguments, home=home) as process:
@@ -101,6 +112,7 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
             now = family(process)
             addresses |= listening(now)
             folders |= ray_folders(now)
+            scripts |= ray_scripts(now)
             processes |= {p.pid: p for p in now}
             time.sleep(0.02)
         output, errors = process.communicate()
@@ -120,6 +132,7 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
     wait_for_end([p for pid, p in processes.items() if pid != process.pid])
     assert [folder.name.startswith("teravec-ray-") for folder in folders] == [True]
     assert not any(folder.exists() for folder in folders)
+    assert scripts <= {"default_worker.py", "agent.py", "main.py"}  # no dashboard, no monitors
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
