@@ -14,7 +14,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -83,14 +83,14 @@ def connected(
             return
         _silence(ray)
         own = options.address is None
-        with _own_folder() if own else nullcontext() as folder, _signals():
+        with _own_folder() if own else nullcontext() as folder, _sigterm() as take_sigterm:
             try:
                 if own:
                     room = _start(ray, options, threads, memory_bytes, folder)
                 else:
                     _connect(ray, str(options.address))
                     room = _room_of_cluster(ray, options, threads, memory_bytes)
-                _end_by_sigterm()
+                take_sigterm()
                 yield ray, room
             finally:
                 ray.shutdown()
@@ -129,22 +129,25 @@ def _own_folder() -> Iterator[str | None]:
 
 
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Put back how SIGTERM was taken: Ray sets it, and may not be asked to leave it."""
+def _sigterm() -> Iterator[Callable[[], None]]:
+    """Gives what to call when Ray is connected: it has then set how SIGTERM is taken.
+
+    The signal does what the caller's program set, or what Ctrl-C does: Ray would print a trace,
+    and end with a code of its own.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     before = signal.getsignal(signal.SIGTERM)
+    ours = before if callable(before) else signal.default_int_handler
     try:
-        yield
+        yield lambda: _set_sigterm(ours)
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        _set_sigterm(before or signal.SIG_DFL)
 
 
-def _end_by_sigterm() -> None:
-    """Let SIGTERM do as Ctrl-C does: Ray would print a trace, and end with a code of its own."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _set_sigterm(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _silence(ray: Any) -> None:
