@@ -37,7 +37,7 @@ test-quick: $(READY)
 
 # What compares seconds: needs a machine with nothing else to do.
 test-times: $(READY)
-	TERAVEC_TEST_TIMES=1 $(BIN)/python -m pytest tests/planning
+	TERAVEC_TEST_TIMES=1 $(BIN)/python -m pytest -s tests/planning
 
 format: $(READY)
 	$(BIN)/ruff format .

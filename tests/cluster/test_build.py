@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 import pytest
 from typer.testing import CliRunner
 
@@ -19,10 +21,10 @@ from teravec.building import Resources
 from teravec.cli.main import app
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
-from teravec.errors import TeravecError
+from teravec.errors import MissingFile, TeravecError
 from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
-from teravec.progress import NoProgress, Progress
+from teravec.progress import Bar, NoProgress, Progress
 from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
@@ -125,6 +127,42 @@ def test_killed_worker(case: Case, engine: RayEngine, stage: str, tmp_path: Path
     assert harm.done == harm.total  # what was done twice is counted once
     found = {name: data for name, data in tree(tmp_path / "i").items() if name[-4:] != ".tmp"}
     assert found == case.files
+
+
+@pytest.mark.slow
+def test_workers_killed_again_and_again(case: Case, engine: RayEngine, tmp_path: Path) -> None:
+    """At random instants, whatever they are at; one less than end a task."""
+    rng, ended, killed = np.random.default_rng(1), threading.Event(), list[int]()
+
+    def kill() -> None:
+        while len(killed) < 3 and not ended.wait(rng.uniform(0.3, 1.2)):
+            workers = [p.pid for p in psutil.process_iter() if is_worker(p)]
+            if workers:
+                killed.append(int(rng.choice(workers)))
+                with suppress(ProcessLookupError):
+                    os.kill(killed[-1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        build(case.source, tmp_path / "i", on(engine))
+    finally:
+        ended.set()
+        killer.join()
+    assert killed
+    found = {name: data for name, data in tree(tmp_path / "i").items() if name[-4:] != ".tmp"}
+    assert found == case.files
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process is one of this Ray's that runs our tasks, or that starts to."""
+    try:
+        command = process.cmdline()
+        ours = os.getpid() in (parent.pid for parent in process.parents())
+    except psutil.Error:
+        return False
+    named = any(word.endswith(("::Worker", "default_worker.py")) for word in command)
+    return ours and (named or any(word.startswith("ray::Worker.") for word in command))
 
 
 @pytest.mark.parametrize("stage", ["k-means", "shard"])
@@ -237,6 +275,20 @@ def test_damaged_shard_gives_the_same_line(case: Case, engine: RayEngine, tmp_pa
         errors.append((type(caught.value), str(caught.value)))
     assert errors[0] == errors[1]
     assert str(shard) in errors[0][1]
+
+
+def test_file_that_a_machine_does_not_see(engine: RayEngine, tmp_path: Path) -> None:
+    """The command has seen it: the line names the file, and the machine without it."""
+    source = write_fbin(tmp_path / "x.fbin", clustered(5000, 8))
+
+    class Hiding(NoProgress):
+        def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Bar]:
+            source.rename(tmp_path / "elsewhere.fbin")
+            return super().stage(name, total, unit)
+
+    with pytest.raises(MissingFile, match=r"x\.fbin.* on .*; all machines must share it"):
+        build(source, tmp_path / "i", on(engine, Hiding()))
+    assert (tmp_path / "i/build.json").exists()  # not thrown away: the file is good elsewhere
 
 
 def test_rerun_of_a_finished_build_needs_no_cluster(case: Case, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -71,6 +71,26 @@ def listening(processes: list[psutil.Process]) -> set[str]:
     return found
 
 
+def ray_folders(processes: list[psutil.Process]) -> set[Path]:
+    """Where Ray keeps its sessions."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            options = [a.partition("=") for a in process.cmdline() if a.startswith("--temp_dir=")]
+            found |= {Path(value) for _, _, value in options}
+    return found
+
+
+def ray_scripts(processes: list[psutil.Process]) -> set[str]:
+    """Names of the files of Ray that Python processes run."""
+    found = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            paths = [Path(word) for word in process.cmdline() if word.endswith(".py")]
+            found |= {path.name for path in paths if "ray" in path.parts}
+    return found
+
+
 def wait_for_end(processes: list[psutil.Process]) -> None:
     _, alive = psutil.wait_procs(processes, timeout=20)
     assert not alive
@@ -83,12 +103,16 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
     arguments = ["build", source, "--out", tmp_path / "ray", *OPTIONS, *RAY, "--json"]
     addresses: set[str] = set()
     processes: dict[int, psutil.Process] = {}
+    folders: set[Path] = set()
+    scripts: set[str] = set()
     home = tmp_path / "home"
     home.mkdir()
     with teravec(*arguments, home=home) as process:
         while process.poll() is None:
             now = family(process)
             addresses |= listening(now)
+            folders |= ray_folders(now)
+            scripts |= ray_scripts(now)
             processes |= {p.pid: p for p in now}
             time.sleep(0.02)
         output, errors = process.communicate()
@@ -106,9 +130,13 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
         assert (mapped or parsed).is_loopback, addresses
     assert list(home.iterdir()) == []  # no token, no settings
     wait_for_end([p for pid, p in processes.items() if pid != process.pid])
+    assert [folder.name.startswith("teravec-ray-") for folder in folders] == [True]
+    assert not any(folder.exists() for folder in folders)
+    assert scripts <= {"default_worker.py", "agent.py", "main.py"}  # no dashboard, no monitors
 
 
-def test_interrupt(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt(source: Path, tmp_path: Path, sent: signal.Signals) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "i"
     arguments = ["build", source, "--out", out, *OPTIONS, *RAY, "-q"]
@@ -117,7 +145,7 @@ def test_interrupt(source: Path, tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.001)
         processes = family(process)[1:]
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert len(errors.splitlines()) == 1

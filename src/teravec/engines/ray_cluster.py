@@ -11,14 +11,18 @@ import importlib
 import logging
 import os
 import secrets
+import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from teravec.engines.options import EngineOptions
+from teravec.engines.ray_lean import without_extras
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, WorkerLost
 
@@ -28,8 +32,15 @@ log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _SMALLEST_STORE = 80 * _MIB  # Ray refuses less than 75 MiB
+_LONGEST_FOLDER = 107 - 66  # of a socket's name, less "/session_.../sockets/plasma_store"
 _KNOCK_S = 10.0
 _LOOPBACK = "127.0.0.1"
+_OWN_RAY = {
+    # Read once, when Ray is first imported: without it Ray listens on every interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Else it starts a worker for each processor, and waits for them; a worker of ours has several.
+    "RAY_prestart_worker_first_driver": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -62,8 +73,7 @@ def connected(
     InvalidArgument
         Nothing answers at the address, or no machine has room for one worker.
     """
-    # Read once, when Ray is first imported: without it Ray listens on every interface.
-    ours = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if options.address is None else {}
+    ours = dict(_OWN_RAY) if options.address is None else {}
     if options.address is None and "RAY_AUTH_MODE" not in os.environ:
         ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     with _environment(ours):
@@ -72,15 +82,18 @@ def connected(
             yield ray, _room_of_cluster(ray, options, threads, memory_bytes)
             return
         _silence(ray)
-        try:
-            if options.address is None:
-                room = _start(ray, options, threads, memory_bytes)
-            else:
-                _connect(ray, options.address)
-                room = _room_of_cluster(ray, options, threads, memory_bytes)
-            yield ray, room
-        finally:
-            ray.shutdown()
+        own = options.address is None
+        with _own_folder() if own else nullcontext() as folder, _sigterm() as take_sigterm:
+            try:
+                if own:
+                    room = _start(ray, options, threads, memory_bytes, folder)
+                else:
+                    _connect(ray, str(options.address))
+                    room = _room_of_cluster(ray, options, threads, memory_bytes)
+                take_sigterm()
+                yield ray, room
+            finally:
+                ray.shutdown()
 
 
 @cache
@@ -103,6 +116,40 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _own_folder() -> Iterator[str | None]:
+    """Where a Ray of our own keeps sockets, logs and what overflows; nothing stays of it.
+
+    Ray's own choice, ``/tmp/ray``, grows by some megabytes for every Ray, and a file there says
+    which one of this machine's others connect to: ours is not for them. None, which is Ray's
+    choice, where the temporary directory's name is too long for a socket's.
+    """
+    with TemporaryDirectory(prefix="teravec-ray-", ignore_cleanup_errors=True) as name:
+        yield name if len(name) <= _LONGEST_FOLDER else None
+
+
+@contextmanager
+def _sigterm() -> Iterator[Callable[[], None]]:
+    """Gives what to call when Ray is connected: it has then set how SIGTERM is taken.
+
+    The signal does what the caller's program set, or what Ctrl-C does: Ray would print a trace,
+    and end with a code of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    ours = before if callable(before) else signal.default_int_handler
+    try:
+        yield lambda: _set_sigterm(ours)
+    finally:
+        _set_sigterm(before or signal.SIG_DFL)
+
+
+def _set_sigterm(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+
+
 def _silence(ray: Any) -> None:
     """Keep Ray's own news off the terminal: ours tell what matters, once.
 
@@ -118,13 +165,16 @@ def _log_news(data: dict[str, Any], *_: Any, **__: Any) -> None:
     log.debug("Ray: %s", " ".join(map(str, data.get("lines", ()))))
 
 
-def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int) -> Room:
+def _start(
+    ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int, folder: str | None
+) -> Room:
     workers = options.workers or 1
     store_bytes = max(_SMALLEST_STORE, memory_bytes // 4)
     share = max(1, (memory_bytes - store_bytes) // workers)
     room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
     try:
-        _init_local(ray, room, store_bytes)
+        with without_extras():
+            _init_local(ray, room, store_bytes, folder)
     except (RuntimeError, OSError) as error:
         raise WorkerLost(f"Ray does not start: {str(error).split(chr(10))[0]}") from error
     found = ray.get_runtime_context().gcs_address
@@ -137,7 +187,7 @@ def _start(ray: Any, options: EngineOptions, threads: int | None, memory_bytes: 
     return room
 
 
-def _init_local(ray: Any, room: Room, store_bytes: int) -> None:
+def _init_local(ray: Any, room: Room, store_bytes: int, folder: str | None) -> None:
     ray.init(
         address="local",  # and not one that somebody else runs on this machine
         num_cpus=room.workers * room.threads,
@@ -146,6 +196,7 @@ def _init_local(ray: Any, room: Room, store_bytes: int) -> None:
         object_store_memory=store_bytes,
         include_dashboard=False,
         _node_ip_address=_LOOPBACK,
+        _temp_dir=folder,
         log_to_driver=False,
         logging_level=logging.ERROR,
     )

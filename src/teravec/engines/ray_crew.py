@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -219,9 +220,10 @@ class Crew:
 
     # ------------------------------------------------------------------ workers
 
-    def _hire(self) -> None:
-        """Ask for the workers that are missing."""
-        kind = self._ray.remote(Worker).options(
+    @cached_property
+    def _kind(self) -> Any:
+        """What makes a worker; milliseconds to describe, so it is kept."""
+        return self._ray.remote(Worker).options(
             num_cpus=self._room.threads,
             num_gpus=self._room.gpus,
             memory=self._room.memory_bytes,
@@ -229,8 +231,11 @@ class Crew:
             max_task_retries=0,
             scheduling_strategy="SPREAD",
         )
+
+    def _hire(self) -> None:
+        """Ask for the workers that are missing."""
         while len(self._seats) < self._room.workers:
-            actor = kind.remote(self._directory)
+            actor = self._kind.remote(self._directory)
             number = len(self._seats) + len(self._gone)
             self._seats.append(_Seat(number, actor, actor.hello.remote()))
 
@@ -252,6 +257,7 @@ class Crew:
             )
         seat.info, seat.peak_rss_bytes = hello, hello.peak_rss_bytes
         self._last_greeted = time.monotonic()
+        self._lost_at_start = 0  # in a row
         log.info("%s is there", seat.name)
 
     def _lose(self, seat: _Seat, error: BaseException, bar: Bar | None) -> None:

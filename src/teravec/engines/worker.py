@@ -19,7 +19,7 @@ from typing import Any
 
 from teravec import errors
 from teravec.engines.engine import Held, Maker
-from teravec.errors import InvalidArgument, StorageError, TeravecError, WorkerLost
+from teravec.errors import InvalidArgument, MissingFile, StorageError, TeravecError, WorkerLost
 
 __all__ = [
     "Done",
@@ -192,6 +192,9 @@ def _peak() -> int:
 
 
 def _failure(error: Exception) -> Failed:
+    if MissingFile in (type(error), type(error.__cause__)):  # the command has seen it
+        text = f"{error} on {socket.gethostname()}; all machines must share it"
+        return Failed(_peak(), MissingFile.__name__, text, "")
     if isinstance(error, TeravecError | MemoryError):
         return Failed(_peak(), type(error).__name__, str(error), "")
     if isinstance(error, OSError) and error.filename is not None:  # a path we may not see

@@ -27,6 +27,11 @@ from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
+from teravec.planning.model import truth_rows
+from teravec.search.calibrating import CalibrationOptions
+from teravec.search.checkpoint import BestSoFar
+from teravec.search.exact_scan import ScanTask, plan_block, scan_rows
+from teravec.sources import open_source
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 
 __all__ = ["calibrate"]
@@ -40,6 +45,7 @@ _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
 _DISK_BYTES = 192 << 20
 _PIECE = 8 << 20
+_TRUTH_BYTES = 1 << 30  # a limit that leaves blocks their size
 _REPEATS = 3
 
 
@@ -64,6 +70,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
     place = folder or Path(tempfile.gettempdir())
     with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
         read_bytes, write_bytes, latency_s = _disk(Path(name) / "speed")
+        truth_flops = _truth(vectors, Path(name) / "vectors.npy", threads)
         sync_s = _best(lambda: _publish(Path(name) / "small"))
     return Constants(
         flops=2 * _D / exact_s,
@@ -75,6 +82,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         encode_pq=256 * _encoding("pq12", vectors[:10240]),
         encode_rabitq=_encoding("rabitq4", vectors[:10240]),
         scan_dims=_scanning(vectors),
+        truth_flops=truth_flops,
         graph_dims=_graph(vectors[:_GRAPH_ROWS]),
         move_bytes=_moving(),
         read_bytes=read_bytes,
@@ -158,6 +166,24 @@ def _scanning(vectors: Float32) -> float:
         scanner = CompiledScanner(codec, Metric.L2, vectors[:64], parameters)
     seconds = _best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
     return 8 * count * _D / seconds
+
+
+def _truth(vectors: Float32, path: Path, threads: int) -> float:
+    """Some vectors against as many queries as a calibration has."""
+    np.save(path, vectors)
+    source, options = open_source(path), CalibrationOptions()
+    queries = np.ascontiguousarray(vectors[:: len(vectors) // options.queries][: options.queries])
+    task = ScanTask(queries, max(options.ks) + 1, Metric.L2, threads, None)
+    block_rows = plan_block(source, task, _TRUTH_BYTES)
+
+    def scan() -> None:
+        best = BestSoFar.none(len(queries), task.k)
+        for _ in scan_rows(source, task, best, source.ntotal, block_rows):
+            pass
+
+    seconds = _best(scan)
+    path.unlink()
+    return 2 * _D * len(queries) * truth_rows(source.ntotal) / seconds / threads
 
 
 def _graph(centroids: Float32) -> float:

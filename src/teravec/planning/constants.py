@@ -39,6 +39,8 @@ class Constants:
         Dimensions encoded, a thread; for pq, dimensions times entries of a codebook.
     scan_dims : float
         Dimensions of codes that a search compares with a query, a thread.
+    truth_flops : float
+        Of comparing queries with vectors exactly, a thread: product and selection together.
     graph_dims : float
         Dimensions compared while a graph over the centroids is built, on its one thread,
         supposing log2(nlist) comparisons a centroid.
@@ -63,6 +65,7 @@ class Constants:
     encode_pq: float
     encode_rabitq: float
     scan_dims: float
+    truth_flops: float
     graph_dims: float
     move_bytes: float
     read_bytes: float

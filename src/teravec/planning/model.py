@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from teravec.planning.constants import Constants
 from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
+from teravec.search.calibrating import CalibrationOptions, codes_searched
 from teravec.shards.plan import rows_in_memory
 from teravec.slices.plan import slice_count
 from teravec.sources import GAP_BYTES
@@ -21,17 +22,23 @@ from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of
 from teravec.training.train import EXACT_QUANTIZER_NLIST, codec_rows, training_bytes
 
-__all__ = ["Plan", "QueryPlan", "comparisons", "predict"]
+__all__ = ["Plan", "QueryPlan", "comparisons", "predict", "truth_rows"]
 
 _PAGE_BYTES = 4096  # what a read of one row takes from a disk at least
 _FEWEST_LISTS = 256  # below, a vector is compared with every centroid
 _CHECKED_ROWS = 1024  # assigned exactly in every iteration; four times as many at the end
 _GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
+_ITERATION_S = 0.02  # of Python, once an iteration, however small: grouping, checks, a checkpoint
 _LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
 _BLOCK_BYTES, _WRITE_BYTES = 8 << 20, 4 << 20  # of the shard stage
 _TABLE_BYTES = 24  # of a list in a list file
 _GRAPH_LIST_BYTES = 300  # of a list in the graph of the coarse quantizer
 _OPENED_LIST_BYTES = 48
+_TRUTH_BLOCK_BYTES = 16 << 20  # of the source, at most, in memory five times
+_TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours take as long as so many rows
+_FEWEST_EFFORTS = 20  # small ones cost little beside their results
+_RESULT_S = 7e-7  # of Python and NumPy for each result: kept, sorted, named, compared
+_EFFORT_STEP = math.sqrt(2)  # from one effort of a calibration to the next
 _SECONDS_MONTH = 30 * 24 * 3600
 
 
@@ -103,7 +110,10 @@ def predict(
 ) -> Plan:
     """Predict a build and a query."""
     model = _Model(work, cluster, constants)
-    stages = (model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge())
+    stages = (
+        model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge(),
+        model.truth(), model.searches(),
+    )  # fmt: skip
     hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
     index_bytes = work.ntotal * work.row_bytes
     return Plan(
@@ -117,6 +127,14 @@ def comparisons(nlist: int, constants: Constants) -> float:
     if nlist < _FEWEST_LISTS:
         return float(nlist)
     return min(float(nlist), constants.grouped_scale * math.pow(nlist, constants.grouped_exponent))
+
+
+def truth_rows(rows: float) -> float:
+    """Rows that a worker compares with queries in the time that so many take it from the start.
+
+    Of 98,304 and 1,000,000 rows, 1,000 queries and 101 neighbours: 0.81 and 4.35 s of a thread.
+    """
+    return rows + min(rows, _TRUTH_START_ROWS)
 
 
 @dataclass(frozen=True)
@@ -186,7 +204,7 @@ class _Model:
             "disk read": read,
             "network": each_sends / speed.network_bytes,
             "disk write": written / speed.write_bytes + 3 * speed.sync_s,
-            "one thread": train.nlist * _LIST_S + 10 * written / speed.move_bytes,
+            "one thread": _ITERATION_S + train.nlist * _LIST_S + 10 * written / speed.move_bytes,
         }
         seconds = max(cpu, read) + sum(
             parts[name] for name in ("network", "disk write", "one thread")
@@ -288,6 +306,61 @@ class _Model:
             held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
         )  # fmt: skip
 
+    # ------------------------------------------------------------------ calibrate
+
+    def truth(self) -> Stage:
+        """Each machine compares its rows with the queries that calibration holds out.
+
+        A row costs a product with every query, and the comparison of the bounds that come out.
+        Pairs that may be neighbours are computed again: most of them at the start of a worker,
+        which knows no neighbours yet.
+        """
+        work, speed, machines = self.work, self.speed, self._machines
+        queries = CalibrationOptions().queries
+        flops = 2 * work.train.d * queries * truth_rows(work.ntotal / machines)
+        parts = {
+            "processor": flops / (speed.truth_flops * self.cluster.threads),
+            "disk read": work.source_bytes / machines / speed.read_bytes,
+        }
+        width = max(CalibrationOptions().ks) + 1
+        return Stage(
+            "true neighbours", max(parts.values()), parts, work.source_bytes, 0,
+            (machines - 1) * queries * width * 16, 5 * 2 * _TRUTH_BLOCK_BYTES, 0, machines,
+        )  # fmt: skip
+
+    def searches(self) -> Stage:
+        """One process searches the same queries at growing effort.
+
+        Each effort is the square root of two times the one before, so all of them scan 3.4
+        times what the last one does: a 32nd of all vectors for each query, as where recall stays
+        below 0.99. Where it gets there, calibration ends sooner than this says. Every effort reads
+        each list that any query wants once, unless they stay in the cache.
+        """
+        work, speed, train = self.work, self.speed, self.work.train
+        queries, threads = CalibrationOptions().queries, self.cluster.threads
+        codes = min(work.ntotal, codes_searched(work.ntotal))
+        lists = max(1.0, codes * train.nlist / (work.imbalance * work.ntotal))
+        count = max(_FEWEST_EFFORTS, int(2 * math.log2(lists)) + 1)
+        efforts = [lists / _EFFORT_STEP**i for i in range(count)]
+        visits = queries * sum(efforts)
+        index_bytes = work.ntotal * work.code_size
+        reads = (
+            sum(min(train.nlist, queries * each) for each in efforts) / train.nlist * index_bytes
+        )
+        if index_bytes <= self.cluster.memory_bytes // 3:  # half of what a batch leaves
+            reads = min(reads, index_bytes)
+        scanned = visits * work.imbalance * work.ntotal / train.nlist * train.d_index
+        coarse_s = queries * len(efforts) * self._coarse_s(int(lists))
+        parts = {
+            "processor": (coarse_s + scanned / speed.scan_dims) / threads,
+            "disk read": reads / speed.read_bytes,
+            "memory": reads / speed.move_bytes / threads,  # checking
+            "one thread": count * queries * max(CalibrationOptions().ks) * _RESULT_S,
+        }
+        seconds = max(parts["processor"] + parts["memory"], parts["disk read"])
+        seconds += parts["one thread"]
+        return Stage("calibrating searches", seconds, parts, int(reads), 0, 0, self._opened())
+
     # ------------------------------------------------------------------ search
 
     def query(self, queries: Queries) -> QueryPlan:
@@ -296,12 +369,7 @@ class _Model:
         servers = self.cluster.servers or self._machines
         nprobe = min(queries.nprobe, train.nlist)
         list_codes = work.imbalance * work.ntotal / train.nlist
-        exact = train.nlist <= EXACT_QUANTIZER_NLIST
-        coarse = (
-            2 * train.nlist * train.d_index / speed.flops
-            if exact
-            else max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
-        )
+        coarse = self._coarse_s(nprobe)
         codes = nprobe * list_codes * work.code_size
         ids = min(queries.k, nprobe) * list_codes * 8
         rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
@@ -313,15 +381,25 @@ class _Model:
             / (speed.scan_dims * self.cluster.threads * min(servers, nprobe)),
         }  # fmt: skip
         whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
-        opened = train.nlist * _OPENED_LIST_BYTES
         return QueryPlan(
             parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
             parts, int(codes + ids), nprobe, servers * speed.read_bytes / (codes + ids),
             servers * self.cluster.threads / whole,
-            opened + self._model_memory(), work.ntotal * work.row_bytes // servers,
+            self._opened(), work.ntotal * work.row_bytes // servers,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ parts
+
+    def _coarse_s(self, nprobe: int) -> float:
+        """Seconds of a thread to find one query's lists."""
+        train, speed = self.work.train, self.speed
+        if train.nlist <= EXACT_QUANTIZER_NLIST:
+            return 2 * train.nlist * train.d_index / speed.flops
+        return max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
+
+    def _opened(self) -> int:
+        """Memory of an open index, beside lists that it keeps."""
+        return self.work.train.nlist * _OPENED_LIST_BYTES + self._model_memory()
 
     @property
     def _machines(self) -> int:

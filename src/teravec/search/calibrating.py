@@ -15,8 +15,8 @@ Cost
 ----
 One pass over the source for the truth, ``queries`` products a vector; then a search of all
 queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
-0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least); where 0.95
-cannot be promised then, three times as many.
+0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least, and 2^28 at
+most); where 0.95 cannot be promised then, three times as many.
 """
 
 from __future__ import annotations
@@ -46,7 +46,12 @@ from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
 from teravec.training.sample import rows_left_out
 
-__all__ = ["CalibrationOptions", "calibrate_index", "calibrate_with_truth"]
+__all__ = [
+    "CalibrationOptions",
+    "calibrate_index",
+    "calibrate_with_truth",
+    "codes_searched",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -59,6 +64,7 @@ _GAPS = 33  # lists whose gaps say how gaps weigh
 _STEPS_OF_PRUNE = 8
 _CODES_ANYWAY = 30_000  # a query scans so many codes in a fraction of a millisecond
 _CODES_SHARE = 32
+_CODES_MOST = 1 << 28  # some seconds of a server: of 10^10 vectors and more, a smaller share
 _FURTHER = 3
 _USUAL = 0.95  # what is usually asked for
 _STAYS = 5e-4  # gained by a doubling of nprobe
@@ -76,8 +82,8 @@ class CalibrationOptions:
     ks : tuple of int
         Numbers of neighbours to measure the recall of, ascending.
     codes : int, optional
-        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
-        times as many where 0.95 cannot be promised then.
+        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least and
+        2^28 at most; three times as many where 0.95 cannot be promised then.
     """
 
     queries: int = 1000
@@ -209,6 +215,11 @@ def calibrate_with_truth(
     return calibration
 
 
+def codes_searched(ntotal: int) -> int:
+    """Codes for each query up to which efforts grow, where recall does not end that before."""
+    return max(_CODES_ANYWAY, min(ntotal // _CODES_SHARE, _CODES_MOST))
+
+
 def _draw(paths: IndexPaths, source: Source, n: int) -> tuple[Int64, str]:
     """Rows to take as queries, and where they are from."""
     plan = read_record(paths).plan()
@@ -240,7 +251,7 @@ def _without_own(
 def _measure(
     index: Index, known: _Queries, ks: tuple[int, ...], codes: int | None, progress: Progress
 ) -> Calibration:
-    usually = codes or max(_CODES_ANYWAY, index.ntotal // _CODES_SHARE)
+    usually = codes or codes_searched(index.ntotal)
     most = codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
     bounds = _radii(known.costs, ks)

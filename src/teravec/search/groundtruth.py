@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 _RANGES = 4  # of rows, for each worker of a cluster
 _FEWEST_RANGE = 1 << 16  # rows
+_NOBODY = np.iinfo(np.int64).max
 
 
 def groundtruth(
@@ -138,8 +139,7 @@ def _searched(
         source.opened_by, task.queries, task.k, str(task.metric), engine.threads,
         engine.memory_bytes,
     )  # fmt: skip
-    # Several ranges for each worker, so that none waits long for the last one; but each finds
-    # its own first neighbours, which costs about as much as a few blocks.
+    # Several ranges for each worker, so that none waits long for the last one.
     count = min(_RANGES * engine.workers, max(1, (source.ntotal - best.rows) // _FEWEST_RANGE))
     bounds = [best.rows + (source.ntotal - best.rows) * i // count for i in range(count + 1)]
     for found in engine.run(maker, _search_range, list(pairwise(bounds)), bar):
@@ -166,18 +166,33 @@ class _SearcherMaker:
         return _Searcher(source, task, plan_block(source, task, self.memory_bytes))
 
 
-@dataclass(frozen=True)
 class _Searcher:
-    source: Source
-    task: ScanTask
-    block_rows: int
+    """Searches ranges of rows in a worker, each knowing how near the ones before came.
+
+    To find a range's first neighbours from nothing takes as long as some blocks. But what is
+    farther than the k-th found in an earlier range cannot be among the k nearest of all, so
+    such pairs are left out, and the result for all ranges together is the same.
+    """
+
+    def __init__(self, source: Source, task: ScanTask, block_rows: int) -> None:
+        self._source, self._task, self._block_rows = source, task, block_rows
+        self._limits = np.full((len(task.queries), 1), np.inf)
+
+    def search(self, rows: tuple[int, int]) -> Steps[BestSoFar]:
+        """The best of a range, of those that are no farther than any k found before."""
+        best = BestSoFar.none(len(self._task.queries), self._task.k)
+        best.rows = rows[0]
+        best.values[:] = self._limits
+        best.ids[:] = _NOBODY  # above all ids: what ties with a limit is kept
+        yield from scan_rows(self._source, self._task, best, rows[1], self._block_rows)
+        nobody = (best.ids == _NOBODY) & (best.values == self._limits)
+        self._limits = best.values[:, -1:].copy()
+        best.values[nobody], best.ids[nobody] = np.inf, -1
+        return best
 
 
 def _search_range(searcher: _Searcher, rows: tuple[int, int]) -> Steps[BestSoFar]:
-    best = BestSoFar.none(len(searcher.task.queries), searcher.task.k)
-    best.rows = rows[0]
-    yield from scan_rows(searcher.source, searcher.task, best, rows[1], searcher.block_rows)
-    return best
+    return searcher.search(rows)
 
 
 def _checked(source: Source, queries: Float32, k: int) -> Float32:
