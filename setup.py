@@ -3,6 +3,8 @@
 Without a compiler the extension is left out and teravec.kernels falls back to NumPy.
 """
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 setup(
@@ -10,17 +12,12 @@ setup(
         Extension(
             f"teravec.kernels.{name}",
             sources=[f"src/teravec/kernels/{name}.c"],
-            depends=[
-                "src/teravec/kernels/_native_common.h",
-                "src/teravec/kernels/_native_select.h",
-                "src/teravec/kernels/_sketch_kept.h",
-                f"src/teravec/kernels/{name}_kernels.h",
-            ],
+            depends=sorted(glob("src/teravec/kernels/_*.h")),
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_native", "_scan", "_sketch")
+        for name in ("_native", "_scan", "_sketch", "_lists")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -162,16 +162,17 @@ def test_compiled_nearest_checks_its_buffers() -> None:
     assert native is not None
     places = native.panel_places(level)
     x, packed = np.zeros((2, 3), np.float32), np.zeros((1, 3, places), np.float32)
-    half, index = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int32)
+    half, lists = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int64)
     value = np.zeros((2, 2), np.float32)
-    native.nearest(level, 3, 2, x, packed, half, index, value)
+    native.nearest(level, 3, 2, False, x, packed, half, lists, value)
     cases: list[tuple[Any, ...]] = [
-        (level, 4, 2, x, packed, half, index, value),
-        (level, 3, 3, x, packed, half, index, value),
-        (level, 3, 0, x, packed, half, index, value),
-        (level, 3, 2, x, packed[:, :2].copy(), half, index, value),
-        (level, 3, 2, x, packed, half, index[:1], value),
-        (9, 3, 2, x, packed, half, index, value),
+        (level, 4, 2, False, x, packed, half, lists, value),
+        (level, 3, 3, False, x, packed, half, lists, value),
+        (level, 3, 0, False, x, packed, half, lists, value),
+        (level, 3, 2, False, x, packed[:, :2].copy(), half, lists, value),
+        (level, 3, 2, False, x, packed, half, lists[:1], value),
+        (level, 3, 2, False, x, packed, half, lists.astype(np.int32), value),
+        (9, 3, 2, False, x, packed, half, lists, value),
     ]
     for bad in cases:
         with pytest.raises(ValueError, match=r"elements|level|k is"):

@@ -158,7 +158,7 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
 
     def scan(**changed: Any) -> None:
         values = {
-            "codes": codes, "entries": entries, "starts": starts,
+            "first": 0, "codes": codes, "entries": entries, "starts": starts,
             "pair_queries": np.zeros(1, np.int32), "coarse": None, "queries": queries,
             "centroids": None, "low": None, "step": np.ones(16, np.float32),
             "best": np.full((1, 5), np.inf, np.float32), "places": np.full((1, 5), -1),
@@ -169,6 +169,8 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
 
     scan()
     wrong: list[dict[str, Any]] = [
+        {"first": 1},
+        {"first": -1},
         {"entries": np.array([[0], [0], [9], [0]])},
         {"entries": np.array([[0], [0], [1], [60]])},
         {"entries": np.array([[0], [0], [-1], [0]])},

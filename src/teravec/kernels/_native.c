@@ -29,21 +29,15 @@ typedef struct {
     uint32_t *pair_group, *pair_row, *row_end, *group_end;
 } scratch_t;
 
-static void sort_keys(uint64_t *keys, size_t n)
-{
-    while (n > 24) { /* recurse into the smaller side: depth stays below log2(n) */
-        const size_t middle = partition_keys(keys, n);
-        if (middle < n - middle) {
-            sort_keys(keys, middle);
-            keys += middle + 1;
-            n -= middle + 1;
-        } else {
-            sort_keys(keys + middle + 1, n - middle - 1);
-            n = middle;
-        }
-    }
-    insertion_sort(keys, n);
-}
+/* What a search for the nearest centroids works on. */
+typedef struct {
+    size_t d, k, stride, rows_each, capacity;
+    int similarity;
+    const float *packed, *half;
+    float *scores;    /* (rows_each, stride) */
+    uint64_t *buffer; /* (capacity,) */
+    int32_t *index;   /* (k,) */
+} nearest_t;
 
 /* ------------------------------------------------------------------ instruction sets */
 
@@ -337,50 +331,53 @@ static PyObject *py_nearest(PyObject *self, PyObject *args)
 {
     int level;
     Py_ssize_t d, k;
-    PyObject *o_x, *o_packed, *o_half, *o_index, *o_value, *result = NULL;
+    PyObject *o_x, *o_packed, *o_half, *o_list, *o_distance, *result = NULL;
     buffers_t all = {.count = 0};
-    size_t nx, npacked, nhalf, nindex, nvalue;
+    nearest_t s = {0};
+    size_t nx, npacked, nhalf, nlist, ndistance;
     (void)self;
-    if (!PyArg_ParseTuple(args, "innOOOOO:nearest", &level, &d, &k, &o_x, &o_packed, &o_half,
-                          &o_index, &o_value) ||
+    if (!PyArg_ParseTuple(args, "inniOOOOO:nearest", &level, &d, &k, &s.similarity, &o_x, &o_packed,
+                          &o_half, &o_list, &o_distance) ||
         !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
-    const float *x, *packed, *half;
-    int32_t *index;
-    float *value;
+    const float *x;
+    int64_t *list;
+    float *distance;
     if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
-        !(packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
-        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
-        !(index = take(&all, o_index, "out_index", 'i', 1, &nindex)) ||
-        !(value = take(&all, o_value, "out_value", 'f', 1, &nvalue)))
+        !(s.packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
+        !(s.half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !(list = take(&all, o_list, "out_list", 'q', 1, &nlist)) ||
+        !(distance = take(&all, o_distance, "out_distance", 'f', 1, &ndistance)))
         goto done;
-    const size_t n = nx / (size_t)d;
-    if (!check_product("x", nx, n, (size_t)d) ||
-        !check_panels("packed", npacked, nhalf, (size_t)d, panel_places(level)) ||
-        !check_product("out_index", nindex, n, (size_t)k) ||
-        !check_product("out_value", nvalue, n, (size_t)k))
+    s.d = (size_t)d, s.k = (size_t)k, s.stride = nhalf;
+    const size_t n = nx / s.d;
+    if (!check_product("x", nx, n, s.d) ||
+        !check_panels("packed", npacked, nhalf, s.d, panel_places(level)) ||
+        !check_product("out_list", nlist, n, s.k) ||
+        !check_product("out_distance", ndistance, n, s.k))
         goto done;
-    if ((size_t)k > nhalf) {
+    if (s.k > nhalf) {
         PyErr_Format(PyExc_ValueError, "k is %zd of %zu places", k, nhalf);
         goto done;
     }
     /* Several rows a pass where they are many: the panels are then read less often. */
-    const size_t few = n < 6 ? 6 : rows_at_once(nhalf), rows_each = n >= 24 && few < 24 ? 24 : few;
-    size_t capacity = 3 * (size_t)k + 512;
-    capacity = capacity < nhalf ? capacity : nhalf;
-    float *scores = malloc(rows_each * nhalf * sizeof *scores);
-    uint64_t *buffer = malloc(capacity * sizeof *buffer);
-    if (!scores || !buffer) {
+    const size_t few = n < 6 ? 6 : rows_at_once(nhalf);
+    s.rows_each = n >= 24 && few < 24 ? 24 : few;
+    s.capacity = 3 * s.k + 512 < nhalf ? 3 * s.k + 512 : nhalf;
+    s.scores = malloc((n == 1 ? 1 : s.rows_each) * nhalf * sizeof *s.scores);
+    s.buffer = malloc(s.capacity * sizeof *s.buffer);
+    s.index = malloc(s.k * sizeof *s.index);
+    if (!s.scores || !s.buffer || !s.index) {
         PyErr_NoMemory();
     } else {
         Py_BEGIN_ALLOW_THREADS;
-        AT_LEVEL(level, nearest, x, n, (size_t)d, packed, half, nhalf, (size_t)k, scores, rows_each,
-                 buffer, capacity, index, value);
+        AT_LEVEL(level, nearest, &s, x, n, list, distance);
         Py_END_ALLOW_THREADS;
         result = Py_NewRef(Py_None);
     }
-    free(scores);
-    free(buffer);
+    free(s.scores);
+    free(s.buffer);
+    free(s.index);
 done:
     release(&all);
     return result;
@@ -435,7 +432,7 @@ static PyMethodDef methods[] = {
     {"scores", py_scores, METH_VARARGS,
      "scores(level, d, x, packed, half, out)\n\nout has rows for the next multiple of six."},
     {"nearest", py_nearest, METH_VARARGS,
-     "nearest(level, d, k, x, packed, half, out_index, out_value)"},
+     "nearest(level, d, k, similarity, x, packed, half, out_list, out_distance)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -406,60 +406,7 @@ FN int NAME(accumulate)(const float *x, const float *weights, size_t n, size_t d
     return 0;
 }
 
-/* ------------------------------------------------------------------ k smallest */
-
-FN void NAME(smallest_k)(const float *scores, size_t m, size_t k, uint64_t *buffer, size_t capacity,
-                         int32_t *out_index, float *out_value)
-{
-    size_t count = 0, j = 0;
-    for (; j < m && count < capacity; j++)
-        buffer[count++] = sort_key(scores[j], j);
-    if (j < m) {
-        select_keys(buffer, count, k);
-        count = k;
-        float limit = key_value(buffer[k - 1]);
-        /* An equal value further on loses its tie, so only lower ones enter. */
-        for (; j + 4 * VL <= m; j += 4 * VL) {
-            const VEC all = SPLAT(limit);
-            uint64_t bits = LESS_BITS(LOAD(scores + j), all);
-            bits |= (uint64_t)LESS_BITS(LOAD(scores + j + VL), all) << VL;
-            bits |= (uint64_t)LESS_BITS(LOAD(scores + j + 2 * VL), all) << (2 * VL);
-            bits |= (uint64_t)LESS_BITS(LOAD(scores + j + 3 * VL), all) << (3 * VL);
-            for (; bits; bits &= bits - 1) {
-                const size_t at = j + (size_t)__builtin_ctzll(bits);
-                buffer[count++] = sort_key(scores[at], at);
-            }
-            if (count + 4 * VL > capacity) {
-                select_keys(buffer, count, k);
-                count = k;
-                limit = key_value(buffer[k - 1]);
-            }
-        }
-        for (; j < m; j++) /* fewer than 4 * VL, for which there is room */
-            if (scores[j] < limit)
-                buffer[count++] = sort_key(scores[j], j);
-    }
-    select_keys(buffer, count, k);
-    sort_keys(buffer, k);
-    for (size_t i = 0; i < k; i++) {
-        out_index[i] = (int32_t)(uint32_t)buffer[i];
-        out_value[i] = scores[(uint32_t)buffer[i]];
-    }
-}
-
-/* The k centroids of lowest score for each row, lowest first. */
-FN void NAME(nearest)(const float *x, size_t n, size_t d, const float *packed, const float *half,
-                      size_t stride, size_t k, float *scores, size_t rows_each, uint64_t *buffer,
-                      size_t capacity, int32_t *out_index, float *out_value)
-{
-    for (size_t i = 0; i < n; i += rows_each) {
-        const size_t count = n - i < rows_each ? n - i : rows_each;
-        NAME(score_rows)(x + i * d, count, d, packed, half, stride, scores);
-        for (size_t r = 0; r < count; r++)
-            NAME(smallest_k)(scores + r * stride, stride, k, buffer, capacity,
-                             out_index + (i + r) * k, out_value + (i + r) * k);
-    }
-}
+#include "_nearest_kernels.h"
 
 #undef PW
 #undef SPLAT

@@ -272,10 +272,13 @@ FN void NAME(scan_entry)(const scan_t *s, work_t *w, size_t entry)
     }
 }
 
-FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t first, size_t stop)
+FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t count)
 {
-    for (size_t entry = first; entry < stop; entry++)
-        NAME(scan_entry)(s, w, entry);
+    if (count)
+        NAME(scan_entry)(s, w, s->first);
+    for (size_t entry = 0; entry < count; entry++)
+        if (entry != s->first)
+            NAME(scan_entry)(s, w, entry);
 }
 
 #undef VL

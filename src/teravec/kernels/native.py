@@ -14,6 +14,7 @@ __all__ = [
     "Panels",
     "half_norms",
     "level",
+    "listing",
     "native",
     "pack_panels",
     "panel_places",
@@ -41,6 +42,9 @@ scanning: ModuleType | None = _load("_scan")
 
 sketching: ModuleType | None = _load("_sketch")
 """``teravec.kernels._sketch``, or None."""
+
+listing: ModuleType | None = _load("_lists")
+"""``teravec.kernels._lists``, or None."""
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

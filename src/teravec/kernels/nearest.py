@@ -74,45 +74,45 @@ class ExactQuantizer:
             raise InvalidArgument(f"queries {q.shape} do not fit {self.d} dimensions")
         if not 1 <= nprobe <= self.nlist:
             raise InvalidArgument(f"nprobe is {nprobe}, expected 1 to {self.nlist}")
-        index = np.empty((len(q), nprobe), np.int32)
+        list_no = np.empty((len(q), nprobe), np.int64)
         distance = np.empty((len(q), nprobe), np.float32)
         if self._panels is not None:
-            self._search_panels(q, index, distance, threads)
+            self._search_panels(q, list_no, distance, threads)
         else:
-            self._search_product(q, index, distance, threads)
-        if self._similarity:
-            np.negative(distance, out=distance)
-        else:
-            distance *= 2
-            distance += np.einsum("ij,ij->i", q, q)[:, None]
-            np.maximum(distance, 0, out=distance)
-        return index.astype(np.int64), distance
+            self._search_product(q, list_no, distance, threads)
+        return list_no, distance
 
     def _search_panels(
-        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
     ) -> None:
-        native, panels, k = compiled.native, self._panels, index.shape[1]
+        native, panels, k = compiled.native, self._panels, list_no.shape[1]
         assert native is not None
         assert panels is not None
 
         def block(start: int, stop: int) -> None:
             part = slice(start, stop)
             native.nearest(
-                compiled.level, self.d, k, q[part], panels.packed, panels.half,
-                index[part], score[part],
+                compiled.level, self.d, k, self._similarity, q[part], panels.packed, panels.half,
+                list_no[part], distance[part],
             )  # fmt: skip
 
         rows = max(24, -(-len(q) // max(1, threads)))
         over_blocks(block, len(q), rows=rows, threads=threads, even=False)
 
     def _search_product(
-        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
     ) -> None:
         step = max(1, _SCORE_FLOATS // self.nlist)
         for i in range(0, len(q), step):
             part = slice(i, i + step)
             scores = self._half - q[part] @ self._centroids.T
-            index[part], score[part] = smallest_k(scores, index.shape[1], threads=threads)
+            list_no[part], distance[part] = smallest_k(scores, list_no.shape[1], threads=threads)
+        if self._similarity:
+            np.negative(distance, out=distance)
+        else:
+            distance *= 2
+            distance += np.einsum("ij,ij->i", q, q)[:, None]
+            np.maximum(distance, 0, out=distance)
 
 
 def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray[np.int32], Floats]:
