@@ -155,12 +155,53 @@ FN void NAME(tile_store_6)(const float *const *rows, size_t d, const float *pane
     }
 }
 
+enum { NAME(PANELS) = 4 };
+
+/* Scores of one row against all panels, as score_rows has them. Four panels at a time: the sums of
+ * one would wait for each other. */
+FN void NAME(score_row)(const float *x, size_t d, const float *packed, const float *half,
+                        size_t npanels, float *out)
+{
+    size_t p = 0;
+    for (; p + NAME(PANELS) <= npanels; p += NAME(PANELS)) {
+        const float *c = packed + p * d * PW;
+        VEC sums[2 * NAME(PANELS)];
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * NAME(PANELS); i++)
+            sums[i] = LOAD(half + p * PW + (size_t)i * VL);
+        for (size_t k = 0; k < d; k++, c += PW) {
+            const float s = x[k];
+#pragma GCC unroll 8
+            for (int i = 0; i < 2 * NAME(PANELS); i++)
+                sums[i] -= LOAD(c + (size_t)(i / 2) * d * PW + (size_t)(i % 2) * VL) * s;
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < 2 * NAME(PANELS); i++)
+            STORE(out + p * PW + (size_t)i * VL, sums[i]);
+    }
+    for (; p < npanels; p++) {
+        const float *c = packed + p * d * PW;
+        VEC a = LOAD(half + p * PW), b = LOAD(half + p * PW + VL);
+        for (size_t k = 0; k < d; k++, c += PW) {
+            const float s = x[k];
+            a -= LOAD(c) * s;
+            b -= LOAD(c + VL) * s;
+        }
+        STORE(out + p * PW, a);
+        STORE(out + p * PW + VL, b);
+    }
+}
+
 /* Scores of n rows against all panels: row i's at out + i * stride, stride = npanels * PW. Rows are
- * written six at a time, so `out` has room for the next multiple of six. */
+ * written six at a time but for a single one, so `out` has room for the next multiple of six. */
 FN void NAME(score_rows)(const float *x, size_t n, size_t d, const float *packed, const float *half,
                          size_t stride, float *out)
 {
     const size_t npanels = stride / PW;
+    if (n == 1) {
+        NAME(score_row)(x, d, packed, half, npanels, out);
+        return;
+    }
     size_t run = RUN_BYTES / (d * PW * 4);
     run = run ? run : 1;
     for (size_t p = 0; p < npanels; p += run) {

@@ -69,7 +69,9 @@ class ExactQuantizer:
         InvalidArgument
             The shape does not fit the centroids, or nprobe is out of range.
         """
-        q = np.require(queries, np.float32, ["C", "A"])
+        q = queries
+        if q.dtype != np.float32 or not (q.flags.c_contiguous and q.flags.aligned):
+            q = np.require(q, np.float32, ["C", "A"])
         if q.ndim != 2 or q.shape[1] != self.d:
             raise InvalidArgument(f"queries {q.shape} do not fit {self.d} dimensions")
         if not 1 <= nprobe <= self.nlist:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +97,7 @@ class Index:
             left = kept_bytes - cache_bytes
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
+        self._calibrated = lru_cache(64)(self._effort_of)  # queries that come alone ask alike
 
     @property
     def d(self) -> int:
@@ -188,14 +189,21 @@ class Index:
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
         queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
+        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
+        if len(queries) <= rows:
+            return self._search_batch(queries, k, effort)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            wanted = self.nearest_lists(queries[part], effort)
-            distances[part], ids[part] = self.search_lists(*wanted, k, effort.candidates)
+            distances[part], ids[part] = self._search_batch(queries[part], k, effort)
         return distances, ids
+
+    def _search_batch(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        wanted = self.nearest_lists(queries, effort)
+        if not self._all_open:
+            return self.search_lists(*wanted, k, effort.candidates)
+        return self._batch(*wanted, effort.candidates or self._default_candidates(k)).top_k(k)
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Do a search's first step: prepare queries, and choose the lists that each visits.
@@ -253,7 +261,7 @@ class Index:
         """
         k = checked_k(k, self.ntotal)
         most = candidates or self._default_candidates(k)
-        return self._batch(prepared, list_nos, distances, most).top_k(k)
+        return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
 
     def sketch_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, capacity: int
@@ -272,7 +280,7 @@ class Index:
         InvalidArgument
             Codes of this index have one stage; or as ``search_lists``.
         """
-        batch = self._batch(prepared, list_nos, distances)
+        batch = self._checked_batch(prepared, list_nos, distances)
         if not isinstance(batch, TwoStageBatch):
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         return batch.sketched(capacity)
@@ -311,7 +319,7 @@ class Index:
 
         Parameters as for ``search_lists``, returns as ``range_search``.
         """
-        return self._batch(prepared, list_nos, distances).within(checked_radius(radius))
+        return self._checked_batch(prepared, list_nos, distances).within(checked_radius(radius))
 
     def range_search(
         self, queries: Float32, radius: float, nprobe: int | None = None, *,
@@ -367,11 +375,21 @@ class Index:
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
 
-    def _batch(
+    @cached_property
+    def _all_open(self) -> bool:
+        """Whether any list that a query may want is open."""
+        return self._opened.lists == (0, self.nlist)
+
+    def _checked_batch(
         self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
     ) -> Batch:
         d_index = self._opened.model.description.d_index
         check_wanted(prepared, list_nos, distances, d_index, self._opened.lists)
+        return self._batch(prepared, list_nos, distances, candidates)
+
+    def _batch(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int
+    ) -> Batch:
         wanted = self._resources, prepared, list_nos, distances, self.stats
         if self._two_stages is None:
             return Batch(*wanted)
@@ -409,6 +427,9 @@ class Index:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         if nprobe is not None:
             return effort_of_nprobe(nprobe, self.nlist)
+        return self._calibrated(recall, k, radius)
+
+    def _effort_of(self, recall: float | None, k: int, radius: float | None) -> Effort:
         calibration, metric = self.calibration, self._opened.model.metric
         if recall is None:
             return default_effort(calibration, self.nlist, k, radius, metric)
