@@ -3,7 +3,7 @@
 Without a compiler the extension is left out and teravec.kernels falls back to NumPy.
 """
 
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -12,7 +12,7 @@ setup(
         Extension(
             f"teravec.kernels.{name}",
             sources=[f"src/teravec/kernels/{name}.c"],
-            depends=sorted(glob("src/teravec/kernels/_*.h")),
+            depends=sorted(map(str, Path("src/teravec/kernels").glob("_*.h"))),
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,

@@ -135,15 +135,15 @@ class CompiledScan:
             self._add(lists, pairs)
 
     def _add(self, lists: ListsInMemory, pairs: Pairs, first: int = 0) -> None:
-        cost = lists.sizes * (pairs.counts + _UNPACK)
-        entries = np.empty((4, len(cost)), np.int64)
+        each = pairs.counts + _UNPACK
+        entries = np.empty((4, len(each)), np.int64)
         entries[0], entries[1] = lists.list_nos, lists.row_start
         entries[2], entries[3] = lists.sizes, lists.offsets
-        if self._threads == 1 or int(cost.sum()) <= _ALONE:
+        if self._threads == 1 or int(lists.sizes @ each) <= _ALONE:
             self._scan(lists, entries, pairs.starts, pairs, 0, first)
             return
         code_size, count = self._scanner.decoding.code_size, self._threads * _PARTS
-        parts = _parts(entries, pairs.starts, cost, count, code_size)
+        parts = _parts(entries, pairs.starts, lists.sizes * each, count, code_size)
         free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for thread in range(self._threads):
             free.put(thread)

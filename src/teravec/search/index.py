@@ -285,9 +285,9 @@ class Index:
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         return batch.sketched(capacity)
 
-    def candidates_kept(self, k: int) -> int:
-        """Candidates that a search of the k nearest keeps for a query, in its first stage."""
-        return candidates_kept(k, self._default_candidates(k), self.ntotal)
+    def candidates_kept(self, k: int, candidates: int | None = None) -> int:
+        """Candidates that such a search of the k nearest keeps for a query, in its first stage."""
+        return candidates_kept(k, candidates or self._default_candidates(k), self.ntotal)
 
     def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
         """The second of two stages alone: distances of queries to finer codes, and ids.

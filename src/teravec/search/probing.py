@@ -90,13 +90,13 @@ def worth_visiting(gaps: Float32, nprobe: int, prune: float) -> npt.NDArray[np.b
     ndarray of shape (nq, n), bool
         The first column is True.
     """
-    return np.asarray(np.float32(prune) * gaps <= _allowed(nprobe)[: gaps.shape[1]])
+    return np.asarray(np.float32(prune) * gaps <= _allowed(nprobe, gaps.shape[1]))
 
 
 @lru_cache(64)
-def _allowed(nprobe: int) -> Float32:
-    """What ``prune * gap`` is at most, for each rank of nprobe."""
-    return np.log(nprobe / np.arange(1, nprobe + 1)).astype(np.float32)
+def _allowed(nprobe: int, ranks: int) -> Float32:
+    """What ``prune * gap`` is at most, for each rank."""
+    return np.asarray(np.log(nprobe / np.arange(1, ranks + 1)), np.float32)
 
 
 def prune_lists(
