@@ -29,6 +29,21 @@ typedef struct {
     uint32_t *pair_group, *pair_row, *row_end, *group_end;
 } scratch_t;
 
+/* Centroids a second time, as bytes: what one row alone is compared with first, as reading all that
+ * floats take would be most of its work. */
+enum { BYTE_PLACES = 16 };
+#define BYTE_SUMS ((float)(INT32_MAX / 128)) /* what a sum of products with bytes has room for */
+typedef struct {
+    size_t nlist;
+    const int8_t *bytes;    /* (panels of BYTE_PLACES, pairs of elements, BYTE_PLACES, 2); or NULL */
+    const float *centroids; /* (nlist, d) */
+    float unit;             /* of bytes */
+    float missed, longest, most_half; /* most of |c - unit bytes|, |unit bytes| and half-norms */
+    int16_t *shorts;                  /* (2 pairs,) */
+    int32_t *products;                /* (stride, rounded up,) */
+    float *lowest;                    /* (k,) */
+} bytes_t;
+
 /* What a search for the nearest centroids works on. */
 typedef struct {
     size_t d, k, stride, rows_each, capacity;
@@ -37,6 +52,7 @@ typedef struct {
     float *scores;    /* (rows_each, stride) */
     uint64_t *buffer; /* (capacity,) */
     int32_t *index;   /* (k,) */
+    bytes_t bytes;
 } nearest_t;
 
 /* ------------------------------------------------------------------ instruction sets */
@@ -327,17 +343,80 @@ done:
     return result;
 }
 
+static size_t byte_places(size_t stride)
+{
+    return (stride + BYTE_PLACES - 1) / BYTE_PLACES * BYTE_PLACES;
+}
+
+/* The optional arguments of a search by bytes. */
+static int take_bytes(buffers_t *all, nearest_t *s, PyObject *o_centroids, PyObject *o_bytes,
+                      PyObject *o_bounds)
+{
+    bytes_t *b = &s->bytes;
+    size_t ncentroids, nbytes, nbounds;
+    const float *bounds;
+    if (o_bytes == Py_None)
+        return 1;
+    if (!(b->centroids = take(all, o_centroids, "centroids", 'f', 0, &ncentroids)) ||
+        !(b->bytes = take(all, o_bytes, "bytes", 'B', 0, &nbytes)) ||
+        !(bounds = take(all, o_bounds, "bounds", 'f', 0, &nbounds)))
+        return 0;
+    b->nlist = ncentroids / s->d;
+    if (!check_product("centroids", ncentroids, b->nlist, s->d) ||
+        !check_product("bytes", nbytes, byte_places(s->stride), (s->d + 1) / 2 * 2) ||
+        !check_length("bounds", nbounds, 4))
+        return 0;
+    if (b->nlist > s->stride || s->k > b->nlist) {
+        PyErr_Format(PyExc_ValueError, "k is %zu, centroids are %zu, places %zu", s->k, b->nlist,
+                     s->stride);
+        return 0;
+    }
+    b->unit = bounds[0], b->missed = bounds[1], b->longest = bounds[2], b->most_half = bounds[3];
+    return 1;
+}
+
+static int allocate_nearest(nearest_t *s, size_t n)
+{
+    /* Several rows a pass where they are many: the panels are then read less often. */
+    const size_t few = n < 6 ? 6 : rows_at_once(s->stride);
+    s->rows_each = n >= 24 && few < 24 ? 24 : few;
+    s->capacity = 3 * s->k + 512 < s->stride ? 3 * s->k + 512 : s->stride;
+    s->scores = malloc((n == 1 ? 1 : s->rows_each) * s->stride * sizeof *s->scores);
+    s->buffer = malloc(s->capacity * sizeof *s->buffer);
+    s->index = malloc(s->k * sizeof *s->index);
+    if (s->bytes.bytes) {
+        s->bytes.shorts = malloc((s->d + 1) * sizeof *s->bytes.shorts);
+        s->bytes.products = malloc(byte_places(s->stride) * sizeof *s->bytes.products);
+        s->bytes.lowest = malloc(s->k * sizeof *s->bytes.lowest);
+    }
+    const bytes_t *b = &s->bytes;
+    return s->scores && s->buffer && s->index &&
+           (!b->bytes || (b->shorts && b->products && b->lowest));
+}
+
+static void free_nearest(nearest_t *s)
+{
+    free(s->scores);
+    free(s->buffer);
+    free(s->index);
+    free(s->bytes.shorts);
+    free(s->bytes.products);
+    free(s->bytes.lowest);
+}
+
 static PyObject *py_nearest(PyObject *self, PyObject *args)
 {
     int level;
     Py_ssize_t d, k;
-    PyObject *o_x, *o_packed, *o_half, *o_list, *o_distance, *result = NULL;
+    PyObject *o_x, *o_packed, *o_half, *o_centroids, *o_bytes, *o_bounds, *o_list, *o_distance,
+        *result = NULL;
     buffers_t all = {.count = 0};
     nearest_t s = {0};
     size_t nx, npacked, nhalf, nlist, ndistance;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inniOOOOO:nearest", &level, &d, &k, &s.similarity, &o_x, &o_packed,
-                          &o_half, &o_list, &o_distance) ||
+    if (!PyArg_ParseTuple(args, "inniOOOOOOOO:nearest", &level, &d, &k, &s.similarity, &o_x,
+                          &o_packed, &o_half, &o_centroids, &o_bytes, &o_bounds, &o_list,
+                          &o_distance) ||
         !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
     const float *x;
@@ -360,14 +439,9 @@ static PyObject *py_nearest(PyObject *self, PyObject *args)
         PyErr_Format(PyExc_ValueError, "k is %zd of %zu places", k, nhalf);
         goto done;
     }
-    /* Several rows a pass where they are many: the panels are then read less often. */
-    const size_t few = n < 6 ? 6 : rows_at_once(nhalf);
-    s.rows_each = n >= 24 && few < 24 ? 24 : few;
-    s.capacity = 3 * s.k + 512 < nhalf ? 3 * s.k + 512 : nhalf;
-    s.scores = malloc((n == 1 ? 1 : s.rows_each) * nhalf * sizeof *s.scores);
-    s.buffer = malloc(s.capacity * sizeof *s.buffer);
-    s.index = malloc(s.k * sizeof *s.index);
-    if (!s.scores || !s.buffer || !s.index) {
+    if (!take_bytes(&all, &s, o_centroids, o_bytes, o_bounds))
+        goto done;
+    if (!allocate_nearest(&s, n)) {
         PyErr_NoMemory();
     } else {
         Py_BEGIN_ALLOW_THREADS;
@@ -375,9 +449,7 @@ static PyObject *py_nearest(PyObject *self, PyObject *args)
         Py_END_ALLOW_THREADS;
         result = Py_NewRef(Py_None);
     }
-    free(s.scores);
-    free(s.buffer);
-    free(s.index);
+    free_nearest(&s);
 done:
     release(&all);
     return result;
@@ -432,7 +504,8 @@ static PyMethodDef methods[] = {
     {"scores", py_scores, METH_VARARGS,
      "scores(level, d, x, packed, half, out)\n\nout has rows for the next multiple of six."},
     {"nearest", py_nearest, METH_VARARGS,
-     "nearest(level, d, k, similarity, x, packed, half, out_list, out_distance)"},
+     "nearest(level, d, k, similarity, x, packed, half, centroids, bytes, bounds, out_list,\n"
+     "        out_distance)\n\nThe three before the last may be None; see nearest.py."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -31,7 +31,8 @@ _BITS = (32, 16, 8, 6, 4)
 _STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
 _LANES = 16  # values of a code are padded to as many
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
-_ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
+_ALONE = 1 << 16  # comparisons on one thread where waking another takes as long
+_PART = 1 << 14  # comparisons that take far longer than a call
 _SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
 _FINITE = np.finfo(np.float32).max  # what no distance that counts is above
 _PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
@@ -139,10 +140,12 @@ class CompiledScan:
         entries = np.empty((4, len(each)), np.int64)
         entries[0], entries[1] = lists.list_nos, lists.row_start
         entries[2], entries[3] = lists.sizes, lists.offsets
-        if self._threads == 1 or int(lists.sizes @ each) <= _ALONE:
+        cost = int(lists.sizes @ each)
+        if self._threads == 1 or cost <= _ALONE:
             self._scan(lists, entries, pairs.starts, pairs, 0, first)
             return
-        code_size, count = self._scanner.decoding.code_size, self._threads * _PARTS
+        code_size = self._scanner.decoding.code_size
+        count = min(self._threads * _PARTS, max(self._threads, cost // _PART))
         parts = _parts(entries, pairs.starts, lists.sizes * each, count, code_size)
         free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for thread in range(self._threads):

@@ -119,7 +119,8 @@ def prune_lists(
     """
     nprobe = list_nos.shape[1]
     kept = worth_visiting(list_gaps(distances, queries, metric), nprobe, prune)
-    columns = int(kept.sum(axis=1).max(initial=1))  # as each row's are a prefix
+    # Those of a row are a prefix.
+    columns = max(1, np.count_nonzero(kept)) if len(kept) == 1 else int(kept.sum(1).max(initial=1))
     list_nos, distances, kept = list_nos[:, :columns], distances[:, :columns], kept[:, :columns]
     if not kept.all():
         list_nos = np.where(kept, list_nos, -1)
