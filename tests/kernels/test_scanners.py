@@ -85,10 +85,16 @@ def test_finds_what_faiss_finds(
             assert (places != expected_places).mean() < 0.02
 
 
+@pytest.mark.parametrize("level", [level for level in LEVELS if level >= 0])
+@pytest.mark.parametrize("d", [16, 40, 48])  # of 48, one query's codes are compared directly
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_result_depends_on_query_and_code_alone(codec: str) -> None:
+def test_a_result_depends_on_query_and_code_alone(
+    codec: str, metric: Metric, d: int, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not on threads, on the batch, nor on how lists are cut into parts and chunks."""
-    case = _case(40, codec, Metric.L2)
+    monkeypatch.setattr(compiled, "level", level)
+    case = _case(d, codec, metric)
     expected = _found(case.ours, case, 9)
     for threads in (2, 5):
         case_threads = _found(case.ours, case, 9, threads)

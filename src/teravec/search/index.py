@@ -201,7 +201,7 @@ class Index:
 
     def _search_batch(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         wanted = self.nearest_lists(queries, effort)
-        if not self._all_open:
+        if self._opened.lists != (0, self.nlist):  # then some may be wanted that are not open
             return self.search_lists(*wanted, k, effort.candidates)
         return self._batch(*wanted, effort.candidates or self._default_candidates(k)).top_k(k)
 
@@ -374,11 +374,6 @@ class Index:
         wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
-
-    @cached_property
-    def _all_open(self) -> bool:
-        """Whether any list that a query may want is open."""
-        return self._opened.lists == (0, self.nlist)
 
     def _checked_batch(
         self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
