@@ -76,12 +76,12 @@ def theirs(case: Case) -> list[Task]:
     hnsw = faiss.IndexHNSWFlat(ivf.d, HNSW_LINKS, ivf.metric_type)
     hnsw.add(centroids)
     ivf.quantizer, ivf.own_fields = hnsw, False
-    graph.kept = hnsw  # the index does not own it
     tasks = []
     for nprobe in NPROBES:
         for mode in (1, 0):
             threads = "all threads" if mode else "one thread"
             for name, index in (("flat", flat), ("HNSW", graph)):
+                # The search keeps the graph, which its index does not own.
                 search = faiss_search(index, nprobe, mode, hnsw if index is graph else None)
                 tasks.append(Task(f"Faiss, {name}, {threads}", f"nprobe {nprobe}", search))
     return tasks
