@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,9 @@ from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import (
     Effort,
+    calibrated_effort,
     default_candidates,
-    default_effort,
     effort_of_nprobe,
-    effort_of_recall,
 )
 from teravec.search.lists import IndexLists
 from teravec.search.probing import prune_lists
@@ -48,6 +47,7 @@ Int64 = npt.NDArray[np.int64]
 
 _LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
 _LEAST_BYTES = 6 << 20  # for batches, kept lists and what passes through
+_MOST_EFFORTS = 64  # that are remembered
 
 
 class Index:
@@ -97,7 +97,7 @@ class Index:
             left = kept_bytes - cache_bytes
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
-        self._calibrated = lru_cache(64)(self._effort_of)  # queries that come alone ask alike
+        self._efforts: dict[tuple[float | None, int, float | None], Effort] = {}
 
     @property
     def d(self) -> int:
@@ -422,18 +422,20 @@ class Index:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         if nprobe is not None:
             return effort_of_nprobe(nprobe, self.nlist)
-        return self._calibrated(recall, k, radius)
-
-    def _effort_of(self, recall: float | None, k: int, radius: float | None) -> Effort:
-        calibration, metric = self.calibration, self._opened.model.metric
-        if recall is None:
-            return default_effort(calibration, self.nlist, k, radius, metric)
-        if calibration is None:
+        if recall is not None and self.calibration is None:
             raise InvalidArgument(
                 f"recall {recall} asked for, but {self._opened.paths.root} is not calibrated: "
                 "run teravec calibrate, or give nprobe"
             )
-        return effort_of_recall(calibration, recall, k, radius, metric)
+        asked = recall, k, radius
+        effort = self._efforts.get(asked)  # queries that come one by one ask alike
+        if effort is None:
+            if len(self._efforts) >= _MOST_EFFORTS:
+                self._efforts.clear()
+            calibration, model = self.calibration, self._opened.model
+            effort = calibrated_effort(calibration, *asked, model.nlist, model.metric)
+            self._efforts[asked] = effort
+        return effort
 
     def close(self) -> None:
         """Close files and end threads; the index is of no use afterwards."""

@@ -93,7 +93,7 @@ def worth_visiting(gaps: Float32, nprobe: int, prune: float) -> npt.NDArray[np.b
     return np.asarray(np.float32(prune) * gaps <= _allowed(nprobe, gaps.shape[1]))
 
 
-@lru_cache(64)
+@lru_cache(16)
 def _allowed(nprobe: int, ranks: int) -> Float32:
     """What ``prune * gap`` is at most, for each rank."""
     return np.asarray(np.log(nprobe / np.arange(1, ranks + 1)), np.float32)
