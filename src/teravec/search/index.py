@@ -427,14 +427,13 @@ class Index:
                 f"recall {recall} asked for, but {self._opened.paths.root} is not calibrated: "
                 "run teravec calibrate, or give nprobe"
             )
-        asked = recall, k, radius
-        effort = self._efforts.get(asked)  # queries that come one by one ask alike
-        if effort is None:
-            if len(self._efforts) >= _MOST_EFFORTS:
-                self._efforts.clear()
-            calibration, model = self.calibration, self._opened.model
-            effort = calibrated_effort(calibration, *asked, model.nlist, model.metric)
-            self._efforts[asked] = effort
+        asked, model = (recall, k, radius), self._opened.model
+        if known := self._efforts.get(asked):  # queries that come one by one ask alike
+            return known
+        if len(self._efforts) >= _MOST_EFFORTS:
+            self._efforts.clear()
+        effort = calibrated_effort(self.calibration, *asked, model.nlist, model.metric)
+        self._efforts[asked] = effort
         return effort
 
     def close(self) -> None:
