@@ -178,20 +178,20 @@ done:
     return result;
 }
 
-/* Count each list of the places as wanted, once; returns how many. */
+/* Count each list of the places as wanted, once; returns how many. `seen` has a bit for each list. */
 static size_t count_lists(const int64_t *places, size_t n, size_t first_key, uint8_t *wanted,
-                        uint64_t *list_nos)
+                          uint8_t *seen)
 {
-    size_t count = 0, counted = 0;
-    for (size_t i = 0; i < n; i++)
-        if (places[i] >= 0)
-            list_nos[count++] = (uint64_t)places[i] >> PLACE_BITS;
-    sort_keys(list_nos, count);
-    for (size_t i = 0; i < count; i++)
-        if (!i || list_nos[i] != list_nos[i - 1]) {
-            count_wanted(wanted, first_key + (size_t)list_nos[i]);
-            counted++;
-        }
+    size_t counted = 0;
+    for (size_t i = 0; i < n; i++) {
+        const size_t list_no = (size_t)places[i] >> PLACE_BITS;
+        const uint8_t bit = (uint8_t)(1 << list_no % 8);
+        if (places[i] < 0 || seen[list_no / 8] & bit)
+            continue;
+        seen[list_no / 8] |= bit;
+        count_wanted(wanted, first_key + list_no);
+        counted++;
+    }
     return counted;
 }
 
@@ -222,8 +222,8 @@ static PyObject *py_ids(PyObject *self, PyObject *args)
         PyErr_Format(PyExc_ValueError, "first key %zd of %zu", first, nkeys);
         goto done;
     }
-    uint64_t *list_nos = malloc(8 * n + 8);
-    if (!list_nos) {
+    uint8_t *seen = calloc((nkeys - (size_t)first) / 8 + 1, 1);
+    if (!seen) {
         PyErr_NoMemory();
         goto done;
     }
@@ -249,9 +249,9 @@ static PyObject *py_ids(PyObject *self, PyObject *args)
         }
     }
     if (wrong < 0)
-        counted = (Py_ssize_t)count_lists(places, n, (size_t)first, wanted, list_nos);
+        counted = (Py_ssize_t)count_lists(places, n, (size_t)first, wanted, seen);
     Py_END_ALLOW_THREADS;
-    free(list_nos);
+    free(seen);
     if (wrong >= 0)
         PyErr_Format(PyExc_ValueError, "place %zd: row %lld of list %lld", wrong,
                      (long long)(places[wrong] & UINT32_MAX),

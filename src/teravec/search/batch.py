@@ -89,6 +89,7 @@ class Batch:
             scan.add(lists, self._pairs.of_lists(lists.list_nos))
             self._stats.scan_s += time.perf_counter() - started
         best, places = scan.result()
+        del scan  # what its threads kept takes more than the results
         ids = self._ids_of(places)
         if (best[:, 1:] == best[:, :-1]).any():  # these go by id, whatever the lists' order
             sign = -1.0 if resources.index.model.metric.larger_is_closer else 1.0
