@@ -3,6 +3,8 @@
 Without a compiler the extension is left out and teravec.kernels falls back to NumPy.
 """
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 
 setup(
@@ -10,22 +12,12 @@ setup(
         Extension(
             f"teravec.kernels.{name}",
             sources=[f"src/teravec/kernels/{name}.c"],
-            depends=[
-                "src/teravec/kernels/_native_common.h",
-                "src/teravec/kernels/_native_select.h",
-                "src/teravec/kernels/_codes.h",
-                "src/teravec/kernels/_codes_kernels.h",
-                "src/teravec/kernels/_candidate.h",
-                "src/teravec/kernels/_sketch_kept.h",
-                "src/teravec/kernels/_sketch_view.h",
-                "src/teravec/kernels/_xxh3.h",
-                f"src/teravec/kernels/{name}_kernels.h",
-            ],
+            depends=sorted(map(str, Path("src/teravec/kernels").glob("_*.h"))),
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_native", "_pages", "_refine", "_scan", "_sketch")
+        for name in ("_lists", "_native", "_pages", "_refine", "_scan", "_sketch")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -138,6 +138,35 @@ def test_exact_quantizer_does_not_see_the_batch(level: int) -> None:
         np.testing.assert_array_equal(alone[1][0], together[1][i])
 
 
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize("d", [1, 9, 96])
+@pytest.mark.parametrize("kind", ["normal", "close", "equal", "large", "zero"])
+def test_one_query_by_bytes_finds_the_same(
+    level: int, metric: Metric, d: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit what all floats give, though few of them are looked at."""
+    if level < 1:
+        pytest.skip("bytes are not compared at this level")
+    monkeypatch.setattr("teravec.kernels.nearest._BYTES_FROM", 0)
+    rng = np.random.default_rng(d)
+    q, c = rng.standard_normal((30, d), np.float32), rng.standard_normal((700, d), np.float32)
+    if kind == "close":  # bytes do not tell most of them apart
+        c = c * np.float32(1e-4) + np.float32(1)
+    elif kind == "equal":
+        c = c[rng.integers(0, 5, len(c))]
+    elif kind == "large":
+        q, c = q * np.float32(1e18), c * np.float32(1e15)
+    elif kind == "zero":
+        q[::2], c = 0, c * 0
+    quantizer = ExactQuantizer(c, metric)
+    for nprobe in (1, 20, 700):
+        together = quantizer.search(q, nprobe, threads=1)
+        for i in range(len(q)):
+            alone = quantizer.search(q[i : i + 1], nprobe, threads=1)
+            np.testing.assert_array_equal(alone[0][0], together[0][i])
+            np.testing.assert_array_equal(alone[1][0], together[1][i])
+
+
 def test_exact_quantizer_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("teravec.kernels.nearest._SCORE_FLOATS", 1000)
     rng = np.random.default_rng(1)
@@ -162,16 +191,30 @@ def test_compiled_nearest_checks_its_buffers() -> None:
     assert native is not None
     places = native.panel_places(level)
     x, packed = np.zeros((2, 3), np.float32), np.zeros((1, 3, places), np.float32)
-    half, index = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int32)
-    value = np.zeros((2, 2), np.float32)
-    native.nearest(level, 3, 2, x, packed, half, index, value)
+    half, lists = np.zeros((1, places), np.float32), np.zeros((2, 2), np.int64)
+    value, none = np.zeros((2, 2), np.float32), (None, None, None)
+    coded = np.zeros((1, 3), np.float32), np.zeros(-(-places // 16) * 64, np.uint8)
+    bounds = np.zeros(4, np.float32)
+    one, found = x[:1], (lists[:1, :1].copy(), value[:1, :1].copy())
+    native.nearest(level, 3, 1, False, one, packed, half, *coded, bounds, *found)
+    for bad in (
+        (coded[0], coded[1], bounds[:3]),
+        (coded[0], coded[1][1:], bounds),
+        (coded[0][:, :2].copy(), coded[1], bounds),
+        (np.zeros((places + 1, 3), np.float32), coded[1], bounds),
+        (np.zeros((0, 3), np.float32), coded[1], bounds),
+    ):
+        with pytest.raises(ValueError, match=r"elements|k is|aligned"):
+            native.nearest(level, 3, 1, False, one, packed, half, *bad, *found)
+    native.nearest(level, 3, 2, False, x, packed, half, *none, lists, value)
     cases: list[tuple[Any, ...]] = [
-        (level, 4, 2, x, packed, half, index, value),
-        (level, 3, 3, x, packed, half, index, value),
-        (level, 3, 0, x, packed, half, index, value),
-        (level, 3, 2, x, packed[:, :2].copy(), half, index, value),
-        (level, 3, 2, x, packed, half, index[:1], value),
-        (9, 3, 2, x, packed, half, index, value),
+        (level, 4, 2, False, x, packed, half, *none, lists, value),
+        (level, 3, 3, False, x, packed, half, *none, lists, value),
+        (level, 3, 0, False, x, packed, half, *none, lists, value),
+        (level, 3, 2, False, x, packed[:, :2].copy(), half, *none, lists, value),
+        (level, 3, 2, False, x, packed, half, *none, lists[:1], value),
+        (level, 3, 2, False, x, packed, half, *none, lists.astype(np.int32), value),
+        (9, 3, 2, False, x, packed, half, *none, lists, value),
     ]
     for bad in cases:
         with pytest.raises(ValueError, match=r"elements|level|k is"):

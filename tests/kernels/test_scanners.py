@@ -85,10 +85,16 @@ def test_finds_what_faiss_finds(
             assert (places != expected_places).mean() < 0.02
 
 
+@pytest.mark.parametrize("level", [level for level in LEVELS if level >= 0])
+@pytest.mark.parametrize("d", [16, 40, 48])  # of 48, one query's codes are compared directly
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_result_depends_on_query_and_code_alone(codec: str) -> None:
+def test_a_result_depends_on_query_and_code_alone(
+    codec: str, metric: Metric, d: int, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not on threads, on the batch, nor on how lists are cut into parts and chunks."""
-    case = _case(40, codec, Metric.L2)
+    monkeypatch.setattr(compiled, "level", level)
+    case = _case(d, codec, metric)
     expected = _found(case.ours, case, 9)
     for threads in (2, 5):
         case_threads = _found(case.ours, case, 9, threads)
@@ -158,7 +164,7 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
 
     def scan(**changed: Any) -> None:
         values = {
-            "codes": codes, "entries": entries, "starts": starts,
+            "first": 0, "codes": codes, "entries": entries, "starts": starts,
             "pair_queries": np.zeros(1, np.int32), "coarse": None, "queries": queries,
             "centroids": None, "low": None, "step": np.ones(16, np.float32),
             "best": np.full((1, 5), np.inf, np.float32), "places": np.full((1, 5), -1),
@@ -169,6 +175,8 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
 
     scan()
     wrong: list[dict[str, Any]] = [
+        {"first": 1},
+        {"first": -1},
         {"entries": np.array([[0], [0], [9], [0]])},
         {"entries": np.array([[0], [0], [1], [60]])},
         {"entries": np.array([[0], [0], [-1], [0]])},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import teravec
+from teravec.errors import InvalidArgument
 from tests.serving.conftest import QUERIES, Launch, addresses, built, url
 
 # Splits of 60 lists: one, three and five servers, even and uneven, apart, and with replicas.
@@ -69,6 +70,11 @@ def test_any_split_of_two_stages_equals_the_local_index(
             found, true = remote.search(QUERIES, k, nprobe), local.search(QUERIES, k, nprobe)
             np.testing.assert_array_equal(found[1], true[1])
             np.testing.assert_array_equal(found[0], true[0])
+        for candidates in (5, 40, local.ntotal):
+            found = remote.search(QUERIES, 5, 20, candidates=candidates)
+            true = local.search(QUERIES, 5, 20, candidates=candidates)
+            np.testing.assert_array_equal(found[1], true[1])
+            np.testing.assert_array_equal(found[0], true[0])
         one = remote.search(QUERIES[7:8], 10, 30), local.search(QUERIES[7:8], 10, 30)
         np.testing.assert_array_equal(one[0][0], one[1][0])
         radius = float(np.median(local.search(QUERIES, 30, 60)[0][:, -1]))
@@ -92,6 +98,8 @@ def test_recall_and_the_default_mean_the_same(index: Path, serve: Launch) -> Non
 def test_a_single_server_needs_no_coordinator(index: Path, serve: Launch) -> None:
     server = serve(index)
     with teravec.open(index) as local, teravec.connect(url(server)) as remote:
+        with pytest.raises(InvalidArgument, match="one stage"):
+            remote.search(QUERIES, 10, 8, candidates=50)
         found, true = remote.search(QUERIES, 10, 8), local.search(QUERIES, 10, 8)
         np.testing.assert_array_equal(found[1], true[1])
         np.testing.assert_array_equal(found[0], true[0])

@@ -35,6 +35,10 @@ def test_search_request() -> None:
     np.testing.assert_array_equal(again.queries, XQ)
     assert (again.wanted, again.nprobe, again.timeout_s) == (Wanted(radius=2.5), 7, 3.0)
     assert again.allow_partial
+    assert again.candidates is None
+    request = SearchRequest(XQ, Wanted(k=2), recall=0.9, candidates=40)
+    again = SearchRequest.decode(request.encode())
+    assert (again.candidates, again.recall, again.nprobe) == (40, 0.9, None)
 
 
 def test_list_request_table() -> None:
@@ -89,11 +93,12 @@ def test_candidates_are_checked(change: dict) -> None:
     "options",
     [{"nprobe": 0}, {"nprobe": 1, "recall": 0.9}, {"nprobe": True},
      {"nprobe": 1, "timeout_s": 0.0}, {"nprobe": 1, "timeout_s": float("nan")},
+     {"candidates": 0}, {"candidates": 2.0}, {"wanted": Wanted(radius=1.0), "candidates": 9},
      {"nprobe": 1.5}, {"recall": 1.5}, {"recall": float("nan")}],
 )  # fmt: skip
 def test_bad_search_requests(options: dict) -> None:
     with pytest.raises(InvalidArgument):
-        SearchRequest(XQ, Wanted(k=1), **options)
+        SearchRequest(XQ, **{"wanted": Wanted(k=1), **options})
 
 
 @pytest.mark.parametrize("wanted", [{}, {"k": 1, "radius": 1.0}, {"k": 0}, {"radius": np.inf}])
@@ -117,12 +122,13 @@ def test_bad_queries_are_named() -> None:
         (Limits(nprobe=5), "nprobe: 6 asked for, this server takes at most 5"),
         (Limits(pairs=17), "18 asked for, this server takes at most 17"),
         (Limits(answer_bytes=100), "answer bytes: 180"),
+        (Limits(answer_bytes=200), "answer bytes: 252"),
         (Limits(timeout_s=1), "timeout_s: 10"),
     ],
 )
 def test_bounds_are_told(limits: Limits, bound: str) -> None:
     with pytest.raises(LimitExceeded, match=bound):
-        SearchRequest(XQ, Wanted(k=5), nprobe=6).check(limits)
+        SearchRequest(XQ, Wanted(k=5), nprobe=6, candidates=7).check(limits)
 
 
 def test_a_wide_row_does_not_make_a_wide_table_for_nothing() -> None:

@@ -66,11 +66,11 @@ def search(
     if out is not None:
         check_output(out)
     if server is not None:
-        if candidates is not None:
-            raise InvalidArgument("--candidates is not answered by servers")
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
-            lambda remote, xq: FoundArrays.of_rows(*remote.search(xq, k, nprobe, recall=recall)),
+            lambda remote, xq: FoundArrays.of_rows(
+                *remote.search(xq, k, nprobe, recall=recall, candidates=candidates)
+            ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return

@@ -69,12 +69,16 @@ INLINE VEC NAME(unpack_sq4)(const uint8_t *code, size_t k)
 INLINE VEC NAME(unpack_sq6)(const uint8_t *code, size_t k)
 {
 #if NATIVE_X86 && VL == 16
-    const __m512i pick = _mm512_set_epi8(
+    /* Sixteen bytes are loaded, which is one operation less than twelve: the twelve first, or the
+     * twelve last with four of the values before. All are the code's own where it has 32 values;
+     * of fewer, four bytes behind the code are read. */
+    const __m512i first = _mm512_set_epi8(
         -1, -1, -1, 11, -1, -1, 11, 10, -1, -1, 10, 9, -1, -1, 10, 9, -1, -1, -1, 8, -1, -1, 8, 7,
         -1, -1, 7, 6, -1, -1, 7, 6, -1, -1, -1, 5, -1, -1, 5, 4, -1, -1, 4, 3, -1, -1, 4, 3, -1, -1,
         -1, 2, -1, -1, 2, 1, -1, -1, 1, 0, -1, -1, 1, 0);
+    const __m512i pick = k ? _mm512_add_epi8(first, _mm512_set1_epi32(0x0404)) : first;
     const __m512i shift = _mm512_set_epi32(2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0, 2, 4, 6, 0);
-    const __m128i packed = _mm_maskz_loadu_epi8(0x0fff, code + k / 4 * 3);
+    const __m128i packed = _mm_loadu_si128((const void *)(code + k / 4 * 3 - (k ? 4 : 0)));
     const __m512i bytes = _mm512_shuffle_epi8(_mm512_broadcast_i32x4(packed), pick);
     const __m512i values = _mm512_srlv_epi32(bytes, shift);
     return (VEC)_mm512_cvtepi32_ps(_mm512_and_si512(values, _mm512_set1_epi32(63)));
@@ -94,6 +98,13 @@ INLINE VEC NAME(unpack_sq6)(const uint8_t *code, size_t k)
 #else
     return NAME(unpack_slowly)(CODEC_SQ6, code, k);
 #endif
+}
+
+INLINE VEC NAME(unpack_flat)(const uint8_t *code, size_t k)
+{
+    VEC values;
+    memcpy(&values, code + 4 * k, sizeof values);
+    return values;
 }
 
 /* ------------------------------------------------------------------ sums of lanes */

@@ -29,21 +29,31 @@ typedef struct {
     uint32_t *pair_group, *pair_row, *row_end, *group_end;
 } scratch_t;
 
-static void sort_keys(uint64_t *keys, size_t n)
-{
-    while (n > 24) { /* recurse into the smaller side: depth stays below log2(n) */
-        const size_t middle = partition_keys(keys, n);
-        if (middle < n - middle) {
-            sort_keys(keys, middle);
-            keys += middle + 1;
-            n -= middle + 1;
-        } else {
-            sort_keys(keys + middle + 1, n - middle - 1);
-            n = middle;
-        }
-    }
-    insertion_sort(keys, n);
-}
+/* Centroids a second time, as bytes: what one row alone is compared with first, as reading all that
+ * floats take would be most of its work. */
+enum { BYTE_PLACES = 16 };
+#define BYTE_SUMS ((float)(INT32_MAX / 128)) /* what a sum of products with bytes has room for */
+typedef struct {
+    size_t nlist;
+    const int8_t *bytes;    /* (panels of BYTE_PLACES, pairs of elements, BYTE_PLACES, 2); or NULL */
+    const float *centroids; /* (nlist, d) */
+    float unit;             /* of bytes */
+    float missed, longest, most_half; /* most of |c - unit bytes|, |unit bytes| and half-norms */
+    int16_t *shorts;                  /* (2 pairs,) */
+    int32_t *products;                /* (stride, rounded up,) */
+    float *lowest;                    /* (k,) */
+} bytes_t;
+
+/* What a search for the nearest centroids works on. */
+typedef struct {
+    size_t d, k, stride, rows_each, capacity;
+    int similarity;
+    const float *packed, *half;
+    float *scores;    /* (rows_each, stride) */
+    uint64_t *buffer; /* (capacity,) */
+    int32_t *index;   /* (k,) */
+    bytes_t bytes;
+} nearest_t;
 
 /* ------------------------------------------------------------------ instruction sets */
 
@@ -333,58 +343,7 @@ done:
     return result;
 }
 
-static PyObject *py_nearest(PyObject *self, PyObject *args)
-{
-    int level;
-    Py_ssize_t d, k;
-    PyObject *o_x, *o_packed, *o_half, *o_index, *o_value, *result = NULL;
-    buffers_t all = {.count = 0};
-    size_t nx, npacked, nhalf, nindex, nvalue;
-    (void)self;
-    if (!PyArg_ParseTuple(args, "innOOOOO:nearest", &level, &d, &k, &o_x, &o_packed, &o_half,
-                          &o_index, &o_value) ||
-        !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
-        return NULL;
-    const float *x, *packed, *half;
-    int32_t *index;
-    float *value;
-    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
-        !(packed = take(&all, o_packed, "packed", 'f', 0, &npacked)) ||
-        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
-        !(index = take(&all, o_index, "out_index", 'i', 1, &nindex)) ||
-        !(value = take(&all, o_value, "out_value", 'f', 1, &nvalue)))
-        goto done;
-    const size_t n = nx / (size_t)d;
-    if (!check_product("x", nx, n, (size_t)d) ||
-        !check_panels("packed", npacked, nhalf, (size_t)d, panel_places(level)) ||
-        !check_product("out_index", nindex, n, (size_t)k) ||
-        !check_product("out_value", nvalue, n, (size_t)k))
-        goto done;
-    if ((size_t)k > nhalf) {
-        PyErr_Format(PyExc_ValueError, "k is %zd of %zu places", k, nhalf);
-        goto done;
-    }
-    /* Several rows a pass where they are many: the panels are then read less often. */
-    const size_t few = n < 6 ? 6 : rows_at_once(nhalf), rows_each = n >= 24 && few < 24 ? 24 : few;
-    size_t capacity = 3 * (size_t)k + 512;
-    capacity = capacity < nhalf ? capacity : nhalf;
-    float *scores = malloc(rows_each * nhalf * sizeof *scores);
-    uint64_t *buffer = malloc(capacity * sizeof *buffer);
-    if (!scores || !buffer) {
-        PyErr_NoMemory();
-    } else {
-        Py_BEGIN_ALLOW_THREADS;
-        AT_LEVEL(level, nearest, x, n, (size_t)d, packed, half, nhalf, (size_t)k, scores, rows_each,
-                 buffer, capacity, index, value);
-        Py_END_ALLOW_THREADS;
-        result = Py_NewRef(Py_None);
-    }
-    free(scores);
-    free(buffer);
-done:
-    release(&all);
-    return result;
-}
+#include "_native_nearest.h"
 
 static PyObject *py_scores(PyObject *self, PyObject *args)
 {
@@ -435,7 +394,8 @@ static PyMethodDef methods[] = {
     {"scores", py_scores, METH_VARARGS,
      "scores(level, d, x, packed, half, out)\n\nout has rows for the next multiple of six."},
     {"nearest", py_nearest, METH_VARARGS,
-     "nearest(level, d, k, x, packed, half, out_index, out_value)"},
+     "nearest(level, d, k, similarity, x, packed, half, centroids, bytes, bounds, out_list,\n"
+     "        out_distance)\n\nThe three before the last may be None; see nearest.py."},
     {NULL, NULL, 0, NULL},
 };
 

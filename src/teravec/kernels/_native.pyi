@@ -46,11 +46,15 @@ def nearest(
     level: int,
     d: int,
     k: int,
+    similarity: bool,
     x: Buffer,
     packed: Buffer,
     half: Buffer,
-    out_index: Buffer,
-    out_value: Buffer,
+    centroids: Buffer | None,
+    bytes: Buffer | None,
+    bounds: Buffer | None,
+    out_list: Buffer,
+    out_distance: Buffer,
     /,
 ) -> None: ...
 def scores(level: int, d: int, x: Buffer, packed: Buffer, half: Buffer, out: Buffer, /) -> None: ...

@@ -49,7 +49,7 @@ static int best_level(void)
 #define AT_LEVEL(level, call, ...) call##_base(__VA_ARGS__)
 #endif
 
-static int check_level(int level)
+static inline int check_level(int level)
 {
     if (level >= 0 && level <= best_level())
         return 1;
@@ -87,7 +87,8 @@ static void release(buffers_t *all)
         PyBuffer_Release(&all->views[--all->count]);
 }
 
-/* The object's memory as `*length` elements of a type ('f', 'd', 'i', 'q' or 'B'); NULL on error. */
+/* The object's memory as `*length` elements of a type ('f', 'd', 'i', 'q', or 'B' for bytes and
+ * truth values); NULL on error. */
 static void *take(buffers_t *all, PyObject *object, const char *name, char type, int writable,
                   size_t *length)
 {
@@ -106,7 +107,8 @@ static void *take(buffers_t *all, PyObject *object, const char *name, char type,
     all->count++;
     const char found = view->format && !view->format[1] ? view->format[0] : '?';
     const int same = found == type || (type == 'q' && found == 'l' && sizeof(long) == 8) ||
-                     (type == 'i' && found == 'l' && sizeof(long) == 4);
+                     (type == 'i' && found == 'l' && sizeof(long) == 4) ||
+                     (type == 'B' && found == '?');
     if (!same || view->itemsize != size) {
         PyErr_Format(PyExc_ValueError, "%s has elements '%s', expected '%c'", name,
                      view->format ? view->format : "?", type);
@@ -129,7 +131,7 @@ static int check_length(const char *name, size_t found, size_t expected)
 }
 
 /* found must be a times b, without overflow. */
-static int check_product(const char *name, size_t found, size_t a, size_t b)
+static inline int check_product(const char *name, size_t found, size_t a, size_t b)
 {
     size_t expected;
     if (__builtin_mul_overflow(a, b, &expected)) {

@@ -63,7 +63,7 @@ static size_t partition_keys(uint64_t *keys, size_t n)
 }
 
 /* Move the k lowest of n keys to the front, the greatest of them to keys[k - 1]. */
-static void select_keys(uint64_t *keys, size_t n, size_t k)
+static inline void select_keys(uint64_t *keys, size_t n, size_t k)
 {
     const size_t target = k - 1;
     size_t low = 0, high = n;
@@ -77,4 +77,21 @@ static void select_keys(uint64_t *keys, size_t n, size_t k)
             high = middle;
     }
     insertion_sort(keys + low, high - low);
+}
+
+/* Ascending. */
+static inline void sort_keys(uint64_t *keys, size_t n)
+{
+    while (n > 24) { /* recurse into the smaller side: depth stays below log2(n) */
+        const size_t middle = partition_keys(keys, n);
+        if (middle < n - middle) {
+            sort_keys(keys, middle);
+            keys += middle + 1;
+            n -= middle + 1;
+        } else {
+            sort_keys(keys + middle + 1, n - middle - 1);
+            n = middle;
+        }
+    }
+    insertion_sort(keys, n);
 }

@@ -15,7 +15,7 @@ enum { MOST_LANES = 16 };
  * of list list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
 typedef struct {
     int codec, similarity;
-    size_t d, stride, code_size, k;
+    size_t d, stride, code_size, k, first; /* the entry that is scanned before the others */
     const uint8_t *codes;
     const int64_t *offsets, *sizes, *list_nos, *row_starts, *pair_starts;
     const int32_t *pair_queries;
@@ -65,10 +65,6 @@ static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
         const int64_t place = places[i];
         best[kept] = value, places[kept] = place;
         kept += (size_t)((value < limit) | ((value == limit) & (place <= last)));
-    }
-    for (size_t i = s->k; i < s->room; i++) {
-        best[i] = INFINITY;
-        places[i] = -1;
     }
     s->limits[query] = limit;
     s->counts[query] = (int32_t)s->k;
@@ -170,7 +166,7 @@ static int scan(scan_t *s, int level, size_t nentries)
     const int ready = work.queries && work.rows && work.keys;
     if (ready) {
         Py_BEGIN_ALLOW_THREADS;
-        AT_LEVEL(level, scan_entries, s, &work, 0, nentries);
+        AT_LEVEL(level, scan_entries, s, &work, nentries);
         Py_END_ALLOW_THREADS;
     } else {
         PyErr_NoMemory();
@@ -196,7 +192,7 @@ static int check_kept(const scan_t *s, size_t nq)
 static PyObject *py_scan(PyObject *self, PyObject *args)
 {
     int level;
-    Py_ssize_t d, k;
+    Py_ssize_t d, k, first;
     PyObject *o_codes, *o_entries, *o_pair_starts, *o_pair_queries, *o_pair_coarse, *o_queries,
         *o_centroids, *o_low, *o_step, *o_best, *o_places, *o_counts, *o_limits, *result = NULL;
     buffers_t all = {.count = 0};
@@ -204,15 +200,15 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         nplaces, nq, nlimits;
     scan_t s = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiinnOOOOOOOOOOOOO:scan", &level, &s.codec, &s.similarity, &d, &k,
-                          &o_codes, &o_entries, &o_pair_starts, &o_pair_queries, &o_pair_coarse,
-                          &o_queries, &o_centroids, &o_low, &o_step, &o_best, &o_places, &o_counts,
-                          &o_limits) ||
+    if (!PyArg_ParseTuple(args, "iiinnnOOOOOOOOOOOOO:scan", &level, &s.codec, &s.similarity, &d, &k,
+                          &first, &o_codes, &o_entries, &o_pair_starts, &o_pair_queries,
+                          &o_pair_coarse, &o_queries, &o_centroids, &o_low, &o_step, &o_best,
+                          &o_places, &o_counts, &o_limits) ||
         !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
     if (s.codec < 0 || s.codec >= CODECS)
         return PyErr_Format(PyExc_ValueError, "codec is %d, expected 0 to %d", s.codec, CODECS - 1);
-    s.d = (size_t)d, s.k = (size_t)k;
+    s.d = (size_t)d, s.k = (size_t)k, s.first = (size_t)first;
     s.stride = (s.d + MOST_LANES - 1) / MOST_LANES * MOST_LANES;
     s.code_size = (s.d * BITS_OF[s.codec] + 7) / 8;
     const int64_t *entries;
@@ -242,6 +238,10 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         (s.low && !check_length("low", nlow, s.stride)) || !check_residual(&s) ||
         !check_length("step", nstep, s.stride))
         goto done;
+    if (first < 0 || (s.first && s.first >= nentries)) {
+        PyErr_Format(PyExc_ValueError, "first is %zd of %zu entries", first, nentries);
+        goto done;
+    }
     if (s.room <= s.k) {
         PyErr_Format(PyExc_ValueError, "room is for %zu values, k is %zu", s.room, s.k);
         goto done;
@@ -255,13 +255,147 @@ done:
     return result;
 }
 
+/* ------------------------------------------------------------------ results */
+
+typedef struct {
+    size_t k, nscans, nq, room;
+    int similarity;
+    const float *best;
+    const int64_t *places;
+    const int32_t *counts;
+} kept_t;
+
+typedef struct {
+    float *values;
+    int64_t *places;
+    uint64_t *keys, *equal; /* all of nscans * room */
+} gathered_t;
+
+/* Write the places of values equal to keys[i] in ascending order; of those that lie beyond the m
+ * lowest too, as which of them are among these was chance. Returns where the next value begins. */
+static size_t write_equal(const gathered_t *g, size_t n, size_t i, size_t m, int64_t *out)
+{
+    const float value = g->values[(uint32_t)g->keys[i]];
+    size_t stop = i + 1, count = 0;
+    while (stop < m && g->values[(uint32_t)g->keys[stop]] == value)
+        stop++;
+    if (stop == m && m < n) {
+        for (size_t j = 0; j < n; j++)
+            if (g->values[j] == value)
+                g->equal[count++] = (uint64_t)g->places[j];
+    } else {
+        for (size_t j = i; j < stop; j++)
+            g->equal[count++] = (uint64_t)g->places[(uint32_t)g->keys[j]];
+    }
+    if (count > 1)
+        sort_keys(g->equal, count);
+    for (size_t j = i; j < stop; j++)
+        out[j] = (int64_t)g->equal[j - i];
+    return stop;
+}
+
+static void lowest(const kept_t *kept, const gathered_t *g, size_t query, float *out,
+                   int64_t *out_places)
+{
+    const float sign = kept->similarity ? -1 : 1;
+    size_t n = 0;
+    for (size_t scan = 0; scan < kept->nscans; scan++) {
+        const size_t row = scan * kept->nq + query, count = (size_t)kept->counts[row];
+        memcpy(g->values + n, kept->best + row * kept->room, 4 * count);
+        memcpy(g->places + n, kept->places + row * kept->room, 8 * count);
+        n += count;
+    }
+    const size_t m = n < kept->k ? n : kept->k;
+    for (size_t i = 0; i < n; i++)
+        g->keys[i] = sort_key(g->values[i], i);
+    if (m < n)
+        select_keys(g->keys, n, m);
+    sort_keys(g->keys, m);
+    for (size_t i = 0; i < m; i++)
+        out[i] = sign * g->values[(uint32_t)g->keys[i]];
+    for (size_t i = 0; i < m;)
+        i = write_equal(g, n, i, m, out_places);
+    for (size_t i = m; i < kept->k; i++) {
+        out[i] = sign * INFINITY;
+        out_places[i] = -1;
+    }
+}
+
+static int all_lowest(const kept_t *kept, float *out, int64_t *out_places)
+{
+    const size_t most = kept->nscans * kept->room + 1;
+    gathered_t g = {malloc(4 * most), malloc(8 * most), malloc(8 * most), malloc(8 * most)};
+    const int ready = g.values && g.places && g.keys && g.equal;
+    if (ready) {
+        Py_BEGIN_ALLOW_THREADS;
+        for (size_t query = 0; query < kept->nq; query++)
+            lowest(kept, &g, query, out + query * kept->k, out_places + query * kept->k);
+        Py_END_ALLOW_THREADS;
+    } else {
+        PyErr_NoMemory();
+    }
+    free(g.values);
+    free(g.places);
+    free(g.keys);
+    free(g.equal);
+    return ready;
+}
+
+static PyObject *py_lowest(PyObject *self, PyObject *args)
+{
+    Py_ssize_t k;
+    PyObject *o_best, *o_places, *o_counts, *o_out, *o_out_places, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nbest, nplaces, ncounts, nout, nout_places;
+    kept_t kept = {0};
+    float *out;
+    int64_t *out_places;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "niOOOOO:lowest", &k, &kept.similarity, &o_best, &o_places,
+                          &o_counts, &o_out, &o_out_places) ||
+        !check_positive("k", k))
+        return NULL;
+    kept.k = (size_t)k;
+    if (!(kept.best = take(&all, o_best, "best", 'f', 0, &nbest)) ||
+        !(kept.places = take(&all, o_places, "places", 'q', 0, &nplaces)) ||
+        !(kept.counts = take(&all, o_counts, "counts", 'i', 0, &ncounts)) ||
+        !(out = take(&all, o_out, "out_distances", 'f', 1, &nout)) ||
+        !(out_places = take(&all, o_out_places, "out_places", 'q', 1, &nout_places)))
+        goto done;
+    kept.nq = nout / kept.k;
+    kept.nscans = kept.nq ? ncounts / kept.nq : 0;
+    kept.room = ncounts ? nbest / ncounts : 0;
+    if (!check_product("out_distances", nout, kept.nq, kept.k) ||
+        !check_product("counts", ncounts, kept.nscans, kept.nq) ||
+        !check_product("best", nbest, ncounts, kept.room) ||
+        !check_length("places", nplaces, nbest) || !check_length("out_places", nout_places, nout))
+        goto done;
+    for (size_t row = 0; row < ncounts; row++)
+        if (kept.counts[row] < 0 || (size_t)kept.counts[row] > kept.room) {
+            PyErr_Format(PyExc_ValueError, "%d values kept, room is for %zu", kept.counts[row],
+                         kept.room);
+            goto done;
+        }
+    if (all_lowest(&kept, out, out_places))
+        result = Py_NewRef(Py_None);
+done:
+    release(&all);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"scan", py_scan, METH_VARARGS,
-     "scan(level, codec, similarity, d, k, codes, entries, pair_starts, pair_queries, pair_coarse,\n"
-     "     queries, centroids, low, step, best, places, counts, limits)\n\n"
+     "scan(level, codec, similarity, d, k, first, codes, entries, pair_starts, pair_queries,\n"
+     "     pair_coarse, queries, centroids, low, step, best, places, counts, limits)\n\n"
      "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. entries: list numbers, first rows, sizes and\n"
-     "byte offsets, one after another. best and places (nq, more than k) are what queries keep,\n"
-     "counts how many, limits what a distance must not be above; all four are updated."},
+     "byte offsets, one after another; the first is scanned first. best and places (nq, more than\n"
+     "k) are what queries keep, counts how many, limits what a distance must not be above; all\n"
+     "four are updated."},
+    {"lowest", py_lowest, METH_VARARGS,
+     "lowest(k, similarity, best, places, counts, out_distances, out_places)\n\n"
+     "The k lowest of each query, ascending by value and place, of what several scans kept: best\n"
+     "and places (scans, nq, room), counts (scans, nq). Negated for similarities; where fewer were\n"
+     "kept, infinite and -1."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -6,6 +6,7 @@ def scan(
     similarity: bool,
     d: int,
     k: int,
+    first: int,
     codes: Buffer,
     entries: Buffer,
     pair_starts: Buffer,
@@ -19,5 +20,15 @@ def scan(
     places: Buffer,
     counts: Buffer,
     limits: Buffer,
+    /,
+) -> None: ...
+def lowest(
+    k: int,
+    similarity: bool,
+    best: Buffer,
+    places: Buffer,
+    counts: Buffer,
+    out_distances: Buffer,
+    out_places: Buffer,
     /,
 ) -> None: ...

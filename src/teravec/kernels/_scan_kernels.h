@@ -7,29 +7,32 @@
  *   INLINE    the same, of functions that are always inlined
  *
  * VL codes at a time are unpacked to rows of float32 in the first-level cache, and each query that
- * wants the list is compared with all of them while they lie there. A distance is a sum over lanes,
- * k = lane, lane + VL, ..., then over the lanes in a tree: it depends on query and code alone, not
- * on which other queries or codes are scanned with them.
+ * wants the list is compared with all of them while they lie there. Where one query wants the list,
+ * values go from code to sum in registers. A distance is a sum over lanes, k = lane, lane + VL, ...,
+ * then over the lanes in a tree: it depends on query and code alone, not on which other queries or
+ * codes are scanned with them.
  */
 
 #include "_codes_kernels.h"
 
 /* ------------------------------------------------------------------ unpacking */
 
-/* Codes as rows of `stride` float32: value times step. */
+/* Codes as rows of `stride` float32. */
 #define UNPACK_ROWS(CODEC, unpack)                                                               \
     for (size_t i = 0; i < count; i++) {                                                         \
         const uint8_t *code = codes + i * s->code_size;                                          \
         float *row = rows + i * s->stride;                                                       \
         size_t k = 0;                                                                            \
-        for (; k + VL <= s->d; k += VL)                                                          \
-            STORE(row + k, unpack(code, k) * LOAD(s->step + k));                                 \
+        for (; k + VL <= whole; k += VL)                                                         \
+            STORE(row + k, unpack(code, k));                                                     \
         for (; k < s->d; k++)                                                                    \
-            row[k] = value_at(CODEC, code, k) * s->step[k];                                      \
+            row[k] = value_at(CODEC, code, k);                                                   \
     }
 
 FN void NAME(unpack_tile)(const scan_t *s, const uint8_t *codes, size_t count, float *rows)
 {
+    /* Behind the last code nothing may be read. */
+    const size_t whole = s->codec == CODEC_SQ6 && s->d < 32 ? 0 : s->d;
     switch (s->codec) {
     case CODEC_FLAT:
         for (size_t i = 0; i < count; i++)
@@ -57,38 +60,66 @@ FN VEC NAME(add_lanes)(VEC *sums)
     return sums[0];
 }
 
-/* Squared distances of a query, less what the codes have in common, to VL rows. */
-FN VEC NAME(tile_l2)(const float *query, const float *rows, size_t stride)
-{
-    VEC sums[VL];
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++)
-        sums[i] = (VEC){0};
-    for (size_t k = 0; k < stride; k += VL) {
-        const VEC q = LOAD(query + k);
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++) {
-            const VEC apart = q - LOAD(rows + (size_t)i * stride + k);
-            sums[i] += apart * apart;
-        }
+/* Squared distances of a query, less what the codes have in common, to VL codes, or the negated
+ * inner products with a query times the step, as VALUES(i, k) gives VL values of code i from k on. */
+#define DEFINE_TILE(name, PARAMETERS, VALUES)                                                    \
+    FN VEC NAME(name##_l2)(const scan_t *s, const float *query, PARAMETERS)                      \
+    {                                                                                            \
+        VEC sums[VL];                                                                            \
+        _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++) sums[i] = (VEC){0};                \
+        for (size_t k = 0; k < s->stride; k += VL) {                                             \
+            const VEC q = LOAD(query + k), step = LOAD(s->step + k);                             \
+            _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++)                                \
+            {                                                                                    \
+                const VEC apart = q - step * VALUES(i, k);                                       \
+                sums[i] += apart * apart;                                                        \
+            }                                                                                    \
+        }                                                                                        \
+        return NAME(add_lanes)(sums);                                                            \
+    }                                                                                            \
+    FN VEC NAME(name##_ip)(const scan_t *s, const float *query, PARAMETERS)                      \
+    {                                                                                            \
+        VEC sums[VL];                                                                            \
+        _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++) sums[i] = (VEC){0};                \
+        for (size_t k = 0; k < s->stride; k += VL) {                                             \
+            const VEC q = LOAD(query + k);                                                       \
+            _Pragma("GCC unroll 16") for (int i = 0; i < VL; i++) sums[i] -= q * VALUES(i, k);   \
+        }                                                                                        \
+        return NAME(add_lanes)(sums);                                                            \
     }
-    return NAME(add_lanes)(sums);
-}
 
-/* Negated inner products of a query with VL rows. */
-FN VEC NAME(tile_ip)(const float *query, const float *rows, size_t stride, float base)
+/* Of unpacked codes, and of codes themselves, which then have whole vectors of values. */
+#define ROW_VALUES(i, k) LOAD(rows + (size_t)(i) * s->stride + (k))
+#define FLAT_VALUES(i, k) NAME(unpack_flat)(code[i], k)
+#define FP16_VALUES(i, k) NAME(unpack_fp16)(code[i], k)
+#define SQ8_VALUES(i, k) NAME(unpack_sq8)(code[i], k)
+#define SQ6_VALUES(i, k) NAME(unpack_sq6)(code[i], k)
+#define SQ4_VALUES(i, k) NAME(unpack_sq4)(code[i], k)
+DEFINE_TILE(rows, const float *rows, ROW_VALUES)
+DEFINE_TILE(flat, const uint8_t *const *code, FLAT_VALUES)
+DEFINE_TILE(fp16, const uint8_t *const *code, FP16_VALUES)
+DEFINE_TILE(sq8, const uint8_t *const *code, SQ8_VALUES)
+DEFINE_TILE(sq6, const uint8_t *const *code, SQ6_VALUES)
+DEFINE_TILE(sq4, const uint8_t *const *code, SQ4_VALUES)
+
+/* Of `count` codes, the last of which stands for those that are missing. */
+FN VEC NAME(compare_codes)(const scan_t *s, const float *query, const uint8_t *codes, size_t count)
 {
-    VEC sums[VL];
-#pragma GCC unroll 16
-    for (int i = 0; i < VL; i++)
-        sums[i] = (VEC){0};
-    for (size_t k = 0; k < stride; k += VL) {
-        const VEC q = LOAD(query + k);
-#pragma GCC unroll 16
-        for (int i = 0; i < VL; i++)
-            sums[i] -= q * LOAD(rows + (size_t)i * stride + k);
+    const uint8_t *code[VL];
+    for (size_t i = 0; i < VL; i++)
+        code[i] = codes + (i < count ? i : count - 1) * s->code_size;
+    switch (2 * s->codec + !!s->similarity) {
+    case 2 * CODEC_FLAT: return NAME(flat_l2)(s, query, code);
+    case 2 * CODEC_FLAT + 1: return NAME(flat_ip)(s, query, code);
+    case 2 * CODEC_FP16: return NAME(fp16_l2)(s, query, code);
+    case 2 * CODEC_FP16 + 1: return NAME(fp16_ip)(s, query, code);
+    case 2 * CODEC_SQ8: return NAME(sq8_l2)(s, query, code);
+    case 2 * CODEC_SQ8 + 1: return NAME(sq8_ip)(s, query, code);
+    case 2 * CODEC_SQ6: return NAME(sq6_l2)(s, query, code);
+    case 2 * CODEC_SQ6 + 1: return NAME(sq6_ip)(s, query, code);
+    case 2 * CODEC_SQ4: return NAME(sq4_l2)(s, query, code);
+    default: return NAME(sq4_ip)(s, query, code);
     }
-    return NAME(add_lanes)(sums) - base;
 }
 
 FN uint32_t NAME(at_most_bits)(VEC a, float limit)
@@ -107,7 +138,7 @@ FN uint32_t NAME(at_most_bits)(VEC a, float limit)
 
 /* ------------------------------------------------------------------ scanning */
 
-/* Queries of a group less the list's centroid and `low` (l2), or as they are (inner product, where
+/* Queries of a group less the list's centroid and `low` (l2), or times `step` (inner product, where
  * what is the same for all codes goes into `base`). */
 FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_t pair, size_t n)
 {
@@ -119,7 +150,8 @@ FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_
         float *out = w->queries + i * s->stride;
         w->base[i] = s->pair_coarse ? s->pair_coarse[pair + i] : 0;
         if (s->similarity) {
-            memcpy(out, query, 4 * d);
+            for (size_t k = 0; k < d; k++)
+                out[k] = query[k] * s->step[k];
             if (s->low)
                 for (size_t k = 0; k < d; k++)
                     w->base[i] += query[k] * s->low[k];
@@ -132,21 +164,16 @@ FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_
     }
 }
 
-/* Compare one tile of `count` unpacked codes with the prepared queries of a group. */
-FN void NAME(scan_tile)(const scan_t *s, const work_t *w, size_t pair, size_t nqueries,
+/* Keep what is found of one tile for a query, if it is low enough. */
+FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t pair, float base, VEC found,
                         size_t count, int64_t place)
 {
-    const uint32_t there = (uint32_t)((1ull << count) - 1);
-    for (size_t i = 0; i < nqueries; i++) {
-        const float *query = w->queries + i * s->stride;
-        const VEC found = s->similarity ? NAME(tile_ip)(query, w->rows, s->stride, w->base[i])
-                                        : NAME(tile_l2)(query, w->rows, s->stride);
-        const size_t number = (size_t)s->pair_queries[pair + i];
-        uint32_t bits = NAME(at_most_bits)(found, s->limits[number]) & there;
-        for (; bits; bits &= bits - 1) {
-            const int lane = __builtin_ctz(bits);
-            keep(s, w, number, found[lane], place + lane);
-        }
+    const size_t number = (size_t)s->pair_queries[pair];
+    found -= base;
+    uint32_t bits = NAME(at_most_bits)(found, s->limits[number]) & (uint32_t)((1ull << count) - 1);
+    for (; bits; bits &= bits - 1) {
+        const int lane = __builtin_ctz(bits);
+        keep(s, w, number, found[lane], place + lane);
     }
 }
 
@@ -159,21 +186,40 @@ FN void NAME(scan_entry)(const scan_t *s, work_t *w, size_t entry)
     const size_t stop = (size_t)s->pair_starts[entry + 1];
     for (size_t pair = (size_t)s->pair_starts[entry]; pair < stop; pair += GROUP) {
         const size_t nqueries = stop - pair < GROUP ? stop - pair : GROUP;
+        const int directly = nqueries == 1 && s->d == s->stride && s->d >= 32;
         NAME(prepare_queries)(s, w, s->list_nos[entry], pair, nqueries);
         for (size_t row = 0; row < size; row += VL) {
             const size_t count = size - row < VL ? size - row : VL;
-            NAME(unpack_tile)(s, codes + row * s->code_size, count, w->rows);
-            NAME(scan_tile)(s, w, pair, nqueries, count, place + (int64_t)row);
+            const uint8_t *tile = codes + row * s->code_size;
+            if (!directly)
+                NAME(unpack_tile)(s, tile, count, w->rows);
+            for (size_t i = 0; i < nqueries; i++) {
+                const float *query = w->queries + i * s->stride;
+                const VEC found = directly        ? NAME(compare_codes)(s, query, tile, count)
+                                  : s->similarity ? NAME(rows_ip)(s, query, w->rows)
+                                                  : NAME(rows_l2)(s, query, w->rows);
+                NAME(keep_tile)(s, w, pair + i, w->base[i], found, count, place + (int64_t)row);
+            }
         }
     }
 }
 
-FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t first, size_t stop)
+FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t count)
 {
-    for (size_t entry = first; entry < stop; entry++)
-        NAME(scan_entry)(s, w, entry);
+    if (count)
+        NAME(scan_entry)(s, w, s->first);
+    for (size_t entry = 0; entry < count; entry++)
+        if (entry != s->first)
+            NAME(scan_entry)(s, w, entry);
 }
 
+#undef DEFINE_TILE
+#undef ROW_VALUES
+#undef FLAT_VALUES
+#undef FP16_VALUES
+#undef SQ8_VALUES
+#undef SQ6_VALUES
+#undef SQ4_VALUES
 #undef VL
 #undef NAME
 #undef FN

@@ -21,6 +21,10 @@ def over_blocks(
     even : bool
         Make blocks smaller where threads would else have nothing to do.
     """
+    if n <= (min(rows, 1024) if even else rows):  # one block, and nothing to wait for
+        if n:
+            function(0, n)
+        return
     if even:
         rows = min(rows, max(1024, -(-n // max(1, threads))))
     blocks = [(i, min(i + rows, n)) for i in range(0, n, rows)]

@@ -8,7 +8,6 @@ as quick; and for one query alone the kernel has fewer instructions a code.
 from __future__ import annotations
 
 import queue
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -20,7 +19,6 @@ from teravec.kernels.codec import Codec
 from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
-from teravec.kernels.nearest import smallest_k
 from teravec.kernels.pairs import Pairs
 
 __all__ = ["CompiledScan", "CompiledScanner"]
@@ -29,32 +27,31 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
-_ALONE = 1 << 15  # comparisons on one thread where waking another takes as long
+_ALONE = 1 << 16  # comparisons on one thread where waking another takes as long
+_PART = 1 << 14  # comparisons that take far longer than a call
 _SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
 _FINITE = np.finfo(np.float32).max  # what no distance that counts is above
 _PARTS = 4  # of the work for each thread: the last ones even out what the first took longer
 
 
-@dataclass(frozen=True)
 class _Kept:
-    """What one thread keeps for each query: see _scan.c.
+    """What threads keep of each query, each for itself: see _scan.c.
 
-    ``best`` and ``places`` (nq, room), ``counts`` of what is kept and ``limits`` (nq,).
+    Attributes
+    ----------
+    best, places : ndarray of shape (threads, nq, room)
+        Values and their vectors, in no order; room for twice k and some.
+    counts : ndarray of shape (threads, nq), int32
+        How many are kept.
+    limits : ndarray of shape (threads, nq), float32
+        What a value must not be above.
     """
 
-    best: Float32
-    places: Int64
-    counts: npt.NDArray[np.int32]
-    limits: Float32
-
-    @classmethod
-    def none(cls, nq: int, k: int) -> _Kept:
-        """Nothing kept yet."""
-        shape = (nq, 2 * k + _SPARE)
-        return cls(
-            np.full(shape, np.inf, np.float32), np.full(shape, -1, np.int64),
-            np.zeros(nq, np.int32), np.full(nq, _FINITE, np.float32),
-        )  # fmt: skip
+    def __init__(self, threads: int, nq: int, k: int) -> None:
+        shape = (threads, nq, 2 * k + _SPARE)
+        self.best, self.places = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        self.counts, self.limits = np.zeros(shape[:2], np.int32), np.empty(shape[:2], np.float32)
+        self.limits.fill(_FINITE)
 
 
 class CompiledScanner:
@@ -96,8 +93,7 @@ class CompiledScan:
         self._scanner = scanner
         self._queries = np.ascontiguousarray(queries, np.float32)
         self._k, self._threads = k, threads
-        self._kept: list[_Kept] = []
-        self._free: queue.SimpleQueue[_Kept] = queue.SimpleQueue()
+        self._kept = _Kept(threads, len(queries), k)
 
     def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
         """Scan lists for the queries that want them; ``pairs`` names the same lists.
@@ -105,9 +101,8 @@ class CompiledScan:
         Each query's nearest list comes first: what is found there keeps most other codes out of
         what is kept, which would else take as long as the distances.
         """
-        if len(self._queries) == 1:  # a pair for each list: one scan of them in that order
-            order = np.argsort(~pairs.nearest, kind="stable")
-            self._add(lists.where(order), pairs.reordered(order))
+        if len(self._queries) == 1:  # a pair for each list: one scan of them
+            self._add(lists, pairs, first=int(pairs.nearest.argmax()))
         elif len(lists.list_nos) > 1:
             for chosen in (pairs.nearest, ~pairs.nearest):
                 part = pairs.where(chosen)
@@ -116,61 +111,65 @@ class CompiledScan:
         else:
             self._add(lists, pairs)
 
-    def _add(self, lists: ListsInMemory, pairs: Pairs) -> None:
-        cost = lists.sizes * (pairs.counts + _UNPACK)
-        threads = self._threads if int(cost.sum()) > _ALONE else 1
-        while len(self._kept) < threads:
-            self._kept.append(_Kept.none(len(self._queries), self._k))
-            self._free.put(self._kept[-1])
-        entries = np.stack(
-            [lists.list_nos, np.full_like(lists.sizes, lists.row_start), lists.sizes, lists.offsets]
-        )
-        if threads == 1:
-            self._scan(lists, entries, pairs.starts, pairs)
+    def _add(self, lists: ListsInMemory, pairs: Pairs, first: int = 0) -> None:
+        each = pairs.counts + _UNPACK
+        entries = np.empty((4, len(each)), np.int64)
+        entries[0], entries[1] = lists.list_nos, lists.row_start
+        entries[2], entries[3] = lists.sizes, lists.offsets
+        cost = int(lists.sizes @ each)
+        if self._threads == 1 or cost <= _ALONE:
+            self._scan(lists, entries, pairs.starts, pairs, 0, first)
             return
         code_size = self._scanner.decoding.code_size
-        parts = _parts(entries, pairs.starts, cost, threads * _PARTS, code_size)
-        on_threads(lambda part: self._scan(lists, *part, pairs), parts, threads=threads)
+        count = min(self._threads * _PARTS, max(self._threads, cost // _PART))
+        parts = _parts(entries, pairs.starts, lists.sizes * each, count, code_size)
+        free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for thread in range(self._threads):
+            free.put(thread)
 
-    def _scan(self, lists: ListsInMemory, entries: Int64, starts: Int64, pairs: Pairs) -> None:
-        scanner, decoding = self._scanner, self._scanner.decoding
-        part = slice(int(starts[0]), int(starts[-1]))
+        def scan(part: tuple[Int64, Int64]) -> None:
+            thread = free.get()
+            try:
+                self._scan(lists, *part, pairs, thread)
+            finally:
+                free.put(thread)
+
+        on_threads(scan, parts, threads=self._threads)
+
+    def _scan(
+        self, lists: ListsInMemory, entries: Int64, starts: Int64, pairs: Pairs, thread: int,
+        first: int = 0,
+    ) -> None:  # fmt: skip
+        scanner, decoding, kept = self._scanner, self._scanner.decoding, self._kept
+        queries, coarse = pairs.queries, None
         similarity = scanner.metric.larger_is_closer
-        coarse = pairs.distances[part] if similarity and decoding.centroids is not None else None
-        kept = self._free.get()
-        try:
-            assert compiled.scanning is not None
-            compiled.scanning.scan(
-                compiled.level, decoding.number, similarity, self._queries.shape[1], self._k,
-                lists.buffer, entries, starts - starts[0], pairs.queries[part], coarse,
-                self._queries, decoding.centroids, decoding.low, decoding.step,
-                kept.best, kept.places, kept.counts, kept.limits,
-            )  # fmt: skip
-        finally:
-            self._free.put(kept)
+        if similarity and decoding.centroids is not None:
+            coarse = pairs.distances
+        if len(starts) < len(pairs.starts):  # some of the lists
+            part = slice(int(starts[0]), int(starts[-1]))
+            starts, queries = starts - starts[0], queries[part]
+            coarse = None if coarse is None else coarse[part]
+        assert compiled.scanning is not None
+        compiled.scanning.scan(
+            compiled.level, decoding.number, similarity, self._queries.shape[1], self._k, first,
+            lists.buffer, entries, starts, queries, coarse,
+            self._queries, decoding.centroids, decoding.low, decoding.step,
+            kept.best[thread], kept.places[thread], kept.counts[thread], kept.limits[thread],
+        )  # fmt: skip
 
     def result(self) -> tuple[Float32, Int64]:
-        """Distances (nq, k), best first, in the metric's own sign, and places, -1 for none."""
-        shape = (len(self._queries), self._k)
-        if not self._kept:
-            return np.full(shape, self._scanner.metric.worst, np.float32), np.full(shape, -1)
-        best = np.concatenate([kept.best for kept in self._kept], axis=1)
-        places = np.concatenate([kept.places for kept in self._kept], axis=1)
-        order, lowest = smallest_k(best, self._k, threads=self._threads)
-        found = np.take_along_axis(places, order.astype(np.int64), 1)
-        for row in _ties(best, lowest):  # of equal ones, those of lowest place
-            at = np.lexsort((places[row], best[row]))[: self._k]
-            lowest[row], found[row] = best[row, at], places[row, at]
-        if self._scanner.metric.larger_is_closer:
-            np.negative(lowest, out=lowest)
-        return lowest, found
+        """Distances (nq, k), best first, in the metric's own sign, and places, -1 for none.
 
-
-def _ties(values: Float32, lowest: Float32) -> Int64:
-    """Rows of which more values equal the last of the lowest than are among these."""
-    last = lowest[:, -1:]
-    more = (values == last).sum(axis=1) > (lowest == last).sum(axis=1)
-    return np.flatnonzero(more & np.isfinite(last[:, 0]))
+        Of equal distances those of lowest place.
+        """
+        nq, kept = len(self._queries), self._kept
+        distances, places = np.empty((nq, self._k), np.float32), np.empty((nq, self._k), np.int64)
+        similarity = self._scanner.metric.larger_is_closer
+        assert compiled.scanning is not None
+        compiled.scanning.lowest(
+            self._k, similarity, kept.best, kept.places, kept.counts, distances, places
+        )
+        return distances, places
 
 
 def _parts(

@@ -15,6 +15,7 @@ __all__ = [
     "Panels",
     "half_norms",
     "level",
+    "listing",
     "native",
     "pack_panels",
     "paging",
@@ -59,6 +60,9 @@ scanning: ModuleType | None = _load("_scan")
 
 sketching: ModuleType | None = _load("_sketch")
 """``teravec.kernels._sketch``, or None."""
+
+listing: ModuleType | None = _load("_lists")
+"""``teravec.kernels._lists``, or None."""
 
 refining: ModuleType | None = _load("_refine")
 """``teravec.kernels._refine``, or None."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +20,52 @@ Floats = npt.NDArray[np.float32]
 
 _SCORE_FLOATS = 1 << 23  # the fallback's scores at a time: 32 MiB
 _KEY_FLOATS = 1 << 21  # scores that the fallback turns into keys at a time: 16 MiB of them
+_BYTES_FROM = 1 << 20  # numbers of centroids: 4 MiB, more than a processor's own cache
+_BYTE_PLACES = 16  # _native.c has it too
 _THREAD_FLOATS = 1 << 17  # fewer scores than this are not worth waking a thread for
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Centroids as bytes, a quarter of what floats take, which one query alone is compared with.
+
+    Reading all centroids is most of a single query's work, where they do not fit in a processor's
+    own cache. The error of bytes is bounded, so few need a second look, and the result is the same.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8
+        Of type int8 in truth: panels of 16 centroids, in each pair after pair of elements.
+    bounds : ndarray of shape (4,), float32
+        Unit of the bytes; most of ``|c - unit * bytes|``, of ``|unit * bytes|`` and of the
+        half-norms.
+    """
+
+    packed: npt.NDArray[np.uint8]
+    bounds: Floats
+
+    @classmethod
+    def of(cls, centroids: Floats, half: Floats) -> _Bytes:
+        """Of centroids (nlist, d), and their half-norms, infinite at unused places."""
+        d = centroids.shape[1]
+        npanels, pairs = -(-half.size // _BYTE_PLACES), -(-d // 2)
+        packed = np.zeros((npanels, pairs, _BYTE_PLACES, 2), np.int8)
+        most = max(float(centroids.max()), -float(centroids.min()))
+        unit = np.float32(most / 127 if most > 0 else 1)
+        missed = longest = 0.0
+        for start in range(0, npanels, 64):
+            rows = centroids[start * _BYTE_PLACES : (start + 64) * _BYTE_PLACES]
+            codes = np.zeros((-(-len(rows) // _BYTE_PLACES) * _BYTE_PLACES, 2 * pairs), np.int8)
+            codes[: len(rows), :d] = np.rint(rows / unit)
+            panels = codes.reshape(-1, _BYTE_PLACES, pairs, 2).transpose(0, 2, 1, 3)
+            packed[start : start + len(panels)] = panels
+            near = unit * codes[: len(rows), :d].astype(np.float64)
+            missed = max(missed, float(np.linalg.norm(rows - near, axis=1).max(initial=0)))
+            longest = max(longest, float(np.linalg.norm(near, axis=1).max(initial=0)))
+        half = half[np.isfinite(half)]
+        bounds = [unit, missed, longest, half.max(initial=0)]
+        upwards = np.nextafter(np.array(bounds[1:], np.float32), np.float32(np.inf))
+        return cls(packed.view(np.uint8), np.concatenate([[unit], upwards]).astype(np.float32))
 
 
 class ExactQuantizer:
@@ -44,6 +92,9 @@ class ExactQuantizer:
             places = compiled.native.panel_places(compiled.level)
             one = np.array([0, self.nlist])
             self._panels = pack_panels(centroids, half, np.arange(self.nlist), one, places)
+        self._bytes = None
+        if self._panels is not None and compiled.level and centroids.size >= _BYTES_FROM:
+            self._bytes = _Bytes.of(centroids, self._panels.half)
 
     def search(
         self, queries: Floats, nprobe: int, *, threads: int
@@ -69,50 +120,55 @@ class ExactQuantizer:
         InvalidArgument
             The shape does not fit the centroids, or nprobe is out of range.
         """
-        q = np.require(queries, np.float32, ["C", "A"])
+        q = queries
+        if q.dtype != np.float32 or not (q.flags.c_contiguous and q.flags.aligned):
+            q = np.require(q, np.float32, ["C", "A"])
         if q.ndim != 2 or q.shape[1] != self.d:
             raise InvalidArgument(f"queries {q.shape} do not fit {self.d} dimensions")
         if not 1 <= nprobe <= self.nlist:
             raise InvalidArgument(f"nprobe is {nprobe}, expected 1 to {self.nlist}")
-        index = np.empty((len(q), nprobe), np.int32)
+        list_no = np.empty((len(q), nprobe), np.int64)
         distance = np.empty((len(q), nprobe), np.float32)
         if self._panels is not None:
-            self._search_panels(q, index, distance, threads)
+            self._search_panels(q, list_no, distance, threads)
         else:
-            self._search_product(q, index, distance, threads)
-        if self._similarity:
-            np.negative(distance, out=distance)
-        else:
-            distance *= 2
-            distance += np.einsum("ij,ij->i", q, q)[:, None]
-            np.maximum(distance, 0, out=distance)
-        return index.astype(np.int64), distance
+            self._search_product(q, list_no, distance, threads)
+        return list_no, distance
 
     def _search_panels(
-        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
     ) -> None:
-        native, panels, k = compiled.native, self._panels, index.shape[1]
+        native, panels, k = compiled.native, self._panels, list_no.shape[1]
         assert native is not None
         assert panels is not None
+        by_bytes: tuple[Any, Any, Any] = (None, None, None)
+        if len(q) == 1 and self._bytes is not None:
+            by_bytes = self._centroids, self._bytes.packed, self._bytes.bounds
 
         def block(start: int, stop: int) -> None:
             part = slice(start, stop)
             native.nearest(
-                compiled.level, self.d, k, q[part], panels.packed, panels.half,
-                index[part], score[part],
+                compiled.level, self.d, k, self._similarity, q[part], panels.packed, panels.half,
+                *by_bytes, list_no[part], distance[part],
             )  # fmt: skip
 
         rows = max(24, -(-len(q) // max(1, threads)))
         over_blocks(block, len(q), rows=rows, threads=threads, even=False)
 
     def _search_product(
-        self, q: Floats, index: npt.NDArray[np.int32], score: Floats, threads: int
+        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
     ) -> None:
         step = max(1, _SCORE_FLOATS // self.nlist)
         for i in range(0, len(q), step):
             part = slice(i, i + step)
             scores = self._half - q[part] @ self._centroids.T
-            index[part], score[part] = smallest_k(scores, index.shape[1], threads=threads)
+            list_no[part], distance[part] = smallest_k(scores, list_no.shape[1], threads=threads)
+        if self._similarity:
+            np.negative(distance, out=distance)
+        else:
+            distance *= 2
+            distance += np.einsum("ij,ij->i", q, q)[:, None]
+            np.maximum(distance, 0, out=distance)
 
 
 def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray[np.int32], Floats]:

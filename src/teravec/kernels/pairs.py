@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels import native as compiled
+
 __all__ = ["Pairs"]
 
 Float32 = npt.NDArray[np.float32]
@@ -39,7 +41,7 @@ class Pairs:
     nearest: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, list_nos: Int64, distances: Float32) -> Pairs:
+    def of(cls, list_nos: Int64, distances: Float32, sizes: Int64 | None = None) -> Pairs:
         """The pairs of a matrix of wanted lists.
 
         Parameters
@@ -47,7 +49,26 @@ class Pairs:
         list_nos : ndarray of shape (nq, nprobe), int64
             Distinct within a row, the nearest first; -1 is none.
         distances : ndarray of shape (nq, nprobe), float32
+        sizes : ndarray of shape (nlist,), int64, optional
+            Vectors of each list: those of empty ones are left out.
         """
+        if compiled.listing is None or not list_nos.size:
+            return cls._of(list_nos, distances, sizes)
+        n = list_nos.size
+        lists, starts = np.empty(n, np.int64), np.empty(n + 1, np.int64)
+        queries, at = np.empty(n, np.int32), np.empty(n, np.float32)
+        nearest = np.empty(n, np.bool_)
+        nlists, npairs = compiled.listing.pairs(
+            list_nos.shape[1], list_nos, distances, sizes, lists, starts, queries, at, nearest
+        )
+        return cls(
+            lists[:nlists], starts[: nlists + 1], queries[:npairs], at[:npairs], nearest[:npairs]
+        )
+
+    @classmethod
+    def _of(cls, list_nos: Int64, distances: Float32, sizes: Int64 | None) -> Pairs:
+        if sizes is not None:
+            list_nos = np.where(sizes[list_nos] == 0, -1, list_nos)
         flat = list_nos.ravel()
         order = np.argsort(flat, kind="stable")
         order = order[np.searchsorted(flat, 0, sorter=order) :]
@@ -63,7 +84,8 @@ class Pairs:
     @property
     def counts(self) -> Int64:
         """Queries that want each list, (n,)."""
-        return np.diff(self.starts)
+        counts: Int64 = self.starts[1:] - self.starts[:-1]
+        return counts
 
     def of_lists(self, list_nos: Int64) -> Pairs:
         """The pairs of some of the lists, (m,), ascending."""
@@ -88,13 +110,6 @@ class Pairs:
         return Pairs(
             self.list_nos, before[self.starts], self.queries[chosen], self.distances[chosen],
             self.nearest[chosen],
-        )  # fmt: skip
-
-    def reordered(self, order: Int64) -> Pairs:
-        """The pairs of one query in another order: its lists need not ascend then."""
-        return Pairs(
-            self.list_nos[order], self.starts, self.queries, self.distances[order],
-            self.nearest[order],
         )  # fmt: skip
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:

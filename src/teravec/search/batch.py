@@ -15,7 +15,7 @@ import numpy.typing as npt
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner
-from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
+from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.pairs import Pairs
 from teravec.search.lists import IndexLists
 from teravec.search.reader import ListReader
@@ -26,8 +26,6 @@ __all__ = ["Batch", "SearchResources"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-_ROW_MASK = (1 << PLACE_BITS) - 1
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,7 @@ class Batch:
         self._resources, self._stats = resources, stats
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.ranges, stats)
-        list_nos = np.where(resources.index.sizes[list_nos] == 0, -1, list_nos)
-        self._pairs = Pairs.of(list_nos, distances)
+        self._pairs = Pairs.of(list_nos, distances, resources.index.sizes)
         stats.queries += len(queries)
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
@@ -92,11 +89,13 @@ class Batch:
             scan.add(lists, self._pairs.of_lists(lists.list_nos))
             self._stats.scan_s += time.perf_counter() - started
         best, places = scan.result()
-        sign = -1.0 if resources.index.model.metric.larger_is_closer else 1.0
+        del scan  # what its threads kept takes more than the results
         ids = self._ids_of(places)
-        # Equal distances go by id, whatever the lists' order.
-        order = np.lexsort((ids, sign * best), axis=1)
-        return np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
+        if (best[:, 1:] == best[:, :-1]).any():  # these go by id, whatever the lists' order
+            sign = -1.0 if resources.index.model.metric.larger_is_closer else 1.0
+            order = np.lexsort((ids, sign * best), axis=1)
+            best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
+        return best, ids
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
         """All within the radius: lims (nq + 1,), distances and ids, best first a query."""
@@ -125,8 +124,8 @@ class Batch:
         wanted, counts = self._pairs.list_nos, self._pairs.counts
         if not len(wanted):
             return
-        self._stats.lists_wanted += int(counts.sum())
-        self._stats.codes_scanned += int((counts * self._resources.index.sizes[wanted]).sum())
+        self._stats.lists_wanted += len(self._pairs.queries)
+        self._stats.codes_scanned += int(counts @ self._resources.index.sizes[wanted])
         started = time.perf_counter()
         source = self._resources.lists.codes(wanted, self._reader)
         while True:
@@ -139,11 +138,4 @@ class Batch:
 
     def _ids_of(self, places: Int64) -> Int64:
         """Ids of places; only the lists that hold one are read."""
-        ids = np.full(places.shape, -1, np.int64)
-        held = places >= 0
-        flat = places[held]
-        if len(flat):
-            ids[held] = self._resources.lists.ids(
-                flat >> PLACE_BITS, flat & _ROW_MASK, self._reader
-            )
-        return ids
+        return self._resources.lists.ids(places.ravel(), self._reader).reshape(places.shape)

@@ -11,10 +11,9 @@ from teravec.kernels.metric import Metric
 
 __all__ = [
     "Effort",
+    "calibrated_effort",
     "default_candidates",
-    "default_effort",
     "effort_of_nprobe",
-    "effort_of_recall",
 ]
 
 log = logging.getLogger(__name__)
@@ -66,30 +65,35 @@ def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
     return Effort(min(nprobe, nlist))
 
 
-def effort_of_recall(
-    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
-) -> Effort:
+def calibrated_effort(
+    calibration: Calibration | None, recall: float | None, k: int, radius: float | None,
+    nlist: int, metric: Metric,
+) -> Effort:  # fmt: skip
     """Reach this recall of the k nearest, or of all within a radius if there is one.
+
+    Without a recall, 0.9 if the calibration can promise it, else 16 lists.
 
     Raises
     ------
     InvalidArgument
         Out of range or of reach; says what can be reached.
     """
+    if recall is not None:
+        assert calibration is not None
+        return _effort_of_recall(calibration, recall, k, radius, metric)
+    if calibration is not None:
+        try:
+            return _effort_of_recall(calibration, _DEFAULT_RECALL, k, radius, metric)
+        except InvalidArgument as error:
+            log.info("%s; using nprobe %d", error, _DEFAULT_NPROBE)
+    return Effort(min(_DEFAULT_NPROBE, nlist))
+
+
+def _effort_of_recall(
+    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
+) -> Effort:
     if radius is None:
         nprobe, prune = calibration.probing_for(recall, k)
     else:
         nprobe, prune = calibration.probing_within(recall, radius, metric)
     return Effort(nprobe, prune=prune)
-
-
-def default_effort(
-    calibration: Calibration | None, nlist: int, k: int, radius: float | None, metric: Metric
-) -> Effort:
-    """A recall of 0.9 if the calibration can promise it, else 16 lists."""
-    if calibration is not None:
-        try:
-            return effort_of_recall(calibration, _DEFAULT_RECALL, k, radius, metric)
-        except InvalidArgument as error:
-            log.info("%s; using nprobe %d", error, _DEFAULT_NPROBE)
-    return Effort(min(_DEFAULT_NPROBE, nlist))

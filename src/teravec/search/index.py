@@ -22,10 +22,9 @@ from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import (
     Effort,
+    calibrated_effort,
     default_candidates,
-    default_effort,
     effort_of_nprobe,
-    effort_of_recall,
 )
 from teravec.search.lists import IndexLists
 from teravec.search.probing import prune_lists
@@ -50,6 +49,7 @@ Int64 = npt.NDArray[np.int64]
 
 _LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
 _LEAST_BYTES = 6 << 20  # for batches, kept lists and what passes through
+_MOST_EFFORTS = 64  # that are remembered
 
 
 class Index:
@@ -101,6 +101,7 @@ class Index:
             self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
         self.stats = SearchStats()
         self._closed = False
+        self._efforts: dict[tuple[float | None, int, float | None], Effort] = {}
 
     @property
     def d(self) -> int:
@@ -192,14 +193,21 @@ class Index:
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
         queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
+        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
+        if len(queries) <= rows:
+            return self._search_batch(queries, k, effort)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
-        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            wanted = self.nearest_lists(queries[part], effort)
-            distances[part], ids[part] = self.search_lists(*wanted, k, effort.candidates)
+            distances[part], ids[part] = self._search_batch(queries[part], k, effort)
         return distances, ids
+
+    def _search_batch(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        wanted = self.nearest_lists(queries, effort)
+        if self._opened.lists != (0, self.nlist):  # then some may be wanted that are not open
+            return self.search_lists(*wanted, k, effort.candidates)
+        return self._batch(*wanted, effort.candidates or self._default_candidates(k)).top_k(k)
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Do a search's first step: prepare queries, and choose the lists that each visits.
@@ -260,7 +268,7 @@ class Index:
         """
         k = checked_k(k, self.ntotal)
         most = candidates or self._default_candidates(k)
-        return self._batch(prepared, list_nos, distances, most).top_k(k)
+        return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
 
     def sketch_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, capacity: int
@@ -279,14 +287,14 @@ class Index:
         InvalidArgument
             Codes of this index have one stage; or as ``search_lists``.
         """
-        batch = self._batch(prepared, list_nos, distances)
+        batch = self._checked_batch(prepared, list_nos, distances)
         if not isinstance(batch, TwoStageBatch):
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         return batch.sketched(capacity)
 
-    def candidates_kept(self, k: int) -> int:
-        """Candidates that a search of the k nearest keeps for a query, in its first stage."""
-        return candidates_kept(k, self._default_candidates(k), self.ntotal)
+    def candidates_kept(self, k: int, candidates: int | None = None) -> int:
+        """Candidates that such a search of the k nearest keeps for a query, in its first stage."""
+        return candidates_kept(k, candidates or self._default_candidates(k), self.ntotal)
 
     def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
         """The second of two stages alone: distances of queries to finer codes, and ids.
@@ -319,7 +327,7 @@ class Index:
 
         Parameters as for ``search_lists``, returns as ``range_search``.
         """
-        return self._batch(prepared, list_nos, distances).within(checked_radius(radius))
+        return self._checked_batch(prepared, list_nos, distances).within(checked_radius(radius))
 
     def range_search(
         self, queries: Float32, radius: float, nprobe: int | None = None, *,
@@ -375,12 +383,17 @@ class Index:
         reader = ListReader(self._opened, self._ranges, self.stats)
         self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
 
-    def _batch(
+    def _checked_batch(
         self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
     ) -> Batch:
         self._check_open()
         d_index = self._opened.model.description.d_index
         check_wanted(prepared, list_nos, distances, d_index, self._opened.lists)
+        return self._batch(prepared, list_nos, distances, candidates)
+
+    def _batch(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int
+    ) -> Batch:
         wanted = self._resources, prepared, list_nos, distances, self.stats
         if self._two_stages is None:
             return Batch(*wanted)
@@ -418,15 +431,19 @@ class Index:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         if nprobe is not None:
             return effort_of_nprobe(nprobe, self.nlist)
-        calibration, metric = self.calibration, self._opened.model.metric
-        if recall is None:
-            return default_effort(calibration, self.nlist, k, radius, metric)
-        if calibration is None:
+        if recall is not None and self.calibration is None:
             raise InvalidArgument(
                 f"recall {recall} asked for, but {self._opened.paths.root} is not calibrated: "
                 "run teravec calibrate, or give nprobe"
             )
-        return effort_of_recall(calibration, recall, k, radius, metric)
+        asked, model = (recall, k, radius), self._opened.model
+        if known := self._efforts.get(asked):  # queries that come one by one ask alike
+            return known
+        if len(self._efforts) >= _MOST_EFFORTS:
+            self._efforts.clear()
+        effort = calibrated_effort(self.calibration, *asked, model.nlist, model.metric)
+        self._efforts[asked] = effort
+        return effort
 
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from teravec.engines.threads import ahead
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.lists_in_memory import ListsInMemory
-from teravec.search.list_cache import ListCache
+from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
+from teravec.search.list_cache import NOT_KEPT, ListCache
 from teravec.search.plan import plan_chunks
 from teravec.search.reader import ListReader
 from teravec.storage.listfile import ID_BYTES
@@ -20,6 +20,8 @@ __all__ = ["IndexLists"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+
+_ROW_MASK = (1 << PLACE_BITS) - 1
 
 
 class IndexLists:
@@ -54,43 +56,41 @@ class IndexLists:
         What was yielded is good until the next is asked for.
         """
         at = self._cache.pin(list_nos)
-        kept = list_nos[at >= 0]
+        held = at >= 0
+        if held.all():  # as is usual for a few lists that were wanted before
+            kept, missing = list_nos, list_nos[:0]
+        else:
+            kept, at, missing = list_nos[held], at[held], list_nos[~held]
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
-                offsets = at[at >= 0]
-                yield ListsInMemory(kept, self._sizes[kept], offsets, self._cache.buffer)
-            yield from self._read(list_nos[at < 0], "codes", reader)
+                yield ListsInMemory(kept, self._sizes[kept], at, self._cache.buffer)
+            if len(missing):
+                yield from self._read(missing, "codes", reader)
         finally:
             self._cache.unpin(kept)
 
-    def ids(self, list_nos: Int64, rows: Int64, reader: ListReader) -> Int64:
-        """Ids of n vectors, given by list number and row within the list, in any order.
+    def ids(self, places: Int64, reader: ListReader) -> Int64:
+        """Ids of vectors named by place, (n,), in any order; -1 for -1.
 
         Whole lists of ids are read, as a checksum covers a list.
         """
-        wanted = np.unique(list_nos)
-        keys = wanted + self._nlist
-        at = self._cache.pin(keys)
-        ids = np.empty(len(rows), np.int64)
-        try:
-            begins = at[np.searchsorted(wanted, list_nos)]
-            kept = begins >= 0
-            ids[kept] = _take_ids(self._cache.buffer, begins[kept] + ID_BYTES * rows[kept])
-            self._read_ids(wanted[at < 0], list_nos, rows, ids, reader)
-        finally:
-            self._cache.unpin(keys[at >= 0])
+        ids, missing = self._cache.ids(self._nlist, places)
+        if missing:
+            rows = np.flatnonzero(ids == NOT_KEPT)
+            ids[rows] = self._read_ids(places[rows], reader)
         return ids
 
-    def _read_ids(
-        self, missing: Int64, list_nos: Int64, rows: Int64, ids: Int64, reader: ListReader
-    ) -> None:
-        for lists in self._read(missing, "ids", reader):
+    def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
+        list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
+        ids = np.empty(len(places), np.int64)
+        for lists in self._read(np.unique(list_nos), "ids", reader):
             at = np.searchsorted(lists.list_nos, list_nos).clip(max=len(lists.list_nos) - 1)
             inside = rows - lists.row_start
             mine = (lists.list_nos[at] == list_nos) & (inside >= 0) & (inside < lists.sizes[at])
             offsets = lists.offsets[at[mine]] + ID_BYTES * inside[mine]
             ids[mine] = _take_ids(lists.buffer, offsets)
+        return ids
 
     def _read(self, list_nos: Int64, part: str, reader: ListReader) -> Iterator[ListsInMemory]:
         """Codes or ids of lists from their files, in chunks.
@@ -129,7 +129,7 @@ class IndexLists:
         fit = np.sort(list_nos[ends <= len(self._cache.buffer)])
         for _ in self.codes(fit, reader):
             pass
-        self.ids(fit, np.zeros_like(fit), reader)
+        self.ids(fit[self._sizes[fit] > 0] << PLACE_BITS, reader)
 
 
 def _take_ids(buffer: Bytes, offsets: Int64) -> Int64:

@@ -31,6 +31,8 @@ scanning).
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -88,8 +90,13 @@ def worth_visiting(gaps: Float32, nprobe: int, prune: float) -> npt.NDArray[np.b
     ndarray of shape (nq, n), bool
         The first column is True.
     """
-    allowed = np.log(nprobe / np.arange(1, gaps.shape[1] + 1))
-    return np.asarray(np.float32(prune) * gaps <= allowed.astype(np.float32))
+    return np.asarray(np.float32(prune) * gaps <= _allowed(nprobe, gaps.shape[1]))
+
+
+@lru_cache(16)
+def _allowed(nprobe: int, ranks: int) -> Float32:
+    """What ``prune * gap`` is at most, for each rank."""
+    return np.asarray(np.log(nprobe / np.arange(1, ranks + 1)), np.float32)
 
 
 def prune_lists(
@@ -112,9 +119,12 @@ def prune_lists(
     """
     nprobe = list_nos.shape[1]
     kept = worth_visiting(list_gaps(distances, queries, metric), nprobe, prune)
-    columns = int(np.flatnonzero(kept.any(axis=0)).max(initial=0)) + 1
-    list_nos = np.where(kept, list_nos, -1)[:, :columns]
-    return np.ascontiguousarray(list_nos), np.ascontiguousarray(distances[:, :columns])
+    # Those of a row are a prefix.
+    columns = max(1, np.count_nonzero(kept)) if len(kept) == 1 else int(kept.sum(1).max(initial=1))
+    list_nos, distances, kept = list_nos[:, :columns], distances[:, :columns], kept[:, :columns]
+    if not kept.all():
+        list_nos = np.where(kept, list_nos, -1)
+    return np.ascontiguousarray(list_nos), np.ascontiguousarray(distances)
 
 
 def prune_weight(gaps: Float32) -> float:

@@ -34,7 +34,8 @@ def checked_queries(queries: Float32, d: int) -> Float32:
         raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
         queries = np.ascontiguousarray(queries, np.float32)
-    if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
+    if not np.isfinite(queries).all():
+        bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
     return queries
 

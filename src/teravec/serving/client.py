@@ -78,7 +78,7 @@ class RemoteIndex:
 
     def search(
         self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
-        timeout_s: float | None = None,
+        candidates: int | None = None, timeout_s: float | None = None,
     ) -> tuple[Float32, Int64]:  # fmt: skip
         """Find each query's nearest vectors: see ``Index.search``.
 
@@ -88,6 +88,8 @@ class RemoteIndex:
         k, nprobe : int
         recall : float, optional
             Instead of nprobe.
+        candidates : int, optional
+            As for ``Index.search``.
         timeout_s : float, optional
             Until the whole answer is here; that of ``connect`` if not given.
 
@@ -100,12 +102,13 @@ class RemoteIndex:
         AccessDenied, ProtocolError
         """
         return self.search_partial(
-            queries, k, nprobe, recall=recall, timeout_s=timeout_s, allow_partial=False
-        )[:2]
+            queries, k, nprobe, recall=recall, candidates=candidates, timeout_s=timeout_s,
+            allow_partial=False,
+        )[:2]  # fmt: skip
 
     def search_partial(
         self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
-        timeout_s: float | None = None, allow_partial: bool = True,
+        candidates: int | None = None, timeout_s: float | None = None, allow_partial: bool = True,
     ) -> tuple[Float32, Int64, float]:  # fmt: skip
         """As ``search``, without lists that no live server owns.
 
@@ -116,7 +119,9 @@ class RemoteIndex:
         missing : float
             Share of the bytes to scan that was left out, 0 if nothing was.
         """
-        answers = self._ask(queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial)
+        answers = self._ask(
+            queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, candidates
+        )
         worst = np.inf if self.metric == "l2" else -np.inf
         tables = [answer.top_k(k, worst) for answer in answers]
         return (
@@ -151,7 +156,7 @@ class RemoteIndex:
 
     def _ask(
         self, queries: Float32, wanted: Wanted, nprobe: int | None, recall: float | None,
-        timeout_s: float | None, allow_partial: bool,
+        timeout_s: float | None, allow_partial: bool, candidates: int | None = None,
     ) -> list[Answer]:  # fmt: skip
         """Answers to runs of the queries, each small enough for the server."""
         queries = np.asarray(queries)
@@ -162,13 +167,13 @@ class RemoteIndex:
             )
         deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
         answers = []
-        for rows in self._runs(len(queries), wanted, nprobe):
+        for rows in self._runs(len(queries), wanted, nprobe, candidates):
             part = np.ascontiguousarray(queries[rows], np.float32)
 
             def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
                 deadline.check()
                 request = SearchRequest(
-                    part, wanted, nprobe, recall, deadline.left_s, allow_partial
+                    part, wanted, nprobe, recall, deadline.left_s, allow_partial, candidates
                 )
                 frame = request.encode()
                 answer, size = peer.ask("search", frame, deadline)
@@ -179,10 +184,13 @@ class RemoteIndex:
             answers.append(self._retried(ask, deadline))
         return answers
 
-    def _runs(self, nq: int, wanted: Wanted, nprobe: int | None) -> Iterator[slice]:
+    def _runs(
+        self, nq: int, wanted: Wanted, nprobe: int | None, candidates: int | None
+    ) -> Iterator[slice]:
         most = min(self._queries, max(1, (self._request_bytes - 4096) // (4 * self.d)))
         if wanted.k is not None:
-            most = min(most, max(1, self._answer_bytes // (_RESULT_BYTES * wanted.k)))
+            results = max(wanted.k, candidates or 0)
+            most = min(most, max(1, self._answer_bytes // (_RESULT_BYTES * max(1, results))))
         if nprobe is not None:
             most = min(most, max(1, self._pairs // max(1, nprobe)))
         for start in range(0, max(nq, 1), most):

@@ -23,7 +23,7 @@ from teravec.serving.fleet import Fleet
 from teravec.serving.limits import Limits
 from teravec.serving.merging import Part, merged
 from teravec.serving.metrics import Metrics
-from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
+from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.rounds import ListRound, RefineRound, Round, SketchRound
 from teravec.serving.served import Ranges, ServedIndex
 from teravec.serving.shares import Pairs, PlacePairs
@@ -78,7 +78,7 @@ class Coordinator:
             sizes = self._fleet.list_sizes(index.version)
             pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
             search = self._in_two_rounds if index.two_stages and request.wanted.k else self._at_once
-            answer, left = search(index, prepared, pairs, request.wanted, deadline)
+            answer, left = search(index, prepared, pairs, request, deadline)
             missing = sum(p.total_bytes for p in left) / max(1, pairs.total_bytes)
             if left and not request.allow_partial:
                 raise Unavailable(self._told(left, missing))
@@ -86,24 +86,25 @@ class Coordinator:
             return replace(answer, missing=missing)
 
     def _at_once(
-        self, index: ServedIndex, prepared: Float32, pairs: Pairs, wanted: Wanted,
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
         deadline: Deadline,
     ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
         """The answer, and pairs that no live server could search."""
-        larger = index.larger_is_closer
+        wanted, larger = request.wanted, index.larger_is_closer
         listed = ListRound(index.version, prepared, wanted, larger)
         parts, left = self._fan_out(listed, deadline).search(pairs)
         return merged(parts, len(prepared), wanted, larger, index.version), left
 
     def _in_two_rounds(
-        self, index: ServedIndex, prepared: Float32, pairs: Pairs, wanted: Wanted,
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
         deadline: Deadline,
     ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
         """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
+        wanted = request.wanted
         assert wanted.k is not None
         ntotal, nq = index.manifest.ntotal, len(prepared)
         head = index.version, prepared, wanted, index.larger_is_closer
-        kept = index.candidates_kept(wanted.k)
+        kept = index.candidates_kept(wanted.k, request.candidates)
         owners, places, left = [], [], []
         # So many queries at a time that memory holds what the servers keep of them.
         rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * kept))

@@ -52,6 +52,10 @@ class SearchBody(BaseModel):
     radius: Annotated[Number | None, Field(description="Instead: all within it.")] = None
     nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists visited a query.")] = None
     recall: Annotated[Number | None, Field(gt=0, le=1, description="Instead: to aim at.")] = None
+    candidates: Annotated[
+        int | None,
+        Field(ge=1, le=_I64, description="Vectors refined a query, with codes in two stages."),
+    ] = None
     timeout_s: Annotated[Number, Field(gt=0, description="Deadline in seconds.")] = 10.0
     allow_partial: Annotated[bool, Field(description="Go without lists that nobody has.")] = False
 
@@ -113,7 +117,7 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
         started = time.perf_counter()
         request = SearchRequest(
             _queries(body, lookup), Wanted(body.k, body.radius), body.nprobe, body.recall,
-            float(body.timeout_s), body.allow_partial,
+            float(body.timeout_s), body.allow_partial, body.candidates,
         )  # fmt: skip
         return _answered(service.search(request), time.perf_counter() - started)
 

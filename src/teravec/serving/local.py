@@ -71,8 +71,9 @@ class LocalLists:
                     )
                 list_nos = np.where(owned, list_nos, -1)
             answer = index.search_lists(
-                prepared, list_nos, distances, request.wanted, deadline, self._limits
-            )
+                prepared, list_nos, distances, request.wanted, deadline, self._limits,
+                request.candidates,
+            )  # fmt: skip
             return answer if not missing else Answer(
                 answer.version, answer.counts, answer.distances, answer.ids, missing
             )  # fmt: skip

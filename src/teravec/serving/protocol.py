@@ -8,8 +8,8 @@ its code. ``docs/serving.md`` writes the protocol out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ __all__ = [
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-T = TypeVar("T")
+_Arrays = dict[str, tuple[str, int]]
 
 # Error types by their code on the wire; what is not here is 'internal'.
 _CODES: dict[str, type[TeravecError]] = {
@@ -66,8 +66,31 @@ class Wanted:
             raise InvalidArgument(f"radius is {self.radius!r}; a finite number expected")
 
 
+class _Request:
+    """What all requests are as frames: of their fields, arrays are arrays, others the header."""
+
+    _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
+
+    def encode(self) -> bytes:
+        """The request as a frame."""
+        content = {**vars(self)}
+        arrays: dict[str, Array] = {name: content.pop(name) for name in self._ARRAYS}
+        content |= vars(content.pop("wanted"))
+        return encode({n: value for n, value in content.items() if value is not None}, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Self:
+        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        header, arrays = decode(data)
+        content = {f.name: header.get(f.name) for f in fields(cls)}  # type: ignore[arg-type]
+        for name, (kind, ndim) in cls._ARRAYS.items():
+            content[name] = _array(arrays, name, kind, ndim)
+        content["wanted"] = Wanted(header.get("k"), header.get("radius"))
+        return cls(**content)
+
+
 @dataclass(frozen=True)
-class SearchRequest:
+class SearchRequest(_Request):
     """Queries as a user has them.
 
     Parameters
@@ -82,7 +105,11 @@ class SearchRequest:
         Seconds from sending until the answer is of no use any more.
     allow_partial : bool
         Answer without the lists that no live server owns, and say what share is missing.
+    candidates : int, optional
+        Of codes in two stages: most vectors a query whose finer codes are read.
     """
+
+    _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
 
     queries: Float32
     wanted: Wanted
@@ -90,10 +117,12 @@ class SearchRequest:
     recall: float | None = None
     timeout_s: float = 10.0
     allow_partial: bool = False
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
         _check_timeout(self.timeout_s)
+        _check_candidates(self.candidates, self.wanted)
         if self.nprobe is not None and self.recall is not None:
             raise InvalidArgument(f"nprobe {self.nprobe} and recall {self.recall}; one expected")
         if self.nprobe is not None and not (type(self.nprobe) is int and self.nprobe >= 1):
@@ -109,28 +138,12 @@ class SearchRequest:
         limits.check_timeout(self.timeout_s)
         if self.nprobe is not None:
             limits.check_nprobe(len(self.queries), self.nprobe)
-
-    def encode(self) -> bytes:
-        """The request as a frame."""
-        header = {**vars(self.wanted), "nprobe": self.nprobe, "recall": self.recall,
-                  "timeout_s": self.timeout_s, "allow_partial": self.allow_partial}  # fmt: skip
-        return encode(header, {"queries": self.queries})
-
-    @classmethod
-    def decode(cls, data: bytes | memoryview) -> SearchRequest:
-        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
-        header, arrays = decode(data)
-        queries = _array(arrays, "queries", "f", 2)
-        return cls(
-            queries, Wanted(header.get("k"), header.get("radius")), header.get("nprobe"),
-            header.get("recall"),
-            header.get("timeout_s"),  # type: ignore[arg-type] # checked where it is made
-            header.get("allow_partial"),  # type: ignore[arg-type]
-        )  # fmt: skip
+        if self.candidates is not None:
+            limits.check_results(len(self.queries) * self.candidates)
 
 
 @dataclass(frozen=True)
-class ListRequest:
+class ListRequest(_Request):
     """Prepared queries, and the lists that each wants of one server.
 
     Parameters
@@ -149,6 +162,10 @@ class ListRequest:
         Of codes in two stages, the first alone: the answer holds so many candidates a query, by
         their estimates.
     """
+
+    _ARRAYS: ClassVar[_Arrays] = {
+        "queries": ("f", 2), "counts": ("u", 1), "list_nos": ("u", 1), "distances": ("f", 1),
+    }  # fmt: skip
 
     version: str
     queries: Float32
@@ -174,9 +191,7 @@ class ListRequest:
             )
         if not np.isfinite(self.distances).all():
             raise InvalidArgument("a centroid's distance is NaN or infinite")
-        most = self.candidates
-        if most is not None and not (type(most) is int and most >= 1 and self.wanted.k is not None):
-            raise InvalidArgument(f"candidates is {most!r}; a whole number from 1, and k, expected")
+        _check_candidates(self.candidates, self.wanted)
 
     def check(self, limits: Limits) -> None:
         """Raise LimitExceeded where the request is over a bound."""
@@ -197,30 +212,9 @@ class ListRequest:
         list_nos[filled], distances[filled] = self.list_nos, self.distances
         return list_nos, distances
 
-    def encode(self) -> bytes:
-        """The request as a frame."""
-        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
-        if self.candidates is not None:
-            header["candidates"] = self.candidates
-        arrays = {"queries": self.queries, "counts": self.counts,
-                  "list_nos": self.list_nos, "distances": self.distances}  # fmt: skip
-        return encode(header, arrays)
-
-    @classmethod
-    def decode(cls, data: bytes | memoryview) -> ListRequest:
-        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
-        header, arrays = decode(data)
-        return cls(
-            header.get("version"), _array(arrays, "queries", "f", 2),  # type: ignore[arg-type]
-            _array(arrays, "counts", "u", 1), _array(arrays, "list_nos", "u", 1),
-            _array(arrays, "distances", "f", 1), Wanted(header.get("k"), header.get("radius")),
-            header.get("timeout_s"),  # type: ignore[arg-type]
-            header.get("candidates"),
-        )  # fmt: skip
-
 
 @dataclass(frozen=True)
-class RefineRequest:
+class RefineRequest(_Request):
     """Prepared queries, and vectors to compare them with by their finer codes.
 
     Parameters
@@ -236,6 +230,8 @@ class RefineRequest:
         The k best of them.
     timeout_s : float
     """
+
+    _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2), "counts": ("u", 1), "places": ("i", 1)}
 
     version: str
     queries: Float32
@@ -263,25 +259,6 @@ class RefineRequest:
         limits.check_queries(len(self.queries), self.wanted.k)
         limits.check_timeout(self.timeout_s)
         limits.check_results(len(self.places))
-
-    def encode(self) -> bytes:
-        """The request as a frame."""
-        header = {**vars(self.wanted), "version": self.version, "timeout_s": self.timeout_s}
-        arrays: dict[str, Array] = {
-            "queries": self.queries, "counts": self.counts, "places": self.places,
-        }  # fmt: skip
-        return encode(header, arrays)
-
-    @classmethod
-    def decode(cls, data: bytes | memoryview) -> RefineRequest:
-        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
-        header, arrays = decode(data)
-        return cls(
-            header.get("version"), _array(arrays, "queries", "f", 2),  # type: ignore[arg-type]
-            _array(arrays, "counts", "u", 1), _array(arrays, "places", "i", 1),
-            Wanted(header.get("k"), header.get("radius")),
-            header.get("timeout_s"),  # type: ignore[arg-type]
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -422,6 +399,11 @@ def _is_finite(value: object) -> bool:
 def _check_timeout(timeout_s: object) -> None:
     if not (_is_finite(timeout_s) and timeout_s > 0):  # type: ignore[operator]
         raise InvalidArgument(f"timeout_s is {timeout_s!r}; a number above 0 expected")
+
+
+def _check_candidates(most: object, wanted: Wanted) -> None:
+    if most is not None and not (type(most) is int and most >= 1 and wanted.k is not None):
+        raise InvalidArgument(f"candidates is {most!r}; a whole number from 1, and k, expected")
 
 
 def _check_queries(queries: Float32) -> None:

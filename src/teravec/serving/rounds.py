@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,19 @@ class Round(Protocol):
 
 
 @dataclass(frozen=True)
-class ListRound:
+class _NearestRound:
+    version: str
+    prepared: Float32
+    wanted: Wanted
+    larger_is_closer: bool
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """See ``Answer.check``."""
+        answer.check(nq, self.wanted, self.larger_is_closer)
+
+
+@dataclass(frozen=True)
+class ListRound(_NearestRound):
     """Search lists.
 
     Parameters
@@ -54,19 +66,11 @@ class ListRound:
     larger_is_closer : bool
     """
 
-    version: str
-    prepared: Float32
-    wanted: Wanted
-    larger_is_closer: bool
-    method: str = "search-lists"
+    method: ClassVar[str] = "search-lists"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
         """A ``ListRequest``."""
         return self._request(pairs, rows, counts, timeout_s, None)
-
-    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
-        """See ``Answer.check``."""
-        answer.check(nq, self.wanted, self.larger_is_closer)
 
     def _request(
         self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float, candidates: int | None
@@ -99,7 +103,7 @@ class SketchRound(ListRound):
 
 
 @dataclass(frozen=True)
-class RefineRound:
+class RefineRound(_NearestRound):
     """Compare queries with the finer codes of chosen vectors; its pairs are ``PlacePairs``.
 
     Parameters
@@ -108,11 +112,7 @@ class RefineRound:
         As of ``ListRound``.
     """
 
-    version: str
-    prepared: Float32
-    wanted: Wanted
-    larger_is_closer: bool
-    method: str = "refine"
+    method: ClassVar[str] = "refine"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
         """A ``RefineRequest``."""
@@ -121,7 +121,3 @@ class RefineRound:
             self.version, self.prepared[rows], counts.astype(np.uint32), pairs.places,
             self.wanted, timeout_s,
         ).encode()  # fmt: skip
-
-    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
-        """See ``Answer.check``."""
-        answer.check(nq, self.wanted, self.larger_is_closer)

@@ -135,9 +135,9 @@ class ServedIndex:
         """Whether codes have two stages."""
         return self._indexes[0].two_stages
 
-    def candidates_kept(self, k: int) -> int:
+    def candidates_kept(self, k: int, candidates: int | None) -> int:
         """See ``Index.candidates_kept``."""
-        return self._indexes[0].candidates_kept(k)
+        return self._indexes[0].candidates_kept(k, candidates)
 
     @property
     def row_bytes(self) -> int:
@@ -169,14 +169,15 @@ class ServedIndex:
                 f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
             )
         effort = index.effort(
-            request.nprobe, request.recall, k=wanted.k or _ANY_K, radius=wanted.radius
-        )
+            request.nprobe, request.recall, k=wanted.k or _ANY_K, radius=wanted.radius,
+            candidates=request.candidates,
+        )  # fmt: skip
         limits.check_nprobe(len(queries), effort.nprobe)
         return index.nearest_lists(queries, effort)
 
     def search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted,
-        deadline: Deadline, limits: Limits,
+        deadline: Deadline, limits: Limits, candidates: int | None = None,
     ) -> Answer:  # fmt: skip
         """Search lists chosen for each query, -1 for none; all must be owned.
 
@@ -185,9 +186,9 @@ class ServedIndex:
         """
         self.check_k(wanted)
         if self.two_stages and wanted.k is not None:
-            kept = self.candidates_kept(wanted.k)
-            candidates = self._sketched(prepared, list_nos, distances, kept, deadline)
-            owners, places = chosen(candidates, wanted.k, self.manifest.ntotal)
+            kept = self.candidates_kept(wanted.k, candidates)
+            sketched = self._sketched(prepared, list_nos, distances, kept, deadline)
+            owners, places = chosen(sketched, wanted.k, self.manifest.ntotal)
             return self._refined(prepared, owners, places, wanted.k, deadline)
         parts: list[Part] = []
         results = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -146,7 +147,7 @@ class SearchService:
             raise Busy("the server is shutting down")
         head: tuple[Any, ...] = (type(request), request.wanted, request.queries.shape[1])
         if isinstance(request, SearchRequest):
-            head += (request.nprobe, request.recall, request.allow_partial)
+            head += (request.nprobe, request.recall, request.allow_partial, request.candidates)
         elif isinstance(request, ListRequest):
             head += (request.version, request.candidates)
         else:
@@ -242,18 +243,8 @@ def _joined(requests: Sequence[Any]) -> _Request:
     def column(name: str) -> np.ndarray:
         return np.concatenate([getattr(request, name) for request in requests])
 
-    timeout_s = max(request.timeout_s for request in requests)
-    if isinstance(first, SearchRequest):
-        return SearchRequest(
-            column("queries"), first.wanted, first.nprobe, first.recall, timeout_s,
-            first.allow_partial,
-        )  # fmt: skip
-    if isinstance(first, ListRequest):
-        return ListRequest(
-            first.version, column("queries"), column("counts"), column("list_nos"),
-            column("distances"), first.wanted, timeout_s, first.candidates,
-        )  # fmt: skip
-    return RefineRequest(
-        first.version, column("queries"), column("counts"), column("places"), first.wanted,
-        timeout_s,
+    arrays = [name for name, value in vars(first).items() if isinstance(value, np.ndarray)]
+    return replace(  # type: ignore[no-any-return]
+        first, timeout_s=max(request.timeout_s for request in requests),
+        **{name: column(name) for name in arrays},
     )  # fmt: skip

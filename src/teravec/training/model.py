@@ -110,9 +110,9 @@ class ModelDescription:
 
     @property
     def memory_bytes(self) -> int:
-        """About the memory that the model takes: centroids twice, codec, graph."""
+        """About the memory that the model takes: centroids twice and as bytes, codec, graph."""
         graph = self.nlist * 300 if self.quantizer == "hnsw" else 0
-        return 8 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
+        return 9 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
 
     @property
     def tag(self) -> int:

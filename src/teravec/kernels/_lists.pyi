@@ -1,0 +1,26 @@
+from typing_extensions import Buffer
+
+def pairs(
+    nprobe: int,
+    list_nos: Buffer,
+    distances: Buffer,
+    sizes: Buffer | None,
+    out_list_nos: Buffer,
+    out_starts: Buffer,
+    out_queries: Buffer,
+    out_distances: Buffer,
+    out_nearest: Buffer,
+    /,
+) -> tuple[int, int]: ...
+def pin(keys: Buffer, at: Buffer, wanted: Buffer, pins: Buffer, out_at: Buffer, /) -> None: ...
+def unpin(keys: Buffer, pins: Buffer, /) -> None: ...
+def ids(
+    first_key: int,
+    places: Buffer,
+    at: Buffer,
+    size: Buffer,
+    wanted: Buffer,
+    buffer: Buffer,
+    out_ids: Buffer,
+    /,
+) -> tuple[int, int]: ...

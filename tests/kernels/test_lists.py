@@ -1,0 +1,121 @@
+"""Bookkeeping of lists in compiled calls: the same as on NumPy, and nothing outside of buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from teravec.kernels import native as compiled
+from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.pairs import Pairs
+from teravec.search.list_cache import NOT_KEPT, ListCache
+
+pytestmark = pytest.mark.skipif(compiled.listing is None, reason="not compiled")
+
+NLIST = 9
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.lists(st.permutations(range(-3, NLIST)), min_size=1, max_size=6),
+    nprobe=st.integers(1, 8),
+    sizes=st.none() | st.lists(st.integers(0, 2), min_size=NLIST, max_size=NLIST),
+)
+def test_pairs_are_those_of_numpy(
+    rows: list[list[int]], nprobe: int, sizes: list[int] | None
+) -> None:
+    list_nos = np.maximum(np.array(rows, np.int64)[:, :nprobe], -1)
+    distances = np.arange(list_nos.size, dtype=np.float32).reshape(list_nos.shape)
+    known = None if sizes is None else np.array(sizes, np.int64)
+    found = Pairs.of(list_nos, distances, known)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "listing", None)
+        expected = Pairs.of(list_nos, distances, known)
+    for name, values in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), values)
+        assert getattr(found, name).dtype == values.dtype
+
+
+def test_a_list_that_there_is_not() -> None:
+    one = np.zeros((1, 1), np.float32)
+    with pytest.raises(ValueError, match="not below 3"):
+        Pairs.of(np.array([[3]]), one, np.ones(3, np.int64))
+    with pytest.raises(ValueError, match="not below"):
+        Pairs.of(np.array([[1 << 40]]), one)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_ids_by_place(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(compiled, "listing", None)
+    cache = ListCache(2 * NLIST, 1000)
+    ids = np.arange(100, 112)
+    cache.keep(
+        np.array([NLIST + 2, NLIST + 5]), ids.view(np.uint8), np.array([0, 40]), np.array([40, 56])
+    )
+    places = np.array([5 << PLACE_BITS | 6, -1, 3 << PLACE_BITS, 2 << PLACE_BITS | 4, 5 << 32])
+    found, missing = cache.ids(NLIST, places)
+    assert found.tolist() == [111, -1, NOT_KEPT, 104, 105]
+    assert missing == 1
+    assert cache.ids(NLIST, places[:0])[1] == 0
+    assert cache.pin(np.array([NLIST + 2])).tolist() == [0]
+
+
+def test_ids_refuses() -> None:
+    cache = ListCache(2 * NLIST, 1000)
+    cache.keep(np.array([NLIST]), np.zeros(16, np.uint8), np.array([0]), np.array([16]))
+    for place in (2, NLIST << PLACE_BITS, 1 << 62):
+        with pytest.raises(ValueError, match="row"):
+            cache.ids(NLIST, np.array([place]))
+    for keys in ([2 * NLIST], [-1]):
+        with pytest.raises(ValueError, match="key"):
+            cache.pin(np.array(keys))
+        with pytest.raises(ValueError, match="key"):
+            cache.unpin(np.array(keys))
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), k=st.integers(1, 9), nscans=st.integers(1, 3), similarity=st.booleans())
+def test_lowest_of_several_scans(
+    data: st.DataObject, k: int, nscans: int, similarity: bool
+) -> None:
+    """By value and place; what lies beyond the counts is not looked at."""
+    assert compiled.scanning is not None
+    nq, room = 3, 12
+    rng = np.random.default_rng(data.draw(st.integers(0, 1 << 30)))
+    best = rng.integers(-2, data.draw(st.integers(0, 9)), (nscans, nq, room)).astype(np.float32)
+    places = rng.permutation(best.size).reshape(best.shape)
+    counts = rng.integers(0, room + 1, (nscans, nq)).astype(np.int32)
+    distances, found = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
+    compiled.scanning.lowest(k, similarity, best, places, counts, distances, found)
+    for query in range(nq):
+        kept = sorted(
+            (best[scan, query, i], places[scan, query, i])
+            for scan in range(nscans)
+            for i in range(counts[scan, query])
+        )[:k]
+        kept += [(np.inf, -1)] * (k - len(kept))
+        sign = -1 if similarity else 1
+        assert distances[query].tolist() == [sign * value for value, _ in kept]
+        assert found[query].tolist() == [place for _, place in kept]
+
+
+def test_lowest_refuses() -> None:
+    assert compiled.scanning is not None
+    good: dict[str, Any] = {
+        "best": np.zeros((2, 1, 5), np.float32), "places": np.zeros((2, 1, 5), np.int64),
+        "counts": np.zeros((2, 1), np.int32), "distances": np.zeros((1, 3), np.float32),
+        "found": np.zeros((1, 3), np.int64),
+    }  # fmt: skip
+    compiled.scanning.lowest(3, False, *good.values())
+    for change in (
+        {"counts": np.full((2, 1), 6, np.int32)}, {"counts": np.full((2, 1), -1, np.int32)},
+        {"counts": np.zeros(3, np.int32)}, {"places": np.zeros(9, np.int64)},
+        {"distances": np.zeros(4, np.float32)}, {"found": np.zeros(2, np.int64)},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"elements|kept"):
+            compiled.scanning.lowest(3, False, *{**good, **change}.values())
