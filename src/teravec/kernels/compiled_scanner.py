@@ -27,7 +27,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _UNPACK = 3  # unpacking a code takes about as long as comparing it with three queries
-_ALONE = 1 << 16  # comparisons on one thread where waking another takes as long
+_ALONE = 1 << 24  # numbers compared on one thread, in half a millisecond: to wake another takes 0.2
 _PART = 1 << 14  # comparisons that take far longer than a call
 _SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
 _FINITE = np.finfo(np.float32).max  # what no distance that counts is above
@@ -117,7 +117,7 @@ class CompiledScan:
         entries[0], entries[1] = lists.list_nos, lists.row_start
         entries[2], entries[3] = lists.sizes, lists.offsets
         cost = int(lists.sizes @ each)
-        if self._threads == 1 or cost <= _ALONE:
+        if self._threads == 1 or cost * self._queries.shape[1] <= _ALONE:
             self._scan(lists, entries, pairs.starts, pairs, 0, first)
             return
         code_size = self._scanner.decoding.code_size
