@@ -24,8 +24,8 @@ from teravec.errors import (
 from teravec.index.calibration import Calibration, Measured, read_calibration, write_calibration
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
-from teravec.search.calibrating import _Queries as Known
 from teravec.search.calibrating import _found, _radii, _ratio, _true_costs, _without_own
+from teravec.search.calibrating import _Queries as Known
 from teravec.search.effort import Effort
 from teravec.search.evaluation import evaluate, recall_at
 from teravec.search.results import Neighbors, read_neighbors
