@@ -143,10 +143,12 @@ def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(tmp_path:
     with teravec.open(out) as opened:
         effort = Effort(16)
         found, _ = _found(opened, known, effort, 1)
-        alone, ids = opened.search_at(known.vectors, 1, effort)
-    others = ids[:, 0] != own
-    assert 100 < others.sum() < 200
-    np.testing.assert_array_equal(found[others], alone[others])
+        alone, _ = opened.search_at(known.vectors, 1, effort)
+        more, ids = opened.search_at(known.vectors, 2, effort)
+    apart = ~(ids == own[:, None]).any(1)
+    assert 100 < apart.sum() < 200
+    np.testing.assert_array_equal(found[apart], alone[apart])
+    assert (found[apart, 0] != more[apart, 0]).any()  # what a search for two would have found
 
 
 def test_ratio_and_radii() -> None:
