@@ -24,8 +24,8 @@ from teravec.errors import (
 from teravec.index.calibration import Calibration, Measured, read_calibration, write_calibration
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
+from teravec.search.calibrating import _found, _radii, _ratio, _true_costs, _without_own
 from teravec.search.calibrating import _Queries as Known
-from teravec.search.calibrating import _radii, _ratio, _true_costs, _without_own
 from teravec.search.effort import Effort
 from teravec.search.evaluation import evaluate, recall_at
 from teravec.search.results import Neighbors, read_neighbors
@@ -126,6 +126,29 @@ def test_a_query_is_no_neighbour_of_its_own() -> None:
     costs, left = _without_own(ids * 10.0, ids, np.array([5, 6, 7]))
     assert left.tolist() == [[1, 2], [0, 3], [8, 9]]  # the last had itself not among its best
     assert costs.tolist() == [[10, 20], [0, 30], [80, 90]]
+
+
+def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(tmp_path: Path) -> None:
+    """By inner product a query need not be among its nearest, and k + 1 would refine more."""
+    rng = np.random.default_rng(8)
+    lengths = np.exp(rng.normal(size=(4000, 1)))
+    x = (rng.normal(size=(4000, 24)) * lengths).astype(np.float32)
+    base = write_fbin(tmp_path / "x.fbin", x)
+    out = tmp_path / "i"
+    teravec.build(base, out, nlist=16, codec="rabitq1+sq8", metric="ip", calibrate=False)
+    own = np.arange(200)
+    truth = np.argsort(-(x[own] @ x.T), axis=1)[:, :8]
+    costs = -np.take_along_axis(x[own] @ x.T, truth, 1).astype(np.float64)
+    known = Known(x[own], own, truth, costs, "held out")
+    with teravec.open(out) as opened:
+        effort = Effort(16)
+        found, _ = _found(opened, known, effort, 1)
+        alone, _ = opened.search_at(known.vectors, 1, effort)
+        more, ids = opened.search_at(known.vectors, 2, effort)
+    apart = ~(ids == own[:, None]).any(1)
+    assert 100 < apart.sum() < 200
+    np.testing.assert_array_equal(found[apart], alone[apart])
+    assert (found[apart, 0] != more[apart, 0]).any()  # what a search for two would have found
 
 
 def test_ratio_and_radii() -> None:

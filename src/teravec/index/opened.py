@@ -13,7 +13,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.range_reader import ReadFile
 from teravec.storage.rowfile import RowFile
-from teravec.training.model import Model
+from teravec.training.model import Model, ModelDescription
 
 __all__ = ["OpenedIndex"]
 
@@ -61,13 +61,14 @@ class OpenedIndex:
     def __init__(self, root: str | Path, lists: tuple[int, int] | None = None) -> None:
         self.paths = IndexPaths(Path(root))
         self.manifest: Manifest = read_manifest(self.paths)
-        self.model = Model.read(self.paths.model)
-        if self.model.description.checksum != self.manifest.model:
+        # First: of another model's description, sound files beside it would look damaged.
+        found = ModelDescription.read(self.paths.model).checksum
+        if found != self.manifest.model:
             raise ForeignFile(
-                f"{self.paths.model / 'model.json'}: model "
-                f"{self.model.description.checksum} found, "
+                f"{self.paths.model / 'model.json'}: model {found} found, "
                 f"{self.manifest.model} expected by {self.paths.manifest}"
             )
+        self.model = Model.read(self.paths.model)
         self.lists = start, stop = lists or (0, self.manifest.nlist)
         if not 0 <= start <= stop <= self.manifest.nlist:
             raise InvalidArgument(

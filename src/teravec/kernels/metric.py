@@ -9,7 +9,13 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
 
-__all__ = ["Metric", "normalized"]
+__all__ = ["LARGEST_SQUARE", "Metric", "normalized"]
+
+LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
+"""Squared length up to which any squared distance is within float32.
+
+(|q| + |x|)^2 is at most four times the larger square.
+"""
 
 
 class Metric(StrEnum):

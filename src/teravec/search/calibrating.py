@@ -320,9 +320,16 @@ def _search(
 
 def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Float64]:
     """Distances of the k found, as searched, and their true costs, (nq, k)."""
-    distances, ids = index.search_at(known.vectors, k + (known.own is not None), effort)
-    if known.own is not None:
+    if known.own is None:
+        distances, ids = index.search_at(known.vectors, k, effort)
+    else:
+        distances, ids = index.search_at(known.vectors, k + 1, effort)
+        apart = ~(ids == known.own[:, None]).any(1)
         distances, ids = _without_own(distances, ids, known.own)
+        if index.two_stages and apart.any():
+            # For k + 1 bounds spare fewer vectors than for k. That evens out where one of them
+            # is the query itself; by inner product it need not be among its nearest.
+            distances[apart], ids[apart] = index.search_at(known.vectors[apart], k, effort)
     return distances, _true_costs(ids, known)
 
 

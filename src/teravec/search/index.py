@@ -17,7 +17,7 @@ from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.memory import default_memory, parse_bytes, require
+from teravec.memory import default_memory, parse_bytes
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import (
@@ -27,6 +27,7 @@ from teravec.search.effort import (
     effort_of_nprobe,
 )
 from teravec.search.lists import IndexLists
+from teravec.search.memory_shares import MemoryShares
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
@@ -47,8 +48,6 @@ __all__ = ["Index", "open_index"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
-_LEAST_BYTES = 6 << 20  # for batches, kept lists and what passes through
 _MOST_EFFORTS = 64  # that are remembered
 
 
@@ -67,27 +66,13 @@ class Index:
     """
 
     def __init__(
-        self,
-        opened: OpenedIndex,
-        *,
-        memory_bytes: int,
-        threads: int,
-        keep_lists: bool,
+        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
         direct: bool,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._opened, self.root = opened, opened.paths.root
-        free = memory_bytes - opened.memory_bytes
-        require(
-            opened.memory_bytes + _LEAST_BYTES, memory_bytes,
-            f"searching {opened.paths.root}",
-        )  # fmt: skip
-        self.batch_bytes = free // 3
-        kept_bytes = free // 2 if keep_lists else 0
-        cache_bytes = min(IndexLists.all_bytes(opened), kept_bytes)
-        # What passes through: chunks of lists, and in two stages as much for runs of pages.
-        passing_bytes = (free - self.batch_bytes - kept_bytes) // (2 if opened.fine else 1)
-        chunk_bytes = min(_LARGEST_CHUNK, passing_bytes // IndexLists.CHUNKS)
-        lists = IndexLists(opened, cache_bytes, chunk_bytes)
+        shares = MemoryShares.of(opened, memory_bytes, keep_lists=keep_lists)
+        self.batch_bytes = shares.batch_bytes
+        lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes)
         self._ranges = RangeReader(direct=direct)
         opened.model.make_ready()
         self._resources = SearchResources(
@@ -96,9 +81,9 @@ class Index:
         )  # fmt: skip
         self._two_stages: TwoStages | None = None
         if opened.fine:  # none where codes have one stage, or no lists are open
-            refine_bytes = min(3 * _LARGEST_CHUNK, passing_bytes)
-            left = kept_bytes - cache_bytes
-            self._two_stages = TwoStages.of(opened, self._ranges, refine_bytes, left, threads)
+            self._two_stages = TwoStages.of(
+                opened, self._ranges, shares.refine_bytes, shares.pages_bytes, threads
+            )
         self.stats = SearchStats()
         self._closed = False
         self._efforts: dict[tuple[float | None, int, float | None], Effort] = {}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, whole_number
 from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.metric import LARGEST_SQUARE
 
 __all__ = [
     "check_candidates", "check_lengths", "check_places", "check_wanted", "checked_k",
@@ -17,9 +18,6 @@ __all__ = [
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-# (|q| + |x|)^2 is at most four times the larger square.
-_LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
 
 
 def checked_queries(queries: Float32, d: int) -> Float32:
@@ -43,7 +41,7 @@ def checked_queries(queries: Float32, d: int) -> Float32:
 def check_lengths(prepared: Float32) -> None:
     """Raise InvalidArgument where squared distances to a prepared query may be beyond float32."""
     squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
-    if len(long := np.flatnonzero(squares > _LARGEST_SQUARE)):
+    if len(long := np.flatnonzero(squares > LARGEST_SQUARE)):
         raise InvalidArgument(
             f"query {long[0]} is so long that its squared distances are beyond float32"
         )

@@ -152,7 +152,10 @@ class _Encoder:
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
-            assigned, _ = self.assigner.assign(vectors, threads=self.threads)
+            assigned, distances = self.assigner.assign(vectors, threads=self.threads)
+            if not np.isfinite(distances).all():  # no vector is let in that none could find
+                rows_of = np.arange(block.start, block.start + len(vectors))
+                self.source.check_lengths(rows_of, block.vectors)
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)

@@ -12,6 +12,7 @@ import numpy as np
 
 from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
+from teravec.kernels.metric import LARGEST_SQUARE
 from teravec.sources.columnar import Columns
 from teravec.sources.conversion import read_range, read_rows
 from teravec.sources.fingerprint import fingerprint
@@ -252,6 +253,33 @@ class Source:
             if part.stop <= rows[-1]:
                 part.file.release()
         return out
+
+    def check_lengths(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Refuse vectors whose squared distances may be beyond float32.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n,), integers
+            Row numbers of the vectors.
+        vectors : ndarray of shape (n, d), float32
+
+        Raises
+        ------
+        InvalidSource
+            Names the file and the row.
+        """
+        with np.errstate(over="ignore"):
+            squares = np.einsum("ij,ij->i", vectors, vectors)
+        long = np.flatnonzero(squares > LARGEST_SQUARE)
+        if not len(long):
+            return
+        row = int(rows[long[0]])
+        part, _, _ = next(self._parts(row, row + 1))
+        length = np.linalg.norm(vectors[long[0]].astype(np.float64))
+        raise InvalidSource(
+            f"{part.path}: row {row - part.start} (row {row} of the source) is {length:.3g} long, "
+            f"at most {LARGEST_SQUARE**0.5:.3g} expected: squared distances are in float32"
+        )
 
     def describe(self) -> dict[str, Any]:
         """Describe what is read, so that a later process can tell whether its source is the same.

@@ -180,8 +180,12 @@ class _Drawer:
         threads = 1 if self._source.is_decoded else self._maker.threads
 
         def take(row: int) -> Float32:
-            vectors = self._source.take(self._maker.rows.rows(row, min(stop, row + each)))
-            return normalized(vectors) if self._maker.normalizes else vectors
+            rows = self._maker.rows.rows(row, min(stop, row + each))
+            vectors = self._source.take(rows)
+            if self._maker.normalizes:
+                return normalized(vectors)
+            self._source.check_lengths(rows, vectors)
+            return vectors
 
         return ordered_map(take, range(start, stop, each), threads=threads)
 
