@@ -180,7 +180,7 @@ def test_lists_flipped_where_they_are_streamed(
 ) -> None:
     # Lists that memory does not hold are read through buffers, and large ones in parts.
     expected = answer(index)
-    monkeypatch.setattr("teravec.search.index._LARGEST_CHUNK", 100)
+    monkeypatch.setattr("teravec.search.memory_shares._LARGEST_CHUNK", 100)
     monkeypatch.setattr(IndexLists, "all_bytes", lambda _: 0)
     assert_same(answer(index), expected)
     assert_same(within(index), within(index))

@@ -77,7 +77,7 @@ def test_a_build_with_weights(tmp_path: Path, data: Path) -> None:
     [
         (np.ones(ROWS - 1, np.float32), "1,999 weights found, 2,000 expected"),
         (np.ones((ROWS, 1), np.float32), r"shape \(2000, 1\) found, expected \(n,\)"),
-        (np.ones(ROWS), "dtype <f8"),
+        (np.ones(ROWS, complex), "dtype <c16"),
         (np.zeros(ROWS, np.float32), "every weight of the sample is 0"),
         (np.where(np.arange(ROWS) == 1234, -2, 1).astype(np.float32), "row 1234 has weight -2.0"),
         (np.where(np.arange(ROWS) == 1234, np.nan, 1).astype(np.float32), "row 1234"),
