@@ -22,25 +22,8 @@ typedef struct {
     int64_t *ids;
 } compare_t;
 
-#define VL 4
-#define NAME(x) x##_base
-#define FN static
-#define INLINE static inline __attribute__((always_inline))
-#include "_refine_kernels.h"
-
-#if NATIVE_X86
-#define VL 8
-#define NAME(x) x##_avx2
-#define FN AVX2_TARGET static
-#define INLINE AVX2_TARGET static inline __attribute__((always_inline))
-#include "_refine_kernels.h"
-
-#define VL 16
-#define NAME(x) x##_avx512
-#define FN AVX512_TARGET static
-#define INLINE AVX512_TARGET static inline __attribute__((always_inline))
-#include "_refine_kernels.h"
-#endif
+#define KERNELS "_refine_kernels.h"
+#include "_levels.h"
 
 /* ------------------------------------------------------------------ comparing */
 

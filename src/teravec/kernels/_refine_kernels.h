@@ -1,5 +1,4 @@
-/* Kernels of _refine.c, included once per instruction set; hence no include guard. VL, NAME, FN and
- * INLINE are defined as for _scan_kernels.h.
+/* Kernels of _refine.c, included once per instruction set by _levels.h; hence no include guard.
  *
  * A distance is a sum over lanes, k = lane, lane + VL, ..., then over the lanes in a tree: it depends
  * on query and code alone.

@@ -79,25 +79,8 @@ static void keep(const scan_t *s, const work_t *w, size_t query, float value, in
         leave_lowest(s, w, query);
 }
 
-#define VL 4
-#define NAME(x) x##_base
-#define FN static
-#define INLINE static inline __attribute__((always_inline))
-#include "_scan_kernels.h"
-
-#if NATIVE_X86
-#define VL 8
-#define NAME(x) x##_avx2
-#define FN AVX2_TARGET static
-#define INLINE AVX2_TARGET static inline __attribute__((always_inline))
-#include "_scan_kernels.h"
-
-#define VL 16
-#define NAME(x) x##_avx512
-#define FN AVX512_TARGET static
-#define INLINE AVX512_TARGET static inline __attribute__((always_inline))
-#include "_scan_kernels.h"
-#endif
+#define KERNELS "_scan_kernels.h"
+#include "_levels.h"
 
 /* ------------------------------------------------------------------ functions */
 

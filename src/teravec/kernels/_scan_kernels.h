@@ -1,10 +1,4 @@
-/* Kernels of _scan.c, included once per instruction set; hence no include guard.
- *
- * Before including, define
- *   VL        float32 lanes of a vector register (4, 8 or 16)
- *   NAME(x)   x with the instruction set's suffix
- *   FN        storage class and target attribute of every function
- *   INLINE    the same, of functions that are always inlined
+/* Kernels of _scan.c, included once per instruction set by _levels.h; hence no include guard.
  *
  * VL codes at a time are unpacked to rows of float32 in the first-level cache, and each query that
  * wants the list is compared with all of them while they lie there. Where one query wants the list,

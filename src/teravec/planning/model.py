@@ -39,7 +39,6 @@ _TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours take as long as so ma
 _FEWEST_EFFORTS = 20  # small ones cost little beside their results
 _RESULT_S = 7e-7  # of Python and NumPy for each result: kept, sorted, named, compared
 _EFFORT_STEP = math.sqrt(2)  # from one effort of a calibration to the next
-_SECONDS_MONTH = 30 * 24 * 3600
 
 
 @dataclass(frozen=True)
