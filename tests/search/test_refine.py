@@ -233,7 +233,9 @@ def test_a_damaged_page_fails_the_query_that_needs_it(
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
         monkeypatch.setattr(
-            range_reader.RangeReader, "_read_cached", lambda self, item, view: False
+            range_reader.RangeReader,
+            "_read_cached",
+            lambda self, ranges, view: np.zeros(len(ranges), np.bool_),
         )
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from teravec.storage.page_cache import cached_bytes, knows_cached_bytes
+from teravec.storage import page_cache
+from teravec.storage.page_cache import knows_cached_bytes
 
 SIZE = 64 * 4096
+
+
+def cached_bytes(fd: int, offset: int, length: int) -> int:
+    """Of one range."""
+    (found,) = page_cache.cached_bytes(*(np.array([value]) for value in (fd, offset, length)))
+    return int(found)
 
 
 def test_cached_bytes_follow_the_page_cache(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from teravec.errors import CorruptFile, StorageError
+from teravec.storage.buffers import aligned_buffer
 from teravec.storage.files import open_to_read
-from teravec.storage.range_reader import ALIGNMENT, Range, RangeReader, ReadFile, aligned_buffer
+from teravec.storage.range_reader import ALIGNMENT, RangeReader, Ranges, ReadFile, ReadFiles
 
 SIZE = 200 * ALIGNMENT + 77  # the last range ends beyond the file's end
 WAYS = {"ring": (True, True), "direct threads": (True, False), "threads": (False, False),
@@ -45,17 +46,21 @@ def reader(request: pytest.FixtureRequest) -> Iterator[RangeReader]:
     reader.close()
 
 
-def _ranges(file: ReadFile, count: int) -> tuple[list[Range], np.ndarray]:
+def _ranges(file: ReadFile, count: int) -> tuple[Ranges, np.ndarray]:
     """Random ranges of the file, and a buffer for them."""
     rng = np.random.default_rng(count)
     starts = rng.integers(0, 190, count)
     lengths = rng.integers(1, 12, count)
     at = np.cumsum(lengths) - lengths
-    ranges = [
-        Range(file, int(s) * ALIGNMENT, int(n) * ALIGNMENT, int(a) * ALIGNMENT)
-        for s, n, a in zip(starts, lengths, at, strict=True)
-    ]
+    columns = (values * ALIGNMENT for values in (starts, lengths, at))
+    ranges = Ranges(ReadFiles([file]), np.zeros(count, np.int64), *columns)
     return ranges, aligned_buffer(int(lengths.sum()) * ALIGNMENT)
+
+
+def _range(file: ReadFile, start: int, count: int) -> Ranges:
+    """One range, in sectors."""
+    columns = (np.array([value * ALIGNMENT]) for value in (start, count, 0))
+    return Ranges(ReadFiles([file]), np.zeros(1, np.int64), *columns)
 
 
 @pytest.mark.parametrize("cold", [True, False])
@@ -69,10 +74,62 @@ def test_every_way_gives_the_same_bytes(
             os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
         ranges, buffer = _ranges(file, count)
         reader.read(ranges, buffer)
-        for item in ranges:
+        for item in map(ranges.one, range(count)):
             expected = data[item.offset : item.offset + item.length]
             np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
             assert len(expected) == item.needed
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_what_is_said_to_be_there_is_there(
+    data: np.ndarray, file: ReadFile, reader: RangeReader, cold: bool
+) -> None:
+    os.fsync(file.fd)
+    if cold:
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    ranges, buffer = _ranges(file, 90)
+    buffer[:] = 0
+    stops, begun = [1, 30, 31, 90], 0
+    for stop in reader.filled(ranges, buffer, stops):
+        assert stop in stops
+        assert stop > begun
+        for item in map(ranges.one, range(begun, stop)):
+            expected = data[item.offset : item.offset + item.length]
+            np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
+        begun = stop
+    assert begun == 90
+
+
+def test_who_stops_looking_leaves_nothing_in_flight(
+    file: ReadFile, reader: RangeReader, data: np.ndarray
+) -> None:
+    ranges, buffer = _ranges(file, 90)
+    os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    arriving = reader.filled(ranges, buffer, [1, 90])
+    next(arriving)
+    arriving.close()
+    buffer[:] = 7
+    reader.read(_range(file, 0, 1), aligned_buffer(ALIGNMENT))
+    assert (buffer == 7).all()
+
+
+def test_a_forked_child_reads_too(data: np.ndarray, file: ReadFile, reader: RangeReader) -> None:
+    ranges, buffer = _ranges(file, 30)
+    reader.read(ranges, buffer)
+    child = os.fork()
+    if child == 0:  # nothing but this: threads and rings are the parent's
+        status = 1
+        try:
+            os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            again = aligned_buffer(len(buffer))
+            reader.read(ranges, again)
+            items = list(map(ranges.one, range(30)))
+            parts = [slice(item.at, item.at + item.needed) for item in items]
+            status = 0 if all((again[part] == buffer[part]).all() for part in parts) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    reader.read(ranges, buffer)
 
 
 def test_a_file_cut_after_it_was_opened_is_found(
@@ -80,9 +137,9 @@ def test_a_file_cut_after_it_was_opened_is_found(
 ) -> None:
     os.truncate(tmp_path / "file", 100 * ALIGNMENT + 5)
     buffer = aligned_buffer(40 * ALIGNMENT)
-    reader.read([Range(file, 0, 40 * ALIGNMENT, 0)], buffer)
+    reader.read(_range(file, 0, 40), buffer)
     with pytest.raises(CorruptFile, match=r"file: ends at byte 51,205; 102,477 bytes expected"):
-        reader.read([Range(file, 90 * ALIGNMENT, 40 * ALIGNMENT, 0)], buffer)
+        reader.read(_range(file, 90, 40), buffer)
 
 
 def test_a_failed_read_names_the_file(
@@ -116,7 +173,7 @@ def test_short_reads_are_finished(
     ranges, buffer = _ranges(file, 4)
     reader.read(ranges, buffer)
     reader.close()
-    for item in ranges:
+    for item in map(ranges.one, range(4)):
         expected = data[item.offset : item.offset + item.length]
         np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
 
@@ -131,6 +188,6 @@ def test_no_ring_means_threads(data: np.ndarray, file: ReadFile,
     ranges, buffer = _ranges(file, 9)
     reader.read(ranges, buffer)
     reader.close()
-    first = ranges[0]
+    first = ranges.one(0)
     expected = data[first.offset : first.offset + first.length]
     np.testing.assert_array_equal(buffer[first.at : first.at + len(expected)], expected)

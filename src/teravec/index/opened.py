@@ -11,7 +11,7 @@ from teravec.index.manifest import Manifest, SliceEntry, read_manifest
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.storage.range_reader import ReadFile
+from teravec.storage.range_reader import ReadFile, ReadFiles
 from teravec.storage.rowfile import RowFile
 from teravec.training.model import Model, ModelDescription
 
@@ -30,11 +30,11 @@ class OpenedIndex:
     model : Model
     slices : list of ListFile
         In list order.
-    read_files : list of ReadFile
+    read_files : ReadFiles
         The same files, for reads at random places.
     fine : list of RowFile
         Of the same slices, where codes have two stages; else empty.
-    fine_read_files : list of ReadFile
+    fine_read_files : ReadFiles
         The same files, for reads at random places.
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list; 0 for lists that are not open.
@@ -75,17 +75,17 @@ class OpenedIndex:
                 f"lists {start}:{stop} asked for; the index has {self.manifest.nlist:,}"
             )
         self.slices: list[ListFile] = []
-        self.read_files: list[ReadFile] = []
+        self.read_files = ReadFiles()
         self.fine: list[RowFile] = []
-        self.fine_read_files: list[ReadFile] = []
+        self.fine_read_files = ReadFiles()
         try:
             for entry in self.manifest.slices:
                 if entry.lists[0] < stop and entry.lists[1] > start:
                     self.slices.append(self._open_slice(entry))
-                    self.read_files.append(ReadFile(self.slices[-1].path, self.slices[-1].fd))
+                    self.read_files.add(ReadFile(self.slices[-1].path, self.slices[-1].fd))
                     if self.model.codec.sketch_bits:
                         self.fine.append(self._open_fine(entry))
-                        self.fine_read_files.append(ReadFile(self.fine[-1].path, self.fine[-1].fd))
+                        self.fine_read_files.add(ReadFile(self.fine[-1].path, self.fine[-1].fd))
         except BaseException:
             self.close()
             raise
@@ -136,8 +136,8 @@ class OpenedIndex:
 
     def close(self) -> None:
         """Close the files."""
-        for read_file in (*self.read_files, *self.fine_read_files):
-            read_file.close()
+        self.read_files.close()
+        self.fine_read_files.close()
         for file in self.slices:
             file.close()
         for rows in self.fine:

@@ -20,7 +20,9 @@ __all__ = [
     "pack_panels",
     "paging",
     "panel_places",
+    "reading",
     "refining",
+    "ringing",
     "scanning",
     "sketching",
     "warn_if_missing",
@@ -69,6 +71,12 @@ refining: ModuleType | None = _load("_refine")
 
 paging: ModuleType | None = _load("_pages")
 """``teravec.kernels._pages``, or None."""
+
+reading: ModuleType | None = _load("_reads")
+"""``teravec.kernels._reads``, or None."""
+
+ringing: ModuleType | None = _load("_ring")
+"""``teravec.kernels._ring``, or None."""
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -14,6 +14,7 @@ from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.search.list_cache import NOT_KEPT, ListCache
 from teravec.search.plan import plan_chunks
 from teravec.search.reader import ListReader
+from teravec.storage.buffers import Buffers
 from teravec.storage.listfile import ID_BYTES
 
 __all__ = ["IndexLists"]
@@ -21,6 +22,7 @@ __all__ = ["IndexLists"]
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
+_PIECES = 8
 _ROW_MASK = (1 << PLACE_BITS) - 1
 
 
@@ -44,6 +46,7 @@ class IndexLists:
         self._chunk_bytes = chunk_bytes
         # The codes of list i have key i, its ids nlist + i.
         self._cache = ListCache(2 * self._nlist, cache_bytes)
+        self._buffers = Buffers(self.CHUNKS * chunk_bytes)
 
     @staticmethod
     def all_bytes(index: OpenedIndex) -> int:
@@ -84,7 +87,9 @@ class IndexLists:
     def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
         list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
         ids = np.empty(len(places), np.int64)
-        for lists in self._read(np.unique(list_nos), "ids", reader):
+        ordered = np.sort(list_nos)
+        wanted = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
+        for lists in self._read(wanted, "ids", reader):
             at = np.searchsorted(lists.list_nos, list_nos).clip(max=len(lists.list_nos) - 1)
             inside = rows - lists.row_start
             mine = (lists.list_nos[at] == list_nos) & (inside >= 0) & (inside < lists.sizes[at])
@@ -96,15 +101,19 @@ class IndexLists:
         """Codes or ids of lists from their files, in chunks.
 
         Where there are several, one is read, the one before it verified and kept, and the one
-        before that scanned, at the same time: the device waits for none of it.
+        before that scanned, at the same time: the device waits for none of it. One alone is
+        verified and scanned piece by piece, as it arrives.
         """
         width, first_key = (self._code_size, 0) if part == "codes" else (ID_BYTES, self._nlist)
         sizes = self._sizes[list_nos]
         chunks = plan_chunks(list_nos, sizes, width, self._chunk_bytes)
         several = int(sizes.sum()) * width > self._chunk_bytes
-        read = (reader.read(chunk, part) for chunk in chunks)
+        most = _PIECES if part == "codes" and not several else 1
+        read = (
+            found for chunk in chunks for found in reader.read(chunk, part, self._buffers, most)
+        )
 
-        def verified() -> Iterator[ListsInMemory]:
+        def verified() -> Generator[ListsInMemory, None, None]:
             with closing(ahead(read) if several else read) as unchecked:
                 for found in unchecked:
                     chunk, (buffer, offsets) = found.chunk, reader.checked(found)
@@ -115,7 +124,15 @@ class IndexLists:
                         chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start
                     )  # fmt: skip
 
-        return ahead(verified()) if several else verified()
+        buffer: Bytes | None = None
+        with closing(ahead(verified()) if several else verified()) as found:
+            for lists in found:
+                if buffer is not None and lists.buffer is not buffer:
+                    self._buffers.give_back(buffer)
+                buffer = lists.buffer
+                yield lists
+        if buffer is not None:
+            self._buffers.give_back(buffer)
 
     def warm(self, list_nos: Int64, reader: ListReader) -> None:
         """Read lists into the cache, the most wanted first, until it is full.

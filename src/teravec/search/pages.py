@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
 from teravec.search.stats import SearchStats
-from teravec.storage.range_reader import Range, RangeReader, aligned_buffer
+from teravec.storage.buffers import aligned_buffer
+from teravec.storage.range_reader import RangeReader, Ranges
 
 __all__ = ["PageReader", "PageRun"]
 
@@ -120,18 +121,9 @@ class PageReader:
         file_nos = np.searchsorted(self.first_pages, run.firsts, side="right") - 1
         stats.reads += len(run.firsts)
         stats.bytes_read += buffer.nbytes
-        files, fine = self._index.fine_read_files, self._index.fine
-        within = run.firsts - self.first_pages[file_nos]
-        columns = (file_nos, within, sizes, at)
-        self._ranges.read(
-            [
-                Range(files[file_no], fine[file_no].page_offset(first), size, begin)
-                for file_no, first, size, begin in zip(
-                    *(column.tolist() for column in columns), strict=True
-                )
-            ],
-            buffer,
-        )
+        fine = self._index.fine
+        offsets = fine[0].page_offset(run.firsts - self.first_pages[file_nos])
+        self._ranges.read(Ranges(self._index.fine_read_files, file_nos, offsets, sizes, at), buffer)
         each = np.diff(run.starts, append=len(run.pages))
         begins = run.pages * self.page_bytes + np.repeat(at - run.firsts * self.page_bytes, each)
         for file_no in range(int(file_nos[0]), int(file_nos[-1]) + 1):

@@ -36,6 +36,10 @@ class Chunk:
     counts: Int64
     whole: bool = True
 
+    def part(self, some: slice) -> Chunk:
+        """Some of the lists."""
+        return Chunk(self.list_nos[some], self.row_start, self.counts[some], self.whole)
+
 
 def plan_chunks(list_nos: Int64, sizes: Int64, row_bytes: int, chunk_bytes: int) -> Iterator[Chunk]:
     """Cut lists, in file order, into chunks of at most ``chunk_bytes``.

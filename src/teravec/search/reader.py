@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,20 +11,24 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.index.opened import OpenedIndex
+from teravec.kernels import native as compiled
 from teravec.search.plan import Chunk
 from teravec.search.stats import SearchStats
+from teravec.storage.buffers import Buffers
 from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.storage.range_reader import ALIGNMENT, Range, RangeReader, aligned_buffer
+from teravec.storage.range_reader import ALIGNMENT, RangeReader, Ranges
 
 __all__ = ["ListReader", "Unchecked"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+UInt64 = npt.NDArray[np.uint64]
 
 _SEGMENT_BYTES = 1 << 20  # near lists are read together up to this
 # One read across a gap is as quick as two up to some 36 KB (16 us a read, 0.44 ns a byte).
 _GAP_BYTES = 32 << 10
+_PIECE_BYTES = 256 << 10  # of less, what a piece costs to pass on is more than it saves
 
 
 class _Lists(NamedTuple):
@@ -31,6 +37,10 @@ class _Lists(NamedTuple):
     slices: Int64
     offsets: Int64
     lengths: Int64
+
+    def part(self, some: slice) -> _Lists:
+        """Some of them."""
+        return _Lists(self.slices[some], self.offsets[some], self.lengths[some])
 
 
 class Unchecked(NamedTuple):
@@ -70,13 +80,23 @@ class ListReader:
         self._index, self._ranges, self.stats = index, ranges, stats
         self._running = xxhash.xxh3_64()
 
-    def read(self, chunk: Chunk, part: str) -> Unchecked:
-        """Read a chunk's lists.
+    def read(self, chunk: Chunk, part: str, buffers: Buffers, most: int) -> Iterator[Unchecked]:
+        """Read a chunk's lists into a buffer.
 
         Parameters
         ----------
         chunk : Chunk
         part : {"codes", "ids"}
+        buffers : Buffers
+            Lends the buffer; to be given back when the chunk is no longer needed.
+        most : int
+            Pieces that the chunk is cut into, each of which is yielded when it is there, while the
+            others are on their way; fewer where little is read.
+
+        Yields
+        ------
+        Unchecked
+            The chunk's lists, in their order.
 
         Raises
         ------
@@ -85,13 +105,20 @@ class ListReader:
         StorageError
         """
         lists = self._places(chunk, part)
-        ranges, size, at = self._joined(lists)
-        buffer = aligned_buffer(size)
+        ranges, firsts, at = self._joined(lists)
+        arrived = np.cumsum(ranges.lengths)
+        size = int(arrived[-1])
+        buffer = buffers.take(size)
         self.stats.lists_read += len(chunk.list_nos) if part == "codes" else 0
         self.stats.reads += len(ranges)
         self.stats.bytes_read += size
-        self._ranges.read(ranges, buffer)
-        return Unchecked(chunk, part, lists, buffer, at)
+        pieces = arrived // max(_PIECE_BYTES, size // most + 1)
+        stops = [*(np.flatnonzero(pieces[1:] != pieces[:-1]) + 1).tolist(), len(ranges)]
+        start = 0
+        for stop in self._ranges.filled(ranges, buffer, stops):
+            piece = slice(start, int(firsts[stop]))
+            yield Unchecked(chunk.part(piece), part, lists.part(piece), buffer, at[piece])
+            start = piece.stop
 
     def checked(self, found: Unchecked) -> tuple[Bytes, Int64]:
         """Verify lists that were read; parts of a large list in their order.
@@ -118,47 +145,73 @@ class ListReader:
 
     def _places(self, chunk: Chunk, part: str) -> _Lists:
         list_nos = chunk.list_nos
-        numbers = np.searchsorted(self._index.bounds, list_nos, side="right") - 1
+        slices = np.searchsorted(self._index.bounds, list_nos, side="right") - 1
         offsets = np.empty(len(list_nos), np.int64)
-        for number in range(int(numbers[0]), int(numbers[-1]) + 1):
+        for number, mine in self._by_slice(slices):
             file = self._index.slices[number]
-            mine = slice(*np.searchsorted(numbers, [number, number + 1]).tolist())
             rows = file.starts[list_nos[mine] - file.lists[0]] + chunk.row_start
             offsets[mine] = file.code_offset(rows) if part == "codes" else file.id_offset(rows)
         width = self._index.manifest.code_size if part == "codes" else ID_BYTES
-        return _Lists(numbers, offsets, chunk.counts * width)
+        return _Lists(slices, offsets, chunk.counts * width)
 
-    def _joined(self, lists: _Lists) -> tuple[list[Range], int, Int64]:
-        """Ranges to read, bytes they take in a buffer, and each list's place there."""
+    def _joined(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
+        """Ranges to read, (m,), the first list of each and their end, and lists' places."""
+        if compiled.reading is None:
+            return self._join(lists)
+        n = len(lists.offsets)
+        columns, bounds, at = (np.empty(shape, np.int64) for shape in ((3, n), n + 1, n))
+        count = compiled.reading.join(
+            _GAP_BYTES, _SEGMENT_BYTES, ALIGNMENT, *lists, columns, bounds, at
+        )
+        bounds = bounds[: count + 1]
+        slices = lists.slices[bounds[:-1]]
+        return Ranges(self._index.read_files, slices, *columns[:, :count]), bounds, at
+
+    def _join(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
         ends = lists.offsets + lists.lengths
         apart = lists.slices[1:] != lists.slices[:-1]
         apart |= lists.offsets[1:] - ends[:-1] > _GAP_BYTES
         total = np.cumsum(lists.lengths)
         apart |= total[1:] // _SEGMENT_BYTES != total[:-1] // _SEGMENT_BYTES
-        firsts = np.concatenate([[0], np.flatnonzero(apart) + 1])
-        lasts = np.append(firsts[1:], len(ends)) - 1
+        bounds = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(ends)]])
+        firsts, stops = bounds[:-1], bounds[1:]
         low = lists.offsets[firsts] // ALIGNMENT * ALIGNMENT
-        lengths = -(-(ends[lasts] - low) // ALIGNMENT) * ALIGNMENT
+        lengths = -(-(ends[stops - 1] - low) // ALIGNMENT) * ALIGNMENT
         begins = np.cumsum(lengths) - lengths
-        shift = np.repeat(begins - low, lasts - firsts + 1)
-        columns = np.stack([low, lengths, begins], axis=1).tolist()
-        files = [self._index.read_files[number] for number in lists.slices[firsts].tolist()]
-        ranges = [Range(file, *values) for file, values in zip(files, columns, strict=True)]
-        return ranges, int(lengths.sum()), lists.offsets + shift
+        shift = np.repeat(begins - low, stops - firsts)
+        ranges = Ranges(self._index.read_files, lists.slices[firsts], low, lengths, begins)
+        return ranges, bounds, lists.offsets + shift
 
     def _check(self, chunk: Chunk, lists: _Lists, part: str, view: memoryview, at: Int64) -> None:
-        expected = np.empty(len(at), np.uint64)
-        for number in np.unique(lists.slices).tolist():
-            file, mine = self._index.slices[number], lists.slices == number
-            table = file.code_checksums if part == "codes" else file.id_checksums
-            expected[mine] = table[chunk.list_nos[mine] - file.lists[0]]
+        expected = self._checksums(chunk.list_nos, lists.slices, part)
         bounds = zip(at.tolist(), (at + lists.lengths).tolist(), strict=True)
         digest = xxhash.xxh3_64_intdigest
-        found = np.array([digest(view[start:stop]) for start, stop in bounds], np.uint64)
-        wrong = np.flatnonzero(found != expected)
-        if len(wrong):
-            file = self._index.slices[int(lists.slices[wrong[0]])]
-            raise file.damaged(int(chunk.list_nos[wrong[0]]), part, int(found[wrong[0]]))
+        found = [digest(view[start:stop]) for start, stop in bounds]
+        if found != expected.tolist():
+            i = int(np.flatnonzero(np.array(found, np.uint64) != expected)[0])
+            file = self._index.slices[int(lists.slices[i])]
+            raise file.damaged(int(chunk.list_nos[i]), part, found[i])
+
+    def _checksums(self, list_nos: Int64, slices: Int64, part: str) -> UInt64:
+        """What the files' tables say, (n,)."""
+        expected = np.empty(len(list_nos), np.uint64)
+        for number, mine in self._by_slice(slices):
+            file = self._index.slices[number]
+            table = file.code_checksums if part == "codes" else file.id_checksums
+            expected[mine] = table[list_nos[mine] - file.lists[0]]
+        return expected
+
+    @staticmethod
+    def _by_slice(slices: Int64) -> Iterator[tuple[int, slice]]:
+        """Each slice that some lists are of, these ascending, and which lists those are."""
+        first, last = int(slices[0]), int(slices[-1])
+        if first == last:
+            yield first, slice(len(slices))
+            return
+        bounds = np.searchsorted(slices, np.arange(first, last + 2)).tolist()
+        for number, (start, stop) in enumerate(pairwise(bounds), first):
+            if start < stop:
+                yield number, slice(start, stop)
 
     def _check_part(self, file: ListFile, chunk: Chunk, part: str, data: memoryview) -> None:
         """Hash one part of a large list; parts come in order, so the last decides."""

@@ -1,4 +1,4 @@
-"""What the page cache holds of a file.
+"""What the page cache holds of files.
 
 A read with ``RWF_NOWAIT`` would tell as well, but the kernel then begins to read what is not
 there, and who goes on to read it past the page cache makes the disk read it twice.
@@ -6,50 +6,43 @@ there, and who goes on to read it past the page cache makes the disk read it twi
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import os
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels import native as compiled
 
 __all__ = ["cached_bytes", "knows_cached_bytes"]
 
-_CACHESTAT = 451  # cachestat(2), since Linux 6.5; the same number on every architecture
-_libc = ctypes.CDLL(None, use_errno=True)
+Int64 = npt.NDArray[np.int64]
 
 
-class _Range(ctypes.Structure):
-    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+def cached_bytes(fds: Int64, offsets: Int64, lengths: Int64) -> Int64:
+    """Bytes of the pages in [offset, offset + length) of files that the page cache holds.
 
+    Parameters
+    ----------
+    fds, offsets, lengths : ndarray of shape (n,), int64
 
-class _Stat(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_uint64)
-        for name in ("cached", "dirty", "writeback", "evicted", "recently_evicted")
-    )
-
-
-def cached_bytes(fd: int, offset: int, length: int) -> int:
-    """Bytes of the pages in [offset, offset + length) that the page cache holds.
+    Returns
+    -------
+    ndarray of shape (n,), int64
 
     Raises
     ------
     OSError
-        The kernel cannot tell.
+        The kernel cannot tell, or the compiled part is missing: cachestat(2) came with Linux 6.5.
     """
-    stat = _Stat()
-    wanted = _Range(offset, length)
-    result = _libc.syscall(
-        ctypes.c_long(_CACHESTAT), ctypes.c_int(fd), ctypes.byref(wanted), ctypes.byref(stat), 0
-    )
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(stat.cached) * mmap.PAGESIZE
+    if compiled.reading is None:
+        raise OSError("not compiled")
+    cached = np.empty(len(fds), np.int64)
+    compiled.reading.cached(fds, offsets, lengths, cached)
+    return cached
 
 
 def knows_cached_bytes(fd: int) -> bool:
     """Whether this kernel, and the file's file system, can tell."""
     try:
-        cached_bytes(fd, 0, 1)
+        cached_bytes(np.array([fd]), np.array([0]), np.array([1]))
     except OSError:
         return False
     return True

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import queue
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,31 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, StorageError, storage_errors
+from teravec.storage.buffers import aligned_buffer
 from teravec.storage.files import byte_view
 from teravec.storage.page_cache import cached_bytes, knows_cached_bytes
 from teravec.storage.uring import Uring
 
-__all__ = ["ALIGNMENT", "Range", "RangeReader", "ReadFile", "aligned_buffer"]
+__all__ = ["ALIGNMENT", "Range", "RangeReader", "Ranges", "ReadFile", "ReadFiles"]
 
 Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
 
 ALIGNMENT = 512
 """What direct reads ask of offset, length and address: a sector of common disks, in bytes."""
 
-_PAGE = 4096
-# Reads in flight: on a local disk 8 of 256 KiB, or 16 of 40 KiB, give nine tenths of its rate.
-_DEPTH = 16
-# What is cached of a span is asked at once where at least one part in so many is wanted.
-_NEAR = 4
-_ASKED = 16  # of many ranges that are not, so many are asked for
+# Reads in flight: on a local disk 8 of 256 KiB, or 16 of 40 KiB, give nine tenths of its rate. In
+# a ring more cost nothing, and all reads of a single query are then begun by one call.
+_THREADS, _DEPTH = 16, 64
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
-
-
-def aligned_buffer(size: int) -> Bytes:
-    """Uninitialised bytes that begin at a page."""
-    memory = np.empty(size + _PAGE, np.uint8)
-    start = -memory.ctypes.data % _PAGE
-    return memory[start : start + size]
 
 
 class ReadFile:
@@ -82,11 +76,50 @@ def _open_direct(path: Path) -> int | None:
     return fd
 
 
-class Range(NamedTuple):
-    """Bytes [offset, offset + length) of a file, wanted at byte ``at`` of a buffer.
+class ReadFiles:
+    """Files open for reading at random places, by number.
 
-    All three are multiples of ALIGNMENT. The file may end before the range does.
+    Parameters
+    ----------
+    files : sequence of ReadFile
     """
+
+    def __init__(self, files: Sequence[ReadFile] = ()) -> None:
+        self._files = list(files)
+
+    def add(self, file: ReadFile) -> None:
+        """Give a file the next number."""
+        self._files.append(file)
+
+    def __getitem__(self, number: int) -> ReadFile:
+        return self._files[number]
+
+    @cached_property
+    def sizes(self) -> Int64:
+        """Bytes of each, (n,)."""
+        return np.array([file.size for file in self._files], np.int64)
+
+    @cached_property
+    def fds(self) -> Int64:
+        """Descriptors for reads through the page cache, (n,)."""
+        return np.array([file.fd for file in self._files], np.int64)
+
+    @cached_property
+    def direct_fds(self) -> Int64:
+        """Descriptors for reads past the page cache, (n,); the others where there is none."""
+        return np.array(
+            [file.fd if file.direct_fd is None else file.direct_fd for file in self._files],
+            np.int64,
+        )
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        for file in self._files:
+            file.close()
+
+
+class Range(NamedTuple):
+    """Bytes [offset, offset + length) of a file, wanted at byte ``at`` of a buffer."""
 
     file: ReadFile
     offset: int
@@ -95,8 +128,40 @@ class Range(NamedTuple):
 
     @property
     def needed(self) -> int:
-        """Bytes that a read must give."""
+        """Bytes that a read must give: the file may end before the range does."""
         return min(self.length, self.file.size - self.offset)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Bytes of files, wanted at bytes of a buffer; all multiples of ALIGNMENT.
+
+    Parameters
+    ----------
+    files : ReadFiles
+    file_nos, offsets, lengths, at : ndarray of shape (n,), int64
+        File, its bytes [offset, offset + length), and byte of the buffer.
+    """
+
+    files: ReadFiles
+    file_nos: Int64
+    offsets: Int64
+    lengths: Int64
+    at: Int64
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @property
+    def needed(self) -> Int64:
+        """Bytes that each read must give: a file may end before the range does."""
+        needed: Int64 = np.minimum(self.lengths, self.files.sizes[self.file_nos] - self.offsets)
+        return needed
+
+    def one(self, i: int) -> Range:
+        """One of them."""
+        file = self.files[int(self.file_nos[i])]
+        return Range(file, int(self.offsets[i]), int(self.lengths[i]), int(self.at[i]))
 
 
 class RangeReader:
@@ -111,13 +176,16 @@ class RangeReader:
     """
 
     def __init__(self, *, direct: bool = True, ring: bool = True) -> None:
-        self._direct = direct
-        self._pool = ThreadPoolExecutor(_DEPTH, thread_name_prefix="teravec-read")
-        self._rings: queue.SimpleQueue[Uring] = queue.SimpleQueue()
-        self._ring = ring and _ring_works()
+        self._direct, self._ring = direct, ring and _ring_works()
+        self._begin()
 
-    def read(self, ranges: Sequence[Range], buffer: Bytes) -> None:
-        """Fill the ranges' places in a buffer from ``aligned_buffer``.
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="teravec-read")
+        self._rings: queue.SimpleQueue[Uring] = queue.SimpleQueue()
+
+    def read(self, ranges: Ranges, buffer: Bytes) -> None:
+        """Fill the ranges' places in a buffer that begins at a page.
 
         Raises
         ------
@@ -126,110 +194,140 @@ class RangeReader:
         StorageError
             A read failed; names the file.
         """
-        view = byte_view(buffer)
-        waiting = ranges
-        if not self._none_cached(ranges):
-            waiting = [item for item in ranges if not self._read_cached(item, view)]
-        if not waiting:
-            return
-        if self._ring:
-            self._read_by_ring(waiting, buffer)
-        elif len(waiting) == 1:
-            self._read_one(waiting[0], view)
-        else:
-            # Each task reads its share one after another: as many are in flight as tasks.
-            tasks = min(_DEPTH, len(waiting))
-            shares = [waiting[i::tasks] for i in range(tasks)]
-            futures = [self._pool.submit(self._read_all, share, view) for share in shares]
-            try:
-                for future in futures:
-                    future.result()
-            finally:  # none may write to the buffer after we returned
-                for future in futures:
-                    future.exception()
+        for _ in self.filled(ranges, buffer, [len(ranges)]):
+            pass
 
-    def _fd(self, item: Range) -> int:
-        direct = item.file.direct_fd
-        return item.file.fd if direct is None or not self._direct else direct
+    def filled(
+        self, ranges: Ranges, buffer: Bytes, stops: Sequence[int]
+    ) -> Generator[int, None, None]:
+        """Do as ``read``, and say on the way what is there.
 
-    def _none_cached(self, ranges: Sequence[Range]) -> bool:
-        """Whether the page cache has none of these ranges, as far as a few calls tell.
+        Parameters
+        ----------
+        ranges : Ranges
+        buffer : ndarray of uint8
+        stops : sequence of int
+            Ascending; the last is the number of ranges.
 
-        One call where they are of one file and near each other; a sample of them where they are
-        many, as to ask for each takes as long as to read it. What is cached and yet read past the
-        cache is the same, a little later.
+        Yields
+        ------
+        int
+            Those of ``stops`` before which all ranges are there, the last one at the end. Where
+            several have come at the same time, the highest.
         """
-        if len(ranges) < 2 or any(self._fd(item) == item.file.fd for item in ranges):
-            return False
-        asked = [(item.file.fd, item.offset, item.length) for item in ranges]
-        start = min(offset for _, offset, _ in asked)
-        span = max(offset + length for _, offset, length in asked) - start
-        one_file = all(item.file is ranges[0].file for item in ranges)
-        if one_file and span <= _NEAR * sum(length for _, _, length in asked):
-            asked = [(ranges[0].file.fd, start, span)]
-        elif len(ranges) > _ASKED:
-            asked = asked[:: -(-len(asked) // _ASKED)]
+        if os.getpid() != self._process:  # forked: threads and rings are the parent's
+            self._begin()
+        view = byte_view(buffer)
+        waiting = np.flatnonzero(~self._read_cached(ranges, view))
+        if not len(waiting):
+            yield stops[-1]
+        elif self._ring:
+            yield from self._filled_by_ring(ranges, waiting, buffer, stops)
         else:
-            return False
-        try:
-            return not any(cached_bytes(*one) for one in asked)
-        except OSError:
-            return False
+            self._read_by_threads([ranges.one(int(i)) for i in waiting], view)
+            yield stops[-1]
 
-    def _read_cached(self, item: Range, view: memoryview) -> bool:
-        """Read a range if that takes no waiting for the disk: it costs no switch of threads."""
-        fd, target = item.file.fd, view[item.at : item.at + item.length]
-        past = self._fd(item) != fd
-        try:
-            if past and cached_bytes(fd, item.offset, item.length) < item.needed:
-                return False
-            return os.preadv(fd, [target], item.offset, _NO_WAIT) == item.needed
-        except OSError:  # not in the page cache, or a file system that cannot tell
-            return False
+    def _fds(self, ranges: Ranges) -> Int64:
+        files = ranges.files
+        fds: Int64 = (files.direct_fds if self._direct else files.fds)[ranges.file_nos]
+        return fds
 
-    def _read_all(self, share: Iterable[Range], view: memoryview) -> None:
-        for item in share:
-            self._read_one(item, view)
-
-    def _read_one(self, item: Range, view: memoryview) -> None:
-        with storage_errors(item.file.path, "read"):
+    def _read_cached(self, ranges: Ranges, view: memoryview) -> npt.NDArray[np.bool_]:
+        """Read the ranges that take no waiting for the disk; which those are, (n,)."""
+        there = np.ones(len(ranges), np.bool_)
+        past = self._fds(ranges) != ranges.files.fds[ranges.file_nos]
+        if past.any():
+            there = self._cached(ranges) | ~past
+        for i in np.flatnonzero(there).tolist():
+            item = ranges.one(i)
             target = view[item.at : item.at + item.length]
-            _check(item, os.preadv(self._fd(item), [target], item.offset), view)
+            try:
+                there[i] = os.preadv(item.file.fd, [target], item.offset, _NO_WAIT) == item.needed
+            except OSError:  # not in the page cache, or a file system that cannot tell
+                there[i] = False
+        return there
 
-    def _read_by_ring(self, ranges: Sequence[Range], buffer: Bytes) -> None:
+    def _cached(self, ranges: Ranges) -> npt.NDArray[np.bool_]:
+        """Which ranges the page cache has, (n,)."""
+        fds = ranges.files.fds[ranges.file_nos]
+        try:
+            return cached_bytes(fds, ranges.offsets, ranges.lengths) >= ranges.needed
+        except OSError:
+            return np.zeros(len(ranges), np.bool_)
+
+    def _read_by_threads(self, ranges: Sequence[Range], view: memoryview) -> None:
+        # Each task reads its share one after another: as many are in flight as tasks.
+        tasks = min(_THREADS, len(ranges))
+        if tasks == 1:
+            self._read_all(ranges, view)
+            return
+        shares = [ranges[i::tasks] for i in range(tasks)]
+        futures = [self._pool.submit(self._read_all, share, view) for share in shares]
+        try:
+            for future in futures:
+                future.result()
+        finally:  # none may write to the buffer after we returned
+            for future in futures:
+                future.exception()
+
+    def _read_all(self, share: Sequence[Range], view: memoryview) -> None:
+        for item in share:
+            direct = item.file.direct_fd if self._direct else None
+            fd, target = item.file.fd, view[item.at : item.at + item.length]
+            with storage_errors(item.file.path, "read"):
+                count = os.preadv(fd if direct is None else direct, [target], item.offset)
+                _finish(item, count, view)
+
+    def _filled_by_ring(
+        self, ranges: Ranges, waiting: Int64, buffer: Bytes, stops: Sequence[int]
+    ) -> Generator[int, None, None]:
+        columns = self._fds(ranges), ranges.offsets, ranges.lengths, ranges.at
+        reads, needed = (
+            np.concatenate([column[waiting] for column in columns]),
+            ranges.needed[waiting],
+        )
+        results, done, view = np.empty(len(waiting), np.int64), 0, byte_view(buffer)
+        counts = np.searchsorted(waiting, stops)  # reads before each stop
         try:
             ring = self._rings.get_nowait()
         except queue.Empty:
             ring = Uring(_DEPTH)
         try:
-            self._feed(ring, ranges, buffer)
-        finally:
-            while ring.in_flight:  # none may write to the buffer after we returned
-                ring.wait(ring.in_flight)
+            ring.begin(reads, buffer, results)
+            at = 0
+            while at < len(stops):
+                ended = ring.wait(int(counts[at]))
+                for i in (
+                    np.flatnonzero(results[done:ended] != needed[done:ended]) + done
+                ).tolist():
+                    item = ranges.one(int(waiting[i]))
+                    with storage_errors(item.file.path, "read"):
+                        _finish(item, int(results[i]), view)
+                done, at = ended, int(np.searchsorted(counts, ended, side="right"))
+                yield stops[at - 1]
+        finally:  # none may write to the buffer after we returned
+            ring.drain()
             self._rings.put(ring)
-
-    def _feed(self, ring: Uring, ranges: Sequence[Range], buffer: Bytes) -> None:
-        address, view, lined_up = buffer.ctypes.data, byte_view(buffer), 0
-        while lined_up < len(ranges) or ring.in_flight:
-            while lined_up < len(ranges) and ring.in_flight < _DEPTH:
-                item = ranges[lined_up]
-                ring.read(self._fd(item), address + item.at, item.length, item.offset, tag=lined_up)
-                lined_up += 1
-            for tag, result in ring.wait():
-                with storage_errors(ranges[tag].file.path, "read"):
-                    if result < 0:
-                        raise OSError(-result, os.strerror(-result))
-                    _check(ranges[tag], result, view)
 
     def close(self) -> None:
         """End threads and rings."""
         self._pool.shutdown()
-        while not self._rings.empty():
-            self._rings.get().close()
+        self._rings = queue.SimpleQueue()
 
 
-def _check(item: Range, count: int, view: memoryview) -> None:
-    """Finish a read that gave fewer bytes than there should be, or say where the file ends."""
+def _finish(item: Range, count: int, view: memoryview) -> None:
+    """Finish a read that gave fewer bytes than there should be, or say where the file ends.
+
+    Parameters
+    ----------
+    item : Range
+    count : int
+        Bytes that the read gave, or a negated errno.
+    view : memoryview
+        The buffer.
+    """
+    if count < 0:
+        raise OSError(-count, os.strerror(-count))
     while count < item.needed:
         # A direct read that was cut short may go on at no sector: go through the page cache.
         target = view[item.at + count : item.at + item.needed]
@@ -244,7 +342,7 @@ def _check(item: Range, count: int, view: memoryview) -> None:
 
 def _ring_works() -> bool:
     try:
-        Uring(1).close()
+        Uring(1)
     except (StorageError, OSError):
         return False
     return True

@@ -25,7 +25,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,7 @@ _SEEDS = 1 << 64
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+IntOrArray = TypeVar("IntOrArray", int, Int64)
 
 
 def page_bytes_for(row_size: int) -> int:
@@ -221,7 +222,7 @@ class RowFile(SealedFile):
                 raise CorruptFile(f"{path}: the footer does not match the header")
             self.seal = f"{seal:016x}"
 
-    def page_offset(self, number: int) -> int:
+    def page_offset(self, number: IntOrArray) -> IntOrArray:
         """Byte of the file at which a page begins."""
         return _FIRST_PAGE + number * self.header.page_bytes
 
