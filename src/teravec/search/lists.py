@@ -85,16 +85,18 @@ class IndexLists:
         return ids
 
     def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
+        order = np.argsort(places)
+        places = places[order]
         list_nos, rows = places >> PLACE_BITS, places & _ROW_MASK
+        wanted = list_nos[np.concatenate([[True], list_nos[1:] != list_nos[:-1]])]
         ids = np.empty(len(places), np.int64)
-        ordered = np.sort(list_nos)
-        wanted = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])]
         for lists in self._read(wanted, "ids", reader):
-            at = np.searchsorted(lists.list_nos, list_nos).clip(max=len(lists.list_nos) - 1)
-            inside = rows - lists.row_start
-            mine = (lists.list_nos[at] == list_nos) & (inside >= 0) & (inside < lists.sizes[at])
-            offsets = lists.offsets[at[mine]] + ID_BYTES * inside[mine]
-            ids[mine] = _take_ids(lists.buffer, offsets)
+            first, last = (int(list_no) << PLACE_BITS for list_no in lists.list_nos[[0, -1]])
+            ends = first + lists.row_start, last + lists.row_start + int(lists.sizes[-1])
+            mine = slice(*np.searchsorted(places, ends).tolist())
+            at = np.searchsorted(lists.list_nos, list_nos[mine])
+            offsets = lists.offsets[at] + ID_BYTES * (rows[mine] - lists.row_start)
+            ids[order[mine]] = _take_ids(lists.buffer, offsets)
         return ids
 
     def _read(self, list_nos: Int64, part: str, reader: ListReader) -> Iterator[ListsInMemory]:

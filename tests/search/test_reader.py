@@ -1,0 +1,97 @@
+"""Reading lists: what is joined, and searches that begin before all has arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import teravec
+from teravec.kernels import native as compiled
+from teravec.search import reader as reading
+from teravec.search.reader import ListReader
+from teravec.search.stats import SearchStats
+from teravec.storage.range_reader import RangeReader, Ranges
+
+
+@pytest.mark.skipif(compiled.reading is None, reason="not compiled")
+@settings(max_examples=200, deadline=None)
+@given(
+    lists=st.lists(
+        st.tuples(st.integers(0, 1), st.integers(0, 80_000), st.integers(1, 300_000)),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_joined_as_on_numpy(lists: list[tuple[int, int, int]]) -> None:
+    """Lists of two files: which file comes next, the gap before a list, and its length."""
+    steps, gaps, lengths = (np.array(column) for column in zip(*lists, strict=True))
+    slices = np.minimum(np.cumsum(steps), 1)
+    offsets = np.cumsum(gaps + lengths) - lengths
+    places = reading._Lists(slices, offsets, lengths)
+    index = SimpleNamespace(read_files=None)
+    reader = ListReader(index, None, SearchStats())  # type: ignore[arg-type]
+    found, expected = reader._joined(places), reader._join(places)
+    for name in ("file_nos", "offsets", "lengths", "at"):
+        np.testing.assert_array_equal(getattr(found[0], name), getattr(expected[0], name))
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[2], expected[2])
+    ranges, bounds, at = found
+    owners = np.repeat(np.arange(len(ranges)), np.diff(bounds))
+    within = at - ranges.at[owners]
+    np.testing.assert_array_equal(ranges.offsets[owners] + within, offsets)
+    assert (within + lengths <= ranges.lengths[owners]).all()
+
+
+@pytest.mark.parametrize("nq", [1, 50])
+@pytest.mark.parametrize("codec", ["sq8", "rabitq2+sq8"])
+def test_piece_by_piece_is_the_same(
+    nq: int, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    np.save(tmp_path / "base.npy", rng.standard_normal((4000, 24), np.float32))
+    teravec.build(tmp_path / "base.npy", tmp_path / "index", nlist=60, codec=codec, calibrate=False)
+    queries = rng.standard_normal((nq, 24), np.float32)
+    with teravec.open(tmp_path / "index", memory="64MiB") as index:
+        expected = index.search(queries, 10, 40)
+    pieces = []
+
+    def one_by_one(
+        self: RangeReader, ranges: Ranges, buffer: np.ndarray, stops: Sequence[int]
+    ) -> Generator[int, None, None]:
+        aside = np.zeros(len(buffer) + 4096, np.uint8)
+        aside = aside[-aside.ctypes.data % 4096 :][: len(buffer)]
+        self.read(ranges, aside)
+        buffer[:] = 0
+        begun = 0
+        for stop in stops:
+            for item in map(ranges.one, range(begun, stop)):
+                part = slice(item.at, item.at + item.needed)
+                buffer[part] = aside[part]
+            pieces.append(stop)
+            yield stop
+            begun = stop
+
+    real = RangeReader.filled
+    monkeypatch.setattr(reading, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(reading, "_GAP_BYTES", 0)
+    monkeypatch.setattr(reading, "_SEGMENT_BYTES", 4096)
+
+    def filled(
+        self: RangeReader, ranges: Ranges, buffer: np.ndarray, stops: Sequence[int]
+    ) -> Generator[int, None, None]:
+        if len(stops) == 1:
+            return real(self, ranges, buffer, stops)
+        return one_by_one(self, ranges, buffer, stops)
+
+    monkeypatch.setattr(RangeReader, "filled", filled)
+    with teravec.open(tmp_path / "index", memory="64MiB") as index:
+        found = index.search(queries, 10, 40)
+    assert len(pieces) > 3
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
