@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
 from teravec.search.stats import SearchStats
-from teravec.storage.buffers import aligned_buffer
+from teravec.storage.buffers import Buffers
 from teravec.storage.range_reader import RangeReader, Ranges
 
 __all__ = ["PageReader", "PageRun"]
@@ -58,6 +58,8 @@ class PageReader:
         Of codes in two stages; stays open as long as the reader is used.
     ranges : RangeReader
         Searches share it.
+    spare_bytes : int
+        Of buffers that are kept for the next reads.
 
     Attributes
     ----------
@@ -66,8 +68,9 @@ class PageReader:
         Number of each file's first page, and of all pages.
     """
 
-    def __init__(self, index: OpenedIndex, ranges: RangeReader) -> None:
+    def __init__(self, index: OpenedIndex, ranges: RangeReader, spare_bytes: int) -> None:
         self._index, self._ranges = index, ranges
+        self._buffers = Buffers(spare_bytes)
         self.page_bytes = index.fine[0].header.page_bytes
         npages = np.array([file.header.npages for file in index.fine], np.int64)
         self.first_pages: Int64 = np.concatenate([[0], np.cumsum(npages)])
@@ -105,7 +108,8 @@ class PageReader:
         Returns
         -------
         read : ndarray of uint8
-            The pages, and some between them that nobody checked.
+            The pages, and some between them that nobody checked; for ``give_back`` when it is
+            no longer needed.
         begins : ndarray of shape (n,), int64
             Byte of ``read`` at which each wanted page begins.
 
@@ -116,11 +120,12 @@ class PageReader:
         StorageError
         """
         sizes = run.counts * self.page_bytes
-        buffer = aligned_buffer(int(sizes.sum()))
-        at = np.cumsum(sizes) - sizes
+        ends = np.cumsum(sizes)
+        at, size = ends - sizes, int(ends[-1])
+        buffer = self._buffers.take(size)
         file_nos = np.searchsorted(self.first_pages, run.firsts, side="right") - 1
         stats.reads += len(run.firsts)
-        stats.bytes_read += buffer.nbytes
+        stats.bytes_read += size
         fine = self._index.fine
         offsets = fine[0].page_offset(run.firsts - self.first_pages[file_nos])
         self._ranges.read(Ranges(self._index.fine_read_files, file_nos, offsets, sizes, at), buffer)
@@ -132,3 +137,7 @@ class PageReader:
                 run.pages[first:stop] - self.first_pages[file_no], buffer, begins[first:stop]
             )
         return buffer, begins
+
+    def give_back(self, read: Bytes) -> None:
+        """Let the next reads have what ``read`` returned."""
+        self._buffers.give_back(read)

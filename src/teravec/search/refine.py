@@ -52,7 +52,7 @@ class Refiner:
     ) -> None:  # fmt: skip
         self._threads, self._run_bytes = threads, run_bytes
         self._codes = index.model.fine_codes()
-        self._pages = PageReader(index, ranges)
+        self._pages = PageReader(index, ranges, run_bytes)
         header, npages = index.fine[0].header, int(self._pages.first_pages[-1])
         self._page_rows, self._row_size = header.page_rows, header.row_size
         # Rows are numbered through all pages, as if each were full.
@@ -148,6 +148,7 @@ class Refiner:
                 self._cache.keep(run.pages, read, begins)
             else:
                 self._cache.keep(rows[mine], read, row_begins)
+            self._pages.give_back(read)
 
         runs = list(self._pages.runs(wanted, self._run_bytes))
         on_threads(refine, runs, threads=self._threads + 1)  # one waits for the disk
