@@ -134,7 +134,7 @@ def estimate_lists(
 def split_large_lists(
     vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner,
     engine: Engine, progress: Progress,
-) -> tuple[Float32, Int64, CentroidAssigner, int]:  # fmt: skip
+) -> tuple[Float32, Int64, int]:  # fmt: skip
     """Split lists until none is expected above the cap, or none of those can be split.
 
     Nothing is kept on disk: a run that was killed splits again from k-means' last checkpoint,
@@ -156,14 +156,11 @@ def split_large_lists(
     centroids : ndarray of shape (at least nlist, d), float32
     counts : ndarray of int64
         Vectors of the counted part of the sample in each list.
-    assigner : CentroidAssigner
-        Of these centroids, by ``make``.
     rounds : int
     """
     whole: set[int] = set()  # lists that no split makes smaller
     rows = range(0, vectors.n, max(1, vectors.n // _COUNTED_ROWS))
     for rounds in range(_MOST_ROUNDS):
-        assigner = make(centroids)
         require(
             splitting_bytes(len(centroids), vectors.d, engine.threads), engine.memory_bytes,
             f"splitting {len(centroids):,} lists",
@@ -171,7 +168,7 @@ def split_large_lists(
         maker = _PartsMaker(
             vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
         )
-        counter = _CounterMaker(maker, engine.hold(centroids), assigner.margin)
+        counter = _CounterMaker(maker, engine.hold(centroids), make(centroids).margin)
         list_nos = _lists_of(rows, counter, engine, progress)
         counts = np.bincount(list_nos, minlength=len(centroids))
         parts = _parts(counts, whole, options)
@@ -193,7 +190,7 @@ def split_large_lists(
         )  # fmt: skip
         if added:
             centroids = np.concatenate([centroids, *added])
-    return centroids, counts, assigner, rounds
+    return centroids, counts, rounds
 
 
 def splitting_bytes(nlist: int, d: int, threads: int) -> int:

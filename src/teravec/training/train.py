@@ -27,6 +27,7 @@ from teravec.storage.files import make_directory, publishing, sync_directory, wr
 from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.locality import locality_order
 from teravec.training.model import ModelDescription
 from teravec.training.moments import sample_moments
 from teravec.training.options import TrainPlan
@@ -123,12 +124,13 @@ def _lists(
     plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
     threads: int, engine: Engine, progress: Progress,
 ) -> _Lists:  # fmt: skip
-    """k-means' lists, those above the cap split."""
+    """k-means' lists, those above the cap split, in an order that has near ones side by side."""
 
     def make(centroids: Float32) -> CentroidAssigner:
         return CentroidAssigner.auto(centroids, probe, seed=plan.seed, threads=threads)
 
     if plan.max_list_bytes is None:
+        centroids = centroids[locality_order(centroids)]
         assigner = make(centroids)
         list_nos, _ = assigner.assign(part, threads=threads)
         counts = np.bincount(list_nos, minlength=len(centroids))
@@ -136,14 +138,13 @@ def _lists(
     options = SplitOptions(
         plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, plan.metric is Metric.COSINE
     )
-    split, counts, assigner, rounds = split_large_lists(
-        vectors, centroids, options, make, engine, progress
-    )
+    split, counts, rounds = split_large_lists(vectors, centroids, options, make, engine, progress)
     estimate = estimate_lists(
         counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
         added=len(split) - len(centroids), rounds=rounds,
     )  # fmt: skip
-    return _Lists(split, assigner, estimate)
+    split = split[locality_order(split)]
+    return _Lists(split, make(split), estimate)
 
 
 def _held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
