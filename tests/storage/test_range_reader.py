@@ -178,6 +178,25 @@ def test_short_reads_are_finished(
         np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
 
 
+def test_a_ring_too_many_means_threads(
+    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a process has no descriptors left."""
+    reader = RangeReader()
+
+    def refused(depth: int) -> None:
+        raise StorageError("io_uring is not to be had: Too many open files")
+
+    monkeypatch.setattr("teravec.storage.range_reader.Uring", refused)
+    ranges, buffer = _ranges(file, 9)
+    os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    reader.read(ranges, buffer)
+    reader.close()
+    for item in map(ranges.one, range(9)):
+        expected = data[item.offset : item.offset + item.length]
+        np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
+
+
 def test_no_ring_means_threads(data: np.ndarray, file: ReadFile,
                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     def refused(depth: int) -> None:

@@ -221,8 +221,8 @@ class RangeReader:
         waiting = np.flatnonzero(~self._read_cached(ranges, view))
         if not len(waiting):
             yield stops[-1]
-        elif self._ring:
-            yield from self._filled_by_ring(ranges, waiting, buffer, stops)
+        elif (ring := self._lent_ring()) is not None:
+            yield from self._filled_by_ring(ring, ranges, waiting, buffer, stops)
         else:
             self._read_by_threads([ranges.one(int(i)) for i in waiting], view)
             yield stops[-1]
@@ -278,8 +278,21 @@ class RangeReader:
                 count = os.preadv(fd if direct is None else direct, [target], item.offset)
                 _finish(item, count, view)
 
+    def _lent_ring(self) -> Uring | None:
+        """A ring, until it is put back; None where there is none to be had."""
+        if not self._ring:
+            return None
+        try:
+            return self._rings.get_nowait()
+        except queue.Empty:
+            pass
+        try:
+            return Uring(_DEPTH)
+        except StorageError:  # no descriptors, or no memory for it
+            return None
+
     def _filled_by_ring(
-        self, ranges: Ranges, waiting: Int64, buffer: Bytes, stops: Sequence[int]
+        self, ring: Uring, ranges: Ranges, waiting: Int64, buffer: Bytes, stops: Sequence[int]
     ) -> Generator[int, None, None]:
         columns = self._fds(ranges), ranges.offsets, ranges.lengths, ranges.at
         reads, needed = (
@@ -288,10 +301,6 @@ class RangeReader:
         )
         results, done, view = np.empty(len(waiting), np.int64), 0, byte_view(buffer)
         counts = np.searchsorted(waiting, stops)  # reads before each stop
-        try:
-            ring = self._rings.get_nowait()
-        except queue.Empty:
-            ring = Uring(_DEPTH)
         try:
             ring.begin(reads, buffer, results)
             at = 0
