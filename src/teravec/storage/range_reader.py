@@ -295,20 +295,16 @@ class RangeReader:
         self, ring: Uring, ranges: Ranges, waiting: Int64, buffer: Bytes, stops: Sequence[int]
     ) -> Generator[int, None, None]:
         columns = self._fds(ranges), ranges.offsets, ranges.lengths, ranges.at
-        reads, needed = (
-            np.concatenate([column[waiting] for column in columns]),
-            ranges.needed[waiting],
-        )
-        results, done, view = np.empty(len(waiting), np.int64), 0, byte_view(buffer)
-        counts = np.searchsorted(waiting, stops)  # reads before each stop
+        reads = np.concatenate([column[waiting] for column in columns])
+        needed, results = ranges.needed[waiting], np.empty(len(waiting), np.int64)
+        counts, done, at = np.searchsorted(waiting, stops), 0, 0  # reads before each stop
+        view = byte_view(buffer)
         try:
             ring.begin(reads, buffer, results)
-            at = 0
             while at < len(stops):
                 ended = ring.wait(int(counts[at]))
-                for i in (
-                    np.flatnonzero(results[done:ended] != needed[done:ended]) + done
-                ).tolist():
+                amiss = np.flatnonzero(results[done:ended] != needed[done:ended]) + done
+                for i in amiss.tolist():
                     item = ranges.one(int(waiting[i]))
                     with storage_errors(item.file.path, "read"):
                         _finish(item, int(results[i]), view)
