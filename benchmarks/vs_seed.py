@@ -25,7 +25,7 @@ import numpy as np
 
 import teravec
 from benchmarks import data, measure, seed
-from teravec.building import Resources
+from teravec.engines.resources import Resources
 from teravec.progress import NoProgress
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import KMeansOptions, kmeans

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec import building
-from teravec.building import Resources
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
@@ -68,7 +68,7 @@ def resources(
     opened = open_engine(chosen, threads, memory_bytes)
     # What this process does alone, it does while the workers beside it wait: on their threads.
     here = chosen.workers or 1 if chosen.address is None else 1
-    return Resources(memory_bytes, (threads or 0) * here, progress or NoProgress(), opened, device)
+    return Resources(memory_bytes, (threads or 0) * here, progress, opened, device)
 
 
 def build(
@@ -285,15 +285,9 @@ def calibrate(
             "queries with a truth file"
         )
     if truth is not None and given is not None:
-        return calibrate_with_truth(
-            paths, given, read_neighbors(truth), options, memory_bytes=limits.memory_bytes,
-            threads=limits.threads, progress=limits.progress,
-        )  # fmt: skip
+        return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
     source = open_source(data or [], id_column=id_column, vector_column=vector_column)
-    return calibrate_index(
-        paths, source, options, memory_bytes=limits.memory_bytes, threads=limits.threads,
-        progress=limits.progress, queries=given,
-    )  # fmt: skip
+    return calibrate_index(paths, source, options, limits, given)
 
 
 def _vectors(queries: PathLike | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

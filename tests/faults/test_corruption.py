@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
+from teravec.engines.resources import Resources
 from teravec.index.manifest import read_manifest, write_manifest
 from teravec.index.verify import verify
 from teravec.kernels.metric import Metric
@@ -492,8 +493,8 @@ def test_damage_to_the_checkpoint_of_a_ground_truth(
 
     def find(progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         return groundtruth(
-            source, QUERIES, 5, metric=Metric.L2, memory_bytes=1 << 30, threads=1,
-            progress=progress, checkpoint=tmp_path / "partial", checkpoint_every_s=0,
+            source, QUERIES, 5, metric=Metric.L2, resources=Resources(1 << 30, 1, progress),
+            checkpoint=tmp_path / "partial", checkpoint_every_s=0,
         )  # fmt: skip
 
     with pytest.raises(_Stop):

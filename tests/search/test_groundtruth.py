@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from teravec.engines.resources import Resources
 from teravec.errors import MemoryLimitTooSmall, OutputExists
 from teravec.kernels.metric import Metric
-from teravec.progress import NoProgress
+from teravec.progress import Progress
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.groundtruth import groundtruth
 from teravec.search.results import read_neighbors
@@ -17,11 +19,13 @@ from teravec.sources import open_source
 from tests.conftest import RealSet, clustered
 
 
-def run(path: Path, queries: np.ndarray, k: int, **options: object) -> tuple:
+def run(
+    path: Path, queries: np.ndarray, k: int, *, memory_bytes: int = 1 << 28,
+    progress: Progress | None = None, **options: Any,
+) -> tuple:  # fmt: skip
     """Call groundtruth with what a test does not care for filled in."""
-    defaults: dict = {
-        "metric": Metric.L2, "memory_bytes": 1 << 28, "threads": 2, "progress": NoProgress(),
-    }  # fmt: skip
+    resources = Resources(memory_bytes, 2, progress)
+    defaults = {"metric": Metric.L2, "resources": resources}
     return groundtruth(open_source(path), queries, k, **{**defaults, **options})
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from teravec.engines.resources import Resources
 from teravec.errors import StorageError
-from teravec.progress import NoProgress
 from teravec.slices import merge as merging
 from teravec.slices.merge import MergeOptions, merge
 from teravec.storage.files import allow_open_files, publishing
@@ -43,13 +43,13 @@ def test_spans_of_lists_do_not_change_a_slice(
 ) -> None:
     paths = IndexPaths(tmp_path)
     shards, ntotal = _write_shards(paths, 3)
-    options = MergeOptions(MODEL, CODE_SIZE, NLIST, ntotal, 2, 64 << 20, 2)
-    whole = merge(shards, paths, options, NoProgress())
+    options, resources = MergeOptions(MODEL, CODE_SIZE, 0, NLIST, ntotal, 2), Resources(64 << 20, 2)
+    whole = merge(shards, paths, options, resources)
     for path in paths.slices.iterdir():
         path.unlink()
-    monkeypatch.setattr(merging.MergeOptions, "span_lists", lambda self, nshards: span)
-    monkeypatch.setattr(merging.MergeOptions, "window_bytes", lambda self, nshards: 400)
-    assert merge(shards, paths, options, NoProgress()) == whole
+    monkeypatch.setattr(merging._Merger, "span_lists", span)
+    monkeypatch.setattr(merging._Merger, "window_bytes", 400)
+    assert merge(shards, paths, options, resources) == whole
     with ListFile(paths.slice(0)) as merged, ListFile(shards[0]) as first:
         rows = slice(0, int(first.sizes[0]))
         np.testing.assert_array_equal(
@@ -58,10 +58,10 @@ def test_spans_of_lists_do_not_change_a_slice(
 
 
 def test_memory_bounds_spans_and_windows() -> None:
-    options = MergeOptions(MODEL, 72, 10_000_000, 10**12, 100, 8 << 30, 8)
-    assert options.span_lists(2000) * 2000 * 64 <= 2 << 30
-    assert options.window_bytes(2000) <= (8 << 30) // 40
-    assert options.window_bytes(4) == 16 << 20
+    few, many = (merging._Merger((Path(),) * shards, 80, 8 << 30, 8) for shards in (4, 2000))
+    assert many.span_lists * 2000 * 64 <= 2 << 30
+    assert many.window_bytes <= (8 << 30) // 40
+    assert few.window_bytes == 16 << 20
 
 
 def test_more_files_than_the_system_allows_is_an_error() -> None:

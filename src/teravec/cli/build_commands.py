@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from teravec import api, building
-from teravec.building import Resources
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
@@ -163,7 +163,7 @@ def _cost(started: float, resources: Resources) -> dict[str, Any]:
         "peak_rss_bytes": peak_rss_bytes(),
         "memory_bytes": resources.memory_bytes,
     }
-    peaks = resources.workers.peaks()
+    peaks = resources.engine.peaks()
     return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
 
 
@@ -203,7 +203,7 @@ def _report_index(
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
-        if workers := resources.workers.peaks():
+        if workers := resources.engine.peaks():
             own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
             for peak in (own, *workers):
                 print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "

@@ -197,8 +197,7 @@ def groundtruth(
     with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
         distances, ids = exact_neighbors(
             source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            memory_bytes=resources.memory_bytes, threads=resources.threads,
-            progress=resources.progress, checkpoint=checkpoint, engine=resources.workers,
+            resources=resources, checkpoint=checkpoint,
         )  # fmt: skip
     write_neighbors(out, distances, ids)
     remove_checkpoint(checkpoint)

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.engine import Engine, Steps
-from teravec.engines.local import LocalEngine
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
-from teravec.progress import Bar, Progress
+from teravec.progress import Bar
 from teravec.search.checkpoint import BestSoFar, Checkpoint
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows, squared_lengths
 from teravec.sources import Source, SourceFiles
@@ -47,12 +47,9 @@ def groundtruth(
     k: int,
     *,
     metric: Metric,
-    memory_bytes: int,
-    threads: int,
-    progress: Progress,
+    resources: Resources,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
-    engine: Engine | None = None,
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
@@ -66,19 +63,15 @@ def groundtruth(
     k : int
         1 to the vectors in the source.
     metric : Metric
-    memory_bytes : int
-        Limit on memory: queries and results, ``nq (20 k + 4 d)`` bytes, and about 100 MiB
-        of blocks and buffers, which shrink where the limit is low.
-    threads : int
+    resources : Resources
+        Workers share the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
+        bytes, and about 100 MiB of blocks and buffers, which shrink where the limit is low.
         While it runs, BLAS in this process is set to one thread: the work is shared out here.
-    progress : Progress
     checkpoint : Path, optional
         Directory to keep the state in and to resume from. It stays when the function
         returns: call `checkpoint.remove_checkpoint` when the result is safe.
     checkpoint_every_s : float
         Seconds of work between checkpoints.
-    engine : Engine, optional
-        Whose workers share the source's rows. Not given: this process.
 
     Returns
     -------
@@ -103,16 +96,15 @@ def groundtruth(
     """
     queries = _checked(source, queries, k)
     squares = squared_lengths(queries) if metric is Metric.COSINE else None
-    engine = engine or LocalEngine(threads, memory_bytes)
-    task = ScanTask(queries, k, metric, threads, squares)
-    plan_block(source, task, memory_bytes)  # before anything is read
+    task = ScanTask(queries, k, metric, resources.threads, squares)
+    plan_block(source, task, resources.memory_bytes)  # before anything is read
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
     started = saved = time.monotonic()
     begin = best.rows
-    with progress.stage("groundtruth", source.ntotal, "vectors") as bar:
+    with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
         bar.advance(begin)
-        for _ in _searched(source, task, best, engine, bar):
+        for _ in _searched(source, task, best, resources.engine, bar):
             if store and best.rows < source.ntotal and (
                 time.monotonic() - saved >= checkpoint_every_s
             ):  # fmt: skip

@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.engine import Engine, Steps
+from teravec.engines.resources import Resources
 from teravec.engines.threads import ahead
 from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.device import CPU
 from teravec.memory import require
-from teravec.progress import Progress
 from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import make_directory, publishing
@@ -25,7 +25,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 from teravec.training.model import Model, ModelDescription
 
-__all__ = ["ShardOptions", "sealed_shards", "shard"]
+__all__ = ["sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
@@ -34,42 +34,30 @@ _WRITE_BYTES = 4 << 20  # of codes and ids gathered in list order at a time
 _CHECKED_ROWS = 1024  # on which a device is compared with the processor
 
 
-@dataclass(frozen=True)
-class ShardOptions:
-    """Options of the shard stage.
-
-    Parameters
-    ----------
-    shards : int, optional
-        Shards to cut all rows into, at least.
-    rows : tuple of int, optional
-        Encode only rows [start, stop). Not given: every row that no shard covers yet.
-    memory_bytes, threads : int
-        Of each worker.
-    device : str
-        What finds the vectors' lists, as ``kernels.device`` names it.
-    """
-
-    shards: int | None
-    rows: RowRange | None
-    memory_bytes: int
-    threads: int
-    device: str = CPU
-
-
 def sealed_shards(paths: IndexPaths) -> list[Path]:
     """The shard files there are, in row order."""
     return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
 
 
 def shard(
-    source: Source, model: ModelDescription, paths: IndexPaths, options: ShardOptions,
-    progress: Progress, engine: Engine,
+    source: Source, model: ModelDescription, paths: IndexPaths, shards: int | None,
+    rows: RowRange | None, resources: Resources,
 ) -> list[Path]:  # fmt: skip
     """Encode the rows that no sealed shard covers; return the files written.
 
     Ranges may be encoded in any order, by several processes at once, and again after a
     crash: a shard appears under its name only when it is whole and verified.
+
+    Parameters
+    ----------
+    source : Source
+    model : ModelDescription
+    paths : IndexPaths
+    shards : int, optional
+        Shards to cut all rows into, at least.
+    rows : tuple of int, optional
+        Encode only rows [start, stop). Not given: every row that no shard covers yet.
+    resources : Resources
 
     Raises
     ------
@@ -78,16 +66,17 @@ def shard(
     ForeignFile
         A shard of another model is in the way.
     """
+    engine = resources.engine
     block_rows = max(1, _BLOCK_BYTES // (4 * max(source.d, model.d)))
     code_size = model.code_size
     fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
-    require(fixed + block_rows * (code_size + 32), options.memory_bytes, "sharding")
-    rows_most = rows_in_memory(code_size, options.memory_bytes - fixed)
+    require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
+    rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
     make_directory(paths.shards)
     done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
-    missing = missing_ranges(_wanted(source, options, rows_most, engine), done)
-    maker = _EncoderMaker(source.opened_by, paths, block_rows, options.threads, options.device)
-    with progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
+    missing = missing_ranges(_wanted(source.ntotal, shards, rows, rows_most, engine), done)
+    maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
+    with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
         for path in engine.run(maker, _write_shard, missing, bar):
             log.info("shard %s sealed", path.name)
@@ -96,15 +85,14 @@ def shard(
 
 
 def _wanted(
-    source: Source, options: ShardOptions, rows_most: int, engine: Engine
+    ntotal: int, shards: int | None, rows: RowRange | None, rows_most: int, engine: Engine
 ) -> list[RowRange]:
-    workers = 1 if engine.in_process else engine.workers
-    if options.rows is None:
-        return shard_ranges(source.ntotal, options.shards, rows_most, workers)
-    start, stop = options.rows
-    if not 0 <= start < stop <= source.ntotal:
-        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {source.ntotal:,}")
-    ranges = shard_ranges(stop - start, None, rows_most, workers)
+    if rows is None:
+        return shard_ranges(ntotal, shards, rows_most, engine.workers)
+    start, stop = rows
+    if not 0 <= start < stop <= ntotal:
+        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {ntotal:,}")
+    ranges = shard_ranges(stop - start, None, rows_most, engine.workers)
     return [(start + a, start + b) for a, b in ranges]
 
 

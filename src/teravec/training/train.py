@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.engine import Engine
-from teravec.engines.local import LocalEngine
+from teravec.engines.resources import Resources
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
-from teravec.kernels.device import CPU
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
-from teravec.progress import Progress
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
@@ -57,30 +54,29 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 
 
 def train(
-    source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
-    progress: Progress, engine: Engine | None = None, weights: Weights | None = None,
-    device: str = CPU,
+    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
+    weights: Weights | None,
 ) -> ModelDescription:  # fmt: skip
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
     sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
-    of a PCA, k-means and splitting run on the engine, in this process where none is given. The
-    codec is trained on a fixed number of vectors, and always here. The device is where k-means
-    finds the vectors' lists.
+    of a PCA, k-means and splitting run on the engine. The codec is trained on a fixed number of
+    vectors, and always here. The device is where k-means finds the vectors' lists.
 
     Raises
     ------
     MemoryLimitTooSmall
-        Centroids and one block of vectors do not fit in ``memory_bytes``.
+        Centroids and one block of vectors do not fit in the limit.
     """
     if (paths.model / "model.json").exists():
         description = ModelDescription.read(paths.model)
         _remove_training_files(paths)
         return description
-    plan = record.plan()
-    require(training_bytes(plan, threads), memory_bytes, f"training {plan.nlist:,} lists")
-    engine = engine or LocalEngine(threads, memory_bytes)
+    plan, threads = record.plan(), resources.threads
+    engine, progress = resources.engine, resources.progress
+    needed = training_bytes(plan, threads)
+    require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
     sample = draw_sample(source, plan, paths.training, progress, engine)
     block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
@@ -91,12 +87,12 @@ def train(
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     vectors = TrainingSet(sample, transform, plan.d_index, drawn)
     options = KMeansOptions(
-        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, device
+        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
     )
     state = kmeans(vectors, options, paths.training, progress, engine)
     part = vectors.evenly(codec_rows(plan))
     probe = _held_out(source, plan, vectors)
-    lists = _lists(plan, state.centroids, vectors, part, probe, threads, engine, progress)
+    lists = _lists(plan, state.centroids, vectors, part, probe, resources)
     arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
@@ -121,9 +117,10 @@ class _Lists:
 
 def _lists(
     plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
-    threads: int, engine: Engine, progress: Progress,
+    resources: Resources,
 ) -> _Lists:  # fmt: skip
     """k-means' lists, those above the cap split."""
+    threads = resources.threads
 
     def make(centroids: Float32) -> CentroidAssigner:
         return CentroidAssigner.auto(centroids, probe, seed=plan.seed, threads=threads)
@@ -137,7 +134,7 @@ def _lists(
         plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, plan.metric is Metric.COSINE
     )
     split, counts, assigner, rounds = split_large_lists(
-        vectors, centroids, options, make, engine, progress
+        vectors, centroids, options, make, resources.engine, resources.progress
     )
     estimate = estimate_lists(
         counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
