@@ -15,17 +15,16 @@ from teravec.errors import (
     InvalidArgument,
     InvalidSource,
     MemoryLimitTooSmall,
-    MissingFile,
     storage_errors,
 )
 from teravec.index.calibration import read_calibration
-from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
+from teravec.index.manifest import Manifest, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
-from teravec.shards.shard import sealed_shards, shard
+from teravec.shards.shard import shard
+from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.slices.slice_files import SealedSlice
 from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
@@ -96,7 +95,11 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
         manifest = read_manifest(paths)
     else:
         model = ModelDescription.read(paths.model)
-        slices = _merge(record, model, paths, resources)
+        options = MergeOptions(
+            model.tag, model.code_size, model.sketch_size, model.nlist, record.ntotal,
+            record.layout.slices,
+        )  # fmt: skip
+        slices = merge(paths, options, resources)
         manifest = _manifest(record, model, slices, paths)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
@@ -106,23 +109,9 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
     return manifest
 
 
-def _merge(
-    record: BuildRecord, model: ModelDescription, paths: IndexPaths, resources: Resources
-) -> list[SealedSlice]:
-    shards = sealed_shards(paths)
-    if not shards:
-        raise MissingFile(f"{paths.shards}: there are no shards to merge")
-    options = MergeOptions(
-        model.tag, model.code_size, model.sketch_size, model.nlist, record.ntotal,
-        record.layout.slices,
-    )  # fmt: skip
-    return merge(shards, paths, options, resources)
-
-
 def _manifest(
-    record: BuildRecord, model: ModelDescription, slices: Sequence[SealedSlice], paths: IndexPaths
+    record: BuildRecord, model: ModelDescription, slices: Sequence[SliceEntry], paths: IndexPaths
 ) -> Manifest:
-    entries = tuple(_slice_entry(i, s, paths) for i, s in enumerate(slices))
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
@@ -134,20 +123,9 @@ def _manifest(
         codec=model.codec,
         model=model.checksum,
         files={paths.build.name: describe_file(paths.build)},
-        slices=entries,
+        slices=tuple(slices),
         source=record.source,
     )
-
-
-def _slice_entry(number: int, sealed: SealedSlice, paths: IndexPaths) -> SliceEntry:
-    folder, fine = paths.slices.name, None
-    if sealed.fine is not None:
-        name = f"{folder}/{paths.fine(number).name}"
-        fine = RowsEntry(name, sealed.fine.size, sealed.fine.seal)
-    return SliceEntry(
-        f"{folder}/{paths.slice(number).name}", sealed.lists, sealed.ntotal, sealed.size,
-        sealed.seal, fine=fine,
-    )  # fmt: skip
 
 
 def build_index(

@@ -15,6 +15,8 @@ from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile
 from teravec.memory import require
+from teravec.shards.shard import sealed_shards
+from teravec.slices.entry import SliceEntry
 from teravec.slices.plan import (
     ListRange,
     SealedRange,
@@ -22,7 +24,7 @@ from teravec.slices.plan import (
     slice_count,
     slice_ranges,
 )
-from teravec.slices.slice_files import SealedSlice, SliceFiles
+from teravec.slices.slice_files import SliceFiles
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import allow_open_files, make_directory
 from teravec.storage.layout import IndexPaths
@@ -68,18 +70,8 @@ class MergeOptions:
         return self.code_size + ID_BYTES
 
 
-def merge(
-    shards: Sequence[Path], paths: IndexPaths, options: MergeOptions, resources: Resources
-) -> list[SealedSlice]:
+def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[SliceEntry]:
     """Write every slice that is not sealed yet; return what the manifest says of them all.
-
-    Parameters
-    ----------
-    shards : sequence of Path
-        Every shard of the index.
-    paths : IndexPaths
-    options : MergeOptions
-    resources : Resources
 
     Raises
     ------
@@ -87,7 +79,9 @@ def merge(
         A shard is missing, belongs to another index, overlaps another or is damaged; the
         message names it, and no slice that holds its bytes is left behind.
     """
-    engine = resources.engine
+    engine, shards = resources.engine, sealed_shards(paths)
+    if not shards:
+        raise MissingFile(f"{paths.shards}: there are no shards to merge")
     # All lists' entries of one shard, sums of sizes; a slice's while it is written.
     table_bytes = 8 * 8 * options.nlist
     require(table_bytes + (8 << 20), engine.memory_bytes, f"merging {options.nlist:,} lists")
@@ -107,16 +101,14 @@ def merge(
     merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
     sealed = []
     with resources.progress.stage("merge", total_bytes, "bytes") as bar:
-        for described in engine.run(merger, _merge_slice, tasks, bar):
-            log.info("slice of lists %d to %d, seal %s", *described.lists, described.seal)
-            sealed.append(described)
+        for entry in engine.run(merger, _merge_slice, tasks, bar):
+            log.info("slice of lists %d to %d, seal %s", *entry.lists, entry.checksum)
+            sealed.append(entry)
     return sealed
 
 
 def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
     """Total size of each list, and the shards in row order, after checking that they fit."""
-    if not shards:
-        raise MissingFile("there are no shards to merge")
     sizes, ranges = np.zeros(options.nlist, np.int64), []
     for path in shards:
         with ListFile(path) as file:
@@ -167,14 +159,14 @@ class _SliceTask:
     sizes: Int64
 
 
-def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SealedSlice]:
+def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SliceEntry]:
     """Write a slice, unless it is there."""
     files = task.files
     if files.are_sealed():
         yield files.ntotal * merger.row_bytes
     else:
         yield from _write_slice(merger, files, task.sizes)
-    return files.describe()
+    return files.entry()
 
 
 def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[int]:
