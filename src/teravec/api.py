@@ -25,7 +25,7 @@ from teravec.search.calibrating import CalibrationOptions, calibrate_index, cali
 from teravec.search.index import open_index as open
 from teravec.search.results import read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import Weights, open_source
+from teravec.sources import PathLike, Weights, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
 from teravec.training.options import TrainOptions
@@ -43,8 +43,6 @@ __all__ = [
     "train",
     "verify",
 ]
-
-PathLike = str | Path
 
 
 def resources(

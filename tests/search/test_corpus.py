@@ -21,9 +21,10 @@ from teravec.errors import (
 from teravec.progress import NoProgress
 from teravec.search.corpus import CorpusSummary, answers, search_corpus
 from teravec.search.effort import Effort
+from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
 from teravec.search.questions import Question, TopK, Within
-from teravec.search.results import read_neighbors, write_neighbors, write_range
+from teravec.search.results import read_neighbors, write_found, write_neighbors
 from teravec.sources import Source, open_source
 from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import tree
@@ -99,11 +100,11 @@ def whole(corpus: Corpus, question: Question, out: Path) -> bytes:
     """What the results are when one call of the index finds them, written from memory."""
     with teravec.open(corpus.root) as index:
         if isinstance(question, TopK):
-            found = index.search(corpus.vectors, question.k, EFFORT.nprobe)
-            write_neighbors(out, *found)
+            write_neighbors(out, *index.search(corpus.vectors, question.k, EFFORT.nprobe))
         else:
             assert isinstance(question, Within)
-            write_range(out, *index.range_search(corpus.vectors, RADIUS, EFFORT.nprobe))
+            found = index.range_search(corpus.vectors, RADIUS, EFFORT.nprobe)
+            write_found(out, FoundArrays(*found))
     data = out.read_bytes()
     out.unlink()
     return data

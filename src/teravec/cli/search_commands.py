@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -165,7 +166,7 @@ def evaluate_index(
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
-        print_json({"index": str(index), "k": k, "results": [r.to_dict() for r in results]})
+        print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
         Console().print(_evaluation_table(results, k))
 

@@ -2,8 +2,10 @@
 
 from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.matrix import Block, Source, SourceFile, SourceFiles, open_source
+from teravec.sources.paths import PathLike
 from teravec.sources.weights import Weights
 
 __all__ = [
-    "GAP_BYTES", "Block", "Source", "SourceFile", "SourceFiles", "Weights", "open_source", "spans",
+    "GAP_BYTES", "Block", "PathLike", "Source", "SourceFile", "SourceFiles", "Weights",
+    "open_source", "spans",
 ]  # fmt: skip
