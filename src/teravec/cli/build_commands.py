@@ -20,10 +20,8 @@ from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
-from teravec.memory import parse_bytes
 from teravec.storage.layout import IndexPaths
 from teravec.training.model import ModelDescription
-from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 
 __all__ = ["add_build_commands"]
@@ -53,10 +51,7 @@ def build(
 ) -> None:  # fmt: skip
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
-    options = TrainOptions(
-        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )  # fmt: skip
+    options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
@@ -79,10 +74,7 @@ def train(
 ) -> None:  # fmt: skip
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
-    options = TrainOptions(
-        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )  # fmt: skip
+    options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         model = api.train(
@@ -103,9 +95,7 @@ def train(
 def shard(
     data: o.Data, out: o.Out,
     rows: Annotated[
-        str | None,
-        typer.Option(help="Encode only rows START:STOP.  [default: all that no shard covers]",
-                     show_default=False),
+        str | None, o.unset("Encode only rows START:STOP.  [default: all that no shard covers]")
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, engine: o.Engine = "local",
