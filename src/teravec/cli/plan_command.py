@@ -22,8 +22,9 @@ from teravec.planning.constants import (
     read_constants,
     write_constants,
 )
-from teravec.planning.model import Plan, predict
+from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
+from teravec.planning.prediction import Plan
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
 
 __all__ = ["add_plan_command"]

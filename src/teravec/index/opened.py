@@ -16,7 +16,10 @@ from teravec.storage.range_reader import ReadFile
 from teravec.storage.rowfile import RowFile
 from teravec.training.model import Model
 
-__all__ = ["OpenedIndex"]
+__all__ = ["OPENED_LIST_BYTES", "OpenedIndex"]
+
+OPENED_LIST_BYTES = 48
+"""Memory for each list of an open index: its entry of the table, its start, its size."""
 
 
 class OpenedIndex:
@@ -128,7 +131,7 @@ class OpenedIndex:
     @property
     def memory_bytes(self) -> int:
         """About the memory taken by being open."""
-        return self.model.memory_bytes + 48 * self.manifest.nlist
+        return self.model.memory_bytes + OPENED_LIST_BYTES * self.manifest.nlist
 
     def close(self) -> None:
         """Close the files."""

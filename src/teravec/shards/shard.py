@@ -18,7 +18,15 @@ from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.device import CPU
 from teravec.memory import require
-from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
+from teravec.shards.plan import (
+    BLOCK_BYTES,
+    WRITE_BYTES,
+    RowRange,
+    fixed_bytes,
+    missing_ranges,
+    rows_in_memory,
+    shard_ranges,
+)
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
@@ -29,8 +37,6 @@ __all__ = ["sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
-_WRITE_BYTES = 4 << 20  # of codes and ids gathered in list order at a time
 _CHECKED_ROWS = 1024  # on which a device is compared with the processor
 
 
@@ -67,9 +73,9 @@ def shard(
         A shard of another model is in the way.
     """
     engine = resources.engine
-    block_rows = max(1, _BLOCK_BYTES // (4 * max(source.d, model.d)))
+    block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
     code_size = model.code_size
-    fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
+    fixed = fixed_bytes(model.memory_bytes)
     require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
     rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
     make_directory(paths.shards)
@@ -174,7 +180,7 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
 def _in_order(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    rows = max(1, _WRITE_BYTES // (codes.shape[1] + ids.itemsize))
+    rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         yield codes[part], ids[part]

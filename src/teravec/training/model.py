@@ -32,13 +32,15 @@ from teravec.storage.arrays import check_file, read_array
 from teravec.storage.jsonfile import json_checksum, read_json
 from teravec.training.transform import Transform
 
-__all__ = ["MODEL_FORMAT", "MODEL_VERSION", "Model", "ModelDescription"]
+__all__ = ["GRAPH_LIST_BYTES", "Model", "ModelDescription"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-MODEL_FORMAT = "teravec-model"
-MODEL_VERSION = 1
+GRAPH_LIST_BYTES = 300
+"""Of a list in the graph of the coarse quantizer, where there is one."""
+
+_FORMAT, _VERSION = "teravec-model", 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class ModelDescription:
 
     def content(self) -> dict[str, Any]:
         """The JSON object to seal."""
-        content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **vars(self)}
+        content = {"format": _FORMAT, "version": _VERSION, **vars(self)}
         if self.lists is None:
             del content["lists"]
         return content
@@ -101,7 +103,7 @@ class ModelDescription:
     def read(cls, directory: Path) -> ModelDescription:
         """Read ``model.json``, or raise MissingFile, CorruptFile or IncompatibleVersion."""
         path = directory / "model.json"
-        content = read_json(path, MODEL_FORMAT, MODEL_VERSION)
+        content = read_json(path, _FORMAT, _VERSION)
         del content["format"], content["version"]
         try:
             return cls(**content)
@@ -111,7 +113,7 @@ class ModelDescription:
     @property
     def memory_bytes(self) -> int:
         """About the memory that the model takes: centroids twice and as bytes, codec, graph."""
-        graph = self.nlist * 300 if self.quantizer == "hnsw" else 0
+        graph = self.nlist * GRAPH_LIST_BYTES if self.quantizer == "hnsw" else 0
         return 9 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
 
     @property
