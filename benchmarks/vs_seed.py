@@ -28,9 +28,9 @@ from benchmarks import data, measure, seed
 from teravec.engines.resources import Resources
 from teravec.progress import NoProgress
 from teravec.storage.layout import IndexPaths
-from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.kmeans import kmeans
 from teravec.training.model import Model
-from teravec.training.options import TrainOptions
+from teravec.training.options import KMeansOptions, TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet

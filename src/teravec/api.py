@@ -27,7 +27,7 @@ from teravec.search.results import read_neighbors
 from teravec.serving.client import connect
 from teravec.sources import PathLike, Weights, open_source
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 

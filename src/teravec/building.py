@@ -29,7 +29,7 @@ from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
@@ -61,7 +61,7 @@ def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as error:
-        trained = (paths.model / "model.json").exists()
+        trained = ModelDescription.is_sealed(paths.model)
         begun = paths.build not in kept and paths.build.exists()
         if begun and (isinstance(error, InvalidSource) or not trained):
             _remove_new(paths.root, there, kept)

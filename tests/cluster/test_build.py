@@ -33,7 +33,7 @@ from teravec.training import moments as moments_module
 from teravec.training import sample as sample_module
 from teravec.training import splitting as splitting_module
 from teravec.training import training_set as set_module
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers

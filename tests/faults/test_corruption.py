@@ -27,7 +27,7 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.conftest import clustered

@@ -16,7 +16,8 @@ from teravec.storage.jsonfile import read_json
 from teravec.training import distributed as distributed_module
 from teravec.training import training_set as set_module
 from teravec.training.distributed import distributed_passes, part_bytes
-from teravec.training.kmeans import KMeansOptions, KMeansState, kmeans
+from teravec.training.kmeans import KMeansState, kmeans
+from teravec.training.options import KMeansOptions
 from teravec.training.sums import Sums
 from teravec.training.transform import Moments, TransformKind, train_transform
 from teravec.training.weights import SampleWeights

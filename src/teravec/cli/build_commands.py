@@ -21,7 +21,7 @@ from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
 
 __all__ = ["add_build_commands"]

@@ -11,7 +11,7 @@ from teravec.errors import CorruptFile, ForeignFile, MissingFile, storage_errors
 from teravec.slices.entry import RowsEntry, SliceEntry
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 
 __all__ = ["Manifest", "read_manifest", "read_model_description", "write_manifest"]
 

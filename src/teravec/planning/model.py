@@ -20,7 +20,7 @@ from teravec.search.calibrating import CalibrationOptions, codes_searched
 from teravec.shards.plan import bytes_of_rows, fixed_bytes, rows_in_memory
 from teravec.slices.plan import slice_count
 from teravec.sources import GAP_BYTES
-from teravec.training.model import GRAPH_LIST_BYTES
+from teravec.training.description import GRAPH_LIST_BYTES
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of

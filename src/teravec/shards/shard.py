@@ -31,7 +31,8 @@ from teravec.sources import Source, SourceFiles
 from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
-from teravec.training.model import Model, ModelDescription
+from teravec.training.description import ModelDescription
+from teravec.training.model import Model
 
 __all__ = ["sealed_shards", "shard"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,25 +14,23 @@ import numpy.typing as npt
 from teravec.engines.resources import Resources
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
+from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
-from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
-from teravec.training.kmeans import KMeansOptions, kmeans
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
+from teravec.training.kmeans import kmeans
+from teravec.training.list_sizes import ListsEstimate
 from teravec.training.moments import sample_moments
-from teravec.training.options import TrainPlan
+from teravec.training.options import KMeansOptions, TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.sample import draw_sample, rows_left_out
 from teravec.training.splitting import (
-    ListsEstimate,
     SplitOptions,
-    estimate_lists,
     split_large_lists,
     splitting_bytes,
 )
@@ -69,27 +67,19 @@ def train(
     MemoryLimitTooSmall
         Centroids and one block of vectors do not fit in the limit.
     """
-    if (paths.model / "model.json").exists():
+    if ModelDescription.is_sealed(paths.model):
         description = ModelDescription.read(paths.model)
         _remove_training_files(paths)
         return description
     plan, threads = record.plan(), resources.threads
-    engine, progress = resources.engine, resources.progress
     needed = training_bytes(plan, threads)
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
-    sample = draw_sample(source, plan, paths.training, progress, engine)
-    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
-    transform = train_transform(
-        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
-        centered=plan.metric is Metric.L2, seed=plan.seed,
-    )  # fmt: skip
-    drawn = None if weights is None else draw_weights(weights, plan, paths.training)
-    vectors = TrainingSet(sample, transform, plan.d_index, drawn)
+    vectors = _training_set(source, plan, paths, resources, weights)
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
     )
-    state = kmeans(vectors, options, paths.training, progress, engine)
+    state = kmeans(vectors, options, paths.training, resources.progress, resources.engine)
     part = vectors.evenly(codec_rows(plan))
     probe = _held_out(source, plan, vectors)
     lists = _lists(plan, state.centroids, vectors, part, probe, resources)
@@ -97,13 +87,27 @@ def train(
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
     arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
-    if (packed := transform.packed()) is not None:
+    if (packed := vectors.transform.packed()) is not None:
         arrays["transform.npy"] = packed
-    fine_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
-    code_size = plan.codec.sketch_size(plan.d_index) + fine_size
-    description = _seal(plan, code_size, arrays, lists, state.history, vectors.n, paths)
+    description = _seal(plan, arrays, lists, state.history, vectors.n, paths)
     _remove_training_files(paths)
     return description
+
+
+def _training_set(
+    source: Source, plan: TrainPlan, paths: IndexPaths, resources: Resources,
+    weights: Weights | None,
+) -> TrainingSet:  # fmt: skip
+    """The sample and its weights, drawn; and the transform, trained."""
+    engine, progress = resources.engine, resources.progress
+    sample = draw_sample(source, plan, paths.training, progress, engine)
+    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
+    transform = train_transform(
+        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
+        centered=plan.metric is Metric.L2, seed=plan.seed,
+    )  # fmt: skip
+    drawn = None if weights is None else draw_weights(weights, plan, paths.training)
+    return TrainingSet(sample, transform, plan.d_index, drawn)
 
 
 @dataclass(frozen=True)
@@ -129,14 +133,14 @@ def _lists(
         assigner = make(centroids)
         list_nos, _ = assigner.assign(part, threads=threads)
         counts = np.bincount(list_nos, minlength=len(centroids))
-        return _Lists(centroids, assigner, estimate_lists(counts, plan.ntotal, plan.row_bytes))
+        return _Lists(centroids, assigner, ListsEstimate.of(counts, plan.ntotal, plan.row_bytes))
     options = SplitOptions(
         plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, plan.metric is Metric.COSINE
     )
     split, counts, assigner, rounds = split_large_lists(
         vectors, centroids, options, make, resources.engine, resources.progress
     )
-    estimate = estimate_lists(
+    estimate = ListsEstimate.of(
         counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
         added=len(split) - len(centroids), rounds=rounds,
     )  # fmt: skip
@@ -176,8 +180,8 @@ def codec_rows(plan: TrainPlan) -> int:
 
 
 def _seal(
-    plan: TrainPlan, code_size: int, arrays: dict[str, Any], lists: _Lists,
-    history: list[dict[str, float]], ntrain: int, paths: IndexPaths,
+    plan: TrainPlan, arrays: dict[str, Any], lists: _Lists, history: list[dict[str, float]],
+    ntrain: int, paths: IndexPaths,
 ) -> ModelDescription:  # fmt: skip
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
@@ -197,11 +201,11 @@ def _seal(
         "agreement": assigner.agreement,
     }
     description = ModelDescription(
-        plan.d, plan.d_index, nlist, code_size, ntrain, str(plan.metric), plan.transform.name,
+        plan.d, plan.d_index, nlist, plan.code_size, ntrain, str(plan.metric), plan.transform.name,
         plan.codec.name, quantizer, plan.seed, assignment, history, files,
-        lists.estimate.content(),
+        asdict(lists.estimate),
     )  # fmt: skip
-    write_json(paths.model / "model.json", description.content())
+    description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
     return description
 
