@@ -20,6 +20,7 @@ from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
+from teravec.memory import MIB
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
@@ -191,10 +192,10 @@ def _report_index(
     else:
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
-              f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
+              f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
         if workers := resources.engine.peaks():
             own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
             for peak in (own, *workers):
-                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
-                      f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip
+                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / MIB:,.0f} MiB, "
+                      f"{peak.memory_bytes / MIB:,.0f} MiB declared")  # fmt: skip
