@@ -32,6 +32,7 @@ from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.conftest import clustered
 from tests.faults.conftest import tree
+from tests.stopping import Stopped, StopsAfter
 
 D, N, NLIST = 4, 120, 3
 QUERIES = clustered(4, D, seed=9)
@@ -390,38 +391,12 @@ def test_a_slice_of_a_killed_merge_that_was_damaged(sharded: Path) -> None:
     assert bad == []
 
 
-class _Stop(Exception):
-    pass
-
-
-class _StopsInKMeans:
-    """Ends the work after a few blocks of one stage."""
-
-    def __init__(self, stage: str = "k-means") -> None:
-        self.wanted, self.name = stage, ""
-
-    def stage(self, name: str, total: int, unit: str) -> _StopsInKMeans:
-        self.name, self.count = name, 0
-        return self
-
-    def __enter__(self) -> _StopsInKMeans:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: int) -> None:
-        self.count += 1
-        if self.name == self.wanted and self.count > 3:
-            raise _Stop
-
-
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """A build that stands in the midst of its k-means."""
     np.save(tmp_path / "x.npy", clustered(N, D))
-    with pytest.raises(_Stop):
-        go_on(tmp_path, progress=_StopsInKMeans())
+    with pytest.raises(Stopped):
+        go_on(tmp_path, progress=StopsAfter(blocks=3, stage="k-means"))
     return tmp_path / "i"
 
 
@@ -497,8 +472,8 @@ def test_damage_to_the_checkpoint_of_a_ground_truth(
             checkpoint=tmp_path / "partial", checkpoint_every_s=0,
         )  # fmt: skip
 
-    with pytest.raises(_Stop):
-        find(_StopsInKMeans("groundtruth"))
+    with pytest.raises(Stopped):
+        find(StopsAfter(blocks=3, stage="groundtruth"))
     before = tree(tmp_path / "partial")
     assert len(before) == 3
     for name, data in before.items():
