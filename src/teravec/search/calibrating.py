@@ -40,6 +40,7 @@ from teravec.search.effort import Effort
 from teravec.search.groundtruth import groundtruth
 from teravec.search.index import Index, open_index
 from teravec.search.probing import list_gaps, prune_weight
+from teravec.search.questions import all_but_own
 from teravec.search.results import Neighbors
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
@@ -241,11 +242,7 @@ def _without_own(
     values: npt.NDArray[Any], ids: Int64, own: Int64
 ) -> tuple[npt.NDArray[Any], Int64]:
     """Leave out a query's own id, or the last column where it was not found."""
-    mine = ids == own[:, None]
-    mine[~mine.any(axis=1), -1] = True
-    kept = np.ones(ids.shape, bool)
-    kept[np.arange(len(ids)), mine.argmax(axis=1)] = False
-    shape = (len(ids), ids.shape[1] - 1)
+    kept, shape = all_but_own(ids, own), (len(ids), ids.shape[1] - 1)
     return values[kept].reshape(shape), ids[kept].reshape(shape)
 
 

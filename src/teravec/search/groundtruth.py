@@ -25,6 +25,7 @@ from teravec.kernels.metric import Metric
 from teravec.progress import Bar
 from teravec.search.checkpoint import BestSoFar, Checkpoint
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows, squared_lengths
+from teravec.search.request import checked_k, checked_queries
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
 
@@ -94,7 +95,9 @@ def groundtruth(
     InvalidSource
         The source holds NaN or infinity, or changed.
     """
-    queries = _checked(source, queries, k)
+    queries, k = checked_queries(queries, source.d), checked_k(k, source.ntotal)
+    if not len(queries):
+        raise InvalidArgument("0 queries found, 1 or more expected")
     squares = squared_lengths(queries) if metric is Metric.COSINE else None
     task = ScanTask(queries, k, metric, resources.threads, squares)
     plan_block(source, task, resources.memory_bytes)  # before anything is read
@@ -185,25 +188,6 @@ class _Searcher:
 
 def _search_range(searcher: _Searcher, rows: tuple[int, int]) -> Steps[BestSoFar]:
     return searcher.search(rows)
-
-
-def _checked(source: Source, queries: Float32, k: int) -> Float32:
-    queries = np.asarray(queries)
-    if queries.ndim != 2 or queries.shape[1] != source.d:
-        raise InvalidArgument(
-            f"queries of shape {queries.shape} found, (nq, {source.d}) expected, as in the data"
-        )
-    if not len(queries):
-        raise InvalidArgument("0 queries found, 1 or more expected")
-    if queries.dtype.kind not in "fiu":
-        raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-    with np.errstate(over="ignore"):
-        queries = np.ascontiguousarray(queries, np.float32)
-    if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
-        raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
-    if not 1 <= k <= source.ntotal:
-        raise InvalidArgument(f"k is {k}; 1 to {source.ntotal:,} (the vectors there are) expected")
-    return queries
 
 
 def _identity(source: Source, task: ScanTask) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from teravec.search.index import Index
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
-__all__ = ["Question", "TopK", "Within"]
+__all__ = ["Question", "TopK", "Within", "all_but_own"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class TopK:
         k = self.k + self.exclude_self
         distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
         if self.exclude_self:
-            keep = _others(ids, source.read_ids(start, stop))
+            keep = all_but_own(ids, source.read_ids(start, stop))
             distances = distances[keep].reshape(-1, self.k)
             ids = ids[keep].reshape(-1, self.k)
         return FoundArrays.of_rows(distances, ids)
@@ -217,8 +217,8 @@ def _runs(list_nos: Int64, sizes: Int64, most: int) -> Iterator[tuple[Int64, Int
             yield some, np.where(mine[some], list_nos[some], -1)
 
 
-def _others(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
-    """All but one place a row: the query itself, or the last where it was not found."""
+def all_but_own(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
+    """Which results, (nq, k) bool, are not the query itself; not the last where it was not found."""
     same = ids == own[:, None]
     place = np.where(same.any(axis=1), same.argmax(axis=1), ids.shape[1] - 1)
     return np.asarray(np.arange(ids.shape[1]) != place[:, None])
