@@ -45,7 +45,7 @@ from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
 from teravec.training.weights import SampleWeights
 
-__all__ = ["Pass", "Passes", "Traffic", "distributed_passes"]
+__all__ = ["Pass", "Passes", "distributed_passes"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
