@@ -193,7 +193,11 @@ def train(
     vector_column: str | None = None,
     weights: PathLike | None = None,
 ) -> ModelDescription:
-    """Train a model from a uniform sample of the source; the first stage of ``build``."""
+    """Train a model from a uniform sample of the source; the first stage of ``build``.
+
+    Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
+    where a killed run stood.
+    """
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     return building.train_model(
         source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
