@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks import data, measure, seed
 from teravec.progress import NoProgress
 from teravec.training import schedule
-from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.kmeans import kmeans
+from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
 from teravec.training.transform import Transform

@@ -25,12 +25,12 @@ import numpy as np
 
 import teravec
 from benchmarks import data, measure, seed
-from teravec.building import Resources
+from teravec.engines.resources import Resources
 from teravec.progress import NoProgress
 from teravec.storage.layout import IndexPaths
-from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.kmeans import kmeans
 from teravec.training.model import Model
-from teravec.training.options import TrainOptions
+from teravec.training.options import KMeansOptions, TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet

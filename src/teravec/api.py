@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec import building
-from teravec.building import Resources
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
@@ -25,9 +25,9 @@ from teravec.search.calibrating import CalibrationOptions, calibrate_index, cali
 from teravec.search.index import open_index as open
 from teravec.search.results import read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import Weights, open_source
+from teravec.sources import PathLike, Weights, open_source
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 
@@ -43,8 +43,6 @@ __all__ = [
     "train",
     "verify",
 ]
-
-PathLike = str | Path
 
 
 def resources(
@@ -68,7 +66,7 @@ def resources(
     opened = open_engine(chosen, threads, memory_bytes)
     # What this process does alone, it does while the workers beside it wait: on their threads.
     here = chosen.workers or 1 if chosen.address is None else 1
-    return Resources(memory_bytes, (threads or 0) * here, progress or NoProgress(), opened, device)
+    return Resources(memory_bytes, (threads or 0) * here, progress, opened, device)
 
 
 def build(
@@ -195,7 +193,11 @@ def train(
     vector_column: str | None = None,
     weights: PathLike | None = None,
 ) -> ModelDescription:
-    """Train a model from a uniform sample of the source; the first stage of ``build``."""
+    """Train a model from a uniform sample of the source; the first stage of ``build``.
+
+    Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
+    where a killed run stood.
+    """
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     return building.train_model(
         source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
@@ -285,15 +287,9 @@ def calibrate(
             "queries with a truth file"
         )
     if truth is not None and given is not None:
-        return calibrate_with_truth(
-            paths, given, read_neighbors(truth), options, memory_bytes=limits.memory_bytes,
-            threads=limits.threads, progress=limits.progress,
-        )  # fmt: skip
+        return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
     source = open_source(data or [], id_column=id_column, vector_column=vector_column)
-    return calibrate_index(
-        paths, source, options, memory_bytes=limits.memory_bytes, threads=limits.threads,
-        progress=limits.progress, queries=given,
-    )  # fmt: skip
+    return calibrate_index(paths, source, options, limits, given)
 
 
 def _vectors(queries: PathLike | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,88 +6,37 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from teravec.engines.engine import Engine
-from teravec.engines.local import LocalEngine
-from teravec.engines.threads import default_threads
+from teravec.engines.resources import Resources
 from teravec.errors import (
     CorruptFile,
     InvalidArgument,
     InvalidSource,
     MemoryLimitTooSmall,
-    MissingFile,
     storage_errors,
 )
 from teravec.index.calibration import read_calibration
-from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest, write_manifest
-from teravec.kernels.device import CPU
+from teravec.index.manifest import Manifest, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
-from teravec.memory import default_memory
-from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
-from teravec.shards.shard import ShardOptions, sealed_shards, shard
+from teravec.shards.shard import shard
+from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.slices.slice_files import SealedSlice
 from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
 
-__all__ = ["Resources", "build_index", "merge_shards", "shard_rows", "train_model"]
+__all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a stage may use.
-
-    Parameters
-    ----------
-    memory_bytes : int
-        Limit on memory, beside about 300 MiB for the interpreter and its libraries.
-    threads : int
-    progress : Progress
-    engine : Engine, optional
-        Where tasks run, each in its share of the limit. Not given: in this process. Leaving
-        the resources as a context closes it.
-    device : str
-        What finds vectors' lists in training and sharding: ``cpu``, ``cuda`` or ``cuda:N``.
-    """
-
-    memory_bytes: int = 0
-    threads: int = 0
-    progress: Progress = field(default_factory=NoProgress)
-    engine: Engine | None = None
-    device: str = CPU
-
-    def __post_init__(self) -> None:
-        if self.memory_bytes < 0 or self.threads < 0:
-            raise InvalidArgument(
-                f"memory {self.memory_bytes} and threads {self.threads} must not be negative"
-            )
-        object.__setattr__(self, "memory_bytes", self.memory_bytes or default_memory())
-        object.__setattr__(self, "threads", self.threads or default_threads())
-
-    @property
-    def workers(self) -> Engine:
-        """The engine, or this process."""
-        return self.engine or LocalEngine(self.threads, self.memory_bytes)
-
-    def __enter__(self) -> Resources:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.engine is not None:
-            self.engine.close()
 
 
 def train_model(
@@ -97,7 +46,7 @@ def train_model(
     """Begin or continue a build, up to its sealed model."""
     with _nothing_left_of_bad_input(paths):
         record = begin_build(paths, source, options, layout, weights)
-        return _train(source, record, paths, resources, weights)
+        return train(source, record, paths, resources, weights)
 
 
 @contextmanager
@@ -112,7 +61,7 @@ def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
     try:
         yield
     except InvalidArgument as error:
-        trained = (paths.model / "model.json").exists()
+        trained = ModelDescription.is_sealed(paths.model)
         begun = paths.build not in kept and paths.build.exists()
         if begun and (isinstance(error, InvalidSource) or not trained):
             _remove_new(paths.root, there, kept)
@@ -127,17 +76,6 @@ def _remove_new(root: Path, there: bool, kept: set[Path]) -> None:
             shutil.rmtree(root)
 
 
-def _train(
-    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
-    weights: Weights | None,
-) -> ModelDescription:  # fmt: skip
-    return train(
-        source, record, paths, memory_bytes=resources.memory_bytes, threads=resources.threads,
-        progress=resources.progress, engine=resources.workers, weights=weights,
-        device=resources.device,
-    )  # fmt: skip
-
-
 def shard_rows(
     source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
 ) -> list[Path]:
@@ -146,12 +84,8 @@ def shard_rows(
     record.check_source(source, paths.root)
     if paths.manifest.exists():
         return []
-    engine = resources.workers
-    options = ShardOptions(
-        record.layout.shards, rows, engine.memory_bytes, engine.threads, resources.device
-    )
     model = ModelDescription.read(paths.model)
-    return shard(source, model, paths, options, resources.progress, engine)
+    return shard(source, model, paths, record.layout.shards, rows, resources)
 
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
@@ -160,8 +94,13 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
     if paths.manifest.exists():
         manifest = read_manifest(paths)
     else:
-        slices = _merge(record, paths, resources)
-        manifest = _manifest(record, ModelDescription.read(paths.model), slices, paths)
+        model = ModelDescription.read(paths.model)
+        options = MergeOptions(
+            model.tag, model.code_size, model.sketch_size, model.nlist, record.ntotal,
+            record.layout.slices,
+        )  # fmt: skip
+        slices = merge(paths, options, resources)
+        manifest = _manifest(record, model, slices, paths)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
         with storage_errors(paths.shards, "remove"):
@@ -170,23 +109,9 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
     return manifest
 
 
-def _merge(record: BuildRecord, paths: IndexPaths, resources: Resources) -> list[SealedSlice]:
-    model = ModelDescription.read(paths.model)
-    shards = sealed_shards(paths)
-    if not shards:
-        raise MissingFile(f"{paths.shards}: there are no shards to merge")
-    engine = resources.workers
-    options = MergeOptions(
-        model.tag, model.code_size, model.nlist, record.ntotal, record.layout.slices,
-        engine.memory_bytes, engine.threads, model.sketch_size,
-    )  # fmt: skip
-    return merge(shards, paths, options, resources.progress, engine)
-
-
 def _manifest(
-    record: BuildRecord, model: ModelDescription, slices: Sequence[SealedSlice], paths: IndexPaths
+    record: BuildRecord, model: ModelDescription, slices: Sequence[SliceEntry], paths: IndexPaths
 ) -> Manifest:
-    entries = tuple(_slice_entry(i, s, paths) for i, s in enumerate(slices))
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
@@ -198,20 +123,9 @@ def _manifest(
         codec=model.codec,
         model=model.checksum,
         files={paths.build.name: describe_file(paths.build)},
-        slices=entries,
+        slices=tuple(slices),
         source=record.source,
     )
-
-
-def _slice_entry(number: int, sealed: SealedSlice, paths: IndexPaths) -> SliceEntry:
-    folder, fine = paths.slices.name, None
-    if sealed.fine is not None:
-        name = f"{folder}/{paths.fine(number).name}"
-        fine = RowsEntry(name, sealed.fine.size, sealed.fine.seal)
-    return SliceEntry(
-        f"{folder}/{paths.slice(number).name}", sealed.lists, sealed.ntotal, sealed.size,
-        sealed.seal, fine=fine,
-    )  # fmt: skip
 
 
 def build_index(
@@ -228,7 +142,7 @@ def build_index(
         weighed = None if weights is None else Weights(weights, source.ntotal)
         record = begin_build(paths, source, options, layout, weighed)
         if not paths.manifest.exists():
-            _train(source, record, paths, resources, weighed)
+            train(source, record, paths, resources, weighed)
             shard_rows(source, paths, None, resources)
     manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
     if calibrate and not _calibrated(paths, manifest):
@@ -249,9 +163,6 @@ def _calibrate(source: Source, paths: IndexPaths, resources: Resources) -> None:
     if source.ntotal < 2:
         return
     try:
-        calibrate_index(
-            paths, source, CalibrationOptions(), memory_bytes=resources.memory_bytes,
-            threads=resources.threads, progress=resources.progress, engine=resources.engine,
-        )  # fmt: skip
+        calibrate_index(paths, source, CalibrationOptions(), resources)
     except MemoryLimitTooSmall as error:
         log.warning("%s; the index is whole, but not calibrated", error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["Bar", "NoProgress", "Progress"]
+__all__ = ["Bar", "NoBar", "NoProgress", "Progress"]
 
 
 class Bar(Protocol):
@@ -22,9 +22,11 @@ class Progress(Protocol):
         """Begin a stage of ``total`` units, as in 1,000,000 "vectors"."""
 
 
-class _NoBar:
+class NoBar:
+    """Shows nothing."""
+
     def advance(self, amount: int) -> None:
-        pass
+        """Ignore it."""
 
 
 class NoProgress:
@@ -32,4 +34,4 @@ class NoProgress:
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Bar]:
         """Ignore the stage."""
-        return nullcontext(_NoBar())
+        return nullcontext(NoBar())

@@ -16,7 +16,7 @@ import pytest
 from teravec.engines.engine import Steps
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
-from teravec.progress import Bar, NoProgress
+from teravec.progress import Bar, NoBar, NoProgress
 
 MEMORY = 600 << 20
 WORKERS = 3
@@ -109,13 +109,6 @@ def all_workers(engine: RayEngine) -> list[int]:
     while len(pids) < engine.workers:
         pids = set(engine.run(Echo(), own_pid, range(2 * engine.workers), NoBar()))
     return sorted(pids)
-
-
-class NoBar:
-    """Shows nothing."""
-
-    def advance(self, amount: int) -> None:
-        return
 
 
 class Harmful(NoProgress):

@@ -17,10 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from teravec import building
-from teravec.building import Resources
 from teravec.cli.main import app
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
+from teravec.engines.resources import Resources
 from teravec.errors import MissingFile, TeravecError
 from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
@@ -33,7 +33,7 @@ from teravec.training import moments as moments_module
 from teravec.training import sample as sample_module
 from teravec.training import splitting as splitting_module
 from teravec.training import training_set as set_module
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers
@@ -235,11 +235,10 @@ def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPa
     for metric in (Metric.L2, Metric.COSINE):
         here, there = (
             groundtruth(
-                source, queries, 20, metric=metric, memory_bytes=MEMORY, threads=1,
-                progress=NoProgress(), engine=where,
+                source, queries, 20, metric=metric, resources=Resources(MEMORY, 1, engine=where)
             )
             for where in (None, engine)
-        )  # fmt: skip
+        )
         assert here[0].tobytes() == there[0].tobytes()
         assert here[1].tobytes() == there[1].tobytes()
 

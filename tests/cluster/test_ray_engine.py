@@ -17,7 +17,8 @@ from teravec.engines.local import LocalEngine
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
 from teravec.errors import CorruptFile, InvalidArgument, InvalidSource, StorageError, WorkerLost
-from tests.cluster.conftest import WORKERS, Echo, Harmful, NoBar, SimulatedCluster, all_workers
+from teravec.progress import NoBar
+from tests.cluster.conftest import WORKERS, Echo, Harmful, SimulatedCluster, all_workers
 
 Int64 = npt.NDArray[np.int64]
 

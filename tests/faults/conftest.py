@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -95,3 +97,20 @@ def tree(root: Path) -> dict[str, bytes | None]:
         str(path.relative_to(root)): path.read_bytes() if path.is_file() else None
         for path in sorted(root.rglob("*"))
     }
+
+
+def interrupt(arguments: Sequence[object], when: Callable[[], bool]) -> None:
+    """Run a command, and send it SIGINT at a moment; check its code and its one line."""
+    command = [sys.executable, "-m", "teravec", *map(str, arguments)]
+    # A shell's background jobs ignore SIGINT, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
+    while not when():
+        assert process.poll() is None
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert len(errors.splitlines()) == 1
+    assert "run the same again to continue" in errors

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import clustered, write_fbin
-from tests.faults.conftest import Commands, tree
+from tests.faults.conftest import Commands, interrupt, tree
 
 KILLED = -signal.SIGKILL
 QUERIES = 30_000
@@ -74,20 +72,8 @@ def test_interrupt_leaves_a_resumable_search(
     commands: Commands, data: Path, tmp_path: Path
 ) -> None:
     out, whole = tmp_path / "r.ibin", tmp_path / "whole.ibin"
-    command = [sys.executable, "-m", "teravec", *map(str, search(data, out, "k"))]
-    # A shell's background jobs ignore SIGINT, and children inherit that.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
     partial = tmp_path / "r.ibin.partial"
-    while not list(partial.glob("0*.json")):
-        assert process.poll() is None
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert len(errors.splitlines()) == 1
-    assert "run the same again to continue" in errors
+    interrupt(search(data, out, "k"), lambda: any(partial.glob("0*.json")))
     assert not list(tmp_path.rglob("*.tmp"))
     sealed = tree(partial)
     assert commands.run(*search(data, out, "k"), kill_at=out.with_name("r.ibin.tmp")) in (0, KILLED)

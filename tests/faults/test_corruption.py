@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
+from teravec.engines.resources import Resources
 from teravec.index.manifest import read_manifest, write_manifest
 from teravec.index.verify import verify
 from teravec.kernels.metric import Metric
@@ -26,11 +27,12 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.conftest import clustered
 from tests.faults.conftest import tree
+from tests.stopping import Stopped, StopsAfter
 
 D, N, NLIST = 4, 120, 3
 QUERIES = clustered(4, D, seed=9)
@@ -389,38 +391,12 @@ def test_a_slice_of_a_killed_merge_that_was_damaged(sharded: Path) -> None:
     assert bad == []
 
 
-class _Stop(Exception):
-    pass
-
-
-class _StopsInKMeans:
-    """Ends the work after a few blocks of one stage."""
-
-    def __init__(self, stage: str = "k-means") -> None:
-        self.wanted, self.name = stage, ""
-
-    def stage(self, name: str, total: int, unit: str) -> _StopsInKMeans:
-        self.name, self.count = name, 0
-        return self
-
-    def __enter__(self) -> _StopsInKMeans:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: int) -> None:
-        self.count += 1
-        if self.name == self.wanted and self.count > 3:
-            raise _Stop
-
-
 @pytest.fixture
 def stopped(tmp_path: Path) -> Path:
     """A build that stands in the midst of its k-means."""
     np.save(tmp_path / "x.npy", clustered(N, D))
-    with pytest.raises(_Stop):
-        go_on(tmp_path, progress=_StopsInKMeans())
+    with pytest.raises(Stopped):
+        go_on(tmp_path, progress=StopsAfter(blocks=3, stage="k-means"))
     return tmp_path / "i"
 
 
@@ -492,12 +468,12 @@ def test_damage_to_the_checkpoint_of_a_ground_truth(
 
     def find(progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         return groundtruth(
-            source, QUERIES, 5, metric=Metric.L2, memory_bytes=1 << 30, threads=1,
-            progress=progress, checkpoint=tmp_path / "partial", checkpoint_every_s=0,
+            source, QUERIES, 5, metric=Metric.L2, resources=Resources(1 << 30, 1, progress),
+            checkpoint=tmp_path / "partial", checkpoint_every_s=0,
         )  # fmt: skip
 
-    with pytest.raises(_Stop):
-        find(_StopsInKMeans("groundtruth"))
+    with pytest.raises(Stopped):
+        find(StopsAfter(blocks=3, stage="groundtruth"))
     before = tree(tmp_path / "partial")
     assert len(before) == 3
     for name, data in before.items():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import clustered, write_fbin
-from tests.faults.conftest import Commands, tree
+from tests.faults.conftest import Commands, interrupt, tree
 
 TRAINING = ["--nlist", "300", "--niter", "6", "--sample", "20000", "--shards", "4", "--slices", "3"]
 SHARDS = [f"shards/{row:013d}-{row + 15_000:013d}.lists" for row in range(0, 60_000, 15_000)]
@@ -189,19 +187,7 @@ def test_killed_while_shards_were_removed(
 def test_interrupt_leaves_a_resumable_build(
     at: str, commands: Commands, source: Path, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "teravec", *map(str, build(source, tmp_path / "i"))]
-    # A shell's background jobs ignore SIGINT, and children inherit that.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    signal.signal(signal.SIGINT, before)
-    while not (tmp_path / "i" / at).exists():
-        assert process.poll() is None
-        time.sleep(0.0005)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert len(errors.splitlines()) == 1
-    assert "run the same again to continue" in errors
+    interrupt(build(source, tmp_path / "i"), (tmp_path / "i" / at).exists)
     assert not list((tmp_path / "i").rglob("*.tmp"))
     assert commands.run(*build(source, tmp_path / "i")) == 0
     assert tree(tmp_path / "i") == undisturbed.files

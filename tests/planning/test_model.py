@@ -23,8 +23,9 @@ from teravec.kernels.codec import Codec, code_bytes, empty_ivf, flat_quantizer
 from teravec.kernels.metric import Metric
 from teravec.planning.calibrate import calibrate
 from teravec.planning.constants import Constants, read_constants, write_constants
-from teravec.planning.model import Plan, predict
+from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
+from teravec.planning.prediction import Plan
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
 from teravec.progress import Bar, NoProgress
 from teravec.training.options import TrainOptions

@@ -21,12 +21,14 @@ from teravec.errors import (
 from teravec.progress import NoProgress
 from teravec.search.corpus import CorpusSummary, answers, search_corpus
 from teravec.search.effort import Effort
+from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
 from teravec.search.questions import Question, TopK, Within
-from teravec.search.results import read_neighbors, write_neighbors, write_range
+from teravec.search.results import read_neighbors, write_found, write_neighbors
 from teravec.sources import Source, open_source
 from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import tree
+from tests.stopping import Stopped, StopsAfter
 
 N, D, NLIST = 3000, 12, 20
 EFFORT = Effort(7)
@@ -59,37 +61,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(root / "i", base, root / "queries", vectors)
 
 
-class Stop(Exception):
-    """Ends a search, as a kill would."""
-
-
-class StopsAfter:
-    """Ends the work when some queries were counted."""
-
-    def __init__(self, queries: int) -> None:
-        self.queries = queries
-
-    def stage(self, name: str, total: int, unit: str) -> StopsAfter:
-        return self
-
-    def __enter__(self) -> StopsAfter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: int) -> None:
-        self.queries -= amount
-        if self.queries < 0:
-            raise Stop
-
-
 def run(
     corpus: Corpus, question: Question, out: Path, *, batch_bytes: int | None = None,
     stop_after: int | None = None, source: Source | None = None, root: Path | None = None,
 ) -> CorpusSummary:  # fmt: skip
     """Search for the corpus's queries, in batches of about so many bytes."""
-    progress = NoProgress() if stop_after is None else StopsAfter(stop_after)
+    progress = NoProgress() if stop_after is None else StopsAfter(units=stop_after)
     with teravec.open(root or corpus.root) as index:
         index.batch_bytes = batch_bytes or index.batch_bytes
         return search_corpus(index, source or corpus.source, question, out, progress)
@@ -99,11 +76,11 @@ def whole(corpus: Corpus, question: Question, out: Path) -> bytes:
     """What the results are when one call of the index finds them, written from memory."""
     with teravec.open(corpus.root) as index:
         if isinstance(question, TopK):
-            found = index.search(corpus.vectors, question.k, EFFORT.nprobe)
-            write_neighbors(out, *found)
+            write_neighbors(out, *index.search(corpus.vectors, question.k, EFFORT.nprobe))
         else:
             assert isinstance(question, Within)
-            write_range(out, *index.range_search(corpus.vectors, RADIUS, EFFORT.nprobe))
+            found = index.range_search(corpus.vectors, RADIUS, EFFORT.nprobe)
+            write_found(out, FoundArrays(*found))
     data = out.read_bytes()
     out.unlink()
     return data
@@ -125,7 +102,7 @@ def test_bytes_do_not_depend_on_batches_or_interruptions(
     assert run(corpus, question, out).batches == 1
     assert tree(tmp_path) == {out.name: expected}
     out.unlink()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(corpus, question, out, batch_bytes=60_000, stop_after=250)
     assert not out.exists()
     assert (tmp_path / f"{out.name}.partial").is_dir()
@@ -218,7 +195,7 @@ def test_self_is_left_out_though_others_are_as_near(tmp_path: Path) -> None:
 
 def interrupted(corpus: Corpus, out: Path) -> Path:
     """A search that has some of its parts; their directory."""
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(corpus, TopK(5, EFFORT), out, batch_bytes=60_000, stop_after=250)
     return out.with_name(out.name + ".partial")
 
@@ -286,7 +263,7 @@ def test_overlapping_parts_of_two_processes(corpus: Corpus, tmp_path: Path) -> N
     # The same search with batches of another size begins anew elsewhere, and its parts come here.
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(corpus, TopK(5, EFFORT), other / "r.npz", batch_bytes=90_000, stop_after=400)
     for path in (other / "r.npz.partial").iterdir():
         path.rename(partial / path.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def test_all_lists_find_everything(index: Index, truth: Neighbors) -> None:
     assert one.lists_per_query == 1
     assert every.queries_per_s > 0
     assert 0 < every.latency_p50_s <= every.latency_p99_s
-    assert json.loads(json.dumps(one.to_dict()))["recall"] == one.recall
+    assert json.loads(json.dumps(asdict(one)))["recall"] == one.recall
 
 
 def test_truth_that_does_not_fit_is_refused(index: Index, truth: Neighbors) -> None:

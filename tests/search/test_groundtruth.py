@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from teravec.engines.resources import Resources
 from teravec.errors import MemoryLimitTooSmall, OutputExists
 from teravec.kernels.metric import Metric
-from teravec.progress import NoProgress
+from teravec.progress import Progress
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.groundtruth import groundtruth
 from teravec.search.results import read_neighbors
 from teravec.sources import open_source
 from tests.conftest import RealSet, clustered
+from tests.stopping import Stopped, StopsAfter
 
 
-def run(path: Path, queries: np.ndarray, k: int, **options: object) -> tuple:
+def run(
+    path: Path, queries: np.ndarray, k: int, *, memory_bytes: int = 1 << 28,
+    progress: Progress | None = None, **options: Any,
+) -> tuple:  # fmt: skip
     """Call groundtruth with what a test does not care for filled in."""
-    defaults: dict = {
-        "metric": Metric.L2, "memory_bytes": 1 << 28, "threads": 2, "progress": NoProgress(),
-    }  # fmt: skip
+    resources = Resources(memory_bytes, 2, progress)
+    defaults = {"metric": Metric.L2, "resources": resources}
     return groundtruth(open_source(path), queries, k, **{**defaults, **options})
 
 
@@ -69,38 +74,13 @@ def test_equals_brute_force(kind: str, metric: Metric, tmp_path: Path) -> None:
         assert all(len(set(row)) == k for row in ids.tolist())
 
 
-class _Stop(Exception):
-    pass
-
-
-class _StopsAfter:
-    """Ends the work when some rows were counted."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def stage(self, name: str, total: int, unit: str) -> _StopsAfter:
-        return self
-
-    def __enter__(self) -> _StopsAfter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, amount: int) -> None:
-        self.rows -= amount
-        if self.rows < 0:
-            raise _Stop
-
-
 def test_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", clustered(30_000, 8))
     queries, checkpoint = clustered(5, 8, seed=1), tmp_path / "gt.partial"
     expected = run(tmp_path / "x.npy", queries, 10)
     options: dict = {"checkpoint": checkpoint, "checkpoint_every_s": 0, "memory_bytes": 7 << 20}
-    with pytest.raises(_Stop):
-        run(tmp_path / "x.npy", queries, 10, progress=_StopsAfter(15_000), **options)
+    with pytest.raises(Stopped):
+        run(tmp_path / "x.npy", queries, 10, progress=StopsAfter(units=15_000), **options)
     assert (checkpoint / "state.json").exists()
     with pytest.raises(OutputExists, match="another ground truth"):
         run(tmp_path / "x.npy", queries, 11, **options)

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from teravec.errors import InvalidArgument, InvalidSource, StorageError
-from teravec.search.results import check_output, read_neighbors, write_neighbors, write_range
+from teravec.search.formats.found import FoundArrays
+from teravec.search.results import check_output, read_neighbors, write_found, write_neighbors
 
 EXTENSIONS = (".ibin", ".bin", ".ivecs", ".npy", ".npz", ".parquet")
 
@@ -65,11 +66,12 @@ def test_objects_are_not_unpickled(tmp_path: Path) -> None:
 def test_ranges(tmp_path: Path) -> None:
     lims, ids = np.array([0, 2, 2, 3]), np.array([5, 1 << 40, 7])
     distances = np.array([0.5, 1, 2], np.float32)
-    write_range(tmp_path / "r.npz", lims, distances, ids)
+    found = FoundArrays(lims, distances, ids)
+    write_found(tmp_path / "r.npz", found)
     content = np.load(tmp_path / "r.npz")
     np.testing.assert_array_equal(content["lims"], lims)
     np.testing.assert_array_equal(content["ids"], ids)
-    write_range(tmp_path / "r.parquet", lims, distances, ids)
+    write_found(tmp_path / "r.parquet", found)
     assert pq.read_table(tmp_path / "r.parquet").to_pydict() == {
         "query": [0, 0, 2], "rank": [0, 1, 0], "id": [5, 1 << 40, 7], "distance": [0.5, 1.0, 2.0],
     }  # fmt: skip

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from teravec.engines.resources import Resources
 from teravec.errors import StorageError
-from teravec.progress import NoProgress
+from teravec.shards.shard import sealed_shards
 from teravec.slices import merge as merging
 from teravec.slices.merge import MergeOptions, merge
 from teravec.storage.files import allow_open_files, publishing
@@ -20,21 +21,22 @@ from tests.storage.lists import random_lists
 MODEL, CODE_SIZE, NLIST = 77, 5, 40
 
 
-def _write_shards(paths: IndexPaths, count: int) -> tuple[list[Path], int]:
+def _write_shards(paths: IndexPaths, count: int) -> int:
     paths.shards.mkdir(parents=True)
     rng = np.random.default_rng(8)
-    shards, row = [], 0
+    row = 0
     for seed in range(count):
         lists = random_lists(rng.integers(0, 30, NLIST), CODE_SIZE, seed)
         n = len(lists.ids)
         header = ListFileHeader(CODE_SIZE, 0, NLIST, row, row + n, n, MODEL)
-        path = paths.shard(row, row + n)
-        with publishing(path) as file, ListFileWriter(file, header, lists.sizes) as writer:
+        with (
+            publishing(paths.shard(row, row + n)) as file,
+            ListFileWriter(file, header, lists.sizes) as writer,
+        ):
             writer.write(lists.codes, lists.ids)
             writer.finish()
-        shards.append(path)
         row += n
-    return shards, row
+    return row
 
 
 @pytest.mark.parametrize("span", [1, 7, 40])
@@ -42,15 +44,15 @@ def test_spans_of_lists_do_not_change_a_slice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int
 ) -> None:
     paths = IndexPaths(tmp_path)
-    shards, ntotal = _write_shards(paths, 3)
-    options = MergeOptions(MODEL, CODE_SIZE, NLIST, ntotal, 2, 64 << 20, 2)
-    whole = merge(shards, paths, options, NoProgress())
+    ntotal = _write_shards(paths, 3)
+    options, resources = MergeOptions(MODEL, CODE_SIZE, 0, NLIST, ntotal, 2), Resources(64 << 20, 2)
+    whole = merge(paths, options, resources)
     for path in paths.slices.iterdir():
         path.unlink()
-    monkeypatch.setattr(merging.MergeOptions, "span_lists", lambda self, nshards: span)
-    monkeypatch.setattr(merging.MergeOptions, "window_bytes", lambda self, nshards: 400)
-    assert merge(shards, paths, options, NoProgress()) == whole
-    with ListFile(paths.slice(0)) as merged, ListFile(shards[0]) as first:
+    monkeypatch.setattr(merging._Merger, "span_lists", span)
+    monkeypatch.setattr(merging._Merger, "window_bytes", 400)
+    assert merge(paths, options, resources) == whole
+    with ListFile(paths.slice(0)) as merged, ListFile(sealed_shards(paths)[0]) as first:
         rows = slice(0, int(first.sizes[0]))
         np.testing.assert_array_equal(
             merged.read_ids(rows.start, rows.stop), first.read_ids(rows.start, rows.stop)
@@ -58,10 +60,10 @@ def test_spans_of_lists_do_not_change_a_slice(
 
 
 def test_memory_bounds_spans_and_windows() -> None:
-    options = MergeOptions(MODEL, 72, 10_000_000, 10**12, 100, 8 << 30, 8)
-    assert options.span_lists(2000) * 2000 * 64 <= 2 << 30
-    assert options.window_bytes(2000) <= (8 << 30) // 40
-    assert options.window_bytes(4) == 16 << 20
+    few, many = (merging._Merger((Path(),) * shards, 80, 8 << 30, 8) for shards in (4, 2000))
+    assert many.span_lists * 2000 * 64 <= 2 << 30
+    assert many.window_bytes <= (8 << 30) // 40
+    assert few.window_bytes == 16 << 20
 
 
 def test_more_files_than_the_system_allows_is_an_error() -> None:

@@ -121,6 +121,15 @@ def test_id_too_large(path: Path) -> None:
     refuses(path, "row 14 has id 9223372036854775808, expected less than 2", id_column="id")
 
 
+def test_negative_id_is_named_by_its_row_of_the_file(tmp_path: Path) -> None:
+    for name, wrong in (("a", 7), ("b", -4)):
+        ids = pa.array([*range(13), wrong, *range(6)])
+        write_table(tmp_path / f"{name}.parquet", {"v": fixed(), "id": ids})
+    source = open_source(tmp_path, id_column="id")
+    with pytest.raises(InvalidSource, match=r"b\.parquet: row 13 \(row 33 of .*\) has id -4, "):
+        source.read_ids(0, source.ntotal)
+
+
 @pytest.mark.parametrize("row", [0, 8])
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32()), pa.list_(pa.float32(), 4)])
 def test_null_vector(row: int, kind: Any, path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from teravec.progress import Bar
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
 from teravec.training.transform import Transform
@@ -24,23 +21,3 @@ def training_set(
     transform = transform or Transform.unpacked(None)
     d = vectors.shape[1] if transform.matrix is None else len(transform.matrix)
     return TrainingSet(Sample(path, *vectors.shape), transform, d)
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAfter:
-    """Progress that raises once a bar has advanced ``calls`` times."""
-
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
-
-    def advance(self, amount: int) -> None:
-        self.calls -= 1
-        if self.calls < 0:
-            raise Stopped
-
-    @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
-        yield self

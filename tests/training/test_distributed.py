@@ -11,17 +11,19 @@ import pytest
 from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidSource, MemoryLimitTooSmall
 from teravec.kernels import native as compiled
-from teravec.progress import NoProgress
+from teravec.progress import NoBar, NoProgress
 from teravec.storage.jsonfile import read_json
 from teravec.training import distributed as distributed_module
 from teravec.training import training_set as set_module
 from teravec.training.distributed import distributed_passes, part_bytes
-from teravec.training.kmeans import KMeansOptions, KMeansState, kmeans
+from teravec.training.kmeans import KMeansState, kmeans
+from teravec.training.options import KMeansOptions
 from teravec.training.sums import Sums
 from teravec.training.transform import Moments, TransformKind, train_transform
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
-from tests.training.sets import StopAfter, Stopped, training_set
+from tests.stopping import Stopped, StopsAfter
+from tests.training.sets import training_set
 
 OPTIONS = KMeansOptions(nlist=40, niter=5, seed=3, spherical=False, threads=2)
 ROWS = 6000
@@ -148,7 +150,7 @@ def test_engines_may_change_between_iterations(tmp_path: Path) -> None:
     for done, engine in ((2, None), (4, Several(3))):
         mixed = training_set(tmp_path / "mixed", x)
         with pytest.raises(Stopped):  # two whole passes of twelve blocks, and some of the third
-            kmeans(mixed, OPTIONS, tmp_path / "mixed", StopAfter(28), engine)
+            kmeans(mixed, OPTIONS, tmp_path / "mixed", StopsAfter(blocks=28), engine)
         content = read_json(tmp_path / "mixed" / "kmeans.json", "teravec-kmeans", 1)
         assert len(content["history"]) == done
     state = run(tmp_path / "mixed", x, OPTIONS, None)
@@ -167,7 +169,7 @@ def test_bytes_of_a_worker_do_not_grow_with_the_workers(tmp_path: Path, workers:
     x = vectors("clustered", False)
     with distributed_passes(training_set(tmp_path, x), OPTIONS, Several(workers)) as make_pass:
         for number in range(3):
-            make_pass(x[:40].copy(), number, _Bar())
+            make_pass(x[:40].copy(), number, NoBar())
         traffic = make_pass.report()
     centroids, sums = x[:40].nbytes, Sums.zeros(40, 12).nbytes
     assert len(traffic) == workers
@@ -175,8 +177,3 @@ def test_bytes_of_a_worker_do_not_grow_with_the_workers(tmp_path: Path, workers:
         assert each.sent_bytes == 3 * sums
         assert each.received_bytes == 3 * (centroids + (sums if number else 0))
         assert each.sent_bytes + each.received_bytes <= 3 * 2.5 * (centroids + sums)
-
-
-class _Bar:
-    def advance(self, amount: int) -> None:
-        pass

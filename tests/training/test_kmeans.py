@@ -15,13 +15,16 @@ from hypothesis import strategies as st
 from teravec.errors import CorruptFile, TeravecError
 from teravec.progress import NoProgress, Progress
 from teravec.training import training_set as set_module
-from teravec.training.kmeans import KMeansOptions, KMeansState, imbalance, kmeans
+from teravec.training.kmeans import KMeansState, kmeans
+from teravec.training.list_sizes import imbalance
+from teravec.training.options import KMeansOptions
 from teravec.training.schedule import looked_at, picked, stride_of
 from teravec.training.training_set import TrainingSet
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
+from tests.stopping import Stopped, StopsAfter
 from tests.storage.damage import flipped, truncated
-from tests.training.sets import StopAfter, Stopped, training_set
+from tests.training.sets import training_set
 
 OPTIONS = KMeansOptions(nlist=20, niter=6, seed=3, spherical=False, threads=2)
 
@@ -249,7 +252,7 @@ def test_resumed_run_equals_an_undisturbed_one(
     for calls in (1, 4, 8, 12):  # within the first iteration, at a checkpoint, within the last
         directory = tmp_path / str(calls)
         with pytest.raises(Stopped):
-            run(directory, x, options, StopAfter(calls))
+            run(directory, x, options, StopsAfter(blocks=calls))
         assert (directory / "kmeans.json").exists() == (calls > 3)
         resumed = run(directory, x, replace(options, threads=1))
         assert resumed.centroids.tobytes() == whole.centroids.tobytes()
@@ -277,7 +280,7 @@ def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_finished_run_is_only_read(tmp_path: Path) -> None:
     x = clustered(500, 4)
     state = run(tmp_path, x, OPTIONS)
-    again = run(tmp_path, x, OPTIONS, StopAfter(1))
+    again = run(tmp_path, x, OPTIONS, StopsAfter(blocks=1))
     assert again.centroids.tobytes() == state.centroids.tobytes()
     assert again.history == state.history
 
@@ -310,7 +313,7 @@ def test_crash_between_centroids_and_checkpoint(tmp_path: Path) -> None:
     whole = run(tmp_path / "whole", x, replace(OPTIONS, niter=2))
     directory = tmp_path / "crashed"
     with pytest.raises(Stopped):
-        run(directory, x, replace(OPTIONS, niter=2), StopAfter(2))
+        run(directory, x, replace(OPTIONS, niter=2), StopsAfter(blocks=2))
     assert len(json.loads((directory / "kmeans.json").read_bytes())["history"]) == 1
     (directory / "centroids-0002.npy").write_bytes(b"of a crashed process")
     assert run(directory, x, replace(OPTIONS, niter=2)).centroids.tobytes() == (

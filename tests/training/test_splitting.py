@@ -14,7 +14,8 @@ from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.progress import NoProgress
 from teravec.training import splitting
-from teravec.training.splitting import SplitOptions, estimate_lists, split_large_lists
+from teravec.training.list_sizes import ListsEstimate
+from teravec.training.splitting import SplitOptions, split_large_lists
 from teravec.training.training_set import TrainingSet
 from tests.conftest import clustered, write_fbin
 from tests.training.sets import training_set
@@ -74,7 +75,7 @@ def test_the_sample_is_scaled_to_the_source(tmp_path: Path) -> None:
     found, counts, *_ = split(training_set(tmp_path, x), x[::50].copy(), options)
     assert counts.max() <= 60
     assert len(found) > 40
-    estimate = estimate_lists(counts, 20000, 16, max_bytes=9600)
+    estimate = ListsEstimate.of(counts, 20000, 16, max_bytes=9600)
     assert estimate.largest == 10 * counts.max()
     assert estimate.largest_bytes == 160 * counts.max()
     assert estimate.largest_bytes <= 9600
@@ -88,7 +89,7 @@ def test_copies_of_one_vector_cannot_be_split(tmp_path: Path) -> None:
     assert counts.max() >= 700
     assert rounds <= 3
     assert np.isfinite(found).all()
-    assert estimate_lists(counts, 1000, 10, max_bytes=1000).above == 1
+    assert ListsEstimate.of(counts, 1000, 10, max_bytes=1000).above == 1
 
 
 def test_spherical_parts_are_unit_vectors(tmp_path: Path) -> None:

@@ -10,20 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from teravec import api, building
-from teravec.building import Resources
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
-from teravec.memory import parse_bytes
+from teravec.memory import MIB
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import ModelDescription
-from teravec.training.options import TrainOptions
+from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
 
 __all__ = ["add_build_commands"]
@@ -53,10 +52,7 @@ def build(
 ) -> None:  # fmt: skip
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
-    options = TrainOptions(
-        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )  # fmt: skip
+    options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
@@ -79,10 +75,7 @@ def train(
 ) -> None:  # fmt: skip
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
-    options = TrainOptions(
-        o.nlist_of(nlist), metric, transform, codec, sample, niter, seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )  # fmt: skip
+    options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         model = api.train(
@@ -103,9 +96,7 @@ def train(
 def shard(
     data: o.Data, out: o.Out,
     rows: Annotated[
-        str | None,
-        typer.Option(help="Encode only rows START:STOP.  [default: all that no shard covers]",
-                     show_default=False),
+        str | None, o.unset("Encode only rows START:STOP.  [default: all that no shard covers]")
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, engine: o.Engine = "local",
@@ -163,7 +154,7 @@ def _cost(started: float, resources: Resources) -> dict[str, Any]:
         "peak_rss_bytes": peak_rss_bytes(),
         "memory_bytes": resources.memory_bytes,
     }
-    peaks = resources.workers.peaks()
+    peaks = resources.engine.peaks()
     return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
 
 
@@ -201,10 +192,10 @@ def _report_index(
     else:
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
               f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
-              f"peak memory {cost['peak_rss_bytes'] / (1 << 20):,.0f} MiB")  # fmt: skip
+              f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
-        if workers := resources.workers.peaks():
+        if workers := resources.engine.peaks():
             own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
             for peak in (own, *workers):
-                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / (1 << 20):,.0f} MiB, "
-                      f"{peak.memory_bytes / (1 << 20):,.0f} MiB declared")  # fmt: skip
+                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / MIB:,.0f} MiB, "
+                      f"{peak.memory_bytes / MIB:,.0f} MiB declared")  # fmt: skip

@@ -29,12 +29,10 @@ def calibrate(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="The vectors that the index was built from; again for more files.",
-                     show_default=False),
+        o.unset("The vectors that the index was built from; again for more files."),
     ] = None,
     truth: Annotated[
-        Path | None,
-        typer.Option(help="Exact neighbours of QUERIES, instead of --data.", show_default=False),
+        Path | None, o.unset("Exact neighbours of QUERIES, instead of --data.")
     ] = None,
     queries: Annotated[int, typer.Option(help="Vectors to draw, where no file is given.")] = 1000,
     k: Annotated[
@@ -42,9 +40,8 @@ def calibrate(
     ] = "1,10,100",
     codes: Annotated[
         int | None,
-        typer.Option(help="Go on until a query scans so many codes.  [default: a 32nd of all, "
-                     "30,000 at least; three times as many where 0.95 cannot be promised then]",
-                     show_default=False),
+        o.unset("Go on until a query scans so many codes.  [default: a 32nd of all, 30,000 at "
+                "least; three times as many where 0.95 cannot be promised then]"),
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,

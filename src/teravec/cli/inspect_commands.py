@@ -49,7 +49,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "list size": f"mean {lists['mean']:,.1f}, largest {lists['largest']:,} "
         f"({lists['largest_bytes']:,} bytes), {lists['empty']:,} empty",
         "imbalance": f"{lists['imbalance']:.3f} (1 is even; scans cost this many times more)",
-        **limit_row(lists),
+        **_limit_row(lists),
         "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
         "calibrated": _calibrated(content["calibration"]),
         "written by": content["creator"],
@@ -76,7 +76,7 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
     )
 
 
-def limit_row(lists: dict[str, Any]) -> dict[str, str]:
+def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
     """What to say of the limit on a list's bytes, where there is one."""
     if lists["max_bytes"] is None:
         return {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from teravec.errors import InvalidArgument
+from teravec.memory import parse_bytes
+from teravec.training.options import TrainOptions
 
 __all__ = [
     "Address",
@@ -41,8 +43,15 @@ __all__ = [
     "VectorColumn",
     "Weights",
     "Workers",
-    "nlist_of",
+    "train_options",
+    "unset",
 ]  # fmt: skip
+
+
+def unset(text: str, *names: str) -> Any:
+    """An option with this help, which says itself what holds where it is not given."""
+    return typer.Option(*names, help=text, show_default=False)
+
 
 Data = Annotated[
     list[str],
@@ -68,10 +77,9 @@ QuerySource = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Index directory.", show_default=False)]
+Out = Annotated[Path, unset("Index directory.", "--out", "-o")]
 Nlist = Annotated[
-    str,
-    typer.Option(help="Inverted lists, or auto: the power of two nearest 4 sqrt(ntotal)."),
+    str, typer.Option(help="Inverted lists, or auto: the power of two nearest 4 sqrt(ntotal).")
 ]
 Codec = Annotated[
     str,
@@ -82,99 +90,91 @@ Codec = Annotated[
 ]
 Metric = Annotated[str, typer.Option(help="l2, ip or cosine.")]
 Transform = Annotated[
-    str | None,
-    typer.Option(help="none, rotation or pcaM.  [default: rotation for rabitq, else none]",
-                 show_default=False),
-]  # fmt: skip
+    str | None, unset("none, rotation or pcaM.  [default: rotation for rabitq, else none]")
+]
 Sample = Annotated[
-    int | None,
-    typer.Option(help="Training vectors, drawn uniformly.  [default: 64 for each list]",
-                 show_default=False),
-]  # fmt: skip
+    int | None, unset("Training vectors, drawn uniformly.  [default: 64 for each list]")
+]
 Niter = Annotated[int, typer.Option(help="Iterations of k-means.")]
 Seed = Annotated[int, typer.Option(help="Of every random choice; same seed, same bytes.")]
 MaxListBytes = Annotated[
     str | None,
-    typer.Option(help="Split lists that would take more, as 64MiB; there are then more lists than "
-                 "nlist.  [default: no limit]", show_default=False),
-]  # fmt: skip
-Shards = Annotated[
-    int | None,
-    typer.Option(help="Shards to encode.  [default: as few as the memory allows]",
-                 show_default=False),
-]  # fmt: skip
-Slices = Annotated[
-    int | None,
-    typer.Option(help="Slices to cut the index into.  [default: of about 1 GiB]",
-                 show_default=False),
-]  # fmt: skip
+    unset(
+        "Split lists that would take more, as 64MiB; there are then more lists than "
+        "nlist.  [default: no limit]"
+    ),
+]
+Shards = Annotated[int | None, unset("Shards to encode.  [default: as few as the memory allows]")]
+Slices = Annotated[int | None, unset("Slices to cut the index into.  [default: of about 1 GiB]")]
 KeepShards = Annotated[bool, typer.Option("--keep-shards", help="Keep the shards afterwards.")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="Limit, as 512MiB or 4GB, beside about 300 MiB for the interpreter and "
-                 "its libraries.  [default: 4GiB, or half of the machine's memory]",
-                 show_default=False),
-]  # fmt: skip
-Threads = Annotated[
-    int | None, typer.Option(help="Threads.  [default: all processors]", show_default=False)
+    unset(
+        "Limit, as 512MiB or 4GB, beside about 300 MiB for the interpreter and its "
+        "libraries.  [default: 4GiB, or half of the machine's memory]"
+    ),
 ]
+Threads = Annotated[int | None, unset("Threads.  [default: all processors]")]
 Engine = Annotated[
     str, typer.Option(help="Where tasks run: local, this process; or ray, a cluster.")
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Ray's worker processes; --threads is then of each, and --memory of all on "
-                 "one machine.  [default: one a machine]", show_default=False),
-]  # fmt: skip
+    unset(
+        "Ray's worker processes; --threads is then of each, and --memory of all on one "
+        "machine.  [default: one a machine]"
+    ),
+]
 Address = Annotated[
-    str | None,
-    typer.Option(help="Of a Ray cluster.  [default: a Ray of our own on this machine]",
-                 show_default=False),
-]  # fmt: skip
+    str | None, unset("Of a Ray cluster.  [default: a Ray of our own on this machine]")
+]
 Device = Annotated[
     str,
     typer.Option(help="What finds vectors' lists: cpu; or cuda, cuda:N, a GPU (needs PyTorch)."),
 ]
 IdColumn = Annotated[
-    str | None,
-    typer.Option(help="Column with the ids (Parquet, Arrow).  [default: ids are row numbers]",
-                 show_default=False),
-]  # fmt: skip
+    str | None, unset("Column with the ids (Parquet, Arrow).  [default: ids are row numbers]")
+]
 VectorColumn = Annotated[
-    str | None,
-    typer.Option(help="Column with the vectors (Parquet, Arrow).  [default: the only one]",
-                 show_default=False),
-]  # fmt: skip
+    str | None, unset("Column with the vectors (Parquet, Arrow).  [default: the only one]")
+]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="A .npy array with a weight for each vector, 0 or more: how much it counts "
-                 "in k-means.  [default: all the same]", show_default=False),
-]  # fmt: skip
+    unset(
+        "A .npy array with a weight for each vector, 0 or more: how much it counts in "
+        "k-means.  [default: all the same]"
+    ),
+]
 K = Annotated[int, typer.Option("-k", "--k", help="Results a query.")]
 Nprobe = Annotated[
-    int | None,
-    typer.Option(help="Lists to read a query; disk bytes are about proportional to it.",
-                 show_default=False),
-]  # fmt: skip
+    int | None, unset("Lists to read a query; disk bytes are about proportional to it.")
+]
 Recall = Annotated[
     float | None,
-    typer.Option(help="Instead of --nprobe: share of the true neighbours to find, as calibrated.  "
-                 "[default: 0.9, or --nprobe 16 where that is not calibrated or out of reach]",
-                 show_default=False),
-]  # fmt: skip
+    unset(
+        "Instead of --nprobe: share of the true neighbours to find, as calibrated.  "
+        "[default: 0.9, or --nprobe 16 where that is not calibrated or out of reach]"
+    ),
+]
 Candidates = Annotated[
     int | None,
-    typer.Option(help="Most vectors a query whose finer codes are read, where codes have two "
-                 "stages.  [default: 30 k with sketches of 1 bit, 15 k of 2]", show_default=False),
-]  # fmt: skip
+    unset(
+        "Most vectors a query whose finer codes are read, where codes have two stages.  "
+        "[default: 30 k with sketches of 1 bit, 15 k of 2]"
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
-def nlist_of(text: str) -> int | None:
-    """The value of ``--nlist``: None for auto, or InvalidArgument."""
-    if text == "auto":
-        return None
-    if not text.lstrip("-").isdigit():
-        raise InvalidArgument(f"nlist is {text!r}; a whole number or auto expected")
-    return int(text)
+def train_options(
+    nlist: str, metric: str, transform: str | None, codec: str, sample: int | None, niter: int,
+    seed: int = 1234, max_list_bytes: str | None = None,
+) -> TrainOptions:  # fmt: skip
+    """Options of training as they are typed, or InvalidArgument."""
+    if nlist != "auto" and not nlist.lstrip("-").isdigit():
+        raise InvalidArgument(f"nlist is {nlist!r}; a whole number or auto expected")
+    return TrainOptions(
+        None if nlist == "auto" else int(nlist), metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+    )  # fmt: skip

@@ -22,10 +22,10 @@ from teravec.planning.constants import (
     read_constants,
     write_constants,
 )
-from teravec.planning.model import Plan, predict
+from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
+from teravec.planning.prediction import Plan
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
-from teravec.training.options import TrainOptions
 
 __all__ = ["add_plan_command"]
 
@@ -40,11 +40,8 @@ def add_plan_command(app: typer.Typer) -> None:
 
 
 def plan(
-    ntotal: Annotated[
-        str | None,
-        typer.Option(help="Vectors, as 1000000 or 1.5e12.", show_default=False),
-    ] = None,
-    d: Annotated[int | None, typer.Option(help="Dimensions.", show_default=False)] = None,
+    ntotal: Annotated[str | None, o.unset("Vectors, as 1000000 or 1.5e12.")] = None,
+    d: Annotated[int | None, o.unset("Dimensions.")] = None,
     nlist: o.Nlist = "auto", codec: o.Codec = "sq8", metric: o.Metric = "l2",
     transform: o.Transform = None, sample: o.Sample = None, niter: o.Niter = 10,
     item_bytes: Annotated[
@@ -52,40 +49,28 @@ def plan(
     ] = 4,
     imbalance: Annotated[float, typer.Option(help="Expected; 1 is even lists.")] = 1.5,
     machines: Annotated[int, typer.Option(help="Machines, one process on each.")] = 1,
-    servers: Annotated[
-        int | None,
-        typer.Option(help="Machines that answer queries.  [default: all]", show_default=False),
-    ] = None,
+    servers: Annotated[int | None, o.unset("Machines that answer queries.  [default: all]")] = None,
     shards: o.Shards = None, slices: o.Slices = None, memory: o.Memory = None,
     threads: o.Threads = None, nprobe: _Nprobe = 64, k: o.K = 10,
     machine_hour: Annotated[float, typer.Option(help="Price of a machine's hour.")] = 0.0,
     disk_month: Annotated[float, typer.Option(help="Price of 10^9 bytes for a month.")] = 0.0,
     constants: Annotated[
         Path | None,
-        typer.Option(help="File of speeds, which may be edited.  "
-                     "[default: constants.json in the user's cache directory]",
-                     show_default=False),
+        o.unset("File of speeds, which may be edited.  [default: constants.json in the user's "
+                "cache directory]"),
     ] = None,
     read_rate: Annotated[
-        str | None,
-        typer.Option(help="Bytes a second of a machine's disk instead of the file's, as 500MB.",
-                     show_default=False),
+        str | None, o.unset("Bytes a second of a machine's disk instead of the file's, as 500MB.")
     ] = None,
-    write_rate: Annotated[
-        str | None, typer.Option(help="The same, written.", show_default=False)
-    ] = None,
+    write_rate: Annotated[str | None, o.unset("The same, written.")] = None,
     network_rate: Annotated[
-        str | None,
-        typer.Option(help="Bytes a second that a machine sends, instead of the file's.",
-                     show_default=False),
+        str | None, o.unset("Bytes a second that a machine sends, instead of the file's.")
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="First measure this machine, some 10 seconds.")
     ] = False,
     folder: Annotated[
-        Path | None,
-        typer.Option(help="On the disk to measure.  [default: the temporary directory]",
-                     show_default=False),
+        Path | None, o.unset("On the disk to measure.  [default: the temporary directory]")
     ] = None,
     json: o.Json = False,
 ) -> None:  # fmt: skip
@@ -102,8 +87,7 @@ def plan(
         print_json(asdict(speeds)) if json else _show_constants(path, speeds)
         return
     work = Workload.of(
-        _count(ntotal), d,
-        TrainOptions(o.nlist_of(nlist), metric, transform, codec, sample, niter),
+        _count(ntotal), d, o.train_options(nlist, metric, transform, codec, sample, niter),
         item_bytes=item_bytes, imbalance=imbalance,
     )  # fmt: skip
     cluster = Cluster(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,10 @@ __all__ = ["add_search_commands"]
 
 Result = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz "
-                 ".parquet .ibin .bin .ivecs .npy.", show_default=False),
+    o.unset(
+        "Result file; its extension says the format: .npz .parquet .ibin .bin .ivecs .npy.",
+        "--out", "-o",
+    ),
 ]  # fmt: skip
 ExcludeSelf = Annotated[
     bool,
@@ -84,9 +87,7 @@ def search(
 def range_search(
     index: o.IndexDir,
     radius: Annotated[
-        float,
-        typer.Option(help="Squared L2 below it (l2), or similarity above it (ip, cosine).",
-                     show_default=False),
+        float, o.unset("Squared L2 below it (l2), or similarity above it (ip, cosine).")
     ],
     queries: o.QuerySource = None,
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
@@ -129,20 +130,14 @@ def evaluate_index(
     ],
     k: o.K = 10,
     nprobe: Annotated[
-        str | None,
-        typer.Option(help="Numbers of lists to try.  [default: 1,4,16,64 without --recall]",
-                     show_default=False),
+        str | None, o.unset("Numbers of lists to try.  [default: 1,4,16,64 without --recall]")
     ] = None,
     recall: Annotated[
-        str | None,
-        typer.Option(help="Recalls to ask for, as 0.8,0.9; needs a calibrated index.",
-                     show_default=False),
+        str | None, o.unset("Recalls to ask for, as 0.8,0.9; needs a calibrated index.")
     ] = None,
     candidates: o.Candidates = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(help="Draw the curves as .png, .svg or .pdf; needs teravec[plot].",
-                     show_default=False),
+        Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
@@ -165,7 +160,7 @@ def evaluate_index(
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
-        print_json({"index": str(index), "k": k, "results": [r.to_dict() for r in results]})
+        print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
         Console().print(_evaluation_table(results, k))
 
@@ -176,9 +171,7 @@ def groundtruth(
         typer.Argument(metavar="DATA... QUERIES", help="Vectors to search, then the queries.",
                        show_default=False),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Result file, as GT.ibin.", show_default=False)
-    ],
+    out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
@@ -197,8 +190,7 @@ def groundtruth(
     with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
         distances, ids = exact_neighbors(
             source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            memory_bytes=resources.memory_bytes, threads=resources.threads,
-            progress=resources.progress, checkpoint=checkpoint, engine=resources.workers,
+            resources=resources, checkpoint=checkpoint,
         )  # fmt: skip
     write_neighbors(out, distances, ids)
     remove_checkpoint(checkpoint)

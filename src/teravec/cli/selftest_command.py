@@ -39,8 +39,7 @@ def selftest(
     ] = "local",
     workers: Annotated[int, typer.Option(help="Workers of the Ray route.")] = 2,
     address: Annotated[
-        str | None,
-        typer.Option(help="Of a Ray cluster.  [default: one started here]", show_default=False),
+        str | None, o.unset("Of a Ray cluster.  [default: one started here]")
     ] = None,
     threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip

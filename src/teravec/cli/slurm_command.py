@@ -32,23 +32,16 @@ def slurm(
     ],
     nodes: Annotated[int, typer.Option(help="Nodes, with one Ray process each.")],
     time: Annotated[str, typer.Option(help="Limit, as sbatch takes it: 90, 12:00:00, 2-12.")],
-    cpus: Annotated[
-        int | None, typer.Option(help="Processors of a node.  [default: Slurm's]",
-                                 show_default=False),
-    ] = None,
+    cpus: Annotated[int | None, o.unset("Processors of a node.  [default: Slurm's]")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Of a node, as sbatch takes it.  [default: Slurm's]",
-                                 show_default=False),
+        str | None, o.unset("Of a node, as sbatch takes it.  [default: Slurm's]")
     ] = None,
     partition: Annotated[str | None, typer.Option(show_default=False)] = None,
     store: Annotated[
-        str | None, typer.Option(help="Ray's object store on a node, as 8GiB.  [default: Ray's]",
-                                 show_default=False),
+        str | None, o.unset("Ray's object store on a node, as 8GiB.  [default: Ray's]")
     ] = None,
     sbatch: Annotated[
-        list[str] | None,
-        typer.Option(help="More for sbatch, as --sbatch=--account=x; may be repeated.",
-                     show_default=False),
+        list[str] | None, o.unset("More for sbatch, as --sbatch=--account=x; may be repeated.")
     ] = None,
     wait: Annotated[int, typer.Option(help="Seconds that nodes may take to come up.")] = 300,
     out: Annotated[Path, typer.Option("--script", help="Where to write it.")] = _SCRIPT,

@@ -25,13 +25,13 @@ from teravec.engines.options import EngineOptions
 from teravec.engines.ray_lean import without_extras
 from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, WorkerLost
+from teravec.memory import MIB
 
 __all__ = ["Room", "connected", "fits"]
 
 log = logging.getLogger(__name__)
 
-_MIB = 1 << 20
-_SMALLEST_STORE = 80 * _MIB  # Ray refuses less than 75 MiB
+_SMALLEST_STORE = 80 * MIB  # Ray refuses less than 75 MiB
 _LONGEST_FOLDER = 107 - 66  # of a socket's name, less "/session_.../sockets/plasma_store"
 _KNOCK_S = 10.0
 _LOOPBACK = "127.0.0.1"
@@ -230,9 +230,9 @@ def _room_of_cluster(
     if not any(fits(room, machine) for machine in machines):
         largest = max(machines, key=lambda m: (m["CPU"], m.get("memory", 0)))
         raise InvalidArgument(
-            f"a worker of {room.threads} threads, {room.memory_bytes / _MIB:,.0f} MiB and "
+            f"a worker of {room.threads} threads, {room.memory_bytes / MIB:,.0f} MiB and "
             f"{room.gpus:g} GPUs fits on no machine of the Ray cluster; the largest has "
-            f"{largest['CPU']:g}, {largest.get('memory', 0) / _MIB:,.0f} MiB and "
+            f"{largest['CPU']:g}, {largest.get('memory', 0) / MIB:,.0f} MiB and "
             f"{largest.get('GPU', 0):g}"
         )
     log.info("Ray cluster of %d machines: %s", len(machines), room)

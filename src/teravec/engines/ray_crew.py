@@ -19,7 +19,7 @@ from typing import Any
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.ray_cluster import Room
 from teravec.engines.worker import Done, Failed, Progressed, Worker, WorkerInfo, raise_failure
-from teravec.errors import InvalidArgument, WorkerLost
+from teravec.errors import WorkerLost
 from teravec.progress import Bar
 
 __all__ = ["ArgumentLost", "Crew", "RayHeld", "Task", "one_line"]
@@ -235,7 +235,7 @@ class Crew:
     def _hire(self) -> None:
         """Ask for the workers that are missing."""
         while len(self._seats) < self._room.workers:
-            actor = self._kind.remote(self._directory)
+            actor = self._kind.remote(self._directory, version("teravec"))
             number = len(self._seats) + len(self._gone)
             self._seats.append(_Seat(number, actor, actor.hello.remote()))
 
@@ -250,11 +250,6 @@ class Crew:
             return
         if isinstance(hello, Failed):
             raise_failure(hello, seat.name)
-        if hello.version != version("teravec"):
-            raise InvalidArgument(
-                f"{hello.host} has teravec {hello.version}, this process {version('teravec')}; "
-                "the same expected on all machines"
-            )
         seat.info, seat.peak_rss_bytes = hello, hello.peak_rss_bytes
         self._last_greeted = time.monotonic()
         self._lost_at_start = 0  # in a row

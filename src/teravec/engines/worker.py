@@ -74,7 +74,6 @@ class WorkerInfo(Message):
 
     host: str
     pid: int
-    version: str
 
 
 class Worker:
@@ -84,11 +83,13 @@ class Worker:
     ----------
     directory : str
         The user's, so that relative paths mean the same here.
+    version : str
+        Of the user's teravec.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, version: str) -> None:
         self._made: dict[int, Any] = {}
-        self._directory = directory
+        self._directory, self._version = directory, version
 
     def hello(self) -> WorkerInfo | Failed:
         """Who this is; or why it is of no use."""
@@ -96,9 +97,15 @@ class Worker:
         try:
             os.chdir(self._directory)
         except OSError:
-            text = f"{host} has no directory {self._directory}; all machines must share one"
-            return Failed(_peak(), InvalidArgument.__name__, text, "")
-        return WorkerInfo(_peak(), host, os.getpid(), version("teravec"))
+            return _useless(
+                f"{host} has no directory {self._directory}; all machines must share one"
+            )
+        if (found := version("teravec")) != self._version:
+            return _useless(
+                f"{host} has teravec {found}, the command {self._version}; the same expected on "
+                "all machines"
+            )
+        return WorkerInfo(_peak(), host, os.getpid())
 
     def perform(
         self, key: int, maker: Held[Any], work: Callable[..., Any], arguments: Sequence[Any],
@@ -138,14 +145,12 @@ class ResidentWorker:
 
     Parameters
     ----------
-    directory : str
-        The user's, so that relative paths mean the same here.
-    version : str
-        Of the user's teravec.
+    directory, version : str
+        As of ``Worker``.
     """
 
     def __init__(self, directory: str, version: str) -> None:
-        self._worker, self._version = Worker(directory), version
+        self._worker = Worker(directory, version)
         self._made: Any = None
 
     def settle(self, maker: Maker[Any], tell: Callable[[Any], Any]) -> Done | Failed:
@@ -153,12 +158,6 @@ class ResidentWorker:
         hello = self._worker.hello()
         if isinstance(hello, Failed):
             return hello
-        if hello.version != self._version:
-            text = (
-                f"{hello.host} has teravec {hello.version}, the command {self._version}; the same "
-                "expected on all machines"
-            )
-            return Failed(_peak(), InvalidArgument.__name__, text, "")
         try:
             self._made = maker.make()
         except Exception as error:
@@ -189,6 +188,10 @@ def _told(steps: Generator[int, None, Any]) -> Generator[Message, None, Any]:
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _useless(text: str) -> Failed:
+    return Failed(_peak(), InvalidArgument.__name__, text, "")
 
 
 def _failure(error: Exception) -> Failed:

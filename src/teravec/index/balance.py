@@ -13,8 +13,8 @@ from teravec.index.manifest import Manifest
 from teravec.shards.shard import sealed_shards
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.training.kmeans import imbalance
-from teravec.training.model import ModelDescription
+from teravec.training.description import ModelDescription
+from teravec.training.list_sizes import imbalance
 
 __all__ = ["describe_lists", "index_lists", "shard_lists"]
 

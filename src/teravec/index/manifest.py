@@ -7,66 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, MissingFile, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, MissingFile, storage_errors
+from teravec.slices.entry import RowsEntry, SliceEntry
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
+from teravec.training.description import ModelDescription
 
-__all__ = ["Manifest", "RowsEntry", "SliceEntry", "read_manifest", "write_manifest"]
+__all__ = ["Manifest", "read_manifest", "read_model_description", "write_manifest"]
 
 _FORMAT, _VERSION = "teravec-index", 1
-
-
-@dataclass(frozen=True)
-class RowsEntry:
-    """The row file of a slice's finer codes.
-
-    Parameters
-    ----------
-    file : str
-        Path below the index directory.
-    size : int
-        Bytes of the file.
-    checksum : str
-        The row file's seal.
-    """
-
-    file: str
-    size: int
-    checksum: str
-
-
-@dataclass(frozen=True)
-class SliceEntry:
-    """One slice, as the manifest names it.
-
-    Parameters
-    ----------
-    file : str
-        Path below the index directory.
-    lists : tuple of int
-        Lists [start, stop).
-    ntotal, size : int
-        Vectors; bytes of the file.
-    checksum : str
-        The list file's seal.
-    generation : int
-        0; room for slices that later additions write over the same lists.
-    fine : RowsEntry, optional
-        Where codes have two stages; else there is no such key in the file.
-    """
-
-    file: str
-    lists: tuple[int, int]
-    ntotal: int
-    size: int
-    checksum: str
-    generation: int = 0
-    fine: RowsEntry | None = None
-
-    @property
-    def files_size(self) -> int:
-        """Bytes of the slice's files."""
-        return self.size + (self.fine.size if self.fine is not None else 0)
 
 
 @dataclass(frozen=True)
@@ -146,6 +95,24 @@ def read_manifest(paths: IndexPaths) -> Manifest:
         raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error
     _check_slices(manifest.slices, manifest, paths.manifest)
     return manifest
+
+
+def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescription:
+    """Read the description of the manifest's model.
+
+    Raises
+    ------
+    ForeignFile
+        It is another model's.
+    MissingFile, CorruptFile, IncompatibleVersion
+    """
+    model = ModelDescription.read(paths.model)
+    if model.checksum != manifest.model:
+        raise ForeignFile(
+            f"{paths.model / 'model.json'}: model {model.checksum} found, "
+            f"{manifest.model} expected by {paths.manifest}"
+        )
+    return model
 
 
 def _why_missing(paths: IndexPaths) -> str:

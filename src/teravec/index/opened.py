@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
-from teravec.index.manifest import Manifest, SliceEntry, read_manifest
+from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.slices.entry import SliceEntry
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.range_reader import ReadFile, ReadFiles
 from teravec.storage.rowfile import RowFile
-from teravec.training.model import Model, ModelDescription
+from teravec.training.model import Model
 
-__all__ = ["OpenedIndex"]
+__all__ = ["OPENED_LIST_BYTES", "OpenedIndex"]
+
+OPENED_LIST_BYTES = 48
+"""Memory for each list of an open index: its entry of the table, its start, its size."""
 
 
 class OpenedIndex:
@@ -62,12 +66,7 @@ class OpenedIndex:
         self.paths = IndexPaths(Path(root))
         self.manifest: Manifest = read_manifest(self.paths)
         # First: of another model's description, sound files beside it would look damaged.
-        found = ModelDescription.read(self.paths.model).checksum
-        if found != self.manifest.model:
-            raise ForeignFile(
-                f"{self.paths.model / 'model.json'}: model {found} found, "
-                f"{self.manifest.model} expected by {self.paths.manifest}"
-            )
+        read_model_description(self.paths, self.manifest)
         self.model = Model.read(self.paths.model)
         self.lists = start, stop = lists or (0, self.manifest.nlist)
         if not 0 <= start <= stop <= self.manifest.nlist:
@@ -132,7 +131,7 @@ class OpenedIndex:
     @property
     def memory_bytes(self) -> int:
         """About the memory taken by being open."""
-        return self.model.memory_bytes + 48 * self.manifest.nlist
+        return self.model.memory_bytes + OPENED_LIST_BYTES * self.manifest.nlist
 
     def close(self) -> None:
         """Close the files."""

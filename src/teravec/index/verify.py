@@ -9,14 +9,14 @@ from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
 from teravec.index.calibration import read_calibration
-from teravec.index.manifest import Manifest, RowsEntry, SliceEntry, read_manifest
+from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.progress import Progress
+from teravec.slices.entry import RowsEntry, SliceEntry
 from teravec.storage.arrays import check_file
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
 from teravec.storage.rowfile import RowFile, verify_rows
-from teravec.training.model import ModelDescription
 
 __all__ = ["verify"]
 
@@ -37,22 +37,18 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     paths = IndexPaths(Path(root))
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
-    fine = [entry.fine for entry in manifest.slices if entry.fine is not None]
-    total = sum(entry.files_size for entry in manifest.slices)
-    with progress.stage("verify", total, "bytes") as bar:
+    entries: list[SliceEntry | RowsEntry] = [*manifest.slices]
+    entries += [entry.fine for entry in manifest.slices if entry.fine is not None]
+    with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
         for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
             with _collecting(damages):
                 check_file(paths.root / name, described)
         with _collecting(damages):
             read_calibration(paths, manifest)
-        for entry in manifest.slices:
+        for entry in entries:
             with _collecting(damages):
-                _verify_slice(paths.root / entry.file, entry)
+                _verify_entry(paths.root / entry.file, entry)
             bar.advance(entry.size)
-        for rows in fine:
-            with _collecting(damages):
-                _verify_fine(paths.root / rows.file, rows)
-            bar.advance(rows.size)
     return damages
 
 
@@ -69,27 +65,15 @@ def _model_files(
 ) -> list[tuple[str, dict[str, Any]]]:
     """The files that the model names, if the model is the manifest's."""
     with _collecting(damages):
-        description = ModelDescription.read(paths.model)
-        if description.checksum != manifest.model:
-            raise ForeignFile(
-                f"{paths.model / 'model.json'}: model {description.checksum} found, "
-                f"{manifest.model} expected by {paths.manifest}"
-            )
-        return [(f"{paths.model.name}/{name}", f) for name, f in description.files.items()]
+        model = read_model_description(paths, manifest)
+        return [(f"{paths.model.name}/{name}", file) for name, file in model.files.items()]
     return []
 
 
-def _verify_slice(path: Path, entry: SliceEntry) -> None:
+def _verify_entry(path: Path, entry: SliceEntry | RowsEntry) -> None:
     check_size(path, entry.size)
-    with ListFile(path) as file:
+    is_slice = isinstance(entry, SliceEntry)
+    with (ListFile if is_slice else RowFile)(path) as file:
         if file.seal != entry.checksum:
             raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
-    verify_lists(path)
-
-
-def _verify_fine(path: Path, entry: RowsEntry) -> None:
-    check_size(path, entry.size)
-    with RowFile(path) as file:
-        if file.seal != entry.checksum:
-            raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
-    verify_rows(path)
+    (verify_lists if is_slice else verify_rows)(path)

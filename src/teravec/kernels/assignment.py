@@ -19,7 +19,7 @@ from teravec.kernels.groups import SCORED_ROWS, Grouping, default_groups, group_
 from teravec.kernels.scans import Scan, open_scan
 from teravec.kernels.torch_scan import TorchScan
 
-__all__ = ["ITERATION_AGREEMENT", "SHARD_AGREEMENT", "CentroidAssigner"]
+__all__ = ["FEWEST_LISTS", "ITERATION_AGREEMENT", "SHARD_AGREEMENT", "CentroidAssigner"]
 
 Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
@@ -34,9 +34,11 @@ Ten iterations on 1,000,000 x 96, 16,384 lists, took 4.4 s each at 0.997, 2.7 at
 0.97; the objectives differed by 0.02 %.
 """
 
+FEWEST_LISTS = 256
+"""Below, scanning all centroids is as quick."""
+
 _MANY_CENTERS = 2048  # from here on the centers are grouped in turn
 _CENTER_PROBES = 40
-_FEWEST_LISTS = 256  # below, scanning all centroids is as quick
 _OVERHEAD = 1.3  # time of the grouped scan per score, relative to the exact one
 _CALIBRATION_ROWS = 4096
 _ROUNDING = 4e-6  # of a squared distance in float32, relative to the vectors' squares
@@ -161,7 +163,7 @@ class CentroidAssigner:
         if not 0 <= min_agreement <= 1:
             raise InvalidArgument(f"min_agreement is {min_agreement}, expected 0 to 1")
         exact = cls(data, None)
-        if len(data) < _FEWEST_LISTS or not len(rows):
+        if len(data) < FEWEST_LISTS or not len(rows):
             return exact
         grouping = _group(data, default_groups(len(data)), seed, threads)
         if grouping is None:

@@ -31,6 +31,7 @@ from teravec.planning.model import truth_rows
 from teravec.search.calibrating import CalibrationOptions
 from teravec.search.checkpoint import BestSoFar
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows
+from teravec.selftest.vectors import made
 from teravec.sources import open_source
 from teravec.storage.files import byte_view, publishing, read_into, write_all
 
@@ -39,7 +40,6 @@ __all__ = ["calibrate"]
 Float32 = npt.NDArray[np.float32]
 
 _D = 96
-_LATENT = 10  # intrinsic dimension of the vectors, as in Faiss's SyntheticDataset
 _NLISTS = (1024, 4096, 16384)
 _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
@@ -65,7 +65,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         The folder cannot be written.
     """
     threads = threads or default_threads()
-    vectors = _vectors(96 * 1024)
+    vectors = made(1234, 96 * 1024, _D)
     exact_s, scale, exponent, share = _assignment(vectors, threads)
     place = folder or Path(tempfile.gettempdir())
     with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
@@ -91,12 +91,6 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         network_bytes=_loopback(),
         sync_s=sync_s,
     )
-
-
-def _vectors(n: int) -> Float32:
-    rng = np.random.default_rng(1234)
-    x = rng.standard_normal((n, _LATENT)) @ rng.random((_LATENT, _D))
-    return np.sin(x * (rng.random(_D) * 4 + 0.1)).astype(np.float32)
 
 
 def _best(act: Callable[[], Any]) -> float:

@@ -11,97 +11,35 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from teravec.index.opened import OPENED_LIST_BYTES
+from teravec.kernels.assignment import FEWEST_LISTS
 from teravec.planning.constants import Constants
-from teravec.planning.workload import Cluster, Prices, Queries, Stage, Workload
+from teravec.planning.prediction import Plan, QueryPlan, Stage
+from teravec.planning.workload import Cluster, Prices, Queries, Workload
 from teravec.search.calibrating import CalibrationOptions, codes_searched
-from teravec.shards.plan import rows_in_memory
+from teravec.shards.plan import bytes_of_rows, fixed_bytes, rows_in_memory
 from teravec.slices.plan import slice_count
 from teravec.sources import GAP_BYTES
+from teravec.training.description import GRAPH_LIST_BYTES
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of
+from teravec.training.sums import PROBE_PART
 from teravec.training.train import EXACT_QUANTIZER_NLIST, codec_rows, training_bytes
+from teravec.training.training_set import PROBE
 
-__all__ = ["Plan", "QueryPlan", "comparisons", "predict", "truth_rows"]
+__all__ = ["comparisons", "predict", "truth_rows"]
 
 _PAGE_BYTES = 4096  # what a read of one row takes from a disk at least
-_FEWEST_LISTS = 256  # below, a vector is compared with every centroid
-_CHECKED_ROWS = 1024  # assigned exactly in every iteration; four times as many at the end
 _GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
 _ITERATION_S = 0.02  # of Python, once an iteration, however small: grouping, checks, a checkpoint
 _LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
-_BLOCK_BYTES, _WRITE_BYTES = 8 << 20, 4 << 20  # of the shard stage
 _TABLE_BYTES = 24  # of a list in a list file
-_GRAPH_LIST_BYTES = 300  # of a list in the graph of the coarse quantizer
-_OPENED_LIST_BYTES = 48
 _TRUTH_BLOCK_BYTES = 16 << 20  # of the source, at most, in memory five times
 _TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours take as long as so many rows
 _FEWEST_EFFORTS = 20  # small ones cost little beside their results
 _RESULT_S = 7e-7  # of Python and NumPy for each result: kept, sorted, named, compared
 _EFFORT_STEP = math.sqrt(2)  # from one effort of a calibration to the next
-
-
-@dataclass(frozen=True)
-class QueryPlan:
-    """What one query takes when nothing is cached, and how many are answered in a second.
-
-    Parameters
-    ----------
-    latency_s : float
-        Of one query alone, its lists read from all servers at once.
-    parts : dict
-        Its seconds by resource.
-    read_bytes, lists : float
-        That it reads.
-    cold_qps, warm_qps : float
-        Queries a second on all servers, limited by disks, and by processors where every list
-        is in memory.
-    memory_bytes : int
-        Of one server, beside lists that it keeps.
-    disk_bytes : int
-        Of one server's lists.
-    """
-
-    latency_s: float
-    parts: dict[str, float]
-    read_bytes: int
-    lists: int
-    cold_qps: float
-    warm_qps: float
-    memory_bytes: int
-    disk_bytes: int
-
-    @property
-    def limit(self) -> str:
-        """The resource that a single query waits for longest."""
-        return max(self.parts, key=lambda name: self.parts[name])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A build, stage by stage, and a query.
-
-    Parameters
-    ----------
-    stages : tuple of Stage
-    query : QueryPlan
-    build_cost, month_cost : float
-        Of the machines for the build's time, and of a month of disk for the finished index.
-    """
-
-    stages: tuple[Stage, ...]
-    query: QueryPlan
-    build_cost: float
-    month_cost: float
-
-    @property
-    def seconds(self) -> float:
-        """Of all stages, one after another."""
-        return sum(stage.seconds for stage in self.stages)
-
-    def stage(self, name: str) -> Stage:
-        """The stage of this name."""
-        return next(stage for stage in self.stages if stage.name == name)
 
 
 def predict(
@@ -123,7 +61,7 @@ def predict(
 
 def comparisons(nlist: int, constants: Constants) -> float:
     """Comparisons with a centroid that finding one vector's list takes the time of."""
-    if nlist < _FEWEST_LISTS:
+    if nlist < FEWEST_LISTS:
         return float(nlist)
     return min(float(nlist), constants.grouped_scale * math.pow(nlist, constants.grouped_exponent))
 
@@ -181,13 +119,13 @@ class _Model:
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         rows = train.sample / machines
         sample_bytes = 4 * train.sample * train.d
-        share = speed.iteration_share if train.nlist >= _FEWEST_LISTS else 1.0
+        share = speed.iteration_share if train.nlist >= FEWEST_LISTS else 1.0
         compare = 2 * train.d_index * share * comparisons(train.nlist, speed) * rows
         transform = 0.0 if train.transform.name == "none" else 2 * train.d * train.d_index * rows
         options = KMeansOptions(train.nlist, train.niter, train.seed, False, 1)
         looked = sum(1 / stride_of(options, train.sample, i) for i in range(train.niter))
         looked /= train.niter
-        flops = looked * compare + self._grouping_flops(_CHECKED_ROWS)
+        flops = looked * compare + self._grouping_flops(PROBE // PROBE_PART)
         cpu = (
             flops / (speed.flops * self.cluster.threads)
             + transform / speed.flops  # blocks are transformed on one thread
@@ -219,8 +157,8 @@ class _Model:
 
     def seal(self) -> Stage:
         """Measure the assignment, train the codec, build the graph: one process."""
-        work, speed, train = self.work, self.speed, self.work.train
-        flops = self._grouping_flops(4 * _CHECKED_ROWS)
+        speed, train = self.speed, self.work.train
+        flops = self._grouping_flops(PROBE)
         rows = codec_rows(train)
         flops += rows * 2 * train.d_index * comparisons(train.nlist, speed)
         graph = 0.0
@@ -228,9 +166,9 @@ class _Model:
             graph = train.nlist * math.log2(train.nlist) * train.d_index / speed.graph_dims
         written = self._model_bytes()
         train_pq = 0.0
-        if work.codec.kind == "pq":  # 25 iterations of Faiss on at most 256 vectors a centroid
-            part = min(rows, 256 << work.codec.bits)
-            train_pq = 25 * part * 2 * train.d_index * (1 << work.codec.bits) / speed.flops
+        if train.codec.kind == "pq":  # 25 iterations of Faiss on at most 256 vectors a centroid
+            part = min(rows, 256 << train.codec.bits)
+            train_pq = 25 * part * 2 * train.d_index * (1 << train.codec.bits) / speed.flops
         parts = {
             "processor": flops / (speed.flops * self.cluster.threads),
             "one thread": graph + train_pq + 4 * rows * train.d_index / speed.move_bytes,
@@ -267,10 +205,11 @@ class _Model:
         seconds = max(parts["processor"], parts["disk read"]) + parts["disk write"]
         seconds += parts["memory"]
         sent = machines * self._model_bytes() if machines > 1 else 0
+        sorting = int(bytes_of_rows(work.code_size, rows / files))
         return Stage(
             "shard", seconds, parts,
             work.source_bytes + written + machines * self._model_bytes(), written, sent,
-            min(self.cluster.memory_bytes, self._shard_fixed() + self._rows_bytes(rows / files)),
+            min(self.cluster.memory_bytes, fixed_bytes(self._model_memory()) + sorting),
             written, machines,
         )  # fmt: skip
 
@@ -398,7 +337,7 @@ class _Model:
 
     def _opened(self) -> int:
         """Memory of an open index, beside lists that it keeps."""
-        return self.work.train.nlist * _OPENED_LIST_BYTES + self._model_memory()
+        return self.work.train.nlist * OPENED_LIST_BYTES + self._model_memory()
 
     @property
     def _machines(self) -> int:
@@ -407,35 +346,29 @@ class _Model:
     def _grouping_flops(self, checked_rows: int) -> float:
         """Of grouping the centroids, and of assigning some vectors exactly to set a margin."""
         train = self.work.train
-        if train.nlist < _FEWEST_LISTS:
+        if train.nlist < FEWEST_LISTS:
             return 0.0
         groups = math.pow(train.nlist, 0.6)
         compared = min(_GROUPING * groups, 4 * train.nlist) * groups + train.nlist * groups
         return 2 * train.d_index * (compared + checked_rows * train.nlist)
 
     def _encode_s(self) -> float:
-        codec, d, speed = self.work.codec, self.work.train.d_index, self.speed
+        codec, d, speed = self.work.train.codec, self.work.train.d_index, self.speed
         if codec.kind == "pq":
             return d * (1 << codec.bits) / speed.encode_pq
         return d / (speed.encode_rabitq if codec.kind == "rabitq" else speed.encode_scalar)
 
     def _model_bytes(self) -> int:
         train = self.work.train
-        graph = _GRAPH_LIST_BYTES * train.nlist if train.nlist > EXACT_QUANTIZER_NLIST else 0
+        graph = GRAPH_LIST_BYTES * train.nlist if train.nlist > EXACT_QUANTIZER_NLIST else 0
         return self.work.centroid_bytes + graph + 4 * train.d * train.d_index
 
     def _model_memory(self) -> int:
         return self.work.centroid_bytes + self._model_bytes()
 
-    def _shard_fixed(self) -> int:
-        return 2 * self._model_memory() + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
-
-    def _rows_bytes(self, rows: float) -> int:
-        return int(rows * (self.work.code_size + 28))
-
     def _shards(self) -> int:
         """As many as are asked for, or as the memory of a machine needs; all machines busy."""
-        free = self.cluster.memory_bytes - self._shard_fixed()
+        free = self.cluster.memory_bytes - fixed_bytes(self._model_memory())
         most = rows_in_memory(self.work.code_size, max(1, free))
         least = math.ceil(self.work.ntotal / most) if free > 0 else 1
         return min(self.work.ntotal, max(self.cluster.shards or self._machines, least))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teravec.planning.model import Plan
+from teravec.planning.prediction import Plan
 from teravec.planning.workload import Workload
 
 __all__ = ["Reported", "beside_original", "is_original"]

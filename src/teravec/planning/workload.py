@@ -1,14 +1,13 @@
-"""What is to be built, on what, and what a stage of it takes: the terms of the model."""
+"""What is to be built, on what, and asked: what a prediction is made of."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from teravec.errors import InvalidArgument
-from teravec.kernels.codec import Codec, code_bytes
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
-__all__ = ["Cluster", "Prices", "Queries", "Stage", "Workload"]
+__all__ = ["Cluster", "Prices", "Queries", "Workload"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,6 @@ class Workload:
 
     Parameters
     ----------
-    ntotal : int
     train : TrainPlan
         As a build would make it of the same options.
     item_bytes : int
@@ -27,7 +25,6 @@ class Workload:
         times more codes a visited list holds than the mean one.
     """
 
-    ntotal: int
     train: TrainPlan
     item_bytes: int = 4
     imbalance: float = 1.5
@@ -42,17 +39,22 @@ class Workload:
                 f"d is {d}, bytes an element {item_bytes}, imbalance {imbalance}; "
                 "at least 1, one of 1, 2 and 4, and at least 1 expected"
             )
-        return cls(ntotal, plan_training(options, ntotal, d), item_bytes, imbalance)
+        return cls(plan_training(options, ntotal, d), item_bytes, imbalance)
+
+    @property
+    def ntotal(self) -> int:
+        """Vectors."""
+        return self.train.ntotal
 
     @property
     def code_size(self) -> int:
         """Bytes of a code."""
-        return code_bytes(self.train.codec, self.train.d_index)
+        return self.train.code_size
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a vector in a list: code and id."""
-        return self.code_size + 8
+        return self.train.row_bytes
 
     @property
     def source_bytes(self) -> int:
@@ -63,11 +65,6 @@ class Workload:
     def centroid_bytes(self) -> int:
         """Bytes of the centroids in float32."""
         return 4 * self.train.nlist * self.train.d_index
-
-    @property
-    def codec(self) -> Codec:
-        """The codec."""
-        return self.train.codec
 
 
 @dataclass(frozen=True)
@@ -129,40 +126,3 @@ class Prices:
 
     machine_hour: float = 0.0
     disk_gb_month: float = 0.0
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage as predicted. Bytes are of all machines together, memory is one process's.
-
-    Parameters
-    ----------
-    name : str
-    seconds : float
-        From its beginning to its end.
-    parts : dict
-        Seconds that each resource is busy on the busiest machine, by its name; resources that
-        work at the same time add up to more than ``seconds``.
-    read_bytes, written_bytes, sent_bytes : int
-    memory_bytes : int
-        Of the largest process, beside about 300 MiB for the interpreter and its libraries.
-    disk_bytes : int
-        On the disks at the stage's end, in all.
-    machines : int
-        Machines at work.
-    """
-
-    name: str
-    seconds: float
-    parts: dict[str, float] = field(default_factory=dict)
-    read_bytes: int = 0
-    written_bytes: int = 0
-    sent_bytes: int = 0
-    memory_bytes: int = 0
-    disk_bytes: int = 0
-    machines: int = 1
-
-    @property
-    def limit(self) -> str:
-        """The resource that is busy longest."""
-        return max(self.parts, key=lambda name: self.parts[name]) if self.parts else ""

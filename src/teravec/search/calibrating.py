@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.engine import Engine
+from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
 from teravec.index.manifest import read_manifest
@@ -40,6 +40,7 @@ from teravec.search.effort import Effort
 from teravec.search.groundtruth import groundtruth
 from teravec.search.index import Index, open_index
 from teravec.search.probing import list_gaps, prune_weight
+from teravec.search.questions import all_but_own
 from teravec.search.results import Neighbors
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
@@ -115,9 +116,8 @@ class _Queries:
 
 
 def calibrate_index(
-    paths: IndexPaths, source: Source, options: CalibrationOptions, *, memory_bytes: int,
-    threads: int, progress: Progress, queries: Float32 | None = None,
-    engine: Engine | None = None,
+    paths: IndexPaths, source: Source, options: CalibrationOptions, resources: Resources,
+    queries: Float32 | None = None,
 ) -> Calibration:  # fmt: skip
     """Measure the recall of an index against effort, and seal it as ``calibration.json``.
 
@@ -130,12 +130,10 @@ def calibrate_index(
     source : Source
         The vectors that the index was built from.
     options : CalibrationOptions
-    memory_bytes, threads : int
-    progress : Progress
+    resources : Resources
+        Workers find the true neighbours.
     queries : ndarray of shape (nq, d), float32, optional
         The user's. Not given: drawn from the source.
-    engine : Engine, optional
-        Whose workers find the true neighbours. Not given: this process.
 
     Raises
     ------
@@ -162,8 +160,8 @@ def calibrate_index(
 
     def exact() -> tuple[Float32, Int64]:
         return groundtruth(
-            source, queries, ks[-1] + spare, metric=metric, memory_bytes=memory_bytes,
-            threads=threads, progress=progress, checkpoint=paths.calibrating, engine=engine,
+            source, queries, ks[-1] + spare, metric=metric, resources=resources,
+            checkpoint=paths.calibrating,
         )  # fmt: skip
 
     try:
@@ -176,16 +174,16 @@ def calibrate_index(
     if own is not None:
         costs, ids = _without_own(costs, ids, own)
     known = _Queries(queries, own, ids, costs, origin)
-    with open_index(paths.root, memory=memory_bytes, threads=threads) as index:
-        calibration = _measure(index, known, ks, options.codes, progress)
+    with _opened(paths, resources) as index:
+        calibration = _measure(index, known, ks, options.codes, resources.progress)
     write_calibration(paths, calibration)
     remove_checkpoint(paths.calibrating)
     return calibration
 
 
 def calibrate_with_truth(
-    paths: IndexPaths, queries: Float32, truth: Neighbors, options: CalibrationOptions, *,
-    memory_bytes: int, threads: int, progress: Progress,
+    paths: IndexPaths, queries: Float32, truth: Neighbors, options: CalibrationOptions,
+    resources: Resources,
 ) -> Calibration:  # fmt: skip
     """Do as ``calibrate_index`` for queries whose true neighbours are known already.
 
@@ -200,19 +198,23 @@ def calibrate_with_truth(
         raise InvalidArgument(
             f"{truth.ids.shape[1]} true neighbours a query found, of k {list(options.ks)}"
         )
-    with open_index(paths.root, memory=memory_bytes, threads=threads) as index:
+    with _opened(paths, resources) as index:
         sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
         costs = np.broadcast_to(np.arange(truth.ids.shape[1], dtype=np.float64), truth.ids.shape)
         if truth.distances is not None:
             costs = sign * truth.distances.astype(np.float64)
         top = slice(ks[-1])
         known = _Queries(queries, None, truth.ids[:, top], costs[:, top], "given")
-        calibration = _measure(index, known, ks, options.codes, progress)
+        calibration = _measure(index, known, ks, options.codes, resources.progress)
     if truth.distances is None:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
         calibration = replace(calibration, radii=(), points=points)
     write_calibration(paths, calibration)
     return calibration
+
+
+def _opened(paths: IndexPaths, resources: Resources) -> Index:
+    return open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads)
 
 
 def codes_searched(ntotal: int) -> int:
@@ -240,11 +242,7 @@ def _without_own(
     values: npt.NDArray[Any], ids: Int64, own: Int64
 ) -> tuple[npt.NDArray[Any], Int64]:
     """Leave out a query's own id, or the last column where it was not found."""
-    mine = ids == own[:, None]
-    mine[~mine.any(axis=1), -1] = True
-    kept = np.ones(ids.shape, bool)
-    kept[np.arange(len(ids)), mine.argmax(axis=1)] = False
-    shape = (len(ids), ids.shape[1] - 1)
+    kept, shape = all_but_own(ids, own), (len(ids), ids.shape[1] - 1)
     return values[kept].reshape(shape), ids[kept].reshape(shape)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +35,7 @@ class Evaluation:
     recall : float
         Recall@k over all queries.
     queries_per_s : float
-        All queries in one call; the median of the repeats.
+        All queries in one call.
     latency_p50_s, latency_p99_s : float
         Seconds of a query searched alone, over up to 100 of them spread evenly, after the
         batch: lists may be in the page cache.
@@ -61,10 +60,6 @@ class Evaluation:
     lists_per_query: float
     codes_per_query: float
     asked: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Names and values, fit for JSON."""
-        return asdict(self)
 
 
 def recall_at(found_ids: Int64, true_ids: Int64, k: int) -> float:
@@ -118,7 +113,6 @@ def evaluate(
     nprobes: Sequence[int],
     *,
     recalls: Sequence[float] = (),
-    repeat: int = 1,
     candidates: int | None = None,
 ) -> list[Evaluation]:
     """Search with each nprobe and for each recall, and compare with the truth.
@@ -135,8 +129,6 @@ def evaluate(
         More than nlist is taken as nlist.
     recalls : sequence of float
         Recalls to ask a calibrated index for.
-    repeat : int
-        Times that all queries, and those alone, are searched.
     candidates : int, optional
         As for ``Index.search``.
 
@@ -152,10 +144,8 @@ def evaluate(
     """
     queries = np.asarray(queries)
     _check_truth(index, queries, truth, k)
-    if repeat < 1 or not (nprobes or recalls) or min(nprobes, default=1) < 1:
-        raise InvalidArgument(
-            f"nprobe {list(nprobes)} and repeat {repeat} found, numbers of at least 1 expected"
-        )
+    if not (nprobes or recalls) or min(nprobes, default=1) < 1:
+        raise InvalidArgument(f"nprobe {list(nprobes)} found, numbers of at least 1 expected")
     efforts: list[tuple[float | None, Effort]] = [
         (None, index.effort(min(nprobe, index.nlist), k=k, candidates=candidates))
         for nprobe in nprobes
@@ -163,28 +153,24 @@ def evaluate(
     efforts += [
         (recall, index.effort(recall=recall, k=k, candidates=candidates)) for recall in recalls
     ]
-    return [_evaluate(index, queries, truth, k, each, repeat, asked) for asked, each in efforts]
+    return [_evaluate(index, queries, truth, k, each, asked) for asked, each in efforts]
 
 
 def _evaluate(
-    index: Index, queries: Float32, truth: Neighbors, k: int, effort: Effort, repeat: int,
-    asked: float | None,
-) -> Evaluation:  # fmt: skip
-    before = replace(index.stats)
-    seconds = []
-    for _ in range(repeat):
-        started = time.perf_counter()
-        _, ids = index.search_at(queries, k, effort)
-        seconds.append(time.perf_counter() - started)
+    index: Index, queries: Float32, truth: Neighbors, k: int, effort: Effort, asked: float | None
+) -> Evaluation:
+    before, started = replace(index.stats), time.perf_counter()
+    _, ids = index.search_at(queries, k, effort)
+    seconds = time.perf_counter() - started
     batch = _difference(index.stats, before)
     before = replace(index.stats)
-    latencies = _latencies(index, queries, k, effort, repeat)
+    latencies = _latencies(index, queries, k, effort)
     alone = _difference(index.stats, before)
     return Evaluation(
         nprobe=effort.nprobe,
         k=k,
         recall=recall_at(ids, truth.ids, k),
-        queries_per_s=len(queries) / float(np.median(seconds)),
+        queries_per_s=len(queries) / seconds,
         latency_p50_s=float(np.percentile(latencies, 50)),
         latency_p99_s=float(np.percentile(latencies, 99)),
         bytes_per_query=alone.bytes_read / alone.queries,
@@ -195,11 +181,11 @@ def _evaluate(
     )
 
 
-def _latencies(index: Index, queries: Float32, k: int, effort: Effort, repeat: int) -> list[float]:
+def _latencies(index: Index, queries: Float32, k: int, effort: Effort) -> list[float]:
     count = min(_ALONE, len(queries))
     rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
     seconds = []
-    for row in np.tile(rows, repeat).tolist():
+    for row in rows.tolist():
         started = time.perf_counter()
         index.search_at(queries[row : row + 1], k, effort)
         seconds.append(time.perf_counter() - started)

@@ -19,12 +19,13 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.engine import Engine, Steps
-from teravec.engines.local import LocalEngine
+from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
-from teravec.progress import Bar, Progress
+from teravec.progress import Bar
 from teravec.search.checkpoint import BestSoFar, Checkpoint
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows, squared_lengths
+from teravec.search.request import checked_k, checked_queries
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
 
@@ -47,12 +48,9 @@ def groundtruth(
     k: int,
     *,
     metric: Metric,
-    memory_bytes: int,
-    threads: int,
-    progress: Progress,
+    resources: Resources,
     checkpoint: Path | None = None,
     checkpoint_every_s: float = 30.0,
-    engine: Engine | None = None,
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
@@ -66,19 +64,15 @@ def groundtruth(
     k : int
         1 to the vectors in the source.
     metric : Metric
-    memory_bytes : int
-        Limit on memory: queries and results, ``nq (20 k + 4 d)`` bytes, and about 100 MiB
-        of blocks and buffers, which shrink where the limit is low.
-    threads : int
+    resources : Resources
+        Workers share the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
+        bytes, and about 100 MiB of blocks and buffers, which shrink where the limit is low.
         While it runs, BLAS in this process is set to one thread: the work is shared out here.
-    progress : Progress
     checkpoint : Path, optional
         Directory to keep the state in and to resume from. It stays when the function
         returns: call `checkpoint.remove_checkpoint` when the result is safe.
     checkpoint_every_s : float
         Seconds of work between checkpoints.
-    engine : Engine, optional
-        Whose workers share the source's rows. Not given: this process.
 
     Returns
     -------
@@ -101,18 +95,19 @@ def groundtruth(
     InvalidSource
         The source holds NaN or infinity, or changed.
     """
-    queries = _checked(source, queries, k)
+    queries, k = checked_queries(queries, source.d), checked_k(k, source.ntotal)
+    if not len(queries):
+        raise InvalidArgument("0 queries found, 1 or more expected")
     squares = squared_lengths(queries) if metric is Metric.COSINE else None
-    engine = engine or LocalEngine(threads, memory_bytes)
-    task = ScanTask(queries, k, metric, threads, squares)
-    plan_block(source, task, memory_bytes)  # before anything is read
+    task = ScanTask(queries, k, metric, resources.threads, squares)
+    plan_block(source, task, resources.memory_bytes)  # before anything is read
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
     started = saved = time.monotonic()
     begin = best.rows
-    with progress.stage("groundtruth", source.ntotal, "vectors") as bar:
+    with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
         bar.advance(begin)
-        for _ in _searched(source, task, best, engine, bar):
+        for _ in _searched(source, task, best, resources.engine, bar):
             if store and best.rows < source.ntotal and (
                 time.monotonic() - saved >= checkpoint_every_s
             ):  # fmt: skip
@@ -193,25 +188,6 @@ class _Searcher:
 
 def _search_range(searcher: _Searcher, rows: tuple[int, int]) -> Steps[BestSoFar]:
     return searcher.search(rows)
-
-
-def _checked(source: Source, queries: Float32, k: int) -> Float32:
-    queries = np.asarray(queries)
-    if queries.ndim != 2 or queries.shape[1] != source.d:
-        raise InvalidArgument(
-            f"queries of shape {queries.shape} found, (nq, {source.d}) expected, as in the data"
-        )
-    if not len(queries):
-        raise InvalidArgument("0 queries found, 1 or more expected")
-    if queries.dtype.kind not in "fiu":
-        raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-    with np.errstate(over="ignore"):
-        queries = np.ascontiguousarray(queries, np.float32)
-    if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
-        raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
-    if not 1 <= k <= source.ntotal:
-        raise InvalidArgument(f"k is {k}; 1 to {source.ntotal:,} (the vectors there are) expected")
-    return queries
 
 
 def _identity(source: Source, task: ScanTask) -> dict[str, Any]:

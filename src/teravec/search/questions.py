@@ -14,10 +14,11 @@ from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
+from teravec.search.ordering import by_query
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
-__all__ = ["Question", "TopK", "Within"]
+__all__ = ["Question", "TopK", "Within", "all_but_own"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -86,7 +87,7 @@ class TopK:
         k = self.k + self.exclude_self
         distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
         if self.exclude_self:
-            keep = _others(ids, source.read_ids(start, stop))
+            keep = all_but_own(ids, source.read_ids(start, stop))
             distances = distances[keep].reshape(-1, self.k)
             ids = ids[keep].reshape(-1, self.k)
         return FoundArrays.of_rows(distances, ids)
@@ -188,9 +189,7 @@ class _Gathered:
         nothing = (np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
         owners, distances, ids = map(np.concatenate, zip(nothing, *self._parts, strict=True))
         self._parts.clear()
-        order = np.lexsort((ids, -distances if metric.larger_is_closer else distances, owners))
-        lims = np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=self.nq))])
-        return FoundArrays(lims.astype(np.int64), distances[order], ids[order])
+        return FoundArrays(*by_query(self.nq, owners, distances, ids, metric))
 
 
 def _runs(list_nos: Int64, sizes: Int64, most: int) -> Iterator[tuple[Int64, Int64]]:
@@ -217,8 +216,8 @@ def _runs(list_nos: Int64, sizes: Int64, most: int) -> Iterator[tuple[Int64, Int
             yield some, np.where(mine[some], list_nos[some], -1)
 
 
-def _others(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
-    """All but one place a row: the query itself, or the last where it was not found."""
+def all_but_own(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
+    """Which results, (nq, k) bool, are not the query itself, or the last where it is not found."""
     same = ids == own[:, None]
     place = np.where(same.any(axis=1), same.argmax(axis=1), ids.shape[1] - 1)
     return np.asarray(np.arange(ids.shape[1]) != place[:, None])

@@ -16,6 +16,7 @@ from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import best_k, candidates_kept, chosen
 from teravec.search.fine_cache import FineCache
+from teravec.search.ordering import by_query
 from teravec.search.pages import PageReader, PageRun
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
@@ -209,22 +210,6 @@ class TwoStages:
         return cls(scanner, Refiner(index, ranges, run_bytes, cache_bytes, threads))
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Results in no order: the query of each, its distance and its id."""
-
-    owners: Int64
-    distances: Float32
-    ids: Int64
-
-    def ordered(self, nq: int, sign: float) -> tuple[Int64, Float32, Int64]:
-        """As lims (nq + 1,), distances and ids, best first a query; equal ones by id."""
-        order = np.lexsort((self.ids, sign * self.distances, self.owners))
-        counts = np.bincount(self.owners, minlength=nq)
-        lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return lims, self.distances[order], self.ids[order]
-
-
 class TwoStageBatch(Batch):
     """Queries and the lists they want, of codes in two stages.
 
@@ -250,9 +235,9 @@ class TwoStageBatch(Batch):
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
         ntotal = self._resources.index.ntotal
         candidates = self.sketched(candidates_kept(k, self._most, ntotal))
-        found = self._refined(*chosen(candidates, k, ntotal))
-        nq = len(self._queries)
-        return best_k(nq, k, found.owners, found.distances, found.ids, self._metric)
+        owners, places = chosen(candidates, k, ntotal)
+        found = self._refined(owners, places)
+        return best_k(len(self._queries), k, owners, *found, self._metric)
 
     def sketched(self, capacity: int) -> Candidates:
         """The first stage alone: candidates of each query, ``capacity`` at most."""
@@ -277,14 +262,15 @@ class TwoStageBatch(Batch):
             found.append(self._sketches.within(self._queries, lists, pairs, radius, threads))
             self._stats.scan_s += time.perf_counter() - started
         owners, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        refined = self._refined(owners, places)
+        distances, ids = self._refined(owners, places)
         larger = self._metric.larger_is_closer
-        inside = refined.distances > radius if larger else refined.distances < radius
-        refined = _Found(refined.owners[inside], refined.distances[inside], refined.ids[inside])
-        return refined.ordered(len(self._queries), -1.0 if larger else 1.0)
+        inside = distances > radius if larger else distances < radius
+        inner = owners[inside], distances[inside], ids[inside]
+        return by_query(len(self._queries), *inner, self._metric)
 
-    def _refined(self, owners: Int64, places: Int64) -> _Found:
+    def _refined(self, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
+        """Distances to finer codes, and ids, of pairs of query and place."""
         started = time.perf_counter()
-        distances, ids = self._refiner.distances(self._queries, owners, places, self._stats)
+        found = self._refiner.distances(self._queries, owners, places, self._stats)
         self._stats.refine_s += time.perf_counter() - started
-        return _Found(owners, distances, ids)
+        return found

@@ -47,7 +47,6 @@ __all__ = [
     "read_neighbors",
     "write_found",
     "write_neighbors",
-    "write_range",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -147,34 +146,6 @@ def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
     distances, ids = distances.astype(np.float32, copy=False), ids.astype(np.int64, copy=False)
     check_ids(path, ids)
     write_found(path, FoundArrays.of_rows(distances, ids))
-
-
-def write_range(path: str | Path, lims: Int64, distances: Float32, ids: Int64) -> None:
-    """Write the results of a range search durably, as ``.npz`` or ``.parquet``.
-
-    Parameters
-    ----------
-    path : path-like
-    lims : ndarray of shape (n + 1,), int64
-        Results of query i are at [lims[i], lims[i + 1]).
-    distances, ids : ndarray of shape (lims[n],)
-
-    Raises
-    ------
-    InvalidArgument, StorageError
-    """
-    path = Path(path)
-    lims, distances, ids = np.asarray(lims), np.asarray(distances), np.asarray(ids)
-    if (
-        lims.ndim != 1 or not len(lims) or lims[0] != 0 or (np.diff(lims) < 0).any()
-        or not ids.shape == distances.shape == (lims[-1],)
-    ):  # fmt: skip
-        raise InvalidArgument(
-            f"lims of shape {lims.shape}, ids {ids.shape} and distances {distances.shape} found, "
-            "lims ascending from 0 to the number of ids and distances expected"
-        )
-    distances, ids = distances.astype(np.float32, copy=False), ids.astype(np.int64, copy=False)
-    write_found(path, FoundArrays(lims.astype(np.int64), distances, ids))
 
 
 def write_found(path: str | Path, found: Found) -> None:

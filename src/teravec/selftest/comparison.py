@@ -17,7 +17,7 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.reference import faiss_kmeans
 from teravec.selftest.routes import Route, Task
 from teravec.selftest.vectors import hard, write_npy
-from teravec.training.kmeans import imbalance
+from teravec.training.list_sizes import imbalance
 
 __all__ = ["Result", "compare"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec import api
-from teravec.building import Resources
+from teravec.engines.resources import Resources
 from teravec.errors import TeravecError
 from teravec.kernels.device import found_gpus
 from teravec.progress import Bar, NoProgress

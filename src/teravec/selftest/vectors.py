@@ -14,15 +14,15 @@ __all__ = ["hard", "made", "some_of", "write_npy"]
 
 Float32 = npt.NDArray[np.float32]
 
-_ROWS, _D, _LATENT = 40_000, 64, 10
+_ROWS, _LATENT = 40_000, 10
 _FEWEST = 2_000
 
 
-def made(seed: int) -> Float32:
-    """40,000 x 64 of intrinsic dimension 10, as Faiss's SyntheticDataset."""
+def made(seed: int, n: int = _ROWS, d: int = 64) -> Float32:
+    """Vectors (n, d) of intrinsic dimension 10, as Faiss's SyntheticDataset."""
     rng = np.random.default_rng(seed)
-    x = rng.standard_normal((_ROWS, _LATENT)) @ rng.random((_LATENT, _D))
-    return np.sin(x * (rng.random(_D) * 4 + 0.1)).astype(np.float32)
+    x = rng.standard_normal((n, _LATENT)) @ rng.random((_LATENT, d))
+    return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
 
 
 def some_of(data: list[str], seed: int) -> Float32:

@@ -5,15 +5,36 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
-__all__ = ["RowRange", "missing_ranges", "rows_in_memory", "shard_ranges"]
+__all__ = [
+    "BLOCK_BYTES",
+    "WRITE_BYTES",
+    "RowRange",
+    "bytes_of_rows",
+    "fixed_bytes",
+    "missing_ranges",
+    "rows_in_memory",
+    "shard_ranges",
+]
 
 RowRange = tuple[int, int]
 
+BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
+WRITE_BYTES = 4 << 20  # of codes and ids gathered in list order at a time
 _SORT_BYTES = 8 + 8 + 4 + 8  # of a row beside its code: id, place in order, list, slack
 
 
+def fixed_bytes(model_bytes: int) -> int:
+    """Memory of a worker beside the rows of its shard: models, and blocks in flight."""
+    return 2 * model_bytes + 7 * BLOCK_BYTES + 3 * WRITE_BYTES
+
+
+def bytes_of_rows(code_size: int, rows: float) -> float:
+    """Memory in which the codes of so many rows are gathered and sorted."""
+    return rows * (code_size + _SORT_BYTES)
+
+
 def rows_in_memory(code_size: int, bytes_free: int) -> int:
-    """Rows whose codes can be gathered and sorted in ``bytes_free``."""
+    """Rows whose codes can be gathered and sorted in ``bytes_free``; at least 1."""
     return max(1, bytes_free // (code_size + _SORT_BYTES))
 
 

@@ -12,49 +12,33 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.engine import Engine, Steps
+from teravec.engines.resources import Resources
 from teravec.engines.threads import ahead
 from teravec.errors import ForeignFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.device import CPU
 from teravec.memory import require
-from teravec.progress import Progress
-from teravec.shards.plan import RowRange, missing_ranges, rows_in_memory, shard_ranges
+from teravec.shards.plan import (
+    BLOCK_BYTES,
+    WRITE_BYTES,
+    RowRange,
+    fixed_bytes,
+    missing_ranges,
+    rows_in_memory,
+    shard_ranges,
+)
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
-from teravec.training.model import Model, ModelDescription
+from teravec.training.description import ModelDescription
+from teravec.training.model import Model
 
-__all__ = ["ShardOptions", "sealed_shards", "shard"]
+__all__ = ["sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 8 << 20  # of float32 vectors read, assigned and encoded at a time
-_WRITE_BYTES = 4 << 20  # of codes and ids gathered in list order at a time
 _CHECKED_ROWS = 1024  # on which a device is compared with the processor
-
-
-@dataclass(frozen=True)
-class ShardOptions:
-    """Options of the shard stage.
-
-    Parameters
-    ----------
-    shards : int, optional
-        Shards to cut all rows into, at least.
-    rows : tuple of int, optional
-        Encode only rows [start, stop). Not given: every row that no shard covers yet.
-    memory_bytes, threads : int
-        Of each worker.
-    device : str
-        What finds the vectors' lists, as ``kernels.device`` names it.
-    """
-
-    shards: int | None
-    rows: RowRange | None
-    memory_bytes: int
-    threads: int
-    device: str = CPU
 
 
 def sealed_shards(paths: IndexPaths) -> list[Path]:
@@ -63,13 +47,24 @@ def sealed_shards(paths: IndexPaths) -> list[Path]:
 
 
 def shard(
-    source: Source, model: ModelDescription, paths: IndexPaths, options: ShardOptions,
-    progress: Progress, engine: Engine,
+    source: Source, model: ModelDescription, paths: IndexPaths, shards: int | None,
+    rows: RowRange | None, resources: Resources,
 ) -> list[Path]:  # fmt: skip
     """Encode the rows that no sealed shard covers; return the files written.
 
     Ranges may be encoded in any order, by several processes at once, and again after a
     crash: a shard appears under its name only when it is whole and verified.
+
+    Parameters
+    ----------
+    source : Source
+    model : ModelDescription
+    paths : IndexPaths
+    shards : int, optional
+        Shards to cut all rows into, at least.
+    rows : tuple of int, optional
+        Encode only rows [start, stop). Not given: every row that no shard covers yet.
+    resources : Resources
 
     Raises
     ------
@@ -78,16 +73,17 @@ def shard(
     ForeignFile
         A shard of another model is in the way.
     """
-    block_rows = max(1, _BLOCK_BYTES // (4 * max(source.d, model.d)))
+    engine = resources.engine
+    block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
     code_size = model.code_size
-    fixed = 2 * model.memory_bytes + 7 * _BLOCK_BYTES + 3 * _WRITE_BYTES
-    require(fixed + block_rows * (code_size + 32), options.memory_bytes, "sharding")
-    rows_most = rows_in_memory(code_size, options.memory_bytes - fixed)
+    fixed = fixed_bytes(model.memory_bytes)
+    require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
+    rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
     make_directory(paths.shards)
     done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
-    missing = missing_ranges(_wanted(source, options, rows_most, engine), done)
-    maker = _EncoderMaker(source.opened_by, paths, block_rows, options.threads, options.device)
-    with progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
+    missing = missing_ranges(_wanted(source.ntotal, shards, rows, rows_most, engine), done)
+    maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
+    with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
         for path in engine.run(maker, _write_shard, missing, bar):
             log.info("shard %s sealed", path.name)
@@ -96,15 +92,14 @@ def shard(
 
 
 def _wanted(
-    source: Source, options: ShardOptions, rows_most: int, engine: Engine
+    ntotal: int, shards: int | None, rows: RowRange | None, rows_most: int, engine: Engine
 ) -> list[RowRange]:
-    workers = 1 if engine.in_process else engine.workers
-    if options.rows is None:
-        return shard_ranges(source.ntotal, options.shards, rows_most, workers)
-    start, stop = options.rows
-    if not 0 <= start < stop <= source.ntotal:
-        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {source.ntotal:,}")
-    ranges = shard_ranges(stop - start, None, rows_most, workers)
+    if rows is None:
+        return shard_ranges(ntotal, shards, rows_most, engine.workers)
+    start, stop = rows
+    if not 0 <= start < stop <= ntotal:
+        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {ntotal:,}")
+    ranges = shard_ranges(stop - start, None, rows_most, engine.workers)
     return [(start + a, start + b) for a, b in ranges]
 
 
@@ -186,7 +181,7 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
 def _in_order(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
-    rows = max(1, _WRITE_BYTES // (codes.shape[1] + ids.itemsize))
+    rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         yield codes[part], ids[part]

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.engine import Engine, Steps
-from teravec.engines.local import LocalEngine
+from teravec.engines.engine import Steps
+from teravec.engines.resources import Resources
 from teravec.errors import MissingFile
 from teravec.memory import require
-from teravec.progress import Progress
+from teravec.shards.shard import sealed_shards
+from teravec.slices.entry import SliceEntry
 from teravec.slices.plan import (
     ListRange,
     SealedRange,
@@ -23,7 +24,7 @@ from teravec.slices.plan import (
     slice_count,
     slice_ranges,
 )
-from teravec.slices.slice_files import SealedSlice, SliceFiles
+from teravec.slices.slice_files import SliceFiles
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import allow_open_files, make_directory
 from teravec.storage.layout import IndexPaths
@@ -48,46 +49,29 @@ class MergeOptions:
     ----------
     model_tag : int
         Checksum of the model that must have encoded the shards.
-    code_size, nlist, ntotal : int
+    code_size, sketch_size : int
+        Bytes of a vector's code, and how many of them are its sketch; 0: one stage.
+    nlist, ntotal : int
         What the model and the source say.
     slices : int, optional
-    memory_bytes, threads : int
-        Of each worker.
-    sketch_size : int
-        Bytes of ``code_size`` that are the sketch; 0: codes have one stage.
+        Not given: slices of about 1 GiB.
     """
 
     model_tag: int
     code_size: int
+    sketch_size: int
     nlist: int
     ntotal: int
     slices: int | None
-    memory_bytes: int
-    threads: int
-    sketch_size: int = 0
 
-    def window_bytes(self, nshards: int) -> int:
-        """Bytes of a part of the concatenation, of which a few are in memory."""
-        wanted = max(_WINDOW_BYTES, nshards * _READ_BYTES)
-        return min(wanted, self.memory_bytes // (4 * (self.threads + 2)))
-
-    def span_lists(self, nshards: int) -> int:
-        """Lists whose entries of all shards' tables a quarter of the memory holds."""
-        return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * nshards))
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector in a shard: code and id."""
+        return self.code_size + ID_BYTES
 
 
-def merge(
-    shards: Sequence[Path], paths: IndexPaths, options: MergeOptions, progress: Progress,
-    engine: Engine | None = None,
-) -> list[SealedSlice]:  # fmt: skip
+def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[SliceEntry]:
     """Write every slice that is not sealed yet; return what the manifest says of them all.
-
-    Parameters
-    ----------
-    shards : sequence of Path
-        Every shard of the index.
-    engine : Engine, optional
-        Whose workers write slices. Not given: this process.
 
     Raises
     ------
@@ -95,13 +79,16 @@ def merge(
         A shard is missing, belongs to another index, overlaps another or is damaged; the
         message names it, and no slice that holds its bytes is left behind.
     """
+    engine, shards = resources.engine, sealed_shards(paths)
+    if not shards:
+        raise MissingFile(f"{paths.shards}: there are no shards to merge")
     # All lists' entries of one shard, sums of sizes; a slice's while it is written.
     table_bytes = 8 * 8 * options.nlist
-    require(table_bytes + (8 << 20), options.memory_bytes, f"merging {options.nlist:,} lists")
+    require(table_bytes + (8 << 20), engine.memory_bytes, f"merging {options.nlist:,} lists")
     allow_open_files(len(shards))
     sizes, ordered = _survey(shards, options)
-    row_bytes = options.code_size + ID_BYTES
-    count = slice_count(options.slices, options.nlist, options.ntotal * row_bytes)
+    total_bytes = options.ntotal * options.row_bytes
+    count = slice_count(options.slices, options.nlist, total_bytes)
     make_directory(paths.slices)
     tasks = []
     for number, lists in enumerate(slice_ranges(sizes, count)):
@@ -111,19 +98,17 @@ def merge(
             options.model_tag, options.code_size, options.sketch_size,
         )  # fmt: skip
         tasks.append(_SliceTask(files, wanted))
-    engine = engine or LocalEngine(options.threads, options.memory_bytes)
+    merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
     sealed = []
-    with progress.stage("merge", options.ntotal * row_bytes, "bytes") as bar:
-        for described in engine.run(_Merger(tuple(ordered), options), _merge_slice, tasks, bar):
-            log.info("slice of lists %d to %d, seal %s", *described.lists, described.seal)
-            sealed.append(described)
+    with resources.progress.stage("merge", total_bytes, "bytes") as bar:
+        for entry in engine.run(merger, _merge_slice, tasks, bar):
+            log.info("slice of lists %d to %d, seal %s", *entry.lists, entry.checksum)
+            sealed.append(entry)
     return sealed
 
 
 def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
     """Total size of each list, and the shards in row order, after checking that they fit."""
-    if not shards:
-        raise MissingFile("there are no shards to merge")
     sizes, ranges = np.zeros(options.nlist, np.int64), []
     for path in shards:
         with ListFile(path) as file:
@@ -145,12 +130,25 @@ class _Merger:
     """What a worker merges: all shards, in row order."""
 
     shards: tuple[Path, ...]
-    options: MergeOptions
+    row_bytes: int
+    memory_bytes: int
+    threads: int
 
     def make(self) -> _Merger:
         """Files are opened for each slice; the process must be allowed so many."""
         allow_open_files(len(self.shards))
         return self
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of a part of the concatenation, of which a few are in memory."""
+        wanted = max(_WINDOW_BYTES, len(self.shards) * _READ_BYTES)
+        return min(wanted, self.memory_bytes // (4 * (self.threads + 2)))
+
+    @property
+    def span_lists(self) -> int:
+        """Lists whose entries of all shards' tables a quarter of the memory holds."""
+        return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * len(self.shards)))
 
 
 @dataclass(frozen=True)
@@ -161,25 +159,22 @@ class _SliceTask:
     sizes: Int64
 
 
-def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SealedSlice]:
+def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SliceEntry]:
     """Write a slice, unless it is there."""
     files = task.files
     if files.are_sealed():
-        yield files.ntotal * (merger.options.code_size + ID_BYTES)
+        yield files.ntotal * merger.row_bytes
     else:
-        yield from _write_slice(merger.shards, files, task.sizes, merger.options)
-    return files.describe()
+        yield from _write_slice(merger, files, task.sizes)
+    return files.entry()
 
 
-def _write_slice(
-    shards: Sequence[Path], files: SliceFiles, sizes: Int64, options: MergeOptions
-) -> Iterator[int]:
+def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[int]:
     start, stop = files.lists
-    span = options.span_lists(len(shards))
+    span = merger.span_lists
     with files.writing(sizes) as write:
         for first in range(start, stop, span):
-            with _opened(shards, (first, min(first + span, stop))) as opened:
-                window_bytes = options.window_bytes(len(shards))
-                for codes, ids in concatenate(opened, window_bytes, options.threads):
+            with _opened(merger.shards, (first, min(first + span, stop))) as opened:
+                for codes, ids in concatenate(opened, merger.window_bytes, merger.threads):
                     write(codes, ids)
                     yield codes.nbytes + ids.nbytes

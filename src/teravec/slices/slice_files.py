@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from teravec.slices.entry import RowsEntry, SliceEntry
 from teravec.slices.plan import ListRange
 from teravec.storage.files import publishing
 from teravec.storage.listfile import (
@@ -27,29 +28,10 @@ from teravec.storage.rowfile import (
     verify_rows,
 )
 
-__all__ = ["SealedRows", "SealedSlice", "SliceFiles"]
+__all__ = ["SliceFiles"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class SealedRows:
-    """What the manifest says of a slice's finer codes."""
-
-    size: int
-    seal: str
-
-
-@dataclass(frozen=True)
-class SealedSlice:
-    """What the manifest says of a slice."""
-
-    lists: ListRange
-    ntotal: int
-    size: int
-    seal: str
-    fine: SealedRows | None = None
 
 
 @dataclass(frozen=True)
@@ -144,11 +126,18 @@ class SliceFiles:
             if fine is not None:
                 fine.finish()
 
-    def describe(self) -> SealedSlice:
+    def entry(self) -> SliceEntry:
         """What the manifest says of the sealed files."""
-        with ListFile(self.path) as file:
-            size, seal, fine = file.header.file_size, file.seal, None
+        fine = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
-                fine = SealedRows(rows.header.file_size, rows.seal)
-        return SealedSlice(self.lists, self.ntotal, size, seal, fine)
+                fine = RowsEntry(_below_index(self.fine_path), rows.header.file_size, rows.seal)
+        with ListFile(self.path) as file:
+            return SliceEntry(
+                _below_index(self.path), self.lists, self.ntotal, file.header.file_size,
+                file.seal, fine=fine,
+            )  # fmt: skip
+
+
+def _below_index(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

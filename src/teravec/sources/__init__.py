@@ -1,9 +1,10 @@
 """Where vectors come from: files read as one matrix, by row ranges, in bounded memory."""
 
 from teravec.sources.conversion import GAP_BYTES, spans
-from teravec.sources.matrix import Block, Source, SourceFile, SourceFiles, open_source
+from teravec.sources.matrix import Source, SourceFiles, open_source
+from teravec.sources.paths import PathLike
 from teravec.sources.weights import Weights
 
 __all__ = [
-    "GAP_BYTES", "Block", "Source", "SourceFile", "SourceFiles", "Weights", "open_source", "spans",
+    "GAP_BYTES", "PathLike", "Source", "SourceFiles", "Weights", "open_source", "spans",
 ]  # fmt: skip

@@ -385,7 +385,10 @@ def open_source(
 
 
 def _check_ids(ids: np.ndarray, part: SourceFile, begin: int) -> None:
+    """Raise at the first negative id; ``begin`` is the first one's row in the source."""
     if len(wrong := np.flatnonzero(ids < 0)):
+        row = begin + int(wrong[0])
         raise InvalidSource(
-            f"{part.path}: row {begin + int(wrong[0])} has id {ids[wrong[0]]}, expected 0 or more"
+            f"{part.path}: row {row - part.start} (row {row} of the source) has id "
+            f"{ids[wrong[0]]}, expected 0 or more"
         )

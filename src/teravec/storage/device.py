@@ -15,7 +15,7 @@ import numpy as np
 from teravec.errors import InvalidArgument, StorageError, storage_errors
 from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
-from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.jsonfile import write_json
 
 __all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device"]
 
@@ -144,25 +144,9 @@ class DeviceProfile:
             "rates": [asdict(rate) for rate in self.rates],
         }  # fmt: skip
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> DeviceProfile:
-        """The profile whose ``to_dict`` gave ``content``."""
-        rates = [Rate(**{**rate, "method": Method(rate["method"])}) for rate in content["rates"]]
-        return cls(tuple(rates), content["unavailable"], content["cold"])
-
     def write(self, path: Path) -> None:
         """Keep the profile as sealed JSON."""
         write_json(path, {"format": _FORMAT, "version": _VERSION, **self.to_dict()})
-
-    @classmethod
-    def read(cls, path: Path) -> DeviceProfile:
-        """A profile that was written.
-
-        Raises
-        ------
-        MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
-        """
-        return cls.from_dict(read_json(path, _FORMAT, _VERSION))
 
     def _random(self) -> list[Rate]:
         return [rate for rate in self.rates if not rate.sequential]

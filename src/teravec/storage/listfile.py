@@ -29,7 +29,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.threads import ordered_map
-from teravec.errors import CorruptFile, ForeignFile
+from teravec.errors import CorruptFile
 from teravec.storage.files import byte_view, read_exactly, read_into, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
@@ -298,12 +298,8 @@ class ListFile(SealedFile):
 
     def check_belongs(self, *, model: int, code_size: int) -> None:
         """Raise ForeignFile unless the file was encoded by this model."""
-        if self.header.model != model or self.header.code_size != code_size:
-            raise ForeignFile(
-                f"{self.path}: encoded by model {self.header.model:016x} "
-                f"({self.header.code_size} bytes a code), "
-                f"model {model:016x} ({code_size} bytes a code) expected"
-            )
+        found = self.header.model, self.header.code_size
+        self._check_encoded_by(found, (model, code_size), "code")
 
 
 def verify_lists(path: Path) -> None:

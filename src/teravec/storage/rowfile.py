@@ -31,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.errors import CorruptFile, ForeignFile
+from teravec.errors import CorruptFile
 from teravec.kernels import native as compiled
 from teravec.storage.files import byte_view, read_exactly, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
@@ -281,12 +281,8 @@ class RowFile(SealedFile):
 
     def check_belongs(self, *, model: int, row_size: int) -> None:
         """Raise ForeignFile unless the file was encoded by this model."""
-        if self.header.model != model or self.header.row_size != row_size:
-            raise ForeignFile(
-                f"{self.path}: encoded by model {self.header.model:016x} "
-                f"({self.header.row_size} bytes a row), "
-                f"model {model:016x} ({row_size} bytes a row) expected"
-            )
+        found = self.header.model, self.header.row_size
+        self._check_encoded_by(found, (model, row_size), "row")
 
 
 def verify_rows(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import xxhash
 
-from teravec.errors import CorruptFile, IncompatibleVersion, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
 from teravec.storage.files import open_to_read, read_exactly
 
 __all__ = ["SealedFile", "pack_header", "unpack_header"]
@@ -93,6 +93,16 @@ class SealedFile:
                 f"{self.path}: {self._size():,} bytes found, {expected_size:,} expected"
             )
         return bytes(read_exactly(self.fd, footer_bytes, expected_size - footer_bytes, self.path))
+
+    def _check_encoded_by(
+        self, found: tuple[int, int], expected: tuple[int, int], unit: str
+    ) -> None:
+        """Raise ForeignFile unless model, and bytes of a code or row, are those expected."""
+        if found != expected:
+            raise ForeignFile(
+                f"{self.path}: encoded by model {found[0]:016x} ({found[1]} bytes a {unit}), "
+                f"model {expected[0]:016x} ({expected[1]} bytes a {unit}) expected"
+            )
 
     def _size(self) -> int:
         with storage_errors(self.path, "read"):

@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from teravec.engines.engine import Actors, Engine, Held, Steps
 from teravec.memory import require
-from teravec.progress import Bar
+from teravec.progress import Bar, NoBar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.schedule import picked
@@ -45,7 +45,7 @@ from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
 from teravec.training.weights import SampleWeights
 
-__all__ = ["Pass", "Passes", "Traffic", "distributed_passes"]
+__all__ = ["Pass", "Passes", "distributed_passes"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -287,18 +287,13 @@ class Passes:
 
     def report(self) -> list[Traffic]:
         """Log what the workers received and sent."""
-        traffic = self._actors.each(_traffic, None, _NoBar())
+        traffic = self._actors.each(_traffic, None, NoBar())
         for number, each in enumerate(traffic):
             log.info(
                 "k-means, part %d: %d bytes received, %d sent", number, each.received_bytes,
                 each.sent_bytes,
             )  # fmt: skip
         return traffic
-
-
-class _NoBar:
-    def advance(self, amount: int) -> None:
-        pass
 
 
 def _plan_pieces(nlist: int, d: int, parts: int) -> list[range]:

@@ -31,6 +31,7 @@ from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
+from teravec.training.list_sizes import imbalance
 from teravec.training.options import KMeansOptions
 from teravec.training.schedule import looked_at, picked
 from teravec.training.sums import (
@@ -43,7 +44,7 @@ from teravec.training.sums import (
 )
 from teravec.training.training_set import TrainingSet
 
-__all__ = ["KMeansOptions", "KMeansState", "imbalance", "kmeans"]
+__all__ = ["KMeansState", "kmeans"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -71,13 +72,6 @@ class KMeansState:
 
     centroids: Float32
     history: list[dict[str, float]] = field(default_factory=list)
-
-
-def imbalance(sizes: Int64 | Float64) -> float:
-    """n sum(size^2) / (sum size)^2: 1 for lists of equal size, 2 doubles a scan's cost."""
-    sizes = sizes.astype(np.float64)
-    total = float(sizes.sum())
-    return float(len(sizes) * (sizes**2).sum() / total**2) if total else 1.0
 
 
 def kmeans(

@@ -1,8 +1,7 @@
-"""The model: an empty trained index, as files and in memory."""
+"""The model: an empty trained index, in memory."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile, InvalidArgument, storage_errors
+from teravec.errors import InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import (
     Codec,
@@ -29,103 +28,13 @@ from teravec.kernels.metric import Metric, normalized
 from teravec.kernels.nearest import ExactQuantizer
 from teravec.kernels.sketch import encode_sketches
 from teravec.storage.arrays import check_file, read_array
-from teravec.storage.jsonfile import json_checksum, read_json
+from teravec.training.description import ModelDescription
 from teravec.training.transform import Transform
 
-__all__ = ["MODEL_FORMAT", "MODEL_VERSION", "Model", "ModelDescription"]
+__all__ = ["Model"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-MODEL_FORMAT = "teravec-model"
-MODEL_VERSION = 1
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """What ``model/model.json`` says.
-
-    Parameters
-    ----------
-    d : int
-        Dimensions of the user's vectors.
-    d_index : int
-        Dimensions after the transform: those of centroids and codes.
-    nlist, code_size, ntrain : int
-        Lists; bytes of a vector's code, of both stages where there are two; vectors of the
-        training sample.
-    metric, transform, codec, quantizer : str
-        Names; the quantizer is ``exact`` or ``hnsw``.
-    seed : int
-    assignment : dict
-        How vectors find their list: groups of centroids, the margin within which a group
-        is visited (null: every centroid is), groups visited on average, and the share of
-        some vectors, outside of the sample if there are enough, that this assigned exactly.
-    history : list of dict
-        Objective, imbalance, empty lists and agreement of each k-means iteration.
-    files : dict
-        Size and checksum of every other file of the model, by name.
-    lists : dict or None
-        Sizes of the lists as the sample tells them, and what splitting did; see
-        ``training.splitting``. None in models of before there was that.
-    """
-
-    d: int
-    d_index: int
-    nlist: int
-    code_size: int
-    ntrain: int
-    metric: str
-    transform: str
-    codec: str
-    quantizer: str
-    seed: int
-    assignment: dict[str, Any]
-    history: list[dict[str, Any]]
-    files: dict[str, dict[str, Any]]
-    lists: dict[str, Any] | None = None
-
-    @property
-    def sketch_size(self) -> int:
-        """Bytes of ``code_size`` that are the sketch; 0 where there is one stage."""
-        return Codec.parse(self.codec).sketch_size(self.d_index)
-
-    def content(self) -> dict[str, Any]:
-        """The JSON object to seal."""
-        content = {"format": MODEL_FORMAT, "version": MODEL_VERSION, **vars(self)}
-        if self.lists is None:
-            del content["lists"]
-        return content
-
-    @classmethod
-    def read(cls, directory: Path) -> ModelDescription:
-        """Read ``model.json``, or raise MissingFile, CorruptFile or IncompatibleVersion."""
-        path = directory / "model.json"
-        content = read_json(path, MODEL_FORMAT, MODEL_VERSION)
-        del content["format"], content["version"]
-        try:
-            return cls(**content)
-        except TypeError as error:
-            raise CorruptFile(f"{path}: unexpected fields: {error}") from error
-
-    @property
-    def memory_bytes(self) -> int:
-        """About the memory that the model takes: centroids twice and as bytes, codec, graph."""
-        graph = self.nlist * 300 if self.quantizer == "hnsw" else 0
-        return 9 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
-
-    @property
-    def tag(self) -> int:
-        """The checksum as a number, as list files carry it."""
-        return int(self.checksum, 16)
-
-    @property
-    def checksum(self) -> str:
-        """What shards, slices and manifest know the model by: 16 hexadecimal digits.
-
-        It covers every file of the model, through their checksums.
-        """
-        return json_checksum(self.content())
 
 
 class Model:

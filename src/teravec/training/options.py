@@ -74,9 +74,14 @@ class TrainPlan:
     max_list_bytes: int | None = None
 
     @property
+    def code_size(self) -> int:
+        """Bytes of a vector's code."""
+        return code_bytes(self.codec, self.d_index)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a vector in a list: code and id."""
-        return code_bytes(self.codec, self.d_index) + ID_BYTES
+        return self.code_size + ID_BYTES
 
     @property
     def most_lists(self) -> int:

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil, isfinite
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +27,12 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.metric import normalized
 from teravec.memory import require
 from teravec.progress import Progress
-from teravec.training.kmeans import imbalance
 from teravec.training.sample import Sample
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.transform import Transform
 
 __all__ = [
-    "ListsEstimate",
     "SplitOptions",
-    "estimate_lists",
     "split_large_lists",
     "splitting_bytes",
 ]
@@ -79,58 +75,6 @@ class SplitOptions:
     spherical: bool
 
 
-@dataclass(frozen=True)
-class ListsEstimate:
-    """Lists' sizes as the sample tells them: what ``model.json`` says of them.
-
-    Parameters
-    ----------
-    counted : int
-        Vectors of the sample that were assigned.
-    imbalance : float
-    largest : int
-        Vectors expected in the largest list.
-    largest_bytes : int
-        Codes and ids of it.
-    max_bytes : int or None
-        The cap that was asked for.
-    above : int
-        Lists expected above it; for example many copies of one vector, which nothing splits.
-    added : int
-        Lists that splitting added to those asked for.
-    rounds : int
-    """
-
-    counted: int
-    imbalance: float
-    largest: int
-    largest_bytes: int
-    max_bytes: int | None = None
-    above: int = 0
-    added: int = 0
-    rounds: int = 0
-
-    def content(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
-def estimate_lists(
-    counts: Int64, ntotal: int, row_bytes: int, *, max_bytes: int | None = None, added: int = 0,
-    rounds: int = 0,
-) -> ListsEstimate:  # fmt: skip
-    """Scale the lists' counts in a part of the sample to the whole source."""
-    counted = int(counts.sum())
-    sizes = counts * (ntotal / max(1, counted))
-    above = 0
-    if max_bytes is not None:
-        above = int((sizes * row_bytes > max_bytes).sum())
-    largest = round(float(sizes.max()))
-    return ListsEstimate(
-        counted, imbalance(counts), largest, largest * row_bytes, max_bytes, above, added, rounds
-    )
-
-
 def split_large_lists(
     vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner,
     engine: Engine, progress: Progress,
@@ -165,7 +109,7 @@ def split_large_lists(
             splitting_bytes(len(centroids), vectors.d, engine.threads), engine.memory_bytes,
             f"splitting {len(centroids):,} lists",
         )  # fmt: skip
-        maker = _PartsMaker(
+        maker = _SplitterMaker(
             vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
         )
         counter = _CounterMaker(maker, engine.hold(centroids), make(centroids).margin)
@@ -250,7 +194,7 @@ def _lists_of(rows: range, counter: _CounterMaker, engine: Engine, progress: Pro
 
 
 @dataclass(frozen=True)
-class _PartsMaker:
+class _SplitterMaker:
     """What a worker splits lists by."""
 
     sample: Sample
@@ -259,14 +203,14 @@ class _PartsMaker:
     options: SplitOptions
     threads: int
 
-    def make(self) -> _Parts:
+    def make(self) -> _Splitter:
         """Nothing is read yet."""
         transform = Transform.unpacked(self.transform)
-        return _Parts(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
+        return _Splitter(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _Splitter:
     vectors: TrainingSet
     options: SplitOptions
     threads: int
@@ -276,39 +220,43 @@ class _Parts:
 class _CounterMaker:
     """What a worker counts by: the caller's assigner, made again from its margin."""
 
-    parts: _PartsMaker
+    splitter: _SplitterMaker
     centroids: Held[Float32]
     margin: float
 
     def make(self) -> _Counter:
         """Group the centroids; their margin is known."""
-        parts, centroids = self.parts.make(), self.centroids.get()
-        if not isfinite(self.margin):
-            return _Counter(parts, CentroidAssigner.exact(centroids))
-        assigner = CentroidAssigner.grouped(
-            centroids, seed=parts.options.seed, threads=parts.threads, margin=self.margin
-        )
-        return _Counter(parts, assigner)
+        splitter, centroids = self.splitter.make(), self.centroids.get()
+        if isfinite(self.margin):
+            assigner = CentroidAssigner.grouped(
+                centroids, seed=splitter.options.seed, threads=splitter.threads,
+                margin=self.margin,
+            )  # fmt: skip
+        else:
+            assigner = CentroidAssigner.exact(centroids)
+        return _Counter(splitter.vectors, assigner, splitter.threads)
 
 
 @dataclass(frozen=True)
 class _Counter:
-    parts: _Parts
+    vectors: TrainingSet
     assigner: CentroidAssigner
+    threads: int
 
 
 def _count(counter: _Counter, rows: range) -> Steps[Int32]:
-    vectors, list_nos = counter.parts.vectors, np.empty(len(rows), np.int32)
+    vectors, list_nos = counter.vectors, np.empty(len(rows), np.int32)
     for start in range(0, len(rows), vectors.block_rows):
         block = vectors.take(np.asarray(rows[start : start + vectors.block_rows], np.int64))
-        found, _ = counter.assigner.assign(block, threads=counter.parts.threads)
+        found, _ = counter.assigner.assign(block, threads=counter.threads)
         list_nos[start : start + len(block)] = found
         yield len(block)
     return list_nos
 
 
-def _split(parts: _Parts, large: _Large) -> Steps[Float32]:
-    found = _clustered(parts.vectors.take(large.rows), large, parts.options, parts.threads)
+def _split(splitter: _Splitter, large: _Large) -> Steps[Float32]:
+    members = splitter.vectors.take(large.rows)
+    found = _clustered(members, large, splitter.options, splitter.threads)
     yield 1
     return found
 

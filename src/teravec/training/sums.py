@@ -18,6 +18,7 @@ from teravec.training.options import KMeansOptions
 from teravec.training.training_set import TrainingSet
 
 __all__ = [
+    "PROBE_PART",
     "Gathered",
     "Sums",
     "assign_block",
@@ -31,7 +32,7 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-_PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
+PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
 _NUDGE = 1 / 1024  # shift that parts two copies of a centroid, relative as in Faiss
 
 
@@ -106,7 +107,7 @@ def iteration_assigner(
     centroids: Float32, vectors: TrainingSet, options: KMeansOptions
 ) -> CentroidAssigner:
     """What assigns vectors in one iteration: less strict than the sealed model's."""
-    probe = vectors.probe(_PROBE_PART)
+    probe = vectors.probe(PROBE_PART)
     if options.device != CPU:
         return CentroidAssigner.on_device(centroids, probe, options.device, threads=options.threads)
     return CentroidAssigner.auto(

@@ -5,38 +5,33 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.engine import Engine
-from teravec.engines.local import LocalEngine
+from teravec.engines.resources import Resources
 from teravec.errors import storage_errors
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.codec import empty_ivf, flat_quantizer, train_codec
-from teravec.kernels.device import CPU
+from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
-from teravec.progress import Progress
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
-from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
-from teravec.training.kmeans import KMeansOptions, kmeans
+from teravec.training.description import ModelDescription
+from teravec.training.kmeans import kmeans
+from teravec.training.list_sizes import ListsEstimate
 from teravec.training.locality import locality_order
-from teravec.training.model import ModelDescription
 from teravec.training.moments import sample_moments
-from teravec.training.options import TrainPlan
+from teravec.training.options import KMeansOptions, TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.sample import draw_sample, rows_left_out
 from teravec.training.splitting import (
-    ListsEstimate,
     SplitOptions,
-    estimate_lists,
     split_large_lists,
     splitting_bytes,
 )
@@ -58,31 +53,54 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 
 
 def train(
-    source: Source, record: BuildRecord, paths: IndexPaths, *, memory_bytes: int, threads: int,
-    progress: Progress, engine: Engine | None = None, weights: Weights | None = None,
-    device: str = CPU,
+    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
+    weights: Weights | None,
 ) -> ModelDescription:  # fmt: skip
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
     sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
-    of a PCA, k-means and splitting run on the engine, in this process where none is given. The
-    codec is trained on a fixed number of vectors, and always here. The device is where k-means
-    finds the vectors' lists.
+    of a PCA, k-means and splitting run on the engine. The codec is trained on a fixed number of
+    vectors, and always here. The device is where k-means finds the vectors' lists.
 
     Raises
     ------
     MemoryLimitTooSmall
-        Centroids and one block of vectors do not fit in ``memory_bytes``.
+        Centroids and one block of vectors do not fit in the limit.
     """
-    if (paths.model / "model.json").exists():
+    if ModelDescription.is_sealed(paths.model):
         description = ModelDescription.read(paths.model)
         _remove_training_files(paths)
         return description
-    plan = record.plan()
-    require(training_bytes(plan, threads), memory_bytes, f"training {plan.nlist:,} lists")
-    engine = engine or LocalEngine(threads, memory_bytes)
+    plan, threads = record.plan(), resources.threads
+    needed = training_bytes(plan, threads)
+    require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
+    vectors = _training_set(source, plan, paths, resources, weights)
+    options = KMeansOptions(
+        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
+    )
+    state = kmeans(vectors, options, paths.training, resources.progress, resources.engine)
+    part = vectors.evenly(codec_rows(plan))
+    probe = _held_out(source, plan, vectors)
+    lists = _lists(plan, state.centroids, vectors, part, probe, resources)
+    arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
+    quantizer = flat_quantizer(lists.centroids, plan.metric)
+    list_nos, _ = lists.assigner.assign(part, threads=threads)
+    arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
+    if (packed := vectors.transform.packed()) is not None:
+        arrays["transform.npy"] = packed
+    description = _seal(plan, arrays, lists, state.history, vectors.n, paths)
+    _remove_training_files(paths)
+    return description
+
+
+def _training_set(
+    source: Source, plan: TrainPlan, paths: IndexPaths, resources: Resources,
+    weights: Weights | None,
+) -> TrainingSet:  # fmt: skip
+    """The sample and its weights, drawn; and the transform, trained."""
+    engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
     block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
     transform = train_transform(
@@ -90,25 +108,7 @@ def train(
         centered=plan.metric is Metric.L2, seed=plan.seed,
     )  # fmt: skip
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
-    vectors = TrainingSet(sample, transform, plan.d_index, drawn)
-    options = KMeansOptions(
-        plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, device
-    )
-    state = kmeans(vectors, options, paths.training, progress, engine)
-    part = vectors.evenly(codec_rows(plan))
-    probe = _held_out(source, plan, vectors)
-    lists = _lists(plan, state.centroids, vectors, part, probe, threads, engine, progress)
-    arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
-    quantizer = flat_quantizer(lists.centroids, plan.metric)
-    list_nos, _ = lists.assigner.assign(part, threads=threads)
-    arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
-    if (packed := transform.packed()) is not None:
-        arrays["transform.npy"] = packed
-    fine_size = int(empty_ivf(plan.codec, quantizer, plan.metric).code_size)
-    code_size = plan.codec.sketch_size(plan.d_index) + fine_size
-    description = _seal(plan, code_size, arrays, lists, state.history, vectors.n, paths)
-    _remove_training_files(paths)
-    return description
+    return TrainingSet(sample, transform, plan.d_index, drawn)
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,10 @@ class _Lists:
 
 def _lists(
     plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
-    threads: int, engine: Engine, progress: Progress,
+    resources: Resources,
 ) -> _Lists:  # fmt: skip
     """k-means' lists, those above the cap split, in an order that has near ones side by side."""
+    threads = resources.threads
 
     def make(centroids: Float32) -> CentroidAssigner:
         return CentroidAssigner.auto(centroids, probe, seed=plan.seed, threads=threads)
@@ -134,12 +135,14 @@ def _lists(
         assigner = make(centroids)
         list_nos, _ = assigner.assign(part, threads=threads)
         counts = np.bincount(list_nos, minlength=len(centroids))
-        return _Lists(centroids, assigner, estimate_lists(counts, plan.ntotal, plan.row_bytes))
+        return _Lists(centroids, assigner, ListsEstimate.of(counts, plan.ntotal, plan.row_bytes))
     options = SplitOptions(
         plan.max_list_bytes // plan.row_bytes, plan.ntotal, plan.seed, plan.metric is Metric.COSINE
     )
-    split, counts, rounds = split_large_lists(vectors, centroids, options, make, engine, progress)
-    estimate = estimate_lists(
+    split, counts, rounds = split_large_lists(
+        vectors, centroids, options, make, resources.engine, resources.progress
+    )
+    estimate = ListsEstimate.of(
         counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
         added=len(split) - len(centroids), rounds=rounds,
     )  # fmt: skip
@@ -180,8 +183,8 @@ def codec_rows(plan: TrainPlan) -> int:
 
 
 def _seal(
-    plan: TrainPlan, code_size: int, arrays: dict[str, Any], lists: _Lists,
-    history: list[dict[str, float]], ntrain: int, paths: IndexPaths,
+    plan: TrainPlan, arrays: dict[str, Any], lists: _Lists, history: list[dict[str, float]],
+    ntrain: int, paths: IndexPaths,
 ) -> ModelDescription:  # fmt: skip
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
@@ -201,11 +204,11 @@ def _seal(
         "agreement": assigner.agreement,
     }
     description = ModelDescription(
-        plan.d, plan.d_index, nlist, code_size, ntrain, str(plan.metric), plan.transform.name,
+        plan.d, plan.d_index, nlist, plan.code_size, ntrain, str(plan.metric), plan.transform.name,
         plan.codec.name, quantizer, plan.seed, assignment, history, files,
-        lists.estimate.content(),
+        asdict(lists.estimate),
     )  # fmt: skip
-    write_json(paths.model / "model.json", description.content())
+    description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
     return description
 

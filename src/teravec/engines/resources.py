@@ -1,0 +1,57 @@
+"""What a stage is granted: memory, threads, workers, a device; and whom it tells how far it is."""
+
+from __future__ import annotations
+
+from teravec.engines.engine import Engine
+from teravec.engines.local import LocalEngine
+from teravec.engines.threads import default_threads
+from teravec.errors import InvalidArgument
+from teravec.kernels.device import CPU
+from teravec.memory import default_memory
+from teravec.progress import NoProgress, Progress
+
+__all__ = ["Resources"]
+
+
+class Resources:
+    """What a stage may use. Leaving it as a context lets the engine's workers go.
+
+    Parameters
+    ----------
+    memory_bytes : int
+        Limit on this process's memory, beside about 300 MiB for the interpreter and its
+        libraries. 0: 4 GiB, or half of the machine's memory.
+    threads : int
+        Of this process. 0: all processors.
+    progress : Progress, optional
+        Not given: nothing is shown.
+    engine : Engine, optional
+        Where tasks run, each in its share of the limit. Not given: in this process.
+    device : str
+        What finds vectors' lists in training and sharding: ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    InvalidArgument
+        A negative number.
+    """
+
+    def __init__(
+        self, memory_bytes: int = 0, threads: int = 0, progress: Progress | None = None,
+        engine: Engine | None = None, device: str = CPU,
+    ) -> None:  # fmt: skip
+        if memory_bytes < 0 or threads < 0:
+            raise InvalidArgument(
+                f"memory {memory_bytes} and threads {threads} must not be negative"
+            )
+        self.memory_bytes = memory_bytes or default_memory()
+        self.threads = threads or default_threads()
+        self.progress = progress or NoProgress()
+        self.engine = engine or LocalEngine(self.threads, self.memory_bytes)
+        self.device = device
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()

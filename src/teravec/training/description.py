@@ -1,0 +1,118 @@
+"""What ``model.json`` says: the model's settings, its history, and its files' checksums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from teravec.errors import CorruptFile
+from teravec.kernels.codec import Codec
+from teravec.storage.jsonfile import json_checksum, read_json, write_json
+
+__all__ = ["GRAPH_LIST_BYTES", "ModelDescription"]
+
+GRAPH_LIST_BYTES = 300
+"""Of a list in the graph of the coarse quantizer, where there is one."""
+
+_FORMAT, _VERSION = "teravec-model", 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What ``model/model.json`` says.
+
+    Parameters
+    ----------
+    d : int
+        Dimensions of the user's vectors.
+    d_index : int
+        Dimensions after the transform: those of centroids and codes.
+    nlist, code_size, ntrain : int
+        Lists; bytes of a vector's code, of both stages where there are two; vectors of the
+        training sample.
+    metric, transform, codec, quantizer : str
+        Names; the quantizer is ``exact`` or ``hnsw``.
+    seed : int
+    assignment : dict
+        How vectors find their list: groups of centroids, the margin within which a group
+        is visited (null: every centroid is), groups visited on average, and the share of
+        some vectors, outside of the sample if there are enough, that this assigned exactly.
+    history : list of dict
+        Objective, imbalance, empty lists and agreement of each k-means iteration.
+    files : dict
+        Size and checksum of every other file of the model, by name.
+    lists : dict or None
+        Sizes of the lists as the sample tells them, and what splitting did; see
+        ``training.splitting``. None in models of before there was that.
+    """
+
+    d: int
+    d_index: int
+    nlist: int
+    code_size: int
+    ntrain: int
+    metric: str
+    transform: str
+    codec: str
+    quantizer: str
+    seed: int
+    assignment: dict[str, Any]
+    history: list[dict[str, Any]]
+    files: dict[str, dict[str, Any]]
+    lists: dict[str, Any] | None = None
+
+    @property
+    def sketch_size(self) -> int:
+        """Bytes of ``code_size`` that are the sketch; 0 where there is one stage."""
+        return Codec.parse(self.codec).sketch_size(self.d_index)
+
+    def content(self) -> dict[str, Any]:
+        """The JSON object to seal."""
+        content = {"format": _FORMAT, "version": _VERSION, **vars(self)}
+        if self.lists is None:
+            del content["lists"]
+        return content
+
+    def write(self, directory: Path) -> None:
+        """Seal the model, whose other files are there."""
+        write_json(_path(directory), self.content())
+
+    @staticmethod
+    def is_sealed(directory: Path) -> bool:
+        """Whether there is a model."""
+        return _path(directory).exists()
+
+    @classmethod
+    def read(cls, directory: Path) -> ModelDescription:
+        """Read ``model.json``, or raise MissingFile, CorruptFile or IncompatibleVersion."""
+        path = _path(directory)
+        content = read_json(path, _FORMAT, _VERSION)
+        del content["format"], content["version"]
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise CorruptFile(f"{path}: unexpected fields: {error}") from error
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the memory that the model takes: centroids twice and as bytes, codec, graph."""
+        graph = self.nlist * GRAPH_LIST_BYTES if self.quantizer == "hnsw" else 0
+        return 9 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
+
+    @property
+    def tag(self) -> int:
+        """The checksum as a number, as list files carry it."""
+        return int(self.checksum, 16)
+
+    @property
+    def checksum(self) -> str:
+        """What shards, slices and manifest know the model by: 16 hexadecimal digits.
+
+        It covers every file of the model, through their checksums.
+        """
+        return json_checksum(self.content())
+
+
+def _path(directory: Path) -> Path:
+    return directory / "model.json"
