@@ -20,6 +20,7 @@ from teravec.serving.frames import Array, decode, encode
 from teravec.serving.limits import Limits
 
 __all__ = [
+    "METHODS",
     "Answer",
     "ListRequest",
     "RefineRequest",
@@ -356,6 +357,14 @@ class Answer:
         if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
             raise ProtocolError("an answer says no version, or not what is missing")
         return cls(header["version"], counts, distances, ids, missing, errors)
+
+
+# What a server can be asked, by name on the wire.
+METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
+    "search": SearchRequest,
+    "search-lists": ListRequest,
+    "refine": RefineRequest,
+}
 
 
 def error_code(error: Exception) -> str:
