@@ -194,7 +194,7 @@ class FanOut:
         attempt = _Attempt(task)
         task.attempts.append(attempt)
         for address, pairs in shares.items():
-            rows, counts = np.unique(pairs.rows, return_counts=True)
+            rows, counts = pairs.by_query()
             size, now_s = pairs.total_bytes, time.monotonic()
             frame = self._round.frame(pairs, rows, counts, max(0.001, self._deadline.at_s - now_s))
             call = self._fleet.send(address, self._round.method, frame, self._arrivals)

@@ -163,8 +163,7 @@ class SearchService:
             answer = self.backend.refine(request, deadline)
         if len(jobs) == 1:
             return [answer]
-        stops = np.cumsum([job.rows for job in jobs]).tolist()
-        return [answer.rows(stop - job.rows, stop) for job, stop in zip(jobs, stops, strict=True)]
+        return answer.split([job.rows for job in jobs])
 
     def info(self) -> dict[str, Any]:
         """What is served, and the bounds of requests."""
