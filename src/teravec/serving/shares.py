@@ -74,7 +74,7 @@ class Pairs:
     def by_query(self) -> tuple[Int64, Int64]:
         """Queries that have pairs, ascending, and how many each has."""
         counts = np.bincount(self.rows)
-        rows = np.flatnonzero(counts)
+        rows = counts.nonzero()[0]
         return rows, counts[rows]
 
     @property
@@ -126,14 +126,14 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
     loads = np.array([owner.load for owner in owners], np.float64)
     used = np.zeros(len(owners), bool)
     chosen = np.full(len(pairs), -1, np.int64)
-    wanted = np.flatnonzero(np.bincount(segments)).tolist()
+    wanted = np.bincount(segments).nonzero()[0].tolist()
     able = {segment: _able(int(bounds[segment]), owners) for segment in wanted}
     # Segments with the fewest owners first: the others can then even the loads out.
     for segment in sorted(able, key=lambda s: (len(able[s]), -totals[s], s)):
         numbers = able[segment]
         if not numbers:
             continue
-        mine = np.flatnonzero(segments == segment)
+        mine = (segments == segment).nonzero()[0]
         if len(numbers) == 1 or totals[segment] < _CUT_BYTES:
             takes = _one(numbers, loads, used)
             chosen[mine] = takes
@@ -144,10 +144,10 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
             loads += np.bincount(chosen[mine], weights=pairs.sizes[mine], minlength=len(loads))
             used[np.unique(chosen[mine])] = True
     shares = {
-        owners[number].address: pairs.only(np.flatnonzero(chosen == number))
-        for number in np.flatnonzero(used).tolist()
+        owners[number].address: pairs.only((chosen == number).nonzero()[0])
+        for number in used.nonzero()[0].tolist()
     }
-    return shares, pairs.only(np.flatnonzero(chosen < 0))
+    return shares, pairs.only((chosen < 0).nonzero()[0])
 
 
 def _able(list_no: int, owners: Sequence[Owner]) -> list[int]:
