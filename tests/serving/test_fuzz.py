@@ -21,7 +21,7 @@ from schemathesis.core.result import Ok
 from schemathesis.openapi import from_asgi
 
 import teravec
-from teravec.errors import TeravecError
+from teravec.errors import ProtocolError, TeravecError
 from teravec.serving.http_app import http_app
 from teravec.serving.limits import Limits
 from teravec.serving.local import LocalLists
@@ -102,6 +102,21 @@ def test_flight(server: Server, index: Path) -> None:
         assert resident_bytes() - before < 30 << 20
         assert descriptors() <= opened + 4
         assert Answer.decode(sent(client, b"search", GOOD)).counts.tolist() == [3, 3]
+
+
+def test_what_is_wrong_does_not_end_an_exchange(server: Server) -> None:
+    cut, flipped = GOOD[:-8], GOOD[:60] + b"\xff" + GOOD[61:]
+    with flight.FlightClient(url(server)) as client:
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b"search"))
+        for data in (cut, GOOD, b"\x00" * 99, flipped, GOOD):
+            writer.write_metadata(pa.py_buffer(data))
+            answer = reader.read_chunk().app_metadata.to_pybytes()
+            if data is GOOD:
+                assert Answer.decode(answer).counts.tolist() == [3, 3]
+            else:
+                with pytest.raises(ProtocolError):
+                    Answer.decode(answer)
+        writer.close()
 
 
 def test_other_flight_methods_say_little(server: Server) -> None:

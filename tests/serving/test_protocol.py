@@ -153,7 +153,7 @@ def test_answers() -> None:
     assert again.ids.tolist() == [7, 8, 9]
     np.testing.assert_array_equal(again.top_k(2, np.inf)[0], distances)
     np.testing.assert_array_equal(again.top_k(2, np.inf)[1], ids)
-    assert again.rows(1, 2).ids.tolist() == [9]
+    assert [part.ids.tolist() for part in again.split([1, 1])] == [[7, 8], [9]]
 
 
 @pytest.mark.parametrize(

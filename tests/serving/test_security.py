@@ -109,6 +109,9 @@ def test_right_tokens(index: Path, serve: Launch, token_file: Path, tmp_path: Pa
         with teravec.connect(f"grpc://{server.address}", **options) as remote:  # type: ignore[arg-type]
             assert remote.search(QUERIES, 5, 3)[1].shape == (40, 5)
     kept = teravec.connect(f"grpc://{server.address}", token=TOKEN)
+    other = teravec.connect(f"grpc://{server.address}", token=OTHER)
+    for remote in (kept, other):  # their exchanges stay open
+        assert remote.search(QUERIES, 5, 3)[1].shape == (40, 5)
     base = f"http://{server.http_address}"
     assert httpx.get(f"{base}/info", auth=("anybody", TOKEN)).status_code == 200
     assert httpx.get(f"{base}/readyz").status_code == 200
@@ -118,6 +121,8 @@ def test_right_tokens(index: Path, serve: Launch, token_file: Path, tmp_path: Pa
     assert httpx.get(f"{base}/info", auth=("anybody", TOKEN)).status_code == 401
     with kept, pytest.raises(AccessDenied):
         kept.search(QUERIES, 5, 3)
+    with other:
+        assert other.search(QUERIES, 5, 3)[1].shape == (40, 5)
 
 
 def test_tls(

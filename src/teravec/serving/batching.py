@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from teravec.errors import Busy, DeadlineExceeded
@@ -60,12 +61,12 @@ class Job:
     deadline: Deadline
     lane: _Lane | None = None  # where its thread leads a batch, once it is its turn
     result: Answer | BaseException | None = None
-    changed: threading.Event = field(default_factory=threading.Event)
+    changed: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
     def finish(self, result: Answer | BaseException) -> None:
         """Set the answer or the error, and wake the thread that waits for it."""
         self.result = result
-        self.changed.set()
+        self.changed.put(None)
 
 
 Run = Callable[[Sequence[Job], Deadline], Sequence[Answer]]
@@ -122,9 +123,11 @@ class Batcher:
             while job.result is None:
                 if job.lane is not None:
                     self._lead(job)
-                elif not job.changed.wait(job.deadline.left_s):
+                    continue
+                try:
+                    job.changed.get(timeout=job.deadline.left_s)
+                except Empty:
                     self._leave_queue(job)
-                job.changed.clear()
         finally:
             with self._changed:
                 self._held -= 1
@@ -175,7 +178,7 @@ class Batcher:
                 self._queue.remove(first)
                 self._free[lane] -= 1
                 first.lane = lane
-                first.changed.set()
+                first.changed.put(None)
 
     def _lead(self, job: Job) -> None:
         """Search a batch that begins with this job, then let the next one lead."""

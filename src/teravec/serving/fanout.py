@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 
 import numpy as np
+import numpy.typing as npt
 
-from teravec.errors import DeadlineExceeded, InvalidArgument, ProtocolError, TeravecError
+from teravec.errors import InvalidArgument, ProtocolError, TeravecError
 from teravec.serving.deadline import Deadline
+from teravec.serving.exchanges import Call
 from teravec.serving.fleet import Fleet
-from teravec.serving.flight_client import Call
+from teravec.serving.flight_client import answer_of
 from teravec.serving.merging import Part
 from teravec.serving.metrics import Metrics
 from teravec.serving.rounds import Round
@@ -27,20 +29,22 @@ _ALWAYS_HEDGE_S = 1.0  # a call this late is asked elsewhere, budget or not
 
 @dataclass(eq=False)
 class _Sent:
-    """A call under way."""
+    """A call under way: of the queries ``rows``."""
 
     address: str
     pairs: Pairs
+    rows: npt.NDArray[np.int64]
     size: int
     started_s: float
-    call: Call = field(default_factory=Call)
+    attempt: _Attempt
 
 
 @dataclass(eq=False)
 class _Attempt:
     """Calls that together answer a task."""
 
-    waiting: dict[Future[Part], _Sent]
+    task: _Task
+    waiting: dict[Call, _Sent] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
 
 
@@ -50,8 +54,8 @@ class _Task:
 
     pairs: Pairs
     excluded: frozenset[str]
-    attempts: list[_Attempt]
     hedge_at_s: float
+    attempts: list[_Attempt] = field(default_factory=list)
     hedged: bool = False
 
 
@@ -70,6 +74,8 @@ class FanOut:
         self._fleet, self._metrics, self._version = fleet, metrics, round.version
         self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
+        self._arrivals: SimpleQueue[Call] = SimpleQueue()
+        self._sent: dict[Call, _Sent] = {}
         self._unowned: list[Pairs] = []
         self._wait_until_s = time.monotonic() + min(_UNOWNED_WAIT_S, deadline.left_s / 2)
         self._parts: list[Part] = []
@@ -97,9 +103,10 @@ class FanOut:
         """Share pairs out; each share is a task."""
         shares, left = shared_out(pairs, self._fleet.owners(self._version, excluded))
         for address, share in shares.items():
-            attempt = _Attempt(self._send([(address, share)], hedge=False))
             hedge_s = self._fleet.hedge_after_s(share.total_bytes)
-            self._tasks.append(_Task(share, excluded, [attempt], time.monotonic() + hedge_s))
+            task = _Task(share, excluded, time.monotonic() + hedge_s)
+            self._tasks.append(task)
+            self._attempt(task, {address: share}, hedge=False)
         if len(left):
             self._unowned.append(left)
 
@@ -115,45 +122,43 @@ class FanOut:
 
     def _advance(self) -> None:
         """Wait for the next answer, failure or overdue call, and act on it."""
-        waiting = [f for task in self._tasks for a in task.attempts for f in a.waiting]
-        if not waiting:
+        if not self._sent:
             return
         hedges = [task.hedge_at_s for task in self._tasks if not task.hedged]
-        until = min([self._deadline.at_s, *hedges])
-        wait(waiting, max(0.0, until - time.monotonic()), FIRST_COMPLETED)
-        for task in list(self._tasks):
-            self._collect(task)
-        now_s = time.monotonic()
-        for task in self._tasks:
-            if not task.hedged and task.hedge_at_s <= now_s:
-                self._hedge(task, now_s)
+        until_s = min([self._deadline.at_s, *hedges])
+        try:
+            call = self._arrivals.get(timeout=max(0.0, until_s - time.monotonic()))
+        except Empty:
+            now_s = time.monotonic()
+            for task in self._tasks:
+                if not task.hedged and task.hedge_at_s <= now_s:
+                    self._hedge(task, now_s)
+        else:
+            if (sent := self._sent.pop(call, None)) is not None:  # else it was given up
+                del sent.attempt.waiting[call]
+                self._collect(call, sent)
 
-    def _collect(self, task: _Task) -> None:
-        """Take in what a task's calls have brought."""
-        for attempt in list(task.attempts):
-            for future in [f for f in attempt.waiting if f.done()]:
-                sent = attempt.waiting.pop(future)
-                try:
-                    attempt.parts.append(future.result())
-                except InvalidArgument as error:
-                    self._fleet.failed(sent.address, sent.size, error)
-                    raise
-                except TeravecError as error:
-                    self._fleet.failed(sent.address, sent.size, error)
-                    task.excluded |= {sent.address}
-                    task.attempts.remove(attempt)
-                    self._give_up([attempt])
-                    break
-                seconds = time.monotonic() - sent.started_s
-                self._fleet.answered(sent.address, sent.size, seconds)
-            else:
-                if not attempt.waiting:
-                    self._finish(task, attempt)
-                    return
-        if not task.attempts:
-            self._tasks.remove(task)
-            self._metrics.retry("failed")
-            self._begin(task.pairs, task.excluded)
+    def _collect(self, call: Call, sent: _Sent) -> None:
+        """Take in what a call has brought."""
+        attempt, task = sent.attempt, sent.attempt.task
+        try:
+            attempt.parts.append(self._part(call, sent))
+        except InvalidArgument as error:
+            self._fleet.failed(sent.address, sent.size, error)
+            raise
+        except TeravecError as error:
+            self._fleet.failed(sent.address, sent.size, error)
+            task.excluded |= {sent.address}
+            task.attempts.remove(attempt)
+            self._give_up([attempt])
+            if not task.attempts:
+                self._tasks.remove(task)
+                self._metrics.retry("failed")
+                self._begin(task.pairs, task.excluded)
+            return
+        self._fleet.answered(sent.address, sent.size, call.ended_s - sent.started_s)
+        if not attempt.waiting:
+            self._finish(task, attempt)
 
     def _finish(self, task: _Task, attempt: _Attempt) -> None:
         self._tasks.remove(task)
@@ -163,8 +168,9 @@ class FanOut:
 
     def _give_up(self, attempts: Iterable[_Attempt]) -> None:
         for attempt in attempts:
-            for sent in attempt.waiting.values():
-                sent.call.give_up()
+            for call, sent in attempt.waiting.items():
+                del self._sent[call]
+                call.give_up()
                 seconds = time.monotonic() - sent.started_s
                 self._fleet.given_up(sent.address, sent.size, seconds)
             attempt.waiting.clear()
@@ -181,35 +187,32 @@ class FanOut:
         task.hedged = True
         if not len(left):
             self._metrics.retry("slow")
-            task.attempts.append(_Attempt(self._send(list(shares.items()), hedge=True)))
+            self._attempt(task, shares, hedge=True)
 
-    def _send(
-        self, shares: list[tuple[str, Pairs]], *, hedge: bool
-    ) -> dict[Future[Part], _Sent]:  # fmt: skip
-        waiting = {}
-        for address, pairs in shares:
-            sent = _Sent(address, pairs, pairs.total_bytes, time.monotonic())
-            self._fleet.started(address, sent.size, hedge)
-            waiting[self._fleet.pool.submit(self._call, sent)] = sent
-        return waiting
+    def _attempt(self, task: _Task, shares: dict[str, Pairs], *, hedge: bool) -> None:
+        """Send a task's pairs to servers, as one more attempt."""
+        attempt = _Attempt(task)
+        task.attempts.append(attempt)
+        for address, pairs in shares.items():
+            rows, counts = pairs.by_query()
+            size, now_s = pairs.total_bytes, time.monotonic()
+            frame = self._round.frame(pairs, rows, counts, max(0.001, self._deadline.at_s - now_s))
+            call = self._fleet.send(address, self._round.method, frame, self._arrivals)
+            self._fleet.started(address, size, hedge)
+            self._metrics.moved("fanned-out", len(frame))
+            sent = _Sent(address, pairs, rows, size, now_s, attempt)
+            attempt.waiting[call] = self._sent[call] = sent
 
-    def _call(self, sent: _Sent) -> Part:
-        """Ask one server, and check its answer."""
-        rows, counts = np.unique(sent.pairs.rows, return_counts=True)
-        if sent.call.given_up:
-            raise DeadlineExceeded("given up")
-        frame = self._round.frame(sent.pairs, rows, counts, max(0.001, self._deadline.left_s))
-        self._metrics.moved("fanned-out", len(frame))
-        answer, size = self._fleet.peer(sent.address).ask(
-            self._round.method, frame, self._deadline, sent.call
-        )
+    def _part(self, call: Call, sent: _Sent) -> Part:
+        """What a call has brought, checked."""
+        answer, size = answer_of(call, sent.address)
         self._metrics.moved("gathered", size)
         try:
-            self._round.check(answer, sent.pairs, len(rows))
+            self._round.check(answer, sent.pairs, len(sent.rows))
             if answer.version != self._version:
                 raise ProtocolError(
                     f"index version {answer.version} answered, {self._version} asked for"
                 )
         except ProtocolError as error:
             raise ProtocolError(f"{sent.address}: {error}") from None
-        return Part(rows, answer)
+        return Part(sent.rows, answer)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from teravec.errors import (
     Unavailable,
 )
 from teravec.serving.deadline import Deadline
+from teravec.serving.exchanges import Call
 from teravec.serving.flight_client import FlightPeer
 from teravec.serving.replicas import Replicas, State
 from teravec.serving.security import ClientSecurity
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _POLL_TIMEOUT_S = 1.5
-_MOST_CALLS = 512  # calls under way at a time
 
 
 class Fleet:
@@ -50,11 +51,6 @@ class Fleet:
         ``grpc`` or ``grpc+tls``.
     security : ClientSecurity
         What this coordinator shows them.
-
-    Attributes
-    ----------
-    pool : ThreadPoolExecutor
-        Calls to servers run here.
     """
 
     def __init__(self, topology: Topology, scheme: str, security: ClientSecurity) -> None:
@@ -64,7 +60,6 @@ class Fleet:
         self._replicas = Replicas(())
         self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
-        self.pool = ThreadPoolExecutor(_MOST_CALLS, thread_name_prefix="teravec-call")
         self._closed = threading.Event()
         self._follow(topology)
         self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
@@ -126,6 +121,15 @@ class Fleet:
             if address not in self._peers:
                 raise Unavailable(f"{address}: left the topology")
             return self._peers[address]
+
+    def send(self, address: str, method: str, frame: bytes, arrivals: SimpleQueue[Call]) -> Call:
+        """Send a request to a server: see ``FlightPeer.send``."""
+        try:
+            return self.peer(address).send(method, frame, arrivals)
+        except Unavailable as left:
+            call = Call(frame, arrivals)
+            call.end(None, left)
+            return call
 
     def started(self, address: str, size: int, hedge: bool) -> None:
         """A call of ``size`` bytes to scan begins."""
@@ -261,7 +265,6 @@ class Fleet:
         if self._poller.is_alive():
             self._poller.join()
         self._polls.shutdown()
-        self.pool.shutdown(cancel_futures=True)
         for peer in self._peers.values():
             peer.close()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-from collections import deque
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,42 +16,19 @@ from teravec.errors import (
     DeadlineExceeded,
     InvalidArgument,
     ProtocolError,
-    TeravecError,
     Unavailable,
 )
 from teravec.serving.deadline import Deadline
+from teravec.serving.exchanges import Call, Exchanges
 from teravec.serving.frames import decode, encode
-from teravec.serving.protocol import Answer
+from teravec.serving.protocol import METHODS, Answer
 from teravec.serving.security import Address, ClientSecurity
 
-__all__ = ["Call", "FlightPeer"]
+__all__ = ["FlightPeer", "answer_of"]
 
 _SCHEMES = {"grpc": False, "grpc+tcp": False, "grpc+tls": True}
 _SLACK_S = 0.25  # for a server's own 'deadline exceeded' to arrive
 _LARGEST_ANSWER = 1 << 30
-
-
-class Call:
-    """A call under way, that another thread may give up."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reader: Any = None
-        self.given_up = False
-
-    def give_up(self) -> None:
-        """End the call now; its answer is not wanted any more."""
-        with self._lock:
-            self.given_up = True
-            if self._reader is not None:
-                self._reader.cancel()
-
-    def watch(self, reader: Any) -> None:
-        """Give up by this reader."""
-        with self._lock:
-            self._reader = reader
-            if self.given_up and reader is not None:
-                reader.cancel()
 
 
 class FlightPeer:
@@ -84,7 +59,6 @@ class FlightPeer:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
-        self._answered: deque[tuple[Any, Any]] = deque()
         self._headers = []
         if security.token is not None:
             self._headers = [(b"authorization", b"Bearer " + security.token.encode())]
@@ -95,10 +69,10 @@ class FlightPeer:
             )
         except (pa.ArrowException, OSError) as error:
             raise InvalidArgument(f"{url}: not an address, or not a certificate") from error
+        kept = flight.FlightCallOptions(headers=self._headers)
+        self._exchanges = {name: Exchanges(self._client, name, kept) for name in METHODS}
 
-    def ask(
-        self, method: str, frame: bytes, deadline: Deadline, call: Call | None = None
-    ) -> tuple[Answer, int]:
+    def ask(self, method: str, frame: bytes, deadline: Deadline) -> tuple[Answer, int]:
         """Send a request's frame; return the answer and the bytes it had.
 
         Raises
@@ -106,41 +80,24 @@ class FlightPeer:
         TeravecError
             What the server told; or Unavailable, DeadlineExceeded, AccessDenied, ProtocolError.
         """
-        self._close_answered()
+        deadline.check()
+        arrivals: SimpleQueue[Call] = SimpleQueue()
+        call = self.send(method, frame, arrivals)
         try:
-            writer, reader = self._client.do_exchange(
-                flight.FlightDescriptor.for_command(method), self._options(deadline)
-            )
-            if call is not None:
-                call.watch(reader)
-            try:
-                with contextlib.suppress(OSError):  # the reader tells why the call has ended
-                    writer.write_metadata(pa.py_buffer(frame))
-                    writer.done_writing()
-                data = reader.read_chunk().app_metadata
-            except BaseException:
-                _close(writer, reader)
-                raise
-            finally:
-                if call is not None:
-                    call.watch(None)
-            self._answered.append((writer, reader))
-        except StopIteration:
-            raise ProtocolError(f"{self.address}: no answer came") from None
-        except (pa.ArrowException, OSError) as error:
-            raise self._typed(error) from error
-        if data is None or data.size > _LARGEST_ANSWER:
-            raise ProtocolError(f"{self.address}: an answer without a frame, or too large")
-        return Answer.decode(memoryview(data)), data.size
+            arrivals.get(timeout=deadline.left_s + _SLACK_S)
+        except Empty:
+            call.give_up()
+            raise DeadlineExceeded(f"{self.address}: no answer in time") from None
+        except BaseException:
+            call.give_up()
+            raise
+        return answer_of(call, self.address)
 
-    def _close_answered(self) -> None:
-        """Close calls whose answers are here.
-
-        Not when the answer comes: its caller would wait until the server has ended the call too.
-        """
-        while self._answered:
-            with contextlib.suppress(IndexError):  # another thread took it
-                _close(*self._answered.popleft())
+    def send(self, method: str, frame: bytes, arrivals: SimpleQueue[Call]) -> Call:
+        """Send a request's frame and do not wait: ``arrivals`` gets the call when it has ended."""
+        call = Call(frame, arrivals)
+        self._exchanges[method].send(call)
+        return call
 
     def tell(self, action: str, deadline: Deadline) -> dict[str, Any]:
         """What an action tells, as a JSON object."""
@@ -172,7 +129,7 @@ class FlightPeer:
         except StopIteration:
             raise ProtocolError(f"{self.address}: {action} has no result") from None
         except (pa.ArrowException, OSError) as error:
-            raise self._typed(error) from error
+            raise _typed(error, self.address) from error
         if data[:4] == b"TVFR" and "error" in decode(data)[0]:
             Answer.decode(data)  # raises what it holds
         return data
@@ -181,29 +138,38 @@ class FlightPeer:
         deadline.check()
         return flight.FlightCallOptions(timeout=deadline.left_s + _SLACK_S, headers=self._headers)
 
-    def _typed(self, error: Exception) -> TeravecError:
-        if isinstance(error, flight.FlightTimedOutError):
-            return DeadlineExceeded(f"{self.address}: no answer in time")
-        if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
-            return AccessDenied(f"{self.address}: the server wants a valid token")
-        if isinstance(error, flight.FlightUnavailableError | OSError):
-            # TLS failures look like this too; gRPC's own text says which.
-            return Unavailable(f"{self.address}: no server answers ({_first_line(error)})")
-        if isinstance(error, flight.FlightCancelledError):
-            return Unavailable(f"{self.address}: the call was cancelled")
-        return ProtocolError(f"{self.address}: {_first_line(error)}")
-
     def close(self) -> None:
         """Close the connection."""
-        self._close_answered()
+        for exchanges in self._exchanges.values():
+            exchanges.close()
         self._client.close()
 
 
-def _close(writer: Any, reader: Any) -> None:
-    try:
-        writer.close()
-    except (pa.ArrowException, OSError):
-        reader.cancel()  # the error itself was raised where it was met
+def answer_of(call: Call, address: Address | str) -> tuple[Answer, int]:
+    """The answer that a call brought, and the bytes it had; raises as ``FlightPeer.ask`` does."""
+    if call.error is not None:
+        raise _typed(call.error, address) from call.error
+    if call.data is None or call.data.size > _LARGEST_ANSWER:
+        raise ProtocolError(f"{address}: an answer without a frame, or too large")
+    return Answer.decode(memoryview(call.data)), call.data.size
+
+
+def _typed(error: Exception, address: Address | str) -> Exception:
+    """An error of a call as one of ours; what is none of the network's stays as it is."""
+    if isinstance(error, StopIteration):
+        return ProtocolError(f"{address}: no answer came")
+    if isinstance(error, flight.FlightTimedOutError):
+        return DeadlineExceeded(f"{address}: no answer in time")
+    if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
+        return AccessDenied(f"{address}: the server wants a valid token")
+    if isinstance(error, flight.FlightUnavailableError | OSError):
+        # TLS failures look like this too; gRPC's own text says which.
+        return Unavailable(f"{address}: no server answers ({_first_line(error)})")
+    if isinstance(error, flight.FlightCancelledError):
+        return Unavailable(f"{address}: the call was cancelled")
+    if isinstance(error, pa.ArrowException):
+        return ProtocolError(f"{address}: {_first_line(error)}")
+    return error
 
 
 def _first_line(error: Exception) -> str:

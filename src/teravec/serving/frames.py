@@ -65,8 +65,7 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     text = _ENCODER.encode({**header, "arrays": described}).encode()
     parts: list[bytes | memoryview] = [text, b" " * (-len(text) % 8)]
     for array in arrays.values():
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-        parts += [data, bytes(-len(data) % 8)]
+        parts += [np.ascontiguousarray(array).data, bytes(-array.nbytes % 8)]
     digest = xxhash.xxh3_64()
     for part in parts:
         digest.update(part)

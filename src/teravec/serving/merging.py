@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels.metric import Metric
+from teravec.search.candidates import best_k
 from teravec.serving.protocol import Answer, Wanted
 
 __all__ = ["Part", "merged"]
@@ -32,11 +34,9 @@ def merged(
     owner = np.concatenate([np.empty(0, np.int64), *owners])
     distances = np.concatenate([np.empty(0, np.float32), *(p.answer.distances for p in parts)])
     ids = np.concatenate([np.empty(0, np.int64), *(p.answer.ids for p in parts)])
+    if wanted.k is not None:
+        metric = Metric.IP if larger_is_closer else Metric.L2
+        return Answer.of_top_k(version, *best_k(nq, wanted.k, owner, distances, ids, metric))
     order = np.lexsort((ids, -distances if larger_is_closer else distances, owner))
     counts = np.bincount(owner, minlength=nq)
-    if wanted.k is not None:
-        starts = np.cumsum(counts) - counts
-        rank = np.arange(len(owner)) - np.repeat(starts, counts)
-        order = order[rank < wanted.k]
-        counts = np.minimum(counts, wanted.k)
     return Answer(version, counts.astype(np.uint32), distances[order], ids[order])

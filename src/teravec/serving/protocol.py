@@ -8,7 +8,9 @@ its code. ``docs/serving.md`` writes the protocol out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,6 +22,7 @@ from teravec.serving.frames import Array, decode, encode
 from teravec.serving.limits import Limits
 
 __all__ = [
+    "METHODS",
     "Answer",
     "ListRequest",
     "RefineRequest",
@@ -70,6 +73,7 @@ class _Request:
     """What all requests are as frames: of their fields, arrays are arrays, others the header."""
 
     _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
+    __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
 
     def encode(self) -> bytes:
         """The request as a frame."""
@@ -82,7 +86,7 @@ class _Request:
     def decode(cls, data: bytes | memoryview) -> Self:
         """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
         header, arrays = decode(data)
-        content = {f.name: header.get(f.name) for f in fields(cls)}  # type: ignore[arg-type]
+        content = {name: header.get(name) for name in cls.__match_args__}
         for name, (kind, ndim) in cls._ARRAYS.items():
             content[name] = _array(arrays, name, kind, ndim)
         content["wanted"] = Wanted(header.get("k"), header.get("radius"))
@@ -206,6 +210,9 @@ class ListRequest(_Request):
     def table(self) -> tuple[Int64, Float32]:
         """Lists and distances as tables of shape (nq, most lists of a query), -1 for none."""
         width = int(self.counts.max()) if len(self.counts) else 0
+        if width * len(self.counts) == len(self.list_nos):  # as many of each
+            shape = len(self.counts), width
+            return self.list_nos.astype(np.int64).reshape(shape), self.distances.reshape(shape)
         filled = np.arange(width) < self.counts[:, None]
         list_nos = np.full(filled.shape, -1, np.int64)
         distances = np.zeros(filled.shape, np.float32)
@@ -290,6 +297,9 @@ class Answer:
     def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
         """From tables (nq, k) in which -1 means none; those are not sent."""
         held = ids >= 0
+        if held.all():
+            counts = np.full(len(ids), ids.shape[1], np.uint32)
+            return cls(version, counts, distances.reshape(-1), ids.reshape(-1))
         return cls(version, held.sum(axis=1).astype(np.uint32), distances[held], ids[held])
 
     @property
@@ -299,34 +309,46 @@ class Answer:
 
     def top_k(self, k: int, worst: float) -> tuple[Float32, Int64]:
         """As tables (nq, k): missing results have id -1 and the worst distance."""
+        shape = len(self.counts), k
+        if len(self.ids) == shape[0] * k:
+            return self.distances.reshape(shape), self.ids.reshape(shape)
         filled = np.arange(k) < self.counts[:, None]
         distances = np.full(filled.shape, worst, np.float32)
         ids = np.full(filled.shape, -1, np.int64)
         distances[filled], ids[filled] = self.distances, self.ids
         return distances, ids
 
-    def rows(self, start: int, stop: int) -> Answer:
-        """The answer to queries [start, stop)."""
-        lims = self.lims
-        part = slice(int(lims[start]), int(lims[stop]))
-        return Answer(
-            self.version, self.counts[start:stop], self.distances[part], self.ids[part],
-            self.missing, None if self.errors is None else self.errors[part],
-        )  # fmt: skip
+    def split(self, rows: Sequence[int]) -> list[Answer]:
+        """The answers to so many queries each."""
+        stops = np.cumsum(rows).tolist()
+        ends = self.lims[[0, *stops]].tolist()
+        parts = [slice(*part) for part in pairwise(ends)]
+        return [
+            Answer(
+                self.version, self.counts[start:stop], self.distances[part], self.ids[part],
+                self.missing, None if self.errors is None else self.errors[part],
+            )
+            for (start, stop), part in zip(pairwise([0, *stops]), parts, strict=True)
+        ]  # fmt: skip
 
     def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
         """Raise ProtocolError where this cannot be the answer to a request."""
         most = wanted.k
         if len(self.counts) != nq or (most is not None and (self.counts > most).any()):
             raise ProtocolError(f"{len(self.counts)} rows of results found, {nq} expected")
-        sign = -1.0 if larger_is_closer else 1.0
-        values = sign * self.distances
+        values = -self.distances if larger_is_closer else self.distances
         if len(values) and (not np.isfinite(values).all() or self.ids.min() < 0):
             raise ProtocolError("a result has no finite distance, or a negative id")
-        if wanted.radius is not None and len(values) and values.max() > sign * wanted.radius:
-            raise ProtocolError("a result lies outside the radius")
-        descents = np.flatnonzero(values[1:] < values[:-1]) + 1
-        if len(descents) and not np.isin(descents, self.lims).all():
+        if wanted.radius is not None and len(values):
+            radius = -wanted.radius if larger_is_closer else wanted.radius
+            if values.max() > radius:
+                raise ProtocolError("a result lies outside the radius")
+        descends = values[1:] < values[:-1]
+        if descends.any():
+            first = np.zeros(len(values) + 1, bool)  # of a query's results
+            first[self.lims] = True
+            descends &= ~first[1:-1]
+        if descends.any():
             raise ProtocolError("results are not ordered, best first")
 
     def encode(self) -> bytes:
@@ -356,6 +378,14 @@ class Answer:
         if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
             raise ProtocolError("an answer says no version, or not what is missing")
         return cls(header["version"], counts, distances, ids, missing, errors)
+
+
+# What a server can be asked, by name on the wire.
+METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
+    "search": SearchRequest,
+    "search-lists": ListRequest,
+    "refine": RefineRequest,
+}
 
 
 def error_code(error: Exception) -> str:
@@ -407,5 +437,6 @@ def _check_candidates(most: object, wanted: Wanted) -> None:
 
 
 def _check_queries(queries: Float32) -> None:
-    if len(bad := np.flatnonzero(~np.isfinite(queries).all(axis=1))):
+    if not np.isfinite(queries).all():
+        bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")

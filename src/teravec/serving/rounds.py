@@ -53,6 +53,9 @@ class _NearestRound:
         """See ``Answer.check``."""
         answer.check(nq, self.wanted, self.larger_is_closer)
 
+    def _queries(self, rows: Int64) -> Float32:
+        return self.prepared if len(rows) == len(self.prepared) else self.prepared[rows]
+
 
 @dataclass(frozen=True)
 class ListRound(_NearestRound):
@@ -76,7 +79,7 @@ class ListRound(_NearestRound):
         self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float, candidates: int | None
     ) -> bytes:
         return ListRequest(
-            self.version, self.prepared[rows], counts.astype(np.uint32),
+            self.version, self._queries(rows), counts.astype(np.uint32),
             pairs.list_nos.astype(np.uint32), pairs.distances, self.wanted, timeout_s, candidates,
         ).encode()  # fmt: skip
 
@@ -118,6 +121,6 @@ class RefineRound(_NearestRound):
         """A ``RefineRequest``."""
         assert isinstance(pairs, PlacePairs)
         return RefineRequest(
-            self.version, self.prepared[rows], counts.astype(np.uint32), pairs.places,
+            self.version, self._queries(rows), counts.astype(np.uint32), pairs.places,
             self.wanted, timeout_s,
         ).encode()  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.metrics import Metrics
 from teravec.serving.protocol import (
+    METHODS,
     Answer,
     ListRequest,
     RefineRequest,
@@ -34,11 +35,6 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
-_KINDS: dict[str, Callable[[memoryview], _Request]] = {
-    "search": SearchRequest.decode,
-    "search-lists": ListRequest.decode,
-    "refine": RefineRequest.decode,
-}
 _CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
 
@@ -102,9 +98,9 @@ class SearchService:
         queries = 0
         try:
             self.limits.check_bytes(len(data))
-            if method not in _KINDS:
-                raise InvalidArgument(f"no method {method!r}; one of {', '.join(_KINDS)} expected")
-            request = _KINDS[method](data)
+            if method not in METHODS:
+                raise InvalidArgument(f"no method {method!r}; one of {', '.join(METHODS)} expected")
+            request = METHODS[method].decode(data)
             queries = len(request.queries)
             frame, code = self._answer(request, len(data)).encode(), "ok"
         except Exception as error:
@@ -167,8 +163,7 @@ class SearchService:
             answer = self.backend.refine(request, deadline)
         if len(jobs) == 1:
             return [answer]
-        stops = np.cumsum([job.rows for job in jobs]).tolist()
-        return [answer.rows(stop - job.rows, stop) for job, stop in zip(jobs, stops, strict=True)]
+        return answer.split([job.rows for job in jobs])
 
     def info(self) -> dict[str, Any]:
         """What is served, and the bounds of requests."""
@@ -221,6 +216,11 @@ class SearchService:
     def reload(self) -> str:
         """Go over to the directory's present index without dropping a request."""
         return self.backend.reload()
+
+    @property
+    def draining(self) -> bool:
+        """Whether new requests are refused, as this server is about to end."""
+        return self._draining
 
     def drain(self, timeout_s: float) -> bool:
         """Refuse new requests, and finish those here; False if time is over first."""

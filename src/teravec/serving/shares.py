@@ -8,7 +8,7 @@ them in list order, by bytes to scan.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -67,7 +67,15 @@ class Pairs:
 
     def only(self, which: Int64) -> Self:
         """Some of the pairs, by ascending position."""
-        return type(self)(*(getattr(self, column.name)[which] for column in fields(self)))
+        if len(which) == len(self):
+            return self
+        return type(self)(*(column[which] for column in vars(self).values()))
+
+    def by_query(self) -> tuple[Int64, Int64]:
+        """Queries that have pairs, ascending, and how many each has."""
+        counts = np.bincount(self.rows)
+        rows = counts.nonzero()[0]
+        return rows, counts[rows]
 
     @property
     def total_bytes(self) -> int:
@@ -112,19 +120,20 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
     left : Pairs
         Those whose list nobody owns.
     """
-    bounds = np.unique([0, *(end for owner in owners for r in owner.ranges for end in r)])
+    bounds = np.array(sorted({0, *(end for o in owners for r in o.ranges for end in r)}))
     segments = np.searchsorted(bounds, pairs.list_nos, side="right") - 1
     totals = np.bincount(segments, weights=pairs.sizes, minlength=len(bounds))
     loads = np.array([owner.load for owner in owners], np.float64)
     used = np.zeros(len(owners), bool)
     chosen = np.full(len(pairs), -1, np.int64)
-    able = {int(s): _able(int(bounds[s]), owners) for s in np.unique(segments)}
+    wanted = np.bincount(segments).nonzero()[0].tolist()
+    able = {segment: _able(int(bounds[segment]), owners) for segment in wanted}
     # Segments with the fewest owners first: the others can then even the loads out.
     for segment in sorted(able, key=lambda s: (len(able[s]), -totals[s], s)):
         numbers = able[segment]
         if not numbers:
             continue
-        mine = np.flatnonzero(segments == segment)
+        mine = (segments == segment).nonzero()[0]
         if len(numbers) == 1 or totals[segment] < _CUT_BYTES:
             takes = _one(numbers, loads, used)
             chosen[mine] = takes
@@ -135,10 +144,10 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
             loads += np.bincount(chosen[mine], weights=pairs.sizes[mine], minlength=len(loads))
             used[np.unique(chosen[mine])] = True
     shares = {
-        owners[number].address: pairs.only(np.flatnonzero(chosen == number))
-        for number in np.unique(chosen[chosen >= 0]).tolist()
+        owners[number].address: pairs.only((chosen == number).nonzero()[0])
+        for number in used.nonzero()[0].tolist()
     }
-    return shares, pairs.only(np.flatnonzero(chosen < 0))
+    return shares, pairs.only((chosen < 0).nonzero()[0])
 
 
 def _able(list_no: int, owners: Sequence[Owner]) -> list[int]:
