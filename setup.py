@@ -17,7 +17,16 @@ setup(
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_lists", "_native", "_pages", "_reads", "_refine", "_ring", "_scan", "_sketch")
+        for name in (
+            "_lists",
+            "_native",
+            "_pages",
+            "_reads",
+            "_refine",
+            "_ring",
+            "_scan",
+            "_sketch",
+        )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

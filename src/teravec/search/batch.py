@@ -18,6 +18,7 @@ from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.pairs import Pairs
 from teravec.search.lists import IndexLists
+from teravec.search.ordering import by_query
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
@@ -114,10 +115,7 @@ class Batch:
         distance = np.concatenate([np.empty(0, np.float32), *distances])
         ids = self._ids_of(np.concatenate([np.empty(0, np.int64), *places]))
         metric = self._resources.index.model.metric
-        order = np.lexsort((ids, -distance if metric.larger_is_closer else distance, owner))
-        counts = np.bincount(owner, minlength=len(self._queries))
-        lims = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return lims, distance[order], ids[order]
+        return by_query(len(self._queries), owner, distance, ids, metric)
 
     def _chunks(self) -> Iterator[ListsInMemory]:
         """The wanted lists, verified and in memory, in file order."""

@@ -197,8 +197,7 @@ class ListReader:
         expected = np.empty(len(list_nos), np.uint64)
         for number, mine in self._by_slice(slices):
             file = self._index.slices[number]
-            table = file.code_checksums if part == "codes" else file.id_checksums
-            expected[mine] = table[list_nos[mine] - file.lists[0]]
+            expected[mine] = file.checksums(part)[list_nos[mine] - file.lists[0]]
         return expected
 
     @staticmethod
@@ -221,6 +220,5 @@ class ListReader:
         self._running.update(data)
         position = list_no - file.lists[0]
         if chunk.row_start + int(chunk.counts[0]) == int(file.sizes[position]):
-            table = file.code_checksums if part == "codes" else file.id_checksums
-            if (found := self._running.intdigest()) != int(table[position]):
+            if (found := self._running.intdigest()) != int(file.checksums(part)[position]):
                 raise file.damaged(list_no, part, found)

@@ -140,7 +140,7 @@ def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Byte
 
 def _check_lists(file: ListFile, part: str, start: int, views: list[memoryview]) -> None:
     """Check consecutive lists, read whole, against their checksums."""
-    table = file.code_checksums if part == "codes" else file.id_checksums
+    table = file.checksums(part)
     found = np.array([xxhash.xxh3_64_intdigest(view) for view in views], np.uint64)
     wrong = np.flatnonzero(found != table[start : start + len(views)])
     if len(wrong):

@@ -287,10 +287,13 @@ class ListFile(SealedFile):
         read_into(self.fd, byte_view(ids), self.id_offset(start), self.path)
         return ids
 
+    def checksums(self, part: str) -> npt.NDArray[np.uint64]:
+        """Of the lists in ``lists``; ``part`` is "codes" or "ids"."""
+        return self.code_checksums if part == "codes" else self.id_checksums
+
     def damaged(self, list_no: int, part: str, found: int) -> CorruptFile:
         """The error for a list whose checksum is wrong; ``part`` is "codes" or "ids"."""
-        table = self.code_checksums if part == "codes" else self.id_checksums
-        expected = int(table[list_no - self.lists[0]])
+        expected = int(self.checksums(part)[list_no - self.lists[0]])
         return CorruptFile(
             f"{self.path}: {part} of list {list_no} have checksum {found:016x}, "
             f"{expected:016x} expected"
