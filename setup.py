@@ -17,7 +17,7 @@ setup(
             py_limited_api=True,
             optional=True,
         )
-        for name in ("_lists", "_native", "_pages", "_refine", "_scan", "_sketch")
+        for name in ("_lists", "_native", "_pages", "_refine", "_scan", "_sketch", "_threads")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )
