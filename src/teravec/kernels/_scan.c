@@ -10,15 +10,13 @@
 #include "_native_common.h"
 #include "_native_select.h"
 #include "_codes.h"
+#include "_shares.h"
 #include "_threads.h"
 
 /* Queries prepared at a time: with 384 dimensions they fill half of a 96 KiB first-level cache. */
 enum { GROUP = 32 };
 enum { MOST_LANES = 16 };
-enum {
-    UNPACK = 3,     /* unpacking a code takes about as long as comparing it with three queries */
-    PARTS_EACH = 8, /* for each thread: the last ones even out what the first took longer */
-};
+enum { PARTS_EACH = 8 }; /* for each thread: the last ones even out what the first took longer */
 
 /* Lists, or parts of them: sizes[e] codes at codes + offsets[e], rows from row_start of list
  * list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
@@ -51,22 +49,6 @@ typedef struct {
     int32_t *counts;
 } work_t;
 
-static inline float limit_of(const scan_t *s, size_t query)
-{
-    float limit;
-    __atomic_load(s->limits + query, &limit, __ATOMIC_RELAXED);
-    return limit;
-}
-
-static void lower_limit(const scan_t *s, size_t query, float limit)
-{
-    float found = limit_of(s, query);
-    while (limit < found &&
-           !__atomic_compare_exchange(s->limits + query, &found, &limit, 1, __ATOMIC_RELAXED,
-                                      __ATOMIC_RELAXED))
-        ;
-}
-
 /* Leave the k lowest of a query's values; of those equal to the k-th, the ones of lowest place, so
  * that what is found does not depend on the order in which lists were scanned. */
 static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
@@ -97,7 +79,7 @@ static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
         kept += (size_t)((value < limit) | ((value == limit) & (place <= last)));
     }
     w->counts[query] = (int32_t)s->k;
-    lower_limit(s, query, limit);
+    lower_limit(s->limits + query, limit);
 }
 
 static void keep(const scan_t *s, const work_t *w, size_t query, float value, int64_t place)
@@ -114,73 +96,19 @@ static void keep(const scan_t *s, const work_t *w, size_t query, float value, in
 
 /* ------------------------------------------------------------------ sharing out */
 
-/* All work in turn: each list for the queries whose nearest it is, then each for the others. */
 typedef struct {
     const scan_t *scan;
-    size_t *ends; /* (2 nlists,): cost until the end of each list, twice */
+    turns_t turns;
     size_t parts;
     work_t *works; /* of each thread */
 } shares_t;
 
-/* Cost of comparing one code of a list with the queries whose nearest it is, or with the others. */
-static size_t cost_each(const scan_t *s, size_t turn)
-{
-    const size_t list = turn % s->nlists, nearest = turn < s->nlists;
-    size_t count = 0;
-    for (int64_t pair = s->pair_starts[list]; pair < s->pair_starts[list + 1]; pair++)
-        count += !!s->pair_nearest[pair] == nearest;
-    return count ? count + UNPACK : 0;
-}
-
-/* Returns the cost of all. */
-static size_t write_ends(const scan_t *s, size_t *ends)
-{
-    size_t end = 0;
-    for (size_t turn = 0; turn < 2 * s->nlists; turn++)
-        ends[turn] = end += (size_t)s->sizes[turn % s->nlists] * cost_each(s, turn);
-    return end;
-}
-
-/* The first of some ascending ends that is above a cost. */
-static size_t turn_at(const size_t *ends, size_t n, size_t cost)
-{
-    size_t low = 0;
-    while (low < n) {
-        const size_t middle = low + (n - low) / 2;
-        if (ends[middle] > cost)
-            n = middle;
-        else
-            low = middle + 1;
-    }
-    return low;
-}
-
-static size_t at_most(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Scan the codes on which a part of all cost falls; lists are cut where need be. */
 static void scan_part(void *context, size_t part, size_t thread)
 {
     const shares_t *all = context;
     const scan_t *s = all->scan;
-    const size_t turns = 2 * s->nlists, total = all->ends[turns - 1];
-    const size_t each = total / all->parts, rest = total % all->parts;
-    const size_t from = part * each + at_most(part, rest);
-    const size_t to = from + each + (part < rest);
-    for (size_t turn = turn_at(all->ends, turns, from); turn < turns; turn++) {
-        const size_t begin = turn ? all->ends[turn - 1] : 0, size = (size_t)s->sizes[turn % s->nlists];
-        if (begin >= to)
-            break;
-        const size_t cost = (all->ends[turn] - begin) / (size ? size : 1);
-        if (!cost)
-            continue;
-        const size_t row = from > begin ? (from - begin + cost - 1) / cost : 0;
-        const size_t stop = at_most((to - begin + cost - 1) / cost, size);
-        AT_LEVEL(s->level, scan_rows, s, all->works + thread, turn % s->nlists, turn < s->nlists, row,
-                 stop);
-    }
+    for (run_t run = part_of(&all->turns, part, all->parts); next_run(&all->turns, &run);)
+        AT_LEVEL(s->level, scan_rows, s, all->works + thread, &run);
 }
 
 /* ------------------------------------------------------------------ functions */
@@ -252,10 +180,13 @@ static int scan(const scan_t *s, float *best, int64_t *places, int32_t *counts, 
 {
     if (!s->nlists)
         return 1;
-    shares_t all = {.scan = s, .ends = malloc(2 * s->nlists * sizeof *all.ends)};
+    shares_t all = {
+        .scan = s,
+        .turns = {s->nlists, s->sizes, s->pair_starts, s->pair_nearest, malloc(16 * s->nlists)},
+    };
     char *memory = NULL;
-    if (all.ends) {
-        const size_t total = write_ends(s, all.ends), numbers = total * s->d;
+    if (all.turns.ends) {
+        const size_t numbers = write_ends(&all.turns) * s->d;
         all.parts = numbers / PART ? at_most(numbers / PART, threads * PARTS_EACH) : 1;
         threads = at_most(threads, all.parts);
         all.works = malloc(threads * sizeof *all.works);
@@ -278,7 +209,7 @@ static int scan(const scan_t *s, float *best, int64_t *places, int32_t *counts, 
         PyErr_NoMemory();
     free(memory);
     free(all.works);
-    free(all.ends);
+    free(all.turns.ends);
     return done;
 }
 

@@ -162,22 +162,22 @@ FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t query, float ba
                         size_t count, int64_t place)
 {
     found -= base;
-    uint32_t bits = NAME(at_most_bits)(found, limit_of(s, query)) & (uint32_t)((1ull << count) - 1);
+    uint32_t bits = NAME(at_most_bits)(found, limit_at(s->limits + query)) & (uint32_t)((1ull << count) - 1);
     for (; bits; bits &= bits - 1) {
         const int lane = __builtin_ctz(bits);
         keep(s, w, query, found[lane], place + lane);
     }
 }
 
-/* Codes [row, stop) of one list for the first n pairs of a group. */
-FN void NAME(scan_group)(const scan_t *s, work_t *w, size_t list, size_t row, size_t stop, size_t n)
+/* Codes of one list for the first n pairs of a group. */
+FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
 {
-    const uint8_t *codes = s->codes + s->offsets[list];
-    const int64_t place = s->list_nos[list] << PLACE_BITS | s->row_start;
+    const uint8_t *codes = s->codes + s->offsets[run->list];
+    const int64_t place = s->list_nos[run->list] << PLACE_BITS | s->row_start;
     const int directly = n == 1 && s->d == s->stride && s->d >= 32;
-    NAME(prepare_queries)(s, w, s->list_nos[list], n);
-    for (; row < stop; row += VL) {
-        const size_t count = stop - row < VL ? stop - row : VL;
+    NAME(prepare_queries)(s, w, s->list_nos[run->list], n);
+    for (size_t row = run->row; row < run->stop; row += VL) {
+        const size_t count = at_most(run->stop - row, VL);
         const uint8_t *tile = codes + row * s->code_size;
         if (!directly)
             NAME(unpack_tile)(s, tile, count, w->rows);
@@ -192,21 +192,21 @@ FN void NAME(scan_group)(const scan_t *s, work_t *w, size_t list, size_t row, si
     }
 }
 
-/* Codes [row, stop) of one list for the queries whose nearest it is, or for the others. */
-FN void NAME(scan_rows)(const scan_t *s, work_t *w, size_t list, int nearest, size_t row,
-                        size_t stop)
+/* Codes of one list for the queries whose nearest it is, or for the others. */
+FN void NAME(scan_rows)(const scan_t *s, work_t *w, const run_t *run)
 {
+    const size_t stop = (size_t)s->pair_starts[run->list + 1];
     size_t n = 0;
-    for (size_t pair = (size_t)s->pair_starts[list]; pair < (size_t)s->pair_starts[list + 1]; pair++)
-        if (!!s->pair_nearest[pair] == nearest) {
+    for (size_t pair = (size_t)s->pair_starts[run->list]; pair < stop; pair++)
+        if (!!s->pair_nearest[pair] == run->nearest) {
             w->pairs[n++] = pair;
             if (n == GROUP) {
-                NAME(scan_group)(s, w, list, row, stop, n);
+                NAME(scan_group)(s, w, run, n);
                 n = 0;
             }
         }
     if (n)
-        NAME(scan_group)(s, w, list, row, stop, n);
+        NAME(scan_group)(s, w, run, n);
 }
 
 #undef DEFINE_TILE
