@@ -258,14 +258,16 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
     codes, kept = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 6), CANDIDATE)
     good = {
         "queries": f4(2, 8), "centroids": f4(1, 8), "pair_starts": np.array([0, 1]),
-        "pair_queries": np.zeros(1, np.int32), "pair_nearest": np.ones(1, bool), "coarse": f4(1), "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
+        "pair_queries": np.zeros(1, np.int32), "pair_nearest": np.ones(1, bool), "coarse": f4(1),
+        "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
         "kept": kept.view(np.uint8), "counts": i8(2), "limits": f4(2) + np.inf,
     }  # fmt: skip
     head = (0, 8, 1, False, 1.9, 3, 2, 0)
     scan(*head, *good.values())
     bad = {
         "queries": f4(3, 8), "centroids": f4(1, 7), "pair_starts": np.array([1, 0]),
-        "pair_queries": np.full(1, 2, np.int32), "pair_nearest": np.ones(2, bool), "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
+        "pair_queries": np.full(1, 2, np.int32), "pair_nearest": np.ones(2, bool),
+        "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
         "offsets": i8(1) + 1, "codes": codes[:-1], "kept": kept[:1].view(np.uint8),
         "counts": i8(2) + 4, "limits": f4(3),
     }  # fmt: skip
