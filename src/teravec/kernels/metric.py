@@ -66,7 +66,7 @@ def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def longest_square(vectors: npt.NDArray[np.float32]) -> float:
-    """The greatest squared length of rows (n, d), contiguous; infinite where a value is not finite."""
+    """The greatest squared length of rows (n, d); infinite where a value is not finite."""
     if compiled.listing is not None:
         return float(compiled.listing.longest(vectors.shape[1], vectors))
     longest = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max(initial=0)
