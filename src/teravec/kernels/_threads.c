@@ -29,7 +29,7 @@
 #include "_threads.h"
 
 enum { CALLS = 16 }; /* that are open at once; who finds none free works alone */
-#define LOOKING_NS 300000   /* that a helper without work looks on; a step of a search is shorter */
+#define LOOKING_NS 100000   /* that a helper without work looks on; a step of a search is shorter */
 #define CROWDED_NS 2000000  /* that callers at the same time are remembered */
 #define WAITING_ROUNDS 100 /* that a caller looks for its last helper before it sleeps */
 

@@ -203,7 +203,7 @@ class Candidates:
         """
         slack = np.float32(PRUNING / EPSILON)
         if compiled.refining is not None:
-            owners = np.empty(int(self.counts.sum()) + 1, np.int64)
+            owners = np.empty(len(self.counts) * self.capacity + 1, np.int64)
             places = np.empty_like(owners)
             chosen = compiled.refining.choose(
                 k, self.capacity, slack, self.room.view(np.uint8), self.counts, owners, places
