@@ -37,7 +37,7 @@ enum { CALLS = 16 }; /* that are open at once; who finds none free works alone *
 typedef struct {
     _Alignas(64) atomic_int taken;
     atomic_int places; /* for helpers that may still come */
-    atomic_int cpu; /* of the caller when it called: a helper there would only be in its way */
+    atomic_int cpu; /* of the caller of brief work: a helper there would only be in its way */
     atomic_uint left;  /* helpers that came and went */
     atomic_int sleeping; /* the caller sleeps until `left` changes */
     atomic_size_t next; /* part */
@@ -186,9 +186,9 @@ static void wait_for(call_t *call, unsigned helpers)
     atomic_store(&call->sleeping, 0);
 }
 
-static void share_helped(call_t *call, int helpers)
+static void share_helped(call_t *call, int helpers, int brief)
 {
-    const int cpu = sched_getcpu();
+    const int cpu = brief ? sched_getcpu() : -1;
     atomic_store(&call->cpu, cpu);
     atomic_store(&last_cpu, cpu);
     atomic_store(&call->left, 0);
@@ -213,7 +213,7 @@ static void share(size_t parts, size_t threads, int brief, part_t work, void *co
     if (call) {
         start_helpers(threads - 1);
         call->parts = parts, call->work = work, call->context = context;
-        share_helped(call, (int)threads - 1);
+        share_helped(call, (int)threads - 1, brief);
     } else {
         for (size_t part = 0; part < parts; part++)
             work(context, part, 0);
