@@ -229,9 +229,6 @@ def test_pairs_of_some_lists() -> None:
     assert pairs.queries.tolist() == [0, 3, 1, 0, 1, 3, 3]
     assert pairs.distances.tolist() == [2, 9, 3, 0, 4, 11, 10]
     assert pairs.nearest.tolist() == [False, True, True, True, False, False, False]
-    nearest = pairs.where(pairs.nearest)
-    assert nearest.starts.tolist() == [0, 1, 2, 3, 3]
-    assert nearest.queries.tolist() == [3, 1, 0]
     for some in ([0, 2], [2, 9], [0, 3, 9], [9]):
         part = pairs.of_lists(np.array(some))
         mine = np.isin(np.repeat(pairs.list_nos, pairs.counts), some)
