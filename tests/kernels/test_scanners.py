@@ -134,7 +134,10 @@ def test_a_large_scan_is_shared_among_threads(nq: int) -> None:
         np.arange(3), np.array([size // 2, 0, size // 2]), np.array([0, 0, size // 2 * d]),
         codes.ravel(),
     )  # fmt: skip
-    centroids, parameters = np.zeros((3, d), np.float32), np.repeat(np.float32([0, 255]), d)
+    centroids, parameters = (
+        np.zeros((3, d), np.float32),
+        np.repeat(np.array([0, 255], np.float32), d),
+    )
     scanner = CompiledScanner(Codec.parse("sq8"), Metric.L2, centroids, parameters)
     queries = codes[:nq] + np.float32(0.5)
     pairs = Pairs.of(np.tile([2, 0, 1], (nq, 1)), np.zeros((nq, 3), np.float32))

@@ -38,7 +38,10 @@ class Kernels:
         self.codes = ListsInMemory(numbers, sizes, numbers * SIZE * D, codes.ravel())
         offsets = numbers * SIZE * sketches.shape[1]
         self.sketches = ListsInMemory(numbers, sizes, offsets, sketches.ravel())
-        zeros, parameters = np.zeros((NLIST, D), np.float32), np.repeat(np.float32([-3, 6]), D)
+        zeros, parameters = (
+            np.zeros((NLIST, D), np.float32),
+            np.repeat(np.array([-3, 6], np.float32), D),
+        )
         self.scanner = CompiledScanner(Codec.parse("sq8"), Metric.L2, zeros, parameters)
         self.sketch_scanner = SketchScanner(zeros, 2, Metric.L2)
         self.quantizer = ExactQuantizer(vectors, Metric.L2)
