@@ -126,7 +126,7 @@ def test_a_child_begins_anew(kernels: Kernels) -> None:
 def test_helpers_rest_and_are_few(kernels: Kernels) -> None:
     for _ in range(5):
         kernels.found(THREADS, 0, 1)
-    time.sleep(0.05)  # they look on for a moment
+    time.sleep(0.3)  # they look on for a moment, as do those of other libraries
     tasks = len(list(Path("/proc/self/task").iterdir()))
     used = time.process_time()
     time.sleep(0.3)

@@ -30,9 +30,10 @@ def checked_queries(queries: Float32, d: int) -> Float32:
         raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, {d}) expected")
     if queries.dtype.kind not in "fiu":
         raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-    if queries.dtype != np.float32 or not queries.flags.carray:
+    flags = queries.flags
+    if queries.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-            queries = np.require(queries, np.float32, ["C", "A", "W"])
+            queries = np.require(queries, np.float32, ["C", "A"])
     if longest_square(queries) == np.inf:
         bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
