@@ -52,7 +52,7 @@ static atomic_int asleep;   /* helpers */
 static atomic_int callers;  /* threads in `share` */
 static atomic_size_t started; /* helpers */
 static atomic_int last_cpu = -1; /* of the last caller */
-static atomic_int crowd; /* most callers at once lately */
+static atomic_int crowd; /* callers at once lately, or 2 where a processor was wanting */
 static atomic_llong crowded_until;
 static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
 
@@ -61,6 +61,13 @@ static long long now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000000000ll + now.tv_nsec;
+}
+
+/* For a while, brief calls take no more than their share of so many. */
+static void note_crowd(int together, long long now)
+{
+    atomic_store(&crowd, together);
+    atomic_store(&crowded_until, now + CROWDED_NS);
 }
 
 static void sleep_while(atomic_uint *word, unsigned value)
@@ -85,7 +92,11 @@ static void take_parts(call_t *call, size_t thread)
 static int help(call_t *call)
 {
     int places = atomic_load(&call->places);
-    while (places > 0 && sched_getcpu() != atomic_load(&call->cpu))
+    if (places > 0 && sched_getcpu() == atomic_load(&call->cpu)) {
+        note_crowd(2, now_ns()); /* the system has no other processor for this thread */
+        return 0;
+    }
+    while (places > 0)
         if (atomic_compare_exchange_weak(&call->places, &places, places - 1)) {
             take_parts(call, (size_t)places);
             atomic_fetch_add(&call->left, 1);
@@ -159,8 +170,7 @@ static size_t fair_share(size_t threads, int together)
 {
     const long long now = now_ns();
     if (together > 1) {
-        atomic_store(&crowd, together);
-        atomic_store(&crowded_until, now + CROWDED_NS);
+        note_crowd(together, now);
     } else if (now < atomic_load(&crowded_until)) {
         together = atomic_load(&crowd);
     }
