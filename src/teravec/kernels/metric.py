@@ -67,7 +67,8 @@ def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 def longest_square(vectors: npt.NDArray[np.float32]) -> float:
     """The greatest squared length of rows (n, d); infinite where a value is not finite."""
-    if compiled.listing is not None:
+    flags = vectors.flags  # what came over a network may lie at any byte
+    if compiled.listing is not None and flags.c_contiguous and flags.aligned:
         return float(compiled.listing.longest(vectors.shape[1], vectors))
     longest = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max(initial=0)
     return float(longest) if np.isfinite(longest) else np.inf
