@@ -26,6 +26,7 @@ setup(
             "_ring",
             "_scan",
             "_sketch",
+            "_threads",
         )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

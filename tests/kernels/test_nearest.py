@@ -196,7 +196,7 @@ def test_compiled_nearest_checks_its_buffers() -> None:
     coded = np.zeros((1, 3), np.float32), np.zeros(-(-places // 16) * 64, np.uint8)
     bounds = np.zeros(4, np.float32)
     one, found = x[:1], (lists[:1, :1].copy(), value[:1, :1].copy())
-    native.nearest(level, 3, 1, False, one, packed, half, *coded, bounds, *found)
+    native.nearest(level, 3, 1, False, 2, one, packed, half, *coded, bounds, *found)
     for bad in (
         (coded[0], coded[1], bounds[:3]),
         (coded[0], coded[1][1:], bounds),
@@ -205,17 +205,18 @@ def test_compiled_nearest_checks_its_buffers() -> None:
         (np.zeros((0, 3), np.float32), coded[1], bounds),
     ):
         with pytest.raises(ValueError, match=r"elements|k is|aligned"):
-            native.nearest(level, 3, 1, False, one, packed, half, *bad, *found)
-    native.nearest(level, 3, 2, False, x, packed, half, *none, lists, value)
+            native.nearest(level, 3, 1, False, 2, one, packed, half, *bad, *found)
+    native.nearest(level, 3, 2, False, 2, x, packed, half, *none, lists, value)
     cases: list[tuple[Any, ...]] = [
-        (level, 4, 2, False, x, packed, half, *none, lists, value),
-        (level, 3, 3, False, x, packed, half, *none, lists, value),
-        (level, 3, 0, False, x, packed, half, *none, lists, value),
-        (level, 3, 2, False, x, packed[:, :2].copy(), half, *none, lists, value),
-        (level, 3, 2, False, x, packed, half, *none, lists[:1], value),
-        (level, 3, 2, False, x, packed, half, *none, lists.astype(np.int32), value),
-        (9, 3, 2, False, x, packed, half, *none, lists, value),
+        (level, 4, 2, False, 2, x, packed, half, *none, lists, value),
+        (level, 3, 3, False, 2, x, packed, half, *none, lists, value),
+        (level, 3, 0, False, 2, x, packed, half, *none, lists, value),
+        (level, 3, 2, False, 2, x, packed[:, :2].copy(), half, *none, lists, value),
+        (level, 3, 2, False, 2, x, packed, half, *none, lists[:1], value),
+        (level, 3, 2, False, 2, x, packed, half, *none, lists.astype(np.int32), value),
+        (level, 3, 2, False, 0, x, packed, half, *none, lists, value),
+        (9, 3, 2, False, 2, x, packed, half, *none, lists, value),
     ]
     for bad in cases:
-        with pytest.raises(ValueError, match=r"elements|level|k is"):
+        with pytest.raises(ValueError, match=r"elements|level|k is|threads"):
             native.nearest(*bad)

@@ -124,15 +124,33 @@ def test_a_result_depends_on_query_and_code_alone(
         np.testing.assert_array_equal(places[0], expected[1][number])
 
 
-def test_a_large_scan_is_shared_among_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from teravec.kernels import compiled_scanner
-
-    case = _case(33, "sq6", Metric.L2)
-    expected = _found(case.ours, case, 20)
-    monkeypatch.setattr(compiled_scanner, "_ALONE", 10)
-    for threads in (2, 3, 7):
-        for one, other in zip(expected, _found(case.ours, case, 20, threads), strict=True):
-            np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("nq", [1, 20])
+def test_a_large_scan_is_shared_among_threads(nq: int) -> None:
+    """Lists are cut, and what each thread keeps put together; the places of ties among it."""
+    rng, d, size = np.random.default_rng(nq), 64, 20000
+    codes = rng.integers(0, 256, (size, d), dtype=np.uint8)
+    codes[::3] = codes[0]  # as far from a query
+    lists = ListsInMemory(
+        np.arange(3), np.array([size // 2, 0, size // 2]), np.array([0, 0, size // 2 * d]),
+        codes.ravel(),
+    )  # fmt: skip
+    centroids, parameters = (
+        np.zeros((3, d), np.float32),
+        np.repeat(np.array([0, 255], np.float32), d),
+    )
+    scanner = CompiledScanner(Codec.parse("sq8"), Metric.L2, centroids, parameters)
+    queries = codes[:nq] + np.float32(0.5)
+    pairs = Pairs.of(np.tile([2, 0, 1], (nq, 1)), np.zeros((nq, 3), np.float32))
+    found = []
+    for threads in (1, 2, 3, 7):
+        scan = scanner.top_k(queries, 50, threads)
+        scan.add(lists, pairs)
+        found.append(scan.result())
+    assert (found[0][0][0] == 0).all()
+    assert (np.diff(found[0][1]) > 0)[0].all()
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0][0], other[0])
+        np.testing.assert_array_equal(found[0][1], other[1])
 
 
 def test_every_half_precision_number_is_read_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,41 +176,46 @@ def test_every_half_precision_number_is_read_right(monkeypatch: pytest.MonkeyPat
 def test_the_kernel_refuses_what_does_not_fit() -> None:
     """Numbers that point outside of the buffers are errors, never reads."""
     assert compiled.scanning is not None
-    codes = np.zeros(64, np.uint8)
-    entries = np.array([[0], [0], [8], [0]], np.int64)
+    codes, zero = np.zeros(64, np.uint8), np.zeros(1, np.int64)
     starts, queries = np.array([0, 1]), np.zeros((1, 8), np.float32)
 
-    def scan(**changed: Any) -> None:
+    def scan(row_start: int = 0, **changed: Any) -> None:
         values = {
-            "first": 0, "codes": codes, "entries": entries, "starts": starts,
-            "pair_queries": np.zeros(1, np.int32), "coarse": None, "queries": queries,
+            "codes": codes, "list_nos": zero, "sizes": np.array([8]), "offsets": zero,
+            "starts": starts, "pair_queries": np.zeros(1, np.int32), "nearest": np.ones(1, bool),
+            "coarse": None, "queries": queries,
             "centroids": None, "low": None, "step": np.ones(16, np.float32),
             "best": np.full((1, 5), np.inf, np.float32), "places": np.full((1, 5), -1),
             "counts": np.zeros(1, np.int32), "limits": np.full(1, np.inf, np.float32),
         } | changed  # fmt: skip
         assert compiled.scanning is not None
-        compiled.scanning.scan(compiled.level, 2, False, 8, 2, *values.values())
+        compiled.scanning.scan(compiled.level, 2, False, 8, 2, row_start, *values.values())
 
     scan()
     wrong: list[dict[str, Any]] = [
-        {"first": 1},
-        {"first": -1},
-        {"entries": np.array([[0], [0], [9], [0]])},
-        {"entries": np.array([[0], [0], [1], [60]])},
-        {"entries": np.array([[0], [0], [-1], [0]])},
-        {"entries": np.array([[0], [0], [2**61], [0]])},
-        {"entries": np.array([[-1], [0], [8], [0]])},
-        {"entries": np.array([[1], [0], [8], [0]]), "centroids": np.zeros((1, 8), np.float32)},
+        {"row_start": -1},
+        {"row_start": 2**32},
+        {"sizes": np.array([9])},
+        {"sizes": np.array([1]), "offsets": np.array([60])},
+        {"sizes": np.array([-1])},
+        {"sizes": np.array([2**61])},
+        {"sizes": np.array([1, 1])},
+        {"offsets": np.array([0, 0])},
+        {"list_nos": np.array([-1])},
+        {"list_nos": np.array([1]), "centroids": np.zeros((1, 8), np.float32)},
         {"starts": np.array([0, 2])},
         {"starts": np.array([1, 0])},
         {"pair_queries": np.array([1], np.int32)},
         {"pair_queries": np.array([-1], np.int32)},
+        {"nearest": np.ones(2, bool)},
         {"queries": np.zeros((1, 7), np.float32)},
         {"step": np.zeros(8, np.float32)},
         {"best": np.full((1, 6), np.inf, np.float32)},
         {"best": np.zeros((1, 2), np.float32), "places": np.zeros((1, 2), np.int64)},
         {"counts": np.array([5], np.int32)},
         {"counts": np.array([-1], np.int32)},
+        {"counts": np.zeros(0, np.int32)},
+        {"limits": np.zeros(2, np.float32)},
         {"low": np.zeros(16, np.float32)},
         {"coarse": np.zeros(2, np.float32)},
     ]
@@ -209,9 +232,6 @@ def test_pairs_of_some_lists() -> None:
     assert pairs.queries.tolist() == [0, 3, 1, 0, 1, 3, 3]
     assert pairs.distances.tolist() == [2, 9, 3, 0, 4, 11, 10]
     assert pairs.nearest.tolist() == [False, True, True, True, False, False, False]
-    nearest = pairs.where(pairs.nearest)
-    assert nearest.starts.tolist() == [0, 1, 2, 3, 3]
-    assert nearest.queries.tolist() == [3, 1, 0]
     for some in ([0, 2], [2, 9], [0, 3, 9], [9]):
         part = pairs.of_lists(np.array(some))
         mine = np.isin(np.repeat(pairs.list_nos, pairs.counts), some)

@@ -222,6 +222,28 @@ def test_candidates_worth_refining() -> None:
     assert found.worth_refining(k=4)[1].tolist() == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("nq", [1, 5])
+def test_a_large_scan_is_shared_among_threads(nq: int) -> None:
+    """By codes where queries are fewer than threads, with ties among what threads keep."""
+    rng, d, size = np.random.default_rng(nq), 96, 20000
+    residuals = rng.standard_normal((size, d), np.float32)
+    residuals[::3] = residuals[0]
+    sketches = encode_sketches(residuals, 1, threads=2)
+    lists = lists_of([sketches[:9000], sketches[:0], sketches[9000:]])
+    scanner = SketchScanner(np.zeros((6, d), np.float32), 1, Metric.L2)
+    queries = residuals[:nq] + np.float32(0.1)
+    pairs = Pairs.of(np.tile([5, 3, 1], (nq, 1)), np.ones((nq, 3), np.float32))
+    found = []
+    for threads in (1, 2, 3, 7):
+        candidates = Candidates.none(nq, 300)
+        for _ in range(2):  # once more, into what is kept
+            scanner.scan(queries, lists, pairs, candidates, threads)
+        assert (candidates.counts == 300).all()
+        found.append(np.sort(candidates.entries, order=["estimate", "place"], axis=1))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+
+
 @pytest.mark.skipif(compiled.sketching is None, reason="kernels are not compiled")
 def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
     assert compiled.sketching is not None
@@ -235,21 +257,29 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
 
     codes, kept = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 6), CANDIDATE)
     good = {
-        "queries": f4(2, 8), "centroids": f4(1, 8), "pair_query": i8(1), "pair_list": i8(1),
-        "coarse": f4(1), "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
+        "queries": f4(2, 8), "centroids": f4(1, 8), "pair_starts": np.array([0, 1]),
+        "pair_queries": np.zeros(1, np.int32), "pair_nearest": np.ones(1, bool), "coarse": f4(1),
+        "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
         "kept": kept.view(np.uint8), "counts": i8(2), "limits": f4(2) + np.inf,
     }  # fmt: skip
-    head = (0, 8, 1, False, 1.9, 3, 0)
+    head = (0, 8, 1, False, 1.9, 3, 2, 0)
     scan(*head, *good.values())
     bad = {
-        "queries": f4(3, 8), "centroids": f4(1, 7), "pair_query": i8(1) + 2,
-        "pair_list": i8(1) - 1, "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
+        "queries": f4(3, 8), "centroids": f4(1, 7), "pair_starts": np.array([1, 0]),
+        "pair_queries": np.full(1, 2, np.int32), "pair_nearest": np.ones(2, bool),
+        "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
         "offsets": i8(1) + 1, "codes": codes[:-1], "kept": kept[:1].view(np.uint8),
         "counts": i8(2) + 4, "limits": f4(3),
     }  # fmt: skip
     for name, value in bad.items():
         with pytest.raises(ValueError, match=r"expected|out of range"):
             scan(*head, *{**good, name: value}.values())
-    for wrong in [(9, *head[1:]), (0, 0, *head[2:]), (0, 8, 3, *head[3:]), (*head[:5], 0, 0)]:
+    for wrong in [
+        (9, *head[1:]),
+        (0, 0, *head[2:]),
+        (0, 8, 3, *head[3:]),
+        (*head[:5], 0, 2, 0),
+        (*head[:6], 0, 0),
+    ]:
         with pytest.raises(ValueError, match=r"expected|processor has"):
             scan(*wrong, *good.values())

@@ -263,6 +263,97 @@ done:
     return result;
 }
 
+/* ------------------------------------------------------------------ queries and their lists */
+
+/* Sums of squares in float64, which those of float32 cannot exceed. */
+static double longest_square(const float *x, size_t n, size_t d)
+{
+    double longest = 0;
+    for (size_t i = 0; i < n; i++, x += d) {
+        double sums[4] = {0};
+        for (size_t k = 0; k < d; k++)
+            sums[k % 4] += (double)x[k] * x[k];
+        const double square = sums[0] + sums[1] + sums[2] + sums[3];
+        if (!isfinite(square))
+            return INFINITY;
+        longest = square > longest ? square : longest;
+    }
+    return longest;
+}
+
+static PyObject *py_longest(PyObject *self, PyObject *args)
+{
+    Py_ssize_t d;
+    PyObject *o_x, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx;
+    const float *x;
+    double longest;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "nO:longest", &d, &o_x) || !check_positive("d", d))
+        return NULL;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !check_product("x", nx, nx / (size_t)d, (size_t)d))
+        goto done;
+    Py_BEGIN_ALLOW_THREADS;
+    longest = longest_square(x, nx / (size_t)d, (size_t)d);
+    Py_END_ALLOW_THREADS;
+    result = PyFloat_FromDouble(longest);
+done:
+    release(&all);
+    return result;
+}
+
+/* Ranks that a query visits, from the first: see probing.py, whose arithmetic this is. */
+static size_t worth_visiting(const float *distances, const float *allowed, size_t n, float prune,
+                             const float *length)
+{
+    size_t visited = 1;
+    while (visited < n) {
+        float gap = distances[visited] - distances[0];
+        if (length)
+            gap = -gap;
+        gap = gap > 0 ? gap : 0;
+        if (length)
+            gap /= *length;
+        if (!(prune * gap <= allowed[visited]))
+            break;
+        visited++;
+    }
+    return visited;
+}
+
+static PyObject *py_worth_visiting(PyObject *self, PyObject *args)
+{
+    float prune;
+    PyObject *o_distances, *o_allowed, *o_lengths, *o_counts, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t ndistances, n, nlengths, nq;
+    const float *distances, *allowed, *lengths = NULL;
+    int64_t *counts, most = 1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "fOOOO:worth_visiting", &prune, &o_distances, &o_allowed,
+                          &o_lengths, &o_counts))
+        return NULL;
+    if (!(distances = take(&all, o_distances, "distances", 'f', 0, &ndistances)) ||
+        !(allowed = take(&all, o_allowed, "allowed", 'f', 0, &n)) ||
+        !(counts = take(&all, o_counts, "out_counts", 'q', 1, &nq)) ||
+        !check_product("distances", ndistances, nq, n))
+        goto done;
+    if (o_lengths != Py_None && (!(lengths = take(&all, o_lengths, "lengths", 'f', 0, &nlengths)) ||
+                                 !check_length("lengths", nlengths, nq)))
+        goto done;
+    for (size_t i = 0; n && i < nq; i++) {
+        counts[i] = (int64_t)worth_visiting(distances + i * n, allowed, n, prune,
+                                            lengths ? lengths + i : NULL);
+        most = counts[i] > most ? counts[i] : most;
+    }
+    result = PyLong_FromLongLong(most);
+done:
+    release(&all);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"pairs", py_pairs, METH_VARARGS,
      "pairs(nprobe, list_nos, distances, sizes or None, out_list_nos, out_starts, out_queries,\n"
@@ -273,6 +364,11 @@ static PyMethodDef methods[] = {
     {"ids", py_ids, METH_VARARGS,
      "ids(first_key, places, at, size, wanted, buffer, out_ids) -> (missing, lists)\n\n"
      "See ListCache.ids; the caller has its lock."},
+    {"longest", py_longest, METH_VARARGS,
+     "longest(d, x) -> float\n\nSee metric.longest_square."},
+    {"worth_visiting", py_worth_visiting, METH_VARARGS,
+     "worth_visiting(prune, distances, allowed, lengths or None, out_counts) -> int\n\n"
+     "See probing.prune_lists; lengths are there for inner products. The most of all counts."},
     {NULL, NULL, 0, NULL},
 };
 

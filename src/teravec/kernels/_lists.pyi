@@ -24,3 +24,12 @@ def ids(
     out_ids: Buffer,
     /,
 ) -> tuple[int, int]: ...
+def longest(d: int, x: Buffer, /) -> float: ...
+def worth_visiting(
+    prune: float,
+    distances: Buffer,
+    allowed: Buffer,
+    lengths: Buffer | None,
+    out_counts: Buffer,
+    /,
+) -> int: ...

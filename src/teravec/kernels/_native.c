@@ -5,6 +5,7 @@
  */
 #include "_native_common.h"
 #include "_native_select.h"
+#include "_threads.h"
 
 /* Packed panels scanned per pass over the rows: half of a 512 KiB second-level cache. */
 #define RUN_BYTES ((size_t)192 * 1024)
@@ -44,16 +45,21 @@ typedef struct {
     float *lowest;                    /* (k,) */
 } bytes_t;
 
-/* What a search for the nearest centroids works on. */
+/* What a search for the nearest centroids works on, */
+enum { ONE_PLACES = 128 }; /* places that one row alone is compared with at least */
 typedef struct {
     size_t d, k, stride, rows_each, capacity;
-    int similarity;
+    int level, similarity;
     const float *packed, *half;
+    bytes_t bytes;
+} nearest_t;
+
+/* and what each of its threads works in. */
+typedef struct {
     float *scores;    /* (rows_each, stride) */
     uint64_t *buffer; /* (capacity,) */
     int32_t *index;   /* (k,) */
-    bytes_t bytes;
-} nearest_t;
+} ranks_t;
 
 /* ------------------------------------------------------------------ instruction sets */
 
@@ -394,12 +400,12 @@ static PyMethodDef methods[] = {
     {"scores", py_scores, METH_VARARGS,
      "scores(level, d, x, packed, half, out)\n\nout has rows for the next multiple of six."},
     {"nearest", py_nearest, METH_VARARGS,
-     "nearest(level, d, k, similarity, x, packed, half, centroids, bytes, bounds, out_list,\n"
-     "        out_distance)\n\nThe three before the last may be None; see nearest.py."},
+     "nearest(level, d, k, similarity, threads, x, packed, half, centroids, bytes, bounds,\n"
+     "        out_list, out_distance)\n\nThe three before the last may be None; see nearest.py."},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {{0, NULL}};
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, import_threads}, {0, NULL}};
 
 static PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "teravec.kernels._native",

@@ -47,6 +47,7 @@ def nearest(
     d: int,
     k: int,
     similarity: bool,
+    threads: int,
     x: Buffer,
     packed: Buffer,
     half: Buffer,

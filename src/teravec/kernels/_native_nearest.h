@@ -32,49 +32,141 @@ static int take_bytes(buffers_t *all, nearest_t *s, PyObject *o_centroids, PyObj
     return 1;
 }
 
-static int allocate_nearest(nearest_t *s, size_t n)
+/* A search under way: all of its rows, and its threads. */
+typedef struct {
+    const nearest_t *search;
+    const float *x;
+    size_t n, parts;
+    float unit; /* of one row's 16-bit numbers */
+    int64_t *list;
+    float *distance;
+    ranks_t ranks[MOST_THREADS];
+} rows_t;
+
+static int allocate_ranks(const nearest_t *s, ranks_t *ranks, size_t threads)
 {
-    /* Several rows a pass where they are many: the panels are then read less often. */
-    const size_t few = n < 6 ? 6 : rows_at_once(s->stride);
-    s->rows_each = n >= 24 && few < 24 ? 24 : few;
-    s->capacity = 3 * s->k + 512 < s->stride ? 3 * s->k + 512 : s->stride;
-    s->scores = malloc((n == 1 ? 1 : s->rows_each) * s->stride * sizeof *s->scores);
-    s->buffer = malloc(s->capacity * sizeof *s->buffer);
-    s->index = malloc(s->k * sizeof *s->index);
-    if (s->bytes.bytes) {
-        s->bytes.shorts = malloc((s->d + 1) * sizeof *s->bytes.shorts);
-        s->bytes.products = malloc(byte_places(s->stride) * sizeof *s->bytes.products);
-        s->bytes.lowest = malloc(s->k * sizeof *s->bytes.lowest);
+    const size_t rows = s->rows_each == 1 ? 1 : (s->rows_each + 5) / 6 * 6; /* see score_rows */
+    int ready = 1;
+    for (size_t i = 0; i < threads; i++) {
+        ranks[i].scores = malloc(rows * s->stride * sizeof *ranks->scores);
+        ranks[i].buffer = malloc(s->capacity * sizeof *ranks->buffer);
+        ranks[i].index = malloc(s->k * sizeof *ranks->index);
+        ready &= ranks[i].scores && ranks[i].buffer && ranks[i].index;
     }
-    const bytes_t *b = &s->bytes;
-    return s->scores && s->buffer && s->index &&
-           (!b->bytes || (b->shorts && b->products && b->lowest));
+    return ready;
 }
 
-static void free_nearest(nearest_t *s)
+static int allocate_bytes(const nearest_t *s, bytes_t *b)
 {
-    free(s->scores);
-    free(s->buffer);
-    free(s->index);
+    b->shorts = malloc((s->d + 1) * sizeof *b->shorts);
+    b->products = malloc(byte_places(s->stride) * sizeof *b->products);
+    b->lowest = malloc(s->k * sizeof *b->lowest);
+    return b->shorts && b->products && b->lowest;
+}
+
+static void free_nearest(nearest_t *s, ranks_t *ranks, size_t threads)
+{
+    for (size_t i = 0; i < threads; i++) {
+        free(ranks[i].scores);
+        free(ranks[i].buffer);
+        free(ranks[i].index);
+    }
     free(s->bytes.shorts);
     free(s->bytes.products);
     free(s->bytes.lowest);
 }
 
+/* One row against a part of the centroids. */
+static void score_part(void *context, size_t part, size_t thread)
+{
+    const rows_t *all = context;
+    const nearest_t *s = all->search;
+    const size_t runs = (s->stride + ONE_PLACES - 1) / ONE_PLACES;
+    const size_t from = runs * part / all->parts * ONE_PLACES;
+    const size_t to = runs * (part + 1) / all->parts * ONE_PLACES;
+    (void)thread;
+    AT_LEVEL(s->level, score_places, s, all->x, all->unit, from, to < s->stride ? to : s->stride,
+             all->ranks[0].scores);
+}
+
+static void rows_part(void *context, size_t part, size_t thread)
+{
+    const rows_t *all = context;
+    const nearest_t *s = all->search;
+    const size_t from = part * s->rows_each, left = all->n - from;
+    AT_LEVEL(s->level, nearest_rows, s, all->ranks + thread, all->x + from * s->d,
+             left < s->rows_each ? left : s->rows_each, all->list + from * s->k,
+             all->distance + from * s->k);
+}
+
+/* One row is shared out by centroids, several by rows. */
+static void find_nearest(rows_t *all, size_t threads)
+{
+    const nearest_t *s = all->search;
+    if (all->n == 1) {
+        if (s->bytes.bytes)
+            all->unit = AT_LEVEL(s->level, shorten, s, all->x);
+        share(all->parts, threads, 1, score_part, all);
+        AT_LEVEL(s->level, nearest_scored, s, all->ranks, all->x, all->unit, all->list,
+                 all->distance);
+    } else {
+        share(all->parts, threads, all->n * s->stride * s->d < BRIEF, rows_part, all);
+    }
+}
+
+/* Rows of a part: several where they are many, as the panels are then read less often, but such that
+ * all threads have some. */
+static size_t rows_of_part(const nearest_t *s, size_t n, size_t threads)
+{
+    const size_t few = rows_at_once(s->stride), most = few < 24 ? 24 : few;
+    const size_t each = (n + threads - 1) / threads;
+    return each < most ? each : most;
+}
+
+static int nearest(nearest_t *s, const float *x, size_t n, size_t threads, int64_t *list,
+                   float *distance)
+{
+    rows_t all = {.search = s, .x = x, .n = n, .list = list, .distance = distance};
+    if (!n)
+        return 1;
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+    s->rows_each = rows_of_part(s, n, threads);
+    s->capacity = 3 * s->k + 512 < s->stride ? 3 * s->k + 512 : s->stride;
+    if (n == 1) {
+        const size_t runs = (s->stride + ONE_PLACES - 1) / ONE_PLACES;
+        all.parts = runs < 2 * threads ? runs : 2 * threads;
+    } else {
+        all.parts = (n + s->rows_each - 1) / s->rows_each;
+    }
+    threads = threads < all.parts ? threads : all.parts;
+    const size_t ranks = n == 1 ? 1 : threads;
+    const int ready =
+        allocate_ranks(s, all.ranks, ranks) && (!s->bytes.bytes || allocate_bytes(s, &s->bytes));
+    if (ready) {
+        Py_BEGIN_ALLOW_THREADS;
+        find_nearest(&all, threads);
+        Py_END_ALLOW_THREADS;
+    } else {
+        PyErr_NoMemory();
+    }
+    free_nearest(s, all.ranks, ranks);
+    return ready;
+}
+
 static PyObject *py_nearest(PyObject *self, PyObject *args)
 {
-    int level;
-    Py_ssize_t d, k;
+    Py_ssize_t d, k, threads;
     PyObject *o_x, *o_packed, *o_half, *o_centroids, *o_bytes, *o_bounds, *o_list, *o_distance,
         *result = NULL;
     buffers_t all = {.count = 0};
     nearest_t s = {0};
     size_t nx, npacked, nhalf, nlist, ndistance;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inniOOOOOOOO:nearest", &level, &d, &k, &s.similarity, &o_x,
+    if (!PyArg_ParseTuple(args, "inninOOOOOOOO:nearest", &s.level, &d, &k, &s.similarity, &threads, &o_x,
                           &o_packed, &o_half, &o_centroids, &o_bytes, &o_bounds, &o_list,
                           &o_distance) ||
-        !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
+        !check_level(s.level) || !check_positive("d", d) || !check_positive("k", k) ||
+        !check_positive("threads", threads))
         return NULL;
     const float *x;
     int64_t *list;
@@ -88,7 +180,7 @@ static PyObject *py_nearest(PyObject *self, PyObject *args)
     s.d = (size_t)d, s.k = (size_t)k, s.stride = nhalf;
     const size_t n = nx / s.d;
     if (!check_product("x", nx, n, s.d) ||
-        !check_panels("packed", npacked, nhalf, s.d, panel_places(level)) ||
+        !check_panels("packed", npacked, nhalf, s.d, panel_places(s.level)) ||
         !check_product("out_list", nlist, n, s.k) ||
         !check_product("out_distance", ndistance, n, s.k))
         goto done;
@@ -98,15 +190,10 @@ static PyObject *py_nearest(PyObject *self, PyObject *args)
     }
     if (!take_bytes(&all, &s, o_centroids, o_bytes, o_bounds))
         goto done;
-    if (!allocate_nearest(&s, n)) {
-        PyErr_NoMemory();
-    } else {
-        Py_BEGIN_ALLOW_THREADS;
-        AT_LEVEL(level, nearest, &s, x, n, list, distance);
-        Py_END_ALLOW_THREADS;
+    if (n > 1)
+        s.bytes.bytes = NULL;
+    if (nearest(&s, x, n, (size_t)threads, list, distance))
         result = Py_NewRef(Py_None);
-    }
-    free_nearest(&s);
 done:
     release(&all);
     return result;

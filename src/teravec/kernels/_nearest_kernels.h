@@ -97,29 +97,49 @@ FN float NAME(score_one)(const float *x, size_t d, const float *centroid, float 
     return half;
 }
 
-/* Exact scores of one row that may be among the k lowest, and their centroids in `products`; how
- * many, or 0 where numbers are too large to tell.
- *
- * A product with bytes differs from the exact one by at most |x| times what bytes miss of a
- * centroid, and |bytes| times what 16 bits miss of x. So the k lowest of all are among those whose
- * score by bytes is at most the k-th lowest of these, plus twice that error. */
-FN size_t NAME(score_by_bytes)(const nearest_t *s, const float *x)
+/* Write a row as 16-bit numbers, and return their unit. */
+FN float NAME(shorten)(const nearest_t *s, const float *x)
 {
-    const bytes_t *b = &s->bytes;
-    const size_t d = s->d, pairs = (d + 1) / 2, n = s->stride;
-    const float norm = sqrtf(NAME(squared_norm)(x, d));
+    const size_t d = s->d, padded = (d + 1) / 2 * 2;
     float most = 0;
     for (size_t k = 0; k < d; k++)
         most = fabsf(x[k]) > most ? fabsf(x[k]) : most;
     const float most_short = BYTE_SUMS / (float)d < INT16_MAX ? BYTE_SUMS / (float)d : INT16_MAX;
     const float unit = most > 0 ? most / floorf(most_short) : 1;
-    for (size_t k = 0; k < 2 * pairs; k++)
-        b->shorts[k] = (int16_t)(k < d ? rintf(x[k] / unit) : 0);
-    NAME(byte_products)(b->shorts, pairs, b->bytes, n, b->products);
+    for (size_t k = 0; k < padded; k++)
+        s->bytes.shorts[k] = (int16_t)(k < d ? rintf(x[k] / unit) : 0);
+    return unit;
+}
+
+/* Scores of one row against places [from, to), multiples of ONE_PLACES but for the last: by bytes,
+ * if there are any, which the row's 16-bit numbers are compared with. */
+FN void NAME(score_places)(const nearest_t *s, const float *x, float unit, size_t from, size_t to,
+                           float *scores)
+{
+    const bytes_t *b = &s->bytes;
+    const size_t pairs = (s->d + 1) / 2;
+    if (!b->bytes) {
+        NAME(score_rows)(x, 1, s->d, s->packed + from * s->d, s->half + from, to - from, scores + from);
+        return;
+    }
+    NAME(byte_products)(b->shorts, pairs, b->bytes + from * 2 * pairs, to - from, b->products + from);
     const float both = unit * b->unit;
-    for (size_t j = 0; j < n; j++)
-        s->scores[j] = s->half[j] - (float)b->products[j] * both;
-    NAME(smallest_k)(s->scores, n, s->k, s->buffer, s->capacity, s->index, b->lowest);
+    for (size_t j = from; j < to; j++)
+        scores[j] = s->half[j] - (float)b->products[j] * both;
+}
+
+/* Exact scores of one row that may be among the k lowest, in the place of scores by bytes, and their
+ * centroids in `products`; how many, or 0 where numbers are too large to tell.
+ *
+ * A product with bytes differs from the exact one by at most |x| times what bytes miss of a
+ * centroid, and |bytes| times what 16 bits miss of x. So the k lowest of all are among those whose
+ * score by bytes is at most the k-th lowest of these, plus twice that error. */
+FN size_t NAME(score_exactly)(const nearest_t *s, const ranks_t *w, const float *x, float unit)
+{
+    const bytes_t *b = &s->bytes;
+    const size_t d = s->d, n = s->stride;
+    const float norm = sqrtf(NAME(squared_norm)(x, d));
+    NAME(smallest_k)(w->scores, n, s->k, w->buffer, s->capacity, w->index, b->lowest);
     /* The last term is for roundings in float32, d additions each. */
     const float error = norm * b->missed + 0.5f * unit * sqrtf((float)d) * b->longest +
                         (float)(d + 16) * 0x1p-23f * (norm * b->longest + b->most_half);
@@ -128,10 +148,10 @@ FN size_t NAME(score_by_bytes)(const nearest_t *s, const float *x)
         return 0;
     size_t count = 0;
     for (size_t j = 0; j < n; j += VL) { /* count is at most j: what is written was read */
-        uint32_t bits = LESS_EQUAL_BITS(LOAD(s->scores + j), SPLAT(limit));
+        uint32_t bits = LESS_EQUAL_BITS(LOAD(w->scores + j), SPLAT(limit));
         for (; bits; bits &= bits - 1) {
             const size_t at = j + (size_t)__builtin_ctz(bits);
-            s->scores[count] = NAME(score_one)(x, d, b->centroids + at * d, s->half[at]);
+            w->scores[count] = NAME(score_one)(x, d, b->centroids + at * d, s->half[at]);
             b->products[count++] = (int32_t)at;
         }
     }
@@ -140,33 +160,41 @@ FN size_t NAME(score_by_bytes)(const nearest_t *s, const float *x)
 
 /* ------------------------------------------------------------------ nearest centroids */
 
-/* The k centroids of lowest score for each row, lowest first, and their squared distances, or inner
- * products where half-norms are 0. */
-FN void NAME(nearest)(const nearest_t *s, const float *x, size_t n, int64_t *out_list, float *out)
+/* The k of lowest score of a row, lowest first, and their squared distances, or inner products where
+ * half-norms are 0. `names` are the centroids of scores, where they are not of all in turn. */
+FN void NAME(write_nearest)(const nearest_t *s, const ranks_t *w, const float *x,
+                            const float *scores, size_t nscores, const int32_t *names,
+                            int64_t *out_list, float *out)
 {
-    const size_t k = s->k, stride = s->stride;
-    for (size_t i = 0; i < n; i += s->rows_each) {
-        const size_t count = n - i < s->rows_each ? n - i : s->rows_each;
-        const int32_t *names = NULL; /* of scores, where they are not of all centroids in turn */
-        size_t nscores = 0;
-        if (count == 1 && s->bytes.bytes)
-            nscores = NAME(score_by_bytes)(s, x + i * s->d);
-        if (nscores) {
-            names = s->bytes.products;
-        } else {
-            NAME(score_rows)(x + i * s->d, count, s->d, s->packed, s->half, stride, s->scores);
-            nscores = stride;
-        }
-        for (size_t r = i; r < i + count; r++) {
-            const float norm = s->similarity ? 0 : NAME(squared_norm)(x + r * s->d, s->d);
-            NAME(smallest_k)(s->scores + (r - i) * stride, nscores, k, s->buffer, s->capacity,
-                             s->index, out + r * k);
-            for (size_t j = r * k; j < (r + 1) * k; j++) {
-                const float distance = 2 * out[j] + norm;
-                const int32_t at = s->index[j - r * k];
-                out_list[j] = names ? names[at] : at;
-                out[j] = s->similarity ? -out[j] : distance > 0 ? distance : 0;
-            }
-        }
+    const float norm = s->similarity ? 0 : NAME(squared_norm)(x, s->d);
+    NAME(smallest_k)(scores, nscores, s->k, w->buffer, s->capacity, w->index, out);
+    for (size_t j = 0; j < s->k; j++) {
+        const float distance = 2 * out[j] + norm;
+        const int32_t at = w->index[j];
+        out_list[j] = names ? names[at] : at;
+        out[j] = s->similarity ? -out[j] : distance > 0 ? distance : 0;
     }
+}
+
+/* Of one row that was compared with all places. */
+FN void NAME(nearest_scored)(const nearest_t *s, const ranks_t *w, const float *x, float unit,
+                             int64_t *out_list, float *out)
+{
+    const int32_t *names = s->bytes.bytes ? s->bytes.products : NULL;
+    size_t nscores = names ? NAME(score_exactly)(s, w, x, unit) : s->stride;
+    if (!nscores) {
+        NAME(score_rows)(x, 1, s->d, s->packed, s->half, s->stride, w->scores);
+        names = NULL, nscores = s->stride;
+    }
+    NAME(write_nearest)(s, w, x, w->scores, nscores, names, out_list, out);
+}
+
+/* Of some rows, rows_each at most. */
+FN void NAME(nearest_rows)(const nearest_t *s, const ranks_t *w, const float *x, size_t n,
+                           int64_t *out_list, float *out)
+{
+    NAME(score_rows)(x, n, s->d, s->packed, s->half, s->stride, w->scores);
+    for (size_t i = 0; i < n; i++)
+        NAME(write_nearest)(s, w, x + i * s->d, w->scores + i * s->stride, s->stride, NULL,
+                            out_list + i * s->k, out + i * s->k);
 }

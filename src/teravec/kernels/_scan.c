@@ -2,47 +2,59 @@
  *
  * A list's codes are unpacked once for all queries that want the list. Faiss's scanners unpack them
  * again for every query; unpacking is most of their work.
+ *
+ * Threads share the work out by rows of codes (_threads.h). Each keeps results of its own, and all
+ * have one limit for each query: what is above the k-th value of any thread is among the k lowest of
+ * none. Each query's nearest list comes first, as what is found there sets a low limit.
  */
 #include "_native_common.h"
 #include "_native_select.h"
 #include "_codes.h"
+#include "_shares.h"
+#include "_threads.h"
 
 /* Queries prepared at a time: with 384 dimensions they fill half of a 96 KiB first-level cache. */
 enum { GROUP = 32 };
 enum { MOST_LANES = 16 };
+enum { PARTS_EACH = 8 }; /* for each thread: the last ones even out what the first took longer */
 
-/* Entries are lists, or parts of them: sizes[e] codes at codes + offsets[e], rows from row_starts[e]
- * of list list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
+/* Lists, or parts of them: sizes[e] codes at codes + offsets[e], rows from row_start of list
+ * list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
 typedef struct {
-    int codec, similarity;
-    size_t d, stride, code_size, k, first; /* the entry that is scanned before the others */
+    int codec, similarity, level;
+    size_t d, stride, code_size, k, nq, nlists;
     const uint8_t *codes;
-    const int64_t *offsets, *sizes, *list_nos, *row_starts, *pair_starts;
+    int64_t row_start;
+    const int64_t *offsets, *sizes, *list_nos, *pair_starts;
     const int32_t *pair_queries;
+    const uint8_t *pair_nearest; /* whether the list is the query's nearest */
     const float *pair_coarse; /* inner product of query and centroid; NULL without residuals */
     const float *queries, *centroids; /* centroids NULL without residuals */
     const float *low, *step;          /* of `stride` values; low NULL without residuals */
-    /* What each query keeps: `room` values at most, those before counts[query], in no order. When
-     * they are as many, all but the k lowest go, and the k-th becomes the limit. A heap would keep
-     * exactly k, but take several times as long for every value that enters. */
     size_t room;
-    float *best, *limits;
-    int64_t *places;
-    int32_t *counts;
+    float *limits; /* (nq,), of what may be kept; threads lower them */
 } scan_t;
 
+/* What a thread works in, and what it keeps of each query: `room` values at most, those before
+ * counts[query], in no order. When they are as many, all but the k lowest go, and the k-th becomes
+ * the limit. A heap would keep exactly k, but take several times as long for every value that
+ * enters. */
 typedef struct {
     float *queries, *rows; /* (GROUP, stride) and (MOST_LANES, stride) */
     float base[GROUP];
+    size_t pairs[GROUP]; /* of the queries */
     uint64_t *keys; /* (room,), for leaving the lowest of a query's values */
+    float *best;
+    int64_t *places;
+    int32_t *counts;
 } work_t;
 
 /* Leave the k lowest of a query's values; of those equal to the k-th, the ones of lowest place, so
  * that what is found does not depend on the order in which lists were scanned. */
 static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
 {
-    float *best = s->best + query * s->room;
-    int64_t *places = s->places + query * s->room, last = INT64_MAX;
+    float *best = w->best + query * s->room;
+    int64_t *places = w->places + query * s->room, last = INT64_MAX;
     size_t lower = 0, equal = 0, kept = 0;
     for (size_t i = 0; i < s->room; i++)
         w->keys[i] = sort_key(best[i], i);
@@ -66,28 +78,44 @@ static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
         best[kept] = value, places[kept] = place;
         kept += (size_t)((value < limit) | ((value == limit) & (place <= last)));
     }
-    s->limits[query] = limit;
-    s->counts[query] = (int32_t)s->k;
+    w->counts[query] = (int32_t)s->k;
+    lower_limit(s->limits + query, limit);
 }
 
 static void keep(const scan_t *s, const work_t *w, size_t query, float value, int64_t place)
 {
-    const size_t at = query * s->room + (size_t)s->counts[query];
-    s->best[at] = value;
-    s->places[at] = place;
-    if ((size_t)++s->counts[query] == s->room)
+    const size_t at = query * s->room + (size_t)w->counts[query];
+    w->best[at] = value;
+    w->places[at] = place;
+    if ((size_t)++w->counts[query] == s->room)
         leave_lowest(s, w, query);
 }
 
 #define KERNELS "_scan_kernels.h"
 #include "_levels.h"
 
+/* ------------------------------------------------------------------ sharing out */
+
+typedef struct {
+    const scan_t *scan;
+    turns_t turns;
+    size_t parts;
+    work_t *works; /* of each thread */
+} shares_t;
+
+static void scan_part(void *context, size_t part, size_t thread)
+{
+    const shares_t *all = context;
+    const scan_t *s = all->scan;
+    for (run_t run = part_of(&all->turns, part, all->parts); next_run(&all->turns, &run);)
+        AT_LEVEL(s->level, scan_rows, s, all->works + thread, &run);
+}
+
 /* ------------------------------------------------------------------ functions */
 
-static int check_entries(const scan_t *s, size_t nentries, size_t ncodes, size_t npairs, size_t nq,
-                         size_t nlist)
+static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nlist)
 {
-    for (size_t e = 0; e < nentries; e++) {
+    for (size_t e = 0; e < s->nlists; e++) {
         const int64_t offset = s->offsets[e], size = s->sizes[e];
         size_t bytes;
         if (offset < 0 || size < 0 ||
@@ -97,11 +125,11 @@ static int check_entries(const scan_t *s, size_t nentries, size_t ncodes, size_t
                          (long long)size, (long long)offset, ncodes);
             return 0;
         }
-        if (s->list_nos[e] < 0 || s->list_nos[e] > INT32_MAX || s->row_starts[e] < 0 ||
-            s->row_starts[e] + size > UINT32_MAX ||
+        if (s->list_nos[e] < 0 || s->list_nos[e] > INT32_MAX || s->row_start < 0 ||
+            s->row_start + size > UINT32_MAX ||
             (s->centroids && (size_t)s->list_nos[e] >= nlist)) {
             PyErr_Format(PyExc_ValueError, "entry %zu: row %lld of list %lld", e,
-                         (long long)s->row_starts[e], (long long)s->list_nos[e]);
+                         (long long)s->row_start, (long long)s->list_nos[e]);
             return 0;
         }
         if (s->pair_starts[e] < 0 || s->pair_starts[e] > s->pair_starts[e + 1]) {
@@ -109,14 +137,14 @@ static int check_entries(const scan_t *s, size_t nentries, size_t ncodes, size_t
             return 0;
         }
     }
-    if (nentries && (size_t)s->pair_starts[nentries] > npairs) {
+    if (s->nlists && (size_t)s->pair_starts[s->nlists] > npairs) {
         PyErr_Format(PyExc_ValueError, "pair_starts ends beyond %zu pairs", npairs);
         return 0;
     }
     for (size_t pair = 0; pair < npairs; pair++)
-        if (s->pair_queries[pair] < 0 || (size_t)s->pair_queries[pair] >= nq) {
+        if (s->pair_queries[pair] < 0 || (size_t)s->pair_queries[pair] >= s->nq) {
             PyErr_Format(PyExc_ValueError, "pair %zu: query %d of %zu", pair, s->pair_queries[pair],
-                         nq);
+                         s->nq);
             return 0;
         }
     return 1;
@@ -131,42 +159,67 @@ static int check_residual(const scan_t *s)
     return 0;
 }
 
-static float *zeros(size_t n)
+/* A thread's memory: floats of queries and rows with zeros behind their d values, then keys. */
+static size_t work_bytes(const scan_t *s)
 {
-    float *memory = aligned_alloc(64, (4 * n + 63) / 64 * 64);
-    if (memory)
-        memset(memory, 0, 4 * n);
-    return memory;
+    const size_t rows = at_most(GROUP, s->nq) + MOST_LANES;
+    return (4 * rows * s->stride + 8 * s->room + 63) / 64 * 64;
 }
 
-static int scan(scan_t *s, int level, size_t nentries)
+static void set_work(const scan_t *s, work_t *w, char *memory)
 {
-    work_t work = {
-        .queries = zeros(GROUP * s->stride),
-        .rows = zeros(MOST_LANES * s->stride),
-        .keys = malloc(8 * s->room),
+    const size_t queries = at_most(GROUP, s->nq) * s->stride, rows = MOST_LANES * s->stride;
+    w->queries = (float *)memory, w->rows = w->queries + queries;
+    w->keys = (uint64_t *)(w->rows + rows);
+    if (s->d < s->stride)
+        memset(memory, 0, 4 * (queries + rows));
+}
+
+/* Scan all lists, on as many threads as there is room for what they keep. */
+static int scan(const scan_t *s, float *best, int64_t *places, int32_t *counts, size_t threads)
+{
+    if (!s->nlists)
+        return 1;
+    shares_t all = {
+        .scan = s,
+        .turns = {s->nlists, s->sizes, s->pair_starts, s->pair_nearest, malloc(16 * s->nlists)},
     };
-    const int ready = work.queries && work.rows && work.keys;
-    if (ready) {
-        Py_BEGIN_ALLOW_THREADS;
-        AT_LEVEL(level, scan_entries, s, &work, nentries);
-        Py_END_ALLOW_THREADS;
-    } else {
-        PyErr_NoMemory();
+    char *memory = NULL;
+    if (all.turns.ends) {
+        const size_t numbers = write_ends(&all.turns) * s->d;
+        all.parts = numbers / PART ? at_most(numbers / PART, threads * PARTS_EACH) : 1;
+        threads = at_most(threads, all.parts);
+        all.works = malloc(threads * sizeof *all.works);
+        memory = aligned_alloc(64, threads * work_bytes(s));
+        const int ready = all.works && memory;
+        for (size_t i = 0; ready && i < threads; i++) {
+            work_t *w = all.works + i;
+            set_work(s, w, memory + i * work_bytes(s));
+            w->best = best + i * s->nq * s->room, w->places = places + i * s->nq * s->room;
+            w->counts = counts + i * s->nq;
+        }
+        if (ready) {
+            Py_BEGIN_ALLOW_THREADS;
+            share(all.parts, threads, numbers < BRIEF, scan_part, &all);
+            Py_END_ALLOW_THREADS;
+        }
     }
-    free(work.queries);
-    free(work.rows);
-    free(work.keys);
-    return ready;
+    const int done = all.works && memory;
+    if (!done)
+        PyErr_NoMemory();
+    free(memory);
+    free(all.works);
+    free(all.turns.ends);
+    return done;
 }
 
 /* What queries keep must be as `keep` leaves it. */
-static int check_kept(const scan_t *s, size_t nq)
+static int check_kept(const scan_t *s, const int32_t *counts, size_t n)
 {
-    for (size_t query = 0; query < nq; query++)
-        if (s->counts[query] < 0 || (size_t)s->counts[query] >= s->room) {
-            PyErr_Format(PyExc_ValueError, "query %zu keeps %d values, room is for %zu", query,
-                         s->counts[query], s->room);
+    for (size_t i = 0; i < n; i++)
+        if (counts[i] < 0 || (size_t)counts[i] >= s->room) {
+            PyErr_Format(PyExc_ValueError, "query %zu keeps %d values, room is for %zu", i % s->nq,
+                         counts[i], s->room);
             return 0;
         }
     return 1;
@@ -174,64 +227,67 @@ static int check_kept(const scan_t *s, size_t nq)
 
 static PyObject *py_scan(PyObject *self, PyObject *args)
 {
-    int level;
-    Py_ssize_t d, k, first;
-    PyObject *o_codes, *o_entries, *o_pair_starts, *o_pair_queries, *o_pair_coarse, *o_queries,
-        *o_centroids, *o_low, *o_step, *o_best, *o_places, *o_counts, *o_limits, *result = NULL;
+    Py_ssize_t d, k;
+    long long row_start;
+    PyObject *o_codes, *o_list_nos, *o_sizes, *o_offsets, *o_starts, *o_pairs, *o_nearest, *o_coarse,
+        *o_queries, *o_centroids, *o_low, *o_step, *o_best, *o_places, *o_counts, *o_limits,
+        *result = NULL;
     buffers_t all = {.count = 0};
-    size_t ncodes, nwords, nstarts, npairs, ncoarse, nqueries, ncentroids, nlow, nstep, nbest,
-        nplaces, nq, nlimits;
+    size_t ncodes, nsizes, noffsets, nstarts, npairs, nnearest, ncoarse, nqueries, ncentroids, nlow,
+        nstep, nbest, nplaces, ncounts;
+    float *best;
+    int64_t *places;
+    int32_t *counts;
     scan_t s = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiinnnOOOOOOOOOOOOO:scan", &level, &s.codec, &s.similarity, &d, &k,
-                          &first, &o_codes, &o_entries, &o_pair_starts, &o_pair_queries,
-                          &o_pair_coarse, &o_queries, &o_centroids, &o_low, &o_step, &o_best,
-                          &o_places, &o_counts, &o_limits) ||
-        !check_level(level) || !check_positive("d", d) || !check_positive("k", k))
+    if (!PyArg_ParseTuple(args, "iiinnLOOOOOOOOOOOOOOOO:scan", &s.level, &s.codec, &s.similarity, &d,
+                          &k, &row_start, &o_codes, &o_list_nos, &o_sizes, &o_offsets, &o_starts,
+                          &o_pairs, &o_nearest, &o_coarse, &o_queries, &o_centroids, &o_low, &o_step,
+                          &o_best, &o_places, &o_counts, &o_limits) ||
+        !check_level(s.level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
     if (s.codec < 0 || s.codec >= CODECS)
         return PyErr_Format(PyExc_ValueError, "codec is %d, expected 0 to %d", s.codec, CODECS - 1);
-    s.d = (size_t)d, s.k = (size_t)k, s.first = (size_t)first;
+    s.d = (size_t)d, s.k = (size_t)k, s.row_start = row_start;
     s.stride = (s.d + MOST_LANES - 1) / MOST_LANES * MOST_LANES;
     s.code_size = (s.d * BITS_OF[s.codec] + 7) / 8;
-    const int64_t *entries;
     if (!(s.codes = take(&all, o_codes, "codes", 'B', 0, &ncodes)) ||
-        !(entries = take(&all, o_entries, "entries", 'q', 0, &nwords)) ||
-        !(s.pair_starts = take(&all, o_pair_starts, "pair_starts", 'q', 0, &nstarts)) ||
-        !(s.pair_queries = take(&all, o_pair_queries, "pair_queries", 'i', 0, &npairs)) ||
-        !take_floats(&all, o_pair_coarse, "pair_coarse", &s.pair_coarse, &ncoarse) ||
+        !(s.list_nos = take(&all, o_list_nos, "list_nos", 'q', 0, &s.nlists)) ||
+        !(s.sizes = take(&all, o_sizes, "sizes", 'q', 0, &nsizes)) ||
+        !(s.offsets = take(&all, o_offsets, "offsets", 'q', 0, &noffsets)) ||
+        !(s.pair_starts = take(&all, o_starts, "pair_starts", 'q', 0, &nstarts)) ||
+        !(s.pair_queries = take(&all, o_pairs, "pair_queries", 'i', 0, &npairs)) ||
+        !(s.pair_nearest = take(&all, o_nearest, "pair_nearest", 'B', 0, &nnearest)) ||
+        !take_floats(&all, o_coarse, "pair_coarse", &s.pair_coarse, &ncoarse) ||
         !(s.queries = take(&all, o_queries, "queries", 'f', 0, &nqueries)) ||
         !take_floats(&all, o_centroids, "centroids", &s.centroids, &ncentroids) ||
         !take_floats(&all, o_low, "low", &s.low, &nlow) ||
         !(s.step = take(&all, o_step, "step", 'f', 0, &nstep)) ||
-        !(s.best = take(&all, o_best, "best", 'f', 1, &nbest)) ||
-        !(s.places = take(&all, o_places, "places", 'q', 1, &nplaces)) ||
-        !(s.counts = take(&all, o_counts, "counts", 'i', 1, &nq)) ||
-        !(s.limits = take(&all, o_limits, "limits", 'f', 1, &nlimits)))
+        !(best = take(&all, o_best, "best", 'f', 1, &nbest)) ||
+        !(places = take(&all, o_places, "places", 'q', 1, &nplaces)) ||
+        !(counts = take(&all, o_counts, "counts", 'i', 1, &ncounts)) ||
+        !(s.limits = take(&all, o_limits, "limits", 'f', 1, &s.nq)))
         goto done;
-    const size_t nentries = nwords / 4, nlist = ncentroids / s.d;
-    s.room = nq ? nbest / nq : s.k + 1;
-    if (!check_product("entries", nwords, 4, nentries) ||
-        !check_length("pair_starts", nstarts, nentries + 1) ||
-        !check_product("queries", nqueries, nq, s.d) ||
+    const size_t nlist = ncentroids / s.d, threads = s.nq ? ncounts / s.nq : 1;
+    s.room = ncounts ? nbest / ncounts : s.k + 1;
+    if (!check_length("sizes", nsizes, s.nlists) || !check_length("offsets", noffsets, s.nlists) ||
+        !check_length("pair_starts", nstarts, s.nlists + 1) ||
+        !check_length("pair_nearest", nnearest, npairs) ||
+        !check_product("queries", nqueries, s.nq, s.d) ||
         !check_product("centroids", ncentroids, nlist, s.d) ||
-        !check_product("best", nbest, nq, s.room) || !check_length("places", nplaces, nbest) ||
-        !check_length("limits", nlimits, nq) || !check_kept(&s, nq) ||
+        !check_product("counts", ncounts, threads, s.nq) ||
+        !check_product("best", nbest, ncounts, s.room) || !check_length("places", nplaces, nbest) ||
+        !check_kept(&s, counts, ncounts) ||
         (s.pair_coarse && !check_length("pair_coarse", ncoarse, npairs)) ||
         (s.low && !check_length("low", nlow, s.stride)) || !check_residual(&s) ||
         !check_length("step", nstep, s.stride))
         goto done;
-    if (first < 0 || (s.first && s.first >= nentries)) {
-        PyErr_Format(PyExc_ValueError, "first is %zd of %zu entries", first, nentries);
+    if (s.room <= s.k || !threads) {
+        PyErr_Format(PyExc_ValueError, "room is for %zu values of %zu threads, k is %zu", s.room,
+                     threads, s.k);
         goto done;
     }
-    if (s.room <= s.k) {
-        PyErr_Format(PyExc_ValueError, "room is for %zu values, k is %zu", s.room, s.k);
-        goto done;
-    }
-    s.list_nos = entries, s.row_starts = entries + nentries;
-    s.sizes = entries + 2 * nentries, s.offsets = entries + 3 * nentries;
-    if (check_entries(&s, nentries, ncodes, npairs, nq, nlist) && scan(&s, level, nentries))
+    if (check_lists(&s, ncodes, npairs, nlist) && scan(&s, best, places, counts, threads))
         result = Py_NewRef(Py_None);
 done:
     release(&all);
@@ -368,12 +424,12 @@ done:
 
 static PyMethodDef methods[] = {
     {"scan", py_scan, METH_VARARGS,
-     "scan(level, codec, similarity, d, k, first, codes, entries, pair_starts, pair_queries,\n"
-     "     pair_coarse, queries, centroids, low, step, best, places, counts, limits)\n\n"
-     "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. entries: list numbers, first rows, sizes and\n"
-     "byte offsets, one after another; the first is scanned first. best and places (nq, more than\n"
-     "k) are what queries keep, counts how many, limits what a distance must not be above; all\n"
-     "four are updated."},
+     "scan(level, codec, similarity, d, k, row_start, codes, list_nos, sizes, offsets, pair_starts,\n"
+     "     pair_queries, pair_nearest, pair_coarse, queries, centroids, low, step, best, places,\n"
+     "     counts, limits)\n\n"
+     "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. best and places (threads, nq, more than k) are\n"
+     "what threads keep of queries, counts (threads, nq) how many, limits (nq,) what a distance\n"
+     "must not be above; all four are updated."},
     {"lowest", py_lowest, METH_VARARGS,
      "lowest(k, similarity, best, places, counts, out_distances, out_places)\n\n"
      "The k lowest of each query, ascending by value and place, of what several scans kept: best\n"
@@ -382,7 +438,7 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = {{0, NULL}};
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, import_threads}, {0, NULL}};
 
 static PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "teravec.kernels._scan", "Scanning inverted lists; see _scan.c.", 0,

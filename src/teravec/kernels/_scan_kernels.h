@@ -132,17 +132,16 @@ FN uint32_t NAME(at_most_bits)(VEC a, float limit)
 
 /* ------------------------------------------------------------------ scanning */
 
-/* Queries of a group less the list's centroid and `low` (l2), or times `step` (inner product, where
- * what is the same for all codes goes into `base`). */
-FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_t pair, size_t n)
+/* The first n pairs of a group: queries less the list's centroid and `low` (l2), or times `step`
+ * (inner product, where what is the same for all codes goes into `base`). */
+FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_t n)
 {
     const size_t d = s->d;
     const float *centroid = s->centroids ? s->centroids + (size_t)list_no * d : NULL;
     for (size_t i = 0; i < n; i++) {
-        const size_t number = (size_t)s->pair_queries[pair + i];
-        const float *query = s->queries + number * d;
+        const float *query = s->queries + (size_t)s->pair_queries[w->pairs[i]] * d;
         float *out = w->queries + i * s->stride;
-        w->base[i] = s->pair_coarse ? s->pair_coarse[pair + i] : 0;
+        w->base[i] = s->pair_coarse ? s->pair_coarse[w->pairs[i]] : 0;
         if (s->similarity) {
             for (size_t k = 0; k < d; k++)
                 out[k] = query[k] * s->step[k];
@@ -159,52 +158,55 @@ FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_
 }
 
 /* Keep what is found of one tile for a query, if it is low enough. */
-FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t pair, float base, VEC found,
+FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t query, float base, VEC found,
                         size_t count, int64_t place)
 {
-    const size_t number = (size_t)s->pair_queries[pair];
     found -= base;
-    uint32_t bits = NAME(at_most_bits)(found, s->limits[number]) & (uint32_t)((1ull << count) - 1);
+    uint32_t bits = NAME(at_most_bits)(found, limit_at(s->limits + query)) & (uint32_t)((1ull << count) - 1);
     for (; bits; bits &= bits - 1) {
         const int lane = __builtin_ctz(bits);
-        keep(s, w, number, found[lane], place + lane);
+        keep(s, w, query, found[lane], place + lane);
     }
 }
 
-/* All codes of one entry for all queries that want its list. */
-FN void NAME(scan_entry)(const scan_t *s, work_t *w, size_t entry)
+/* Codes of one list for the first n pairs of a group. */
+FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
 {
-    const size_t size = (size_t)s->sizes[entry];
-    const uint8_t *codes = s->codes + s->offsets[entry];
-    const int64_t place = s->list_nos[entry] << PLACE_BITS | s->row_starts[entry];
-    const size_t stop = (size_t)s->pair_starts[entry + 1];
-    for (size_t pair = (size_t)s->pair_starts[entry]; pair < stop; pair += GROUP) {
-        const size_t nqueries = stop - pair < GROUP ? stop - pair : GROUP;
-        const int directly = nqueries == 1 && s->d == s->stride && s->d >= 32;
-        NAME(prepare_queries)(s, w, s->list_nos[entry], pair, nqueries);
-        for (size_t row = 0; row < size; row += VL) {
-            const size_t count = size - row < VL ? size - row : VL;
-            const uint8_t *tile = codes + row * s->code_size;
-            if (!directly)
-                NAME(unpack_tile)(s, tile, count, w->rows);
-            for (size_t i = 0; i < nqueries; i++) {
-                const float *query = w->queries + i * s->stride;
-                const VEC found = directly        ? NAME(compare_codes)(s, query, tile, count)
-                                  : s->similarity ? NAME(rows_ip)(s, query, w->rows)
-                                                  : NAME(rows_l2)(s, query, w->rows);
-                NAME(keep_tile)(s, w, pair + i, w->base[i], found, count, place + (int64_t)row);
-            }
+    const uint8_t *codes = s->codes + s->offsets[run->list];
+    const int64_t place = s->list_nos[run->list] << PLACE_BITS | s->row_start;
+    const int directly = n == 1 && s->d == s->stride && s->d >= 32;
+    NAME(prepare_queries)(s, w, s->list_nos[run->list], n);
+    for (size_t row = run->row; row < run->stop; row += VL) {
+        const size_t count = at_most(run->stop - row, VL);
+        const uint8_t *tile = codes + row * s->code_size;
+        if (!directly)
+            NAME(unpack_tile)(s, tile, count, w->rows);
+        for (size_t i = 0; i < n; i++) {
+            const float *query = w->queries + i * s->stride;
+            const VEC found = directly        ? NAME(compare_codes)(s, query, tile, count)
+                              : s->similarity ? NAME(rows_ip)(s, query, w->rows)
+                                              : NAME(rows_l2)(s, query, w->rows);
+            NAME(keep_tile)(s, w, (size_t)s->pair_queries[w->pairs[i]], w->base[i], found, count,
+                            place + (int64_t)row);
         }
     }
 }
 
-FN void NAME(scan_entries)(const scan_t *s, work_t *w, size_t count)
+/* Codes of one list for the queries whose nearest it is, or for the others. */
+FN void NAME(scan_rows)(const scan_t *s, work_t *w, const run_t *run)
 {
-    if (count)
-        NAME(scan_entry)(s, w, s->first);
-    for (size_t entry = 0; entry < count; entry++)
-        if (entry != s->first)
-            NAME(scan_entry)(s, w, entry);
+    const size_t stop = (size_t)s->pair_starts[run->list + 1];
+    size_t n = 0;
+    for (size_t pair = (size_t)s->pair_starts[run->list]; pair < stop; pair++)
+        if (!!s->pair_nearest[pair] == run->nearest) {
+            w->pairs[n++] = pair;
+            if (n == GROUP) {
+                NAME(scan_group)(s, w, run, n);
+                n = 0;
+            }
+        }
+    if (n)
+        NAME(scan_group)(s, w, run, n);
 }
 
 #undef DEFINE_TILE

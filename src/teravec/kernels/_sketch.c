@@ -10,12 +10,15 @@
  * block of codes is laid out by words, code beside code, once for all queries that want the list;
  * then every instruction works on as many codes as a register has lanes. An estimate depends on its
  * query, list and code alone. What is kept for a query is the `capacity` lowest by (estimate,
- * place), which do not depend on the order of scanning. Buffers are checked against each other, and
+ * place), which do not depend on the order of scanning, nor on threads. Buffers are checked against each other, and
  * the interpreter lock is released.
  */
 #include "_native_common.h"
+#include "_shares.h"
+#include "_threads.h"
 
 enum { BLOCK = 256, FACTORS = 4, WORD = 32, VIEWS = 16 };
+enum { BITS_FASTER = 4 }; /* than comparing as many numbers of finer codes */
 
 typedef struct {
     size_t d, bits, plane_bytes, code_size, words; /* words of WORD dimensions a plane */
@@ -297,112 +300,36 @@ done:
     return result;
 }
 
-/* Lists in memory, and (query, list) pairs to scan. */
-typedef struct {
-    const float *queries, *centroids, *coarse;
-    const int64_t *pair_query, *pair_list, *list_nos, *sizes, *offsets;
-    const uint8_t *codes;
-    size_t nq, nlist, npairs, nlists, bytes, capacity;
-    int64_t row_start;
-    candidate_t *kept; /* nq rows of 2 * capacity */
-    int64_t *counts;
-    float *limits;
-} scan_t;
+/* ------------------------------------------------------------------ scanning lists */
 
-static int check_scan(const sketch_t *s, const scan_t *w)
-{
-    for (size_t i = 0; i < w->nlists; i++) {
-        size_t length, end;
-        if (w->list_nos[i] < 0 || (size_t)w->list_nos[i] >= w->nlist || w->sizes[i] < 0 ||
-            w->offsets[i] < 0 ||
-            __builtin_mul_overflow((size_t)w->sizes[i], s->code_size, &length) ||
-            __builtin_add_overflow((size_t)w->offsets[i], length, &end) || end > w->bytes)
-            return 0;
-    }
-    for (size_t i = 0; i < w->npairs; i++)
-        if (w->pair_query[i] < 0 || (size_t)w->pair_query[i] >= w->nq || w->pair_list[i] < 0 ||
-            (size_t)w->pair_list[i] >= w->nlists)
-            return 0;
-    for (size_t i = 0; i < w->nq; i++)
-        if (w->counts[i] < 0 || (size_t)w->counts[i] > w->capacity)
-            return 0;
-    return 1;
-}
-
-static kept_t kept_of(const scan_t *w, scratch_t *x, size_t query)
-{
-    return (kept_t){w->kept + query * 2 * w->capacity, x->keys, (size_t)w->counts[query],
-                    w->capacity, w->limits[query]};
-}
-
-static void put_back(const scan_t *w, size_t query, const kept_t *kept)
-{
-    w->counts[query] = (int64_t)kept->count;
-    w->limits[query] = kept->limit;
-}
-
-/* Scan one list for `nv` pairs from `first` on. */
-static void scan_list(const sketch_t *s, scratch_t *x, const scan_t *w, size_t first, size_t nv)
-{
-    const size_t at = (size_t)w->pair_list[first], n = (size_t)w->sizes[at];
-    const uint8_t *codes = w->codes + w->offsets[at];
-    const int64_t place = (w->list_nos[at] << 32) + w->row_start;
-    for (size_t start = 0; start < n; start += BLOCK) {
-        make_block(s, &x->block, codes + start * s->code_size, n - start < BLOCK ? n - start : BLOCK);
-        block_estimates(s, x->views, nv, &x->block, x->estimates);
-        for (size_t j = 0; j < nv; j++) {
-            const size_t query = (size_t)w->pair_query[first + j];
-            kept_t kept = kept_of(w, x, query);
-            keep_block(s, x->views + j, &x->block, x->estimates + j * BLOCK,
-                       place + (int64_t)start, &kept);
-            put_back(w, query, &kept);
-        }
-    }
-}
-
-static void scan(const sketch_t *s, scratch_t *x, const scan_t *w)
-{
-    for (size_t first = 0, nv; first < w->npairs; first += nv) {
-        const int64_t at = w->pair_list[first];
-        const float *centroid = w->centroids + (size_t)w->list_nos[at] * s->d;
-        for (nv = 0; nv < VIEWS && first + nv < w->npairs && w->pair_list[first + nv] == at; nv++)
-            make_view(s, x->views + nv, x->values, w->queries + (size_t)w->pair_query[first + nv] * s->d,
-                      s->similarity ? NULL : centroid, w->coarse[first + nv]);
-        scan_list(s, x, w, first, nv);
-    }
-    for (size_t query = 0; query < w->nq; query++) {
-        kept_t kept = kept_of(w, x, query);
-        drop_others(&kept);
-        put_back(w, query, &kept);
-    }
-}
+#include "_sketch_scan.h"
 
 static PyObject *py_scan(PyObject *self, PyObject *args)
 {
     int level, bits, similarity;
-    Py_ssize_t d, capacity;
+    Py_ssize_t d, capacity, threads;
     long long row_start;
     float epsilon;
-    PyObject *o_queries, *o_centroids, *o_query, *o_list, *o_coarse, *o_list_nos, *o_sizes,
-        *o_offsets, *o_codes, *o_kept, *o_counts, *o_limits, *result = NULL;
+    PyObject *o_queries, *o_centroids, *o_starts, *o_pairs, *o_nearest, *o_coarse, *o_list_nos,
+        *o_sizes, *o_offsets, *o_codes, *o_kept, *o_counts, *o_limits, *result = NULL;
     buffers_t all = {.count = 0};
-    size_t nqueries, ncentroids, npair, nsizes, noffsets, nkept, nlimits, row;
+    size_t nqueries, ncentroids, nstarts, npair, nsizes, noffsets, nkept, nlimits, row;
     sketch_t s;
-    scratch_t x = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "inipfnLOOOOOOOOOOOO:scan", &level, &d, &bits, &similarity, &epsilon,
-                          &capacity, &row_start, &o_queries, &o_centroids, &o_query, &o_list,
-                          &o_coarse, &o_list_nos, &o_sizes, &o_offsets, &o_codes, &o_kept,
-                          &o_counts, &o_limits) ||
+    if (!PyArg_ParseTuple(args, "inipfnnLOOOOOOOOOOOOO:scan", &level, &d, &bits, &similarity,
+                          &epsilon, &capacity, &threads, &row_start, &o_queries, &o_centroids,
+                          &o_starts, &o_pairs, &o_nearest, &o_coarse, &o_list_nos, &o_sizes,
+                          &o_offsets, &o_codes, &o_kept, &o_counts, &o_limits) ||
         !set_sketch(&s, level, d, bits, similarity, epsilon) ||
-        !check_positive("capacity", capacity))
+        !check_positive("capacity", capacity) || !check_positive("threads", threads))
         return NULL;
     scan_t w = {.capacity = (size_t)capacity, .row_start = row_start};
     if (!(w.queries = take(&all, o_queries, "queries", 'f', 0, &nqueries)) ||
         !(w.centroids = take(&all, o_centroids, "centroids", 'f', 0, &ncentroids)) ||
-        !(w.pair_query = take(&all, o_query, "pair_query", 'q', 0, &npair)) ||
-        !(w.pair_list = take(&all, o_list, "pair_list", 'q', 0, &w.npairs)) ||
-        !check_length("pair_query", npair, w.npairs) ||
+        !(w.pair_starts = take(&all, o_starts, "pair_starts", 'q', 0, &nstarts)) ||
+        !(w.pair_queries = take(&all, o_pairs, "pair_queries", 'i', 0, &w.npairs)) ||
+        !(w.pair_nearest = take(&all, o_nearest, "pair_nearest", 'B', 0, &npair)) ||
+        !check_length("pair_nearest", npair, w.npairs) ||
         !(w.coarse = take(&all, o_coarse, "coarse", 'f', 0, &npair)) ||
         !check_length("coarse", npair, w.npairs) ||
         !(w.list_nos = take(&all, o_list_nos, "list_nos", 'q', 0, &w.nlists)) ||
@@ -417,6 +344,7 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     w.nlist = ncentroids / s.d;
     if (!check_product("queries", nqueries, w.nq, s.d) ||
         !check_product("centroids", ncentroids, w.nlist, s.d) ||
+        !check_length("pair_starts", nstarts, w.nlists + 1) ||
         !check_length("sizes", nsizes, w.nlists) || !check_length("offsets", noffsets, w.nlists))
         goto done;
     if (__builtin_mul_overflow(w.capacity, 2 * sizeof(candidate_t), &row) ||
@@ -430,16 +358,9 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "a pair, list, row or count is out of range");
         goto done;
     }
-    if (!make_scratch(&s, &x, w.capacity)) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    scan(&s, &x, &w);
-    Py_END_ALLOW_THREADS;
-    result = Py_NewRef(Py_None);
+    if (scan(&s, &w, (size_t)threads))
+        result = Py_NewRef(Py_None);
 done:
-    free(x.memory);
     release(&all);
     return result;
 }
@@ -450,11 +371,14 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_sketch", "Scanning first codes.", -1, methods, NULL, NULL, NULL, NULL,
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, import_threads}, {0, NULL}};
+
+static PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "teravec.kernels._sketch", "Scanning first codes; see _sketch.c.", 0,
+    methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__sketch(void)
 {
-    return PyModule_Create(&definition);
+    return PyModuleDef_Init(&module);
 }

@@ -52,7 +52,8 @@ static void drop_others(kept_t *kept)
             swap(kept->items + i, kept->items + equal++);
     if (equal > k)
         select_first(kept->items + lower, kept->keys, equal - lower, k - lower);
-    kept->count = k, kept->limit = limit;
+    kept->count = k;
+    kept->limit = limit < kept->limit ? limit : kept->limit;
 }
 
 static inline void keep(kept_t *kept, float estimate, float error, int64_t place)

@@ -37,10 +37,3 @@ class ListsInMemory:
     offsets: Int64
     buffer: npt.NDArray[np.uint8]
     row_start: int = 0
-
-    def where(self, chosen: npt.NDArray[np.bool_]) -> ListsInMemory:
-        """The chosen lists: a mask (n,)."""
-        return ListsInMemory(
-            self.list_nos[chosen], self.sizes[chosen], self.offsets[chosen], self.buffer,
-            self.row_start,
-        )  # fmt: skip

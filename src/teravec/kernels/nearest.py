@@ -145,15 +145,10 @@ class ExactQuantizer:
         if len(q) == 1 and self._bytes is not None:
             by_bytes = self._centroids, self._bytes.packed, self._bytes.bounds
 
-        def block(start: int, stop: int) -> None:
-            part = slice(start, stop)
-            native.nearest(
-                compiled.level, self.d, k, self._similarity, q[part], panels.packed, panels.half,
-                *by_bytes, list_no[part], distance[part],
-            )  # fmt: skip
-
-        rows = max(24, -(-len(q) // max(1, threads)))
-        over_blocks(block, len(q), rows=rows, threads=threads, even=False)
+        native.nearest(
+            compiled.level, self.d, k, self._similarity, threads, q, panels.packed, panels.half,
+            *by_bytes, list_no, distance,
+        )  # fmt: skip
 
     def _search_product(
         self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int

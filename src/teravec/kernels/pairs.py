@@ -104,14 +104,6 @@ class Pairs:
         rows = np.repeat(self.starts[at] - starts[:-1], counts) + np.arange(starts[-1])
         return Pairs(list_nos, starts, self.queries[rows], self.distances[rows], self.nearest[rows])
 
-    def where(self, chosen: npt.NDArray[np.bool_]) -> Pairs:
-        """The chosen pairs, (npairs,); lists that none of them names have no pairs."""
-        before = np.concatenate([[0], np.cumsum(chosen)])
-        return Pairs(
-            self.list_nos, before[self.starts], self.queries[chosen], self.distances[chosen],
-            self.nearest[chosen],
-        )  # fmt: skip
-
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
         """The pairs query by query, as Faiss takes them.
 

@@ -195,11 +195,6 @@ class Candidates:
         """A view of the places for candidates, (nq, capacity)."""
         return self.room[:, : self.capacity]
 
-    def rows(self, start: int, stop: int) -> Candidates:
-        """Views of those of queries [start, stop)."""
-        part = slice(start, stop)
-        return Candidates(self.room[part], self.counts[part], self.limits[part])
-
     def worth_refining(self, k: int) -> tuple[Int64, Int64]:
         """Queries and places of candidates that may be among the k nearest, as two arrays.
 
@@ -208,7 +203,7 @@ class Candidates:
         """
         slack = np.float32(PRUNING / EPSILON)
         if compiled.refining is not None:
-            owners = np.empty(int(self.counts.sum()) + 1, np.int64)
+            owners = np.empty(len(self.counts) * self.capacity + 1, np.int64)
             places = np.empty_like(owners)
             chosen = compiled.refining.choose(
                 k, self.capacity, slack, self.room.view(np.uint8), self.counts, owners, places
@@ -266,18 +261,16 @@ class SketchScanner:
             Of the same queries.
         threads : int
         """
-        query, at, coarse = _columns(pairs)
-
-        def block(start: int, stop: int) -> None:
-            mine = (
-                slice(None) if stop - start == len(queries) else (query >= start) & (query < stop)
-            )
-            part = (query[mine] - start, at[mine], coarse[mine])
-            scan = self._scan if compiled.sketching is not None else self._scan_in_numpy
-            scan(queries[start:stop], *part, lists, candidates.rows(start, stop))
-
-        rows = max(1, -(-len(queries) // max(1, threads)))
-        over_blocks(block, len(queries), rows=rows, threads=threads, even=False)
+        if compiled.sketching is None:
+            self._scan_in_numpy(queries, lists, pairs, candidates)
+            return
+        compiled.sketching.scan(
+            compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
+            candidates.capacity, threads, lists.row_start, np.ascontiguousarray(queries),
+            self._centroids, pairs.starts, pairs.queries, pairs.nearest, pairs.distances,
+            lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
+            candidates.room.view(np.uint8), candidates.counts, candidates.limits,
+        )  # fmt: skip
 
     def within(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
@@ -336,25 +329,12 @@ class SketchScanner:
         start, size = int(lists.offsets[at]), int(lists.sizes[at])
         return lists.buffer[start : start + size * self._size].reshape(size, self._size)
 
-    def _scan(
-        self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        candidates: Candidates,
-    ) -> None:  # fmt: skip
-        assert compiled.sketching is not None
-        compiled.sketching.scan(
-            compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
-            candidates.capacity, lists.row_start, np.ascontiguousarray(queries),
-            self._centroids, query, at, coarse, lists.list_nos, lists.sizes, lists.offsets,
-            lists.buffer, candidates.room.view(np.uint8), candidates.counts, candidates.limits,
-        )  # fmt: skip
-
     def _scan_in_numpy(
-        self, queries: Float32, query: Int64, at: Int64, coarse: Float32, lists: ListsInMemory,
-        candidates: Candidates,
-    ) -> None:  # fmt: skip
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates
+    ) -> None:
         entries, counts = candidates.entries, candidates.counts
         capacity = entries.shape[1]
-        for i, position, distance in zip(query, at, coarse, strict=True):
+        for i, position, distance in zip(*_columns(pairs), strict=True):
             codes, list_no = self._codes(lists, position), lists.list_nos[position]
             new = np.empty(len(codes), CANDIDATE)
             new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
@@ -396,11 +376,6 @@ def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:
 
 
 def _columns(pairs: Pairs) -> tuple[Int64, Int64, Float32]:
-    """Query, position of the list and distance of each pair, list by list.
-
-    So each list is scanned for all its queries while a processor's cache has it. But each query's
-    nearest list comes first: what is found there keeps most other codes out.
-    """
+    """Query, position of the list and distance of each pair."""
     at = np.repeat(np.arange(len(pairs.list_nos)), pairs.counts)
-    order = np.argsort(~pairs.nearest, kind="stable")
-    return pairs.queries[order].astype(np.int64), at[order], pairs.distances[order]
+    return pairs.queries.astype(np.int64), at, pairs.distances

@@ -46,12 +46,13 @@ def best_k(
         The query of each result, in any order; equal distances go by id.
     metric : Metric
     """
-    best = np.full((nq, k), metric.worst, np.float32)
-    best_ids = np.full((nq, k), -1, np.int64)
     if compiled.refining is not None:
+        best, best_ids = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
         arrays = (np.ascontiguousarray(array) for array in (owners, distances, ids))
         compiled.refining.best(metric.larger_is_closer, k, *arrays, best, best_ids)
         return best, best_ids
+    best = np.full((nq, k), metric.worst, np.float32)
+    best_ids = np.full((nq, k), -1, np.int64)
     sign = -1.0 if metric.larger_is_closer else 1.0
     order = np.lexsort((ids, sign * distances, owners))
     counts = np.bincount(owners, minlength=nq)

@@ -74,13 +74,14 @@ class FineCache:
 
         Counts them as wanted. For use within ``steady``.
         """
-        begins = np.full(len(units), -1, np.int64)
-        if not self._sets:
-            return begins
-        if compiled.paging is not None:
+        if self._sets and compiled.paging is not None:
+            begins = np.empty(len(units), np.int64)
             compiled.paging.find(
                 self._ways, self._unit_bytes, self._tags, self._wanted, units, begins
             )
+            return begins
+        begins = np.full(len(units), -1, np.int64)
+        if not self._sets:
             return begins
         places = (units % self._sets * self._ways)[:, None] + np.arange(self._ways)
         same = self._tags[places] == units[:, None]

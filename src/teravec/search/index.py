@@ -178,6 +178,8 @@ class Index:
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
         queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
+        if len(queries) == 1:
+            return self._search_batch(queries, k, effort)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         if len(queries) <= rows:
             return self._search_batch(queries, k, effort)

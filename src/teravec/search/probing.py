@@ -36,6 +36,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 
 __all__ = ["list_gaps", "prune_lists", "prune_weight", "worth_visiting"]
@@ -68,10 +69,15 @@ def list_gaps(distances: Float32, queries: Float32, metric: Metric) -> Float32:
     """
     if not metric.larger_is_closer:
         return np.asarray(np.maximum(distances - distances[:, :1], 0), np.float32)
-    lengths = np.sqrt(np.einsum("ij,ij->i", queries, queries))
-    lengths[lengths == 0] = 1.0
-    gaps: Float32 = np.maximum(distances[:, :1] - distances, 0) / lengths[:, None]
+    gaps: Float32 = np.maximum(distances[:, :1] - distances, 0) / _lengths(queries)[:, None]
     return gaps
+
+
+def _lengths(queries: Float32) -> Float32:
+    """Of queries (nq, d); 1 where it is 0."""
+    lengths: Float32 = np.sqrt(np.einsum("ij,ij->i", queries, queries))
+    lengths[lengths == 0] = 1.0
+    return lengths
 
 
 def worth_visiting(gaps: Float32, nprobe: int, prune: float) -> npt.NDArray[np.bool_]:
@@ -117,13 +123,20 @@ def prune_lists(
     list_nos, distances : ndarray of shape (nq, at most nprobe)
         Dropped lists are -1; columns that no query needs are left out.
     """
-    nprobe = list_nos.shape[1]
-    kept = worth_visiting(list_gaps(distances, queries, metric), nprobe, prune)
-    # Those of a row are a prefix.
-    columns = max(1, np.count_nonzero(kept)) if len(kept) == 1 else int(kept.sum(1).max(initial=1))
-    list_nos, distances, kept = list_nos[:, :columns], distances[:, :columns], kept[:, :columns]
-    if not kept.all():
-        list_nos = np.where(kept, list_nos, -1)
+    nq, nprobe = list_nos.shape
+    if compiled.listing is not None:
+        counts = np.empty(nq, np.int64)
+        most = compiled.listing.worth_visiting(
+            prune, np.ascontiguousarray(distances), _allowed(nprobe, nprobe),
+            _lengths(queries) if metric.larger_is_closer else None, counts,
+        )  # fmt: skip
+    else:  # those of a row are a prefix
+        counts = worth_visiting(list_gaps(distances, queries, metric), nprobe, prune).sum(1)
+        most = max(1, int(counts.max(initial=1)))
+    if most < nprobe:
+        list_nos, distances = list_nos[:, :most], distances[:, :most]
+    if nq > 1:
+        list_nos = np.where(np.arange(most) < counts[:, None], list_nos, -1)
     return np.ascontiguousarray(list_nos), np.ascontiguousarray(distances)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, whole_number
 from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.kernels.metric import LARGEST_SQUARE
+from teravec.kernels.metric import LARGEST_SQUARE, longest_square
 
 __all__ = [
     "check_candidates", "check_lengths", "check_places", "check_wanted", "checked_k",
@@ -30,9 +30,11 @@ def checked_queries(queries: Float32, d: int) -> Float32:
         raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, {d}) expected")
     if queries.dtype.kind not in "fiu":
         raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
-        queries = np.ascontiguousarray(queries, np.float32)
-    if not np.isfinite(queries).all():
+    flags = queries.flags
+    if queries.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
+            queries = np.require(queries, np.float32, ["C", "A"])
+    if longest_square(queries) == np.inf:
         bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
     return queries
@@ -40,8 +42,9 @@ def checked_queries(queries: Float32, d: int) -> Float32:
 
 def check_lengths(prepared: Float32) -> None:
     """Raise InvalidArgument where squared distances to a prepared query may be beyond float32."""
-    squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
-    if len(long := np.flatnonzero(squares > LARGEST_SQUARE)):
+    if longest_square(prepared) > LARGEST_SQUARE:
+        squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
+        long = np.flatnonzero(~(squares <= LARGEST_SQUARE))
         raise InvalidArgument(
             f"query {long[0]} is so long that its squared distances are beyond float32"
         )

@@ -1,0 +1,1 @@
+share: object  # a capsule; see _threads.h
