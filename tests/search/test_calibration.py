@@ -19,6 +19,7 @@ from teravec.errors import (
     ForeignFile,
     InvalidArgument,
     InvalidSource,
+    StorageError,
     TeravecError,
 )
 from teravec.index.calibration import Calibration, Measured, read_calibration, write_calibration
@@ -409,3 +410,13 @@ def test_real_sets_give_the_recall_asked_for(
             assert result.asked is not None
             # 0.01 for what 1,000 queries of ours cannot tell.
             assert result.asked - 0.01 <= result.recall < result.asked + 0.04
+
+
+def test_an_index_that_may_not_be_written_is_told_before_the_work(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (index / "calibration.json").read_bytes()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(StorageError, match=r"calibration.json: .* no permission to write"):
+        teravec.calibrate(index, FRESH, data=index.parent / "never looked at.fbin")
+    assert (index / "calibration.json").read_bytes() == before
