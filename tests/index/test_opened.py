@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,8 @@ def test_as_many_slices_as_there_are_may_be_open(tmp_path: Path) -> None:
     teravec.build(base, out, nlist=50, slices=50, codec="rabitq2+sq8", calibrate=False)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 60, hard))
+        held = len(list(Path("/proc/self/fd").iterdir()))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (held + 60, hard))
         with ExitStack() as opened:
             for _ in range(4):
                 index = opened.enter_context(teravec.open(out))

@@ -46,7 +46,7 @@ def allow_open_files(count: int) -> None:
     StorageError
         The system allows fewer.
     """
-    wanted = count + len(os.listdir("/proc/self/fd")) + _OTHER_FILES
+    wanted = count + len(list(Path("/proc/self/fd").iterdir())) + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
