@@ -16,7 +16,7 @@ from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.remote import Ca, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -69,7 +69,9 @@ def search(
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(
-                *remote.search(xq, k, nprobe, recall=recall, candidates=candidates)
+                *remote.search(
+                    xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
+                )
             ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
@@ -102,7 +104,9 @@ def range_search(
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
-            lambda remote, xq: FoundArrays(*remote.range_search(xq, radius, nprobe, recall=recall)),
+            lambda remote, xq: FoundArrays(
+                *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
+            ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return

@@ -304,6 +304,8 @@ def _search(
         of_k = _found(index, known, effort, k)[1] if fewer else costs
         # By distance, not by id: of neighbours that tie at the k-th place any will do.
         shares[:, column] = (of_k[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k
+    # One more query, that finds nothing: else few that all find everything would pass for certain.
+    errors = np.vstack([shares, np.zeros(len(ks))]).std(0, ddof=1) / np.sqrt(nq + 1)
     found = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
     within = [(known.costs < bound).sum(1) for bound in bounds]
     ratios = [_ratio(a, b) for a, b in zip(found, within, strict=True)]
@@ -313,7 +315,7 @@ def _search(
         lists=lists,
         codes=codes,
         recall=tuple(shares.mean(0).tolist()),
-        error=tuple((shares.std(0, ddof=min(1, nq - 1)) / np.sqrt(nq)).tolist()),
+        error=tuple(errors.tolist()),
         radius_recall=tuple(recall for recall, _ in ratios),
         radius_error=tuple(error for _, error in ratios),
     )
