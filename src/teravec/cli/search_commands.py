@@ -38,6 +38,11 @@ Result = Annotated[
     typer.Option("--out", "-o", help="Result file; its extension says the format: .npz "
                  ".parquet .ibin .bin .ivecs .npy.", show_default=False),
 ]  # fmt: skip
+RangeResult = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet.",
+                 show_default=False),
+]  # fmt: skip
 ExcludeSelf = Annotated[
     bool,
     typer.Option("--exclude-self", help="Leave out the vector with the query's own id: for the "
@@ -91,7 +96,7 @@ def range_search(
                      show_default=False),
     ],
     queries: o.QuerySource = None,
-    nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
+    nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
@@ -222,7 +227,8 @@ def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:
-    table = Table(title=f"recall@{k}, speed and bytes read")
+    # Without padding at its edges it fits into 80 columns, which is what a pipe has.
+    table = Table(title=f"recall@{k}, speed and bytes read", pad_edge=False)
     for heading in (
         "asked",
         "nprobe",

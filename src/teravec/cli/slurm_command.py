@@ -40,7 +40,10 @@ def slurm(
         str | None, typer.Option(help="Of a node, as sbatch takes it.  [default: Slurm's]",
                                  show_default=False),
     ] = None,
-    partition: Annotated[str | None, typer.Option(show_default=False)] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(help="As sbatch takes it.  [default: Slurm's]", show_default=False),
+    ] = None,
     store: Annotated[
         str | None, typer.Option(help="Ray's object store on a node, as 8GiB.  [default: Ray's]",
                                  show_default=False),
