@@ -342,7 +342,7 @@ def _found_beside_own(
     candidates, and refine more of them where other vectors are bounded as closely as its own.
     """
     kept = index.candidates_kept(k, effort.candidates)
-    rows = index.batch_rows(effort.nprobe, k, kept + 1)
+    rows = index.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
     parts = []
     for start in range(0, len(queries), rows):
         mine = own[start : start + rows]
