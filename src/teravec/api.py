@@ -19,11 +19,11 @@ from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
-from teravec.memory import default_memory, parse_bytes
+from teravec.memory import default_memory, parse_bytes, require
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.index import open_index as open
-from teravec.search.results import read_neighbors
+from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
 from teravec.sources import PathLike, Weights, open_source
 from teravec.storage.layout import IndexPaths
@@ -277,10 +277,15 @@ def calibrate(
     ------
     InvalidArgument
         Neither or both of data and truth; or they do not fit the index.
+    MemoryLimitTooSmall
+    StorageError
+        No permission to write into the index.
     """
     paths, options = IndexPaths(Path(path)), CalibrationOptions(nqueries, tuple(ks), codes)
     limits = resources(memory, threads, progress)
-    given = None if queries is None else _vectors(queries)
+    given = None if queries is None else _vectors(queries, limits.memory_bytes)
+    if paths.root.is_dir():
+        check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
         raise InvalidArgument(
             "exact neighbours are needed: give the data that the index was built from, or "
@@ -292,10 +297,13 @@ def calibrate(
     return calibrate_index(paths, source, options, limits, given)
 
 
-def _vectors(queries: PathLike | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _vectors(
+    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int
+) -> npt.NDArray[np.float32]:
     if not isinstance(queries, str | Path):
         return np.asarray(queries)
     source = open_source(queries)
+    require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors
 

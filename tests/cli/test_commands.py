@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from dataclasses import asdict
@@ -10,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
+from teravec.cli.search_commands import _evaluation_table
 from teravec.cli.stats_table import stats_table
+from teravec.search.evaluation import Evaluation
 from teravec.search.stats import SearchStats
 from teravec.storage.jsonfile import read_json
 from tests.conftest import clustered, write_fbin
@@ -144,6 +149,29 @@ def test_candidates(root: Path, tmp_path: Path) -> None:
         result = runner.invoke(app, [str(argument) for argument in arguments])
         assert result.exit_code != 0
         assert message in result.stderr
+
+
+def test_every_column_of_an_evaluation_is_shown_in_80_columns() -> None:
+    one = Evaluation(
+        nprobe=4096, k=10, recall=0.9673, queries_per_s=33117, latency_p50_s=0.00312,
+        latency_p99_s=0.0573, bytes_per_query=94193623, batch_bytes_per_query=1,
+        lists_per_query=256, codes_per_query=1, asked=0.95,
+    )  # fmt: skip
+    with io.StringIO() as text:
+        Console(file=text, width=80).print(_evaluation_table([one], 10))
+        lines = text.getvalue().splitlines()
+    assert "bytes/query" in lines[2]
+    assert "94,193,623" in lines[4]
+    assert "…" not in "".join(lines)
+
+
+def test_every_option_is_explained() -> None:
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for option in command.params:
+            assert getattr(option, "help", None), (name, option.name)
+    said = runner.invoke(app, ["range-search", "--help"]).stdout
+    assert ".parquet" in said
+    assert ".ibin" not in said.split("--out")[1].split("--exclude-self")[0]
 
 
 def test_export_as_json(root: Path, tmp_path: Path) -> None:

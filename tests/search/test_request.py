@@ -68,10 +68,11 @@ def test_numbers_that_are_refused(arguments: Any, words: str, index: Index) -> N
         index.search(X[:1], **arguments)
 
 
-def test_a_radius_is_a_number(index: Index) -> None:
-    radius: Any = "wide"
-    with pytest.raises(InvalidArgument, match="radius is 'wide'"):
+@pytest.mark.parametrize("radius", ["wide", float("nan"), float("inf"), 1e39, -1e39, 10**400])
+def test_a_radius_is_a_number(index: Index, radius: Any) -> None:
+    with pytest.raises(InvalidArgument, match=r"radius is .*; a finite number of float32 expected"):
         index.range_search(X[:1], radius)
+    assert index.range_search(X[:1], 3.4e38, 1)[0][1] > 0
 
 
 def test_a_closed_index_reads_no_file_that_was_opened_since(root: Path) -> None:

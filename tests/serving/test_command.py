@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from teravec.cli.main import app
+from teravec.serving.security import ServerSecurity
+from tests.serving.certificates import Authority
 from tests.serving.conftest import QUERIES, Launch, Process, url
 
 Spawn = Callable[..., Process]
@@ -57,6 +62,23 @@ def test_errors_of_one_line(index: Path, queries: Path) -> None:
         assert part in found[2]
         assert found[2].startswith("teravec: ")
         assert found[2].count("\n") == 1
+
+
+def test_a_server_that_is_not_trusted_is_told_soon_and_in_one_line(
+    index: Path, serve: Launch, queries: Path, tmp_path: Path
+) -> None:
+    pem, other = Authority(tmp_path).sign("server"), Authority(tmp_path, "other")
+    server = serve(index, security=ServerSecurity(pem.certificate, pem.key))
+    arguments = ["search", queries, "--server", f"grpc+tls://{server.address}", "--ca", other.path]
+    started = time.monotonic()
+    found = subprocess.run(
+        [sys.executable, "-m", "teravec", *map(str, arguments)], capture_output=True, text=True
+    )
+    assert time.monotonic() - started < 30
+    assert found.returncode == 1
+    assert found.stderr.startswith("teravec: ")
+    assert "certificate verify failed" in found.stderr
+    assert found.stderr.count("\n") == 1
 
 
 def test_a_port_that_is_taken(index: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import teravec
+from teravec.serving import http_guard
 from teravec.serving.limits import Limits
 from teravec.serving.security import Address
 from tests.serving.conftest import NLIST, QUERIES, Launch, N, addresses
@@ -57,6 +59,7 @@ def test_search_by_ids_and_radius(web: httpx.Client) -> None:
         ({"queries": [[1.0] * 23], "k": 1, "nprobe": 1}, "24"),
         ({"queries": [[1.0] * 24, [1.0]], "k": 1, "nprobe": 1}, "one length"),
         ({"queries": [[1e300] * 24], "k": 1, "nprobe": 1}, "infinite"),
+        ({"queries": [[1.0] * 24], "radius": 1e39, "nprobe": 1}, "finite number of float32"),
         ({"queries": [["1"] * 24], "k": 1, "nprobe": 1}, "number"),
         ({"queries": [[1.0] * 24], "k": 1, "nprobe": 1, "pickle": 1}, "pickle"),
         ({"queries": [[1.0] * 24], "k": N + 1, "nprobe": 1}, "6,000"),
@@ -82,6 +85,19 @@ def test_bounds(index: Path, serve: Launch) -> None:
     assert large.status_code == 413
     streamed = httpx.post(f"{base}/search", content=iter([b" " * 900] * 3))
     assert streamed.status_code == 413
+
+
+def test_an_answer_is_not_kept_for_a_client_that_does_not_read(
+    web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000, "nprobe": NLIST}
+    whole = web.post("/search", json=body, timeout=60)
+    assert len(whole.content) > 10 << 20  # more than the system buffers
+    monkeypatch.setattr(http_guard, "_PIECE_S", 0.3)
+    with web.stream("POST", "/search", json=body, timeout=60) as answer:
+        time.sleep(2)
+        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message"):
+            answer.read()
 
 
 def test_probes_and_metrics(web: httpx.Client) -> None:

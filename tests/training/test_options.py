@@ -84,9 +84,16 @@ def test_a_plan_fits_its_source_or_is_refused(
     assert found.nlist == (nlist or auto_nlist(ntotal))
     assert found.nlist <= found.sample <= ntotal
     if sample is None:
-        assert found.sample >= min(ntotal, MIN_SAMPLE_PER_LIST * found.nlist)
+        assert found.sample >= 0.9 * min(ntotal, MIN_SAMPLE_PER_LIST * found.nlist)
     else:
         assert found.sample == min(sample, ntotal)
+
+
+@pytest.mark.parametrize("nlist", [None, 500, 5000])
+@pytest.mark.parametrize("ntotal", [5000, 10_000, 20_000, 40_000])
+def test_a_small_source_leaves_out_what_calibration_wants(ntotal: int, nlist: int | None) -> None:
+    left_out = ntotal - plan(ntotal, nlist=nlist, codec="sq8").sample
+    assert left_out >= (0 if nlist == ntotal else min(1000, ntotal // 10))
 
 
 def test_names_are_read_in_any_case_and_defaults_follow_the_codec() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -47,6 +48,8 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
+    # gRPC's own lines, several for each handshake that fails; our errors have its reason.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(format="teravec: %(message)s", level=logging.WARNING)
     logging.getLogger("teravec").setLevel(logging.INFO if verbose else logging.WARNING)
 

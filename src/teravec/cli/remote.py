@@ -23,7 +23,7 @@ from teravec.search.results import check_ids, write_found
 from teravec.serving.client import RemoteIndex, connect
 from teravec.sources import open_source
 
-__all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
+__all__ = ["REQUEST_S", "Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ TlsKey = Annotated[
     Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
 ]
 
-_TIMEOUT_S = 60.0
+REQUEST_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Remote:
         require(source.ntotal * source.d * 4, limit, "holding the queries")
         with connect(
             self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
-            key=self.key, timeout_s=_TIMEOUT_S,
+            key=self.key,
         ) as index:  # fmt: skip
             found = ask(index, source.read(0, source.ntotal))
         result: dict[str, object] = {"queries": found.n, "results": found.total}

@@ -17,7 +17,7 @@ from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.remote import Ca, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -40,6 +40,11 @@ Result = Annotated[
         "Result file; its extension says the format: .npz .parquet .ibin .bin .ivecs .npy.",
         "--out", "-o",
     ),
+]  # fmt: skip
+RangeResult = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet.",
+                 show_default=False),
 ]  # fmt: skip
 ExcludeSelf = Annotated[
     bool,
@@ -72,7 +77,9 @@ def search(
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(
-                *remote.search(xq, k, nprobe, recall=recall, candidates=candidates)
+                *remote.search(
+                    xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
+                )
             ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
@@ -90,7 +97,7 @@ def range_search(
         float, o.unset("Squared L2 below it (l2), or similarity above it (ip, cosine).")
     ],
     queries: o.QuerySource = None,
-    nprobe: o.Nprobe = None, recall: o.Recall = None, out: Result = None,
+    nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
@@ -103,7 +110,9 @@ def range_search(
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
             [str(index), *(queries or [])],
-            lambda remote, xq: FoundArrays(*remote.range_search(xq, radius, nprobe, recall=recall)),
+            lambda remote, xq: FoundArrays(
+                *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
+            ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return
@@ -210,7 +219,8 @@ def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:
-    table = Table(title=f"recall@{k}, speed and bytes read")
+    # Without padding at its edges it fits into 80 columns, which is what a pipe has.
+    table = Table(title=f"recall@{k}, speed and bytes read", pad_edge=False)
     for heading in (
         "asked",
         "nprobe",

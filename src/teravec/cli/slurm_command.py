@@ -36,7 +36,10 @@ def slurm(
     memory: Annotated[
         str | None, o.unset("Of a node, as sbatch takes it.  [default: Slurm's]")
     ] = None,
-    partition: Annotated[str | None, typer.Option(show_default=False)] = None,
+    partition: Annotated[
+        str | None,
+        typer.Option(help="As sbatch takes it.  [default: Slurm's]", show_default=False),
+    ] = None,
     store: Annotated[
         str | None, o.unset("Ray's object store on a node, as 8GiB.  [default: Ray's]")
     ] = None,

@@ -97,8 +97,8 @@ class Calibration:
                 f"recall of {k} neighbours asked for, of at most {self.ks[-1]} measured; "
                 f"give nprobe, or calibrate with k {k}"
             )
-        lower = [p.recall[column] - CONFIDENCE * p.error[column] for p in self.points]
-        return self._invert(recall, lower, f"of the {self.ks[column]} nearest")
+        measured = [(p.recall[column], p.error[column]) for p in self.points]
+        return self._invert(recall, measured, f"of the {self.ks[column]} nearest")
 
     def probing_within(self, recall: float, radius: float, metric: Metric) -> tuple[int, float]:
         """The least nprobe, and prune, that find this share of the vectors within a radius.
@@ -116,10 +116,12 @@ class Calibration:
                 f"recall within radius {radius:.6g} asked for, the widest measured is {widest}; "
                 "give nprobe, or calibrate with a larger k"
             )
-        lower = [p.radius_recall[column] - CONFIDENCE * p.radius_error[column] for p in self.points]
-        return self._invert(recall, lower, f"within radius {self.radii[column]:.6g}")
+        measured = [(p.radius_recall[column], p.radius_error[column]) for p in self.points]
+        return self._invert(recall, measured, f"within radius {self.radii[column]:.6g}")
 
-    def _invert(self, recall: float, lower: Sequence[float], what: str) -> tuple[int, float]:
+    def _invert(
+        self, recall: float, measured: Sequence[tuple[float, float]], what: str
+    ) -> tuple[int, float]:
         """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
         if not isinstance(recall, SupportsFloat):
             raise InvalidArgument(f"recall is {recall!r}; a number between 0 and 1 expected")
@@ -130,10 +132,12 @@ class Calibration:
             )
         if not 0 < recall < 1:
             raise InvalidArgument(f"recall is {recall}; a number between 0 and 1 expected")
+        lower = [mean - CONFIDENCE * error for mean, error in measured]
         curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
         at = int(np.searchsorted(curve, recall))
         if at == len(curve):
-            raise InvalidArgument(self._out_of_reach(recall, curve.tolist(), what))
+            best = max(mean for mean, _ in measured)
+            raise InvalidArgument(self._out_of_reach(recall, curve.tolist(), best, what))
         point = self.points[at]
         if at == 0:
             return point.nprobe, point.prune
@@ -142,13 +146,15 @@ class Calibration:
         grown = before.nprobe * (point.nprobe / before.nprobe) ** share
         return math.ceil(grown - 1e-9), before.prune + share * (point.prune - before.prune)
 
-    def _out_of_reach(self, recall: float, curve: Sequence[float], what: str) -> str:
+    def _out_of_reach(self, recall: float, curve: Sequence[float], best: float, what: str) -> str:
         last = self.points[-1]
         why = (
             f"recall {recall} {what} is out of reach: at most {max(curve[-1], 0.0):.4f} can be "
             f"promised, with {last.lists:,.0f} lists a query (measured on {self.queries:,} "
             f"queries, {CONFIDENCE} standard errors taken off)"
         )
+        if best >= recall:
+            return f"{why}; {best:.4f} was found: give nprobe, or calibrate with more queries"
         if last.prune == 0 or (len(curve) > 2 and curve[-1] - curve[-3] < _SATURATED):
             return f"{why}; more lists do not help, a finer codec does"
         return f"{why}; more was not measured: give nprobe, or calibrate with more codes"

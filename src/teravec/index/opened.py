@@ -9,7 +9,7 @@ import numpy as np
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.slices.entry import SliceEntry
-from teravec.storage.files import check_size
+from teravec.storage.files import allow_open_files, check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.range_reader import ReadFile, ReadFiles
@@ -77,14 +77,15 @@ class OpenedIndex:
         self.read_files = ReadFiles()
         self.fine: list[RowFile] = []
         self.fine_read_files = ReadFiles()
+        entries = [e for e in self.manifest.slices if e.lists[0] < stop and e.lists[1] > start]
+        allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
         try:
-            for entry in self.manifest.slices:
-                if entry.lists[0] < stop and entry.lists[1] > start:
-                    self.slices.append(self._open_slice(entry))
-                    self.read_files.add(ReadFile(self.slices[-1].path, self.slices[-1].fd))
-                    if self.model.codec.sketch_bits:
-                        self.fine.append(self._open_fine(entry))
-                        self.fine_read_files.add(ReadFile(self.fine[-1].path, self.fine[-1].fd))
+            for entry in entries:
+                self.slices.append(self._open_slice(entry))
+                self.read_files.add(ReadFile(self.slices[-1].path, self.slices[-1].fd))
+                if self.model.codec.sketch_bits:
+                    self.fine.append(self._open_fine(entry))
+                    self.fine_read_files.add(ReadFile(self.fine[-1].path, self.fine[-1].fd))
         except BaseException:
             self.close()
             raise

@@ -35,6 +35,7 @@ from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_c
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
+from teravec.search.candidates import best_k, chosen, without
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.effort import Effort
 from teravec.search.groundtruth import groundtruth
@@ -301,6 +302,8 @@ def _search(
         of_k = _found(index, known, effort, k)[1] if fewer else costs
         # By distance, not by id: of neighbours that tie at the k-th place any will do.
         shares[:, column] = (of_k[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k
+    # One more query, that finds nothing: else few that all find everything would pass for certain.
+    errors = np.vstack([shares, np.zeros(len(ks))]).std(0, ddof=1) / np.sqrt(nq + 1)
     found = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
     within = [(known.costs < bound).sum(1) for bound in bounds]
     ratios = [_ratio(a, b) for a, b in zip(found, within, strict=True)]
@@ -310,7 +313,7 @@ def _search(
         lists=lists,
         codes=codes,
         recall=tuple(shares.mean(0).tolist()),
-        error=tuple((shares.std(0, ddof=min(1, nq - 1)) / np.sqrt(nq)).tolist()),
+        error=tuple(errors.tolist()),
         radius_recall=tuple(recall for recall, _ in ratios),
         radius_error=tuple(error for _, error in ratios),
     )
@@ -320,15 +323,38 @@ def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float
     """Distances of the k found, as searched, and their true costs, (nq, k)."""
     if known.own is None:
         distances, ids = index.search_at(known.vectors, k, effort)
+    elif index.two_stages:
+        distances, ids = _found_beside_own(index, known.vectors, known.own, effort, k)
     else:
         distances, ids = index.search_at(known.vectors, k + 1, effort)
-        apart = ~(ids == known.own[:, None]).any(1)
         distances, ids = _without_own(distances, ids, known.own)
-        if index.two_stages and apart.any():
-            # For k + 1 bounds spare fewer vectors than for k. That evens out where one of them
-            # is the query itself; by inner product it need not be among its nearest.
-            distances[apart], ids[apart] = index.search_at(known.vectors[apart], k, effort)
     return distances, _true_costs(ids, known)
+
+
+def _found_beside_own(
+    index: Index, queries: Float32, own: Int64, effort: Effort, k: int
+) -> tuple[Float32, Int64]:
+    """Do as a search for k of codes in two stages would if no query were among the vectors.
+
+    A query's own vector is left out between the stages. A search for k + 1 would keep more
+    candidates, and refine more of them where other vectors are bounded as closely as its own.
+    """
+    kept = index.candidates_kept(k, effort.candidates)
+    rows = index.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
+    parts = []
+    for start in range(0, len(queries), rows):
+        mine = own[start : start + rows]
+        wanted = index.nearest_lists(queries[start : start + rows], effort)
+        candidates = index.sketch_lists(*wanted, kept + 1)
+        owners, places = chosen(candidates, k + 1, index.ntotal)
+        _, ids = index.refine(wanted[0], owners, places)
+        itself = ids == mine[owners]
+        others = without(candidates, owners[itself], places[itself])
+        owners, places = chosen(others, k, index.ntotal)
+        found = index.refine(wanted[0], owners, places)
+        parts.append(best_k(len(mine), k, owners, *found, Metric(index.metric)))
+    distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return distances, ids
 
 
 def _true_costs(ids: Int64, known: _Queries) -> Float64:

@@ -13,7 +13,7 @@ from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 
-__all__ = ["best_k", "candidates_kept", "chosen"]
+__all__ = ["best_k", "candidates_kept", "chosen", "without"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -32,6 +32,29 @@ def chosen(candidates: Candidates, k: int, ntotal: int) -> tuple[Int64, Int64]:
     if candidates.capacity >= ntotal:
         return candidates.every()
     return candidates.worth_refining(k)
+
+
+def without(candidates: Candidates, owners: Int64, places: Int64) -> Candidates:
+    """Candidates as a scan keeps them that has room for one less, and does not meet some vectors.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    owners, places : ndarray of shape (n,)
+        Of some queries, the place of a vector that is not to count. Of the others the highest
+        estimate goes, where the room is full.
+    """
+    entries, capacity = candidates.entries, candidates.capacity
+    kept = np.arange(capacity) < candidates.counts[:, None]
+    gone = np.full(len(entries), -1, np.int64)
+    gone[owners] = places
+    kept &= entries["place"] != gone[:, None]
+    full = np.flatnonzero(kept.all(axis=1))
+    kept[full, entries["estimate"][full].argmax(axis=1)] = False
+    left = Candidates.none(len(entries), capacity - 1)
+    left.counts[:] = kept.sum(axis=1)
+    left.entries[np.arange(capacity - 1) < left.counts[:, None]] = entries[kept]
+    return left
 
 
 def best_k(

@@ -19,6 +19,8 @@ __all__ = [
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def checked_queries(queries: Float32, d: int) -> Float32:
     """The queries as float32 of shape (nq, d), or InvalidArgument."""
@@ -67,9 +69,9 @@ def check_candidates(candidates: int, *, two_stages: bool) -> None:
 
 
 def checked_radius(radius: float) -> float:
-    """The radius if it is finite, or InvalidArgument."""
-    if not isinstance(radius, SupportsFloat) or not np.isfinite(float(radius)):
-        raise InvalidArgument(f"radius is {radius!r}; a finite number expected")
+    """The radius if it is a number of float32, or InvalidArgument."""
+    if not isinstance(radius, SupportsFloat) or not -_LARGEST <= radius <= _LARGEST:
+        raise InvalidArgument(f"radius is {radius!r}; a finite number of float32 expected")
     return float(radius)
 
 

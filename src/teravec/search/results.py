@@ -44,6 +44,7 @@ __all__ = [
     "Neighbors",
     "check_ids",
     "check_output",
+    "check_place",
     "read_neighbors",
     "write_found",
     "write_neighbors",
@@ -89,6 +90,11 @@ def check_output(path: str | Path, *, within_radius: bool = False) -> None:
     """
     path = Path(path)
     _format(path, within_radius)
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Raise StorageError where no file of this name could be written."""
     directory = path.parent
     if not directory.is_dir():
         raise StorageError(f"{path}: cannot write: no directory {directory}")

@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _BODY_S = 30.0
+_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # of an answer that a client takes, at least that fast
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -81,9 +82,12 @@ class HttpGuard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
-            await send(message)
+            await _send_in_pieces(send, message)
 
-        await self._app(scope, replay, send_with_headers)
+        try:
+            await self._app(scope, replay, send_with_headers)
+        except TimeoutError:
+            return  # the connection is closed, and the answer's memory free
 
     def _may(self, scope: MutableMapping[str, Any]) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -113,6 +117,18 @@ class HttpGuard:
                 _check(len(body), most)
                 if not message.get("more_body"):
                     return bytes(body)
+
+
+async def _send_in_pieces(send: Send, message: Message) -> None:
+    """Pass a message on, or raise TimeoutError where the client does not read."""
+    body, more = message.get("body", b""), message.get("more_body", False)
+    if message["type"] != "http.response.body" or len(body) <= _PIECE_BYTES:
+        await asyncio.wait_for(send(message), _PIECE_S)
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        stop = start + _PIECE_BYTES
+        piece = {**message, "body": body[start:stop], "more_body": more or stop < len(body)}
+        await asyncio.wait_for(send(piece), _PIECE_S)
 
 
 def _check(size: int, most: int) -> None:

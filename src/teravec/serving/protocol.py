@@ -7,7 +7,6 @@ its code. ``docs/serving.md`` writes the protocol out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,6 +35,8 @@ __all__ = [
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 _Arrays = dict[str, tuple[str, int]]
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 # Error types by their code on the wire; what is not here is 'internal'.
 _CODES: dict[str, type[TeravecError]] = {
@@ -66,7 +67,7 @@ class Wanted:
         if self.k is not None and not (type(self.k) is int and self.k >= 1):
             raise InvalidArgument(f"k is {self.k!r}; a whole number from 1 expected")
         if self.radius is not None and not _is_finite(self.radius):
-            raise InvalidArgument(f"radius is {self.radius!r}; a finite number expected")
+            raise InvalidArgument(f"radius is {self.radius!r}; a finite number of float32 expected")
 
 
 class _Request:
@@ -423,7 +424,8 @@ def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
 
 
 def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    """Whether it is a number that float32 has, as radii are."""
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
 
 
 def _check_timeout(timeout_s: object) -> None:

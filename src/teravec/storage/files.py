@@ -6,7 +6,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +47,8 @@ def allow_open_files(count: int) -> None:
         The system allows fewer.
     """
     wanted = count + _OTHER_FILES
+    with suppress(OSError):  # where /proc is not to be had, _OTHER_FILES must do
+        wanted += len(list(Path("/proc/self/fd").iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
