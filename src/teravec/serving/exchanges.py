@@ -1,7 +1,7 @@
 """Exchanges kept open with a server, so that a request costs a message and not a call.
 
-A call of gRPC costs the server four times, and its caller more than twice, the processor time of
-one more message in a call that is open (``benchmarks/serving_transport.py``). So a call that was
+A call of gRPC costs the server twice the processor time of one more message in a call that is
+open (``benchmarks/serving_transport.py``). So a call that was
 answered stays open for the next request, for a moment. Each has a thread of its own, which writes
 the request and reads the answer: whoever asked waits as long as they like, for several at once if
 they like, and gives up when they like.
