@@ -31,6 +31,7 @@ def test_the_longest_of_rows() -> None:
     assert longest_square(vectors[:0]) == 0
     moved = np.frombuffer(b"." + vectors.tobytes(), np.uint8)[1:].view(np.float32).reshape(3, 5)
     assert longest_square(moved) == squares.max()  # at no float's boundary
+    assert longest_square(moved[:0]) == 0
     assert longest_square(np.full((1, 5), np.finfo(np.float32).max, np.float32)) < np.inf
     for wrong in (np.nan, np.inf, -np.inf):
         for row in range(3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -147,3 +149,45 @@ def test_a_server_closes_though_exchanges_are_open(index: Path, serve: Launch) -
     with teravec.connect(url(server)) as remote:
         remote.search(QUERIES, 5, 60)
         assert server.close(1.0)
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_process_ends_as_soon_as_it_has_its_answer(
+    closes: bool, index: Path, serve: Launch
+) -> None:
+    """The interpreter aborts where it ends while a thread is inside of gRPC."""
+    script = (
+        "import sys, threading, numpy as np, teravec\n"
+        "remote, q = teravec.connect(sys.argv[1]), np.zeros((1, int(sys.argv[2])), np.float32)\n"
+        "asked = [threading.Thread(target=remote.search, args=(q, 3, 4)) for _ in range(8)]\n"
+        "[one.start() for one in asked]\n"
+        "[one.join() for one in asked]\n"
+        "remote.close() if len(sys.argv) > 3 else None\n"
+    )
+    arguments = [url(serve(index)), str(QUERIES.shape[1]), *(["close"] if closes else [])]
+    for _ in range(4):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_an_exit_waits_for_no_server_that_hangs(echo: Echo) -> None:
+    script = (
+        "import sys, threading, time\n"
+        "from teravec.serving.deadline import Deadline\n"
+        "from teravec.serving.flight_client import FlightPeer\n"
+        "from teravec.serving.security import ClientSecurity\n"
+        "peer = FlightPeer(sys.argv[1], ClientSecurity())\n"
+        "asked = 'search', b'', Deadline.after(60)\n"
+        "threading.Thread(target=peer.ask, args=asked, daemon=True).start()\n"
+        "time.sleep(0.5)\n"
+    )
+    echo.go.clear()
+    began = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", script, f"grpc://127.0.0.1:{echo.port}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert time.monotonic() - began < 30

@@ -114,7 +114,7 @@ static void *take(buffers_t *all, PyObject *object, const char *name, char type,
                      view->format ? view->format : "?", type);
         return NULL;
     }
-    if ((uintptr_t)view->buf % (uintptr_t)size) {
+    if (view->len && (uintptr_t)view->buf % (uintptr_t)size) { /* NumPy calls empty ones aligned */
         PyErr_Format(PyExc_ValueError, "%s is not aligned to %zd bytes", name, size);
         return NULL;
     }

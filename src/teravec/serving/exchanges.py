@@ -1,7 +1,7 @@
 """Exchanges kept open with a server, so that a request costs a message and not a call.
 
-A call of gRPC costs the server four times, and its caller more than twice, the processor time of
-one more message in a call that is open (``benchmarks/serving_transport.py``). So a call that was
+A call of gRPC costs the server twice the processor time of one more message in a call that is
+open (``benchmarks/serving_transport.py``). So a call that was
 answered stays open for the next request, for a moment. Each has a thread of its own, which writes
 the request and reads the answer: whoever asked waits as long as they like, for several at once if
 they like, and gives up when they like.
@@ -12,9 +12,11 @@ knows no timeout, and a write to a server that has stopped reading may never ret
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 import time
+import weakref
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -26,6 +28,7 @@ __all__ = ["Call", "Exchanges"]
 # Idle exchanges are closed after so long: less than a server that ends waits for them.
 _IDLE_S = 1.0
 _MOST_IDLE = 64
+_EXIT_S = 5.0  # an exit waits for exchanges to end no longer than this
 
 
 class Call:
@@ -139,7 +142,24 @@ class _Exchange:
         self._exchanges = exchanges
         self._writer: Any = None
         self._reader: Any = None
-        threading.Thread(target=self._run, name="teravec-exchange", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="teravec-exchange", daemon=True)
+        self._thread.start()
+        _running.add(self)
+
+    @property
+    def is_running(self) -> bool:
+        """False when it has ended, and in a child of a fork."""
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        """Answer nothing more."""
+        if (reader := self._reader) is not None:
+            reader.cancel()
+        self.inbox.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended, for so long at most."""
+        self._thread.join(max(0.0, seconds))
 
     def _run(self) -> None:
         while (call := self._next()) is not None:
@@ -196,3 +216,17 @@ class _Exchange:
         if writer is not None:
             with contextlib.suppress(pa.ArrowException, OSError):  # raised where it was met
                 writer.close()
+
+
+_running: weakref.WeakSet[_Exchange] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End all exchanges before the interpreter: it aborts when it finds a thread inside of gRPC."""
+    until = time.monotonic() + _EXIT_S
+    exchanges = [exchange for exchange in _running if exchange.is_running]
+    for exchange in exchanges:
+        exchange.end()
+    for exchange in exchanges:
+        exchange.wait(until - time.monotonic())
