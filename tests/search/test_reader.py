@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import teravec
+from teravec.index import opened
 from teravec.kernels import native as compiled
 from teravec.search import reader as reading
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader, Ranges
+from tests.storage.test_device import made_up
 
 
 @pytest.mark.skipif(compiled.reading is None, reason="not compiled")
@@ -34,7 +36,7 @@ def test_joined_as_on_numpy(lists: list[tuple[int, int, int]]) -> None:
     slices = np.minimum(np.cumsum(steps), 1)
     offsets = np.cumsum(gaps + lengths) - lengths
     places = reading._Lists(slices, offsets, lengths)
-    index = SimpleNamespace(read_files=None)
+    index = SimpleNamespace(read_files=None, gap_bytes=32 << 10)
     reader = ListReader(index, None, SearchStats())  # type: ignore[arg-type]
     found, expected = reader._joined(places), reader._join(places)
     for name in ("file_nos", "offsets", "lengths", "at"):
@@ -79,7 +81,7 @@ def test_piece_by_piece_is_the_same(
 
     real = RangeReader.filled
     monkeypatch.setattr(reading, "_PIECE_BYTES", 1)
-    monkeypatch.setattr(reading, "_GAP_BYTES", 0)
+    monkeypatch.setattr(opened, "_GAP_BYTES", 1)
     monkeypatch.setattr(reading, "_SEGMENT_BYTES", 4096)
 
     def filled(
@@ -95,3 +97,21 @@ def test_piece_by_piece_is_the_same(
     assert len(pieces) > 3
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_disk_that_seeks_is_asked_for_more_at_once(tmp_path: Path) -> None:
+    """What bench-disk keeps beside an index decides how far apart lists are read together."""
+    rng = np.random.default_rng(6)
+    np.save(tmp_path / "base.npy", rng.standard_normal((40_000, 24), np.float32))
+    teravec.build(tmp_path / "base.npy", tmp_path / "index", nlist=60, calibrate=False)
+    queries = rng.standard_normal((20, 24), np.float32)
+    reads, found = [], []
+    for read_s in (1e-6, 8e-3):  # each 5 ns a byte
+        made_up(read_s, 5e-9).write(tmp_path / "index" / "device.json")
+        with teravec.open(tmp_path / "index", memory="64MiB") as index:
+            found.append([index.search(query[None], 10, 4) for query in queries])
+            reads.append(index.stats.reads)
+    assert reads[1] < 0.7 * reads[0]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])

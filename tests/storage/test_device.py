@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from teravec.errors import InvalidArgument, MissingFile, StorageError
+from teravec.errors import CorruptFile, InvalidArgument, MissingFile, StorageError
 from teravec.progress import NoProgress
 from teravec.storage import device_reads
-from teravec.storage.device import BLOCKS, DEPTHS, DeviceProfile, Rate, measure_device
+from teravec.storage.device import (
+    BLOCKS,
+    DEPTHS,
+    DeviceProfile,
+    Rate,
+    measure_device,
+    measured_gap_bytes,
+)
 from teravec.storage.device_reads import Method, time_reads
 from teravec.storage.jsonfile import read_json
 
@@ -116,3 +124,22 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="seconds"):
         measure_device(tmp_path, seconds=0, scratch_bytes=1 << 30, progress=NoProgress())
     assert os.listdir(tmp_path) == ["small"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize(
+    ("read_s", "byte_s", "gap_bytes"),
+    [(20e-6, 0.5e-9, 40_000), (1e-7, 1e-9, 4096), (8e-3, 5e-9, 1 << 20)],  # the last: a platter
+)
+def test_the_gap_that_was_measured(
+    read_s: float, byte_s: float, gap_bytes: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "device.json"
+    assert measured_gap_bytes(path) is None
+    profile = made_up(read_s, byte_s)
+    profile.write(path)
+    assert measured_gap_bytes(path) == pytest.approx(gap_bytes, rel=1e-3)
+    dataclasses.replace(profile, cold=False).write(path)  # rates of memory
+    assert measured_gap_bytes(path) is None
+    path.write_text(path.read_text().replace("gap", "gab"))
+    with pytest.raises(CorruptFile, match=r"device\.json"):
+        measured_gap_bytes(path)

@@ -26,8 +26,6 @@ Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
 _SEGMENT_BYTES = 1 << 20  # near lists are read together up to this
-# One read across a gap is as quick as two up to some 36 KB (16 us a read, 0.44 ns a byte).
-_GAP_BYTES = 32 << 10
 _PIECE_BYTES = 256 << 10  # of less, what a piece costs to pass on is more than it saves
 
 
@@ -161,7 +159,7 @@ class ListReader:
         n = len(lists.offsets)
         columns, bounds, at = (np.empty(shape, np.int64) for shape in ((3, n), n + 1, n))
         count = compiled.reading.join(
-            _GAP_BYTES, _SEGMENT_BYTES, ALIGNMENT, *lists, columns, bounds, at
+            self._index.gap_bytes, _SEGMENT_BYTES, ALIGNMENT, *lists, columns, bounds, at
         )
         bounds = bounds[: count + 1]
         slices = lists.slices[bounds[:-1]]
@@ -170,7 +168,7 @@ class ListReader:
     def _join(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
         ends = lists.offsets + lists.lengths
         apart = lists.slices[1:] != lists.slices[:-1]
-        apart |= lists.offsets[1:] - ends[:-1] > _GAP_BYTES
+        apart |= lists.offsets[1:] - ends[:-1] > self._index.gap_bytes
         total = np.cumsum(lists.lengths)
         apart |= total[1:] // _SEGMENT_BYTES != total[:-1] // _SEGMENT_BYTES
         bounds = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(ends)]])

@@ -15,9 +15,9 @@ import numpy as np
 from teravec.errors import InvalidArgument, StorageError, storage_errors
 from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
-from teravec.storage.jsonfile import write_json
+from teravec.storage.jsonfile import read_json, write_json
 
-__all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device"]
+__all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device", "measured_gap_bytes"]
 
 BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 2, 4, 8, 16, 32)
@@ -150,6 +150,32 @@ class DeviceProfile:
 
     def _random(self) -> list[Rate]:
         return [rate for rate in self.rates if not rate.sequential]
+
+
+def measured_gap_bytes(path: Path) -> int | None:
+    """Bytes between two ranges up to which one read of both is the cheaper, as was measured.
+
+    Parameters
+    ----------
+    path : Path
+        Where a profile was kept.
+
+    Returns
+    -------
+    int or None
+        4 KiB to 1 MiB, as was measured; None where nothing was, or only memory.
+
+    Raises
+    ------
+    CorruptFile, IncompatibleVersion
+        What is there is no profile, or a damaged one.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path, _FORMAT, _VERSION)
+    if content["cold"] is False:
+        return None
+    return int(min(max(content["cost"]["gap_bytes"], BLOCKS[0]), BLOCKS[-1]))
 
 
 @dataclass(frozen=True)
