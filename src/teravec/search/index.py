@@ -54,7 +54,8 @@ _MOST_EFFORTS = 64  # that are remembered
 class Index:
     """An index on disk, open for searching from any number of threads.
 
-    Made by ``teravec.open``. Use it as a context manager, or call ``close``.
+    Made by ``teravec.open``. Use it as a context manager, or call ``close``. A process that was
+    forked while other threads searched opens it anew: it has their locks, but not them.
 
     Attributes
     ----------
