@@ -12,7 +12,8 @@ import pytest
 from teravec.errors import CorruptFile, StorageError
 from teravec.storage.buffers import aligned_buffer
 from teravec.storage.files import open_to_read
-from teravec.storage.range_reader import ALIGNMENT, RangeReader, Ranges, ReadFile, ReadFiles
+from teravec.storage.range_reader import RangeReader, Ranges
+from teravec.storage.read_files import ALIGNMENT, ReadFile, ReadFiles
 
 SIZE = 200 * ALIGNMENT + 77  # the last range ends beyond the file's end
 WAYS = {"ring": (True, True), "direct threads": (True, False), "threads": (False, False),

@@ -13,7 +13,7 @@ from teravec.storage.device import measured_gap_bytes
 from teravec.storage.files import allow_open_files, check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.storage.range_reader import ReadFile, ReadFiles
+from teravec.storage.read_files import ReadFile, ReadFiles
 from teravec.storage.rowfile import RowFile
 from teravec.training.model import Model
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy.typing as npt
 
 from teravec.engines.threads import default_threads, once
 from teravec.errors import InvalidArgument
-from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
@@ -20,19 +18,14 @@ from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory, parse_bytes
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
-from teravec.search.effort import (
-    Effort,
-    calibrated_effort,
-    default_candidates,
-    effort_of_nprobe,
-)
+from teravec.search.effort import Effort
+from teravec.search.efforts import Efforts
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
-    check_candidates,
     check_lengths,
     check_places,
     check_wanted,
@@ -47,8 +40,6 @@ __all__ = ["Index", "open_index"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-_MOST_EFFORTS = 64  # that are remembered
 
 
 class Index:
@@ -87,7 +78,7 @@ class Index:
             )
         self.stats = SearchStats()
         self._closed = False
-        self._efforts: dict[tuple[float | None, int, float | None], Effort] = {}
+        self._efforts = Efforts(opened)
 
     @property
     def d(self) -> int:
@@ -124,7 +115,7 @@ class Index:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
         return self._opened.sizes.copy()
 
-    @cached_property
+    @property
     def calibration(self) -> Calibration | None:
         """Recall as it was measured against effort; None where the index has no calibration.
 
@@ -133,7 +124,7 @@ class Index:
         ForeignFile, CorruptFile
             The file is that of another index, or damaged. Searches by nprobe go on.
         """
-        return read_calibration(self._opened.paths, self.manifest)
+        return self._efforts.calibration
 
     def search(
         self, queries: Float32, k: int, nprobe: int | None = None, *,
@@ -195,7 +186,7 @@ class Index:
         wanted = self.nearest_lists(queries, effort)
         if self._opened.lists != (0, self.nlist):  # then some may be wanted that are not open
             return self.search_lists(*wanted, k, effort.candidates)
-        return self._batch(*wanted, effort.candidates or self._default_candidates(k)).top_k(k)
+        return self._batch(*wanted, effort.candidates or self._efforts.candidates(k)).top_k(k)
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Do a search's first step: prepare queries, and choose the lists that each visits.
@@ -255,7 +246,7 @@ class Index:
         CorruptFile
         """
         k = checked_k(k, self.ntotal)
-        most = candidates or self._default_candidates(k)
+        most = candidates or self._efforts.candidates(k)
         return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
 
     def sketch_lists(
@@ -282,7 +273,7 @@ class Index:
 
     def candidates_kept(self, k: int, candidates: int | None = None) -> int:
         """Candidates that such a search of the k nearest keeps for a query, in its first stage."""
-        return candidates_kept(k, candidates or self._default_candidates(k), self.ntotal)
+        return candidates_kept(k, candidates or self._efforts.candidates(k), self.ntotal)
 
     def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
         """The second of two stages alone: distances of queries to finer codes, and ids.
@@ -387,16 +378,13 @@ class Index:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
-    def _default_candidates(self, k: int) -> int:
-        return default_candidates(k, self._opened.model.codec.sketch_bits)
-
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
         # What each thread keeps of a query; that of all threads side by side, and sorted.
         kept = 12 * (2 * k + 12) * 3 * self._resources.threads
         row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
         if self.two_stages:
-            row_bytes += 140 * max(k, candidates or self._default_candidates(k))
+            row_bytes += 140 * max(k, candidates or self._efforts.candidates(k))
         return max(1, self.batch_bytes // row_bytes)
 
     def effort(
@@ -411,27 +399,7 @@ class Index:
             Both given; out of range; the index is not calibrated, or not for this; or
             candidates where codes have one stage.
         """
-        if candidates is not None:
-            check_candidates(candidates, two_stages=self.two_stages)
-            effort = self.effort(nprobe, recall, k=k, radius=radius)
-            return replace(effort, candidates=candidates)
-        if nprobe is not None and recall is not None:
-            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
-        if nprobe is not None:
-            return effort_of_nprobe(nprobe, self.nlist)
-        if recall is not None and self.calibration is None:
-            raise InvalidArgument(
-                f"recall {recall} asked for, but {self._opened.paths.root} is not calibrated: "
-                "run teravec calibrate, or give nprobe"
-            )
-        asked, model = (recall, k, radius), self._opened.model
-        if known := self._efforts.get(asked):  # queries that come one by one ask alike
-            return known
-        if len(self._efforts) >= _MOST_EFFORTS:
-            self._efforts.clear()
-        effort = calibrated_effort(self.calibration, *asked, model.nlist, model.metric)
-        self._efforts[asked] = effort
-        return effort
+        return self._efforts.effort(nprobe, recall, k, radius, candidates)
 
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""

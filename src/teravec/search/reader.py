@@ -17,7 +17,8 @@ from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers
 from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.storage.range_reader import ALIGNMENT, RangeReader, Ranges
+from teravec.storage.range_reader import RangeReader, Ranges
+from teravec.storage.read_files import ALIGNMENT
 
 __all__ = ["ListReader", "Unchecked"]
 

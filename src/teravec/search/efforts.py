@@ -1,0 +1,65 @@
+"""The efforts that searches of one index may ask for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+from teravec.errors import InvalidArgument
+from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.opened import OpenedIndex
+from teravec.search.effort import Effort, calibrated_effort, default_candidates, effort_of_nprobe
+from teravec.search.request import check_candidates
+
+__all__ = ["Efforts"]
+
+_MOST = 64  # that are remembered
+
+
+class Efforts:
+    """Efforts by nprobe or recall, those by recall remembered: queries one by one ask alike.
+
+    Parameters
+    ----------
+    index : OpenedIndex
+    """
+
+    def __init__(self, index: OpenedIndex) -> None:
+        self._index = index
+        self._known: dict[tuple[float | None, int, float | None], Effort] = {}
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Recall as it was measured against effort; None where the index has no calibration."""
+        return read_calibration(self._index.paths, self._index.manifest)
+
+    def candidates(self, k: int) -> int:
+        """Most vectors a query whose finer codes are read, where nobody says."""
+        return default_candidates(k, self._index.model.codec.sketch_bits)
+
+    def effort(
+        self, nprobe: int | None, recall: float | None, k: int, radius: float | None,
+        candidates: int | None,
+    ) -> Effort:  # fmt: skip
+        """As ``Index.effort``."""
+        model = self._index.model
+        if candidates is not None:
+            check_candidates(candidates, two_stages=bool(model.codec.sketch_bits))
+            return replace(self.effort(nprobe, recall, k, radius, None), candidates=candidates)
+        if nprobe is not None and recall is not None:
+            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        if nprobe is not None:
+            return effort_of_nprobe(nprobe, model.nlist)
+        if recall is not None and self.calibration is None:
+            raise InvalidArgument(
+                f"recall {recall} asked for, but {self._index.paths.root} is not calibrated: "
+                "run teravec calibrate, or give nprobe"
+            )
+        asked = recall, k, radius
+        if known := self._known.get(asked):
+            return known
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        effort = calibrated_effort(self.calibration, *asked, model.nlist, model.metric)
+        self._known[asked] = effort
+        return effort
