@@ -212,10 +212,11 @@ class Candidates:
         entries = self.entries
         filled = np.arange(self.capacity) < self.counts[:, None]
         if self.capacity > k:
-            estimate, error = entries["estimate"], slack * entries["error"]
-            high = np.where(filled, estimate + error, np.inf)
-            limit = np.partition(high, k - 1, axis=1)[:, k - 1 : k]
-            filled &= np.where(filled, estimate - error, np.inf) <= limit
+            # Places that no candidate has filled hold whatever the memory held before.
+            estimate = np.where(filled, entries["estimate"], np.inf)
+            error = slack * np.where(filled, entries["error"], 0)
+            limit = np.partition(estimate + error, k - 1, axis=1)[:, k - 1 : k]
+            filled &= estimate - error <= limit
         return self._named(filled)
 
     def every(self) -> tuple[Int64, Int64]:
