@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from teravec.engines.resources import Resources
-from teravec.errors import (
-    CorruptFile,
-    InvalidArgument,
-    InvalidSource,
-    MemoryLimitTooSmall,
-    storage_errors,
-)
+from teravec.errors import CorruptFile, MemoryLimitTooSmall, storage_errors
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
@@ -29,6 +22,7 @@ from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
@@ -44,42 +38,25 @@ def train_model(
     resources: Resources, weights: Weights | None = None,
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
-    with _nothing_left_of_bad_input(paths):
-        record = begin_build(paths, source, options, layout, weights)
+    with begin_build(paths, source, options, layout, weights) as record:
         return train(source, record, paths, resources, weights)
-
-
-@contextmanager
-def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
-    """Remove a build that the body began if its input turns out to be bad.
-
-    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
-    """
-    with storage_errors(paths.root, "read"):
-        there = paths.root.is_dir()
-        kept = set(paths.root.iterdir()) if there else set()
-    try:
-        yield
-    except InvalidArgument as error:
-        trained = ModelDescription.is_sealed(paths.model)
-        begun = paths.build not in kept and paths.build.exists()
-        if begun and (isinstance(error, InvalidSource) or not trained):
-            _remove_new(paths.root, there, kept)
-        raise
-
-
-def _remove_new(root: Path, there: bool, kept: set[Path]) -> None:
-    with storage_errors(root, "remove"):
-        for path in () if not there else set(root.iterdir()) - kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not there:
-            shutil.rmtree(root)
 
 
 def shard_rows(
     source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
 ) -> list[Path]:
-    """Encode a range of rows, or every row that no shard covers; return the files written."""
+    """Encode a range of rows, or every row that no shard covers; return the files written.
+
+    Other processes may encode other rows at the same time.
+    """
+    fits = rows is not None and 0 <= rows[0] < rows[1] <= source.ntotal
+    with hold_directory(paths.root, rows if fits else None):
+        return _shard_rows(source, paths, rows, resources)
+
+
+def _shard_rows(
+    source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
+) -> list[Path]:
     record = read_record(paths)
     record.check_source(source, paths.root)
     if paths.manifest.exists():
@@ -90,6 +67,11 @@ def shard_rows(
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
     """Merge all shards into slices, seal the manifest, and only then remove the shards."""
+    with hold_directory(paths.root):
+        return _merge_shards(paths, keep_shards=keep_shards, resources=resources)
+
+
+def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
     record = read_record(paths)
     if paths.manifest.exists():
         manifest = read_manifest(paths)
@@ -138,15 +120,14 @@ def build_index(
     warn_if_missing()
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
-    with _nothing_left_of_bad_input(paths):
-        weighed = None if weights is None else Weights(weights, source.ntotal)
-        record = begin_build(paths, source, options, layout, weighed)
+    weighed = None if weights is None else Weights(weights, source.ntotal)
+    with begin_build(paths, source, options, layout, weighed) as record:
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
-            shard_rows(source, paths, None, resources)
-    manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
-    if calibrate and not _calibrated(paths, manifest):
-        _calibrate(source, paths, resources)
+            _shard_rows(source, paths, None, resources)
+        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources)
+        if calibrate and not _calibrated(paths, manifest):
+            _calibrate(source, paths, resources)
     return manifest
 
 

@@ -10,7 +10,7 @@ import typer
 
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
-from teravec.cli.running import command, print_json
+from teravec.cli.running import as_typed, command, print_json
 from teravec.index.export import export_faiss
 from teravec.index.info import describe_index
 from teravec.index.opened import OpenedIndex
@@ -97,9 +97,9 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
     damages = verify_index(index, Bars(quiet=quiet or json))
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        print_json(result | {"damages": [str(damage) for damage in damages]})
+        print_json(result | {"damages": [as_typed(str(damage)) for damage in damages]})
     for damage in damages:
-        print(f"teravec: {damage}", file=sys.stderr)
+        print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:
         raise typer.Exit(1)
     if not json:

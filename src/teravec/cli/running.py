@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -18,6 +19,7 @@ import typer
 from teravec.errors import InvalidArgument, TeravecError
 
 __all__ = [
+    "as_typed",
     "command",
     "parse_decimals",
     "parse_numbers",
@@ -28,6 +30,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., None])
 
+_OUTPUT = "standard output"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _NO_READER = 141  # 128 + SIGPIPE, likewise
 
@@ -44,13 +47,13 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
                     sys.stdout.flush()  # here, where an error is still ours to tell
             except TeravecError as error:
                 message = " ".join(str(error).split())
-                print(f"teravec: {message}", file=sys.stderr)
+                print(f"teravec: {as_typed(message)}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
             except BrokenPipeError:  # who read our output has had enough, as head does
                 _give_up_output()
                 raise typer.Exit(_NO_READER) from None
             except OSError as error:  # of a look at a path that we may not see, or of the output
-                print(f"teravec: {_refusal(error)}", file=sys.stderr)
+                print(f"teravec: {as_typed(_refusal(error))}", file=sys.stderr)
                 raise typer.Exit(2) from None
             except MemoryError:
                 print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
@@ -69,13 +72,44 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused: by path, or standard output where there is none."""
+    """What the system refused: by path, where it is one's; standard output says so itself."""
+    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
+    if error.filename == _OUTPUT:
+        _give_up_output()
+        return f"{_OUTPUT}: cannot write: {why}"
     if error.filename is not None:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return f"{error.filename}: {why}"
-    _give_up_output()
-    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-    return f"standard output: cannot write: {why}"
+    return f"the system refused a call: {why or error}"
+
+
+def as_typed(message: str) -> str:
+    """A message with paths below the working directory as they were typed."""
+    try:
+        here = f"{Path.cwd()}/"
+    except OSError:
+        return message
+    if here == "//" or any(here in word for word in sys.argv):
+        return message
+    return message.replace(here, "")
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose errors have its name."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            error.filename = _OUTPUT
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            error.filename = _OUTPUT
+            raise
 
 
 def _give_up_output() -> None:
@@ -109,12 +143,11 @@ def write_whole() -> None:
     """
     codecs.register_error("teravec", _bytes_or_mark)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="teravec")
-    raw = getattr(sys.stdout, "buffer", None)
-    if isinstance(raw, io.RawIOBase):
-        sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors=sys.stdout.errors,
-            line_buffering=True,
+        given = sys.stdout.buffer
+        raw = isinstance(given, io.RawIOBase)
+        sys.stdout = _Output(
+            io.BufferedWriter(given) if raw else given, encoding=sys.stdout.encoding,
+            errors="teravec", line_buffering=raw or sys.stdout.line_buffering,
         )  # fmt: skip
 
 

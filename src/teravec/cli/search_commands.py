@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,7 @@ from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
 from teravec.search.results import check_output, read_neighbors, write_neighbors
 from teravec.sources import Source, open_source
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
 
@@ -161,13 +163,14 @@ def evaluate_index(
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
-    with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-        results = evaluate(
-            opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
-            recalls=recalls, candidates=candidates,
-        )  # fmt: skip
-    if plot is not None:
-        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
+    with nullcontext() if plot is None else hold_file(plot):
+        with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
+            results = evaluate(
+                opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
+                recalls=recalls, candidates=candidates,
+            )  # fmt: skip
+        if plot is not None:
+            draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
@@ -196,13 +199,14 @@ def groundtruth(
     for taken in (source, asked):
         taken.check_not(out)
     checkpoint = out.with_name(out.name + ".partial")
-    with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
-        distances, ids = exact_neighbors(
-            source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            resources=resources, checkpoint=checkpoint,
-        )  # fmt: skip
-    write_neighbors(out, distances, ids)
-    remove_checkpoint(checkpoint)
+    with hold_file(out):
+        with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+            distances, ids = exact_neighbors(
+                source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
+                resources=resources, checkpoint=checkpoint,
+            )  # fmt: skip
+        write_neighbors(out, distances, ids)
+        remove_checkpoint(checkpoint)
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k})
     else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
 from teravec.kernels.device import CPU
 from teravec.memory import default_memory
+from teravec.processors import default_threads
 from teravec.progress import NoProgress, Progress
 
 __all__ = ["Resources"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from teravec.errors import InvalidArgument, storage_errors
+from teravec.storage.layout import absolute
 
 __all__ = ["Address", "ClientSecurity", "ServerSecurity", "Tokens"]
 
@@ -122,6 +123,9 @@ class ServerSecurity:
             raise InvalidArgument("a TLS certificate and its key are given together")
         if self.client_ca is not None and self.certificate is None:
             raise InvalidArgument("client certificates need TLS: give a certificate and a key")
+        for name in ("certificate", "key", "client_ca", "token_file"):  # read again later
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(path))
 
     def check_address(self, address: Address) -> None:
         """Raise InvalidArgument where strangers could listen, or ask."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from teravec.errors import InvalidSource
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
+from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
 
@@ -32,7 +33,7 @@ class Weights:
     """
 
     def __init__(self, path: str | Path, ntotal: int) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         file = open_npy(self.path, column=True)
         if file.n != ntotal:
             raise InvalidSource(

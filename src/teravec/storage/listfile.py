@@ -16,7 +16,6 @@ that names the seal names the content; and who reads some lists need not read th
 
 from __future__ import annotations
 
-import os
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import xxhash
 
 from teravec.engines.threads import ordered_map
 from teravec.errors import CorruptFile
-from teravec.storage.files import byte_view, read_exactly, read_into, write_all
+from teravec.storage.files import byte_view, read_exactly, read_into, reserve, sync_file, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
@@ -173,7 +172,7 @@ class ListFileWriter:
         self._unsynced_bytes = 0
         # Reserve the space, so that a full disk is found before the work and not after it.
         if header.file_size:
-            os.posix_fallocate(file.fileno(), 0, header.file_size)
+            reserve(file.fileno(), header.file_size)
 
     def write(self, codes: Bytes, ids: Int64) -> None:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
@@ -188,7 +187,7 @@ class ListFileWriter:
         self._ids_at += len(id_bytes)
         self._unsynced_bytes += len(code_bytes) + len(id_bytes)
         if self._unsynced_bytes >= _SYNC_BYTES and all(sync.done() for sync in self._syncs):
-            self._syncs.append(self._pool.submit(os.fdatasync, self._file.fileno()))
+            self._syncs.append(self._pool.submit(sync_file, self._file.fileno()))
             self._unsynced_bytes = 0
 
     def _write_both(self, code_bytes: memoryview, id_bytes: memoryview) -> None:

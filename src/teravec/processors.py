@@ -1,0 +1,36 @@
+"""How many processors this process may use: of the machine, its affinity and its container."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from teravec.cgroups import processor_quotas
+from teravec.errors import InvalidArgument, whole_number
+
+__all__ = ["MOST_THREADS", "check_threads", "default_threads"]
+
+MOST_THREADS = 4096
+"""More threads than any machine has processors: a number above is a slip."""
+
+
+def default_threads(root: Path = Path("/")) -> int:
+    """Processors that this process may use now: a quota of 1.5 processors gives 2 threads.
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups are looked for; another one in tests.
+    """
+    try:
+        processors = len(os.sched_getaffinity(0))
+    except (OSError, AttributeError):  # a sandbox may forbid the question
+        processors = os.cpu_count() or 1
+    return max(1, min([processors, *map(math.ceil, processor_quotas(root))]))
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise InvalidArgument unless ``threads`` is None or a number that a machine may have."""
+    if threads is not None and not 1 <= whole_number(threads, "threads") <= MOST_THREADS:
+        raise InvalidArgument(f"threads is {threads}; 1 to {MOST_THREADS:,} expected")
