@@ -78,9 +78,9 @@ def plan(
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Predict time, bytes, memory, disk and cost of a build, and of a query."""
+    check_threads(threads)
     path = constants or default_path()
     if calibrate:
-        check_threads(threads)
         make_directory(absolute(path).parent)
         with hold_file(path):
             write_constants(path, measure(folder, threads))

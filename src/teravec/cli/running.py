@@ -30,7 +30,6 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., None])
 
-_OUTPUT = "standard output"
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _NO_READER = 141  # 128 + SIGPIPE, likewise
 
@@ -58,6 +57,11 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
             except MemoryError:
                 print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
                 raise typer.Exit(2) from None
+            except RuntimeError as error:
+                if "start new thread" not in str(error):
+                    raise
+                print("teravec: the system gives no more threads; lower --threads", file=sys.stderr)
+                raise typer.Exit(2) from None
             except KeyboardInterrupt:
                 print(
                     "teravec: interrupted; what is sealed stays, run the same again to continue",
@@ -72,14 +76,14 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused: by path, where it is one's; standard output says so itself."""
+    """What the system refused: by path, where it is one's; or standard output."""
     why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-    if error.filename == _OUTPUT:
-        _give_up_output()
-        return f"{_OUTPUT}: cannot write: {why}"
     if error.filename is not None:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return f"{error.filename}: {why}"
+    if _was_printing(error):
+        _give_up_output()
+        return f"standard output: cannot write: {why}"
     return f"the system refused a call: {why or error}"
 
 
@@ -94,22 +98,13 @@ def as_typed(message: str) -> str:
     return message.replace(here, "")
 
 
-class _Output(io.TextIOWrapper):
-    """Standard output, whose errors have its name."""
-
-    def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            error.filename = _OUTPUT
-            raise
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            error.filename = _OUTPUT
-            raise
+def _was_printing(error: OSError) -> bool:
+    """Whether the call that failed was one that prints: of this package's commands, or of rich."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return where.startswith(("teravec.cli.", "rich."))
 
 
 def _give_up_output() -> None:
@@ -143,11 +138,12 @@ def write_whole() -> None:
     """
     codecs.register_error("teravec", _bytes_or_mark)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        given = sys.stdout.buffer
-        raw = isinstance(given, io.RawIOBase)
-        sys.stdout = _Output(
-            io.BufferedWriter(given) if raw else given, encoding=sys.stdout.encoding,
-            errors="teravec", line_buffering=raw or sys.stdout.line_buffering,
+        sys.stdout.reconfigure(errors="teravec")
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors=sys.stdout.errors,
+            line_buffering=True,
         )  # fmt: skip
 
 

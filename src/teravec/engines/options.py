@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument, whole_number
+from teravec.errors import InvalidArgument
+from teravec.processors import check_workers
 
 __all__ = ["EngineOptions"]
-
-_MOST_WORKERS = 1 << 16  # more than any cluster has: a slip
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,4 @@ class EngineOptions:
             raise InvalidArgument(f"engine is {self.name!r}; local or ray expected")
         if self.name == "local" and (self.workers is not None or self.address is not None):
             raise InvalidArgument("workers and address are for engine ray; this one is local")
-        if self.workers is not None and not (
-            1 <= whole_number(self.workers, "workers") <= _MOST_WORKERS
-        ):
-            raise InvalidArgument(f"workers is {self.workers}; 1 to {_MOST_WORKERS:,} expected")
+        check_workers(self.workers)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile, OutputExists, StorageError, storage_errors
-from teravec.storage.locks import NoLocks, try_lock
+from teravec.storage.locks import NoLocks, lock_file
 
 __all__ = [
     "allow_open_files",
@@ -238,7 +238,7 @@ def _locked(temporary: Path, path: Path) -> int:
 def _is_ours(fd: int) -> bool:
     """Lock a file, where there are locks; False if another process has."""
     try:
-        return try_lock(fd)
+        return lock_file(fd)
     except NoLocks:  # the lock of the whole output has said so
         return True
 

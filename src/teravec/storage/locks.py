@@ -1,7 +1,8 @@
-"""Locks between processes on bytes of a file: the system frees them when their process ends.
+"""Locks between processes, which the system frees when their process ends.
 
-Locks of an open file description come first: they can cover a part of a file, and NFS and Lustre
-know them on all machines. Where there are none, ``flock`` does; some file systems have neither.
+``flock`` locks a file, a lock of an open file description some of its bytes. NFS and Lustre know
+both on all of their machines, or, as they were mounted, neither; others know one of them. Where one
+is missing the other does.
 
 References
 ----------
@@ -15,11 +16,12 @@ import fcntl
 import logging
 import os
 import struct
+from collections.abc import Callable
 from functools import cache
 
 from teravec.errors import storage_errors
 
-__all__ = ["NoLocks", "try_lock", "unlock", "warn_of_no_locks"]
+__all__ = ["NoLocks", "lock_bytes", "lock_file", "unlock", "warn_of_no_locks"]
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +35,7 @@ class NoLocks(Exception):
     """The file system has no locks."""
 
 
-def try_lock(fd: int, start: int = 0, length: int = 0, *, shared: bool = False) -> bool:
+def lock_bytes(fd: int, start: int = 0, length: int = 0, *, shared: bool = False) -> bool:
     """Lock bytes of a file, without waiting.
 
     Parameters
@@ -57,24 +59,42 @@ def try_lock(fd: int, start: int = 0, length: int = 0, *, shared: bool = False) 
     """
     kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+        return _lock_bytes(fd, kind, start, length)
+    except NoLocks:
+        # Of a whole file only: ranges share it, and keep out whoever wants all of it.
+        part = shared or (start, length) != (0, 0)
+        return _flock(fd, fcntl.LOCK_SH if part else fcntl.LOCK_EX)
+
+
+def lock_file(fd: int) -> bool:
+    """Lock a file that is open for writing, without waiting; False where another holds it.
+
+    Raises
+    ------
+    NoLocks
+    OSError
+    """
+    try:
+        return _flock(fd, fcntl.LOCK_EX)
+    except NoLocks:
+        return _lock_bytes(fd, fcntl.F_WRLCK, 0, 0)
+
+
+def _lock_bytes(fd: int, kind: int, start: int, length: int) -> bool:
+    wanted = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+    return _taken(lambda: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wanted))
+
+
+def _flock(fd: int, kind: int) -> bool:
+    return _taken(lambda: fcntl.flock(fd, kind | fcntl.LOCK_NB))
+
+
+def _taken(lock: Callable[[], object]) -> bool:
+    try:
+        lock()
     except OSError as error:
         if error.errno in _HELD:
             return False
-        if error.errno not in _UNSUPPORTED:
-            raise
-        # Of a whole file only: ranges share it, and keep out whoever wants all of it.
-        part = shared or (start, length) != (0, 0)
-        return _try_flock(fd, fcntl.LOCK_SH if part else fcntl.LOCK_EX)
-    return True
-
-
-def _try_flock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
         if error.errno in _UNSUPPORTED:
             raise NoLocks from error
         raise

@@ -17,7 +17,7 @@ from pathlib import Path
 from teravec.errors import OutputExists, storage_errors
 from teravec.storage.files import make_directory
 from teravec.storage.layout import absolute
-from teravec.storage.locks import NoLocks, try_lock, unlock, warn_of_no_locks
+from teravec.storage.locks import NoLocks, lock_bytes, unlock, warn_of_no_locks
 
 __all__ = ["LOCK_NAME", "hold_directory", "hold_file"]
 
@@ -106,7 +106,7 @@ def _locked(output: Path, lock: Path, span: tuple[int, int], *, create: bool) ->
                 return None
             raise
         try:
-            if not try_lock(fd, *span, shared=shared):
+            if not lock_bytes(fd, *span, shared=shared):
                 raise OutputExists(
                     f"{output}: another process is writing there now; wait until it has ended, "
                     "or choose another output"
@@ -141,7 +141,7 @@ def _release(fd: int, lock: Path, span: tuple[int, int]) -> None:
     try:
         # While others hold rows, the file stays: a new one would be locked by nobody.
         with suppress(OSError, NoLocks):
-            if span == _ALL or try_lock(fd):
+            if span == _ALL or lock_bytes(fd):
                 lock.unlink(missing_ok=True)
         unlock(fd)
     finally:

@@ -185,7 +185,8 @@ def _check_free(paths: IndexPaths) -> bool:
         entries = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else None
     if entries is None:
         raise OutputExists(
-            f"{paths.root} is a file, a new or empty directory expected; choose another output"
+            f"{paths.root} exists and is not a teravec build: a file found, a new or empty "
+            "directory expected; choose another output"
         )
     others = sorted(
         name for name in entries if not is_of_system(name) and name != f"{paths.build.name}.tmp"
