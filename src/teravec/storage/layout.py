@@ -20,13 +20,13 @@ def absolute(path: str | Path) -> Path:
     Raises
     ------
     StorageError
-        A relative path, and the working directory was removed.
+        A relative path, and the working directory was removed, or may not be seen.
     """
     try:
         return Path(path).absolute()
-    except FileNotFoundError as error:
+    except OSError as error:
         raise StorageError(
-            f"{path}: the working directory was removed; give a path that begins with /"
+            f"{path}: the working directory cannot be found; give a path that begins with /"
         ) from error
 
 
