@@ -133,9 +133,10 @@ def build(
         for a recall; see the function of that name.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
-        libraries. Not given: 4 GiB, or half of the machine's memory.
+        libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
+        to give.
     threads : int, optional
-        Not given: all processors.
+        Not given: the processors that this process may use, by affinity and container.
     id_column, vector_column : str, optional
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
     weights : path-like, optional

@@ -453,9 +453,10 @@ def open_index(
     path : path-like
         Index directory.
     memory : str or int, optional
-        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the machine's memory.
+        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the memory
+        that the machine or its container has to give.
     threads : int, optional
-        Threads to scan with. Not given: all processors.
+        Threads to scan with. Not given: the processors that this process may use.
     keep_lists : bool
         Keep lists once they were read, in a cache of half of the memory left. Without it every
         search reads the lists it wants from their files.
