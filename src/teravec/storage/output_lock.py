@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from teravec.errors import OutputExists, storage_errors
+from teravec.errors import MissingFile, OutputExists, storage_errors
 from teravec.storage.files import make_directory
 from teravec.storage.layout import absolute
 from teravec.storage.locks import NoLocks, lock_bytes, unlock, warn_of_no_locks
@@ -25,6 +25,7 @@ LOCK_NAME = ".lock"
 """Of the lock file in a directory that a command writes."""
 
 _ALL = (0, 0)
+_ATTEMPTS = 100  # to find the lock file as it was opened
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR)
 
@@ -94,13 +95,17 @@ def _locked(output: Path, lock: Path, span: tuple[int, int], *, create: bool) ->
     Its last holder may have removed it between our opening and our locking, and its directory
     before: then begin again.
     """
-    while True:
-        if create:
-            make_directory(lock.parent)
+    for last in (*[False] * _ATTEMPTS, True):
         try:
+            if create:
+                make_directory(lock.parent)
             fd, shared = _opened(lock)
+        except MissingFile:
+            if last:
+                raise
+            continue
         except OSError as error:
-            if error.errno == errno.ENOENT and create:
+            if error.errno == errno.ENOENT and create and not last:
                 continue
             if error.errno in (*_READ_ONLY, *_NOWHERE):
                 return None
@@ -124,6 +129,7 @@ def _locked(output: Path, lock: Path, span: tuple[int, int], *, create: bool) ->
             os.close(fd)
             raise
         os.close(fd)
+    raise OutputExists(f"{output}: other processes come and go there; try again")
 
 
 def _opened(lock: Path) -> tuple[int, bool]:
