@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, storage_errors
+from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import (
     Codec,
@@ -81,14 +81,16 @@ class Model:
         packed = None
         if "transform.npy" in files:
             path = directory / "transform.npy"
-            packed = read_array(path, files["transform.npy"], (d_index, d + 1))
+            packed = read_array(path, files["transform.npy"])
+            if packed.shape not in ((d_index, d + 1), (d_index + 1, d + 1)):
+                raise CorruptFile(f"{path}: shape {packed.shape} found, {d_index, d + 1} expected")
         graph = None
         if "quantizer.hnsw" in files:
             path = directory / "quantizer.hnsw"
             check_file(path, files["quantizer.hnsw"])
             with storage_errors(path, "read"):
                 graph = path.read_bytes()
-        return cls(description, Transform.unpacked(packed), centroids, parameters, graph)
+        return cls(description, Transform.unpacked(packed, d_index), centroids, parameters, graph)
 
     @property
     def d(self) -> int:

@@ -102,10 +102,11 @@ def _training_set(
     """The sample and its weights, drawn; and the transform, trained."""
     engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
-    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
+    whole = TrainingSet(sample, Transform.unpacked(None), plan.d)
     transform = train_transform(
-        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
-        centered=plan.metric is Metric.L2, seed=plan.seed,
+        plan.transform, plan.d,
+        lambda: sample_moments(sample, whole.block_rows, engine, progress),
+        centered=plan.metric is Metric.L2, seed=plan.seed, some=whole.probe,
     )  # fmt: skip
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     return TrainingSet(sample, transform, plan.d_index, drawn)
