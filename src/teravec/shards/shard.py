@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,19 @@ class _Encoder:
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
             assigned, distances = self.assigner.assign(vectors, threads=self.threads)
-            if not np.isfinite(distances).all():  # no vector is let in that none could find
+            # No vector is let in that none could find.
+            if not np.isfinite(distances).all():
                 rows_of = np.arange(block.start, block.start + len(vectors))
                 self.source.check_lengths(rows_of, block.vectors)
+            self.model.codec.check_values(vectors, partial(self._place_of, block.start))
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)
             yield len(vectors)
         return codes, ids, list_nos
+
+    def _place_of(self, start: int, number: int) -> str:
+        return self.source.place_of(start + number)
 
 
 def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:

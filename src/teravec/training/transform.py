@@ -204,8 +204,8 @@ def _principal_directions(covariance: Float64, count: int) -> Float64:
     directions: Float64 = vectors[:, ::-1][:, :count].T
     # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
     largest = np.abs(directions).argmax(1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    return directions
+    signs: Float64 = np.sign(directions[np.arange(len(directions)), largest])
+    return directions * signs[:, None]
 
 
 def _random_rotation(d: int, seed: int) -> Float64:
