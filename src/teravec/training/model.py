@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.clipping import ScalarRange
 from teravec.kernels.codec import (
     Codec,
     empty_ivf,
@@ -213,6 +214,16 @@ class Model:
         residuals = residuals_of(self._quantizer, vectors, list_nos)
         sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
         return np.concatenate([sketches, fine], axis=1)
+
+    def clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
+        """How many prepared vectors lie outside of what a scalar quantizer was trained on."""
+        if self._range is None:
+            return 0
+        return self._range.clipped(vectors, list_nos, self.centroids, threads)
+
+    @cached_property
+    def _range(self) -> ScalarRange | None:
+        return ScalarRange.of(self.codec, self._parameters)
 
     @cached_property
     def _encoder(self) -> Any:
