@@ -17,7 +17,7 @@ __all__ = ["ScalarRange"]
 Float32 = npt.NDArray[np.float32]
 
 _ROWS = 4096
-_SHARE = 1 / 256  # of the square of a residual
+_SHARE = 1 / 64  # of the square of a residual
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ScalarRange:
     """The box of residuals that codes of ``sq8``, ``sq6`` or ``sq4`` can hold.
 
     A vector counts as clipped where its residual is farther from the box than the rounding of
-    codes moves any residual inside, half of the diagonal of one step, and than a 16th of its own
+    codes moves any residual inside, half of the diagonal of one step, and than an eighth of its own
     length. So the extremes of ordinary vectors, a hair beyond those of the sample, do not count.
 
     Parameters

@@ -32,11 +32,15 @@ def exact_queries(queries: npt.ArrayLike, d: int) -> Vectors:
     checked = checked_queries(given, d)
     if np.can_cast(given.dtype, np.float32):
         return checked
-    wide = np.ascontiguousarray(given, np.float64)
-    if given.dtype.kind in "iu" and np.abs(wide).max(initial=0) > _WHOLE:
-        row = int(np.flatnonzero((np.abs(wide) > _WHOLE).any(axis=1))[0])
-        raise InvalidArgument(f"query {row} holds a number above 2^53, which float64 would round")
-    return wide
+    if given.dtype.kind in "iu":
+        large = (given > _WHOLE) | (given < -_WHOLE)
+        if large.any():
+            row = int(np.flatnonzero(large.any(axis=1))[0])
+            raise InvalidArgument(
+                f"query {row} holds a number above 2^53, which float64 would round; subtract an "
+                "offset from all vectors and queries"
+            )
+    return np.ascontiguousarray(given, np.float64)
 
 
 def check_distances(source: Source, queries: Vectors, best: BestSoFar) -> None:

@@ -97,7 +97,7 @@ def _check_exact(
     """Raise at the first whole number that ``out``, of float64, cannot hold."""
     if out.dtype != np.float64 or native.dtype.kind not in "iu" or native.dtype.itemsize < 8:
         return
-    large = native > _WHOLE if native.dtype.kind == "u" else (native > _WHOLE) | (native < -_WHOLE)
+    large = (native > _WHOLE) | (native < -_WHOLE)
     if large.any():
         at, dimension = divmod(int(large.argmax()), file.d)
         row = int(rows[at])

@@ -2,8 +2,8 @@
 
 Vectors are kept as float32, and as float16 where the codec says so. What is lost thereby is of
 the size of their values; what a search must tell apart is of the size of the distances between
-near ones. So some vectors of a sample are compared with each other. A set is refused where more
-than a quarter of them
+near ones. So some vectors of a sample are compared with each other. A set is refused where many of
+them (more than a quarter, or half for the last two)
 
 - are moved by the rounding by more than a quarter of the distance to their nearest neighbour;
 - are so near to it that float32 has no square of that distance (squared distances underflow); or
@@ -29,7 +29,7 @@ Vectors = npt.NDArray[np.float32] | Float64
 
 _CHECKED = 128  # vectors that are compared with each other
 _TOO_FAR, _FAR = 1 / 4, 1 / 32  # that a vector is moved, of the distance to its neighbour
-_SHARE = 1 / 4  # of the vectors
+_SHARE, _MOST = 1 / 4, 1 / 2  # of the vectors
 _NO_SQUARE = 2.0**-50  # distances whose squares lose digits: float32 ends at 2^-149
 _NO_ANGLE = 2.0**-11.5  # unit vectors so near have a cosine above 1 - 2^-24
 
@@ -72,7 +72,7 @@ class Kept:
         ``unit`` are vectors of unit length that are compared by their cosine.
         """
         near = self._nearest < (_NO_ANGLE if unit else _NO_SQUARE)
-        if not self._many(near):
+        if not self._many(near, _MOST):
             return None
         row = int(np.argmax(near))
         told = f"{self.place_of(row)} and its nearest of {len(near) - 1} others, like most vectors,"
@@ -88,7 +88,7 @@ class Kept:
 
     def _moved_by(self, share: float, amount: str) -> str | None:
         lost = self._moved > share * self._nearest
-        if not self._many(lost):
+        if not self._many(lost, _SHARE):
             return None
         row = int(np.argmax(np.where(lost, self._moved / self._nearest, 0)))
         return (
@@ -99,9 +99,9 @@ class Kept:
             "scale all vectors and queries, or subtract the mean from them"
         )
 
-    def _many(self, lost: npt.NDArray[np.bool_]) -> bool:
+    def _many(self, lost: npt.NDArray[np.bool_], share: float) -> bool:
         apart = np.isfinite(self._nearest)
-        return bool(np.count_nonzero(lost & apart) > _SHARE * np.count_nonzero(apart))
+        return bool(np.count_nonzero(lost & apart) > share * np.count_nonzero(apart))
 
     @cached_property
     def _scale(self) -> float:
