@@ -15,7 +15,7 @@ from teravec.index.manifest import Manifest, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
-from teravec.shards.shard import shard
+from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
 from teravec.sources import Source, Weights, open_source
@@ -31,6 +31,8 @@ from teravec.training.train import train
 __all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
 
 log = logging.getLogger(__name__)
+
+_MANY_CLIPPED = 0.01  # of all vectors; more are a warning
 
 
 def train_model(
@@ -83,6 +85,7 @@ def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources)
         )  # fmt: skip
         slices = merge(paths, options, resources)
         manifest = _manifest(record, model, slices, paths)
+        _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
         with storage_errors(paths.shards, "remove"):
@@ -107,7 +110,19 @@ def _manifest(
         files={paths.build.name: describe_file(paths.build)},
         slices=tuple(slices),
         source=record.source,
+        clipped=clipped_vectors(paths),
     )
+
+
+def _warn_if_clipped(manifest: Manifest) -> None:
+    """Say so where codes do not fit the vectors; a few that lie outside are in every set."""
+    if manifest.clipped > _MANY_CLIPPED * manifest.ntotal:
+        log.warning(
+            "%d of %d vectors lie outside of the range that %s was trained on, and are encoded as "
+            "the nearest inside: the sample does not represent the data; build anew with a larger "
+            "--sample, or with another codec (flat, fp16)",
+            manifest.clipped, manifest.ntotal, manifest.codec,
+        )  # fmt: skip
 
 
 def build_index(

@@ -42,6 +42,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"
         + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),
+        **_clipped_row(content),
         "lists": f"{content['nlist']:,}, {content['quantizer']} coarse quantizer",
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",
@@ -74,6 +75,16 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
         f"recall@{ks[column]} {', '.join(reached)} lists; at most {best:.4f} measured, "
         f"on {calibration['queries']:,} queries ({calibration['origin']})"
     )
+
+
+def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
+    """What to say of vectors that the codec could not hold, where there are any."""
+    if not content["clipped"]:
+        return {}
+    share = 100 * content["clipped"] / content["ntotal"]
+    return {
+        "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
+    }
 
 
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:

@@ -202,8 +202,8 @@ def groundtruth(
     with hold_file(out):
         with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
             distances, ids = exact_neighbors(
-                source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-                resources=resources, checkpoint=checkpoint,
+                source, _read_queries(asked, data[-1], memory, exact=True), k,
+                metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
             )  # fmt: skip
         write_neighbors(out, distances, ids)
         remove_checkpoint(checkpoint)
@@ -215,10 +215,13 @@ def groundtruth(
         )
 
 
-def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:
+def _read_queries(
+    source: Source, path: str, memory: str | None, *, exact: bool = False
+) -> npt.NDArray[np.float32]:
     limit = api.resources(memory, None, None).memory_bytes
-    require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
+    dtype = source.exact_dtype if exact else np.dtype(np.float32)
+    require(source.ntotal * source.d * dtype.itemsize, limit, f"holding the queries of {path}")
+    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal, dtype)
     return vectors
 
 

@@ -218,8 +218,8 @@ class Index:
         started = time.perf_counter()
         model = self._opened.model
         prepared = model.prepare(queries)
-        if model.metric is Metric.L2:
-            check_lengths(prepared)
+        if model.metric is not Metric.COSINE:
+            check_lengths(prepared, model.metric, model.centroids)
         list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
         if effort.prune:
             list_nos, distances = prune_lists(

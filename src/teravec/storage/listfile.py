@@ -38,7 +38,7 @@ __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_l
 FORMAT_VERSION = 2
 ID_BYTES = 8
 MAGIC = b"TVLISTS\x00"
-_HEADER = struct.Struct("<8sIIQQQQQQ56xQ")
+_HEADER = struct.Struct("<8sIIQQQQQQQ48xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
 _VERIFY_BYTES = 8 << 20
 _SYNC_BYTES = 16 << 20
@@ -65,6 +65,8 @@ class ListFileHeader:
         Vectors in the file.
     model : int
         Checksum of the model that encoded them, as an unsigned 64-bit number.
+    clipped : int
+        Of a shard: vectors outside of what the codec's scalar quantizer was trained on.
     """
 
     code_size: int
@@ -74,6 +76,7 @@ class ListFileHeader:
     row_stop: int
     ntotal: int
     model: int
+    clipped: int = 0
 
     @property
     def nlist(self) -> int:
@@ -105,6 +108,7 @@ class ListFileHeader:
         return pack_header(
             _HEADER, MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
             self.row_start, self.row_stop, self.ntotal, self.model,
+            self.clipped,
         )  # fmt: skip
 
     @classmethod
