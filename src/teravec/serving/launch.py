@@ -16,6 +16,7 @@ from teravec.serving.program import Server
 from teravec.serving.security import Address, ClientSecurity, ServerSecurity
 from teravec.serving.service import Backend, SearchService
 from teravec.serving.topology import Topology, parse_ranges
+from teravec.storage.files import allow_most_open_files
 
 __all__ = ["ServeOptions", "launch"]
 
@@ -87,6 +88,7 @@ def launch(options: ServeOptions) -> Server:
     addresses = [options.listen, *([] if options.http is None else [options.http])]
     for address in addresses:  # before anything is opened
         options.security.check_address(address)
+    allow_most_open_files()
     lookup = None if options.vectors is None else VectorLookup(options.vectors)
     metrics = Metrics()
     backend, workers = _backend(options, metrics)

@@ -64,7 +64,12 @@ class Limits:
 
     def check_results(self, results: int) -> None:
         """Raise LimitExceeded unless an answer may hold so many results."""
-        _check("answer bytes", results * _RESULT_BYTES, self.answer_bytes)
+        _check("answer bytes", self.result_bytes(results), self.answer_bytes)
+
+    @staticmethod
+    def result_bytes(results: int) -> int:
+        """Bytes that so many results take."""
+        return results * _RESULT_BYTES
 
     def check_timeout(self, timeout_s: float) -> None:
         """Raise LimitExceeded unless a request may take so long."""

@@ -107,7 +107,6 @@ class SearchService:
             frame, code = encode_error(error), error_code(error)
             if code == "internal":
                 log.exception("a request failed")
-            method = method if code != "invalid-argument" or queries else "other"
         self._count(method, code, started, queries, len(data), len(frame))
         return frame
 

@@ -17,6 +17,7 @@ import xxhash
 from teravec.errors import CorruptFile, OutputExists, StorageError, storage_errors
 
 __all__ = [
+    "allow_most_open_files",
     "allow_open_files",
     "byte_view",
     "check_size",
@@ -59,6 +60,13 @@ def allow_open_files(count: int) -> None:
                 )
             wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def allow_most_open_files() -> None:
+    """Raise this process's limit on descriptors as far as the system lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # a system may allow less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def sync_directory(path: Path) -> None:
