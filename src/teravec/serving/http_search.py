@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceeded
-from teravec.serving.budget import Budget, Share
+from teravec.serving.budget import Share
 from teravec.serving.http_answer import answer_pieces
 from teravec.serving.http_body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
 from teravec.serving.lookup import VectorLookup
@@ -52,7 +52,6 @@ class HttpSearches(Response):
     def __init__(self, service: SearchService, lookup: VectorLookup | None) -> None:
         super().__init__()
         self._service, self._lookup, self._limits = service, lookup, service.limits
-        self._budget = Budget(service.limits.queue_bytes)
         self._most = min(service.limits.queue, _MOST_SEARCHES)
         self._under_way = 0
         self._searching = ThreadPoolExecutor(self._most, "teravec-http")
@@ -62,7 +61,7 @@ class HttpSearches(Response):
         """Answer one request, or raise why not."""
         arrived_s = scope.get(ARRIVED) or time.monotonic()
         self._check_room()
-        with self._budget.share() as share:
+        with self._service.budget.share() as share:
             share.hold(_body_bytes(scope, self._limits.json_bytes))
             body = await _read(receive, self._limits.json_bytes)
             if body is None:

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_TOKEN = 16
 _MOST_PORT = 65535
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,12 @@ class ServerSecurity:
             raise InvalidArgument("a TLS certificate and its key are given together")
         if self.client_ca is not None and self.certificate is None:
             raise InvalidArgument("client certificates need TLS: give a certificate and a key")
+        for name in self.allow_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise InvalidArgument(
+                    f"--allow-host {name!r} found; a name such as db.example.org expected, without "
+                    "http:// and port"
+                )
 
     def check_address(self, address: Address) -> None:
         """Raise InvalidArgument where strangers could listen, or ask."""
