@@ -1,8 +1,8 @@
 """Reading the JSON body of a search.
 
-Small bodies become Python objects and are checked by pydantic. Large ones are parsed by Arrow,
-which holds no lock of Python's meanwhile and makes no object of each number: probes are answered
-while one is read, and it takes a tenth of the memory.
+A large body is read by pieces: its arrays are cut out, and their text becomes numbers some rows at
+a time. So no step holds Python's lock for long, probes are answered meanwhile, and Python objects
+are made of a small part only.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.json
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
 from teravec.errors import InvalidArgument, LimitExceeded
@@ -78,14 +76,16 @@ class Asked:
     queries: npt.NDArray[np.float32] | None
 
 
-# Types of a large body's fields; rows of numbers where they are vectors.
-_TYPES: dict[str, pa.DataType] = {
-    "queries": pa.list_(pa.list_(pa.float64())), "query": pa.list_(pa.list_(pa.float64())),
-    "ids": pa.list_(pa.int64()), "k": pa.int64(), "radius": pa.float64(), "nprobe": pa.int64(),
-    "recall": pa.float64(), "candidates": pa.int64(), "timeout_s": pa.float64(),
-    "allow_partial": pa.bool_(),
-}  # fmt: skip
-_FLAT = re.compile(rb'"(queries|query)"\s*:\s*\[\s*[^\[\s]')
+_Read = tuple[SearchBody, npt.NDArray[np.float32] | None]
+
+_ROWS_TYPE = TypeAdapter(list[Annotated[list[Number], Field(min_length=1)]])
+_NUMBERS_TYPE = TypeAdapter(list[Number])
+_IDS_TYPE = TypeAdapter(list[Annotated[int, Field(ge=0, le=_I64)]])
+
+_PIECE_BYTES = 128 << 10  # become numbers at a time, in some milliseconds
+# Bodies that are right have no strings but names, so these are found where they are.
+_ARRAY = re.compile(rb'"(queries|query|ids)"\s*:\s*(\[\s*\[|\[)')
+_COMMA = re.compile(rb"\s*,")
 _TIMEOUT = re.compile(rb'"timeout_s"\s*:\s*(\d{1,9}(?:\.\d{0,9})?)')
 _MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
 
@@ -99,7 +99,7 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
     d : int
         Dimensions, for the example that an error shows.
     most_queries : int
-        More ids than that are refused before they are looked up.
+        More are refused before they are read.
 
     Raises
     ------
@@ -110,20 +110,20 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
     if data[:3] == _MARK:
         data = data[3:]
     try:
-        asked = (_read_small if len(data) <= SMALL_BODY_BYTES else _read_large)(data)
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{error}; {_example(d)}") from error
-    if asked.options.ids is not None:
-        if asked.queries is not None:
+        options, queries = (
+            _read_small(data) if len(data) <= SMALL_BODY_BYTES else _read_large(data, most_queries)
+        )
+        if (options.ids is None) == (queries is None):
             raise InvalidArgument("queries or ids expected, and not both")
-        if len(asked.options.ids) > most_queries:
-            raise LimitExceeded(
-                f"queries: {len(asked.options.ids):,} asked for, this server takes at most "
-                f"{most_queries:,}"
-            )
-    elif asked.queries is None:
-        raise InvalidArgument(f"queries or ids expected, neither found; {_example(d)}")
-    return asked
+    except LimitExceeded:
+        raise
+    except InvalidArgument as error:
+        example = f'{{"queries": [[{d} numbers]], "k": 10}}'
+        raise InvalidArgument(
+            f"{error}; send {example} with content-type: application/json"
+        ) from error
+    _check_count(len(options.ids or ()), most_queries, "ids")
+    return Asked(options, queries)
 
 
 def timeout_of(data: bytes | bytearray) -> float:
@@ -132,11 +132,86 @@ def timeout_of(data: bytes | bytearray) -> float:
     return float(found[1]) if found else SearchBody.model_fields["timeout_s"].default
 
 
-def _example(d: int) -> str:
-    return f'send {{"queries": [[{d} numbers]], "k": 10}} with content-type: application/json'
+def _read_small(data: bytes | bytearray) -> _Read:
+    options = _options(data)
+    if options.queries is not None and options.query is not None:
+        raise InvalidArgument("queries and query found; one of them expected")
+    rows = options.queries if options.query is None else options.query
+    return options, None if rows is None else _matrix(rows)
 
 
-def _read_small(data: bytes | bytearray) -> Asked:
+def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
+    """Cut the one large array out, read what is left as a small body, then the array by pieces."""
+    found, end = _ARRAY.search(data), data.rfind(b"]")
+    if found is None or end < found.end():
+        raise InvalidArgument("a large body that is no JSON object with queries or ids")
+    name, nested, start = found[1].decode(), len(found[2]) > 1, found.start(2) + 1
+    rest = data[: start - 1] + b"null" + data[end + 1 :]
+    if len(rest) > SMALL_BODY_BYTES:
+        raise InvalidArgument(f"{len(rest):,} bytes found beside {name}")
+    options = _options(rest)
+    if options.queries is not None or options.query is not None:
+        raise InvalidArgument("queries or query or ids expected, and one of them only")
+    if nested or name == "ids":
+        rows = data.count(b"[" if nested else b",", start, end)
+        _check_count(rows, most_queries, name)
+    if name == "ids":
+        options.ids = _validated(_IDS_TYPE, data[start:end], name, 0)
+        return options, None
+    pieces = _rows_by_pieces if nested else _numbers_by_pieces
+    return options, pieces(data, name, start, end)
+
+
+def _rows_by_pieces(
+    data: bytes | bytearray, name: str, start: int, stop: int
+) -> npt.NDArray[np.float32]:
+    """Rows of numbers whose text is between two places: ``[1, 2], [3, 4]``."""
+    tables: list[npt.NDArray[np.float32]] = []
+    while True:
+        cut = data.find(b"]", start + _PIECE_BYTES, stop) + 1 or stop
+        rows = _validated(_ROWS_TYPE, data[start:cut], name, sum(map(len, tables)))
+        tables.append(_matrix(rows))
+        if tables[-1].shape[1] != tables[0].shape[1]:
+            raise InvalidArgument("queries of one length expected")
+        comma = _COMMA.match(data, cut, stop)
+        if comma is None:
+            if data[cut:stop].strip():
+                raise InvalidArgument(f"{name}: rows of numbers expected")
+            return np.concatenate(tables)
+        start = comma.end()
+
+
+def _numbers_by_pieces(
+    data: bytes | bytearray, name: str, start: int, stop: int
+) -> npt.NDArray[np.float32]:
+    """One vector whose text is between two places: ``1, 2, 3``."""
+    parts: list[npt.NDArray[np.float32]] = []
+    while start <= stop:
+        cut = data.find(b",", start + _PIECE_BYTES, stop)
+        cut = stop if cut < 0 else cut
+        parts.append(_matrix([_validated(_NUMBERS_TYPE, data[start:cut], name, 0)]))
+        start = cut + 1
+    return np.concatenate(parts, axis=1)
+
+
+def _validated(kind: TypeAdapter[Any], text: bytes | bytearray, name: str, rows_before: int) -> Any:
+    """The numbers of a piece; the place of a bad one counts rows of the pieces before."""
+    try:
+        numbers = kind.validate_json(b"[" + text + b"]", strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        row, *inside = first["loc"] or ("",)
+        if isinstance(row, int):
+            row += rows_before
+        place = ".".join(str(part) for part in (name, row, *inside) if part != "")
+        raise InvalidArgument(f"{place}: {first['msg']}") from None
+    if not numbers:
+        raise InvalidArgument(f"{name}: a number expected, none found")
+    return numbers
+
+
+def _options(data: bytes | bytearray) -> SearchBody:
+    """A small body, checked."""
     if not data.strip():
         raise InvalidArgument("the body is empty")
     try:
@@ -146,55 +221,12 @@ def _read_small(data: bytes | bytearray) -> Asked:
     if not isinstance(content, dict):
         raise InvalidArgument(f"the body is {_kind(content)}; an object expected")
     for name in content:
-        if name in _TYPES and data.count(b'"%s"' % name.encode()) > 1:
+        if name in SearchBody.model_fields and data.count(b'"%b"' % name.encode()) > 1:
             raise InvalidArgument(f"{name} is given twice")
     for name in ("queries", "query"):
         rows = content.get(name)
         if isinstance(rows, list) and rows and not isinstance(rows[0], list):
             content[name] = [rows]  # one vector
-    options = _checked(content)
-    rows = _only_one(options.queries, options.query)
-    return Asked(options, None if rows is None else _matrix(rows))
-
-
-def _read_large(data: bytes | bytearray) -> Asked:
-    types = dict(_TYPES)
-    for found in _FLAT.finditer(data):
-        types[found[1].decode()] = pa.list_(pa.float64())
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(pa.py_buffer(data)),
-            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(data) + 1),
-            parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(types), newlines_in_values=True,
-                unexpected_field_behavior="error",
-            ),
-            memory_pool=pa.system_memory_pool(),
-        )  # fmt: skip
-    except (pa.ArrowException, ValueError) as error:
-        text = str(error).removeprefix("JSON parse error: ").removesuffix(" in row 0")
-        raise InvalidArgument(f"the body is not what is expected ({text})") from None
-    if table.num_rows != 1:
-        raise InvalidArgument(f"{table.num_rows} JSON objects found; one expected")
-    columns = {name: table.column(name).chunk(0) for name in types}
-    content = {
-        name: column[0].as_py() for name, column in columns.items()
-        if name not in ("queries", "query", "ids") and column.null_count == 0
-    }  # fmt: skip
-    ids = columns["ids"]
-    if ids.null_count == 0:
-        content["ids"] = ids.flatten().to_pylist()
-    rows = _only_one(*(None if (c := columns[n]).null_count else c for n in ("queries", "query")))
-    return Asked(_checked(content), None if rows is None else _arrow_matrix(rows))
-
-
-def _only_one(queries: Any, query: Any) -> Any:
-    if queries is not None and query is not None:
-        raise InvalidArgument("queries and query found; one of them expected")
-    return queries if query is None else query
-
-
-def _checked(content: dict[str, Any]) -> SearchBody:
     try:
         return SearchBody.model_validate(content)
     except ValidationError as error:
@@ -213,24 +245,11 @@ def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:
         return np.array(rows, np.float32)
 
 
-def _arrow_matrix(rows: pa.ListArray) -> npt.NDArray[np.float32]:
-    """One vector, or rows of them, as a table."""
-    vectors = rows.flatten()
-    lengths = {len(vectors)}
-    if pa.types.is_list(vectors.type):
-        if vectors.null_count:
-            raise InvalidArgument("queries: null found; numbers expected")
-        lengths = set(np.unique(np.diff(vectors.offsets.to_numpy())).tolist())
-        vectors = vectors.flatten()
-    if len(lengths) != 1:
-        raise InvalidArgument("queries of one length expected, none or several found")
-    if vectors.null_count:
-        raise InvalidArgument("queries: null found; numbers expected")
-    if not (length := lengths.pop()):
-        raise InvalidArgument("queries: an empty vector found")
-    with np.errstate(over="ignore"):
-        table: npt.NDArray[np.float32] = vectors.to_numpy().astype(np.float32)
-        return table.reshape(-1, length)
+def _check_count(queries: int, most: int, name: str) -> None:
+    if queries > most:
+        raise LimitExceeded(
+            f"{name}: {queries:,} asked for, this server takes at most {most:,} (--max-queries)"
+        )
 
 
 def _kind(content: object) -> str:
