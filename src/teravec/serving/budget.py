@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +18,8 @@ from teravec.errors import Busy
 __all__ = ["Budget", "Share"]
 
 _LARGE_BYTES = 1 << 20  # a request that held so much leaves free memory behind that is worth it
-_TRIM_AFTER_S = 0.5  # many large requests in a row are followed by one trim
+# Trimming holds up allocations for some ten milliseconds: it waits for a pause, but not for long.
+_TRIM_AFTER_S, _TRIM_AT_LEAST_S = 0.5, 5.0
 
 
 class Budget:
@@ -68,15 +70,20 @@ class Budget:
 
     def _trim_soon(self) -> None:
         with self._lock:
-            if self._trim is not None:
-                return
-            self._trim = threading.Timer(_TRIM_AFTER_S, self._trim_now)
-            self._trim.daemon = True
-            self._trim.start()
+            if self._trim is None:
+                self._trim_after(time.monotonic() + _TRIM_AT_LEAST_S)
 
-    def _trim_now(self) -> None:
+    def _trim_after(self, latest_s: float) -> None:
+        self._trim = threading.Timer(_TRIM_AFTER_S, self._trim_now, [latest_s])
+        self._trim.daemon = True
+        self._trim.start()
+
+    def _trim_now(self, latest_s: float) -> None:
         with self._lock:
             self._trim = None
+            if self._held_bytes >= _LARGE_BYTES and time.monotonic() < latest_s:
+                self._trim_after(latest_s)
+                return
         pa.default_memory_pool().release_unused()
         if _malloc_trim is not None:
             _malloc_trim(0)
