@@ -82,7 +82,7 @@ _ROWS_TYPE = TypeAdapter(list[Annotated[list[Number], Field(min_length=1)]])
 _NUMBERS_TYPE = TypeAdapter(list[Number])
 _IDS_TYPE = TypeAdapter(list[Annotated[int, Field(ge=0, le=_I64)]])
 
-_PIECE_BYTES = 128 << 10  # become numbers at a time, in some milliseconds
+_PIECE_BYTES = 16 << 10  # become numbers at a time, in some milliseconds
 # Bodies that are right have no strings but names, so these are found where they are.
 _ARRAY = re.compile(rb'"(queries|query|ids)"\s*:\s*(\[\s*\[|\[)')
 _COMMA = re.compile(rb"\s*,")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import sys
 import threading
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["HttpPort"]
 
 _START_S = 10.0
 _KEEP_ALIVE_S = 15
+_SWITCH_S = 0.001
 
 
 class HttpPort:
@@ -55,6 +57,8 @@ class HttpPort:
             proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
             ws="none", log_level="error", **_tls(security),
         )  # fmt: skip
+        # Whoever computes in Python lets the event loop in after a millisecond, not after five.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._socket = bound_socket(address)
         try:
             config.load()

@@ -26,15 +26,15 @@ from teravec.serving.lookup import VectorLookup
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.service import SearchService
 
-__all__ = ["ARRIVED", "CONVERTERS", "HttpSearches"]
+__all__ = ["ARRIVED", "HttpSearches"]
 
 T = TypeVar("T")
 
 ARRIVED = "teravec.arrived"  # in a request's scope: when its header had come
-CONVERTERS = 2  # threads between JSON and arrays of large requests: each holds Python's lock
 _MOST_SEARCHES = 128  # at a time: each takes a thread, and batches join their requests
 _SMALL_RESULTS = 4096  # of an answer that is written at once
 _BODY_S = 30.0
+_TURNS = 4
 _SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # an answer is taken in 30 s and a second for each 128 KiB
 _TEXT_BYTES = 30  # of a result in JSON, about
 
@@ -55,7 +55,10 @@ class HttpSearches(Response):
         self._most = min(service.limits.queue, _MOST_SEARCHES)
         self._under_way = 0
         self._searching = ThreadPoolExecutor(self._most, "teravec-http")
-        self._converting = ThreadPoolExecutor(CONVERTERS, "teravec-json")
+        # One thread each for large bodies and answers: both work in Python, and hold its lock.
+        self._reading = ThreadPoolExecutor(1, "teravec-read-json")
+        self._writing = ThreadPoolExecutor(1, "teravec-write-json")
+        self._turn = asyncio.Semaphore(_TURNS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or raise why not."""
@@ -63,7 +66,7 @@ class HttpSearches(Response):
         self._check_room()
         with self._service.budget.share() as share:
             share.hold(_body_bytes(scope, self._limits.json_bytes))
-            body = await _read(receive, self._limits.json_bytes)
+            body = await self._read(receive, self._limits.json_bytes)
             if body is None:
                 return  # the client has gone
             self._check_room()
@@ -75,9 +78,28 @@ class HttpSearches(Response):
             del body
             await self._send(send, pieces, share)
 
+    async def _read(self, receive: Receive, most: int) -> bytearray | None:
+        """A whole body; None if the client has gone."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    body += message.get("body", b"")
+                    _check(len(body), most)
+                    if not message.get("more_body"):
+                        return body
+                    # Of many large bodies a few go on in each round of the event loop.
+                    async with self._turn:
+                        await asyncio.sleep(0)
+        except TimeoutError:
+            raise HTTPException(408, f"no whole body within {_BODY_S:.0f} s") from None
+
     def close(self) -> None:
         """Begin no search any more."""
-        for threads in (self._searching, self._converting):
+        for threads in (self._searching, self._reading, self._writing):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_room(self) -> None:
@@ -87,7 +109,7 @@ class HttpSearches(Response):
     async def run(self, function: Callable[[], T]) -> T:
         """Call a function that takes some milliseconds, beside the event loop."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._converting, function)
+        return await loop.run_in_executor(self._writing, function)
 
     async def _answer(
         self, body: bytearray, share: Share, arrived_s: float
@@ -96,9 +118,7 @@ class HttpSearches(Response):
         loop, asked = asyncio.get_running_loop(), None
         d = self._service.backend.versions.current.d
         if len(body) > SMALL_BODY_BYTES:
-            reading = loop.run_in_executor(
-                self._converting, read_body, body, d, self._limits.queries
-            )
+            reading = loop.run_in_executor(self._reading, read_body, body, d, self._limits.queries)
             left_s = arrived_s + timeout_of(body) - time.monotonic()
             await asyncio.wait([reading], timeout=max(0.0, left_s))
             if not reading.done():
@@ -152,7 +172,7 @@ class HttpSearches(Response):
         loop, left = asyncio.get_running_loop(), iter(pieces)
         async with asyncio.timeout(_SEND_S + share.peak_bytes / 12 * _TEXT_BYTES / _SEND_BYTES_S):
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            while piece := await loop.run_in_executor(self._converting, next, left, b""):
+            while piece := await loop.run_in_executor(self._writing, next, left, b""):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
@@ -170,23 +190,6 @@ def _body_bytes(scope: Scope, most: int) -> int:
             _check(size, most)
             return size
     return most
-
-
-async def _read(receive: Receive, most: int) -> bytearray | None:
-    """A whole body; None if the client has gone."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None
-                body += message.get("body", b"")
-                _check(len(body), most)
-                if not message.get("more_body"):
-                    return body
-    except TimeoutError:
-        raise HTTPException(408, f"no whole body within {_BODY_S:.0f} s") from None
 
 
 def _check(size: int, most: int) -> None:

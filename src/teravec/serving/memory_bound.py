@@ -8,8 +8,7 @@ from teravec.serving.limits import Limits
 __all__ = ["memory_bound", "memory_line"]
 
 _INTERPRETER_BYTES = 300 * MIB
-_CONVERTERS = 2  # large JSON bodies or answers that are converted at a time
-_JSON_TIMES = 12  # what a body of numbers takes while it is parsed, for each of its bytes
+_JSON_TIMES = 8  # what a body of numbers takes while it is read, for each of its bytes
 _CONNECTION_BYTES = 32 << 10  # what an HTTP connection takes that says nothing
 _CONNECTIONS = 4096
 
@@ -40,9 +39,7 @@ def memory_bound(
         "answers being made (--max-answer)": batches * limits.answer_bytes,
     }
     if http:
-        parts["HTTP"] = _CONVERTERS * _JSON_TIMES * limits.json_bytes + (
-            _CONNECTIONS * _CONNECTION_BYTES
-        )
+        parts["HTTP"] = _JSON_TIMES * limits.json_bytes + (_CONNECTIONS * _CONNECTION_BYTES)
     return parts
 
 
