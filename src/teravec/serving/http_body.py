@@ -152,12 +152,12 @@ def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
     options = _options(rest)
     if options.queries is not None or options.query is not None:
         raise InvalidArgument("queries or query or ids expected, and one of them only")
-    if nested or name == "ids":
-        rows = data.count(b"[" if nested else b",", start, end)
-        _check_count(rows, most_queries, name)
     if name == "ids":
+        _check_count(data.count(b",", start, end) + 1, most_queries, name)
         options.ids = _validated(_IDS_TYPE, data[start:end], name, 0)
         return options, None
+    if nested:
+        _check_count(data.count(b"[", start, end), most_queries, name)
     pieces = _rows_by_pieces if nested else _numbers_by_pieces
     return options, pieces(data, name, start, end)
 
