@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +59,7 @@ class FlightPeer:
         options["generic_options"] = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.enable_http_proxy", int(_proxy_for(self.address) is not None)),
         ]
         self._headers = []
         if security.token is not None:
@@ -145,6 +147,14 @@ class FlightPeer:
         self._client.close()
 
 
+def _proxy_for(address: Address) -> str | None:
+    """The proxy to this address: gRPC's own variable must ask for it, and never for loopback.
+
+    Proxies of http_proxy and its kind are for the web; servers are near.
+    """
+    return None if address.is_loopback else os.environ.get("grpc_proxy")  # noqa: SIM112
+
+
 def answer_of(call: Call, address: Address | str) -> tuple[Answer, int]:
     """The answer that a call brought, and the bytes it had; raises as ``FlightPeer.ask`` does."""
     if call.error is not None:
@@ -164,7 +174,9 @@ def _typed(error: Exception, address: Address | str) -> Exception:
         return AccessDenied(f"{address}: the server wants a valid token")
     if isinstance(error, flight.FlightUnavailableError | OSError):
         # TLS failures look like this too; gRPC's own text says which.
-        return Unavailable(f"{address}: no server answers ({_first_line(error)})")
+        by = _proxy_for(Address.parse(address) if isinstance(address, str) else address)
+        through = f" through the proxy {by} of the variable grpc_proxy" if by else ""
+        return Unavailable(f"{address}: no server answers{through} ({_first_line(error)})")
     if isinstance(error, flight.FlightCancelledError):
         return Unavailable(f"{address}: the call was cancelled")
     if isinstance(error, pa.ArrowException):

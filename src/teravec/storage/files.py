@@ -20,6 +20,7 @@ from teravec.errors import CorruptFile, OutputExists, StorageError, storage_erro
 from teravec.storage.locks import NoLocks, lock_file
 
 __all__ = [
+    "allow_most_open_files",
     "allow_open_files",
     "byte_view",
     "check_size",
@@ -71,6 +72,13 @@ def allow_open_files(count: int) -> None:
                 )
             wanted = hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def allow_most_open_files() -> None:
+    """Raise this process's limit on descriptors as far as the system lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # a system may allow less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def sync_directory(path: Path) -> None:
