@@ -14,6 +14,7 @@ import numpy.typing as npt
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
 from teravec.serving.batching import Batcher, Job
+from teravec.serving.budget import Budget
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.metrics import Metrics
@@ -88,6 +89,7 @@ class SearchService:
         batch_rows: int = 1024,
     ) -> None:  # fmt: skip
         self.backend, self.limits, self.metrics = backend, limits, metrics
+        self.budget = Budget(limits.queue_bytes)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
         self._draining = False
         self._started = time.time()
