@@ -33,7 +33,7 @@ ONLY_IN = {
     "pyarrow.flight": "serving",
     **dict.fromkeys(
         (
-            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "http", "httpx", "requests",
+            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx", "requests",
             "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
             "websockets", "wsgiref", "xmlrpc",
         ),

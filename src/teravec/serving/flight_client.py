@@ -13,6 +13,7 @@ from pyarrow import flight
 
 from teravec.errors import (
     AccessDenied,
+    Busy,
     DeadlineExceeded,
     InvalidArgument,
     ProtocolError,
@@ -29,6 +30,7 @@ __all__ = ["FlightPeer", "answer_of"]
 _SCHEMES = {"grpc": False, "grpc+tcp": False, "grpc+tls": True}
 _SLACK_S = 0.25  # for a server's own 'deadline exceeded' to arrive
 _LARGEST_ANSWER = 1 << 30
+_AROUND_A_FRAME = 4096
 
 
 class FlightPeer:
@@ -58,6 +60,9 @@ class FlightPeer:
         options["generic_options"] = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            # A server that means harm is refused before its answer is kept, or expanded.
+            ("grpc.max_receive_message_length", _LARGEST_ANSWER + _AROUND_A_FRAME),
+            ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
         self._headers = []
         if security.token is not None:
@@ -167,9 +172,20 @@ def _typed(error: Exception, address: Address | str) -> Exception:
         return Unavailable(f"{address}: no server answers ({_first_line(error)})")
     if isinstance(error, flight.FlightCancelledError):
         return Unavailable(f"{address}: the call was cancelled")
+    if _is_exhausted(error):
+        return Busy(f"{address}: {_first_line(error)}")
     if isinstance(error, pa.ArrowException):
         return ProtocolError(f"{address}: {_first_line(error)}")
     return error
+
+
+def _is_exhausted(error: Exception) -> bool:
+    """Whether gRPC says that the server has no threads or memory left; Flight has no type for it.
+
+    An answer over this side's bound has the same code, but is no reason to try again.
+    """
+    text = str(error)
+    return "resource exhausted" in text and "larger than max" not in text
 
 
 def _first_line(error: Exception) -> str:

@@ -30,7 +30,6 @@ __all__ = ["FlightPort"]
 log = logging.getLogger(__name__)
 
 _LARGEST_ACTION = 64 << 10
-_AROUND_A_FRAME = 4096  # bytes of a message around what it carries
 _SERVICE = b"/arrow.flight.protocol.FlightService/"
 
 
@@ -59,14 +58,10 @@ class FlightPort:
         limits = service.limits
         self._methods = {
             _SERVICE + b"DoExchange": Method(
-                limits.request_bytes + _AROUND_A_FRAME, self._exchange, self._exchange_error
+                limits.request_bytes, self._exchange, self._exchange_error
             ),
-            _SERVICE + b"DoAction": Method(
-                _LARGEST_ACTION + _AROUND_A_FRAME, self._action, self._action_error
-            ),
-            _SERVICE + b"ListActions": Method(
-                _AROUND_A_FRAME, self._list_actions, self._action_error
-            ),
+            _SERVICE + b"DoAction": Method(_LARGEST_ACTION, self._action, self._action_error),
+            _SERVICE + b"ListActions": Method(0, self._list_actions, self._action_error),
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": lambda _: _json(service.info()),
@@ -119,7 +114,8 @@ class FlightPort:
             return Reply(())  # pyarrow's clients send the command first
         if data.frame is None:
             raise ProtocolError("no frame found in the call")
-        answer = self._service.answer_frame(call.notes.get("method", ""), data.frame)
+        method = call.notes.get("method", "")
+        answer = self._service.answer_frame(method, data.frame, call.share)
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:

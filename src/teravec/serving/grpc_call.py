@@ -26,6 +26,7 @@ __all__ = ["Call", "CallRefused", "Method", "Reply", "Status"]
 log = logging.getLogger(__name__)
 
 _PREFIX_BYTES = 5
+_AROUND_BYTES = 4096  # of a message, around what it carries
 _STEP_BYTES = 1 << 20  # of a large message, held and let in at a time
 _ENOUGH_BYTES = 256 << 10  # of a message, or of an answer, while a caller's patience lasts
 
@@ -65,7 +66,7 @@ class Method:
     Parameters
     ----------
     most_bytes : int
-        Of one message.
+        Of what one message carries.
     answer : callable
         Given the call and a message, None where the caller ended without one; returns the Reply,
         or raises CallRefused. Runs on a thread of its own.
@@ -98,13 +99,14 @@ class Call:
         self.output: deque[memoryview] = deque()
         self.connection, self._method = connection, method
         self._answering = self._last = self._answered_once = False
+        self._working = False  # a worker has it, and may hold more or less of the budget
         self._prefix = b""
         self._message: bytearray | None = None
         self._start = self._filled = 0  # where the message begins in its buffer, and goes on
         self._early = bytearray()  # came before the answer to what came before
         self._since, self._moved = time.monotonic(), 0
         self._held = ExitStack()
-        self._share: Any = None
+        self.share: Any = None  # of the budget, while a message or an answer is here
 
     # --- what comes in
 
@@ -136,7 +138,7 @@ class Call:
         size = int.from_bytes(self._prefix[1:], "big")
         if self._prefix[0]:
             self.connection.end(self, Status.UNIMPLEMENTED, "compressed messages are not taken")
-        elif size > self._method.most_bytes:
+        elif size > self._method.most_bytes + _AROUND_BYTES:
             self._refuse(
                 LimitExceeded(
                     f"request bytes: {size:,} asked for, this server takes at most "
@@ -183,7 +185,8 @@ class Call:
 
     def _ask(self, message: memoryview | None) -> None:
         self._answering = self._answered_once = True
-        if not self.connection.answer(self, message):
+        self._working = self.connection.answer(self, message)
+        if not self._working:
             self._refuse(Busy("as many requests as this server takes are being answered"))
 
     # --- what goes out
@@ -199,7 +202,9 @@ class Call:
 
     def answered(self, reply: Reply | CallRefused) -> None:
         """Send what a worker found."""
+        self._working = False
         if self.closed:
+            self._release()
             return
         if isinstance(reply, CallRefused):
             self.connection.end(self, reply.status, str(reply))
@@ -255,17 +260,17 @@ class Call:
 
     def _hold(self, size: int) -> bool:
         """Hold so many bytes of the budget; where they do not fit, tell so and end."""
-        if self._share is None:
-            self._share = self._held.enter_context(self.connection.budget.share())
+        if self.share is None:
+            self.share = self._held.enter_context(self.connection.budget.share())
         try:
-            self._share.hold(size)
+            self.share.hold(size)
         except Busy as error:
             self._refuse(error)
             return False
         return True
 
     def _release(self) -> None:
-        self._share = None
+        self.share = None
         self._held.close()
 
     def close(self) -> None:
@@ -273,7 +278,8 @@ class Call:
         self.closed = True
         self.output.clear()
         self._message, self._early = None, bytearray()
-        self._release()
+        if not self._working:
+            self._release()
 
     @property
     def is_idle(self) -> bool:

@@ -47,7 +47,6 @@ _HEADERS = http2.header_block(
     [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
 )
 _OK = b"\x88"  # ":status: 200", of HPACK's static table
-_UNSUPPORTED_TYPE = http2.header_block([(b":status", b"415")])
 _TRAILERS_OK = http2.header_block([(b"grpc-status", b"0")])
 
 
@@ -220,13 +219,12 @@ class Connection(asyncio.Protocol):
         found: dict[bytes, list[bytes]] = {}
         for name, value in headers:
             found.setdefault(bytes(name), []).append(bytes(value))
-        if not (found.get(b"content-type") or [b""])[0].startswith(b"application/grpc"):
-            self._last_headers(stream, _UNSUPPORTED_TYPE, ended)
-            return
         try:
+            if not (found.get(b"content-type") or [b""])[0].startswith(b"application/grpc"):
+                raise CallRefused(Status.UNIMPLEMENTED, "only gRPC is spoken here")
             method, caller = self.server.accept(found)
         except CallRefused as refused:
-            self._last_headers(stream, _OK + _HEADERS + _trailers(refused.status, str(refused)), ended)
+            self._last_headers(stream, _OK + _HEADERS + _trailers(refused.status, str(refused)))
             self._refused += not self._accepted
             if self._refused > _MOST_REFUSED:
                 raise Http2Error(Code.ENHANCE_YOUR_CALM, "one refused call after another") from None
@@ -236,7 +234,9 @@ class Connection(asyncio.Protocol):
         self.server.calls += 1
         if self.server.calls > self.server.bounds.calls:
             call.input_ended = ended
-            call.refuse(Busy(f"{self.server.calls} calls are open, at most {self.server.bounds.calls}"))
+            call.refuse(
+                Busy(f"{self.server.calls} calls are open, at most {self.server.bounds.calls}")
+            )
         elif ended:
             call.end_input()
 
@@ -320,7 +320,7 @@ class Connection(asyncio.Protocol):
         block = _TRAILERS_OK if status == Status.OK else _trailers(status, why)
         if not call.headers_sent:
             block = _OK + _HEADERS + block
-        self._last_headers(call.stream, block, call.input_ended)
+        self._last_headers(call.stream, block)
         self._drop(call)
 
     def reset(self, call: Call, code: Code) -> None:
@@ -328,11 +328,14 @@ class Connection(asyncio.Protocol):
         self._rst(call.stream, code)
         self._drop(call)
 
-    def _last_headers(self, stream: int, block: bytes, ended: bool) -> None:
+    def _last_headers(self, stream: int, block: bytes) -> None:
+        """Headers or trailers that end a stream on this side.
+
+        No RST_STREAM follows where the peer has not ended its side: clients of gRPC then lose
+        answers that they have not read. What still comes is dropped, and no more is granted.
+        """
         flags = Flag.END_HEADERS | Flag.END_STREAM
         self._write(http2.frame(Kind.HEADERS, flags, stream, block))
-        if not ended:  # nothing more is read of it
-            self._rst(stream, Code.NO_ERROR)
 
     def _rst(self, stream: int, code: Code) -> None:
         self._write(http2.frame(Kind.RST_STREAM, 0, stream, http2.word(code)))

@@ -169,10 +169,10 @@ class GrpcServer:
 
     async def _listen(self) -> asyncio.Server:
         self._loop.call_later(_TICK_S, self._check)
-        tls_options = {} if self._tls is None else {"ssl_handshake_timeout": _HANDSHAKE_S}
+        handshake_s = None if self._tls is None else _HANDSHAKE_S
         return await self._loop.create_server(
             lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_BACKLOG,
-            **tls_options,
+            ssl_handshake_timeout=handshake_s,
         )  # fmt: skip
 
     async def _end(self, timeout_s: float) -> bool:

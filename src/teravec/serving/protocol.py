@@ -75,6 +75,14 @@ class _Request:
 
     _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
     __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
+    queries: Float32
+    wanted: Wanted
+
+    @property
+    def results(self) -> int:
+        """Most results of its answer; 0 where only the search tells."""
+        most = max(self.wanted.k or 0, getattr(self, "candidates", None) or 0)
+        return len(self.queries) * most
 
     def encode(self) -> bytes:
         """The request as a frame."""
