@@ -33,8 +33,8 @@ ONLY_IN = {
     "pyarrow.flight": "serving",
     **dict.fromkeys(
         (
-            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx", "requests",
-            "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
+            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx",
+            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
             "websockets", "wsgiref", "xmlrpc",
         ),
         "serving",

@@ -20,7 +20,7 @@ import teravec
 from teravec.errors import Busy, LimitExceeded, TeravecError
 from teravec.serving.flight_messages import flight_data
 from teravec.serving.flight_port import FlightPort
-from teravec.serving.grpc_server import Bounds
+from teravec.serving.grpc_connection import Bounds
 from teravec.serving.http2 import Code, Flag, Kind, frame, word
 from teravec.serving.limits import Limits
 from teravec.serving.local import LocalLists

@@ -20,7 +20,8 @@ from teravec.errors import InvalidArgument, ProtocolError
 from teravec.serving.flight_messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.frames import decode, encode
 from teravec.serving.grpc_call import Call, CallRefused, Method, Reply, Status
-from teravec.serving.grpc_server import Bounds, GrpcServer, Headers
+from teravec.serving.grpc_connection import Bounds, Headers
+from teravec.serving.grpc_server import GrpcServer
 from teravec.serving.protocol import encode_error, error_code
 from teravec.serving.security import Address, ServerSecurity, Tokens
 from teravec.serving.service import SearchService

@@ -13,13 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from teravec.errors import Busy, LimitExceeded
+from teravec.serving.budget import Budget, Share
 from teravec.serving.http2 import STREAM_WINDOW, Code
-
-if TYPE_CHECKING:
-    from teravec.serving.grpc_connection import Connection
 
 __all__ = ["Call", "CallRefused", "Method", "Reply", "Status"]
 
@@ -79,19 +77,46 @@ class Method:
     refuse: Callable[[Exception], Reply]
 
 
+class Stream(Protocol):
+    """The connection, as its calls see it."""
+
+    peer: str
+    peer_window: int
+    budget: Budget
+    draining: bool
+
+    def answer(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered by a worker; False if all are busy."""
+
+    def grant(self, call: Call, more: int) -> None:
+        """Let the peer send so many bytes more."""
+
+    def send(self, call: Call) -> None:
+        """Send what the call has to send, as fast as the peer takes it."""
+
+    def end(self, call: Call, status: int, why: str = "") -> None:
+        """End the call with a status."""
+
+    def reset(self, call: Call, code: Code) -> None:
+        """End the call by force."""
+
+    def flush(self) -> None:
+        """Write what is to be sent."""
+
+
 class Call:
     """A stream of a connection, from its headers until both sides are done.
 
     Parameters
     ----------
     stream : int
-    connection : Connection
+    connection : Stream
     method : Method
     caller : object
         What the method keeps of who calls.
     """
 
-    def __init__(self, stream: int, connection: Connection, method: Method, caller: Any) -> None:
+    def __init__(self, stream: int, connection: Stream, method: Method, caller: Any) -> None:
         self.stream, self.caller = stream, caller
         self.notes: dict[str, str] = {}  # the method's own
         self.headers_sent = self.input_ended = self.closed = False
@@ -106,7 +131,7 @@ class Call:
         self._early = bytearray()  # came before the answer to what came before
         self._since, self._moved = time.monotonic(), 0
         self._held = ExitStack()
-        self.share: Any = None  # of the budget, while a message or an answer is here
+        self.share: Share | None = None  # of the budget, while a message or an answer is here
 
     # --- what comes in
 

@@ -17,20 +17,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import hpack
 
 from teravec.errors import Busy
 from teravec.serving import http2
-from teravec.serving.grpc_call import Call, CallRefused, Status
+from teravec.serving.budget import Budget
+from teravec.serving.grpc_call import Call, CallRefused, Method, Status
 from teravec.serving.http2 import Code, Flag, FrameReader, Http2Error, Kind
 
-if TYPE_CHECKING:
-    from teravec.serving.budget import Budget
-    from teravec.serving.grpc_server import GrpcServer
-
-__all__ = ["Connection"]
+__all__ = ["Bounds", "Connection", "Headers", "Host"]
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +48,67 @@ _OK = b"\x88"  # ":status: 200", of HPACK's static table
 _TRAILERS_OK = http2.header_block([(b"grpc-status", b"0")])
 
 
+Headers = dict[bytes, list[bytes]]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a server of gRPC takes.
+
+    Parameters
+    ----------
+    workers : int
+        Messages that are answered at a time.
+    calls : int
+        Open calls.
+    connections : int
+        One more is let in where one without a call can be closed for it.
+    patience_s : float
+        How long a caller may go on without 256 KiB of progress, in a message or in an answer.
+    idle_call_s, idle_s : float
+        When a call without a message ends, and a connection without a call.
+    """
+
+    workers: int
+    calls: int
+    connections: int = 4096
+    patience_s: float = 30.0
+    idle_call_s: float = 120.0
+    idle_s: float = 300.0
+
+
+class Host(Protocol):
+    """The server, as its connections see it."""
+
+    bounds: Bounds
+    budget: Budget
+    calls: int  # open, on all connections
+    accept: Callable[[Headers], tuple[Method, Any]]
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a connection in; False where there is no room."""
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+
+    def start(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered; False if all workers are busy."""
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do something after what else is to be done now."""
+
+
 class Connection(asyncio.Protocol):
     """Frames of one peer; all of it runs on the server's loop.
 
     Parameters
     ----------
-    server : GrpcServer
+    server : Host
     """
 
-    def __init__(self, server: GrpcServer) -> None:
+    def __init__(self, server: Host) -> None:
         self.server = server
-        self.budget: Budget = server.budget
+        self.budget = server.budget
         self.calls: dict[int, Call] = {}
         self.peer_window = 65535  # of a new call, as the peer has it
         self.draining = False

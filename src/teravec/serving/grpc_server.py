@@ -15,18 +15,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from teravec.serving.budget import Budget
 from teravec.serving.grpc_call import Call, CallRefused, Method, Reply
-from teravec.serving.grpc_connection import Connection
+from teravec.serving.grpc_connection import Bounds, Connection, Headers
 from teravec.serving.listening import bound_socket
 from teravec.serving.security import Address
 from teravec.serving.workers import Workers
 
-__all__ = ["Bounds", "GrpcServer"]
+__all__ = ["GrpcServer"]
 
 log = logging.getLogger(__name__)
 
@@ -34,34 +33,6 @@ _HANDSHAKE_S = 10.0
 _TICK_S = 1.0
 _BACKLOG = 1024
 _OTHER_DESCRIPTORS = 256
-
-Headers = dict[bytes, list[bytes]]
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What a server of gRPC takes.
-
-    Parameters
-    ----------
-    workers : int
-        Messages that are answered at a time.
-    calls : int
-        Open calls.
-    connections : int
-        One more is let in where one without a call can be closed for it.
-    patience_s : float
-        How long a caller may go on without 256 KiB of progress, in a message or in an answer.
-    idle_call_s, idle_s : float
-        When a call without a message ends, and a connection without a call.
-    """
-
-    workers: int
-    calls: int
-    connections: int = 4096
-    patience_s: float = 30.0
-    idle_call_s: float = 120.0
-    idle_s: float = 300.0
 
 
 class GrpcServer:
