@@ -34,8 +34,8 @@ ONLY_IN = {
     **dict.fromkeys(
         (
             "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx",
-            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
-            "websockets", "wsgiref", "xmlrpc",
+            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3",
+            "uvicorn", "websockets", "wsgiref", "xmlrpc",
         ),
         "serving",
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 
 __all__ = [
     "CONNECTION_WINDOW",
@@ -51,8 +51,8 @@ class Kind(IntEnum):
     CONTINUATION = 9
 
 
-class Flag(IntFlag):
-    """Flags of frames; ACK and END_STREAM share a bit."""
+class Flag:
+    """Flags of frames; ACK and END_STREAM share a bit. Plain numbers: IntFlag's & costs a call."""
 
     ACK = 1
     END_STREAM = 1
