@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from teravec.errors import Busy
 from teravec.serving import http2
 from teravec.serving.budget import Budget
 from teravec.serving.grpc_call import Call, CallRefused, Method, Status
+from teravec.serving.grpc_output import Output
 from teravec.serving.http2 import Code, Flag, FrameReader, Http2Error, Kind
 
 __all__ = ["Bounds", "Connection", "Headers", "Host"]
@@ -40,14 +40,6 @@ _MOST_FRAMES_A_SECOND = 10_000
 _FRAMES_A_MESSAGE = 4  # windows and pings that come with it
 _MOST_REFUSED = 64
 _WRITE_BYTES = 256 << 10  # in this process's buffer for a peer
-_LARGEST_DATA = 64 << 10
-_HEADERS = http2.header_block(
-    [(b"content-type", b"application/grpc"), (b"grpc-accept-encoding", b"identity")]
-)
-_OK = b"\x88"  # ":status: 200", of HPACK's static table
-_TRAILERS_OK = http2.header_block([(b"grpc-status", b"0")])
-
-
 Headers = dict[bytes, list[bytes]]
 
 
@@ -123,10 +115,7 @@ class Connection(asyncio.Protocol):
         self._header_frames = 0
         self._last_stream = 0
         self._receive_window = http2.STREAM_WINDOW
-        self._send_window = 65535
-        self._peer_frame = http2.LARGEST_FRAME
-        self._out: list[bytes] = []
-        self._sending: deque[Call] = deque()
+        self._output = Output()
         self._paused_s: float | None = None
         self._closing_s: float | None = None
         self._frames = self._refused = 0
@@ -154,7 +143,7 @@ class Connection(asyncio.Protocol):
             number.to_bytes(2, "big") + http2.word(value)
             for number, value in ((3, self.server.bounds.calls), (6, _MOST_HEADER_BYTES))
         )
-        self._write(http2.frame(Kind.SETTINGS, 0, 0, settings))
+        self._output.write(Kind.SETTINGS, 0, 0, settings)
         self._open_window()
         self.flush()
 
@@ -262,7 +251,7 @@ class Connection(asyncio.Protocol):
     def _open(self, stream: int, headers: Any, ended: bool) -> None:
         """Begin a call, or refuse it."""
         if self.draining or len(self.calls) >= 2 * self.server.bounds.calls:
-            self._rst(stream, Code.REFUSED_STREAM)
+            self._output.reset(stream, Code.REFUSED_STREAM)
             return
         found: dict[bytes, list[bytes]] = {}
         for name, value in headers:
@@ -272,7 +261,7 @@ class Connection(asyncio.Protocol):
                 raise CallRefused(Status.UNIMPLEMENTED, "only gRPC is spoken here")
             method, caller = self.server.accept(found)
         except CallRefused as refused:
-            self._last_headers(stream, _OK + _HEADERS + _trailers(refused.status, str(refused)))
+            self._output.end(stream, refused.status, str(refused), headers_sent=False)
             self._refused += not self._accepted
             if self._refused > _MOST_REFUSED:
                 raise Http2Error(Code.ENHANCE_YOUR_CALM, "one refused call after another") from None
@@ -312,8 +301,8 @@ class Connection(asyncio.Protocol):
             elif name == 5:
                 if not http2.LARGEST_FRAME <= value < 1 << 24:
                     raise Http2Error(Code.PROTOCOL_ERROR, "a frame size that is none")
-                self._peer_frame = min(value, _LARGEST_DATA)
-        self._write(http2.frame(Kind.SETTINGS, Flag.ACK, 0))
+                self._output.use_frame_bytes(value)
+        self._output.write(Kind.SETTINGS, Flag.ACK, 0)
 
     def _push_promise(self, flags: int, stream: int, payload: memoryview) -> None:
         raise Http2Error(Code.PROTOCOL_ERROR, "a push from a client")
@@ -322,7 +311,7 @@ class Connection(asyncio.Protocol):
         if len(payload) != 8:
             raise Http2Error(Code.FRAME_SIZE_ERROR, "a ping of another length")
         if not flags & Flag.ACK:
-            self._write(http2.frame(Kind.PING, Flag.ACK, 0, payload))
+            self._output.write(Kind.PING, Flag.ACK, 0, payload)
 
     def _goaway(self, flags: int, stream: int, payload: memoryview) -> None:
         self.draining = True
@@ -333,8 +322,8 @@ class Connection(asyncio.Protocol):
             raise Http2Error(Code.FRAME_SIZE_ERROR, "a window update of another length")
         more = int.from_bytes(payload, "big") & http2.LARGEST_WINDOW
         if not stream:
-            self._send_window += more
-            if not more or self._send_window > http2.LARGEST_WINDOW:
+            self._output.window += more
+            if not more or self._output.window > http2.LARGEST_WINDOW:
                 raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window that is none")
         elif (call := self.calls.get(stream)) is not None:
             call.send_window += more
@@ -356,99 +345,46 @@ class Connection(asyncio.Protocol):
         """Let a call's peer send so many bytes more."""
         call.receive_window += more
         if not call.input_ended:
-            self._write(http2.frame(Kind.WINDOW_UPDATE, 0, call.stream, http2.word(more)))
+            self._output.write(Kind.WINDOW_UPDATE, 0, call.stream, http2.word(more))
 
     def send(self, call: Call) -> None:
         """Send what a call has to send, as fast as the peer takes it."""
-        if call not in self._sending:
-            self._sending.append(call)
+        self._output.add(call)
 
     def end(self, call: Call, status: int, why: str = "") -> None:
         """End a call with a status."""
-        block = _TRAILERS_OK if status == Status.OK else _trailers(status, why)
-        if not call.headers_sent:
-            block = _OK + _HEADERS + block
-        self._last_headers(call.stream, block)
+        self._output.end(call.stream, status, why, call.headers_sent)
         self._drop(call)
 
     def reset(self, call: Call, code: Code) -> None:
         """End a call by force."""
-        self._rst(call.stream, code)
+        self._output.reset(call.stream, code)
         self._drop(call)
-
-    def _last_headers(self, stream: int, block: bytes) -> None:
-        """Headers or trailers that end a stream on this side.
-
-        No RST_STREAM follows where the peer has not ended its side: clients of gRPC then lose
-        answers that they have not read. What still comes is dropped, and no more is granted.
-        """
-        flags = Flag.END_HEADERS | Flag.END_STREAM
-        self._write(http2.frame(Kind.HEADERS, flags, stream, block))
-
-    def _rst(self, stream: int, code: Code) -> None:
-        self._write(http2.frame(Kind.RST_STREAM, 0, stream, http2.word(code)))
 
     def _drop(self, call: Call) -> None:
         del self.calls[call.stream]
         self.server.calls -= 1
         self.active_s = time.monotonic()
-        if call in self._sending:
-            self._sending.remove(call)
+        self._output.remove(call)
         call.close()
         self._close_if_done()
 
     # --- what goes out
 
-    def _write(self, data: bytes) -> None:
-        self._out.append(data)
-
     def _open_window(self) -> None:
         more = http2.CONNECTION_WINDOW - self._receive_window
         self._receive_window += more
-        self._write(http2.frame(Kind.WINDOW_UPDATE, 0, 0, http2.word(more)))
+        self._output.write(Kind.WINDOW_UPDATE, 0, 0, http2.word(more))
 
     def flush(self) -> None:
         """Send what is waiting, as far as windows and the peer's reading allow."""
         if self._paused_s is not None or self._closing_s is not None:
             return
-        self._fill_out()
-        if self._out:
-            out, self._out = self._out, []
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if self._sending and self._send_window > 0:  # others' turn in between
+        self._frames -= self._output.fill()  # the peer opens its window for each
+        if data := self._output.take():
+            self._transport.write(data)
+            if self._output.has_more:  # others' turn in between
                 self.server.soon(self.flush)
-
-    def _fill_out(self) -> None:
-        """Add data of calls in turn, until their windows or the buffer are full."""
-        size = 0
-        while self._sending and self._send_window > 0 and size < _WRITE_BYTES:
-            call = self._sending.popleft()
-            room = min(self._send_window, call.send_window, self._peer_frame)
-            if room <= 0:
-                continue  # it comes back with its next window
-            size += self._send_some(call, room)
-
-    def _send_some(self, call: Call, room: int) -> int:
-        """One frame of a call's data, of ``room`` bytes at most; returns its bytes."""
-        parts, sent = [], 0
-        while call.output and sent < room:
-            part = call.output.popleft()
-            if len(part) > room - sent:
-                call.output.appendleft(part[room - sent :])
-                part = part[: room - sent]
-            parts.append(part)
-            sent += len(part)
-        if not call.headers_sent:
-            call.headers_sent = True
-            self._write(http2.frame(Kind.HEADERS, Flag.END_HEADERS, call.stream, _OK + _HEADERS))
-        self._write(http2.frame(Kind.DATA, 0, call.stream, *parts))
-        self._frames -= 1  # the peer opens its window for it
-        self._send_window -= sent
-        call.send_window -= sent
-        if call.output:
-            self._sending.append(call)
-        call.moved(sent)
-        return sent
 
     # --- ends
 
@@ -456,7 +392,7 @@ class Connection(asyncio.Protocol):
         """Take no new calls, and close when those here have ended."""
         if not self.draining:
             self.draining = True
-            self._write(_goaway_frame(self._last_stream, Code.NO_ERROR))
+            self._output.go_away(self._last_stream, Code.NO_ERROR)
             for call in list(self.calls.values()):
                 if call.is_idle:
                     self.end(call, Status.OK)
@@ -470,9 +406,8 @@ class Connection(asyncio.Protocol):
     def close(self, code: Code) -> None:
         """Say why, and close."""
         if self._closing_s is None and self._transport is not None:
-            self._write(_goaway_frame(self._last_stream, code))
-            self._transport.write(b"".join(self._out))
-            self._out = []
+            self._output.go_away(self._last_stream, code)
+            self._transport.write(self._output.take())
             self._closing_s = time.monotonic()
             for call in list(self.calls.values()):
                 self._drop(call)
@@ -499,15 +434,3 @@ class Connection(asyncio.Protocol):
         self.flush()
         if not self.calls and now - self.active_s > self.server.bounds.idle_s:
             self.close(Code.NO_ERROR)
-
-
-def _goaway_frame(last_stream: int, code: Code) -> bytes:
-    return http2.frame(Kind.GOAWAY, 0, 0, http2.word(last_stream), http2.word(code))
-
-
-def _trailers(status: int, why: str) -> bytes:
-    shown = why.encode()[:500]
-    text = b"".join(
-        bytes([byte]) if 32 <= byte <= 126 and byte != 37 else b"%%%02X" % byte for byte in shown
-    )
-    return http2.header_block([(b"grpc-status", b"%d" % status), (b"grpc-message", text)])
