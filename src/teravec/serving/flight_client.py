@@ -22,7 +22,7 @@ from teravec.errors import (
 from teravec.serving.deadline import Deadline
 from teravec.serving.exchanges import Call, Exchanges
 from teravec.serving.frames import decode, encode
-from teravec.serving.protocol import METHODS, Answer
+from teravec.serving.protocol import METHODS, Answer, error_of_text
 from teravec.serving.security import Address, ClientSecurity
 
 __all__ = ["FlightPeer", "answer_of"]
@@ -163,6 +163,8 @@ def _typed(error: Exception, address: Address | str) -> Exception:
     """An error of a call as one of ours; what is none of the network's stays as it is."""
     if isinstance(error, StopIteration):
         return ProtocolError(f"{address}: no answer came")
+    if (refused := error_of_text(_status_text(error))) is not None:
+        return refused
     if isinstance(error, flight.FlightTimedOutError):
         return DeadlineExceeded(f"{address}: no answer in time")
     if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
@@ -186,6 +188,12 @@ def _is_exhausted(error: Exception) -> bool:
     """
     text = str(error)
     return "resource exhausted" in text and "larger than max" not in text
+
+
+def _status_text(error: Exception) -> str:
+    """What a server said with its status, on one line."""
+    text = str(error).partition(" error, with message: ")[2]
+    return text.partition(". gRPC client debug context")[0].replace("\n", " ")
 
 
 def _first_line(error: Exception) -> str:

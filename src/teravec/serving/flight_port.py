@@ -16,13 +16,13 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from teravec.errors import InvalidArgument, ProtocolError
+from teravec.errors import Busy, InvalidArgument, ProtocolError
 from teravec.serving.flight_messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.frames import decode, encode
 from teravec.serving.grpc_call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.grpc_connection import Bounds, Headers
 from teravec.serving.grpc_server import GrpcServer
-from teravec.serving.protocol import encode_error, error_code
+from teravec.serving.protocol import encode_error, error_code, error_text
 from teravec.serving.security import Address, ServerSecurity, Tokens
 from teravec.serving.service import SearchService
 
@@ -58,11 +58,12 @@ class FlightPort:
         self._service, self._tokens = service, security.tokens()
         limits = service.limits
         self._methods = {
-            _SERVICE + b"DoExchange": Method(
-                limits.request_bytes, self._exchange, self._exchange_error
-            ),
-            _SERVICE + b"DoAction": Method(_LARGEST_ACTION, self._action, self._action_error),
-            _SERVICE + b"ListActions": Method(0, self._list_actions, self._action_error),
+            _SERVICE + name: Method(most_bytes, answer, refuse, self._status)
+            for name, most_bytes, answer, refuse in (
+                (b"DoExchange", limits.request_bytes, self._exchange, self._exchange_error),
+                (b"DoAction", _LARGEST_ACTION, self._action, self._action_error),
+                (b"ListActions", 0, self._list_actions, self._action_error),
+            )
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": lambda _: _json(service.info()),
@@ -120,7 +121,7 @@ class FlightPort:
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:
-        return Reply(flight_data(self._error(error)), last=True)
+        return Reply(flight_data(self._error(error)), last=not isinstance(error, Busy))
 
     def _action(self, call: Call, message: memoryview | None) -> Reply:
         """Do one of the listed actions."""
@@ -136,10 +137,19 @@ class FlightPort:
 
     def _error(self, error: Exception) -> bytes:
         """A frame that tells an error."""
+        self._count(error)
+        return encode_error(error)
+
+    def _status(self, error: Exception) -> CallRefused:
+        """A status that tells an error; clients read its code and message from the text."""
+        self._count(error)
+        status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
+        return CallRefused(status, error_text(error))
+
+    def _count(self, error: Exception) -> None:
         if error_code(error) == "internal":
             log.error("a call failed", exc_info=error)
         self._service.metrics.request("other", error_code(error), 0.0, 0, 0)
-        return encode_error(error)
 
     def _list_actions(self, call: Call, message: memoryview | None) -> Reply:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}

@@ -33,8 +33,10 @@ class Status:
     """Codes of gRPC that are used here."""
 
     OK = 0
+    INVALID_ARGUMENT = 3
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
 
@@ -69,12 +71,16 @@ class Method:
         Given the call and a message, None where the caller ended without one; returns the Reply,
         or raises CallRefused. Runs on a thread of its own.
     refuse : callable
-        The Reply that tells an error.
+        The Reply that tells an error of a message.
+    refuse_unread : callable
+        What tells an error of a message that is not read to its end. It must be a status: Flight's
+        client forgets what was answered when it cannot go on writing.
     """
 
     most_bytes: int
     answer: Callable[[Call, memoryview | None], Reply]
     refuse: Callable[[Exception], Reply]
+    refuse_unread: Callable[[Exception], CallRefused]
 
 
 class Stream(Protocol):
@@ -164,7 +170,7 @@ class Call:
         if self._prefix[0]:
             self.connection.end(self, Status.UNIMPLEMENTED, "compressed messages are not taken")
         elif size > self._method.most_bytes + _AROUND_BYTES:
-            self._refuse(
+            self.refuse(
                 LimitExceeded(
                     f"request bytes: {size:,} asked for, this server takes at most "
                     f"{self._method.most_bytes:,}"
@@ -212,7 +218,8 @@ class Call:
         self._answering = self._answered_once = True
         self._working = self.connection.answer(self, message)
         if not self._working:
-            self._refuse(Busy("as many requests as this server takes are being answered"))
+            self._release()
+            self._send(self._method.refuse(Busy("as many requests as may be are being answered")))
 
     # --- what goes out
 
@@ -237,8 +244,18 @@ class Call:
             self._release()
             self._answering = self._answered_once = False
             self._conclude()
-        elif self._hold(sum(map(len, reply.parts))):
-            self._send(reply)
+        else:
+            self._send(self._held_reply(reply))
+
+    def _held_reply(self, reply: Reply) -> Reply:
+        """The reply, held until it is sent; where it does not fit, one that says so."""
+        try:
+            if self.share is not None:
+                self.share.hold(sum(map(len, reply.parts)))
+        except Busy as error:
+            self._release()
+            return self._method.refuse(error)
+        return reply
 
     def _send(self, reply: Reply) -> None:
         self._answering, self._last = True, reply.last
@@ -269,28 +286,21 @@ class Call:
             else:
                 self._ask(None)
 
-    def _refuse(self, error: Exception) -> None:
-        """Tell an error, and end."""
-        self._release()
-        self._message, self._prefix = None, b""
-        reply = self._method.refuse(error)
-        self._send(Reply(reply.parts, last=True))
-
     def refuse(self, error: Exception) -> None:
-        """Answer with an error without reading a message."""
-        self._answering = True
-        self._refuse(error)
+        """End with an error, whatever the caller is sending."""
+        refused = self._method.refuse_unread(error)
+        self.connection.end(self, refused.status, str(refused))
 
     # --- what bounds both
 
     def _hold(self, size: int) -> bool:
-        """Hold so many bytes of the budget; where they do not fit, tell so and end."""
+        """Hold so many bytes of the budget for a message; end where they do not fit."""
         if self.share is None:
             self.share = self._held.enter_context(self.connection.budget.share())
         try:
             self.share.hold(size)
         except Busy as error:
-            self._refuse(error)
+            self.refuse(error)
             return False
         return True
 
