@@ -33,9 +33,9 @@ ONLY_IN = {
     "pyarrow.flight": "serving",
     **dict.fromkeys(
         (
-            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "http", "httpx", "requests",
-            "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
-            "websockets", "wsgiref", "xmlrpc",
+            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx",
+            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3",
+            "uvicorn", "websockets", "wsgiref", "xmlrpc",
         ),
         "serving",
     ),

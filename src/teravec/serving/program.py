@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from teravec.errors import TeravecError
-from teravec.serving.flight_server import FlightPort
+from teravec.serving.flight_port import FlightPort
 from teravec.serving.http_port import HttpPort
 from teravec.serving.listening import check_free
 from teravec.serving.lookup import VectorLookup

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
 from teravec.serving.batching import Batcher, Job
-from teravec.serving.budget import Budget
+from teravec.serving.budget import Budget, Share
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.metrics import Metrics
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
+_RESULT_BYTES = 2 * 12  # of an answer, while it is found and while it is put into a frame
 _CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
 
@@ -94,8 +95,11 @@ class SearchService:
         self._draining = False
         self._started = time.time()
 
-    def answer_frame(self, method: str, data: memoryview) -> bytes:
-        """Answer a request's frame by a frame: an answer, or an error."""
+    def answer_frame(self, method: str, data: memoryview, share: Share | None = None) -> bytes:
+        """Answer a request's frame by a frame: an answer, or an error.
+
+        ``share`` holds what both take, from before the search on.
+        """
         started = time.perf_counter()
         queries = 0
         try:
@@ -104,6 +108,9 @@ class SearchService:
                 raise InvalidArgument(f"no method {method!r}; one of {', '.join(METHODS)} expected")
             request = METHODS[method].decode(data)
             queries = len(request.queries)
+            if share is not None:
+                request.check(self.limits)
+                share.hold(len(data) + request.results * _RESULT_BYTES)
             frame, code = self._answer(request, len(data)).encode(), "ok"
         except Exception as error:
             frame, code = encode_error(error), error_code(error)
