@@ -102,7 +102,7 @@ def test_an_answer_is_not_kept_for_a_client_that_does_not_read(
     monkeypatch.setattr(http_guard, "_PIECE_S", 0.3)
     with web.stream("POST", "/search", json=body, timeout=60) as answer:
         time.sleep(2)
-        with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message"):
+        with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             answer.read()
 
 
