@@ -164,7 +164,7 @@ def test_float64_as_people_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("options", [
     {"codec": "sq8"}, {"codec": "flat", "transform": "rotation"}, {"codec": "flat", "transform":
-    "pca20"}, {"codec": "rabitq2+sq8"}, {"codec": "pq10x4"},
+    "pca20"}, {"codec": "rabitq2+sq8"},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("offset", ["7e5", "one of 4e4", "apart"])
 def test_a_constant_changes_nothing(tmp_path: Path, offset: str, options: dict[str, Any]) -> None:
