@@ -66,6 +66,7 @@ def port(index: Path) -> Iterator[Callable[..., FlightPort]]:
 def token_file(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
     path.write_text(TOKEN + "\n")
+    path.chmod(0o600)
     return path
 
 
