@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,16 @@ def built(folder: Path, x: np.ndarray, **options: object) -> Path:
 
 
 @pytest.fixture(scope="module")
-def flat(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return teravec.open(built(tmp_path_factory.mktemp("flat"), X))
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    with teravec.open(built(tmp_path_factory.mktemp("flat"), X)) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def coarse(tmp_path_factory: pytest.TempPathFactory) -> Index:
-    return teravec.open(built(tmp_path_factory.mktemp("sq8"), X, codec="sq8", metric="cosine"))
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+    root = built(tmp_path_factory.mktemp("sq8"), X, codec="sq8", metric="cosine")
+    with teravec.open(root) as opened:
+        yield opened
 
 
 def recall(index: Index, queries: np.ndarray, truth: Neighbors, k: int = K) -> float:
