@@ -130,7 +130,8 @@ def build(
         Keep the shards after the merge.
     calibrate : bool
         Measure recall against effort on 1,000 vectors of the source, so that searches may ask
-        for a recall; see the function of that name.
+        for a recall; see the function of that name. Its searches take no longer than the rest of
+        the build, or 30 s.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
         libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
@@ -244,6 +245,8 @@ def calibrate(
     nqueries: int = 1000,
     ks: Sequence[int] = (1, 10, 100),
     codes: int | None = None,
+    seconds: float | None = None,
+    truth_format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
     id_column: str | None = None,
@@ -272,20 +275,27 @@ def calibrate(
     codes : int, optional
         Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
         times as many where 0.95 cannot be promised then.
+    seconds : float, optional
+        End the searches before this is over, with what was measured by then. Not given: go on.
+        What it measures in time does not depend on the machine; how far it comes does.
+    truth_format : str, optional
+        Of the truth file, as "ibin", where its name and content do not tell.
     memory, threads, id_column, vector_column, progress
         As for ``build``.
 
     Raises
     ------
     InvalidArgument
-        Neither or both of data and truth; or they do not fit the index.
+        Neither or both of data and truth; or they do not fit the index. The calibration there
+        is stays.
     MemoryLimitTooSmall
     OutputExists
         Another process is writing into the index now.
     StorageError
         No permission to write into the index.
     """
-    paths, options = IndexPaths(Path(path)), CalibrationOptions(nqueries, tuple(ks), codes)
+    paths = IndexPaths(Path(path))
+    options = CalibrationOptions(nqueries, tuple(ks), codes, seconds)
     limits = resources(memory, threads, progress)
     given = None if queries is None else _vectors(queries, limits.memory_bytes)
     if paths.root.is_dir():
@@ -297,7 +307,8 @@ def calibrate(
         )
     with hold_directory(paths.root):
         if truth is not None and given is not None:
-            return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
+            neighbors = read_neighbors(truth, truth_format)
+            return calibrate_with_truth(paths, given, neighbors, options, limits)
         source = open_source(data or [], id_column=id_column, vector_column=vector_column)
         return calibrate_index(paths, source, options, limits, given)
 

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, MemoryLimitTooSmall, storage_errors
-from teravec.index.calibration import read_calibration
-from teravec.index.manifest import Manifest, read_manifest, write_manifest
+from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
+from teravec.search.effort import shortfall
 from teravec.shards.plan import RowRange
 from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
+from teravec.slices.repeated import find_repeated
 from teravec.sources import Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
@@ -33,6 +40,8 @@ __all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
 log = logging.getLogger(__name__)
 
 _MANY_CLIPPED = 0.01  # of all vectors; more are a warning
+_ID_ROWS = 1 << 20  # read at a time
+_LEAST_CALIBRATION_S = 30.0  # whatever the rest of a build took
 
 
 def train_model(
@@ -73,7 +82,9 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
         return _merge_shards(paths, keep_shards=keep_shards, resources=resources)
 
 
-def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
+def _merge_shards(
+    paths: IndexPaths, *, keep_shards: bool, resources: Resources, source: Source | None = None
+) -> Manifest:
     record = read_record(paths)
     if paths.manifest.exists():
         manifest = read_manifest(paths)
@@ -84,7 +95,12 @@ def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources)
             record.layout.slices,
         )  # fmt: skip
         slices = merge(paths, options, resources)
-        manifest = _manifest(record, model, slices, paths)
+        manifest = _manifest(
+            record, model, slices, paths, _repeated(record, slices, paths, resources)
+        )
+        if manifest.repeated_ids is not None:
+            rows = [] if source is None else _rows_of(source, manifest.repeated_ids["example"])
+            log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
@@ -94,8 +110,34 @@ def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources)
     return manifest
 
 
+def _repeated(
+    record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
+) -> dict[str, Any] | None:
+    """Ids of a column that occur more than once; row numbers never do."""
+    if record.source.get("id_column") is None:
+        return None
+    files = [paths.root / entry.file for entry in slices]
+    found = find_repeated(files, record.ntotal, resources.engine.memory_bytes, resources.progress)
+    return None if found is None else asdict(found)
+
+
+def _rows_of(source: Source, wanted: int) -> list[int]:
+    """The first two rows that have an id."""
+    rows: list[int] = []
+    for start in range(0, source.ntotal, _ID_ROWS):
+        ids = source.read_ids(start, min(start + _ID_ROWS, source.ntotal))
+        rows += (start + np.flatnonzero(ids == wanted)).tolist()
+        if len(rows) > 1:
+            break
+    return rows[:2]
+
+
 def _manifest(
-    record: BuildRecord, model: ModelDescription, slices: Sequence[SliceEntry], paths: IndexPaths
+    record: BuildRecord,
+    model: ModelDescription,
+    slices: Sequence[SliceEntry],
+    paths: IndexPaths,
+    repeated_ids: dict[str, Any] | None,
 ) -> Manifest:
     return Manifest(
         creator=f"teravec {version('teravec')}",
@@ -111,6 +153,7 @@ def _manifest(
         slices=tuple(slices),
         source=record.source,
         clipped=clipped_vectors(paths),
+        repeated_ids=repeated_ids,
     )
 
 
@@ -131,8 +174,13 @@ def build_index(
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
     weights: str | Path | None = None,
 ) -> Manifest:  # fmt: skip
-    """Train, shard, merge and calibrate; a rerun does only what is missing."""
+    """Train, shard, merge and calibrate; a rerun does only what is missing.
+
+    Searches of the calibration take about as long as the rest at most: codecs that are slow to
+    search would take most of a build.
+    """
     warn_if_missing()
+    started = time.monotonic()
     paths = IndexPaths(Path(out))
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     weighed = None if weights is None else Weights(weights, source.ntotal)
@@ -140,25 +188,39 @@ def build_index(
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
             _shard_rows(source, paths, None, resources)
-        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources)
-        if calibrate and not _calibrated(paths, manifest):
-            _calibrate(source, paths, resources)
+        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
+        if calibrate:
+            calibration = _calibrated(paths, manifest)
+            if calibration is None:
+                seconds = max(_built_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S)
+                calibration = _calibrate(source, paths, resources, seconds)
+            if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
+                log.warning("%s: %s", paths.root, why)
     return manifest
 
 
-def _calibrated(paths: IndexPaths, manifest: Manifest) -> bool:
+def _built_s(paths: IndexPaths) -> float:
+    """Seconds from the beginning of a build to its manifest, whichever runs did it."""
+    with storage_errors(paths.root, "read"):
+        return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
+
+
+def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
     try:
-        return read_calibration(paths, manifest) is not None
+        return read_calibration(paths, manifest)
     except CorruptFile as error:
         log.warning("%s; calibrating again", error)
-        return False
+        return None
 
 
-def _calibrate(source: Source, paths: IndexPaths, resources: Resources) -> None:
+def _calibrate(
+    source: Source, paths: IndexPaths, resources: Resources, seconds: float
+) -> Calibration | None:
     """Calibrate, if memory suffices and there is a vector to compare a query with."""
     if source.ntotal < 2:
-        return
+        return None
     try:
-        calibrate_index(paths, source, CalibrationOptions(), resources)
+        return calibrate_index(paths, source, CalibrationOptions(seconds=seconds), resources)
     except MemoryLimitTooSmall as error:
         log.warning("%s; the index is whole, but not calibrated", error)
+        return None

@@ -16,11 +16,13 @@ from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
-from teravec.errors import InvalidArgument
+from teravec.errors import CorruptFile, InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
+from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
 from teravec.memory import MIB
+from teravec.search.effort import shortfall
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
@@ -182,13 +184,20 @@ def _report_index(
 ) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
     cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)
+    try:
+        calibration = read_calibration(IndexPaths(out), manifest)
+    except CorruptFile:  # verify says so; an index is whole without one
+        calibration = None
     if as_json:
         print_json({
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
             "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
             "metric": manifest.metric, "transform": manifest.transform,
             "slices": len(manifest.slices), "bytes": size, "clipped": manifest.clipped,
-            "lists": lists, **cost,
+            "lists": lists,
+            "reach": None if calibration is None else asdict(calibration.reach()),
+            "shortfall": None if calibration is None else shortfall(calibration, manifest.nlist),
+            **cost,
         })  # fmt: skip
     else:
         print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "

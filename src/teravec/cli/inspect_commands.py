@@ -11,14 +11,19 @@ import typer
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import as_typed, command, print_json
+from teravec.index.calibration import read_calibration
 from teravec.index.export import export_faiss
 from teravec.index.info import describe_index
+from teravec.index.manifest import describe_repeated
 from teravec.index.opened import OpenedIndex
 from teravec.index.verify import verify as verify_index
+from teravec.search.effort import shortfall
+from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]
 
 _BAR = 40
+_CALIBRATE = "teravec calibrate INDEX --data DATA makes one"
 
 
 def add_inspect_commands(app: typer.Typer) -> None:
@@ -32,6 +37,9 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
     with OpenedIndex(index) as opened:
         content = describe_index(opened)
+        calibration = read_calibration(opened.paths, opened.manifest)
+    why = None if calibration is None else shortfall(calibration, content["nlist"])
+    content["shortfall"] = why
     if json:
         print_json(content)
         return
@@ -47,12 +55,14 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",
         "open": f"takes about {content['open_memory_bytes']:,} bytes of memory",
+        **_ids_row(content),
         "list size": f"mean {lists['mean']:,.1f}, largest {lists['largest']:,} "
         f"({lists['largest_bytes']:,} bytes), {lists['empty']:,} empty",
         "imbalance": f"{lists['imbalance']:.3f} (1 is even; scans cost this many times more)",
         **_limit_row(lists),
         "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
         "calibrated": _calibrated(content["calibration"]),
+        **({"shortfall": why} if why else {}),
         "written by": content["creator"],
     }
     for name, value in rows.items():
@@ -63,17 +73,20 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
 def _calibrated(calibration: dict[str, Any] | None) -> str:
     """Lists that recalls of the 10 nearest, or of what was measured, took on average."""
     if calibration is None:
-        return "no; teravec calibrate does it"
-    ks, points = calibration["ks"], calibration["points"]
-    column = ks.index(10) if 10 in ks else len(ks) - 1
+        return f"no; {_CALIBRATE}"
+    reach, points = calibration["reach"], calibration["points"]
+    column = calibration["ks"].index(reach["k"])
     reached = []
     for recall in (0.8, 0.9, 0.95, 0.98):
         lists = next((p["lists"] for p in points if p["recall"][column] >= recall), None)
         reached += [] if lists is None else [f"{recall:g} with {lists:,.1f}"]
-    best = max(point["recall"][column] for point in points)
+    taken = f"{', '.join(reached)} lists; " if reached else ""
+    with_lists = "" if reached else f" with {reach['lists']:,.1f} lists"
+    stopped = calibration.get("stopped_s")
     return (
-        f"recall@{ks[column]} {', '.join(reached)} lists; at most {best:.4f} measured, "
+        f"recall@{reach['k']} {taken}at most {reach['highest']:.4f} measured{with_lists}, "
         f"on {calibration['queries']:,} queries ({calibration['origin']})"
+        + ("" if stopped is None else f"; stopped after {stopped:,.0f} s")
     )
 
 
@@ -85,6 +98,14 @@ def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
     return {
         "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
     }
+
+
+def _ids_row(content: dict[str, Any]) -> dict[str, str]:
+    """What to say of an id column, where there is one."""
+    column, repeated = content["source"].get("id_column"), content["repeated_ids"]
+    if column is None:
+        return {}
+    return {"ids": f"column {column}" + (f"; {describe_repeated(repeated)}" if repeated else "")}
 
 
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
@@ -106,15 +127,17 @@ def _print_histogram(histogram: list[dict[str, int]]) -> None:
 def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Check every byte; exit 1 and name the file on damage."""
     damages = verify_index(index, Bars(quiet=quiet or json))
+    calibrated = IndexPaths(index).calibration.exists()
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
+        result |= {"calibrated": calibrated}
         print_json(result | {"damages": [as_typed(str(damage)) for damage in damages]})
     for damage in damages:
         print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:
         raise typer.Exit(1)
     if not json:
-        print(f"{index}: sound")
+        print(f"{index}: sound" + ("" if calibrated else f"; without a calibration: {_CALIBRATE}"))
 
 
 def export(

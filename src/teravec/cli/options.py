@@ -40,6 +40,7 @@ __all__ = [
     "Slices",
     "Threads",
     "Transform",
+    "TruthFormat",
     "VectorColumn",
     "Weights",
     "Workers",
@@ -161,6 +162,14 @@ Candidates = Annotated[
     unset(
         "Most vectors a query whose finer codes are read, where codes have two stages.  "
         "[default: 30 k with sketches of 1 bit, 15 k of 2]"
+    ),
+]
+TruthFormat = Annotated[
+    str | None,
+    unset(
+        "Of the file of exact neighbours, where its name does not say it: ibin, bin, ivecs, npy, "
+        "npz or parquet.  [default: by extension, else by content]",
+        "--truth-format",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

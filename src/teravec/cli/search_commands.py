@@ -21,7 +21,8 @@ from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, InvalidSource
+from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
 from teravec.memory import require
 from teravec.search.checkpoint import remove_checkpoint
@@ -29,9 +30,10 @@ from teravec.search.evaluation import Evaluation, evaluate
 from teravec.search.formats.found import FoundArrays
 from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
-from teravec.search.questions import TopK, Within
+from teravec.search.questions import TopK, Within, holds_rows_of
 from teravec.search.results import check_output, read_neighbors, write_neighbors
 from teravec.sources import Source, open_source
+from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
@@ -86,7 +88,7 @@ def search(
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self)
     with open_index(index, memory=memory, threads=threads) as opened:
         effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
         question = TopK(k, effort, exclude_self)
@@ -118,18 +120,40 @@ def range_search(
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def _open_queries(
-    queries: list[str] | None, id_column: str | None, vector_column: str | None
-) -> Source:
+    index: Path, queries: list[str] | None, id_column: str | None, vector_column: str | None,
+    exclude_self: bool,
+) -> Source:  # fmt: skip
+    """Open the queries; those that are indexed vectors have the index's ids, unless one is named.
+
+    So a result's queries and its ids are of one kind, and a vector is known as its own neighbour.
+    """
     if not queries:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-    return open_source(queries, id_column=id_column, vector_column=vector_column)
+    column = None
+    if id_column is None:
+        made_of = read_manifest(IndexPaths(index)).source
+        column = made_of.get("id_column")
+    if column is None:
+        return open_source(queries, id_column=id_column, vector_column=vector_column)
+    try:
+        if not exclude_self:
+            source = open_source(queries, vector_column=vector_column)
+            if not holds_rows_of(made_of, source):
+                return source
+        return open_source(queries, id_column=column, vector_column=vector_column)
+    except InvalidSource as error:
+        if not exclude_self:
+            raise
+        raise InvalidSource(
+            f"{error}; the index's ids are those of column {column!r}, which --exclude-self needs"
+        ) from error
 
 
 def evaluate_index(
@@ -137,7 +161,7 @@ def evaluate_index(
     truth: Annotated[
         Path,
         typer.Argument(metavar="GROUNDTRUTH", help="Exact neighbours: .ibin .bin .npz .ivecs .npy "
-                       ".parquet.", show_default=False),
+                       ".parquet, or one of these by another name.", show_default=False),
     ],
     k: o.K = 10,
     nprobe: Annotated[
@@ -150,7 +174,8 @@ def evaluate_index(
     plot: Annotated[
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
-    memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
+    truth_format: o.TruthFormat = None, memory: o.Memory = None, threads: o.Threads = None,
+    json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
@@ -162,7 +187,7 @@ def evaluate_index(
     recalls = [] if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
-    neighbors = read_neighbors(truth)
+    neighbors = read_neighbors(truth, truth_format)
     with nullcontext() if plot is None else hold_file(plot):
         with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
             results = evaluate(

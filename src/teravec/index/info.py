@@ -81,4 +81,5 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         },
         "calibration": None if calibration is None else calibration.summary(),
         "source": manifest.source,
+        "repeated_ids": manifest.repeated_ids,
     }

@@ -51,7 +51,7 @@ class ServeOptions:
         What to show to the servers.
     limits : Limits
     vectors : str, optional
-        Source of vectors by id.
+        The files that the index was built from, for queries by id.
     batch_rows : int
     memory_bytes, threads : int, optional
     """
@@ -107,7 +107,9 @@ def launch(options: ServeOptions) -> Server:
     for address in addresses:  # before anything is opened
         options.security.check_address(address)
     allow_most_open_files()
-    lookup = None if options.vectors is None else VectorLookup(options.vectors)
+    lookup = None
+    if options.vectors is not None:
+        lookup = VectorLookup(options.vectors, options.path, options.memory_bytes)
     metrics = Metrics()
     backend, workers = _backend(options, metrics)
     service = SearchService(

@@ -31,30 +31,40 @@ _SCHEMA = pa.schema(
 )
 
 
+_ROW = pa.field("row", pa.int64(), nullable=False)
+_WITH_ROWS = _SCHEMA.append(_ROW)
+
+
 def write_parquet(path: Path, found: Found) -> None:
-    """Write query, rank, id and distance."""
+    """Write query, rank, id and distance; where queries have ids, these, and row as well."""
+    schema = _SCHEMA if found.queries(0, 0) is None else _WITH_ROWS
     with (
         publishing_result(path) as file,
-        pq.ParquetWriter(file, _SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         for columns in _row_groups(found):
             arrays = [
                 pa.array(column, field.type, safe=True)
-                for column, field in zip(columns, _SCHEMA, strict=True)
+                for column, field in zip(columns, schema, strict=True)
             ]
-            writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 
 def _row_groups(found: Found) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     before = 0
     for first in range(0, found.n, _QUERIES):
-        counts = found.counts(first, min(first + _QUERIES, found.n))
+        last = min(first + _QUERIES, found.n)
+        counts, names = found.counts(first, last), found.queries(first, last)
         lims = np.concatenate([[0], np.cumsum(counts)])
         for start in range(0, int(lims[-1]), _ROWS):
             rows = np.arange(start, min(start + _ROWS, int(lims[-1])))
             query = np.searchsorted(lims, rows, "right") - 1
             distances, ids = found.read(before + start, before + start + len(rows))
-            yield first + query, rows - lims[query], ids, distances
+            results = rows - lims[query], ids, distances
+            if names is None:
+                yield first + query, *results
+            else:
+                yield names[query], *results, first + query
         before += int(lims[-1])
 
 
@@ -69,10 +79,10 @@ def read_parquet(path: Path) -> Neighbors:
                     f"{path}: columns {', '.join(names)} found, query, rank and id expected "
                     "(and distance)"
                 )
-            wanted = [name for name in _SCHEMA.names if name in names]
+            wanted = [name for name in _WITH_ROWS.names if name in names]
             table = parquet.read(columns=wanted, use_threads=False)
         columns = {
-            name: _column(path, table.column(name), _SCHEMA.field(name).type) for name in wanted
+            name: _column(path, table.column(name), _WITH_ROWS.field(name).type) for name in wanted
         }
     return _from_columns(path, columns)
 
@@ -87,7 +97,7 @@ def _column(path: Path, column: Any, kind: Any) -> npt.NDArray[Any]:
 
 def _from_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> Neighbors:
     """Rows in any order, one for every query and rank, as arrays."""
-    query, rank = columns["query"], columns["rank"].astype(np.int64)
+    query, rank = columns.get("row", columns["query"]), columns["rank"].astype(np.int64)
     rows = len(query)
     n, k = (int(column.max()) + 1 if rows else 0 for column in (query, rank))
     order = np.lexsort((rank, query))
