@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def test_file_that_vanishes_or_is_closed_to_us(path: Path, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pa, "OSFile", refuse)
+        patch.setattr(os, "open", refuse)
         patch.setattr(pq, "ParquetFile", refuse)
         with pytest.raises(StorageError, match="no permission"):
             source.read(0, 5)
