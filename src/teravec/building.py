@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from teravec.engines.resources import Resources
 from teravec.errors import (
@@ -25,7 +26,7 @@ from teravec.shards.plan import RowRange
 from teravec.shards.shard import shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.sources import Source, Weights, open_source
+from teravec.sources import Source, Weights, find_bad, open_source, read_bad, write_bad
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -34,7 +35,10 @@ from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
 
-__all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
+__all__ = [
+    "as_begun", "build_index", "merge_shards", "shard_rows", "skips_bad", "train_model",
+    "weights_of",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,48 @@ def train_model(
     """Begin or continue a build, up to its sealed model."""
     with _nothing_left_of_bad_input(paths):
         record = begin_build(paths, source, options, layout, weights)
+        _list_skipped(source, paths)
         return train(source, record, paths, resources, weights)
+
+
+def as_begun(source: Source, paths: IndexPaths, resources: Resources) -> Source:
+    """The source as the build in a directory has it: its order of files, and its bad rows.
+
+    A build that began without bad rows goes on without them. One that is new leaves them out
+    where the source was opened to skip them.
+    """
+    begun = _begun_with(paths)
+    if begun:
+        source = source.in_order_of(begun)
+    if source.skipped is None:
+        return source
+    known = read_bad(paths.skipped, begun["skipped"]) if "skipped" in begun else None
+    if known is not None:
+        return source.without(known)
+    return find_bad(source, resources.threads, resources.progress)
+
+
+def skips_bad(paths: IndexPaths) -> bool:
+    """Whether the build in a directory left out bad rows, so that its source is opened so."""
+    return "skipped" in _begun_with(paths)
+
+
+def _begun_with(paths: IndexPaths) -> dict[str, Any]:
+    """Description of the source that a build began with; empty where none was begun."""
+    with storage_errors(paths.root, "read"):
+        return read_record(paths).source if paths.build.exists() else {}
+
+
+def weights_of(path: str | Path | None, source: Source) -> Weights | None:
+    """The weights in a file, one for each row of the source's files."""
+    return None if path is None else Weights(path, source.nrows, source.skipped)
+
+
+def _list_skipped(source: Source, paths: IndexPaths) -> None:
+    """Seal the list of rows that are left out, unless it is there."""
+    described = source.describe().get("skipped")
+    if described is not None and read_bad(paths.skipped, described) is None:
+        write_bad(paths.skipped, source)
 
 
 @contextmanager
@@ -112,6 +157,7 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
 def _manifest(
     record: BuildRecord, model: ModelDescription, slices: Sequence[SliceEntry], paths: IndexPaths
 ) -> Manifest:
+    files = [paths.build, *([paths.skipped] if "skipped" in record.source else [])]
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
@@ -122,7 +168,7 @@ def _manifest(
         transform=model.transform,
         codec=model.codec,
         model=model.checksum,
-        files={paths.build.name: describe_file(paths.build)},
+        files={path.name: describe_file(path) for path in files},
         slices=tuple(slices),
         source=record.source,
     )
@@ -132,15 +178,20 @@ def build_index(
     data: str | Path | Sequence[str | Path], out: str | Path, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: str | Path | None = None,
+    weights: str | Path | None = None, format: str | None = None, skip_bad: bool = False,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
     warn_if_missing()
     paths = IndexPaths(Path(out))
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    source = open_source(
+        data, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad or skips_bad(paths),
+    )  # fmt: skip
+    source = as_begun(source, paths, resources)
     with _nothing_left_of_bad_input(paths):
-        weighed = None if weights is None else Weights(weights, source.ntotal)
+        weighed = weights_of(weights, source)
         record = begin_build(paths, source, options, layout, weighed)
+        _list_skipped(source, paths)
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
             shard_rows(source, paths, None, resources)

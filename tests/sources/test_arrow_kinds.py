@@ -125,7 +125,7 @@ def test_a_matrix_in_each_row_is_refused(write: Callable[..., Path]) -> None:
     refuses(path, "reshape it", vector_column="v")
 
 
-class Array2D(pa.ExtensionType):
+class Array2D(pa.ExtensionType):  # type: ignore[misc]
     """As `datasets` has it: nested lists, with the shape in the metadata."""
 
     def __init__(self) -> None:

@@ -40,7 +40,7 @@ def fixed(x: np.ndarray = X) -> Any:
     return table(x).column("v")
 
 
-def refuses(path: Path, match: str, **columns: str) -> None:
+def refuses(path: Path, match: str, **columns: Any) -> None:
     def read() -> None:
         source = open_source(path, **columns)
         source.read_ids(0, source.ntotal)

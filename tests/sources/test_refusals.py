@@ -18,7 +18,7 @@ from .writers import random_matrix, write_bin, write_ipc, write_npy, write_parqu
 X = random_matrix(10, 4, "f4")
 
 
-def refuses(paths: Any, match: str, **columns: str) -> None:
+def refuses(paths: Any, match: str, **columns: Any) -> None:
     with pytest.raises(InvalidSource, match=match) as caught:
         open_source(paths, **columns)
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ def test_npy_shape(tmp_path: Path) -> None:
     refuses(path, r"array of shape \(40,\) found, expected \(n, d\); save x.reshape\(-1, d\)")
     write_npy(path, X.reshape(2, 5, 4))
     refuses(path, r"shape \(2, 5, 4\) found, .*save x.reshape\(len\(x\), -1\), or x.resh")
-    write_npy(path, np.float32(3))
+    np.save(path, 3.0)
     refuses(path, r"array of shape \(\) found")
     write_npy(path, np.empty((5, 0), "f4"))
     refuses(path, "dimension 0 found")

@@ -30,7 +30,7 @@ from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
 from teravec.search.results import check_output, read_neighbors, write_neighbors
-from teravec.sources import Source, open_source
+from teravec.sources import Source, find_bad, open_source, write_bad
 
 __all__ = ["add_search_commands"]
 
@@ -67,7 +67,8 @@ def search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, candidates: o.Candidates = None,
     out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    format: o.Format = None, stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
+    server: Server = None,
     token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find the k nearest neighbours of every query, however many there are; resumable."""
@@ -75,7 +76,7 @@ def search(
         check_output(out)
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
-            [str(index), *(queries or [])],
+            [str(index), *(queries or [])], format,
             lambda remote, xq: FoundArrays.of_rows(
                 *remote.search(
                     xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
@@ -84,7 +85,7 @@ def search(
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(queries, id_column, vector_column, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
         question = TopK(k, effort, exclude_self)
@@ -100,34 +101,37 @@ def range_search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
-    quiet: o.Quiet = False, server: Server = None, token_file: TokenFile = None, ca: Ca = None,
-    tls_cert: TlsCert = None, tls_key: TlsKey = None,
+    vector_column: o.VectorColumn = None, format: o.Format = None, stats: Stats = False,
+    json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
-            [str(index), *(queries or [])],
+            [str(index), *(queries or [])], format,
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
             ),
             out, memory=memory, stats=stats, json=json,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(queries, id_column, vector_column, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def _open_queries(
-    queries: list[str] | None, id_column: str | None, vector_column: str | None
+    queries: list[str] | None,
+    id_column: str | None,
+    vector_column: str | None,
+    format: str | None,
 ) -> Source:
     if not queries:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-    return open_source(queries, id_column=id_column, vector_column=vector_column)
+    return open_source(queries, id_column=id_column, vector_column=vector_column, format=format)
 
 
 def evaluate_index(
@@ -148,7 +152,8 @@ def evaluate_index(
     plot: Annotated[
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
-    memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
+    memory: o.Memory = None, threads: o.Threads = None, format: o.Format = None,
+    json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
@@ -163,8 +168,8 @@ def evaluate_index(
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(
-            opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
-            recalls=recalls, candidates=candidates,
+            opened, _read_queries(open_source(queries, format=format), queries, memory), neighbors,
+            k, nprobes, recalls=recalls, candidates=candidates,
         )  # fmt: skip
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
@@ -183,6 +188,7 @@ def groundtruth(
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
+    format: o.Format = None, skip_bad: o.SkipBad = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -191,21 +197,31 @@ def groundtruth(
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
     chosen = EngineOptions(engine, workers, address)
-    source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
-    asked = open_source(data[-1])
+    source = open_source(
+        data[:-1], id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    asked = open_source(data[-1], format=format)
     for taken in (source, asked):
         taken.check_not(out)
     checkpoint = out.with_name(out.name + ".partial")
     with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+        if skip_bad:
+            source = find_bad(source, resources.threads, resources.progress)
         distances, ids = exact_neighbors(
             source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
             resources=resources, checkpoint=checkpoint,
         )  # fmt: skip
     write_neighbors(out, distances, ids)
+    skipped = source.skipped.rows if source.skipped is not None else 0
+    if skipped:
+        write_bad(out.with_name(out.name + ".skipped.json"), source)
     remove_checkpoint(checkpoint)
     if json:
-        print_json({"out": str(out), "queries": len(ids), "k": k})
+        print_json({"out": str(out), "queries": len(ids), "k": k, "skipped": skipped})
     else:
+        if skipped:
+            print(f"{out}.skipped.json: {skipped:,} rows that are no vectors were left out")
         print(
             f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
         )

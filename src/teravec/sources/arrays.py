@@ -205,7 +205,7 @@ def _with_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
 def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | None:
     """Length of the first vector of a piece; None where it has no row.
 
-    Where ``lenient``, of the first row that is a vector of one value or more.
+    Where ``lenient``, the length that most rows of the piece have, those without values apart.
     """
     lists = _stored(array)
     if lenient:
@@ -219,7 +219,8 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
         )
     inside = _stored((lists if lenient else lists[0:1]).flatten())
     if not _is_list(inside.type):
-        return int(_lengths(lists)[0])
+        lengths, counts = np.unique(_lengths(lists), return_counts=True)
+        return int(lengths[counts.argmax()] if lenient else _lengths(lists)[0])
     if not len(inside) and not lenient:
         return 0
     return first_length(inside, path, first, lenient=lenient)

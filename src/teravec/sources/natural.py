@@ -10,16 +10,22 @@ __all__ = ["natural_key"]
 _DIGITS = re.compile("([0-9]+)")
 
 
-def natural_key(path: PurePath) -> tuple[tuple[tuple[str | int, ...], str], ...]:
+Key = tuple[tuple[str | int, ...], ...]
+
+
+def natural_key(path: PurePath) -> tuple[tuple[Key, str], ...]:
     """A key to sort paths by, one part of the path after another.
 
-    Text and numbers alternate in the key of a part, so text is only compared with text. Names
-    that differ in leading zeros alone (1, 01) keep the order of their characters.
+    Text and numbers alternate in the key of a part, so text is only compared with text. Text
+    before a number ends in a 0 in its stead, so it is compared as its characters are. Extensions
+    come last: x.npy before x-1.npy. Names that differ in leading zeros alone (1, 01) keep the
+    order of their characters.
     """
-    return tuple((_pieces(part), part) for part in path.parts)
+    folders = tuple(((_pieces(part),), part) for part in path.parts[:-1])
+    return (*folders, ((_pieces(path.stem), _pieces(path.suffix)), path.name))
 
 
 def _pieces(part: str) -> tuple[str | int, ...]:
-    return tuple(
-        int(piece) if place % 2 else piece for place, piece in enumerate(_DIGITS.split(part))
-    )
+    *before, last = _DIGITS.split(part)
+    pieces = (int(piece) if place % 2 else piece + "0" for place, piece in enumerate(before))
+    return (*pieces, last)

@@ -122,7 +122,7 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
 
 def _matches(pattern: str, format: str | None) -> list[Member]:
     # Path.glob takes no absolute pattern.
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
     files = [path for path in found if not path.is_dir()]
     if not found:
         raise InvalidSource(f"{pattern}: no file matches, expected one or more")

@@ -46,12 +46,16 @@ class Skipped:
         InvalidSource
             More runs than are skipped.
         """
+        return Skipped.of_runs(run for some in rows for run in _runs(some))
+
+    @staticmethod
+    def of_runs(found: Iterable[tuple[int, int]]) -> Skipped:
+        """Gather runs that come ascending; those that touch become one. Raises as `of`."""
         runs: list[tuple[int, int]] = []
-        for some in rows:
-            for start, stop in _runs(some):
-                if runs and runs[-1][1] == start:
-                    start = runs.pop()[0]
-                runs.append((start, stop))
+        for start, stop in found:
+            if runs and runs[-1][1] == start:
+                start = runs.pop()[0]
+            runs.append((start, stop))
             if len(runs) > MOST_RUNS:
                 raise InvalidSource(
                     f"bad rows at {len(runs):,} places up to row {runs[-1][0]:,}; at most "
@@ -80,6 +84,8 @@ class Skipped:
 
     def before(self, row: int) -> int:
         """Rows left out before this one."""
+        if not self.runs:
+            return 0
         left, out = self._tables
         return int(out[np.searchsorted(left, row, "right")])
 

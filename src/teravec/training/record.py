@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors, whole_number
-from teravec.sources import Source, Weights
+from teravec.sources import Source, Weights, same_vectors
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
@@ -72,7 +72,7 @@ class BuildRecord:
     def check_source(self, source: Source, where: Path) -> None:
         """Raise OutputExists unless this is the source that the build began with."""
         found = source.describe()
-        if found == self.source:
+        if same_vectors(found, self.source):
             return
         ours, theirs = _file_names(self.source), _file_names(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
