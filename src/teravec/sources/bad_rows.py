@@ -62,11 +62,11 @@ def write_bad(path: Path, source: Source) -> None:
     assert skipped is not None
     files = []
     for part in source.files:
-        runs = list(skipped.between(part.start, part.stop))
-        if runs:
+        runs = skipped.between(part.start, part.stop) - part.start
+        if len(runs):
             files.append({
                 "name": part.path.name, "first_row": part.start, "n": part.n,
-                "rows": [[start - part.start, stop - part.start] for start, stop in runs],
+                "rows": runs.tolist(),
             })  # fmt: skip
     head = {"format": _FORMAT, "version": _VERSION, "rows": skipped.rows}
     write_json(path, {**head, "files": files})
@@ -77,9 +77,8 @@ def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
     try:
         content = read_json(path, _FORMAT, _VERSION)
         skipped = Skipped.of_runs(
-            (file["first_row"] + start, file["first_row"] + stop)
+            np.array(file["rows"], np.int64).reshape(-1, 2) + file["first_row"]
             for file in content["files"]
-            for start, stop in file["rows"]
         )
     except (MissingFile, CorruptFile, KeyError, TypeError, ValueError):
         return None
