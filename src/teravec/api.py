@@ -212,11 +212,10 @@ def train(
     where a killed run stood.
     """
     paths, granted = IndexPaths(Path(out)), resources or Resources()
-    source = open_source(
-        data, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad or building.skips_bad(paths),
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
     )  # fmt: skip
-    source = building.as_begun(source, paths, granted)
     return building.train_model(
         source, paths, options or TrainOptions(), layout or LayoutOptions(), granted,
         building.weights_of(weights, source),
@@ -240,11 +239,9 @@ def shard(
     here too, and are not counted.
     """
     paths, granted = IndexPaths(Path(out)), resources or Resources()
-    source = open_source(
-        data, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=building.skips_bad(paths),
-    )  # fmt: skip
-    source = building.as_begun(source, paths, granted)
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format
+    )
     return building.shard_rows(source, paths, rows, granted)
 
 
@@ -318,11 +315,9 @@ def calibrate(
         )
     if truth is not None and given is not None:
         return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
-    source = open_source(
-        data or [], id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=building.skips_bad(paths),
-    )  # fmt: skip
-    source = building.as_begun(source, paths, limits)
+    source = building.open_vectors(
+        data or [], paths, limits, id_column=id_column, vector_column=vector_column, format=format
+    )
     return calibrate_index(paths, source, options, limits, given)
 
 

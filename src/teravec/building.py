@@ -36,8 +36,7 @@ from teravec.training.record import BuildRecord, LayoutOptions, begin_build, rea
 from teravec.training.train import train
 
 __all__ = [
-    "as_begun", "build_index", "merge_shards", "shard_rows", "skips_bad", "train_model",
-    "weights_of",
+    "build_index", "merge_shards", "open_vectors", "shard_rows", "train_model", "weights_of",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -54,13 +53,21 @@ def train_model(
         return train(source, record, paths, resources, weights)
 
 
-def as_begun(source: Source, paths: IndexPaths, resources: Resources) -> Source:
-    """The source as the build in a directory has it: its order of files, and its bad rows.
+def open_vectors(
+    data: str | Path | Sequence[str | Path], paths: IndexPaths, resources: Resources, *,
+    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
+    skip_bad: bool = False,
+) -> Source:  # fmt: skip
+    """Open the vectors of an index as its build has them: the order of files, and bad rows.
 
     A build that began without bad rows goes on without them. One that is new leaves them out
-    where the source was opened to skip them.
+    where that is asked for.
     """
     begun = _begun_with(paths)
+    source = open_source(
+        data, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad or "skipped" in begun,
+    )  # fmt: skip
     if begun:
         source = source.in_order_of(begun)
     if source.skipped is None:
@@ -69,11 +76,6 @@ def as_begun(source: Source, paths: IndexPaths, resources: Resources) -> Source:
     if known is not None:
         return source.without(known)
     return find_bad(source, resources.threads, resources.progress)
-
-
-def skips_bad(paths: IndexPaths) -> bool:
-    """Whether the build in a directory left out bad rows, so that its source is opened so."""
-    return "skipped" in _begun_with(paths)
 
 
 def _begun_with(paths: IndexPaths) -> dict[str, Any]:
@@ -183,11 +185,10 @@ def build_index(
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
     warn_if_missing()
     paths = IndexPaths(Path(out))
-    source = open_source(
-        data, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad or skips_bad(paths),
+    source = open_vectors(
+        data, paths, resources, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
     )  # fmt: skip
-    source = as_begun(source, paths, resources)
     with _nothing_left_of_bad_input(paths):
         weighed = weights_of(weights, source)
         record = begin_build(paths, source, options, layout, weighed)

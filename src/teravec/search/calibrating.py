@@ -43,7 +43,7 @@ from teravec.search.index import Index, open_index
 from teravec.search.probing import list_gaps, prune_weight
 from teravec.search.questions import all_but_own
 from teravec.search.results import Neighbors
-from teravec.sources import Source, same_vectors
+from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
 from teravec.training.sample import rows_left_out
@@ -143,7 +143,7 @@ def calibrate_index(
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
-    if not same_vectors(source.describe(), manifest.source):
+    if not source.is_described_by(manifest.source):
         raise InvalidArgument(
             f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"

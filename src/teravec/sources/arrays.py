@@ -15,7 +15,7 @@ from teravec.errors import InvalidSource
 
 __all__ = [
     "SKIP_HINT", "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
-    "how_to_convert", "is_id", "vector_kind",
+    "how_to_convert", "is_id", "is_vectors", "vector_kind",
 ]  # fmt: skip
 
 _DTYPES: dict[Any, np.dtype] = {
@@ -85,6 +85,11 @@ def vector_kind(kind: Any) -> VectorKind | None:
     if inner is None or (d is not None and d != 1):
         return None
     return VectorKind(inner.dtype, inner.d, is_nested=True)
+
+
+def is_vectors(kind: Any) -> bool:
+    """Whether a column of this Arrow type can be read as vectors."""
+    return vector_kind(kind) is not None
 
 
 def is_id(kind: Any) -> bool:

@@ -23,6 +23,7 @@ from teravec.sources.arrays import (
     first_length,
     how_to_convert,
     is_id,
+    is_vectors,
     vector_kind,
 )
 from teravec.sources.cursor import ColumnReader
@@ -201,13 +202,13 @@ def _unsound(path: Path, error: Exception) -> InvalidSource:
 def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
     if named is not None:
         path = _resolved(table, named)
-        if vector_kind(path.kind) is None:
+        if not is_vectors(path.kind):
             raise InvalidSource(
                 f"{table.path}: column {named!r} of type {path.kind} found, "
                 f"expected {VECTOR_TYPES}{how_to_convert(path.kind)}"
             )
         return path
-    vectors = [path for path in _top(table) if vector_kind(path.kind) is not None]
+    vectors = [path for path in _top(table) if is_vectors(path.kind)]
     plain = [path for path in vectors if not _kind(path).is_nested]
     candidates = plain or vectors
     if len(candidates) > 1:
@@ -226,7 +227,7 @@ def _no_vectors(table: ColumnTable) -> str:
     more = len(table.names) - _NAMED
     found += f" and {more:,} more" if more > 0 else ""
     message = f"{table.path}: columns {found} found, expected {VECTOR_TYPES}"
-    inside = [path for path in _all_paths(table) if vector_kind(path.kind) is not None]
+    inside = [path for path in _all_paths(table) if is_vectors(path.kind)]
     if inside:
         return f"{message}; name the field to read: --vector-column {inside[0].name}"
     numbers = [path for path in _top(table) if _is_number(path.kind)]

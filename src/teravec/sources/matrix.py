@@ -156,7 +156,7 @@ class Source:
         if recorded != [part.outline for part in by_name]:
             return self
         older = self._of(by_name, self.skipped)
-        return older if same_vectors(older.describe(), described) else self
+        return older if older.is_described_by(described) else self
 
     def _of(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
         return Source(
@@ -254,16 +254,16 @@ class Source:
         rows = self._gaps.places(np.arange(start, stop, dtype=np.int64))
         if self.id_column is None or start == stop:
             return rows
-        out = np.empty_like(rows)
+        out = rows.copy()
         for part, begin, end in self._parts(int(rows[0]), int(rows[-1]) + 1):
             first, last = np.searchsorted(rows, [begin, end]).tolist()
             for low, high in spans(rows[first:last], out.itemsize) if first < last else ():
                 near = rows[first + low : first + high]
                 at, until = int(near[0]), int(near[-1]) + 1
                 ids = part.file.read_ids(at - part.start, until - part.start)
-                assert ids is not None  # a file without columns is refused where one is named
-                _check_ids(ids[near - at], part, near)
-                out[first + low : first + high] = ids[near - at]
+                if ids is not None:
+                    _check_ids(ids[near - at], part, near)
+                    out[first + low : first + high] = ids[near - at]
         return out
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[Block]:
@@ -365,6 +365,10 @@ class Source:
             "files": [part.describe() for part in self.files],
             **({"skipped": self._gaps.describe()} if self._gaps.rows else {}),
         }
+
+    def is_described_by(self, description: dict[str, Any]) -> bool:
+        """Whether this is the source that `describe` described, by whatever folders reached."""
+        return same_vectors(self.describe(), description)
 
     @cached_property
     def _filled(self) -> list[VectorFile]:
