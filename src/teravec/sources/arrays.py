@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from teravec.errors import InvalidSource
+from teravec.sources.vectorfile import SKIP_HINT
 
 __all__ = [
-    "SKIP_HINT", "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
+    "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
     "how_to_convert", "is_id", "is_vectors", "vector_kind",
 ]  # fmt: skip
 
@@ -34,8 +35,6 @@ _DTYPES: dict[Any, np.dtype] = {
 
 VECTOR_TYPES = "a list or fixed-size list of " + ", ".join(dtype.name for dtype in _DTYPES.values())
 """Column types that are read as vectors, in words."""
-
-SKIP_HINT = "build and groundtruth leave such rows out with --skip-bad (skip_bad=True)"
 
 _MOST_ID = np.iinfo(np.int64).max
 
@@ -76,6 +75,8 @@ def vector_kind(kind: Any) -> VectorKind | None:
         return None if of is None else VectorKind(of.dtype, prod(kind.shape))
     if isinstance(kind, pa.BaseExtensionType):
         return vector_kind(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return vector_kind(kind.value_type)
     if not _is_list(kind):
         return None
     d = int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
@@ -114,8 +115,8 @@ def how_to_convert(kind: Any) -> str:
         return (
             "; bytes are made numbers by np.frombuffer(b''.join(column), 'float32').reshape(n, -1)"
         )
-    if types.is_run_end_encoded(kind) or types.is_dictionary(kind):
-        return f"; decode it first: column.cast({kind.value_type})"
+    if types.is_run_end_encoded(kind):
+        return "; decode it first: pc.run_end_decode(column)"
     if types.is_struct(kind):
         return "; name one of its fields, as COLUMN.FIELD"
     if _is_list(kind) and _is_list(kind.value_type):
@@ -164,7 +165,12 @@ def decode_vectors(
 
 
 def _stored(array: Any) -> Any:
-    return _stored(array.storage) if isinstance(array, pa.ExtensionArray) else array
+    """The array below extension types and dictionaries."""
+    if isinstance(array, pa.ExtensionArray):
+        return _stored(array.storage)
+    if isinstance(array, pa.DictionaryArray):
+        return _stored(array.dictionary_decode())
+    return array
 
 
 def _lengths(lists: Any) -> np.ndarray:
@@ -273,8 +279,6 @@ def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> 
 def _plain(array: Any) -> Any:
     """The numbers of a column, each where its row is."""
     array = _stored(array)
-    if pa.types.is_dictionary(array.type):
-        return _plain(array.dictionary_decode())
     if pa.types.is_run_end_encoded(array.type):
         return _plain(pc.run_end_decode(array))
     return array

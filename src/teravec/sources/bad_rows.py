@@ -97,7 +97,7 @@ def _bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, I
     bad = np.empty(0, np.int64)
     if part.file.is_decoded or part.file.dtype.kind == "f":
         vectors = part.file.read(begin - part.start, end - part.start)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(vectors.astype(np.float32, copy=False)).all(axis=1)
         bad = np.flatnonzero(~finite) + begin
     return part, begin, end, bad

@@ -141,7 +141,9 @@ class ColumnarFile(VectorFile):
     is_decoded = True
 
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
-        self._column = _vector_column(table, columns.vectors)
+        with arrow_errors(table.path):  # names that are not UTF-8
+            self._column = _vector_column(table, columns.vectors)
+            ids = None if columns.ids is None else _id_column(table, columns.ids)
         kind = vector_kind(self._column.kind)
         assert kind is not None
         n = int(table.starts[-1])
@@ -151,7 +153,7 @@ class ColumnarFile(VectorFile):
         self._table, self._lenient = table, columns.lenient
         rows = max(1, _PIECE_BYTES // max(1, d * kind.dtype.itemsize))
         self._vectors = ColumnReader(table.path, table.starts, partial(self._matrices, rows=rows))
-        self._id_column = None if columns.ids is None else _id_column(table, columns.ids)
+        self._id_column = ids
         self._ids = ColumnReader(table.path, table.starts, self._id_arrays)
 
     @contextmanager
@@ -230,9 +232,9 @@ def _no_vectors(table: ColumnTable) -> str:
     inside = [path for path in _all_paths(table) if is_vectors(path.kind)]
     if inside:
         return f"{message}; name the field to read: --vector-column {inside[0].name}"
-    numbers = [path for path in _top(table) if _is_number(path.kind)]
-    if len(numbers) > 1 and len(numbers) == len(table.names):
-        return f"{message}; one column a dimension is saved as np.save('x.npy', df.to_numpy('f4'))"
+    if sum(pa.types.is_floating(path.kind) for path in _top(table)) > 1:
+        values = "df.select_dtypes('floating').to_numpy('float32')"
+        return f"{message}; one column a dimension is saved as np.save('x.npy', {values})"
     hints = (how_to_convert(path.kind) for path in _top(table))
     return message + next((hint for hint in hints if hint), "")
 
@@ -293,10 +295,6 @@ def _kind(path: ColumnPath) -> VectorKind:
     kind = vector_kind(path.kind)
     assert kind is not None
     return kind
-
-
-def _is_number(kind: Any) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def _names(paths: list[ColumnPath]) -> str:

@@ -93,8 +93,7 @@ class _Spliced(io.RawIOBase):
 
     def __init__(self, fd: int, layout: Layout, batch: int) -> None:
         super().__init__()
-        ends = layout.offsets.tolist()
-        start = ends[batch] if batch < len(ends) else layout.size
+        start = int(layout.offsets[batch]) if batch < len(layout.rows) else layout.size
         before = [piece for piece in layout.preamble if piece[0] < start]
         self._pieces = [*before, (start, layout.size)]
         self._fd = fd

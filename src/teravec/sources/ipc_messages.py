@@ -48,6 +48,8 @@ _CONTINUATION = b"\xff\xff\xff\xff"
 _PREFIX = len(_CONTINUATION) + 4
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
+_MOST_METADATA = 1 << 27  # bytes of one message; more are damage
+
 # A row has a byte or more. zstd, the denser codec, makes no fewer than 4 bytes of 128 KiB.
 _MOST_ROWS_PER_BYTE = 1
 _MOST_ROWS_PER_COMPRESSED_BYTE = 1 << 16
@@ -183,6 +185,8 @@ def _read_message(fd: int, offset: int, file_size: int) -> _Message:
     continued = prefix.startswith(_CONTINUATION)
     start = offset + (_PREFIX if continued else 4)  # releases before 0.15 wrote the size alone
     (size,) = struct.unpack_from("<i", prefix, 4 if continued else 0)
+    if size > _MOST_METADATA:
+        raise ValueError(f"metadata of {size} bytes")
     raw = _bytes(fd, start, size, file_size)
     table = _u32(raw, 0)
     kind, header, body = (_field(raw, table, number) for number in (1, 2, 3))
