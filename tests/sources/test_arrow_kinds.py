@@ -308,13 +308,18 @@ def test_other_columns_are_passed_over(writer: Writer, tmp_path: Path) -> None:
     holds_x(path, vector_column="v")
 
 
+@pytest.mark.parametrize("codec", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("is_free", [False, True])
 @pytest.mark.parametrize("writer", [write_file, write_stream])
-def test_a_batch_larger_than_the_pieces_it_is_read_in(writer: Writer, tmp_path: Path) -> None:
+def test_a_batch_larger_than_the_pieces_it_is_read_in(
+    writer: Writer, is_free: bool, codec: str | None, tmp_path: Path
+) -> None:
     x = np.random.default_rng(3).standard_normal((60_000, 128)).astype("f4")
-    whole = table(x, ids=np.arange(len(x)))
+    whole = table(x, fixed=not is_free, ids=np.arange(len(x)))
+    options = pa.ipc.IpcWriteOptions(compression=codec)
     with pa.OSFile(str(tmp_path / "x.arrow"), "wb") as sink:
         make = pa.ipc.new_file if writer is write_file else pa.ipc.new_stream
-        with make(sink, whole.schema) as out:
+        with make(sink, whole.schema, options=options) as out:
             out.write_batch(whole.combine_chunks().to_batches()[0])
     source = open_source(tmp_path, id_column="id")
     before, peak = pa.total_allocated_bytes(), 0
@@ -323,7 +328,9 @@ def test_a_batch_larger_than_the_pieces_it_is_read_in(writer: Writer, tmp_path: 
         np.testing.assert_array_equal(rows, x[start : start + 7_001])
         peak = max(peak, pa.total_allocated_bytes() - before)
     assert peak < x.nbytes // 8
-    assert source.read_ids(59_990, 60_000).tolist() == list(range(59_990, 60_000))
+    for start in (59_990, 17, 30_001):  # back and forth
+        assert source.read_ids(start, start + 9).tolist() == list(range(start, start + 9))
+        np.testing.assert_array_equal(source.read(start, start + 9), x[start : start + 9])
 
 
 def test_lists_with_nulls_in_other_rows_are_read_by_pieces(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Arrow files and streams (.arrow, .arrows, .ipc, .feather), a few rows at a time.
 
-Uncompressed batches are read in pieces, so a batch may be larger than memory; a compressed one,
-or one whose column needs its dictionary, is decoded whole, that column alone.
+Batches are read in pieces, so one may be larger than memory. A batch whose column needs its
+dictionary, or is of views or runs, is decoded whole, that column alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_errors
 from teravec.sources.ipc_messages import Layout, metadata_errors, read_batch, read_layout
-from teravec.sources.ipc_pieces import BatchColumn, is_readable
+from teravec.sources.ipc_pieces import ALIGNED_ROWS, BatchColumn, is_readable
 from teravec.sources.packed import opened
 
 __all__ = ["open_ipc"]
@@ -39,17 +39,14 @@ class _IpcTable(ColumnTable):
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
         number = self.schema.get_field_index(column)
+        rows += -rows % ALIGNED_ROWS
         with ExitStack() as stack:
             fd = stack.enter_context(opened(self.path))
             for batch in range(group, len(self._layout.rows)):
                 with metadata_errors(self.path):
                     message = read_batch(fd, int(self._layout.offsets[batch]), self._layout.size)
                     pieces = None
-                    if (
-                        self._layout.is_little
-                        and not message.is_compressed
-                        and is_readable(self.schema.field(number).type)
-                    ):
+                    if self._layout.is_little and is_readable(self.schema.field(number).type):
                         pieces = BatchColumn(fd, self.path, message, self.schema, number)
                 if pieces is None:
                     yield from self._decoded(number, batch)

@@ -11,7 +11,8 @@ here from the metadata, which are flatbuffers::
     Message: { ..., field 1: uint8 type of header, field 2: header, field 3: int64 body size }
     Schema:  { field 0: int16 byte order, ... }
     RecordBatch: { field 0: int64 rows, 1: vector of (int64 length, int64 nulls),
-                   2: vector of (int64 offset, int64 size), 3: compression,
+                   2: vector of (int64 offset, int64 size),
+                   3: BodyCompression { field 0: int8 codec },
                    4: vector of int64, buffers of views }
 
 A file is a stream between its ends, but its footer finds batches without a walk.
@@ -48,6 +49,7 @@ _CONTINUATION = b"\xff\xff\xff\xff"
 _PREFIX = len(_CONTINUATION) + 4
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
+_CODECS = ("lz4", "zstd")
 _MOST_METADATA = 1 << 27  # bytes of one message; more are damage
 
 # A row has a byte or more. zstd, the denser codec, makes no fewer than 4 bytes of 128 KiB.
@@ -89,7 +91,8 @@ class BatchMessage:
     Parameters
     ----------
     rows : int
-    is_compressed : bool
+    codec : str or None
+        What each buffer is compressed with: "lz4" (frames) or "zstd".
     nodes : ndarray of shape (nodes, 2), int64
         Length and nulls of each array of the batch, parents before children.
     buffers : ndarray of shape (buffers, 2), int64
@@ -99,7 +102,7 @@ class BatchMessage:
     """
 
     rows: int
-    is_compressed: bool
+    codec: str | None
     nodes: npt.NDArray[np.int64]
     buffers: npt.NDArray[np.int64]
     views: tuple[int, ...]
@@ -153,7 +156,7 @@ def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
         raise ValueError(f"buffers outside of a body of {message.body_size} bytes")
     starts += message.body
     views = tuple(_vector(raw, batch, 4, 8).view("<i8").tolist())
-    return BatchMessage(message.rows(file_size), message.is_compressed, nodes, buffers, views)
+    return BatchMessage(message.rows(file_size), message.codec, nodes, buffers, views)
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,15 @@ class _Message:
     @property
     def is_compressed(self) -> bool:
         return _field(self.raw, self.header, 3) is not None
+
+    @property
+    def codec(self) -> str | None:
+        """What a batch's buffers are compressed with."""
+        at = _field(self.raw, self.header, 3)
+        if at is None:
+            return None
+        codec = _field(self.raw, at + _u32(self.raw, at), 0)
+        return _CODECS[self.raw[codec] if codec is not None else 0]
 
     def rows(self, file_size: int) -> int:
         """Rows of a batch."""

@@ -1,7 +1,8 @@
-"""Some rows of one column of an uncompressed Arrow batch, read without the rest of the batch.
+"""Some rows of one column of an Arrow batch, read without the rest of the batch.
 
 A writer that is handed a table may make one batch of it, however large. Buffers lie in the file
-as they do in memory, so of each the bytes of the wanted rows are read, and no others.
+as they do in memory, so of each the bytes of the wanted rows are read, and no others. A
+compressed buffer is unpacked from its beginning, some bytes at a time.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import pyarrow as pa
 
 from teravec.sources.ipc_messages import BatchMessage
 from teravec.sources.packed import read_exactly
+from teravec.sources.unpacked import UnpackedBuffer
 
-__all__ = ["BatchColumn", "is_readable"]
+__all__ = ["ALIGNED_ROWS", "BatchColumn", "is_readable"]
 
-_ALIGNED = 8  # rows whose validity shares a byte
+ALIGNED_ROWS = 8
+"""Rows whose validity shares a byte; pieces are best multiples of it."""
 
 
 def is_readable(kind: Any) -> bool:
@@ -41,7 +44,6 @@ class BatchColumn:
     fd : int
     path : Path
     batch : BatchMessage
-        Not compressed.
     schema : pyarrow.Schema
     column : int
         Number of a column whose type `is_readable`.
@@ -55,9 +57,13 @@ class BatchColumn:
         for number in range(column):
             _skip(schema.field(number).type, self, views)
         self._first = self._node, self._buffer
+        self._unpacked: dict[int, UnpackedBuffer] = {}
 
     def read(self, start: int, stop: int) -> Any:
-        """Read rows [start, stop) as an Arrow array; ValueError where the batch is damaged."""
+        """Read rows [start, stop) as an Arrow array; ValueError where the batch is damaged.
+
+        Of compressed batches, ranges are best read one after another.
+        """
         self._node, self._buffer = self._first
         return self._array(self._kind, start, stop)
 
@@ -71,7 +77,7 @@ class BatchColumn:
         length, nulls = (int(value) for value in self._batch.nodes[self._node])
         if stop > length:
             raise ValueError(f"an array of {length} found, {stop} or more expected")
-        first, validity, fixed = start - start % _ALIGNED, self._buffer, None
+        first, validity, fixed = start - start % ALIGNED_ROWS, self._buffer, None
         self._node += 1
         self._buffer += 1
         valid = self._bits(validity, first, stop) if nulls else None
@@ -109,6 +115,12 @@ class BatchColumn:
 
     def _bytes(self, number: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
         at, size = (int(value) for value in self._batch.buffers[number])
+        if self._batch.codec is not None and size:
+            if number not in self._unpacked:
+                self._unpacked[number] = UnpackedBuffer(
+                    self._fd, self._path, at, size, self._batch.codec
+                )
+            return self._unpacked[number].read(start, stop)
         if stop > size:
             raise ValueError(f"a buffer of {size} bytes found, {stop} or more expected")
         out = np.empty(stop - start, np.uint8)
