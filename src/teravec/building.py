@@ -26,7 +26,7 @@ from teravec.shards.plan import RowRange
 from teravec.shards.shard import shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.sources import Source, Weights, find_bad, open_source, read_bad, write_bad
+from teravec.sources import Source, Weights, as_described, open_source, read_bad, write_bad
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -68,14 +68,7 @@ def open_vectors(
         data, id_column=id_column, vector_column=vector_column, format=format,
         skip_bad=skip_bad or "skipped" in begun,
     )  # fmt: skip
-    if begun:
-        source = source.in_order_of(begun)
-    if source.skipped is None:
-        return source
-    known = read_bad(paths.skipped, begun["skipped"]) if "skipped" in begun else None
-    if known is not None:
-        return source.without(known)
-    return find_bad(source, resources.threads, resources.progress)
+    return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
 
 
 def _begun_with(paths: IndexPaths) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def test_ids_in_runs(tmp_path: Path) -> None:
     ("ids", "match"),
     [
         (IDS + 0.0, "of type double found.*cast it: id.astype"),
-        ([f"u{i}" for i in IDS], "of type string found.*leave the id column out.*join by row"),
+        ([f"u{i}" for i in IDS], "of type string found.*leave out --id-column.*join by row"),
         (pa.array([Decimal("1.5")] * N), "of type decimal.* found"),
     ],
 )
@@ -255,6 +255,11 @@ def test_how_to_convert(column: Any, hint: str, write: Callable[..., Path]) -> N
 def test_a_column_for_each_dimension(tmp_path: Path) -> None:
     pd.DataFrame(X, columns=[f"x{i}" for i in range(D)]).to_parquet(tmp_path / "x.parquet")
     refuses(tmp_path / "x.parquet", r"one column a dimension is saved as np.save\('x.npy', df.se")
+
+
+def test_token_numbers_beside_the_vectors(write: Callable[..., Path]) -> None:
+    holds_x(write(input_ids=pa.array([[1, 2, 3]] * N), v=fixed(), parts=pa.array([[[1.0]]] * N)))
+    refuses(write(a=pa.array(ROWS), b=pa.array(ROWS)), "vector columns a, b found, expected one")
 
 
 def test_two_vector_columns(write: Callable[..., Path]) -> None:
@@ -395,7 +400,7 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         write_stream(path, pa.table({"outer": inside}))
         path.write_bytes(path.read_bytes().replace(name, b"\xfe" + name[1:]))
         for column in (None, "outer.values"):
-            refuses(path, "not a sound .arrow file", vector_column=column)
+            refuses(path, "not a sound file of its format", vector_column=column)
 
 
 @pytest.mark.parametrize("writer", [write_file, write_stream, compressed])

@@ -57,6 +57,14 @@ class VectorKind:
     d: int | None
     is_nested: bool = False
 
+    @property
+    def rank(self) -> int:
+        """Lower for what is rather the vector column, where none is named.
+
+        Lists of larger integers are often token numbers, and nested lists boxes or parts.
+        """
+        return 2 * self.is_nested + (self.dtype.kind in "iu" and self.dtype.itemsize > 1)
+
 
 def _is_list(kind: Any) -> bool:
     types = pa.types

@@ -20,10 +20,34 @@ from teravec.sources.matrix import Source, SourceFile
 from teravec.sources.skipped import Int64, Skipped
 from teravec.storage.jsonfile import read_json, write_json
 
-__all__ = ["find_bad", "read_bad", "write_bad"]
+__all__ = ["as_described", "find_bad", "read_bad", "write_bad"]
 
 _FORMAT, _VERSION = "teravec-skipped", 1
 _BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
+
+
+def as_described(
+    source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
+) -> Source:
+    """The source in the order, and without the bad rows, that a description of it records.
+
+    Parameters
+    ----------
+    source : Source
+        Opened to skip bad rows where ``described`` has any, or where that is asked for.
+    described : dict
+        ``Source.describe()`` of a build or index; empty where there is none yet.
+    listed : Path
+        The list of bad rows beside it; they are looked for where it is missing or damaged.
+    threads : int
+    progress : Progress
+    """
+    if described:
+        source = source.in_order_of(described)
+    if source.skipped is None:
+        return source
+    known = read_bad(listed, described["skipped"]) if "skipped" in described else None
+    return find_bad(source, threads, progress) if known is None else source.without(known)
 
 
 def find_bad(source: Source, threads: int, progress: Progress) -> Source:

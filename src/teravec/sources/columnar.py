@@ -198,7 +198,7 @@ def arrow_errors(path: Path) -> Iterator[None]:
 
 def _unsound(path: Path, error: Exception) -> InvalidSource:
     why = " ".join(str(error).split())
-    return InvalidSource(f"{path}: not a sound {path.suffix} file: {why}")
+    return InvalidSource(f"{path}: not a sound file of its format: {why}")
 
 
 def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
@@ -211,8 +211,8 @@ def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
             )
         return path
     vectors = [path for path in _top(table) if is_vectors(path.kind)]
-    plain = [path for path in vectors if not _kind(path).is_nested]
-    candidates = plain or vectors
+    best = min((_kind(path).rank for path in vectors), default=0)
+    candidates = [path for path in vectors if _kind(path).rank == best]
     if len(candidates) > 1:
         raise InvalidSource(
             f"{table.path}: vector columns {_names(candidates)} found, expected one; "
@@ -242,7 +242,10 @@ def _no_vectors(table: ColumnTable) -> str:
 def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     path = _resolved(table, name)
     if not is_id(path.kind):
-        hint = "leave the id column out, ids are then row numbers, and join by row number"
+        hint = (
+            "other ids are not there yet: leave out --id-column (id_column), ids are then row "
+            "numbers, and join by row number"
+        )
         if pa.types.is_floating(path.kind):
             hint = f"cast it: {name}.astype('int64')"
         raise InvalidSource(
