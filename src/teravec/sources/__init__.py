@@ -7,6 +7,6 @@ from teravec.sources.paths import PathLike
 from teravec.sources.weights import Weights
 
 __all__ = [
-    "GAP_BYTES", "PathLike", "Source", "SourceFiles", "Weights", "as_described", "find_bad", "open_source",
-    "read_bad", "same_vectors", "spans", "write_bad",
+    "GAP_BYTES", "PathLike", "Source", "SourceFiles", "Weights", "as_described", "find_bad",
+    "open_source", "read_bad", "same_vectors", "spans", "write_bad",
 ]  # fmt: skip
