@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,7 @@ from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
 from teravec.search.results import check_output, read_neighbors, write_neighbors
 from teravec.sources import Source, find_bad, open_source, write_bad
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
 
@@ -76,13 +78,13 @@ def search(
         check_output(out)
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
-            [str(index), *(queries or [])], format,
+            [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(
                 *remote.search(
                     xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
                 )
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
     source = _open_queries(queries, id_column, vector_column, format)
@@ -110,11 +112,11 @@ def range_search(
         check_output(out, within_radius=True)
     if server is not None:
         Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
-            [str(index), *(queries or [])], format,
+            [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
     source = _open_queries(queries, id_column, vector_column, format)
@@ -166,13 +168,14 @@ def evaluate_index(
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
-    with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-        results = evaluate(
-            opened, _read_queries(open_source(queries, format=format), queries, memory), neighbors,
-            k, nprobes, recalls=recalls, candidates=candidates,
-        )  # fmt: skip
-    if plot is not None:
-        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
+    with nullcontext() if plot is None else hold_file(plot):
+        with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
+            results = evaluate(
+                opened, _read_queries(open_source(queries, format=format), queries, memory),
+                neighbors, k, nprobes, recalls=recalls, candidates=candidates,
+            )  # fmt: skip
+        if plot is not None:
+            draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
@@ -205,18 +208,19 @@ def groundtruth(
     for taken in (source, asked):
         taken.check_not(out)
     checkpoint = out.with_name(out.name + ".partial")
-    with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
-        if skip_bad:
-            source = find_bad(source, resources.threads, resources.progress)
-        distances, ids = exact_neighbors(
-            source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            resources=resources, checkpoint=checkpoint,
-        )  # fmt: skip
-    write_neighbors(out, distances, ids)
-    skipped = source.skipped.rows if source.skipped is not None else 0
-    if skipped:
-        write_bad(out.with_name(out.name + ".skipped.json"), source)
-    remove_checkpoint(checkpoint)
+    with hold_file(out):
+        with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+            if skip_bad:
+                source = find_bad(source, resources.threads, resources.progress)
+            distances, ids = exact_neighbors(
+                source, _read_queries(asked, data[-1], memory, exact=True), k,
+                metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
+            )  # fmt: skip
+        write_neighbors(out, distances, ids)
+        skipped = source.skipped.rows if source.skipped is not None else 0
+        if skipped:
+            write_bad(out.with_name(out.name + ".skipped.json"), source)
+        remove_checkpoint(checkpoint)
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k, "skipped": skipped})
     else:
@@ -227,10 +231,13 @@ def groundtruth(
         )
 
 
-def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:
+def _read_queries(
+    source: Source, path: str, memory: str | None, *, exact: bool = False
+) -> npt.NDArray[np.float32]:
     limit = api.resources(memory, None, None).memory_bytes
-    require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
+    dtype = source.exact_dtype if exact else np.dtype(np.float32)
+    require(source.ntotal * source.d * dtype.itemsize, limit, f"holding the queries of {path}")
+    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal, dtype)
     return vectors
 
 

@@ -19,7 +19,7 @@ from teravec.sources.conversions import conversion
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
 from teravec.sources.natural import natural_key
 from teravec.sources.vectorfile import source_errors
-from teravec.storage.layout import IndexPaths
+from teravec.storage.layout import IndexPaths, absolute
 
 __all__ = ["Member", "PathLike", "discover"]
 
@@ -104,7 +104,7 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
         )
     if path == "":  # Path takes it for the working directory; it is a variable that was not set
         raise InvalidSource("an empty path found, expected a file of vectors")
-    here = Path(path)
+    here = absolute(path)
     try:
         with source_errors(here):
             mode = here.stat().st_mode
@@ -113,7 +113,7 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
         if plain and suffix.lower() in (extension[1:] for extension in EXTENSIONS):
             return _expand(plain, parse_format(suffix))
         if glob.has_magic(str(path)):
-            return _matches(str(path), format)
+            return _matches(str(here), format)
         raise
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(path)!r}: not a file name: {error}") from error

@@ -12,6 +12,7 @@ from teravec.errors import InvalidSource
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
 from teravec.sources.skipped import Skipped
+from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
 
@@ -35,7 +36,7 @@ class Weights:
     """
 
     def __init__(self, path: str | Path, ntotal: int, skipped: Skipped | None = None) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         file = open_npy(self.path, column=True)
         if file.n != ntotal:
             raise InvalidSource(
