@@ -26,7 +26,7 @@ from teravec.search.calibrating import CalibrationOptions, calibrate_index, cali
 from teravec.search.index import open_index as open
 from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import PathLike, Weights, open_source
+from teravec.sources import PathLike, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
@@ -90,6 +90,8 @@ def build(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     weights: PathLike | None = None,
     progress: Progress | None = None,
     engine: str = "local",
@@ -102,8 +104,9 @@ def build(
     Parameters
     ----------
     data : path-like or sequence of path-like
-        Files, directories or globs of .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .npy,
-        .parquet, .arrow or .feather files; rows in this order.
+        Files, folders or globs (``**`` for any depth) of .fvecs, .bvecs, .ivecs, .fbin,
+        .f16bin, .u8bin, .i8bin, .npy, .parquet, .arrow or .feather files; rows in this order,
+        members of a folder in natural order of name. ``PATH:FORMAT`` says what one of them is.
     out : path-like
         Index directory: new, empty, or holding the same build.
     nlist : int, optional
@@ -139,7 +142,14 @@ def build(
     threads : int, optional
         Not given: the processors that this process may use, by affinity and container.
     id_column, vector_column : str, optional
-        Of Parquet and Arrow files. Ids are row numbers where no column is named.
+        Of Parquet and Arrow files; a field of a struct as ``column.field``. Ids are row numbers
+        where no column is named.
+    format : str, optional
+        What all files are, whatever their names say: an extension without its dot.
+    skip_bad : bool
+        Leave out rows that are null, hold nulls, are of another length, or hold NaN or
+        infinity: one more pass over the data. They are listed in ``skipped.json``; the others
+        keep their ids.
     weights : path-like, optional
         A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
     progress : Progress, optional
@@ -181,7 +191,8 @@ def build(
             ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted,
-            id_column=id_column, vector_column=vector_column, weights=weights,
+            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
+            skip_bad=skip_bad,
         )  # fmt: skip
 
 
@@ -194,6 +205,8 @@ def train(
     resources: Resources | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     weights: PathLike | None = None,
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``.
@@ -201,11 +214,14 @@ def train(
     Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
     where a killed run stood.
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    paths, granted = IndexPaths(Path(out)), resources or Resources()
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
     return building.train_model(
-        source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
-        resources or Resources(),
-        None if weights is None else Weights(weights, source.ntotal),
+        source, paths, options or TrainOptions(), layout or LayoutOptions(), granted,
+        building.weights_of(weights, source),
     )  # fmt: skip
 
 
@@ -217,14 +233,19 @@ def shard(
     resources: Resources | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
     Ranges may be encoded in any order and by several processes at once; one whose rows another
-    process encodes now raises OutputExists. Returns the shard files written.
+    process encodes now raises OutputExists. Returns the shard files written. Rows that ``train``
+    skipped are skipped here too, and are not counted.
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
-    return building.shard_rows(source, IndexPaths(Path(out)), rows, resources or Resources())
+    paths, granted = IndexPaths(Path(out)), resources or Resources()
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format
+    )
+    return building.shard_rows(source, paths, rows, granted)
 
 
 def merge(
@@ -251,6 +272,7 @@ def calibrate(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
@@ -280,7 +302,7 @@ def calibrate(
         What it measures in time does not depend on the machine; how far it comes does.
     truth_format : str, optional
         Of the truth file, as "ibin", where its name and content do not tell.
-    memory, threads, id_column, vector_column, progress
+    memory, threads, id_column, vector_column, format, progress
         As for ``build``.
 
     Raises
@@ -297,7 +319,7 @@ def calibrate(
     paths = IndexPaths(Path(path))
     options = CalibrationOptions(nqueries, tuple(ks), codes, seconds)
     limits = resources(memory, threads, progress)
-    given = None if queries is None else _vectors(queries, limits.memory_bytes)
+    given = None if queries is None else _vectors(queries, limits.memory_bytes, format)
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -309,16 +331,19 @@ def calibrate(
         if truth is not None and given is not None:
             neighbors = read_neighbors(truth, truth_format)
             return calibrate_with_truth(paths, given, neighbors, options, limits)
-        source = open_source(data or [], id_column=id_column, vector_column=vector_column)
+        source = building.open_vectors(
+            data or [], paths, limits, id_column=id_column, vector_column=vector_column,
+            format=format,
+        )  # fmt: skip
         return calibrate_index(paths, source, options, limits, given)
 
 
 def _vectors(
-    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int
+    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int, format: str | None
 ) -> npt.NDArray[np.float32]:
     if not isinstance(queries, str | Path):
         return np.asarray(queries)
-    source = open_source(queries)
+    source = open_source(queries, format=format)
     require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors

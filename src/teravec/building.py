@@ -25,7 +25,7 @@ from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
 from teravec.slices.repeated import find_repeated
-from teravec.sources import Source, Weights, open_source
+from teravec.sources import Source, Weights, as_described, open_source, read_bad, write_bad
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -35,7 +35,9 @@ from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
 
-__all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
+__all__ = [
+    "build_index", "merge_shards", "open_vectors", "shard_rows", "train_model", "weights_of",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,44 @@ def train_model(
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
     with begin_build(paths, source, options, layout, weights) as record:
+        _list_skipped(source, paths)
         return train(source, record, paths, resources, weights)
+
+
+def open_vectors(
+    data: str | Path | Sequence[str | Path], paths: IndexPaths, resources: Resources, *,
+    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
+    skip_bad: bool = False,
+) -> Source:  # fmt: skip
+    """Open the vectors of an index as its build has them: the order of files, and bad rows.
+
+    A build that began without bad rows goes on without them. One that is new leaves them out
+    where that is asked for.
+    """
+    begun = _begun_with(paths)
+    source = open_source(
+        data, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad or "skipped" in begun,
+    )  # fmt: skip
+    return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
+
+
+def _begun_with(paths: IndexPaths) -> dict[str, Any]:
+    """Description of the source that a build began with; empty where none was begun."""
+    with storage_errors(paths.root, "read"):
+        return read_record(paths).source if paths.build.exists() else {}
+
+
+def weights_of(path: str | Path | None, source: Source) -> Weights | None:
+    """The weights in a file, one for each row of the source's files."""
+    return None if path is None else Weights(path, source.nrows, source.skipped)
+
+
+def _list_skipped(source: Source, paths: IndexPaths) -> None:
+    """Seal the list of rows that are left out, unless it is there."""
+    skipped = source.skipped
+    if skipped and skipped.rows and read_bad(paths.skipped, skipped.describe()) is None:
+        write_bad(paths.skipped, source)
 
 
 def shard_rows(
@@ -139,6 +178,7 @@ def _manifest(
     paths: IndexPaths,
     repeated_ids: dict[str, Any] | None,
 ) -> Manifest:
+    files = [paths.build, *([paths.skipped] if "skipped" in record.source else [])]
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
@@ -149,7 +189,7 @@ def _manifest(
         transform=model.transform,
         codec=model.codec,
         model=model.checksum,
-        files={paths.build.name: describe_file(paths.build)},
+        files={path.name: describe_file(path) for path in files},
         slices=tuple(slices),
         source=record.source,
         clipped=clipped_vectors(paths),
@@ -172,7 +212,7 @@ def build_index(
     data: str | Path | Sequence[str | Path], out: str | Path, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: str | Path | None = None,
+    weights: str | Path | None = None, format: str | None = None, skip_bad: bool = False,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing.
 
@@ -182,9 +222,13 @@ def build_index(
     warn_if_missing()
     started = time.monotonic()
     paths = IndexPaths(Path(out))
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
-    weighed = None if weights is None else Weights(weights, source.ntotal)
+    source = open_vectors(
+        data, paths, resources, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    weighed = weights_of(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
+        _list_skipped(source, paths)
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
             _shard_rows(source, paths, None, resources)

@@ -50,13 +50,15 @@ def calibrate(
     ] = None,
     truth_format: o.TruthFormat = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+    vector_column: o.VectorColumn = None, format: o.Format = None, json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Measure recall against effort, for searches by recall; replaces the calibration there is."""
     calibration = api.calibrate(
         index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
         codes=codes, seconds=seconds, truth_format=truth_format, memory=memory, threads=threads,
-        id_column=id_column, vector_column=vector_column, progress=Bars(quiet=quiet or json),
+        id_column=id_column, vector_column=vector_column, format=format,
+        progress=Bars(quiet=quiet or json),
     )  # fmt: skip
     if json:
         print_json({"index": str(index), **calibration.summary()})

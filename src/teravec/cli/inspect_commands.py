@@ -24,6 +24,7 @@ __all__ = ["add_inspect_commands"]
 
 _BAR = 40
 _CALIBRATE = "teravec calibrate INDEX --data DATA makes one"
+_FILES = 10  # first ones, and last ones, whose rows are shown
 
 
 def add_inspect_commands(app: typer.Typer) -> None:
@@ -63,11 +64,13 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
         "calibrated": _calibrated(content["calibration"]),
         **({"shortfall": why} if why else {}),
+        **_skipped_row(content["source"]),
         "written by": content["creator"],
     }
     for name, value in rows.items():
         print(f"{name:>11}  {value}")
     _print_histogram(lists["histogram"])
+    _print_files(content["source"]["files"])
 
 
 def _calibrated(calibration: dict[str, Any] | None) -> str:
@@ -113,6 +116,26 @@ def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
     if lists["max_bytes"] is None:
         return {}
     return {"list limit": f"{lists['max_bytes']:,} bytes, {lists['above']:,} lists above it"}
+
+
+def _skipped_row(source: dict[str, Any]) -> dict[str, str]:
+    """What to say of rows of the source that are not in the index, where there are some."""
+    if "skipped" not in source:
+        return {}
+    rows = source["skipped"]["rows"]
+    return {"left out": f"{rows:,} rows that are no vectors, listed in skipped.json"}
+
+
+def _print_files(files: list[dict[str, Any]]) -> None:
+    """Which rows each file gave; of many files, the first and the last ones."""
+    print("\n  first row            rows  file")
+    shown = [*files[:_FILES], None, *files[-_FILES:]] if len(files) > 2 * _FILES + 1 else files
+    for file in shown:
+        if file is None:
+            print(f"        ... {len(files) - 2 * _FILES:,} more files (all of them: --json)")
+            continue
+        name = "/".join(filter(None, (file.get("folder"), file["name"])))
+        print(f"  {file['first_row']:>15,} {file['n']:>15,}  {name}")
 
 
 def _print_histogram(histogram: list[dict[str, int]]) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Device",
     "Engine",
+    "Format",
     "IdColumn",
     "IndexDir",
     "Json",
@@ -37,6 +38,7 @@ __all__ = [
     "Sample",
     "Seed",
     "Shards",
+    "SkipBad",
     "Slices",
     "Threads",
     "Transform",
@@ -58,8 +60,9 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="DATA...",
-        help="Files, directories or globs of .fvecs .bvecs .ivecs .fbin .u8bin .i8bin .npy "
-        ".parquet .arrow .feather; their rows in this order.",
+        help="Files, folders or globs of .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy "
+        ".parquet .arrow .feather; their rows in this order, members of a folder in natural "
+        "order of name. PATH:FORMAT says what one of them is.",
         show_default=False,
     ),
 ]
@@ -137,7 +140,26 @@ IdColumn = Annotated[
     str | None, unset("Column with the ids (Parquet, Arrow).  [default: ids are row numbers]")
 ]
 VectorColumn = Annotated[
-    str | None, unset("Column with the vectors (Parquet, Arrow).  [default: the only one]")
+    str | None,
+    unset(
+        "Column with the vectors (Parquet, Arrow), or a field of it as COLUMN.FIELD.  [default: "
+        "the only one]"
+    ),
+]
+Format = Annotated[
+    str | None,
+    unset(
+        "What all files of vectors are, whatever their names say: fbin, npy, parquet and so on.  "
+        "[default: by extension]"
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out rows that are null, hold nulls, are of another length, or hold NaN or "
+        "infinity; the others keep their ids.",
+    ),
 ]
 Weights = Annotated[
     Path | None,

@@ -73,11 +73,12 @@ class Remote:
     def answer(
         self, queries: list[str], ask: Callable[[RemoteIndex, Float32], FoundArrays],
         out: Path | None, *, memory: str | None, stats: bool, json: bool,
+        format: str | None = None,
     ) -> None:  # fmt: skip
         """Ask for every query; write the results to a file, or print them."""
         if self.exclude_self:
             raise InvalidArgument("--exclude-self is not answered by servers")
-        source = open_source(queries)
+        source = open_source(queries, format=format)
         if out is not None:
             source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes

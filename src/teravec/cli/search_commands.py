@@ -32,7 +32,7 @@ from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within, holds_rows_of
 from teravec.search.results import check_output, read_neighbors, write_neighbors
-from teravec.sources import Source, open_source
+from teravec.sources import Source, find_bad, open_source, write_bad
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
@@ -71,7 +71,8 @@ def search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, candidates: o.Candidates = None,
     out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    format: o.Format = None, stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
+    server: Server = None,
     token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find the k nearest neighbours of every query, however many there are; resumable."""
@@ -85,10 +86,10 @@ def search(
                     xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
                 )
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
-    source = _open_queries(index, queries, id_column, vector_column, exclude_self)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
         question = TopK(k, effort, exclude_self)
@@ -104,9 +105,9 @@ def range_search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
-    quiet: o.Quiet = False, server: Server = None, token_file: TokenFile = None, ca: Ca = None,
-    tls_cert: TlsCert = None, tls_key: TlsKey = None,
+    vector_column: o.VectorColumn = None, format: o.Format = None, stats: Stats = False,
+    json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
@@ -117,10 +118,10 @@ def range_search(
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
-    source = _open_queries(index, queries, id_column, vector_column, exclude_self)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
@@ -128,7 +129,7 @@ def range_search(
 
 def _open_queries(
     index: Path, queries: list[str] | None, id_column: str | None, vector_column: str | None,
-    exclude_self: bool,
+    exclude_self: bool, format: str | None,
 ) -> Source:  # fmt: skip
     """Open the queries; those that are indexed vectors have the index's ids, unless one is named.
 
@@ -141,13 +142,13 @@ def _open_queries(
         made_of = read_manifest(IndexPaths(index)).source
         column = made_of.get("id_column")
     if column is None:
-        return open_source(queries, id_column=id_column, vector_column=vector_column)
+        return open_source(queries, id_column=id_column, vector_column=vector_column, format=format)
     try:
         if not exclude_self:
-            source = open_source(queries, vector_column=vector_column)
+            source = open_source(queries, vector_column=vector_column, format=format)
             if not holds_rows_of(made_of, source):
                 return source
-        return open_source(queries, id_column=column, vector_column=vector_column)
+        return open_source(queries, id_column=column, vector_column=vector_column, format=format)
     except InvalidSource as error:
         if not exclude_self:
             raise
@@ -175,6 +176,7 @@ def evaluate_index(
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
     truth_format: o.TruthFormat = None, memory: o.Memory = None, threads: o.Threads = None,
+    format: o.Format = None,
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
@@ -191,8 +193,8 @@ def evaluate_index(
     with nullcontext() if plot is None else hold_file(plot):
         with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
             results = evaluate(
-                opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
-                recalls=recalls, candidates=candidates,
+                opened, _read_queries(open_source(queries, format=format), queries, memory),
+                neighbors, k, nprobes, recalls=recalls, candidates=candidates,
             )  # fmt: skip
         if plot is not None:
             draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
@@ -211,6 +213,7 @@ def groundtruth(
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
+    format: o.Format = None, skip_bad: o.SkipBad = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -219,22 +222,32 @@ def groundtruth(
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
     chosen = EngineOptions(engine, workers, address)
-    source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
-    asked = open_source(data[-1])
+    source = open_source(
+        data[:-1], id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    asked = open_source(data[-1], format=format)
     for taken in (source, asked):
         taken.check_not(out)
     checkpoint = out.with_name(out.name + ".partial")
     with hold_file(out):
         with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+            if skip_bad:
+                source = find_bad(source, resources.threads, resources.progress)
             distances, ids = exact_neighbors(
                 source, _read_queries(asked, data[-1], memory, exact=True), k,
                 metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
             )  # fmt: skip
         write_neighbors(out, distances, ids)
+        skipped = source.skipped.rows if source.skipped is not None else 0
+        if skipped:
+            write_bad(out.with_name(out.name + ".skipped.json"), source)
         remove_checkpoint(checkpoint)
     if json:
-        print_json({"out": str(out), "queries": len(ids), "k": k})
+        print_json({"out": str(out), "queries": len(ids), "k": k, "skipped": skipped})
     else:
+        if skipped:
+            print(f"{out}.skipped.json: {skipped:,} rows that are no vectors were left out")
         print(
             f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
         )
