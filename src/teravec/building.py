@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from teravec.engines.resources import Resources
 from teravec.errors import (
@@ -25,16 +26,23 @@ from teravec.shards.plan import RowRange
 from teravec.shards.shard import shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.sources import Source, Weights, open_source
+from teravec.sources import Data, PathLike, Source, Weights, checked_path, open_data, open_source
 from teravec.storage.arrays import describe_file
-from teravec.storage.files import sync_directory
+from teravec.storage.files import remove, sync_directory
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
 from teravec.training.train import train
 
-__all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
+__all__ = [
+    "build_index",
+    "merge_shards",
+    "open_vectors",
+    "remove_spool",
+    "shard_rows",
+    "train_model",
+]
 
 log = logging.getLogger(__name__)
 
@@ -129,25 +137,58 @@ def _manifest(
 
 
 def build_index(
-    data: str | Path | Sequence[str | Path], out: str | Path, *,
+    data: Data, out: PathLike, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
-    id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: str | Path | None = None,
+    ids: Any = None, id_column: str | None = None, vector_column: str | None = None,
+    calibrate: bool = True, weights: Any = None,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
     warn_if_missing()
-    paths = IndexPaths(Path(out))
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    paths = IndexPaths(checked_path(out, "out"))
+    source = open_vectors(
+        data, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column
+    )
     with _nothing_left_of_bad_input(paths):
         weighed = None if weights is None else Weights(weights, source.ntotal)
         record = begin_build(paths, source, options, layout, weighed)
         if not paths.manifest.exists():
-            train(source, record, paths, resources, weighed)
-            shard_rows(source, paths, None, resources)
+            with _no_spool_of_bad_vectors(source, paths):
+                train(source, record, paths, resources, weighed)
+                shard_rows(source, paths, None, resources)
     manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
     if calibrate and not _calibrated(paths, manifest):
         _calibrate(source, paths, resources)
+    if not calibrate or source.ntotal < 2 or _calibrated(paths, manifest):
+        remove_spool(paths, manifest)
     return manifest
+
+
+def open_vectors(
+    data: Data, paths: IndexPaths, resources: Resources, *, ids: Any = None,
+    id_column: str | None = None, vector_column: str | None = None,
+) -> Source:  # fmt: skip
+    """Open the vectors of an index; streams, and what other processes need, spooled beside it."""
+    return open_data(
+        data, ids=ids, id_column=id_column, vector_column=vector_column, spool_path=paths.spool,
+        shared=not resources.engine.in_process, progress=resources.progress,
+    )  # fmt: skip
+
+
+@contextmanager
+def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None]:
+    """Remove the spool of vectors that turn out to be bad: they can never be indexed."""
+    try:
+        yield
+    except InvalidSource:
+        if source.files[0].path == paths.spool:
+            remove(paths.spool)
+        raise
+
+
+def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
+    """Remove the vectors spooled beside an index that is whole, if they are its own."""
+    if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
+        remove(paths.spool)
 
 
 def _calibrated(paths: IndexPaths, manifest: Manifest) -> bool:

@@ -143,7 +143,7 @@ def calibrate_index(
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
-    if source.describe() != manifest.source:
+    if not source.is_described_by(manifest.source):
         raise InvalidArgument(
             f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"

@@ -10,6 +10,7 @@ from teravec.sources import bin, npy, vecs
 from teravec.sources.columnar import Columns
 from teravec.sources.ipc import open_ipc
 from teravec.sources.parquet import open_parquet
+from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["EXTENSIONS", "has_known_extension", "open_vector_file"]
@@ -44,6 +45,8 @@ def open_vector_file(path: Path, columns: Columns) -> VectorFile:
         that is not what its extension says.
     """
     extension = path.suffix.lower()
+    if extension == SPOOL:  # found by name only, not among the files of a directory
+        return open_spool(path)
     if extension in _COLUMNAR:
         return _COLUMNAR[extension](path, columns)
     if extension not in _PLAIN:

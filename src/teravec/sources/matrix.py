@@ -15,12 +15,14 @@ from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
 from teravec.sources.columnar import Columns
 from teravec.sources.conversion import read_range, read_rows
-from teravec.sources.fingerprint import fingerprint
+from teravec.sources.fingerprint import content_fingerprint, fingerprint
 from teravec.sources.formats import open_vector_file
 from teravec.sources.paths import PathLike, discover
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_source"]
+__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_files", "open_source"]
+
+_IN_MEMORY = "data in memory"
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,19 @@ class SourceFiles:
     paths : tuple of str
         As the user's directory sees them.
     id_column, vector_column : str, optional
+    held : Source, optional
+        The source itself, where it is in this process's memory; it cannot be sent.
     """
 
     paths: tuple[str, ...]
     id_column: str | None
     vector_column: str | None
+    held: Source | None = None
 
     def open(self) -> Source:
         """Open it; as `open_source`."""
+        if self.held is not None:
+            return self.held
         return open_source(self.paths, id_column=self.id_column, vector_column=self.vector_column)
 
 
@@ -114,7 +121,9 @@ class Source:
     ) -> None:  # fmt: skip
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         self.files = tuple(map(SourceFile, starts[:-1], files))
-        self.id_column, self.vector_column = id_column, vector_column
+        names = (file.id_name for file in files)
+        self.id_column = id_column or next(filter(None, names), None)
+        self.vector_column = vector_column
         self._starts = np.array(starts[:-1], np.int64)
 
     @cached_property
@@ -140,13 +149,20 @@ class Source:
 
     @property
     def opened_by(self) -> SourceFiles:
-        """What another process opens it by."""
+        """What another process opens it by; or only this one, where `is_held`."""
+        if self.is_held:
+            return SourceFiles((), self.id_column, self.vector_column, self)
         paths = tuple(str(part.path) for part in self.files)
         return SourceFiles(paths, self.id_column, self.vector_column)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is in this process's memory, where no other process can open it."""
+        return any(part.file.is_held for part in self.files)
+
     def check_not(self, out: Path) -> None:
         """Raise InvalidArgument where writing ``out`` would replace a file of this source."""
-        for part in self.files:
+        for part in () if self.is_held else self.files:
             if out.exists() and out.samefile(part.path):
                 raise InvalidArgument(f"{out} is one of the input files; another output expected")
 
@@ -288,14 +304,43 @@ class Source:
         -------
         dict
             Fit for JSON. Equal for files of equal names and contents in the same order,
-            whatever directory they lie in.
+            whatever directory they lie in; and for data in memory of equal numbers and type,
+            whatever holds them.
         """
+        by_content = any(part.file.by_content for part in self.files)
         return {
             "d": self.d,
             "ntotal": self.ntotal,
             "dtype": self.dtype.name,
             "id_column": self.id_column,
-            "files": [part.describe() for part in self.files],
+            "files": [self._content] if by_content else [part.describe() for part in self.files],
+        }
+
+    def is_described_by(self, description: dict[str, Any]) -> bool:
+        """Whether this is the source that `describe` described.
+
+        Data that were in memory are known by their numbers. So a file of the same vectors and
+        ids is the same source, too.
+        """
+        files = description["files"]
+        if [file["name"] for file in files] != [_IN_MEMORY]:
+            return self.describe() == description
+        shape = (description["ntotal"], description["d"])
+        same = (self.ntotal, self.d) == shape
+        return same and self._content["fingerprint"] == files[0]["fingerprint"]
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        def read(start: int, stop: int) -> tuple[np.ndarray, ...]:
+            vectors = self.read(start, stop)
+            return (vectors, self.read_ids(start, stop)) if self.has_ids else (vectors,)
+
+        return {
+            "name": _IN_MEMORY,
+            "n": self.ntotal,
+            "size_bytes": self.ntotal * self.d * self.dtype.itemsize,
+            "fingerprint": content_fingerprint(self.ntotal, self.d, read),
+            "vector_column": None,
         }
 
     @cached_property
@@ -370,6 +415,13 @@ def open_source(
     """
     columns = Columns(ids=id_column, vectors=vector_column)
     files = [open_vector_file(path, columns) for path in discover(paths)]
+    return open_files(files, id_column, vector_column)
+
+
+def open_files(
+    files: Sequence[VectorFile], id_column: str | None = None, vector_column: str | None = None
+) -> Source:
+    """Make one source of open files that are not all empty and have one dimension."""
     filled = [file for file in files if file.n > 0]
     if not filled:
         names = ", ".join(str(file.path) for file in files[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,31 @@ from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.formats import EXTENSIONS, has_known_extension
 from teravec.sources.vectorfile import source_errors
 
-__all__ = ["PathLike", "discover"]
+__all__ = ["PathLike", "checked_path", "discover"]
 
-PathLike = str | Path
+PathLike = str | os.PathLike[str]
+
+
+def checked_path(path: PathLike, what: str) -> Path:
+    """The path, or InvalidArgument where it is none or the empty text.
+
+    Parameters
+    ----------
+    path : path-like
+    what : str
+        What it is the path of, for the message.
+    """
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = None
+    if not isinstance(name, str):
+        raise InvalidArgument(
+            f"{what} is {type(path).__name__}; a path expected, as a str or os.PathLike"
+        )
+    if name == "":  # Path takes it for the working directory; it is a variable that was not set
+        raise InvalidSource(f"{what} is an empty path, the name of a file or directory expected")
+    return Path(name)
 
 
 def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
@@ -36,7 +59,7 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     InvalidSource
         Nothing there, nothing that can be read there, or one file reached twice.
     """
-    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     found = [file for path in named for file in _expand(path)]
@@ -45,22 +68,16 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _expand(path: PathLike) -> list[Path]:
-    if not isinstance(path, str | Path):
-        raise InvalidArgument(
-            f"a path expected, {type(path).__name__} found; arrays are saved first, as .npy"
-        )
-    if path == "":  # Path takes it for the working directory; it is a variable that was not set
-        raise InvalidSource("an empty path found, expected a file of vectors")
-    here = Path(path)
+    here = checked_path(path, "a source")
     try:
         with source_errors(here):
             mode = here.stat().st_mode
     except InvalidSource:
-        if glob.has_magic(str(path)):
-            return _matches(str(path))
+        if glob.has_magic(str(here)):
+            return _matches(str(here))
         raise
     except ValueError as error:  # a null byte in the name
-        raise InvalidSource(f"{str(path)!r}: not a file name: {error}") from error
+        raise InvalidSource(f"{str(here)!r}: not a file name: {error}") from error
     return _members(here) if stat.S_ISDIR(mode) else [here]
 
 
