@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 
 from teravec import building
@@ -16,16 +16,17 @@ from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
-from teravec.index.manifest import Manifest
+from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
-from teravec.memory import default_memory, parse_bytes, require
+from teravec.memory import default_memory, parse_bytes
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
+from teravec.search.given import Truth, as_neighbors, read_whole
 from teravec.search.index import open_index as open
-from teravec.search.results import check_place, read_neighbors
+from teravec.search.results import check_place
 from teravec.serving.client import connect
-from teravec.sources import PathLike, Weights, open_source
+from teravec.sources import Data, PathLike, Weights, checked_path
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
@@ -70,10 +71,10 @@ def resources(
 
 
 def build(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
-    nlist: int | None = None,
+    nlist: int | str | None = None,
     metric: str = "l2",
     transform: str | None = None,
     codec: str = "sq8",
@@ -87,9 +88,10 @@ def build(
     calibrate: bool = True,
     memory: str | int | None = None,
     threads: int | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
-    weights: PathLike | None = None,
+    weights: PathLike | npt.ArrayLike | None = None,
     progress: Progress | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -100,14 +102,25 @@ def build(
 
     Parameters
     ----------
-    data : path-like or sequence of path-like
+    data : path-like or list of path-like, array-like, table, data frame or stream
         Files, directories or globs of .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .npy,
         .parquet, .arrow or .feather files; rows in this order.
+
+        Or vectors in memory, which are not copied: an array of shape (n, d) of NumPy, PyTorch
+        or any library whose arrays NumPy reads; lists of lists; a table or data frame of
+        pyarrow, pandas or polars; a list of such, rows one after another.
+
+        Or a stream: what exports an Arrow stream (a RecordBatchReader, a DuckDB relation), or
+        an iterator of batches, each as above, or ``(ids, vectors)``, or one vector. It is
+        written to the file ``OUT.spool`` first, one batch at a time. A build that was killed
+        goes on from there, once the same stream is given again (only its first batch is
+        looked at), or ``OUT.spool`` as data. The file is removed when the index is whole and
+        calibrated.
     out : path-like
         Index directory: new, empty, or holding the same build.
-    nlist : int, optional
-        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), at most one list
-        for every 39 vectors.
+    nlist : int or "auto", optional
+        Inverted lists. Not given, or "auto": the power of two nearest 4 sqrt(ntotal), at most
+        one list for every 39 vectors.
     metric : {"l2", "ip", "cosine"}
     transform : str, optional
         ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, else none.
@@ -135,10 +148,14 @@ def build(
         libraries. Not given: 4 GiB, or half of the machine's memory.
     threads : int, optional
         Not given: all processors.
+    ids : array-like of shape (n,), optional
+        Ids of vectors in memory: whole numbers, 0 or more, each once.
     id_column, vector_column : str, optional
-        Of Parquet and Arrow files. Ids are row numbers where no column is named.
-    weights : path-like, optional
-        A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
+        Of Parquet and Arrow files, tables and data frames. Ids are row numbers where neither
+        ``ids`` nor a column gives them.
+    weights : path-like or array-like, optional
+        An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
+        k-means, 0 or more.
     progress : Progress, optional
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
@@ -172,78 +189,165 @@ def build(
     with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
             data, out,
-            options=TrainOptions(
-                nlist, metric, transform, codec, sample, niter, seed,
-                None if max_list_bytes is None else parse_bytes(max_list_bytes),
+            options=_train_options(
+                nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
             ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
-            resources=granted,
+            resources=granted, ids=ids,
             id_column=id_column, vector_column=vector_column, weights=weights,
         )  # fmt: skip
 
 
 def train(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
     options: TrainOptions | None = None,
     layout: LayoutOptions | None = None,
     resources: Resources | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
-    weights: PathLike | None = None,
+    weights: PathLike | npt.ArrayLike | None = None,
+    nlist: int | str | None = None,
+    metric: str = "l2",
+    transform: str | None = None,
+    codec: str = "sq8",
+    sample: int | None = None,
+    niter: int = 10,
+    seed: int = 1234,
+    max_list_bytes: str | int | None = None,
+    shards: int | None = None,
+    slices: int | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    device: str = CPU,
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``.
 
-    Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
-    where a killed run stood.
+    A rerun goes on where a killed run stood.
+
+    Parameters
+    ----------
+    options, layout, resources : optional
+        The parameters that follow, put together already; those of a group that is given are
+        ignored.
+    data, out, ids, id_column, vector_column, weights, ...
+        As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
+
+    Returns
+    -------
+    ModelDescription
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
-    return building.train_model(
-        source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
-        resources or Resources(),
-        None if weights is None else Weights(weights, source.ntotal),
-    )  # fmt: skip
+    trained = options or _train_options(
+        nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
+    )
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        source = building.open_vectors(
+            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column
+        )
+        return building.train_model(
+            source, paths, trained, layout or LayoutOptions(shards, slices), granted,
+            None if weights is None else Weights(weights, source.ntotal),
+        )  # fmt: skip
 
 
 def shard(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
     rows: tuple[int, int] | None = None,
     resources: Resources | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    device: str = CPU,
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
     Ranges may be encoded in any order and by several processes; each must stay clear of
-    the others' rows. Returns the shard files written.
+    the others' rows. Parameters as for ``train``. Returns the shard files written.
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
-    return building.shard_rows(source, IndexPaths(Path(out)), rows, resources or Resources())
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        source = building.open_vectors(
+            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column
+        )
+        return building.shard_rows(source, paths, rows, granted)
 
 
 def merge(
-    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None
-) -> Manifest:
-    """Merge all shards into slices and seal the index; the third stage."""
-    return building.merge_shards(
-        IndexPaths(Path(out)), keep_shards=keep_shards, resources=resources or Resources()
-    )
+    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None,
+    memory: str | int | None = None, threads: int | None = None,
+    progress: Progress | None = None, engine: str = "local", workers: int | None = None,
+    address: str | None = None,
+) -> Manifest:  # fmt: skip
+    """Merge all shards into slices and seal the index; the third stage.
+
+    Parameters as for ``train``. The vectors of a stream stay in ``OUT.spool`` for
+    ``calibrate``, which removes them.
+    """
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address)
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        return building.merge_shards(paths, keep_shards=keep_shards, resources=granted)
+
+
+@contextmanager
+def _granted(
+    given: Resources | None, memory: str | int | None, threads: int | None,
+    progress: Progress | None, engine: EngineOptions, device: str = CPU,
+) -> Iterator[Resources]:  # fmt: skip
+    """What the caller grants, whose workers are the caller's to end; or what the others say."""
+    if given is not None:
+        yield given
+        return
+    with resources(memory, threads, progress, engine, device) as granted:
+        yield granted
+
+
+def _train_options(
+    nlist: int | str | None, metric: str, transform: str | None, codec: str, sample: int | None,
+    niter: int, seed: int, max_list_bytes: str | int | None,
+) -> TrainOptions:  # fmt: skip
+    if isinstance(nlist, str):
+        if nlist != "auto":
+            raise InvalidArgument(f"nlist is {nlist!r}; a whole number or 'auto' expected")
+        nlist = None
+    return TrainOptions(
+        nlist, metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+    )  # fmt: skip
 
 
 def calibrate(
     path: PathLike,
-    queries: PathLike | npt.NDArray[np.float32] | None = None,
+    queries: Data | None = None,
     *,
-    data: PathLike | Sequence[PathLike] | None = None,
-    truth: PathLike | None = None,
+    data: Data | None = None,
+    truth: Truth | None = None,
     nqueries: int = 1000,
     ks: Sequence[int] = (1, 10, 100),
     codes: int | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     progress: Progress | None = None,
@@ -256,13 +360,17 @@ def calibrate(
     ----------
     path : path-like
         Index directory.
-    queries : path-like or ndarray of shape (nq, d), optional
-        Queries like those to come. Not given: vectors drawn from ``data``, preferably such
-        that the model was not trained on, each left out of its own neighbours.
-    data : path-like or sequence of path-like, optional
-        The vectors that the index was built from, for their exact neighbours.
-    truth : path-like, optional
-        Instead of data: a file of the exact neighbours of ``queries``.
+    queries : optional
+        Queries like those to come, as ``build`` takes data. Not given: vectors drawn from
+        ``data``, preferably such that the model was not trained on, each left out of its own
+        neighbours.
+    data : optional
+        The vectors that the index was built from, as ``build`` takes them, for their exact
+        neighbours. An index of vectors in memory knows them by their numbers: an array, a
+        stream or a file of the same ones will do.
+    truth : path-like, (distances, ids) or ids, optional
+        Instead of data: the exact neighbours of ``queries``; a file, or the arrays that
+        ``groundtruth`` returns.
     nqueries : int
         Vectors to draw, where no queries are given.
     ks : sequence of int
@@ -270,7 +378,7 @@ def calibrate(
     codes : int, optional
         Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
         times as many where 0.95 cannot be promised then.
-    memory, threads, id_column, vector_column, progress
+    memory, threads, ids, id_column, vector_column, progress
         As for ``build``.
 
     Raises
@@ -281,9 +389,12 @@ def calibrate(
     StorageError
         No permission to write into the index.
     """
-    paths, options = IndexPaths(Path(path)), CalibrationOptions(nqueries, tuple(ks), codes)
-    limits = resources(memory, threads, progress)
-    given = None if queries is None else _vectors(queries, limits.memory_bytes)
+    paths = IndexPaths(checked_path(path, "index"))
+    options, limits = (
+        CalibrationOptions(nqueries, tuple(ks), codes),
+        resources(memory, threads, progress),
+    )
+    given = None if queries is None else read_whole(queries, limits, "queries", vector_column)
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -292,20 +403,13 @@ def calibrate(
             "queries with a truth file"
         )
     if truth is not None and given is not None:
-        return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
-    source = open_source(data or [], id_column=id_column, vector_column=vector_column)
-    return calibrate_index(paths, source, options, limits, given)
-
-
-def _vectors(
-    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int
-) -> npt.NDArray[np.float32]:
-    if not isinstance(queries, str | Path):
-        return np.asarray(queries)
-    source = open_source(queries)
-    require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
-    return vectors
+        return calibrate_with_truth(paths, given, as_neighbors(truth), options, limits)
+    source = building.open_vectors(
+        data, paths, limits, ids=ids, id_column=id_column, vector_column=vector_column
+    )
+    calibration = calibrate_index(paths, source, options, limits, given)
+    building.remove_spool(paths, read_manifest(paths))
+    return calibration
 
 
 def verify(path: PathLike, *, progress: Progress | None = None) -> None:
@@ -316,11 +420,11 @@ def verify(path: PathLike, *, progress: Progress | None = None) -> None:
     CorruptFile, MissingFile, ForeignFile
         The first damage found; names the file.
     """
-    damages = _verify(path, progress or NoProgress())
+    damages = _verify(checked_path(path, "index"), progress or NoProgress())
     if damages:
         raise damages[0]
 
 
 def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | None = None) -> None:
     """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(path, out, progress or NoProgress())
+    _export_faiss(checked_path(path, "index"), checked_path(out, "out"), progress or NoProgress())

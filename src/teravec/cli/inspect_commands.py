@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from teravec import querying
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import command, print_json
 from teravec.index.export import export_faiss
-from teravec.index.info import describe_index
-from teravec.index.opened import OpenedIndex
 from teravec.index.verify import verify as verify_index
 
 __all__ = ["add_inspect_commands"]
@@ -30,8 +29,7 @@ def add_inspect_commands(app: typer.Typer) -> None:
 
 def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
-    with OpenedIndex(index) as opened:
-        content = describe_index(opened)
+    content = querying.info(index)
     if json:
         print_json(content)
         return

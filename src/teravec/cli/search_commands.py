@@ -6,30 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from teravec import api
+from teravec import querying
 from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
-from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
-from teravec.kernels.metric import Metric
-from teravec.memory import require
-from teravec.search.checkpoint import remove_checkpoint
-from teravec.search.evaluation import Evaluation, evaluate
+from teravec.search.evaluation import Evaluation
 from teravec.search.formats.found import FoundArrays
-from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
-from teravec.search.results import check_output, read_neighbors, write_neighbors
+from teravec.search.results import check_output, read_neighbors
 from teravec.sources import Source, open_source
 
 __all__ = ["add_search_commands"]
@@ -156,16 +149,15 @@ def evaluate_index(
     """
     if nprobe is not None and recall is not None:
         raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else []
-    recalls = [] if recall is None else parse_decimals(recall, "recall")
+    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else None
+    recalls = None if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
-    with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-        results = evaluate(
-            opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
-            recalls=recalls, candidates=candidates,
-        )  # fmt: skip
+    results = querying.evaluate(
+        index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
+        memory=memory, threads=threads,
+    )  # fmt: skip
     if plot is not None:
         draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
@@ -190,32 +182,17 @@ def groundtruth(
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
-    chosen = EngineOptions(engine, workers, address)
     source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
-    asked = open_source(data[-1])
-    for taken in (source, asked):
-        taken.check_not(out)
-    checkpoint = out.with_name(out.name + ".partial")
-    with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
-        distances, ids = exact_neighbors(
-            source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            resources=resources, checkpoint=checkpoint,
-        )  # fmt: skip
-    write_neighbors(out, distances, ids)
-    remove_checkpoint(checkpoint)
+    _, ids = querying.groundtruth(
+        source, data[-1], k, metric=metric, out=out, memory=memory, threads=threads,
+        progress=Bars(quiet=quiet or json), engine=engine, workers=workers, address=address,
+    )  # fmt: skip
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k})
     else:
         print(
             f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
         )
-
-
-def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:
-    limit = api.resources(memory, None, None).memory_bytes
-    require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
-    return vectors
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:

@@ -27,7 +27,6 @@ __all__ = ["Data", "check_ids", "open_data"]
 Data = Any
 """Paths, or data in memory, or a stream; `open_data` says which."""
 
-_NAME = Path("data in memory")
 _END = object()
 _BATCH_ROWS = 8192  # asked of streams that let us choose
 
@@ -41,6 +40,7 @@ def open_data(
     spool_path: Path | None = None,
     shared: bool = False,
     progress: Progress | None = None,
+    name: str = "data",
 ) -> Source:
     """Open data as a source: paths by their files, data in memory as they lie, streams spooled.
 
@@ -69,6 +69,8 @@ def open_data(
     shared : bool
         Spool data in memory, too: other processes are to open them.
     progress : Progress, optional
+    name : str
+        What messages call it.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def open_data(
     """
     if isinstance(data, Source):
         return data
-    data, paths = _paths(data)
+    data, paths = _paths(data, name)
     if paths is not None:
         if ids is not None:
             raise InvalidArgument(
@@ -92,11 +94,16 @@ def open_data(
     if ids is not None and id_column is not None:
         raise InvalidArgument("ids and id_column given, one expected")
     columns, shown = Columns(id_column, vector_column), progress or NoProgress()
-    files = _held(data, columns)
+    files = _held(data, columns, f"{name} in memory")
     if files is not None:
         source = open_files(_with_ids(files, ids), id_column, vector_column)
-        if not shared or spool_path is None:
+        if not shared:
             return source
+        if spool_path is None:
+            raise InvalidArgument(
+                f"{name} in memory found, which the engine's workers cannot see; give a path, or "
+                "an output beside which they are spooled"
+            )
         return _spooled_source(source, spool_path, shown)
     if spool_path is None:
         raise InvalidArgument(
@@ -109,29 +116,29 @@ def open_data(
     return open_files([spool(batches, spool_path, shown)], id_column, vector_column)
 
 
-def _paths(data: Data) -> tuple[Data, list[PathLike] | None]:
+def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
     """The paths that data are, or None; and the data, of which an iterator's first is looked at."""
     if data is None:
         raise InvalidArgument(
-            "data is None; a path, an array, a data frame, an Arrow table or stream, or an "
+            f"{name} is None; a path, an array, a data frame, an Arrow table or stream, or an "
             "iterator of arrays expected"
         )
     if _is_path(data):
-        return data, [checked_path(data, "data")]
+        return data, [checked_path(data, name)]
     if isinstance(data, list | tuple):
         named = [_is_path(item) for item in data]
         if any(named) and not all(named):
             path, other = named.index(True), named.index(False)
             raise InvalidArgument(
-                f"data mix paths and others: element {path} is a path, element {other} is "
-                f"{type(data[other]).__name__}; one kind expected"
+                f"{name}: paths are mixed with arrays: element {path} is a path, element {other} "
+                f"is {type(data[other]).__name__}; one kind expected"
             )
-        return data, [checked_path(item, "data") for item in data] if all(named) else None
+        return data, [checked_path(item, name) for item in data] if all(named) else None
     if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
         with _stream_errors("at its beginning"):  # a generator may give paths, as Path.glob does
             first = list(islice(data, 1))
         if first and _is_path(first[0]):
-            return data, [checked_path(item, "data") for item in chain(first, data)]
+            return data, [checked_path(item, name) for item in chain(first, data)]
         return chain(first, data), None
     return data, None
 
@@ -140,16 +147,18 @@ def _is_path(data: Data) -> bool:
     return isinstance(data, str | bytes | os.PathLike)
 
 
-def _held(data: Data, columns: Columns) -> list[HeldFile] | None:
+def _held(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
     """Data in memory as files; None of a stream."""
     if is_held_table(data) or isinstance(data, Mapping | np.ndarray):
-        return [hold(_NAME, data, columns)]
+        return [hold(Path(name), data, columns)]
     if _is_stream(data):
         return None
     if isinstance(data, list | tuple) and _are_blocks(data):
-        names = (Path(f"block {number} of the data in memory") for number in range(len(data)))
-        return [hold_block(name, block, columns) for name, block in zip(names, data, strict=True)]
-    return [hold(_NAME, data, columns)]
+        return [
+            hold_block(Path(f"block {number} of the {name}"), block, columns)
+            for number, block in enumerate(data)
+        ]
+    return [hold(Path(name), data, columns)]
 
 
 def _are_blocks(data: list[Any] | tuple[Any, ...]) -> bool:

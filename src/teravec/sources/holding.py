@@ -138,6 +138,12 @@ def _array(path: Path, data: Any) -> np.ndarray:
             raise _on_device(path, data) from error
         raise InvalidSource(f"{path}: {_why_no_matrix(data, error)}") from error
     if array.ndim == 0:
+        late = next((name for name in ("collect", "compute") if hasattr(data, name)), None)
+        if late is not None:  # polars, dask and others that compute when they are asked to
+            raise InvalidSource(
+                f"{path}: {type(data).__name__} found, whose rows are not computed yet; give what "
+                f".{late}() returns"
+            )
         raise InvalidSource(
             f"{path}: {type(data).__name__} found; a path, an array, a data frame, an Arrow table "
             "or stream, or an iterator of arrays expected"

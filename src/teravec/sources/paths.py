@@ -35,7 +35,9 @@ def checked_path(path: PathLike, what: str) -> Path:
             f"{what} is {type(path).__name__}; a path expected, as a str or os.PathLike"
         )
     if name == "":  # Path takes it for the working directory; it is a variable that was not set
-        raise InvalidSource(f"{what} is an empty path, the name of a file or directory expected")
+        raise InvalidSource(
+            f"{what}: an empty path found, the name of a file or directory expected"
+        )
     return Path(name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,6 +85,17 @@ class FoundArrays:
         """Results of a search for k neighbours, both of shape (n, k)."""
         n, k = ids.shape
         return cls(np.arange(n + 1) * k, distances.reshape(-1), ids.reshape(-1), k)
+
+    @classmethod
+    def joined(cls, parts: Sequence[FoundArrays]) -> FoundArrays:
+        """Results of consecutive queries, of which there is one part or more."""
+        counts = np.concatenate([np.diff(part.lims) for part in parts])
+        return cls(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([part.distances for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            parts[0].k,
+        )
 
     @property
     def n(self) -> int:

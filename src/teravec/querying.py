@@ -1,0 +1,343 @@
+"""Questions about many vectors at once, as functions: each opens what it needs, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.api import resources
+from teravec.engines.options import EngineOptions
+from teravec.errors import InvalidArgument
+from teravec.index.info import describe_index
+from teravec.index.opened import OpenedIndex
+from teravec.kernels.metric import Metric
+from teravec.progress import Progress
+from teravec.search.checkpoint import remove_checkpoint
+from teravec.search.corpus import CorpusSummary, answers, search_corpus
+from teravec.search.evaluation import Evaluation
+from teravec.search.evaluation import evaluate as _evaluate
+from teravec.search.formats.found import FoundArrays
+from teravec.search.given import Truth, as_neighbors, opened, read_whole
+from teravec.search.groundtruth import groundtruth as exact_neighbors
+from teravec.search.index import Index, open_index
+from teravec.search.questions import Question, TopK, Within
+from teravec.search.results import check_output, write_neighbors
+from teravec.sources import Data, PathLike, checked_path
+
+__all__ = ["evaluate", "groundtruth", "info", "range_search", "search"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+def groundtruth(
+    data: Data,
+    queries: Data,
+    k: int = 100,
+    *,
+    metric: str = "l2",
+    out: PathLike | None = None,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+) -> tuple[Float32, Int64]:
+    """Find the exact neighbours of every query by brute force, in bounded memory.
+
+    Parameters
+    ----------
+    data : path-like, array-like, table, data frame or stream
+        The vectors to search, as ``build`` takes them.
+    queries : likewise
+        Held in memory whole.
+    k : int
+        1 to the number of vectors.
+    metric : {"l2", "ip", "cosine"}
+    out : path-like, optional
+        Write them to this file too; its extension says the format: .npz .parquet .ibin .bin
+        .ivecs .npy. A run that was killed goes on from ``OUT.partial``.
+    ids, id_column, vector_column, memory, threads, progress, engine, workers, address
+        As for ``build``.
+
+    Returns
+    -------
+    distances : ndarray of shape (nq, k), float32
+        Squared L2 ascending (l2), or similarities descending (ip, cosine).
+    ids : ndarray of shape (nq, k), int64
+        Equal distances go by id, ascending.
+
+    Raises
+    ------
+    InvalidArgument, MemoryLimitTooSmall, OutputExists, StorageError
+    """
+    place = None if out is None else checked_path(out, "out")
+    if place is not None:
+        check_output(place)
+    options = EngineOptions(engine, workers, address)
+    with ExitStack() as stack:
+        granted = stack.enter_context(resources(memory, threads, progress, options))
+        source = stack.enter_context(opened(
+            data, granted, _beside(place, ".spool"), shared=not granted.engine.in_process,
+            ids=ids, id_column=id_column, vector_column=vector_column,
+        ))  # fmt: skip
+        asked = stack.enter_context(opened(queries, granted, None, name="queries"))
+        if place is not None:
+            for taken in (source, asked):
+                taken.check_not(place)
+        checkpoint = _beside(place, ".partial")
+        distances, found = exact_neighbors(
+            source, read_whole(asked, granted, "queries"), k, metric=Metric.parse(metric),
+            resources=granted, checkpoint=checkpoint,
+        )  # fmt: skip
+        if place is not None and checkpoint is not None:
+            write_neighbors(place, distances, found)
+            remove_checkpoint(checkpoint)
+    return distances, found
+
+
+def search(
+    index: PathLike | Index,
+    queries: Data,
+    k: int = 10,
+    nprobe: int | None = None,
+    *,
+    out: PathLike | None = None,
+    recall: float | None = None,
+    candidates: int | None = None,
+    exclude_self: bool = False,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Float32, Int64] | CorpusSummary:
+    """Find the k nearest neighbours of every query, however many there are.
+
+    To search again and again, open the index once: ``Index.search`` has no overhead.
+
+    Parameters
+    ----------
+    index : path-like or Index
+    queries : path-like, array-like, table, data frame or stream
+        As ``build`` takes data. With ``out``, a stream is spooled to ``OUT.spool`` meanwhile.
+    k, nprobe, recall, candidates
+        As for ``Index.search``.
+    out : path-like, optional
+        Write the results to this file instead of returning them, so that they may be larger
+        than memory. Its extension says the format: .npz .parquet .ibin .bin .ivecs .npy. A run
+        that was killed goes on from ``OUT.partial``.
+    exclude_self : bool
+        Leave out the vector with the query's own id: for the neighbours within one data set.
+    ids, id_column, vector_column
+        Of the queries, for ``exclude_self``.
+    memory, threads
+        As for ``build``; an index that is open has its own.
+    progress : Progress, optional
+
+    Returns
+    -------
+    (distances, ids)
+        Without ``out``: ndarrays of shape (nq, k), as of ``Index.search``.
+    CorpusSummary
+        With ``out``.
+
+    Raises
+    ------
+    InvalidArgument, OutputExists, CorruptFile, StorageError
+    """
+    with _asked(
+        index, queries, out, memory, threads, progress, ids=ids, id_column=id_column,
+        vector_column=vector_column,
+    ) as asked:  # fmt: skip
+        effort = asked.index.effort(nprobe, recall, k=k, candidates=candidates)
+        found = asked.answer(TopK(k, effort, exclude_self))
+    if isinstance(found, CorpusSummary):
+        return found
+    return found.distances.reshape(found.n, k), found.ids.reshape(found.n, k)
+
+
+def range_search(
+    index: PathLike | Index,
+    queries: Data,
+    radius: float,
+    nprobe: int | None = None,
+    *,
+    out: PathLike | None = None,
+    recall: float | None = None,
+    exclude_self: bool = False,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Int64, Float32, Int64] | CorpusSummary:
+    """Find all vectors within a radius of every query, however many there are.
+
+    Parameters
+    ----------
+    radius : float
+        Squared L2 below it (l2), or similarity above it (ip, cosine).
+    out : path-like, optional
+        As for ``search``; .npz or .parquet.
+    index, queries, nprobe, recall, exclude_self, ids, id_column, vector_column, memory
+        As for ``search``.
+    threads, progress
+        As for ``search``.
+
+    Returns
+    -------
+    (lims, distances, ids)
+        Without ``out``: results of query i are at [lims[i], lims[i + 1]), as of
+        ``Index.range_search``.
+    CorpusSummary
+        With ``out``.
+
+    Raises
+    ------
+    InvalidArgument, OutputExists, CorruptFile, StorageError
+    """
+    with _asked(
+        index, queries, out, memory, threads, progress, ids=ids, id_column=id_column,
+        vector_column=vector_column,
+    ) as asked:  # fmt: skip
+        effort = asked.index.effort(nprobe, recall, radius=radius)
+        found = asked.answer(Within(radius, effort, exclude_self))
+    if isinstance(found, CorpusSummary):
+        return found
+    return found.lims, found.distances, found.ids
+
+
+def evaluate(
+    index: PathLike | Index,
+    queries: Data,
+    truth: Truth,
+    k: int = 10,
+    *,
+    nprobe: int | Sequence[int] | None = None,
+    recall: float | Sequence[float] | None = None,
+    candidates: int | None = None,
+    vector_column: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+) -> list[Evaluation]:
+    """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
+
+    Parameters
+    ----------
+    index : path-like or Index
+        By path it is opened so that every search reads its lists again; an index that is open
+        may keep them, and then reads less.
+    queries : path-like, array-like, table, data frame or stream
+        As ``build`` takes data; held in memory whole.
+    truth : path-like, (distances, ids) or ids
+        A file of the exact neighbours, or the arrays that ``groundtruth`` returns.
+    k : int
+    nprobe : int or sequence of int, optional
+        Numbers of lists to try. Not given, without recall: 1, 4, 16 and 64.
+    recall : float or sequence of float, optional
+        Recalls to ask for instead; needs a calibrated index.
+    candidates, memory, threads
+        As for ``search``.
+    vector_column : str, optional
+        Of the queries.
+
+    Returns
+    -------
+    list of Evaluation
+        One for each nprobe or recall, in order.
+    """
+    if nprobe is not None and recall is not None:
+        raise InvalidArgument("nprobe and recall given; one expected")
+    nprobes = (
+        _several(nprobe) if nprobe is not None else [] if recall is not None else [1, 4, 16, 64]
+    )
+    recalls = [] if recall is None else _several(recall)
+    limits = resources(memory, threads, None)
+    neighbors = as_neighbors(truth)
+    with _index(index, memory, threads, keep_lists=False) as searched:
+        vectors = read_whole(queries, limits, "queries", vector_column)
+        return _evaluate(
+            searched, vectors, neighbors, k, nprobes, recalls=recalls, candidates=candidates
+        )
+
+
+def info(index: PathLike) -> dict[str, Any]:
+    """Describe an index: sizes in bytes, settings, training, how its lists are filled.
+
+    Returns
+    -------
+    dict
+        Fit for JSON; what ``teravec info --json`` prints.
+    """
+    with OpenedIndex(checked_path(index, "index")) as there:
+        return describe_index(there)
+
+
+class _Asked:
+    """An index, and a source of queries; where the results go, and who is told how far it is."""
+
+    def __init__(self, index: Index, source: Any, out: Path | None, progress: Progress) -> None:
+        self.index = index
+        self._source, self._out, self._progress = source, out, progress
+
+    def answer(self, question: Question) -> FoundArrays | CorpusSummary:
+        """Write the results where that is asked for, or else return them all."""
+        source, n = self._source, self._source.ntotal
+        if self._out is not None:
+            return search_corpus(self.index, source, question, self._out, self._progress)
+        with self._progress.stage("search", n, "queries") as bar:
+            parts = []
+            for _, found in answers(self.index, source, question, 0, n):
+                parts.append(found)
+                bar.advance(found.n)
+        return FoundArrays.joined(parts)
+
+
+@contextmanager
+def _asked(
+    index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
+    threads: int | None, progress: Progress | None, **given: Any,
+) -> Iterator[_Asked]:  # fmt: skip
+    place = None if out is None else checked_path(out, "out")
+    if place is not None:
+        check_output(place)
+    granted = resources(memory, threads, progress)
+    with (
+        _index(index, memory, threads) as searched,
+        opened(queries, granted, _beside(place, ".spool"), name="queries", **given) as source,
+    ):
+        yield _Asked(searched, source, place, granted.progress)
+
+
+@contextmanager
+def _index(
+    index: PathLike | Index, memory: str | int | None, threads: int | None, **options: Any
+) -> Iterator[Index]:
+    """The index given, which stays open; or that at a path, open while the body runs."""
+    if isinstance(index, Index):
+        yield index
+        return
+    with open_index(
+        checked_path(index, "index"), memory=memory, threads=threads, **options
+    ) as there:
+        yield there
+
+
+def _beside(out: Path | None, suffix: str) -> Path | None:
+    return None if out is None else out.with_name(out.name + suffix)
+
+
+def _several(values: Any) -> list[Any]:
+    return list(values) if np.ndim(values) else [values]
