@@ -45,6 +45,7 @@ from teravec.errors import (
 )
 from teravec.index.calibration import Calibration, Measured
 from teravec.index.manifest import Manifest
+from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.progress import Bar, Progress
 from teravec.querying import evaluate, groundtruth, info, range_search, search
@@ -55,7 +56,7 @@ from teravec.search.index import Index
 from teravec.search.results import Neighbors
 from teravec.search.stats import SearchStats
 from teravec.serving.client import RemoteIndex
-from teravec.slices.entry import SliceEntry
+from teravec.slices.entry import RowsEntry, SliceEntry
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -81,6 +82,7 @@ __all__ = [
     "Manifest",
     "Measured",
     "MemoryLimitTooSmall",
+    "Metric",
     "MissingFile",
     "ModelDescription",
     "Neighbors",
@@ -90,6 +92,7 @@ __all__ = [
     "ProtocolError",
     "RemoteIndex",
     "Resources",
+    "RowsEntry",
     "SearchStats",
     "ServiceError",
     "SliceEntry",
