@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ class TensorFile(HeldFile):
     def __init__(self, path: Path, tensor: Any) -> None:
         self.path = path
         self._tensor = tensor.detach()
+        _check_shape(path, tuple(tensor.shape))
         first = check_array(path, self._rows(0, 0))
         n, d = tensor.shape
         super().__init__(path, n, d, first.dtype, n * d * first.itemsize)
@@ -101,8 +103,8 @@ class TensorFile(HeldFile):
             if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
                 rows = rows.float()  # NumPy has no such type, or does not count it as a number
             found: np.ndarray = rows.numpy()
-        except (TypeError, RuntimeError, IndexError) as error:  # sparse, quantized, 0-d
-            why = " ".join(str(error).split())
+        except (TypeError, RuntimeError) as error:  # sparse, quantized, without data
+            why = shorten(" ".join(str(error).split()), 120)
             raise InvalidSource(f"{self.path}: tensor that NumPy cannot read: {why}") from error
         return found
 
@@ -130,16 +132,19 @@ def check_array(path: Path, array: np.ndarray) -> np.ndarray:
         raise InvalidSource(f"{path}: masked array found; fill it first, as X.filled(0)")
     array = np.asarray(array)
     _check_type(path, array.dtype)
-    if array.ndim != 2:
-        advice = {
-            0: "give a matrix",
-            1: "one vector is X[None, :], a flat array of many is X.reshape(-1, d)",
-        }
-        what_to_do = advice.get(array.ndim, "X.reshape(len(X), -1) makes each item one vector")
-        raise InvalidSource(
-            f"{path}: array of shape {array.shape} found, (n, d) expected; {what_to_do}"
-        )
+    _check_shape(path, array.shape)
     return array.view(np.uint8) if array.dtype == bool else array
+
+
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    if len(shape) == 2:
+        return
+    advice = {
+        0: "give a matrix",
+        1: "one vector is X[None, :], a flat array of many is X.reshape(-1, d)",
+    }
+    what_to_do = advice.get(len(shape), "X.reshape(len(X), -1) makes each item one vector")
+    raise InvalidSource(f"{path}: array of shape {shape} found, (n, d) expected; {what_to_do}")
 
 
 def _check_type(path: Path, dtype: np.dtype) -> None:

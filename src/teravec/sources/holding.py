@@ -52,6 +52,8 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
         )
     if all(hasattr(data, name) for name in ("detach", "cpu", "numpy")):
         return TensorFile(path, data)
+    if isinstance(data, list | tuple):
+        data = [_on_host(row) for row in data]
     array = _array(path, data)
     if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]) == 1:
         return _hold_table(FrameTable(path, {_VECTORS: array}, len(array)), Columns())
@@ -68,8 +70,7 @@ def hold_block(path: Path, block: Any, columns: Columns) -> HeldFile:
     if isinstance(block, list | tuple) and len(block) == 1:
         return hold_block(path, block[0], columns)  # a PyTorch loader's batches are such lists
     if _rank(block) == 1 and not _is_columnar(block):
-        detached = block.detach().cpu().float() if hasattr(block, "detach") else block
-        block = _array(path, detached)[None]
+        block = _array(path, _on_host(block))[None]
     return hold(path, block, columns)
 
 
@@ -164,6 +165,11 @@ def _on_device(path: Path, data: Any) -> InvalidSource:
     )
 
 
+def _on_host(row: Any) -> Any:
+    """One vector, as float32 on the host where it is a PyTorch tensor."""
+    return row.detach().cpu().float().numpy() if hasattr(row, "detach") else row
+
+
 def _why_no_matrix(data: Any, error: Exception) -> str:
     rows = list(data) if isinstance(data, list | tuple) else []
     lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
@@ -201,6 +207,8 @@ def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> Held
             missing = "name one as vector_column=" if wanted is None else f"{wanted!r} expected"
             raise InvalidSource(f"{path}: columns {keys} found; {missing}")
     vectors = data[name]
+    if hasattr(vectors, "with_format"):  # a DatasetDict of Hugging Face
+        raise InvalidSource(f"{path}: data sets {', '.join(data)} found; give one, as X[{name!r}]")
     if columns.ids is None:
         return hold_block(path, vectors, Columns())
     ids = data[columns.ids]
