@@ -301,3 +301,21 @@ def test_local_engine_takes_no_address(tmp_path: Path) -> None:
     source = write_fbin(tmp_path / "x.fbin", np.zeros((5, 2), np.float32))
     message = fails("build", source, "--out", tmp_path / "i", "--address", "127.0.0.1:1")
     assert "engine ray" in message
+
+
+def test_vectors_in_memory_are_spooled_for_workers(
+    engine: RayEngine, case: Case, tmp_path: Path
+) -> None:
+    vectors = open_source(case.source).read(0, 40_000)
+    ids = np.arange(len(vectors)) * 2
+    resources = Resources(MEMORY, 1, engine=engine)
+    manifests = [
+        building.build_index(
+            vectors, tmp_path / name, options=TrainOptions(64, niter=2), layout=LayoutOptions(),
+            keep_shards=False, resources=each, ids=ids,
+        )
+        for name, each in (("alone", Resources(MEMORY, 1)), ("cluster", resources))
+    ]  # fmt: skip
+    alone, cluster = ([entry.checksum for entry in m.slices] for m in manifests)
+    assert alone == cluster
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "cluster"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,29 @@ class Tensor:
         if self.at != "cpu" or self.dtype == "torch.bfloat16":
             raise TypeError("can't convert")
         return self._array
+
+
+class DataSet:
+    """What Hugging Face's data sets are to us: batches of a format, of the rows selected."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def with_format(self, kind: str) -> DataSet:
+        assert kind == "arrow"
+        return self
+
+    def iter(self, batch_size: int) -> Iterator[Any]:
+        return (self._table[i : i + batch_size] for i in range(0, len(self._table), batch_size))
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._table.to_pylist()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._table[key]
 
 
 TABLE = pa.table({
@@ -271,6 +294,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two columns": (pd.concat([FRAME, FRAME], axis=1), "two columns called 'text' found"),
     "two vector columns": (FRAME.assign(w=FRAME["v"]), "vector columns v, w found"),
     "mapping": ({"a": X, "b": X}, "columns a, b found; name one as vector_column="),
+    "data sets": ({"train": DataSet(TABLE)}, r"data sets train found; give one, as X\['train'\]"),
     "device": (Packed(X, (2, 0)), r"Packed found.*X\.cpu\(\) or X\.get\(\)"),
     "data and labels": ([X[:3], np.arange(3)], "block 1 .* dimension 3 found, expected 8"),
     "bytes": (b"x.npy", "data is bytes; a path expected"),
@@ -366,6 +390,7 @@ STREAMS: dict[str, Callable[[], Any]] = {
     "generator of rows by name": lambda: ({"v": row} for row in X),
     "record batches": lambda: TABLE.to_reader(70),
     "DuckDB": lambda: duckdb.connect().from_arrow(TABLE),
+    "data set of Hugging Face": lambda: DataSet(TABLE),
     "Arrow data set": lambda: pyarrow.dataset.dataset(TABLE),
 }
 
