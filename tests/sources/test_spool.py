@@ -103,6 +103,20 @@ def test_a_spool_of_other_vectors_is_refused(other: Any, tmp_path: Path) -> None
     assert place.read_bytes() == before
 
 
+def test_data_in_memory_are_spooled_for_others(tmp_path: Path) -> None:
+    place = tmp_path / "x.spool"
+    for _ in range(2):
+        source = open_data([X[:300], X[300:]], ids=IDS, spool_path=place, shared=True)
+        assert not source.is_held
+        again = source.opened_by.open()
+        assert np.array_equal(again.read(0, N), X)
+        assert np.array_equal(again.read_ids(0, N), IDS)
+    with pytest.raises(OutputExists, match="1,000 x 6 vectors of an earlier run"):
+        open_data([X[:300], X[300:] + 1], ids=IDS, spool_path=place, shared=True)
+    with pytest.raises(InvalidArgument, match="the engine's workers cannot see"):
+        open_data(X, shared=True)
+
+
 def test_damage_is_found_when_a_spool_is_taken_up_again(tmp_path: Path) -> None:
     place = tmp_path / "x.spool"
     open_data(batches(), spool_path=place)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from teravec.errors import InvalidArgument, InvalidSource, TeravecError
+from teravec.errors import InvalidArgument, InvalidSource, OutputExists, TeravecError
 from teravec.progress import NoProgress, Progress
 from teravec.sources.columnar import Columns
 from teravec.sources.held import HeldFile
@@ -272,7 +272,10 @@ def _spooled_source(source: Source, path: Path, progress: Progress) -> Source:
     """The same source from a spool, which may be there already."""
     if path.exists():
         before = open_files([open_spool(path)], source.id_column)
-        if before.describe() != source.describe():
-            path.unlink()  # of other data in memory, which whoever began with them has as well
+        if not source.is_described_by(before.describe()):
+            raise OutputExists(
+                f"{path}: holds {before.ntotal:,} x {before.d} vectors of an earlier run, not "
+                "those given now; remove it, or choose another output"
+            )
     file = spool([part.file for part in source.files], path, progress)
     return open_files([file], source.id_column, source.vector_column)
