@@ -42,6 +42,19 @@ class Interfaced:
         self._array, self.__array_interface__ = array, array.__array_interface__
 
 
+class OnDisk:
+    """A matrix that is not in memory, as of HDF5: rows by slices, and never all of them."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array, self.shape, self.dtype, self.ndim = array, array.shape, array.dtype, 2
+
+    def __getitem__(self, key: slice) -> np.ndarray:
+        return self._array[key].copy()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise MemoryError("read whole")
+
+
 class Packed:
     """What has `__dlpack__` only."""
 
@@ -127,6 +140,7 @@ HELD: dict[str, Callable[[], Any]] = {
     "__array__": lambda: Arrayed(X),
     "__array_interface__": lambda: Interfaced(X),
     "__dlpack__": lambda: Packed(X),
+    "matrix on a disk": lambda: OnDisk(X),
     "tensor": lambda: Tensor(X),
     "tensors": lambda: [Tensor(X[:9]), Tensor(X[9:])],
     "mapping": lambda: {"v": X},
@@ -262,6 +276,17 @@ def test_nothing_is_copied_whole(make: Callable[[np.ndarray], Any]) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8e6
+
+
+def test_a_slice_that_fails() -> None:
+    class Broken(OnDisk):
+        def __getitem__(self, key: slice) -> np.ndarray:
+            if key.start:
+                raise OSError("cannot read chunk 7")
+            return super().__getitem__(key)
+
+    with pytest.raises(InvalidSource, match="Broken that NumPy cannot read: cannot read chunk 7"):
+        open_data(Broken(X)).read(5, 9)
 
 
 def test_tensors_of_types_that_numpy_does_not_have() -> None:

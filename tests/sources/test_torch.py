@@ -67,8 +67,8 @@ def test_loaders_and_generators(tmp_path: Path) -> None:
     [
         (lambda t: t[0], r"shape \(8,\) found"),
         (lambda t: t.to(torch.complex64), "complex64 found, real numbers expected"),
-        (lambda t: t.to_sparse(), "tensor that NumPy cannot read"),
-        (lambda t: t.to("meta"), "tensor that NumPy cannot read"),
+        (lambda t: t.to_sparse(), "Tensor that NumPy cannot read"),
+        (lambda t: t.to("meta"), "Tensor that NumPy cannot read"),
     ],
 )
 def test_what_is_refused(make: Any, match: str) -> None:

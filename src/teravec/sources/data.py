@@ -16,7 +16,14 @@ from teravec.errors import InvalidArgument, InvalidSource, OutputExists, Teravec
 from teravec.progress import NoProgress, Progress
 from teravec.sources.columnar import Columns
 from teravec.sources.held import HeldFile
-from teravec.sources.holding import check_ids, hold, hold_block, is_held_table, is_pair
+from teravec.sources.holding import (
+    check_ids,
+    gives_slices,
+    hold,
+    hold_block,
+    is_held_table,
+    is_pair,
+)
 from teravec.sources.matrix import Source, open_files, open_source
 from teravec.sources.paths import PathLike, checked_path
 from teravec.sources.spool import open_spool, spool
@@ -149,7 +156,7 @@ def _is_path(data: Data) -> bool:
 
 def _held(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
     """Data in memory as files; None of a stream."""
-    if is_held_table(data) or isinstance(data, Mapping | np.ndarray):
+    if is_held_table(data) or isinstance(data, Mapping | np.ndarray) or gives_slices(data):
         return [hold(Path(name), data, columns)]
     if _is_stream(data):
         return None

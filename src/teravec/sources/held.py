@@ -15,12 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidSource
+from teravec.errors import InvalidSource, TeravecError
 from teravec.sources.columnar import ColumnarFile
 from teravec.sources.packed import PackedFile
 from teravec.sources.vectorfile import RowReader, VectorFile
 
-__all__ = ["ArrayFile", "HeldFile", "MappedFile", "TableFile", "TensorFile", "hold_array"]
+__all__ = [
+    "ArrayFile",
+    "HeldFile",
+    "MappedFile",
+    "SlicedFile",
+    "TableFile",
+    "TensorFile",
+    "hold_array",
+]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -74,38 +82,57 @@ class TableFile(HeldFile, ColumnarFile):
     """The vector column of an Arrow table or data frame in memory."""
 
 
-class TensorFile(HeldFile):
-    """A PyTorch tensor, on any device; each read copies its rows to the host if need be.
+class SlicedFile(HeldFile):
+    """A matrix that gives rows by slices: of HDF5, Zarr and others that need not be in memory.
 
     Parameters
     ----------
     path : Path
-    tensor : torch.Tensor
-        Known by its methods, because PyTorch is imported nowhere else than in ``kernels``.
+    matrix : object
+        With a shape of two numbers; NumPy makes an array of each slice of it.
     """
 
-    def __init__(self, path: Path, tensor: Any) -> None:
-        self.path = path
-        self._tensor = tensor.detach()
-        _check_shape(path, tuple(tensor.shape))
-        first = check_array(path, self._rows(0, 0))
-        n, d = tensor.shape
-        super().__init__(path, n, d, first.dtype, n * d * first.itemsize)
+    def __init__(self, path: Path, matrix: Any) -> None:
+        self.path, self._matrix = path, matrix
+        _check_shape(path, tuple(matrix.shape))
+        dtype = check_array(path, self._rows(0, 0)).dtype
+        n, d = map(int, matrix.shape)
+        super().__init__(path, n, d, dtype, n * d * dtype.itemsize)
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
-        """Yield a reader of blocks on the host."""
+        """Yield a reader of blocks."""
         yield self._rows
 
     def _rows(self, start: int, stop: int) -> np.ndarray:
         try:
-            rows = self._tensor[start:stop].cpu()
-            if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
-                rows = rows.float()  # NumPy has no such type, or does not count it as a number
-            found: np.ndarray = rows.numpy()
-        except (TypeError, RuntimeError) as error:  # sparse, quantized, without data
+            return check_array(self.path, self._converted(self._matrix[start:stop]))
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            if isinstance(error, TeravecError):
+                raise
             why = shorten(" ".join(str(error).split()), 120)
-            raise InvalidSource(f"{self.path}: tensor that NumPy cannot read: {why}") from error
+            raise InvalidSource(
+                f"{self.path}: {type(self._matrix).__name__} that NumPy cannot read: {why}"
+            ) from error
+
+    def _converted(self, rows: Any) -> np.ndarray:
+        return np.asarray(rows)
+
+
+class TensorFile(SlicedFile):
+    """A PyTorch tensor, on any device; each read copies its rows to the host if need be.
+
+    It is known by its methods, because PyTorch is imported nowhere else than in ``kernels``.
+    """
+
+    def __init__(self, path: Path, tensor: Any) -> None:
+        super().__init__(path, tensor.detach())
+
+    def _converted(self, rows: Any) -> np.ndarray:
+        rows = rows.cpu()
+        if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
+            rows = rows.float()  # NumPy has no such type, or does not count it as a number
+        found: np.ndarray = rows.numpy()
         return found
 
 

@@ -14,10 +14,18 @@ import pyarrow as pa
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.arrays import is_vectors
 from teravec.sources.columnar import Columns, ColumnTable
-from teravec.sources.held import HeldFile, TableFile, TensorFile, hold_array
+from teravec.sources.held import HeldFile, SlicedFile, TableFile, TensorFile, hold_array
 from teravec.sources.tables import ArrowTable, FrameTable
 
-__all__ = ["check_ids", "hold", "hold_block", "is_frame", "is_held_table", "is_pair"]
+__all__ = [
+    "check_ids",
+    "gives_slices",
+    "hold",
+    "hold_block",
+    "is_frame",
+    "is_held_table",
+    "is_pair",
+]
 
 _VECTORS = "vectors"  # the column of what has no column names
 
@@ -52,6 +60,8 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
         )
     if all(hasattr(data, name) for name in ("detach", "cpu", "numpy")):
         return TensorFile(path, data)
+    if gives_slices(data):
+        return SlicedFile(path, data)
     if isinstance(data, list | tuple):
         data = [_on_host(row) for row in data]
     array = _array(path, data)
@@ -156,6 +166,14 @@ def _numpy_knows(data: Any) -> bool:
     return isinstance(data, list | tuple | range) or not hasattr(data, "__dlpack__") or any(
         hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__")
     )  # fmt: skip
+
+
+def gives_slices(data: Any) -> bool:
+    """Whether this is a matrix of another library, of which NumPy can have the rows it needs."""
+    named = ("shape", "dtype", "__getitem__", "__array__")
+    if isinstance(data, np.ndarray) or not all(hasattr(data, name) for name in named):
+        return False
+    return isinstance(data.dtype, np.dtype) and len(data.shape) == 2
 
 
 def _on_device(path: Path, data: Any) -> InvalidSource:
