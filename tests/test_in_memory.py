@@ -171,6 +171,25 @@ def test_stage_by_stage_from_a_stream(root: Path, tmp_path: Path) -> None:
     ).read_bytes()
 
 
+def test_where_a_stream_is_spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teravec.build(batches(), tmp_path / "new" / "folder" / "i", nlist=4, calibrate=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(Stopped):
+        teravec.build(batches(), ".", nlist=4, progress=StopsAfter(blocks=0, stage="shard"))
+    assert (tmp_path / "here.spool").exists()
+    teravec.build(batches(), ".", nlist=4, calibrate=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "new"]
+
+
+def test_a_file_that_is_no_spool_stays(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "i.spool").write_bytes(b"of somebody else, and longer than a header of a spool is")
+    teravec.build(X, tmp_path / "i", nlist=16)
+    assert (tmp_path / "i.spool").exists()
+    with pytest.raises(teravec.CorruptFile, match=r"i\.spool: begins with b'of someb'"):
+        teravec.build(batches(), tmp_path / "i", nlist=16)
+
+
 @pytest.mark.parametrize("stage", ["spool", "sample", "k-means", "shard", "merge", "groundtruth"])
 def test_a_build_that_was_stopped_goes_on(stage: str, root: Path, tmp_path: Path) -> None:
     out = tmp_path / "i"

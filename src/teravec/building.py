@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,9 @@ def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None
 
 def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
     """Remove the vectors spooled beside an index that is whole, if they are its own."""
-    if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
-        remove(paths.spool)
+    with suppress(CorruptFile, InvalidSource):  # a file of this name that is none of ours stays
+        if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
+            remove(paths.spool)
 
 
 def _calibrated(paths: IndexPaths, manifest: Manifest) -> bool:

@@ -141,6 +141,8 @@ def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
                 f"is {type(data[other]).__name__}; one kind expected"
             )
         return data, [checked_path(item, name) for item in data] if all(named) else None
+    if isinstance(data, set | frozenset):
+        raise InvalidArgument(f"{name}: a set found, which has no order; give a list")
     if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
         with _stream_errors("at its beginning"):  # a generator may give paths, as Path.glob does
             first = list(islice(data, 1))

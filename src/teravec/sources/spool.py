@@ -27,7 +27,7 @@ from teravec.progress import Progress
 from teravec.sources.conversion import read_range
 from teravec.sources.packed import PackedFile, check_size, read_head
 from teravec.sources.vectorfile import VectorFile, check_dimension
-from teravec.storage.files import byte_view, publishing, write_all
+from teravec.storage.files import byte_view, make_directory, publishing, write_all
 from teravec.storage.sealed_file import pack_header, unpack_header
 
 __all__ = ["SPOOL", "SpoolFile", "open_spool", "spool"]
@@ -134,6 +134,7 @@ def spool(blocks: Iterable[VectorFile], path: Path, progress: Progress) -> Spool
     """
     if path.exists():
         return _resumed(blocks, path)
+    make_directory(path.parent)
     with publishing(path, verify=lambda temporary: open_spool(temporary).verify()) as file:
         writer = _Writer(file)
         with progress.stage("spool", 0, "vectors") as bar:

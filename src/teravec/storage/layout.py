@@ -62,7 +62,8 @@ class IndexPaths:
     @property
     def spool(self) -> Path:
         """Vectors of a stream, beside the index, while it is built and calibrated."""
-        return self.root.with_name(self.root.name + ".spool")
+        root = self.root.resolve() if self.root.name in ("", "..") else self.root
+        return root.parent / (root.name + ".spool")
 
     def shard(self, row_start: int, row_stop: int) -> Path:
         """The shard of rows [row_start, row_stop)."""
