@@ -53,20 +53,17 @@ def open_data(
 
     Parameters
     ----------
-    data : path-like, or list of path-like
-        As for `open_source`.
-    data : array-like
-        Of shape (n, d): a NumPy array or memory map of any real type, order and strides; lists
-        of lists; a PyTorch tensor; any object with ``__array__`` or ``__dlpack__``.
-    data : table or data frame
-        Of pyarrow, pandas or polars, or with ``__arrow_c_array__``. Its column of lists or
-        arrays holds the vectors.
-    data : stream
-        An object with ``__arrow_c_stream__`` that is none of these (a RecordBatchReader, a
-        DuckDB relation); a data set of Hugging Face; an iterator or iterable of batches, each as
-        above, or ``(ids, vectors)``, or one vector.
-    data : list or tuple of arrays or tables
-        Their rows one after another.
+    data : path-like, array-like, table, data frame or stream
+        - Paths, one or several: as for `open_source`.
+        - Of shape (n, d): a NumPy array or memory map of any real type, order and strides; lists
+          of lists; a PyTorch tensor; any object with ``__array__`` or ``__dlpack__``, or that
+          gives slices.
+        - A table or data frame of pyarrow, pandas or polars, or with ``__arrow_c_array__``. Its
+          column of lists or arrays holds the vectors.
+        - A list of these: their rows one after another.
+        - A stream: an object with ``__arrow_c_stream__`` that is none of these (a
+          RecordBatchReader, a DuckDB relation); a data set of Hugging Face; an iterator or
+          iterable of batches, each as above, or ``(ids, vectors)``, or one vector.
     ids : array-like of shape (n,), integers, optional
         0 or more, each once. Not given: ``id_column``, or row numbers.
     id_column, vector_column : str, optional
@@ -286,5 +283,5 @@ def _spooled_source(source: Source, path: Path, progress: Progress) -> Source:
                 f"{path}: holds {before.ntotal:,} x {before.d} vectors of an earlier run, not "
                 "those given now; remove it, or choose another output"
             )
-    file = spool([part.file for part in source.files], path, progress)
+    file = spool([part.file for part in source.files], path, progress, source.ntotal)
     return open_files([file], source.id_column, source.vector_column)

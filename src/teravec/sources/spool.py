@@ -111,7 +111,9 @@ def open_spool(path: Path) -> SpoolFile:
     return SpoolFile(path, (n, d), dtype, size, has_ids=bool(has_ids), checksum=checksum)
 
 
-def spool(blocks: Iterable[VectorFile], path: Path, progress: Progress) -> SpoolFile:
+def spool(
+    blocks: Iterable[VectorFile], path: Path, progress: Progress, total: int = 0
+) -> SpoolFile:
     """Write vectors to a spool, block after block; or find them written before.
 
     Parameters
@@ -122,6 +124,8 @@ def spool(blocks: Iterable[VectorFile], path: Path, progress: Progress) -> Spool
     path : Path
         Ends in ``SPOOL``.
     progress : Progress
+    total : int
+        Vectors in all, for progress; 0 where a stream does not say.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def spool(blocks: Iterable[VectorFile], path: Path, progress: Progress) -> Spool
     make_directory(path.parent)
     with publishing(path, verify=lambda temporary: open_spool(temporary).verify()) as file:
         writer = _Writer(file)
-        with progress.stage("spool", 0, "vectors") as bar:
+        with progress.stage("spool", total, "vectors") as bar:
             for block in blocks:
                 for rows in writer.add(block):
                     bar.advance(rows)
