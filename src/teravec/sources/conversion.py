@@ -31,7 +31,7 @@ def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> No
     ----------
     file : VectorFile
     start : int
-    out : ndarray of shape (n, d), float32
+    out : ndarray of shape (n, d), float32; or float64, for what float32 would round
     offset : int
         The file's first row in the source, for messages.
     """

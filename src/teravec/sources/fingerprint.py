@@ -18,7 +18,7 @@ _END_BYTES = 64 << 10
 _PROBE_BYTES = 4 << 10
 _PROBES = 16
 
-_WHOLE_BYTES = 256 << 20  # of float32, which take a tenth of a second
+_WHOLE_BYTES = 256 << 20  # of float32, which take some tenths of a second
 _BLOCK_BYTES = 1 << 20
 
 
@@ -63,7 +63,7 @@ def content_fingerprint(n: int, d: int, read: Callable[[int, int], tuple[np.ndar
     n, d : int
         Rows and dimensions.
     read : callable
-        ``read(start, stop)`` gives the arrays of some rows: vectors as float32, ids as int64.
+        ``read(start, stop)`` gives the arrays of some rows: vectors as float64, ids as int64.
 
     Returns
     -------

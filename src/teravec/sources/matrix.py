@@ -332,7 +332,11 @@ class Source:
     @cached_property
     def _content(self) -> dict[str, Any]:
         def read(start: int, stop: int) -> tuple[np.ndarray, ...]:
-            vectors = self.read(start, stop)
+            vectors = np.empty((stop - start, self.d), np.float64)  # equal for any type
+            for part, begin, end in self._parts(start, stop):
+                read_range(
+                    part.file, begin - part.start, vectors[begin - start : end - start], part.start
+                )
             return (vectors, self.read_ids(start, stop)) if self.has_ids else (vectors,)
 
         return {
