@@ -19,7 +19,8 @@ from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
-from teravec.memory import default_memory, parse_bytes
+from teravec.memory import granted_memory, parse_bytes
+from teravec.processors import check_threads
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.given import Truth, as_neighbors, read_whole
@@ -28,6 +29,7 @@ from teravec.search.results import check_place
 from teravec.serving.client import connect
 from teravec.sources import Data, PathLike, Weights, checked_path
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -55,9 +57,8 @@ def resources(
     Use it as a context where there is an engine: its workers go when the body ends. On a
     cluster, each worker has a GPU of its own where the device is one.
     """
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
-    if memory_bytes < 1 or (threads is not None and threads < 1):
-        raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
+    memory_bytes = granted_memory(memory)
+    check_threads(threads)
     chosen = engine or EngineOptions()
     if parse_device(device) != CPU:
         if chosen.name == "local":
@@ -145,9 +146,10 @@ def build(
         for a recall; see the function of that name.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
-        libraries. Not given: 4 GiB, or half of the machine's memory.
+        libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
+        to give.
     threads : int, optional
-        Not given: all processors.
+        Not given: the processors that this process may use, by affinity and container.
     ids : array-like of shape (n,), optional
         Ids of vectors in memory: whole numbers, 0 or more, each once.
     id_column, vector_column : str, optional
@@ -179,7 +181,7 @@ def build(
     InvalidArgument
         An option or input does not fit; nothing was written.
     OutputExists
-        ``out`` holds something else.
+        ``out`` holds something else, or another process is writing there now.
     StorageError
         No space or no permission; rerun to continue.
     WorkerLost
@@ -278,8 +280,9 @@ def shard(
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
-    Ranges may be encoded in any order and by several processes; each must stay clear of
-    the others' rows. Parameters as for ``train``. Returns the shard files written.
+    Ranges may be encoded in any order and by several processes at once; one whose rows another
+    process encodes now raises OutputExists. Parameters as for ``train``. Returns the shard files
+    written.
     """
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
@@ -386,6 +389,8 @@ def calibrate(
     InvalidArgument
         Neither or both of data and truth; or they do not fit the index.
     MemoryLimitTooSmall
+    OutputExists
+        Another process is writing into the index now.
     StorageError
         No permission to write into the index.
     """
@@ -402,13 +407,14 @@ def calibrate(
             "exact neighbours are needed: give the data that the index was built from, or "
             "queries with a truth file"
         )
-    if truth is not None and given is not None:
-        return calibrate_with_truth(paths, given, as_neighbors(truth), options, limits)
-    source = building.open_vectors(
-        data, paths, limits, ids=ids, id_column=id_column, vector_column=vector_column
-    )
-    calibration = calibrate_index(paths, source, options, limits, given)
-    building.remove_spool(paths, read_manifest(paths))
+    with hold_directory(paths.root):
+        if truth is not None and given is not None:
+            return calibrate_with_truth(paths, given, as_neighbors(truth), options, limits)
+        source = building.open_vectors(
+            data, paths, limits, ids=ids, id_column=id_column, vector_column=vector_column
+        )
+        calibration = calibrate_index(paths, source, options, limits, given)
+        building.remove_spool(paths, read_manifest(paths))
     return calibration
 
 

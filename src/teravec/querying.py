@@ -28,6 +28,7 @@ from teravec.search.index import Index, open_index
 from teravec.search.questions import Question, TopK, Within
 from teravec.search.results import check_output, write_neighbors
 from teravec.sources import Data, PathLike, checked_path
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["evaluate", "groundtruth", "info", "range_search", "search"]
 
@@ -85,6 +86,8 @@ def groundtruth(
         check_output(place)
     options = EngineOptions(engine, workers, address)
     with ExitStack() as stack:
+        if place is not None:
+            stack.enter_context(hold_file(place))
         granted = stack.enter_context(resources(memory, threads, progress, options))
         source = stack.enter_context(opened(
             data, granted, _beside(place, ".spool"), shared=not granted.engine.in_process,
@@ -95,9 +98,10 @@ def groundtruth(
             for taken in (source, asked):
                 taken.check_not(place)
         checkpoint = _beside(place, ".partial")
+        vectors = read_whole(asked, granted, "queries", exact=True)
         distances, found = exact_neighbors(
-            source, read_whole(asked, granted, "queries"), k, metric=Metric.parse(metric),
-            resources=granted, checkpoint=checkpoint,
+            source, vectors, k, metric=Metric.parse(metric), resources=granted,
+            checkpoint=checkpoint,
         )  # fmt: skip
         if place is not None and checkpoint is not None:
             write_neighbors(place, distances, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
 from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 
 __all__ = ["add_device_commands"]
 
@@ -45,12 +47,13 @@ def bench_disk(
     if is_index:
         largest = max(read_manifest(paths).slices, key=lambda entry: entry.size)
         target = path / largest.file if largest.size >= _LARGE_ENOUGH else path
-    profile = measure_device(
-        target, seconds=seconds, scratch_bytes=parse_bytes(size),
-        progress=Bars(quiet=quiet or json),
-    )  # fmt: skip
-    if is_index:
-        profile.write(paths.device)
+    with hold_directory(path) if is_index else nullcontext():
+        profile = measure_device(
+            target, seconds=seconds, scratch_bytes=parse_bytes(size),
+            progress=Bars(quiet=quiet or json),
+        )  # fmt: skip
+        if is_index:
+            profile.write(paths.device)
     if json:
         print_json({"path": str(path), **profile.to_dict()})
         return

@@ -11,7 +11,7 @@ import typer
 from teravec import querying
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
-from teravec.cli.running import command, print_json
+from teravec.cli.running import as_typed, command, print_json
 from teravec.index.export import export_faiss
 from teravec.index.verify import verify as verify_index
 
@@ -40,6 +40,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"
         + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),
+        **_clipped_row(content),
         "lists": f"{content['nlist']:,}, {content['quantizer']} coarse quantizer",
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",
@@ -74,6 +75,16 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
     )
 
 
+def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
+    """What to say of vectors that the codec could not hold, where there are any."""
+    if not content["clipped"]:
+        return {}
+    share = 100 * content["clipped"] / content["ntotal"]
+    return {
+        "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
+    }
+
+
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
     """What to say of the limit on a list's bytes, where there is one."""
     if lists["max_bytes"] is None:
@@ -95,9 +106,9 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
     damages = verify_index(index, Bars(quiet=quiet or json))
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        print_json(result | {"damages": [str(damage) for damage in damages]})
+        print_json(result | {"damages": [as_typed(str(damage)) for damage in damages]})
     for damage in damages:
-        print(f"teravec: {damage}", file=sys.stderr)
+        print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:
         raise typer.Exit(1)
     if not json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,7 @@ from teravec.search.formats.found import FoundArrays
 from teravec.search.results import check_ids, write_found
 from teravec.serving.client import RemoteIndex, connect
 from teravec.sources import open_source
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["REQUEST_S", "Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
@@ -80,16 +82,17 @@ class Remote:
             source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes
         require(source.ntotal * source.d * 4, limit, "holding the queries")
-        with connect(
-            self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
-            key=self.key,
-        ) as index:  # fmt: skip
-            found = ask(index, source.read(0, source.ntotal))
-        result: dict[str, object] = {"queries": found.n, "results": found.total}
-        if out is not None:
-            check_ids(out, found.ids)
-            write_found(out, found)
-            result = {"out": str(out), **result}
+        with nullcontext() if out is None else hold_file(out):
+            with connect(
+                self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
+                key=self.key,
+            ) as index:  # fmt: skip
+                found = ask(index, source.read(0, source.ntotal))
+            result: dict[str, object] = {"queries": found.n, "results": found.total}
+            if out is not None:
+                check_ids(out, found.ids)
+                write_found(out, found)
+                result = {"out": str(out), **result}
         if json:
             content = {} if out is not None else found_as_json([found])
             print_json({**result, **content, **({"stats": asdict(index.stats)} if stats else {})})

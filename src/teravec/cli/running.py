@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -18,6 +19,7 @@ import typer
 from teravec.errors import InvalidArgument, TeravecError
 
 __all__ = [
+    "as_typed",
     "command",
     "parse_decimals",
     "parse_numbers",
@@ -44,16 +46,21 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
                     sys.stdout.flush()  # here, where an error is still ours to tell
             except TeravecError as error:
                 message = " ".join(str(error).split())
-                print(f"teravec: {message}", file=sys.stderr)
+                print(f"teravec: {as_typed(message)}", file=sys.stderr)
                 raise typer.Exit(error.exit_code) from None
             except BrokenPipeError:  # who read our output has had enough, as head does
                 _give_up_output()
                 raise typer.Exit(_NO_READER) from None
             except OSError as error:  # of a look at a path that we may not see, or of the output
-                print(f"teravec: {_refusal(error)}", file=sys.stderr)
+                print(f"teravec: {as_typed(_refusal(error))}", file=sys.stderr)
                 raise typer.Exit(2) from None
             except MemoryError:
                 print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
+                raise typer.Exit(2) from None
+            except RuntimeError as error:
+                if "start new thread" not in str(error):
+                    raise
+                print("teravec: the system gives no more threads; lower --threads", file=sys.stderr)
                 raise typer.Exit(2) from None
             except KeyboardInterrupt:
                 print(
@@ -69,13 +76,35 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused: by path, or standard output where there is none."""
+    """What the system refused: by path, where it is one's; or standard output."""
+    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
     if error.filename is not None:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return f"{error.filename}: {why}"
-    _give_up_output()
-    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-    return f"standard output: cannot write: {why}"
+    if _was_printing(error):
+        _give_up_output()
+        return f"standard output: cannot write: {why}"
+    return f"the system refused a call: {why or error}"
+
+
+def as_typed(message: str) -> str:
+    """A message with paths below the working directory as they were typed."""
+    try:
+        here = f"{Path.cwd()}/"
+    except OSError:
+        return message
+    if here == "//" or any(here in word for word in sys.argv):
+        return message
+    return message.replace(here, "")
+
+
+def _was_printing(error: OSError) -> bool:
+    """Whether the call that failed was one that prints: of this package's commands, or of rich."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return where.startswith(("teravec.cli.", "rich."))
 
 
 def _give_up_output() -> None:

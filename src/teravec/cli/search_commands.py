@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
 from teravec.search.results import check_output, read_neighbors
 from teravec.sources import Source, open_source
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
 
@@ -154,12 +156,13 @@ def evaluate_index(
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
-    results = querying.evaluate(
-        index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
-        memory=memory, threads=threads,
-    )  # fmt: skip
-    if plot is not None:
-        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
+    with nullcontext() if plot is None else hold_file(plot):
+        results = querying.evaluate(
+            index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
+            memory=memory, threads=threads,
+        )  # fmt: skip
+        if plot is not None:
+            draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
 from teravec.engines.options import EngineOptions
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
+from teravec.processors import default_threads
 
 __all__ = ["open_engine"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from teravec.errors import InvalidArgument
+from teravec.processors import check_workers
 
 __all__ = ["EngineOptions"]
 
@@ -35,5 +36,4 @@ class EngineOptions:
             raise InvalidArgument(f"engine is {self.name!r}; local or ray expected")
         if self.name == "local" and (self.workers is not None or self.address is not None):
             raise InvalidArgument("workers and address are for engine ray; this one is local")
-        if self.workers is not None and self.workers < 1:
-            raise InvalidArgument(f"workers is {self.workers}; at least 1 expected")
+        check_workers(self.workers)

@@ -15,14 +15,9 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["ahead", "default_threads", "on_threads", "once", "ordered_map"]
+__all__ = ["ahead", "on_threads", "once", "ordered_map"]
 
 _MOST_HELPERS = 64
-
-
-def default_threads() -> int:
-    """Processors this process may run on."""
-    return max(1, len(os.sched_getaffinity(0)))
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:

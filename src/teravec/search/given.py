@@ -57,13 +57,18 @@ def opened(
 
 
 def read_whole(
-    data: Data, resources: Resources, what: str, vector_column: str | None = None
-) -> npt.NDArray[np.float32]:
-    """Read vectors that must be in memory at once, as queries; float32 of shape (n, d)."""
+    data: Data, resources: Resources, what: str, vector_column: str | None = None, *,
+    exact: bool = False,
+) -> npt.NDArray[np.float32]:  # fmt: skip
+    """Read vectors that must be in memory at once, as queries; (n, d), float32.
+
+    With ``exact`` they are float64 where float32 would round them.
+    """
     with opened(data, resources, None, name=what, vector_column=vector_column) as source:
-        needed = source.ntotal * source.d * 4
+        dtype = source.exact_dtype if exact else np.dtype(np.float32)
+        needed = source.ntotal * source.d * dtype.itemsize
         require(needed, resources.memory_bytes, f"holding {source.ntotal:,} {what}")
-        vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
+        vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal, dtype)
     return vectors
 
 

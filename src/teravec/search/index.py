@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+import warnings
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import default_threads, once
+from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.memory import default_memory, parse_bytes
+from teravec.memory import granted_memory
+from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
@@ -45,8 +49,10 @@ Int64 = npt.NDArray[np.int64]
 class Index:
     """An index on disk, open for searching from any number of threads.
 
-    Made by ``teravec.open``. Use it as a context manager, or call ``close``. A process that was
-    forked while other threads searched opens it anew: it has their locks, but not them.
+    Made by ``teravec.open``. Use it as a context manager, or call ``close``; one that is dropped
+    is closed with a ResourceWarning. Pickled, it is its path and options, and is opened anew where
+    it is loaded. A process that was forked while other threads searched opens it anew: it has
+    their locks, but not them.
 
     Attributes
     ----------
@@ -79,6 +85,9 @@ class Index:
         self.stats = SearchStats()
         self._closed = False
         self._efforts = Efforts(opened)
+        self._opened_by: dict[str, Any] = {}
+        self._dropped = weakref.finalize(self, _close_dropped, self._ranges, opened)
+        self._dropped.atexit = False  # the system frees all then
 
     @property
     def d(self) -> int:
@@ -209,8 +218,8 @@ class Index:
         started = time.perf_counter()
         model = self._opened.model
         prepared = model.prepare(queries)
-        if model.metric is Metric.L2:
-            check_lengths(prepared)
+        if model.metric is not Metric.COSINE:
+            check_lengths(prepared, model.metric, model.centroids)
         list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
         if effort.prune:
             list_nos, distances = prune_lists(
@@ -404,6 +413,7 @@ class Index:
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""
         self._closed = True
+        self._dropped.detach()
         self._ranges.close()
         self._opened.close()
 
@@ -411,6 +421,11 @@ class Index:
         # The system gives a closed descriptor's number to the next file that is opened.
         if self._closed:
             raise InvalidArgument(f"{self._opened.paths.root} was closed; open it again")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied is where the index lies and how it was opened; it is opened anew."""
+        self._check_open()
+        return _open_again, (self._opened_by,)
 
     def __enter__(self) -> Index:
         return self
@@ -438,9 +453,10 @@ def open_index(
     path : path-like
         Index directory.
     memory : str or int, optional
-        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the machine's memory.
+        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the memory
+        that the machine or its container has to give.
     threads : int, optional
-        Threads to scan with. Not given: all processors.
+        Threads to scan with. Not given: the processors that this process may use.
     keep_lists : bool
         Keep lists once they were read, in a cache of half of the memory left. Without it every
         search reads the lists it wants from their files.
@@ -457,15 +473,32 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
-    if threads is not None and threads < 1:
-        raise InvalidArgument(f"threads is {threads}; at least 1 expected")
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
+    check_threads(threads)
+    memory_bytes = granted_memory(memory)
     opened = OpenedIndex(path, lists=lists)
     try:
-        return Index(
+        index = Index(
             opened, memory_bytes=memory_bytes, threads=threads or default_threads(),
             keep_lists=keep_lists, direct=direct,
         )  # fmt: skip
     except BaseException:
         opened.close()
         raise
+    index._opened_by = {
+        "path": str(index.root), "memory": memory, "threads": threads, "keep_lists": keep_lists,
+        "direct": direct, "lists": lists,
+    }  # fmt: skip
+    return index
+
+
+def _open_again(options: dict[str, Any]) -> Index:
+    return open_index(**options)
+
+
+def _close_dropped(ranges: RangeReader, opened: OpenedIndex) -> None:
+    """Close what a lost index had open; the collector may run in any thread, so wait for none."""
+    ranges.close(wait=False)
+    opened.close()
+    warnings.warn(
+        f"index {opened.paths.root} was dropped without close()", ResourceWarning, stacklevel=2
+    )

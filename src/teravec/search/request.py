@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, whole_number
 from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.kernels.metric import LARGEST_SQUARE, longest_square
+from teravec.kernels.metric import LARGEST_SQUARE, Metric, longest_square
 
 __all__ = [
     "check_candidates", "check_lengths", "check_places", "check_wanted", "checked_k",
@@ -17,8 +17,11 @@ __all__ = [
 ]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_USUAL = (2.0**-80, 2.0**80)  # squares of lengths
+_PRODUCTS = (2.0**-180, 2.0**220)  # their squares: of a length and the longest centroid's
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -42,13 +45,45 @@ def checked_queries(queries: Float32, d: int) -> Float32:
     return queries
 
 
-def check_lengths(prepared: Float32) -> None:
-    """Raise InvalidArgument where squared distances to a prepared query may be beyond float32."""
-    if longest_square(prepared) > LARGEST_SQUARE:
-        squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
-        long = np.flatnonzero(~(squares <= LARGEST_SQUARE))
+def check_lengths(prepared: Float32, metric: Metric, centroids: Float32) -> None:
+    """Refuse prepared queries whose distances may be beyond float32.
+
+    For inner products that depends on the vectors too, which centroids stand for. They are looked
+    at where a query is far longer or shorter than usual.
+
+    Raises
+    ------
+    InvalidArgument
+        Names the query.
+    """
+    longest = longest_square(prepared)
+    if metric is Metric.L2:
+        if longest > LARGEST_SQUARE:
+            long = np.flatnonzero(~(_squares(prepared) <= LARGEST_SQUARE))
+            raise InvalidArgument(
+                f"query {long[0]} is so long that its squared distances are beyond float32; "
+                "scale all vectors and queries"
+            )
+    elif metric is Metric.IP and (len(prepared) > 1 or not _USUAL[0] < longest < _USUAL[1]):
+        _check_products(_squares(prepared), centroids)
+
+
+def _squares(vectors: Float32) -> Float64:
+    squares: Float64 = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return squares
+
+
+def _check_products(squares: Float64, centroids: Float32) -> None:
+    unusual = (squares > _USUAL[1]) | ((squares < _USUAL[0]) & (squares > 0))
+    if not unusual.any():
+        return
+    products = np.where(unusual, squares * longest_square(centroids), 1)
+    bad = np.flatnonzero((products > _PRODUCTS[1]) | ((products > 0) & (products < _PRODUCTS[0])))
+    if len(bad):
+        length = float(np.sqrt(squares[bad[0]]))
         raise InvalidArgument(
-            f"query {long[0]} is so long that its squared distances are beyond float32"
+            f"query {bad[0]} is {length:.3g} long, and inner products with it are beyond float32; "
+            f"divide it by {length:.3g}: its neighbours stay the same"
         )
 
 

@@ -24,6 +24,8 @@ __all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_files", "open_s
 
 _IN_MEMORY = "data in memory"
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -142,6 +144,12 @@ class Source:
         kinds = {file.dtype for file in self._filled}
         return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
+    @cached_property
+    def exact_dtype(self) -> np.dtype:
+        """What vectors are read as, so that none is rounded: float32 where that has all values."""
+        exact = all(np.can_cast(file.dtype, np.float32) for file in self._filled)
+        return np.dtype(np.float32 if exact else np.float64)
+
     @property
     def is_decoded(self) -> bool:
         """Whether rows of some file have to be decoded one after another."""
@@ -171,17 +179,19 @@ class Source:
         """Whether ids come from a column, not from row numbers."""
         return self.id_column is not None
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int, dtype: np.dtype = _FLOAT32) -> np.ndarray:
         """Read consecutive rows, across file borders.
 
         Parameters
         ----------
         start, stop : int
             Rows [start, stop) of the source.
+        dtype : numpy.dtype
+            float32, or ``exact_dtype``.
 
         Returns
         -------
-        ndarray of shape (stop - start, d), float32, C-contiguous
+        ndarray of shape (stop - start, d), C-contiguous
 
         Raises
         ------
@@ -191,7 +201,7 @@ class Source:
             A row that holds NaN or infinity, or a file that is no longer what it was.
         """
         self._check_range(start, stop)
-        out = np.empty((stop - start, self.d), np.float32)
+        out = np.empty((stop - start, self.d), dtype)
         for part, begin, end in self._parts(start, stop):
             rows = out[begin - start : end - start]
             read_range(part.file, begin - part.start, rows, part.start)
@@ -238,17 +248,19 @@ class Source:
             raise InvalidArgument(f"blocks of {rows} rows found, expected 1 or more")
         return ahead(self._read_blocks(start, stop, rows))
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
+    def take(self, rows: np.ndarray, dtype: np.dtype = _FLOAT32) -> np.ndarray:
         """Read some rows, near ones together.
 
         Parameters
         ----------
         rows : ndarray of shape (n,), integer
             Row numbers, ascending, each once.
+        dtype : numpy.dtype
+            As `read`.
 
         Returns
         -------
-        ndarray of shape (n, d), float32
+        ndarray of shape (n, d)
 
         Raises
         ------
@@ -258,7 +270,7 @@ class Source:
             As `read`.
         """
         self._check_rows(rows)
-        out = np.empty((len(rows), self.d), np.float32)
+        out = np.empty((len(rows), self.d), dtype)
         if len(rows) == 0:
             return out
         for part, _, _ in self._parts(int(rows[0]), int(rows[-1]) + 1):
@@ -289,13 +301,17 @@ class Source:
         long = np.flatnonzero(squares > LARGEST_SQUARE)
         if not len(long):
             return
-        row = int(rows[long[0]])
-        part, _, _ = next(self._parts(row, row + 1))
         length = np.linalg.norm(vectors[long[0]].astype(np.float64))
         raise InvalidSource(
-            f"{part.path}: row {row - part.start} (row {row} of the source) is {length:.3g} long, "
-            f"at most {LARGEST_SQUARE**0.5:.3g} expected: squared distances are in float32"
+            f"{self.place_of(int(rows[long[0]]))} is {length:.3g} long, "
+            f"at most {LARGEST_SQUARE**0.5:.3g} expected: squared distances are in float32; "
+            "scale all vectors"
         )
+
+    def place_of(self, row: int) -> str:
+        """A row's file and number, for messages."""
+        part, _, _ = next(self._parts(row, row + 1))
+        return f"{part.path}: row {row - part.start} (row {row} of the source)"
 
     def describe(self) -> dict[str, Any]:
         """Describe what is read, so that a later process can tell whether its source is the same.
@@ -332,11 +348,7 @@ class Source:
     @cached_property
     def _content(self) -> dict[str, Any]:
         def read(start: int, stop: int) -> tuple[np.ndarray, ...]:
-            vectors = np.empty((stop - start, self.d), np.float64)  # equal for any type
-            for part, begin, end in self._parts(start, stop):
-                read_range(
-                    part.file, begin - part.start, vectors[begin - start : end - start], part.start
-                )
+            vectors = self.read(start, stop, self.exact_dtype).astype(np.float64, copy=False)
             return (vectors, self.read_ids(start, stop)) if self.has_ids else (vectors,)
 
         return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.formats import EXTENSIONS, has_known_extension
 from teravec.sources.vectorfile import source_errors
+from teravec.storage.layout import absolute
 
 __all__ = ["PathLike", "checked_path", "discover"]
 
@@ -70,12 +71,12 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _expand(path: PathLike) -> list[Path]:
-    here = checked_path(path, "a source")
+    here = absolute(checked_path(path, "a source"))
     try:
         with source_errors(here):
             mode = here.stat().st_mode
     except InvalidSource:
-        if glob.has_magic(str(here)):
+        if glob.has_magic(str(path)):
             return _matches(str(here))
         raise
     except ValueError as error:  # a null byte in the name

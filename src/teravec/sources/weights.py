@@ -15,6 +15,7 @@ from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
 from teravec.sources.paths import PathLike, checked_path
 from teravec.sources.vectorfile import VectorFile
+from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
 
@@ -38,7 +39,7 @@ class Weights:
 
     def __init__(self, weights: PathLike | npt.ArrayLike, ntotal: int) -> None:
         if isinstance(weights, str | os.PathLike):
-            self.path = checked_path(weights, "weights")
+            self.path = absolute(checked_path(weights, "weights"))
             file: VectorFile = open_npy(self.path, column=True)
         else:
             self.path = Path("weights in memory")
