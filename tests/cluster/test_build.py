@@ -25,6 +25,7 @@ from teravec.errors import MissingFile, TeravecError
 from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.progress import Bar, NoProgress, Progress
+from teravec.search import groundtruth as groundtruth_module
 from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
@@ -230,7 +231,7 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
 
 
 def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teravec.search.groundtruth._FEWEST_RANGE", 1000)
+    monkeypatch.setattr(groundtruth_module, "_FEWEST_RANGE", 1000)
     source, queries = open_source(case.source), clustered(50, 32, seed=1)
     for metric in (Metric.L2, Metric.COSINE):
         here, there = (
