@@ -56,7 +56,7 @@ TORCH ?= torch==2.13.0
 test-gpu:
 	$(MAKE) VENV=.venv-gpu .venv-gpu/.ready
 	.venv-gpu/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	.venv-gpu/bin/python -m pytest -rs tests/kernels/test_torch_scan.py tests/selftest/test_gpu.py
+	.venv-gpu/bin/python -m pytest -rs tests/kernels/test_torch_scan.py tests/selftest/test_gpu.py tests/sources/test_torch.py
 
 # Jobs under a real Slurm of four nodes on this host; installs Slurm where it is missing.
 test-slurm: $(READY)

@@ -20,6 +20,7 @@ TOP = (
     "building",
     "cli",
     "planning",
+    "querying",
     "selftest",
     "slurm",
     "__main__",

@@ -5,6 +5,7 @@
     import teravec
 
     teravec.build("embeddings/*.parquet", "myindex", codec="sq6", memory="8GiB")
+    teravec.build(vectors, "another", ids=ids)  # an array, a table, a data frame, a stream
     with teravec.open("myindex") as index:
         distances, ids = index.search(queries, k=10, recall=0.95)
 """
@@ -20,6 +21,7 @@ from teravec.api import (
     train,
     verify,
 )
+from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
     Busy,
@@ -41,39 +43,75 @@ from teravec.errors import (
     Unavailable,
     WorkerLost,
 )
+from teravec.index.calibration import Calibration, Measured
+from teravec.index.manifest import Manifest
+from teravec.kernels.metric import Metric
+from teravec.kernels.sketch import Candidates
+from teravec.progress import Bar, Progress
+from teravec.querying import evaluate, groundtruth, info, range_search, search
+from teravec.search.corpus import CorpusSummary
+from teravec.search.effort import Effort
+from teravec.search.evaluation import Evaluation
 from teravec.search.index import Index
+from teravec.search.results import Neighbors
 from teravec.search.stats import SearchStats
 from teravec.serving.client import RemoteIndex
+from teravec.slices.entry import RowsEntry, SliceEntry
+from teravec.training.description import ModelDescription
+from teravec.training.options import TrainOptions
+from teravec.training.record import LayoutOptions
 
 __all__ = [
     "AccessDenied",
+    "Bar",
     "Busy",
+    "Calibration",
+    "Candidates",
+    "CorpusSummary",
     "CorruptFile",
     "DeadlineExceeded",
+    "Effort",
+    "Evaluation",
     "ForeignFile",
     "IncompatibleVersion",
     "Index",
     "InvalidArgument",
     "InvalidSource",
+    "LayoutOptions",
     "LimitExceeded",
+    "Manifest",
+    "Measured",
     "MemoryLimitTooSmall",
+    "Metric",
     "MissingFile",
+    "ModelDescription",
+    "Neighbors",
     "OtherIndex",
     "OutputExists",
+    "Progress",
     "ProtocolError",
     "RemoteIndex",
+    "Resources",
+    "RowsEntry",
     "SearchStats",
     "ServiceError",
+    "SliceEntry",
     "StorageError",
     "TeravecError",
+    "TrainOptions",
     "Unavailable",
     "WorkerLost",
     "build",
     "calibrate",
     "connect",
+    "evaluate",
     "export_faiss",
+    "groundtruth",
+    "info",
     "merge",
     "open",
+    "range_search",
+    "search",
     "shard",
     "train",
     "verify",

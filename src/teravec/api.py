@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import numpy.typing as npt
 
 from teravec import building
@@ -16,17 +16,18 @@ from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
-from teravec.index.manifest import Manifest
+from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
-from teravec.memory import granted_memory, parse_bytes, require
+from teravec.memory import granted_memory, parse_bytes
 from teravec.processors import check_threads
 from teravec.progress import NoProgress, Progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
+from teravec.search.given import Truth, as_neighbors, read_whole
 from teravec.search.index import open_index as open
-from teravec.search.results import check_place, read_neighbors
+from teravec.search.results import check_place
 from teravec.serving.client import connect
-from teravec.sources import PathLike, open_source
+from teravec.sources import Data, PathLike, checked_path
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
@@ -71,10 +72,10 @@ def resources(
 
 
 def build(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
-    nlist: int | None = None,
+    nlist: int | str | None = None,
     metric: str = "l2",
     transform: str | None = None,
     codec: str = "sq8",
@@ -88,11 +89,12 @@ def build(
     calibrate: bool = True,
     memory: str | int | None = None,
     threads: int | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
-    weights: PathLike | None = None,
+    weights: PathLike | npt.ArrayLike | None = None,
     progress: Progress | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -103,15 +105,26 @@ def build(
 
     Parameters
     ----------
-    data : path-like or sequence of path-like
+    data : path-like or list of path-like, array-like, table, data frame or stream
         Files, folders or globs (``**`` for any depth) of .fvecs, .bvecs, .ivecs, .fbin,
         .f16bin, .u8bin, .i8bin, .npy, .parquet, .arrow or .feather files; rows in this order,
         members of a folder in natural order of name. ``PATH:FORMAT`` says what one of them is.
+
+        Or vectors in memory, which are not copied: an array of shape (n, d) of NumPy, PyTorch
+        or any library whose arrays NumPy reads; lists of lists; a table or data frame of
+        pyarrow, pandas or polars; a list of such, rows one after another.
+
+        Or a stream: what exports an Arrow stream (a RecordBatchReader, a DuckDB relation), or
+        an iterator of batches, each as above, or ``(ids, vectors)``, or one vector. It is
+        written to the file ``OUT.spool`` first, one batch at a time. A build that was killed
+        goes on from there, once the same stream is given again (only its first batch is
+        looked at), or ``OUT.spool`` as data. The file is removed when the index is whole and
+        calibrated.
     out : path-like
         Index directory: new, empty, or holding the same build.
-    nlist : int, optional
-        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), at most one list
-        for every 39 vectors.
+    nlist : int or "auto", optional
+        Inverted lists. Not given, or "auto": the power of two nearest 4 sqrt(ntotal), at most
+        one list for every 39 vectors.
     metric : {"l2", "ip", "cosine"}
     transform : str, optional
         ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, else none.
@@ -141,17 +154,20 @@ def build(
         to give.
     threads : int, optional
         Not given: the processors that this process may use, by affinity and container.
+    ids : array-like of shape (n,), optional
+        Ids of vectors in memory: whole numbers, 0 or more, each once.
     id_column, vector_column : str, optional
-        Of Parquet and Arrow files; a field of a struct as ``column.field``. Ids are row numbers
-        where no column is named.
+        Of Parquet and Arrow files, tables and data frames; a field of a struct as
+        ``column.field``. Ids are row numbers where neither ``ids`` nor a column gives them.
     format : str, optional
         What all files are, whatever their names say: an extension without its dot.
     skip_bad : bool
         Leave out rows that are null, hold nulls, are of another length, or hold NaN or
         infinity: one more pass over the data. They are listed in ``skipped.json``; the others
         keep their ids.
-    weights : path-like, optional
-        A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
+    weights : path-like or array-like, optional
+        An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
+        k-means, 0 or more.
     progress : Progress, optional
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
@@ -185,84 +201,166 @@ def build(
     with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
             data, out,
-            options=TrainOptions(
-                nlist, metric, transform, codec, sample, niter, seed,
-                None if max_list_bytes is None else parse_bytes(max_list_bytes),
+            options=_train_options(
+                nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
             ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
-            resources=granted,
+            resources=granted, ids=ids,
             id_column=id_column, vector_column=vector_column, weights=weights, format=format,
             skip_bad=skip_bad,
         )  # fmt: skip
 
 
 def train(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
     options: TrainOptions | None = None,
     layout: LayoutOptions | None = None,
     resources: Resources | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
-    weights: PathLike | None = None,
+    weights: PathLike | npt.ArrayLike | None = None,
+    nlist: int | str | None = None,
+    metric: str = "l2",
+    transform: str | None = None,
+    codec: str = "sq8",
+    sample: int | None = None,
+    niter: int = 10,
+    seed: int = 1234,
+    max_list_bytes: str | int | None = None,
+    shards: int | None = None,
+    slices: int | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    device: str = CPU,
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``.
 
-    Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
-    where a killed run stood.
+    A rerun goes on where a killed run stood.
+
+    Parameters
+    ----------
+    options, layout, resources : optional
+        The parameters that follow, put together already; those of a group that is given are
+        ignored.
+    data, out, ids, id_column, vector_column, weights, ...
+        As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
+
+    Returns
+    -------
+    ModelDescription
     """
-    paths, granted = IndexPaths(Path(out)), resources or Resources()
-    source = building.open_vectors(
-        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad,
-    )  # fmt: skip
-    return building.train_model(
-        source, paths, options or TrainOptions(), layout or LayoutOptions(), granted,
-        building.weights_of(weights, source),
-    )  # fmt: skip
+    trained = options or _train_options(
+        nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
+    )
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        source = building.open_vectors(
+            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
+            format=format, skip_bad=skip_bad,
+        )  # fmt: skip
+        return building.train_model(
+            source, paths, trained, layout or LayoutOptions(shards, slices), granted,
+            building.weights_of(weights, source),
+        )  # fmt: skip
 
 
 def shard(
-    data: PathLike | Sequence[PathLike],
+    data: Data,
     out: PathLike,
     *,
     rows: tuple[int, int] | None = None,
     resources: Resources | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    device: str = CPU,
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
     Ranges may be encoded in any order and by several processes at once; one whose rows another
-    process encodes now raises OutputExists. Returns the shard files written. Rows that ``train``
-    skipped are skipped here too, and are not counted.
+    process encodes now raises OutputExists. Parameters as for ``train``. Returns the shard files
+    written. Rows that ``train`` skipped are skipped here too, and are not counted.
     """
-    paths, granted = IndexPaths(Path(out)), resources or Resources()
-    source = building.open_vectors(
-        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format
-    )
-    return building.shard_rows(source, paths, rows, granted)
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        source = building.open_vectors(
+            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
+            format=format,
+        )  # fmt: skip
+        return building.shard_rows(source, paths, rows, granted)
 
 
 def merge(
-    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None
-) -> Manifest:
-    """Merge all shards into slices and seal the index; the third stage."""
-    return building.merge_shards(
-        IndexPaths(Path(out)), keep_shards=keep_shards, resources=resources or Resources()
-    )
+    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None,
+    memory: str | int | None = None, threads: int | None = None,
+    progress: Progress | None = None, engine: str = "local", workers: int | None = None,
+    address: str | None = None,
+) -> Manifest:  # fmt: skip
+    """Merge all shards into slices and seal the index; the third stage.
+
+    Parameters as for ``train``. The vectors of a stream stay in ``OUT.spool`` for
+    ``calibrate``, which removes them.
+    """
+    with _granted(
+        resources, memory, threads, progress, EngineOptions(engine, workers, address)
+    ) as granted:
+        paths = IndexPaths(checked_path(out, "out"))
+        return building.merge_shards(paths, keep_shards=keep_shards, resources=granted)
+
+
+@contextmanager
+def _granted(
+    given: Resources | None, memory: str | int | None, threads: int | None,
+    progress: Progress | None, engine: EngineOptions, device: str = CPU,
+) -> Iterator[Resources]:  # fmt: skip
+    """What the caller grants, whose workers are the caller's to end; or what the others say."""
+    if given is not None:
+        yield given
+        return
+    with resources(memory, threads, progress, engine, device) as granted:
+        yield granted
+
+
+def _train_options(
+    nlist: int | str | None, metric: str, transform: str | None, codec: str, sample: int | None,
+    niter: int, seed: int, max_list_bytes: str | int | None,
+) -> TrainOptions:  # fmt: skip
+    if isinstance(nlist, str):
+        if nlist != "auto":
+            raise InvalidArgument(f"nlist is {nlist!r}; a whole number or 'auto' expected")
+        nlist = None
+    return TrainOptions(
+        nlist, metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+    )  # fmt: skip
 
 
 def calibrate(
     path: PathLike,
-    queries: PathLike | npt.NDArray[np.float32] | None = None,
+    queries: Data | None = None,
     *,
-    data: PathLike | Sequence[PathLike] | None = None,
-    truth: PathLike | None = None,
+    data: Data | None = None,
+    truth: Truth | None = None,
     nqueries: int = 1000,
     ks: Sequence[int] = (1, 10, 100),
     codes: int | None = None,
@@ -270,6 +368,7 @@ def calibrate(
     truth_format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
+    ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
@@ -283,13 +382,17 @@ def calibrate(
     ----------
     path : path-like
         Index directory.
-    queries : path-like or ndarray of shape (nq, d), optional
-        Queries like those to come. Not given: vectors drawn from ``data``, preferably such
-        that the model was not trained on, each left out of its own neighbours.
-    data : path-like or sequence of path-like, optional
-        The vectors that the index was built from, for their exact neighbours.
-    truth : path-like, optional
-        Instead of data: a file of the exact neighbours of ``queries``.
+    queries : optional
+        Queries like those to come, as ``build`` takes data. Not given: vectors drawn from
+        ``data``, preferably such that the model was not trained on, each left out of its own
+        neighbours.
+    data : optional
+        The vectors that the index was built from, as ``build`` takes them, for their exact
+        neighbours. An index of vectors in memory knows them by their numbers: an array, a
+        stream or a file of the same ones will do.
+    truth : path-like, (distances, ids) or ids, optional
+        Instead of data: the exact neighbours of ``queries``; a file, or the arrays that
+        ``groundtruth`` returns.
     nqueries : int
         Vectors to draw, where no queries are given.
     ks : sequence of int
@@ -302,7 +405,7 @@ def calibrate(
         What it measures in time does not depend on the machine; how far it comes does.
     truth_format : str, optional
         Of the truth file, as "ibin", where its name and content do not tell.
-    memory, threads, id_column, vector_column, format, progress
+    memory, threads, ids, id_column, vector_column, format, progress
         As for ``build``.
 
     Raises
@@ -316,10 +419,12 @@ def calibrate(
     StorageError
         No permission to write into the index.
     """
-    paths = IndexPaths(Path(path))
+    paths = IndexPaths(checked_path(path, "index"))
     options = CalibrationOptions(nqueries, tuple(ks), codes, seconds)
     limits = resources(memory, threads, progress)
-    given = None if queries is None else _vectors(queries, limits.memory_bytes, format)
+    given = None
+    if queries is not None:
+        given = read_whole(queries, limits, "queries", vector_column, format=format)
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -329,24 +434,15 @@ def calibrate(
         )
     with hold_directory(paths.root):
         if truth is not None and given is not None:
-            neighbors = read_neighbors(truth, truth_format)
+            neighbors = as_neighbors(truth, truth_format)
             return calibrate_with_truth(paths, given, neighbors, options, limits)
         source = building.open_vectors(
-            data or [], paths, limits, id_column=id_column, vector_column=vector_column,
+            data, paths, limits, ids=ids, id_column=id_column, vector_column=vector_column,
             format=format,
         )  # fmt: skip
-        return calibrate_index(paths, source, options, limits, given)
-
-
-def _vectors(
-    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int, format: str | None
-) -> npt.NDArray[np.float32]:
-    if not isinstance(queries, str | Path):
-        return np.asarray(queries)
-    source = open_source(queries, format=format)
-    require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
-    return vectors
+        calibration = calibrate_index(paths, source, options, limits, given)
+        building.remove_spool(paths, read_manifest(paths))
+    return calibration
 
 
 def verify(path: PathLike, *, progress: Progress | None = None) -> None:
@@ -357,11 +453,11 @@ def verify(path: PathLike, *, progress: Progress | None = None) -> None:
     CorruptFile, MissingFile, ForeignFile
         The first damage found; names the file.
     """
-    damages = _verify(path, progress or NoProgress())
+    damages = _verify(checked_path(path, "index"), progress or NoProgress())
     if damages:
         raise damages[0]
 
 
 def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | None = None) -> None:
     """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(path, out, progress or NoProgress())
+    _export_faiss(checked_path(path, "index"), checked_path(out, "out"), progress or NoProgress())

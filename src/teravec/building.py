@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from teravec.engines.resources import Resources
-from teravec.errors import CorruptFile, MemoryLimitTooSmall, storage_errors
+from teravec.errors import CorruptFile, InvalidSource, MemoryLimitTooSmall, storage_errors
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
 from teravec.kernels.native import warn_if_missing
@@ -25,19 +26,36 @@ from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
 from teravec.slices.repeated import find_repeated
-from teravec.sources import Source, Weights, as_described, open_source, read_bad, write_bad
+from teravec.sources import (
+    Data,
+    PathLike,
+    Source,
+    Weights,
+    as_described,
+    checked_path,
+    open_data,
+    open_source,
+    read_bad,
+    write_bad,
+)
 from teravec.storage.arrays import describe_file
-from teravec.storage.files import sync_directory
+from teravec.storage.files import remove, sync_directory
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
-from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
+from teravec.training.record import BuildRecord, LayoutOptions, begin_build, check_free, read_record
 from teravec.training.train import train
 
 __all__ = [
-    "build_index", "merge_shards", "open_vectors", "shard_rows", "train_model", "weights_of",
-]  # fmt: skip
+    "build_index",
+    "merge_shards",
+    "open_vectors",
+    "remove_spool",
+    "shard_rows",
+    "train_model",
+    "weights_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +75,21 @@ def train_model(
 
 
 def open_vectors(
-    data: str | Path | Sequence[str | Path], paths: IndexPaths, resources: Resources, *,
+    data: Data, paths: IndexPaths, resources: Resources, *, ids: Any = None,
     id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
     skip_bad: bool = False,
 ) -> Source:  # fmt: skip
     """Open the vectors of an index as its build has them: the order of files, and bad rows.
 
     A build that began without bad rows goes on without them. One that is new leaves them out
-    where that is asked for.
+    where that is asked for. Streams, and what other processes need, are spooled beside the index.
     """
+    check_free(paths)  # before a stream is read for it
     begun = _begun_with(paths)
-    source = open_source(
-        data, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad or "skipped" in begun,
+    source = open_data(
+        data, ids=ids, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad or "skipped" in begun, spool_path=paths.spool,
+        shared=not resources.engine.in_process, progress=resources.progress,
     )  # fmt: skip
     return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
 
@@ -80,9 +100,9 @@ def _begun_with(paths: IndexPaths) -> dict[str, Any]:
         return read_record(paths).source if paths.build.exists() else {}
 
 
-def weights_of(path: str | Path | None, source: Source) -> Weights | None:
-    """The weights in a file, one for each row of the source's files."""
-    return None if path is None else Weights(path, source.nrows, source.skipped)
+def weights_of(weights: Any, source: Source) -> Weights | None:
+    """The weights of a file or array, one for each row of the source's files."""
+    return None if weights is None else Weights(weights, source.nrows, source.skipped)
 
 
 def _list_skipped(source: Source, paths: IndexPaths) -> None:
@@ -209,10 +229,10 @@ def _warn_if_clipped(manifest: Manifest) -> None:
 
 
 def build_index(
-    data: str | Path | Sequence[str | Path], out: str | Path, *,
+    data: Data, out: PathLike, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
-    id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: str | Path | None = None, format: str | None = None, skip_bad: bool = False,
+    ids: Any = None, id_column: str | None = None, vector_column: str | None = None,
+    calibrate: bool = True, weights: Any = None, format: str | None = None, skip_bad: bool = False,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing.
 
@@ -221,18 +241,20 @@ def build_index(
     """
     warn_if_missing()
     started = time.monotonic()
-    paths = IndexPaths(Path(out))
+    paths = IndexPaths(checked_path(out, "out"))
     source = open_vectors(
-        data, paths, resources, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad,
+        data, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column,
+        format=format, skip_bad=skip_bad,
     )  # fmt: skip
     weighed = weights_of(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
         _list_skipped(source, paths)
         if not paths.manifest.exists():
-            train(source, record, paths, resources, weighed)
-            _shard_rows(source, paths, None, resources)
+            with _no_spool_of_bad_vectors(source, paths):
+                train(source, record, paths, resources, weighed)
+                _shard_rows(source, paths, None, resources)
         manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
+        calibration = None
         if calibrate:
             calibration = _calibrated(paths, manifest)
             if calibration is None:
@@ -240,6 +262,8 @@ def build_index(
                 calibration = _calibrate(source, paths, resources, seconds)
             if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
                 log.warning("%s: %s", paths.root, why)
+        if not calibrate or source.ntotal < 2 or calibration is not None:
+            remove_spool(paths, manifest)
     return manifest
 
 
@@ -247,6 +271,24 @@ def _built_s(paths: IndexPaths) -> float:
     """Seconds from the beginning of a build to its manifest, whichever runs did it."""
     with storage_errors(paths.root, "read"):
         return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
+
+
+@contextmanager
+def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None]:
+    """Remove the spool of vectors that turn out to be bad: they can never be indexed."""
+    try:
+        yield
+    except InvalidSource:
+        if source.files[0].path == paths.spool:
+            remove(paths.spool)
+        raise
+
+
+def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
+    """Remove the vectors spooled beside an index that is whole, if they are its own."""
+    with suppress(CorruptFile, InvalidSource):  # a file of this name that is none of ours stays
+        if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
+            remove(paths.spool)
 
 
 def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:

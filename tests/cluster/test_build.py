@@ -25,6 +25,7 @@ from teravec.errors import MissingFile, TeravecError
 from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.progress import Bar, NoProgress, Progress
+from teravec.search import groundtruth as groundtruth_module
 from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
@@ -230,7 +231,7 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
 
 
 def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teravec.search.groundtruth._FEWEST_RANGE", 1000)
+    monkeypatch.setattr(groundtruth_module, "_FEWEST_RANGE", 1000)
     source, queries = open_source(case.source), clustered(50, 32, seed=1)
     for metric in (Metric.L2, Metric.COSINE):
         here, there = (
@@ -301,3 +302,21 @@ def test_local_engine_takes_no_address(tmp_path: Path) -> None:
     source = write_fbin(tmp_path / "x.fbin", np.zeros((5, 2), np.float32))
     message = fails("build", source, "--out", tmp_path / "i", "--address", "127.0.0.1:1")
     assert "engine ray" in message
+
+
+def test_vectors_in_memory_are_spooled_for_workers(
+    engine: RayEngine, case: Case, tmp_path: Path
+) -> None:
+    vectors = open_source(case.source).read(0, 40_000)
+    ids = np.arange(len(vectors)) * 2
+    resources = Resources(MEMORY, 1, engine=engine)
+    manifests = [
+        building.build_index(
+            vectors, tmp_path / name, options=TrainOptions(64, niter=2), layout=LayoutOptions(),
+            keep_shards=False, resources=each, ids=ids,
+        )
+        for name, each in (("alone", Resources(MEMORY, 1)), ("cluster", resources))
+    ]  # fmt: skip
+    alone, cluster = ([entry.checksum for entry in m.slices] for m in manifests)
+    assert alone == cluster
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "cluster"]

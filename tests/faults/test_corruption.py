@@ -20,6 +20,7 @@ from teravec.index.manifest import read_manifest, write_manifest
 from teravec.index.verify import verify
 from teravec.kernels.metric import Metric
 from teravec.progress import NoProgress, Progress
+from teravec.search import exact_scan, memory_shares
 from teravec.search.groundtruth import groundtruth
 from teravec.search.lists import IndexLists
 from teravec.sources import open_source
@@ -182,7 +183,7 @@ def test_lists_flipped_where_they_are_streamed(
 ) -> None:
     # Lists that memory does not hold are read through buffers, and large ones in parts.
     expected = answer(index)
-    monkeypatch.setattr("teravec.search.memory_shares._LARGEST_CHUNK", 100)
+    monkeypatch.setattr(memory_shares, "_LARGEST_CHUNK", 100)
     monkeypatch.setattr(IndexLists, "all_bytes", lambda _: 0)
     assert_same(answer(index), expected)
     assert_same(within(index), within(index))
@@ -462,7 +463,7 @@ def test_damage_to_a_finished_build(tmp_path: Path) -> None:
 def test_damage_to_the_checkpoint_of_a_ground_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.search.exact_scan._BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(exact_scan, "_BLOCK_BYTES", 1 << 12)
     np.save(tmp_path / "x.npy", clustered(1000, D))
     source = open_source(tmp_path / "x.npy")
 

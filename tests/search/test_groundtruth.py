@@ -15,6 +15,7 @@ from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument, InvalidSource, MemoryLimitTooSmall, OutputExists
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
+from teravec.search import exact_scan
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.groundtruth import groundtruth
 from teravec.search.results import read_neighbors
@@ -192,7 +193,7 @@ def test_whole_numbers_beyond_float64_are_refused_by_row(tmp_path: Path) -> None
 def test_a_checkpoint_of_rounded_vectors_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.search.exact_scan._BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(exact_scan, "_BLOCK_BYTES", 1 << 10)
     checkpoint = tmp_path / "state"
     options: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": 0}
     base, queries = clustered(2000, 6).astype(float), clustered(4, 6, seed=1)

@@ -92,9 +92,6 @@ def test_a_closed_index_reads_no_file_that_was_opened_since(root: Path) -> None:
 
 
 def test_arguments_of_no_sense_begin_no_build(root: Path, tmp_path: Path) -> None:
-    data: Any = X
-    with pytest.raises(InvalidArgument, match=r"ndarray found; arrays are saved first"):
-        teravec.build(data, tmp_path / "i")
     wrong: list[dict[str, Any]] = [
         {"nlist": 4.5}, {"slices": 1.5}, {"seed": "a"}, {"metric": None}, {"codec": None},
     ]  # fmt: skip

@@ -8,16 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from teravec import querying
 from teravec.cli import options as o
 from teravec.cli.bars import Bars
 from teravec.cli.running import as_typed, command, print_json
-from teravec.index.calibration import read_calibration
 from teravec.index.export import export_faiss
-from teravec.index.info import describe_index
 from teravec.index.manifest import describe_repeated
-from teravec.index.opened import OpenedIndex
 from teravec.index.verify import verify as verify_index
-from teravec.search.effort import shortfall
 from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]
@@ -36,11 +33,8 @@ def add_inspect_commands(app: typer.Typer) -> None:
 
 def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
-    with OpenedIndex(index) as opened:
-        content = describe_index(opened)
-        calibration = read_calibration(opened.paths, opened.manifest)
-    why = None if calibration is None else shortfall(calibration, content["nlist"])
-    content["shortfall"] = why
+    content = querying.info(index)
+    why = content["shortfall"]
     if json:
         print_json(content)
         return

@@ -7,32 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from teravec import api
+from teravec import querying
 from teravec.cli import options as o
 from teravec.cli.answering import answer
 from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
-from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument, InvalidSource
+from teravec.errors import InvalidArgument
 from teravec.index.manifest import read_manifest
-from teravec.kernels.metric import Metric
-from teravec.memory import require
-from teravec.search.checkpoint import remove_checkpoint
-from teravec.search.evaluation import Evaluation, evaluate
+from teravec.search.evaluation import Evaluation
 from teravec.search.formats.found import FoundArrays
-from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
-from teravec.search.questions import TopK, Within, holds_rows_of
-from teravec.search.results import check_output, read_neighbors, write_neighbors
-from teravec.sources import Source, find_bad, open_source, write_bad
+from teravec.search.questions import TopK, Within, with_index_ids
+from teravec.search.results import check_output, read_neighbors
+from teravec.sources import Source, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
@@ -137,24 +130,15 @@ def _open_queries(
     """
     if not queries:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-    column = None
-    if id_column is None:
-        made_of = read_manifest(IndexPaths(index)).source
-        column = made_of.get("id_column")
-    if column is None:
-        return open_source(queries, id_column=id_column, vector_column=vector_column, format=format)
-    try:
-        if not exclude_self:
-            source = open_source(queries, vector_column=vector_column, format=format)
-            if not holds_rows_of(made_of, source):
-                return source
-        return open_source(queries, id_column=column, vector_column=vector_column, format=format)
-    except InvalidSource as error:
-        if not exclude_self:
-            raise
-        raise InvalidSource(
-            f"{error}; the index's ids are those of column {column!r}, which --exclude-self needs"
-        ) from error
+
+    def opened(column: str | None) -> Source:
+        return open_source(
+            queries or [], id_column=column, vector_column=vector_column, format=format
+        )
+
+    if id_column is not None:
+        return opened(id_column)
+    return with_index_ids(read_manifest(IndexPaths(index)).source, opened, exclude_self)
 
 
 def evaluate_index(
@@ -185,17 +169,16 @@ def evaluate_index(
     """
     if nprobe is not None and recall is not None:
         raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else []
-    recalls = [] if recall is None else parse_decimals(recall, "recall")
+    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else None
+    recalls = None if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth, truth_format)
     with nullcontext() if plot is None else hold_file(plot):
-        with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-            results = evaluate(
-                opened, _read_queries(open_source(queries, format=format), queries, memory),
-                neighbors, k, nprobes, recalls=recalls, candidates=candidates,
-            )  # fmt: skip
+        results = querying.evaluate(
+            index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
+            format=format, memory=memory, threads=threads,
+        )  # fmt: skip
         if plot is not None:
             draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
@@ -221,28 +204,16 @@ def groundtruth(
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
-    chosen = EngineOptions(engine, workers, address)
     source = open_source(
         data[:-1], id_column=id_column, vector_column=vector_column, format=format,
         skip_bad=skip_bad,
     )  # fmt: skip
-    asked = open_source(data[-1], format=format)
-    for taken in (source, asked):
-        taken.check_not(out)
-    checkpoint = out.with_name(out.name + ".partial")
-    with hold_file(out):
-        with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
-            if skip_bad:
-                source = find_bad(source, resources.threads, resources.progress)
-            distances, ids = exact_neighbors(
-                source, _read_queries(asked, data[-1], memory, exact=True), k,
-                metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
-            )  # fmt: skip
-        write_neighbors(out, distances, ids)
-        skipped = source.skipped.rows if source.skipped is not None else 0
-        if skipped:
-            write_bad(out.with_name(out.name + ".skipped.json"), source)
-        remove_checkpoint(checkpoint)
+    _, ids = querying.groundtruth(
+        source, data[-1], k, metric=metric, out=out, format=format, memory=memory,
+        threads=threads, progress=Bars(quiet=quiet or json), engine=engine, workers=workers,
+        address=address,
+    )  # fmt: skip
+    skipped = querying.skipped_rows(out)
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k, "skipped": skipped})
     else:
@@ -251,16 +222,6 @@ def groundtruth(
         print(
             f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
         )
-
-
-def _read_queries(
-    source: Source, path: str, memory: str | None, *, exact: bool = False
-) -> npt.NDArray[np.float32]:
-    limit = api.resources(memory, None, None).memory_bytes
-    dtype = source.exact_dtype if exact else np.dtype(np.float32)
-    require(source.ntotal * source.d * dtype.itemsize, limit, f"holding the queries of {path}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal, dtype)
-    return vectors
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:

@@ -136,7 +136,7 @@ class Index:
         return self._efforts.calibration
 
     def search(
-        self, queries: Float32, k: int, nprobe: int | None = None, *,
+        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
         recall: float | None = None, candidates: int | None = None,
     ) -> tuple[Float32, Int64]:  # fmt: skip
         """Find each query's nearest vectors by scanning some inverted lists.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.errors import InvalidArgument, InvalidSource, MemoryLimitTooSmall
 from teravec.index.manifest import copies_of_an_id
 from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
@@ -19,7 +19,7 @@ from teravec.search.ordering import by_query
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
-__all__ = ["Question", "TopK", "Within", "all_but_own", "check_own_ids", "holds_rows_of"]
+__all__ = ["Question", "TopK", "Within", "all_but_own", "check_own_ids", "with_index_ids"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -256,7 +256,7 @@ def check_own_ids(index: Index, source: Source) -> None:
                 f"name the id column of the queries to leave each out of its own neighbours"
             )
         return
-    same = holds_rows_of(made_of, source)
+    same = _holds_rows_of(made_of, source)
     if same and source.has_ids:
         raise InvalidArgument(
             f"ids of the queries are those of column {source.id_column!r}, of the index row "
@@ -270,8 +270,46 @@ def check_own_ids(index: Index, source: Source) -> None:
         )
 
 
-def holds_rows_of(made_of: dict[str, Any], source: Source) -> bool:
-    """Whether a source is the files that an index was made of, or the first of them."""
+def with_index_ids(
+    made_of: dict[str, Any], opened: Callable[[str | None], Source], exclude_self: bool
+) -> Source:
+    """Open queries; those that are indexed vectors get the index's ids.
+
+    So a result's queries and its ids are of one kind, and a vector is known as its own neighbour.
+
+    Parameters
+    ----------
+    made_of : dict
+        The source that the index was built from, as the manifest describes it.
+    opened : callable
+        Opens the queries with this id column, or with row numbers.
+    exclude_self : bool
+        The queries must have the index's ids.
+
+    Raises
+    ------
+    InvalidSource
+        The queries lack the index's id column, and it is needed.
+    """
+    column = made_of.get("id_column")
+    if column is None:
+        return opened(None)
+    try:
+        if not exclude_self and not _holds_rows_of(made_of, source := opened(None)):
+            return source
+        return opened(column)
+    except InvalidSource as error:
+        if not exclude_self:
+            raise
+        raise InvalidSource(
+            f"{error}; the index's ids are those of column {column!r}, which --exclude-self needs"
+        ) from error
+
+
+def _holds_rows_of(made_of: dict[str, Any], source: Source) -> bool:
+    """Whether a source is the vectors that an index was made of, or the first of its files."""
+    if "files" in made_of and source.is_described_by(made_of):
+        return True
     known = [file["fingerprint"] for file in made_of.get("files", [])]
     given = [file["fingerprint"] for file in source.describe()["files"]]
     return known[: len(given)] == given

@@ -86,8 +86,8 @@ class RemoteIndex:
         return self._retried(lambda peer: peer.tell(action, deadline), deadline)
 
     def search(
-        self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
-        candidates: int | None = None, timeout_s: float | None = None,
+        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
+        recall: float | None = None, candidates: int | None = None, timeout_s: float | None = None,
     ) -> tuple[Float32, Int64]:  # fmt: skip
         """Find each query's nearest vectors: see ``Index.search``.
 
@@ -116,8 +116,9 @@ class RemoteIndex:
         )[:2]  # fmt: skip
 
     def search_partial(
-        self, queries: Float32, k: int, nprobe: int | None = None, *, recall: float | None = None,
-        candidates: int | None = None, timeout_s: float | None = None, allow_partial: bool = True,
+        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
+        recall: float | None = None, candidates: int | None = None,
+        timeout_s: float | None = None, allow_partial: bool = True,
     ) -> tuple[Float32, Int64, float]:  # fmt: skip
         """As ``search``, without lists that no live server owns.
 

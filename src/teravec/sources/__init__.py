@@ -1,12 +1,26 @@
-"""Where vectors come from: files read as one matrix, by row ranges, in bounded memory."""
+"""Where vectors come from: files, memory or streams as one matrix, read by ranges of rows."""
 
 from teravec.sources.bad_rows import as_described, find_bad, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
+from teravec.sources.data import Data, open_data
 from teravec.sources.matrix import Source, SourceFiles, open_source, same_vectors
-from teravec.sources.paths import PathLike
+from teravec.sources.paths import PathLike, checked_path
 from teravec.sources.weights import Weights
 
 __all__ = [
-    "GAP_BYTES", "PathLike", "Source", "SourceFiles", "Weights", "as_described", "find_bad",
-    "open_source", "read_bad", "same_vectors", "spans", "write_bad",
-]  # fmt: skip
+    "GAP_BYTES",
+    "Data",
+    "PathLike",
+    "Source",
+    "SourceFiles",
+    "Weights",
+    "as_described",
+    "checked_path",
+    "find_bad",
+    "open_data",
+    "open_source",
+    "read_bad",
+    "same_vectors",
+    "spans",
+    "write_bad",
+]

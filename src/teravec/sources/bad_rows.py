@@ -20,7 +20,7 @@ from teravec.sources.matrix import Source, SourceFile
 from teravec.sources.skipped import Int64, Skipped
 from teravec.storage.jsonfile import read_json, write_json
 
-__all__ = ["as_described", "find_bad", "read_bad", "write_bad"]
+__all__ = ["as_described", "bad_rows_listed", "find_bad", "read_bad", "write_bad"]
 
 _FORMAT, _VERSION = "teravec-skipped", 1
 _BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
@@ -94,6 +94,11 @@ def write_bad(path: Path, source: Source) -> None:
             })  # fmt: skip
     head = {"format": _FORMAT, "version": _VERSION, "rows": skipped.rows}
     write_json(path, {**head, "files": files})
+
+
+def bad_rows_listed(path: Path) -> int:
+    """How many rows such a list names."""
+    return int(read_json(path, _FORMAT, _VERSION)["rows"])
 
 
 def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:

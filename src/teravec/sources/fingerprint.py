@@ -1,8 +1,9 @@
-"""Whether an input file is still the one that a build began with."""
+"""Whether an input is still the one that a build began with: a file, or vectors in memory."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import xxhash
 from teravec.sources.packed import opened, read_exactly
 from teravec.sources.vectorfile import source_errors
 
-__all__ = ["fingerprint"]
+__all__ = ["content_fingerprint", "fingerprint"]
 
 _END_BYTES = 64 << 10
 _PROBE_BYTES = 4 << 10
 _PROBES = 16
+
+_WHOLE_BYTES = 256 << 20  # of float32, which take some tenths of a second
+_BLOCK_BYTES = 1 << 20
 
 
 def fingerprint(path: Path) -> str:
@@ -46,3 +50,33 @@ def _probes(size: int) -> list[tuple[int, int]]:
     last = max(0, size - _PROBE_BYTES)
     starts = [last * i // (_PROBES - 1) for i in range(_PROBES)]
     return ends + [(start, min(size, start + _PROBE_BYTES)) for start in starts]
+
+
+def content_fingerprint(n: int, d: int, read: Callable[[int, int], tuple[np.ndarray, ...]]) -> str:
+    """Digest vectors, and their ids, by what they are: the same however they are held.
+
+    Up to 256 MiB of float32 are read whole; of more, 256 blocks of 1 MiB that are spread evenly
+    over all rows, so it does not find every change of a few rows.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and dimensions.
+    read : callable
+        ``read(start, stop)`` gives the arrays of some rows: vectors as float64, ids as int64.
+
+    Returns
+    -------
+    str
+        XXH3 of 64 bits, as 16 hexadecimal digits.
+    """
+    digest = xxhash.xxh3_64(n.to_bytes(8, "little") + d.to_bytes(8, "little"))
+    rows = max(1, _BLOCK_BYTES // (4 * d))
+    blocks = _WHOLE_BYTES // _BLOCK_BYTES
+    starts = np.arange(0, n, rows)
+    if len(starts) > blocks:
+        starts = np.linspace(0, n - rows, blocks).astype(np.int64)
+    for start in starts.tolist():
+        for array in read(start, min(n, start + rows)):
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

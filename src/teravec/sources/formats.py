@@ -21,6 +21,7 @@ from teravec.sources.conversions import conversion
 from teravec.sources.ipc import open_ipc
 from teravec.sources.packed import read_head
 from teravec.sources.parquet import open_parquet
+from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["EXTENSIONS", "FORMATS", "by_magic", "known_format", "open_vector_file", "parse_format"]
@@ -88,6 +89,8 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
         a file that is not what its name says.
     """
     name = format or known_format(path) or by_magic(path)
+    if name is None and path.suffix.lower() == SPOOL:  # found by name, not among a folder's files
+        return open_spool(path)
     if name is None:
         _refuse(path)
     if name in _COLUMNAR:

@@ -15,13 +15,23 @@ from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
 from teravec.sources.columnar import Columns
 from teravec.sources.conversion import read_range, read_rows, spans
-from teravec.sources.fingerprint import fingerprint
+from teravec.sources.fingerprint import content_fingerprint, fingerprint
 from teravec.sources.formats import open_vector_file
 from teravec.sources.paths import Member, PathLike, discover
 from teravec.sources.skipped import NONE, Skipped
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_source", "same_vectors"]
+__all__ = [
+    "Block",
+    "Source",
+    "SourceFile",
+    "SourceFiles",
+    "open_files",
+    "open_source",
+    "same_vectors",
+]
+
+_IN_MEMORY = "data in memory"
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -95,15 +105,20 @@ class SourceFiles:
     id_column, vector_column : str, optional
     skipped : Skipped, optional
         Rows that were found to be no vectors; None where such rows are errors.
+    held : Source, optional
+        The source itself, where it is in this process's memory; it cannot be sent.
     """
 
     paths: tuple[str, ...]
     id_column: str | None
     vector_column: str | None
     skipped: Skipped | None = None
+    held: Source | None = None
 
     def open(self) -> Source:
         """Open it; as `open_source`."""
+        if self.held is not None:
+            return self.held
         source = open_source(
             self.paths, id_column=self.id_column, vector_column=self.vector_column,
             skip_bad=self.skipped is not None,
@@ -137,7 +152,9 @@ class Source:
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         members = members or [Member(file.path) for file in files]
         self.files = tuple(map(SourceFile, starts[:-1], files, members))
-        self.id_column, self.vector_column, self.skipped = id_column, vector_column, skipped
+        names = (file.id_name for file in files)
+        self.id_column = id_column or next(filter(None, names), None)
+        self.vector_column, self.skipped = vector_column, skipped
         self._starts = np.array(starts[:-1], np.int64)
         self._gaps = skipped or NONE
 
@@ -200,13 +217,20 @@ class Source:
 
     @property
     def opened_by(self) -> SourceFiles:
-        """What another process opens it by."""
+        """What another process opens it by; or only this one, where `is_held`."""
+        if self.is_held:
+            return SourceFiles((), self.id_column, self.vector_column, held=self)
         paths = tuple(part.member.spelled for part in self.files)
         return SourceFiles(paths, self.id_column, self.vector_column, self.skipped)
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is in this process's memory, where no other process can open it."""
+        return any(part.file.is_held for part in self.files)
+
     def check_not(self, out: Path) -> None:
         """Raise InvalidArgument where writing ``out`` would replace a file of this source."""
-        for part in self.files:
+        for part in () if self.is_held else self.files:
             if out.exists() and out.samefile(part.path):
                 raise InvalidArgument(f"{out} is one of the input files; another output expected")
 
@@ -371,20 +395,45 @@ class Source:
         -------
         dict
             Fit for JSON. Equal for files of equal names and contents in the same order,
-            whatever directory they lie in.
+            whatever directory they lie in; and for data in memory of equal numbers and type,
+            whatever holds them.
         """
+        by_content = any(part.file.by_content for part in self.files)
         return {
             "d": self.d,
             "ntotal": self.ntotal,
             "dtype": self.dtype.name,
             "id_column": self.id_column,
-            "files": [part.describe() for part in self.files],
+            "files": [self._content] if by_content else [part.describe() for part in self.files],
             **({"skipped": self._gaps.describe()} if self._gaps.rows else {}),
         }
 
     def is_described_by(self, description: dict[str, Any]) -> bool:
-        """Whether this is the source that `describe` described, by whatever folders reached."""
-        return same_vectors(self.describe(), description)
+        """Whether this is the source that `describe` described, by whatever folders reached.
+
+        Data that were in memory are known by their numbers. So a file of the same vectors and
+        ids is the same source, too.
+        """
+        files = description["files"]
+        if [file["name"] for file in files] != [_IN_MEMORY]:
+            return same_vectors(self.describe(), description)
+        shape = (description["ntotal"], description["d"])
+        same = (self.ntotal, self.d) == shape
+        return same and self._content["fingerprint"] == files[0]["fingerprint"]
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        def read(start: int, stop: int) -> tuple[np.ndarray, ...]:
+            vectors = self.read(start, stop, self.exact_dtype).astype(np.float64, copy=False)
+            return (vectors, self.read_ids(start, stop)) if self.has_ids else (vectors,)
+
+        return {
+            "name": _IN_MEMORY,
+            "n": self.ntotal,
+            "size_bytes": self.ntotal * self.d * self.dtype.itemsize,
+            "fingerprint": content_fingerprint(self.ntotal, self.d, read),
+            "vector_column": None,
+        }
 
     @cached_property
     def _filled(self) -> list[VectorFile]:
@@ -467,6 +516,14 @@ def open_source(
     columns = Columns(ids=id_column, vectors=vector_column, lenient=skip_bad)
     members = discover(paths, format)
     files = [open_vector_file(member.path, columns, member.format) for member in members]
+    return open_files(files, id_column, vector_column, members, skip_bad=skip_bad)
+
+
+def open_files(
+    files: Sequence[VectorFile], id_column: str | None = None, vector_column: str | None = None,
+    members: Sequence[Member] | None = None, *, skip_bad: bool = False,
+) -> Source:  # fmt: skip
+    """Make one source of open files that are not all empty and have one dimension."""
     filled = [file for file in files if file.n > 0]
     if not filled:
         names = ", ".join(str(file.path) for file in files[:3])

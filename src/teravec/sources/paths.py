@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +22,34 @@ from teravec.sources.natural import natural_key
 from teravec.sources.vectorfile import source_errors
 from teravec.storage.layout import IndexPaths, absolute
 
-__all__ = ["Member", "PathLike", "discover"]
+__all__ = ["Member", "PathLike", "checked_path", "discover"]
 
-PathLike = str | Path
+PathLike = str | os.PathLike[str]
+
+
+def checked_path(path: PathLike, what: str) -> Path:
+    """The path, or InvalidArgument where it is none or the empty text.
+
+    Parameters
+    ----------
+    path : path-like
+    what : str
+        What it is the path of, for the message.
+    """
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        name = None
+    if not isinstance(name, str):
+        raise InvalidArgument(
+            f"{what} is {type(path).__name__}; a path expected, as a str or os.PathLike"
+        )
+    if name == "":  # Path takes it for the working directory; it is a variable that was not set
+        raise InvalidSource(
+            f"{what}: an empty path found, the name of a file or directory expected"
+        )
+    return Path(name)
+
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +110,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     InvalidSource
         Nothing there, nothing that can be read there, or one file reached twice.
     """
-    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     asked = None if format is None else parse_format(format)
@@ -98,13 +124,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
 
 
 def _expand(path: PathLike, format: str | None) -> list[Member]:
-    if not isinstance(path, str | Path):
-        raise InvalidArgument(
-            f"a path expected, {type(path).__name__} found; arrays are saved first, as .npy"
-        )
-    if path == "":  # Path takes it for the working directory; it is a variable that was not set
-        raise InvalidSource("an empty path found, expected a file of vectors")
-    here = absolute(path)
+    here = absolute(checked_path(path, "a source"))
     try:
         with source_errors(here):
             mode = here.stat().st_mode
@@ -116,7 +136,7 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
             return _matches(str(here), format)
         raise
     except ValueError as error:  # a null byte in the name
-        raise InvalidSource(f"{str(path)!r}: not a file name: {error}") from error
+        raise InvalidSource(f"{str(here)!r}: not a file name: {error}") from error
     return _members(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
 
 

@@ -42,9 +42,18 @@ class VectorFile(ABC):
         Column read, in formats that have columns.
     is_decoded : bool
         Rows have to be decoded one after another, from a group's first on.
+    by_content : bool
+        A later process knows these vectors by their numbers, not by a file's name and bytes.
+    is_held : bool
+        The vectors are in this process's memory, where no other process can open them.
+    id_name : str or None
+        What the ids are called, where the file has ids that no option names.
     """
 
     is_decoded = False
+    by_content = False
+    is_held = False
+    id_name: str | None = None
 
     def __init__(self, path: Path, n: int, d: int, dtype: np.dtype, size_bytes: int) -> None:
         self.path = path

@@ -1,7 +1,8 @@
-"""A weight for every row of a source, from a file of its own."""
+"""A weight for every row of a source, from a file of its own or an array."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
+from teravec.sources.held import hold_array
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
+from teravec.sources.paths import PathLike, checked_path
 from teravec.sources.skipped import Skipped
+from teravec.sources.vectorfile import VectorFile
 from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
@@ -22,8 +26,9 @@ class Weights:
 
     Parameters
     ----------
-    path : path-like
-        A ``.npy`` array of shape (ntotal,), of a type that vectors may have.
+    weights : path-like or array-like
+        A ``.npy`` file of an array of shape (ntotal,), of a type that vectors may have; or the
+        array.
     ntotal : int
         Rows of the source's files.
     skipped : Skipped, optional
@@ -35,12 +40,18 @@ class Weights:
         The file is no such array.
     """
 
-    def __init__(self, path: str | Path, ntotal: int, skipped: Skipped | None = None) -> None:
-        self.path = absolute(path)
-        file = open_npy(self.path, column=True)
+    def __init__(
+        self, weights: PathLike | npt.ArrayLike, ntotal: int, skipped: Skipped | None = None
+    ) -> None:
+        if isinstance(weights, str | os.PathLike):
+            self.path = absolute(checked_path(weights, "weights"))
+            file: VectorFile = open_npy(self.path, column=True)
+        else:
+            self.path = Path("weights in memory")
+            file = _held(self.path, weights)
         if file.n != ntotal:
             raise InvalidSource(
-                f"{path}: {file.n:,} weights found, {ntotal:,} expected, one for each vector"
+                f"{self.path}: {file.n:,} weights found, {ntotal:,} expected, one for each vector"
             )
         self._rows = Source([file], skipped=skipped)
 
@@ -62,4 +73,12 @@ class Weights:
 
     def describe(self) -> dict[str, Any]:
         """Name, size and fingerprint, so that a later process knows the same weights."""
-        return self._rows.files[0].describe()
+        described: dict[str, Any] = self._rows.describe()["files"][0]
+        return described
+
+
+def _held(path: Path, weights: npt.ArrayLike) -> VectorFile:
+    array = np.asarray(weights)
+    if array.ndim != 1:
+        raise InvalidSource(f"{path}: array of shape {array.shape} found, (ntotal,) expected")
+    return hold_array(path, array[:, None])

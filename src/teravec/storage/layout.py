@@ -94,6 +94,12 @@ class IndexPaths:
         """Checkpoint of the true neighbours, while they are searched for a calibration."""
         return self.root / "calibration.partial"
 
+    @property
+    def spool(self) -> Path:
+        """Vectors of a stream, beside the index, while it is built and calibrated."""
+        root = self.root.resolve() if self.root.name in ("", "..") else self.root
+        return root.parent / (root.name + ".spool")
+
     def shard(self, row_start: int, row_stop: int) -> Path:
         """The shard of rows [row_start, row_stop)."""
         return self.shards / f"{row_start:013d}-{row_stop:013d}.lists"

@@ -26,7 +26,7 @@ from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
-__all__ = ["BuildRecord", "LayoutOptions", "begin_build", "read_record"]
+__all__ = ["BuildRecord", "LayoutOptions", "begin_build", "check_free", "read_record"]
 
 _FORMAT, _VERSION = "teravec-build", 1
 
@@ -142,9 +142,9 @@ def begin_build(
         An option is out of range or does not fit the source.
     """
     record = _checked_record(source, train, layout, weights)
-    _check_free(paths)  # what is refused is not touched
+    check_free(paths)  # what is refused is not touched
     with hold_directory(paths.root, create=True):
-        if begun := _check_free(paths):
+        if begun := check_free(paths):
             make_directory(paths.root)
             write_json(paths.build, record.content())
         else:
@@ -175,7 +175,7 @@ def _checked_record(
     return record
 
 
-def _check_free(paths: IndexPaths) -> bool:
+def check_free(paths: IndexPaths) -> bool:
     """Whether a build can begin there; False where one was begun. Anything else is refused."""
     with storage_errors(paths.root, "read"):
         if paths.build.exists():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,6 +92,19 @@ class FoundArrays:
         n, k = ids.shape
         lims = np.arange(n + 1) * k
         return cls(lims, distances.reshape(-1), ids.reshape(-1), k, query_ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence[FoundArrays]) -> FoundArrays:
+        """Results of consecutive queries, of which there is one part or more."""
+        counts = np.concatenate([np.diff(part.lims) for part in parts])
+        ids = [part.query_ids for part in parts if part.query_ids is not None]
+        return cls(
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            np.concatenate([part.distances for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            parts[0].k,
+            np.concatenate(ids) if ids else None,
+        )
 
     @property
     def n(self) -> int:

@@ -1,0 +1,405 @@
+"""Questions about many vectors at once, as functions: each opens what it needs, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.api import resources
+from teravec.engines.options import EngineOptions
+from teravec.errors import InvalidArgument
+from teravec.index.calibration import read_calibration
+from teravec.index.info import describe_index
+from teravec.index.opened import OpenedIndex
+from teravec.kernels.metric import Metric
+from teravec.progress import Progress
+from teravec.search.checkpoint import remove_checkpoint
+from teravec.search.corpus import CorpusSummary, answers, search_corpus
+from teravec.search.effort import shortfall
+from teravec.search.evaluation import Evaluation
+from teravec.search.evaluation import evaluate as _evaluate
+from teravec.search.formats.found import FoundArrays
+from teravec.search.given import Truth, as_neighbors, opened, read_whole
+from teravec.search.groundtruth import groundtruth as exact_neighbors
+from teravec.search.index import Index, open_index
+from teravec.search.questions import Question, TopK, Within, with_index_ids
+from teravec.search.results import check_output, write_neighbors
+from teravec.sources import (
+    Data,
+    PathLike,
+    Source,
+    checked_path,
+    find_bad,
+    open_source,
+    write_bad,
+)
+from teravec.sources.bad_rows import bad_rows_listed
+from teravec.sources.data import are_paths
+from teravec.storage.files import remove
+from teravec.storage.output_lock import hold_file
+
+__all__ = ["evaluate", "groundtruth", "info", "range_search", "search", "skipped_rows"]
+
+_SKIPPED = ".skipped.json"
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+def groundtruth(
+    data: Data,
+    queries: Data,
+    k: int = 100,
+    *,
+    metric: str = "l2",
+    out: PathLike | None = None,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+) -> tuple[Float32, Int64]:
+    """Find the exact neighbours of every query by brute force, in bounded memory.
+
+    Parameters
+    ----------
+    data : path-like, array-like, table, data frame or stream
+        The vectors to search, as ``build`` takes them.
+    queries : likewise
+        Held in memory whole.
+    k : int
+        1 to the number of vectors.
+    metric : {"l2", "ip", "cosine"}
+    out : path-like, optional
+        Write them to this file too; its extension says the format: .npz .parquet .ibin .bin
+        .ivecs .npy. A run that was killed goes on from ``OUT.partial``.
+    skip_bad : bool
+        Leave out rows of the data that are no vectors; they are listed in ``OUT.skipped.json``.
+    ids, id_column, vector_column, format, memory, threads, progress, engine, workers, address
+        As for ``build``.
+
+    Returns
+    -------
+    distances : ndarray of shape (nq, k), float32
+        Squared L2 ascending (l2), or similarities descending (ip, cosine).
+    ids : ndarray of shape (nq, k), int64
+        Equal distances go by id, ascending.
+
+    Raises
+    ------
+    InvalidArgument, MemoryLimitTooSmall, OutputExists, StorageError
+    """
+    place = None if out is None else checked_path(out, "out")
+    if place is not None:
+        check_output(place)
+    options = EngineOptions(engine, workers, address)
+    with ExitStack() as stack:
+        if place is not None:
+            stack.enter_context(hold_file(place))
+        granted = stack.enter_context(resources(memory, threads, progress, options))
+        source = stack.enter_context(opened(
+            data, granted, _beside(place, ".spool"), shared=not granted.engine.in_process,
+            ids=ids, id_column=id_column, vector_column=vector_column, format=format,
+            skip_bad=skip_bad,
+        ))  # fmt: skip
+        asked = stack.enter_context(opened(queries, granted, None, format=format, name="queries"))
+        if source.skipped is not None:
+            source = find_bad(source, granted.threads, granted.progress)
+        if place is not None:
+            for taken in (source, asked):
+                taken.check_not(place)
+        checkpoint = _beside(place, ".partial")
+        vectors = read_whole(asked, granted, "queries", exact=True)
+        distances, found = exact_neighbors(
+            source, vectors, k, metric=Metric.parse(metric), resources=granted,
+            checkpoint=checkpoint,
+        )  # fmt: skip
+        if place is not None and checkpoint is not None:
+            write_neighbors(place, distances, found)
+            _list_skipped(place, source)
+            remove_checkpoint(checkpoint)
+    return distances, found
+
+
+def _list_skipped(out: Path, source: Source) -> None:
+    listed = out.with_name(out.name + _SKIPPED)
+    if source.skipped is not None and source.skipped.rows:
+        write_bad(listed, source)
+    else:
+        remove(listed)  # of an earlier run
+
+
+def skipped_rows(out: Path) -> int:
+    """How many rows the ground truth in a file leaves out, as the list beside it says."""
+    listed = out.with_name(out.name + _SKIPPED)
+    return bad_rows_listed(listed) if listed.exists() else 0
+
+
+def search(
+    index: PathLike | Index,
+    queries: Data,
+    k: int = 10,
+    nprobe: int | None = None,
+    *,
+    out: PathLike | None = None,
+    recall: float | None = None,
+    candidates: int | None = None,
+    exclude_self: bool = False,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Float32, Int64] | CorpusSummary:
+    """Find the k nearest neighbours of every query, however many there are.
+
+    To search again and again, open the index once: ``Index.search`` has no overhead.
+
+    Parameters
+    ----------
+    index : path-like or Index
+    queries : path-like, array-like, table, data frame or stream
+        As ``build`` takes data. With ``out``, a stream is spooled to ``OUT.spool`` meanwhile.
+    k, nprobe, recall, candidates
+        As for ``Index.search``.
+    out : path-like, optional
+        Write the results to this file instead of returning them, so that they may be larger
+        than memory. Its extension says the format: .npz .parquet .ibin .bin .ivecs .npy. A run
+        that was killed goes on from ``OUT.partial``.
+    exclude_self : bool
+        Leave out the vector with the query's own id: for the neighbours within one data set.
+    ids, id_column, vector_column, format
+        Of the queries. Files of indexed vectors have the index's ids, unless others are named.
+    memory, threads
+        As for ``build``; an index that is open has its own.
+    progress : Progress, optional
+
+    Returns
+    -------
+    (distances, ids)
+        Without ``out``: ndarrays of shape (nq, k), as of ``Index.search``.
+    CorpusSummary
+        With ``out``.
+
+    Raises
+    ------
+    InvalidArgument, OutputExists, CorruptFile, StorageError
+    """
+    with _asked(
+        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
+        id_column=id_column, vector_column=vector_column, format=format,
+    ) as asked:  # fmt: skip
+        effort = asked.index.effort(nprobe, recall, k=k, candidates=candidates)
+        found = asked.answer(TopK(k, effort, exclude_self))
+    if isinstance(found, CorpusSummary):
+        return found
+    return found.distances.reshape(found.n, k), found.ids.reshape(found.n, k)
+
+
+def range_search(
+    index: PathLike | Index,
+    queries: Data,
+    radius: float,
+    nprobe: int | None = None,
+    *,
+    out: PathLike | None = None,
+    recall: float | None = None,
+    exclude_self: bool = False,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Int64, Float32, Int64] | CorpusSummary:
+    """Find all vectors within a radius of every query, however many there are.
+
+    Parameters
+    ----------
+    radius : float
+        Squared L2 below it (l2), or similarity above it (ip, cosine).
+    out : path-like, optional
+        As for ``search``; .npz or .parquet.
+    index, queries, nprobe, recall, exclude_self, ids, id_column, vector_column
+        As for ``search``.
+    format, memory, threads, progress
+        As for ``search``.
+
+    Returns
+    -------
+    (lims, distances, ids)
+        Without ``out``: results of query i are at [lims[i], lims[i + 1]), as of
+        ``Index.range_search``.
+    CorpusSummary
+        With ``out``.
+
+    Raises
+    ------
+    InvalidArgument, OutputExists, CorruptFile, StorageError
+    """
+    with _asked(
+        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
+        id_column=id_column, vector_column=vector_column, format=format,
+    ) as asked:  # fmt: skip
+        effort = asked.index.effort(nprobe, recall, radius=radius)
+        found = asked.answer(Within(radius, effort, exclude_self))
+    if isinstance(found, CorpusSummary):
+        return found
+    return found.lims, found.distances, found.ids
+
+
+def evaluate(
+    index: PathLike | Index,
+    queries: Data,
+    truth: Truth,
+    k: int = 10,
+    *,
+    nprobe: int | Sequence[int] | None = None,
+    recall: float | Sequence[float] | None = None,
+    candidates: int | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    truth_format: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+) -> list[Evaluation]:
+    """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
+
+    Parameters
+    ----------
+    index : path-like or Index
+        By path it is opened so that every search reads its lists again; an index that is open
+        may keep them, and then reads less.
+    queries : path-like, array-like, table, data frame or stream
+        As ``build`` takes data; held in memory whole.
+    truth : path-like, (distances, ids) or ids
+        A file of the exact neighbours, or the arrays that ``groundtruth`` returns.
+    k : int
+    nprobe : int or sequence of int, optional
+        Numbers of lists to try. Not given, without recall: 1, 4, 16 and 64.
+    recall : float or sequence of float, optional
+        Recalls to ask for instead; needs a calibrated index.
+    candidates, memory, threads
+        As for ``search``.
+    vector_column, format : str, optional
+        Of the queries.
+    truth_format : str, optional
+        Of the truth file, as "ibin", where its name and content do not tell.
+
+    Returns
+    -------
+    list of Evaluation
+        One for each nprobe or recall, in order.
+    """
+    if nprobe is not None and recall is not None:
+        raise InvalidArgument("nprobe and recall given; one expected")
+    nprobes = (
+        _several(nprobe) if nprobe is not None else [] if recall is not None else [1, 4, 16, 64]
+    )
+    recalls = [] if recall is None else _several(recall)
+    limits = resources(memory, threads, None)
+    neighbors = as_neighbors(truth, truth_format)
+    with _index(index, memory, threads, keep_lists=False) as searched:
+        vectors = read_whole(queries, limits, "queries", vector_column, format=format)
+        return _evaluate(
+            searched, vectors, neighbors, k, nprobes, recalls=recalls, candidates=candidates
+        )
+
+
+def info(index: PathLike) -> dict[str, Any]:
+    """Describe an index: sizes in bytes, settings, training, how its lists are filled.
+
+    Returns
+    -------
+    dict
+        Fit for JSON; what ``teravec info --json`` prints.
+    """
+    with OpenedIndex(checked_path(index, "index")) as there:
+        calibration = read_calibration(there.paths, there.manifest)
+        why = None if calibration is None else shortfall(calibration, there.manifest.nlist)
+        return {**describe_index(there), "shortfall": why}
+
+
+class _Asked:
+    """An index, and a source of queries; where the results go, and who is told how far it is."""
+
+    def __init__(self, index: Index, source: Any, out: Path | None, progress: Progress) -> None:
+        self.index = index
+        self._source, self._out, self._progress = source, out, progress
+
+    def answer(self, question: Question) -> FoundArrays | CorpusSummary:
+        """Write the results where that is asked for, or else return them all."""
+        source, n = self._source, self._source.ntotal
+        if self._out is not None:
+            return search_corpus(self.index, source, question, self._out, self._progress)
+        with self._progress.stage("search", n, "queries") as bar:
+            parts = []
+            for _, found in answers(self.index, source, question, 0, n):
+                parts.append(found)
+                bar.advance(found.n)
+        return FoundArrays.joined(parts)
+
+
+@contextmanager
+def _asked(
+    index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
+    threads: int | None, progress: Progress | None, exclude_self: bool, **given: Any,
+) -> Iterator[_Asked]:  # fmt: skip
+    place = None if out is None else checked_path(out, "out")
+    if place is not None:
+        check_output(place)
+    granted = resources(memory, threads, progress)
+    with _index(index, memory, threads) as searched:
+        asked = _with_index_ids(searched, queries, exclude_self, given)
+        with opened(asked, granted, _beside(place, ".spool"), name="queries", **given) as source:
+            yield _Asked(searched, source, place, granted.progress)
+
+
+def _with_index_ids(index: Index, queries: Data, exclude_self: bool, given: dict[str, Any]) -> Data:
+    """Files of indexed vectors, opened with the index's ids unless others are named."""
+    paths = are_paths(queries)
+    if paths is None or given["ids"] is not None or given["id_column"] is not None:
+        return queries
+
+    def opened_with(column: str | None) -> Source:
+        return open_source(
+            paths, id_column=column, vector_column=given["vector_column"], format=given["format"]
+        )
+
+    return with_index_ids(index.manifest.source, opened_with, exclude_self)
+
+
+@contextmanager
+def _index(
+    index: PathLike | Index, memory: str | int | None, threads: int | None, **options: Any
+) -> Iterator[Index]:
+    """The index given, which stays open; or that at a path, open while the body runs."""
+    if isinstance(index, Index):
+        yield index
+        return
+    with open_index(
+        checked_path(index, "index"), memory=memory, threads=threads, **options
+    ) as there:
+        yield there
+
+
+def _beside(out: Path | None, suffix: str) -> Path | None:
+    return None if out is None else out.with_name(out.name + suffix)
+
+
+def _several(values: Any) -> list[Any]:
+    return list(values) if np.ndim(values) else [values]

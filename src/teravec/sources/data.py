@@ -1,0 +1,309 @@
+"""From what the user gives as data to a source: paths, data in memory, or a stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from teravec.errors import InvalidArgument, InvalidSource, OutputExists, TeravecError
+from teravec.progress import NoProgress, Progress
+from teravec.sources.columnar import Columns
+from teravec.sources.held import HeldFile
+from teravec.sources.holding import (
+    check_ids,
+    gives_slices,
+    hold,
+    hold_block,
+    is_held_table,
+    is_pair,
+)
+from teravec.sources.matrix import Source, open_files, open_source
+from teravec.sources.paths import PathLike, checked_path
+from teravec.sources.spool import open_spool, spool
+from teravec.sources.vectorfile import VectorFile
+
+__all__ = ["Data", "are_paths", "check_ids", "open_data"]
+
+Data = Any
+"""Paths, or data in memory, or a stream; `open_data` says which."""
+
+_END = object()
+_BATCH_ROWS = 8192  # asked of streams that let us choose
+
+
+def open_data(
+    data: Data,
+    *,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    spool_path: Path | None = None,
+    shared: bool = False,
+    progress: Progress | None = None,
+    name: str = "data",
+) -> Source:
+    """Open data as a source: paths by their files, data in memory as they lie, streams spooled.
+
+    Parameters
+    ----------
+    data : path-like, array-like, table, data frame or stream
+        - Paths, one or several: as for `open_source`.
+        - Of shape (n, d): a NumPy array or memory map of any real type, order and strides; lists
+          of lists; a PyTorch tensor; any object with ``__array__`` or ``__dlpack__``, or that
+          gives slices.
+        - A table or data frame of pyarrow, pandas or polars, or with ``__arrow_c_array__``. Its
+          column of lists or arrays holds the vectors.
+        - A list of these: their rows one after another.
+        - A stream: an object with ``__arrow_c_stream__`` that is none of these (a
+          RecordBatchReader, a DuckDB relation); a data set of Hugging Face; an iterator or
+          iterable of batches, each as above, or ``(ids, vectors)``, or one vector.
+    ids : array-like of shape (n,), integers, optional
+        0 or more, each once. Not given: ``id_column``, or row numbers.
+    id_column, vector_column : str, optional
+        Of files and tables.
+    format : str, optional
+        Of files, as for `open_source`.
+    skip_bad : bool
+        Read rows that are no vectors as NaN, so that they can be found: see `find_bad`.
+    spool_path : Path, optional
+        Where a stream is written. Not given: a stream is refused.
+    shared : bool
+        Spool data in memory, too: other processes are to open them.
+    progress : Progress, optional
+    name : str
+        What messages call it.
+
+    Raises
+    ------
+    InvalidArgument
+        Not data; paths and arrays mixed; ids that do not fit.
+    InvalidSource
+        Data without vectors that can be read; says what was found, and what to do.
+    OutputExists
+        The spool is of other vectors.
+    """
+    if isinstance(data, Source):
+        return data
+    data, paths = _paths(data, name)
+    if paths is not None:
+        if ids is not None:
+            raise InvalidArgument(
+                "ids= is for data in memory, a path found; name an id_column, or give the array, "
+                "as np.load(path, mmap_mode='r')"
+            )
+        return open_source(
+            paths, id_column=id_column, vector_column=vector_column, format=format,
+            skip_bad=skip_bad,
+        )  # fmt: skip
+    if format is not None:
+        raise InvalidArgument(f"format={format!r} is for files; {type(data).__name__} found")
+    if ids is not None and id_column is not None:
+        raise InvalidArgument("ids and id_column given, one expected")
+    columns, shown = Columns(id_column, vector_column, lenient=skip_bad), progress or NoProgress()
+    files = _held(data, columns, f"{name} in memory")
+    if files is not None:
+        source = open_files(_with_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
+        if not shared:
+            return source
+        if spool_path is None:
+            raise InvalidArgument(
+                f"{name} in memory found, which the engine's workers cannot see; give a path, or "
+                "an output beside which they are spooled"
+            )
+        return _spooled_source(source, spool_path, shown, skip_bad=skip_bad)
+    if spool_path is None:
+        raise InvalidArgument(
+            f"a stream ({type(data).__name__}) found where there is no place to spool it; give "
+            "an array, a table or a path"
+        )
+    batches = _batches(data, columns)
+    if ids is not None:
+        batches = _with_ids_of_all(batches, ids)
+    return open_files(
+        [spool(batches, spool_path, shown, skip_bad=skip_bad)],
+        id_column, vector_column, skip_bad=skip_bad,
+    )  # fmt: skip
+
+
+def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
+    """The paths that data are, or None; and the data, of which an iterator's first is looked at."""
+    if data is None:
+        raise InvalidArgument(
+            f"{name} is None; a path, an array, a data frame, an Arrow table or stream, or an "
+            "iterator of arrays expected"
+        )
+    if _is_path(data):
+        return data, [checked_path(data, name)]
+    if isinstance(data, list | tuple):
+        named = [_is_path(item) for item in data]
+        if any(named) and not all(named):
+            path, other = named.index(True), named.index(False)
+            raise InvalidArgument(
+                f"{name}: paths are mixed with arrays: element {path} is a path, element {other} "
+                f"is {type(data[other]).__name__}; one kind expected"
+            )
+        return data, [checked_path(item, name) for item in data] if all(named) else None
+    if isinstance(data, set | frozenset):
+        raise InvalidArgument(f"{name}: a set found, which has no order; give a list")
+    if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
+        with _stream_errors("at its beginning"):  # a generator may give paths, as Path.glob does
+            first = list(islice(data, 1))
+        if first and _is_path(first[0]):
+            return data, [checked_path(item, name) for item in chain(first, data)]
+        return chain(first, data), None
+    return data, None
+
+
+def are_paths(data: Data) -> Any:
+    """The data, if they are a path or paths; None of anything else."""
+    if _is_path(data):
+        return data
+    return data if isinstance(data, list | tuple) and data and all(map(_is_path, data)) else None
+
+
+def _is_path(data: Data) -> bool:
+    return isinstance(data, str | bytes | os.PathLike)
+
+
+def _held(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
+    """Data in memory as files; None of a stream."""
+    if is_held_table(data) or isinstance(data, Mapping | np.ndarray) or gives_slices(data):
+        return [hold(Path(name), data, columns)]
+    if _is_stream(data):
+        return None
+    if isinstance(data, list | tuple) and _are_blocks(data):
+        return [
+            hold_block(Path(f"block {number} of the {name}"), block, columns)
+            for number, block in enumerate(data)
+        ]
+    return [hold(Path(name), data, columns)]
+
+
+def _are_blocks(data: list[Any] | tuple[Any, ...]) -> bool:
+    first = data[0]
+    has_rows = is_held_table(first) or isinstance(first, Mapping) or is_pair(first)
+    return has_rows or len(getattr(first, "shape", ())) == 2
+
+
+def _is_stream(data: Data) -> bool:
+    if hasattr(data, "__arrow_c_stream__") or _is_dataset(data) or hasattr(data, "to_batches"):
+        return True
+    array_like = ("__array__", "__array_interface__", "__dlpack__", "__getitem__")
+    return isinstance(data, Iterator) or (
+        isinstance(data, Iterable) and not any(hasattr(data, name) for name in array_like)
+    )
+
+
+def _is_dataset(data: Data) -> bool:
+    """Whether this is a data set of Hugging Face, whose rows may be those of a selection."""
+    return hasattr(data, "with_format") and hasattr(data, "iter")
+
+
+def _batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
+    """A stream's batches, each held when it is asked for."""
+    batches = _numbered(_opened(data))
+    for number, batch in batches:
+        name = Path(f"batch {number} of the stream")
+        if _is_path(batch):
+            raise InvalidArgument(f"{name}: a path found among arrays, one kind expected")
+        yield hold_block(name, batch, columns)
+        del batch  # before the next is made
+
+
+def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+    number = 0
+    while True:
+        with _stream_errors(f"at batch {number}"):
+            batch = next(batches, _END)
+        if batch is _END:
+            return
+        yield number, batch
+        del batch
+        number += 1
+
+
+@contextmanager
+def _stream_errors(where: str) -> Iterator[None]:
+    """Name what fails a stream; an ``OSError`` would pass for one of the spool's."""
+    try:
+        yield
+    except TeravecError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InvalidSource(f"the stream failed {where}: {why}") from error
+
+
+def _opened(data: Data) -> Iterator[Any]:
+    """The batches of a stream, small ones where it lets us choose."""
+    try:
+        if _is_dataset(data):
+            return iter(data.with_format("arrow").iter(batch_size=_BATCH_ROWS))
+        if hasattr(data, "to_arrow_reader"):  # DuckDB
+            return iter(data.to_arrow_reader(_BATCH_ROWS))
+        if hasattr(data, "__arrow_c_stream__"):
+            return iter(pa.RecordBatchReader.from_stream(data))
+        if hasattr(data, "to_batches"):  # a pyarrow dataset or scanner
+            return iter(data.to_batches())
+    except (pa.ArrowException, OSError, TypeError) as error:
+        why = " ".join(str(error).split())
+        raise InvalidSource(f"{type(data).__name__}: no stream of batches: {why}") from error
+    return iter(data)
+
+
+def _with_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
+    if ids is None:
+        return files
+    known = check_ids(ids, sum(file.n for file in files), Path("ids"))
+    start = 0
+    for file in files:
+        _refuse_second_ids(file)
+        file.hold_ids(known[start : start + file.n])
+        start += file.n
+    return files
+
+
+def _with_ids_of_all(batches: Iterator[VectorFile], ids: Any) -> Iterator[VectorFile]:
+    known = check_ids(ids, len(ids), Path("ids"))
+    start = 0
+    for batch in batches:
+        assert isinstance(batch, HeldFile)
+        _refuse_second_ids(batch)
+        if start + batch.n > len(known):
+            raise InvalidArgument(
+                f"ids: {len(known):,} found, {start + batch.n:,} vectors or more; one for each "
+                "expected"
+            )
+        batch.hold_ids(known[start : start + batch.n])
+        start += batch.n
+        yield batch
+    if start < len(known):
+        raise InvalidArgument(f"ids: {len(known):,} found, {start:,} expected, one a vector")
+
+
+def _refuse_second_ids(file: HeldFile) -> None:
+    if file.held_ids is not None:
+        raise InvalidArgument(f"{file.path}: ids found beside the vectors, and ids= given")
+
+
+def _spooled_source(source: Source, path: Path, progress: Progress, *, skip_bad: bool) -> Source:
+    """The same source from a spool, which may be there already."""
+    if path.exists() and not skip_bad:  # bad rows have no content to compare
+        before = open_files([open_spool(path)], source.id_column)
+        if not source.is_described_by(before.describe()):
+            raise OutputExists(
+                f"{path}: holds {before.ntotal:,} x {before.d} vectors of an earlier run, not "
+                "those given now; remove it, or choose another output"
+            )
+    blocks = [part.file for part in source.files]
+    file = spool(blocks, path, progress, source.ntotal, skip_bad=skip_bad)
+    return open_files([file], source.id_column, source.vector_column, skip_bad=skip_bad)

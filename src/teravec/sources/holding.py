@@ -1,0 +1,300 @@
+"""What kind of data in memory an object is, and what holds it as a file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from teravec.errors import InvalidArgument, InvalidSource
+from teravec.sources.arrays import is_vectors
+from teravec.sources.columnar import Columns, ColumnTable
+from teravec.sources.held import HeldFile, SlicedFile, TableFile, TensorFile, hold_array
+from teravec.sources.tables import ArrowTable, FrameTable
+
+__all__ = [
+    "check_ids",
+    "gives_slices",
+    "hold",
+    "hold_block",
+    "is_frame",
+    "is_held_table",
+    "is_pair",
+]
+
+_VECTORS = "vectors"  # the column of what has no column names
+
+
+def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
+    """Hold a matrix, table or data frame as a file; nothing is copied where that is possible.
+
+    Parameters
+    ----------
+    path : Path
+        What messages call it.
+    data : object
+        A NumPy array or what NumPy makes one of (``__array__``, ``__array_interface__``,
+        ``__dlpack__``, lists of lists); a PyTorch tensor; a table of pyarrow, pandas or polars;
+        a mapping of column names to such.
+    columns : Columns
+
+    Raises
+    ------
+    InvalidSource
+        No vectors that can be read; says what was found, and what to do.
+    """
+    if isinstance(data, Mapping):
+        return _hold_mapping(path, data, columns)
+    if (table := _table(path, data, columns)) is not None:
+        return _hold_table(table, columns)
+    if columns.ids is not None or columns.vectors is not None:
+        named = columns.ids if columns.vectors is None else columns.vectors
+        raise InvalidSource(
+            f"{path}: column {named!r} is named, but {type(data).__name__} has no columns; "
+            "give its ids as ids="
+        )
+    if all(hasattr(data, name) for name in ("detach", "cpu", "numpy")):
+        return TensorFile(path, data)
+    if gives_slices(data):
+        return SlicedFile(path, data)
+    if isinstance(data, list | tuple):
+        data = [_on_host(row) for row in data]
+    array = _array(path, data)
+    if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]) == 1:
+        return _hold_table(FrameTable(path, {_VECTORS: array}, len(array)), Columns())
+    return hold_array(path, array)
+
+
+def hold_block(path: Path, block: Any, columns: Columns) -> HeldFile:
+    """Hold one item of a list or stream: as `hold`, or ``(ids, vectors)``, or a single vector."""
+    if is_pair(block):
+        ids, vectors = block
+        file = hold_block(path, vectors, columns)
+        file.hold_ids(check_ids([ids] if isinstance(ids, Integral) else ids, file.n, path))
+        return file
+    if isinstance(block, list | tuple) and len(block) == 1:
+        return hold_block(path, block[0], columns)  # a PyTorch loader's batches are such lists
+    if _rank(block) == 1 and not _is_columnar(block):
+        block = _array(path, _on_host(block))[None]
+    return hold(path, block, columns)
+
+
+def is_pair(block: Any) -> bool:
+    """Whether this is ids with their vectors, or one id with its vector."""
+    if not isinstance(block, list | tuple) or len(block) != 2:
+        return False
+    ids, vectors = block
+    return (_rank(ids), _rank(vectors)) == (1, 2) or (
+        isinstance(ids, Integral) and _rank(vectors) == 1
+    )
+
+
+def is_frame(data: Any) -> bool:
+    """Whether this is a pandas data frame or series, or what behaves as one."""
+    return hasattr(data, "iloc") and (hasattr(data, "columns") or hasattr(data, "name"))
+
+
+def is_held_table(data: Any) -> bool:
+    """Whether this is a table that lies in memory, not a stream that may be read once."""
+    known = (pa.Table, pa.RecordBatch, pa.Array, pa.ChunkedArray)
+    return is_frame(data) or isinstance(data, known) or hasattr(data, "__arrow_c_array__") or (
+        type(data).__module__.startswith("polars.") and hasattr(data, "__arrow_c_stream__")
+    )  # fmt: skip
+
+
+def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
+    """Return ids as int64 of shape (n,), or raise InvalidArgument: none negative, each once."""
+    found = _array(path, ids)
+    if found.dtype.kind not in "iu" or found.shape != (n,):
+        raise InvalidArgument(
+            f"{path}: ids of type {found.dtype} and shape {found.shape} found, whole numbers of "
+            f"shape ({n},) expected, one for each vector"
+        )
+    wrong = np.flatnonzero((found < 0) | (found > np.iinfo(np.int64).max))
+    if len(wrong):
+        raise InvalidArgument(
+            f"{path}: row {wrong[0]} has id {found[wrong[0]]}, 0 to 2^63 - 1 expected"
+        )
+    found = found.astype(np.int64, copy=False)
+    order = np.argsort(found, kind="stable")
+    twice = np.flatnonzero(found[order[1:]] == found[order[:-1]])
+    if len(twice):
+        first, second = order[twice[0] : twice[0] + 2]
+        raise InvalidArgument(
+            f"{path}: id {found[first]} found at rows {first} and {second}, each once expected"
+        )
+    return found
+
+
+def _array(path: Path, data: Any) -> np.ndarray:
+    """What NumPy makes of an object; an array as it is."""
+    if isinstance(data, np.ndarray):
+        return data
+    if hasattr(data, "toarray"):
+        raise InvalidSource(f"{path}: sparse {type(data).__name__} found; X.toarray() is dense")
+    if hasattr(data, "__cuda_array_interface__"):
+        raise _on_device(path, data)
+    try:
+        with warnings.catch_warnings():
+            # Of classes whose __array__ is older than NumPy 2; not the caller's to mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            array = np.asarray(data) if _numpy_knows(data) else np.from_dlpack(data)
+    except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
+        if hasattr(data, "__dlpack__"):
+            raise _on_device(path, data) from error
+        raise InvalidSource(f"{path}: {_why_no_matrix(data, error)}") from error
+    if array.ndim == 0:
+        late = next((name for name in ("collect", "compute") if hasattr(data, name)), None)
+        if late is not None:  # polars, dask and others that compute when they are asked to
+            raise InvalidSource(
+                f"{path}: {type(data).__name__} found, whose rows are not computed yet; give what "
+                f".{late}() returns"
+            )
+        raise InvalidSource(
+            f"{path}: {type(data).__name__} found; a path, an array, a data frame, an Arrow table "
+            "or stream, or an iterator of arrays expected"
+        )
+    return array
+
+
+def _numpy_knows(data: Any) -> bool:
+    return isinstance(data, list | tuple | range) or not hasattr(data, "__dlpack__") or any(
+        hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__")
+    )  # fmt: skip
+
+
+def gives_slices(data: Any) -> bool:
+    """Whether this is a matrix of another library, of which NumPy can have the rows it needs."""
+    named = ("shape", "dtype", "__getitem__", "__array__")
+    if isinstance(data, np.ndarray) or not all(hasattr(data, name) for name in named):
+        return False
+    return isinstance(data.dtype, np.dtype) and len(data.shape) == 2
+
+
+def _on_device(path: Path, data: Any) -> InvalidSource:
+    return InvalidSource(
+        f"{path}: {type(data).__name__} found whose memory NumPy cannot read (of a device?); "
+        "copy it to the host first, as X.cpu() or X.get()"
+    )
+
+
+def _on_host(row: Any) -> Any:
+    """One vector, as float32 on the host where it is a PyTorch tensor."""
+    return row.detach().cpu().float().numpy() if hasattr(row, "detach") else row
+
+
+def _why_no_matrix(data: Any, error: Exception) -> str:
+    rows = list(data) if isinstance(data, list | tuple) else []
+    lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
+    for row, length in enumerate(lengths):
+        if length != lengths[0]:
+            what = "a number" if length is None else f"{length} values"
+            return f"row {row} holds {what}, expected {lengths[0]} as in row 0"
+    return f"{type(data).__name__} that NumPy makes no array of: {' '.join(str(error).split())}"
+
+
+def _rank(data: Any) -> int:
+    """Dimensions of an array or of nested lists, without making one of the other."""
+    if hasattr(data, "ndim"):
+        return int(data.ndim)
+    if hasattr(data, "shape"):
+        return len(data.shape)
+    if isinstance(data, list | tuple | range):
+        return 1 + (_rank(data[0]) if len(data) else 0)
+    if isinstance(data, pa.Array | pa.ChunkedArray):
+        return 1
+    known = hasattr(data, "__array__") or hasattr(data, "__array_interface__")
+    return np.ndim(data) if known else 0
+
+
+def _is_columnar(data: Any) -> bool:
+    return isinstance(data, Mapping) or is_held_table(data)
+
+
+def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> HeldFile:
+    others = [key for key in data if key != columns.ids]
+    name = columns.vectors if columns.vectors is not None or len(others) != 1 else others[0]
+    for wanted in (name, *([] if columns.ids is None else [columns.ids])):
+        if wanted not in data:
+            keys = ", ".join(map(str, data)) or "none"
+            missing = "name one as vector_column=" if wanted is None else f"{wanted!r} expected"
+            raise InvalidSource(f"{path}: columns {keys} found; {missing}")
+    vectors = data[name]
+    if hasattr(vectors, "with_format"):  # a DatasetDict of Hugging Face
+        raise InvalidSource(f"{path}: data sets {', '.join(data)} found; give one, as X[{name!r}]")
+    if columns.ids is None:
+        return hold_block(path, vectors, Columns())
+    ids = data[columns.ids]
+    single = isinstance(ids, Integral)
+    return hold_block(path, (ids if single else _array(path, ids), vectors), Columns())
+
+
+def _table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
+    """The columns of tables and data frames; None of what has no columns."""
+    if not is_held_table(data):
+        return None
+    if is_frame(data):
+        return _frame_table(path, data)
+    if type(data).__module__.startswith("polars.") and hasattr(data, "columns"):
+        data = _wanted_columns(path, data, columns)
+    return ArrowTable(path, _arrow(path, data))
+
+
+def _wanted_columns(path: Path, frame: Any, columns: Columns) -> Any:
+    """Leave out the columns of a polars frame that are not read: text would be copied."""
+    head = pa.table(frame.head(0)).schema
+    kept = {columns.ids, columns.vectors} & set(head.names)
+    if columns.vectors is None:
+        kept |= {field.name for field in head if is_vectors(field.type)}
+    complete = columns.ids in kept | {None} and columns.vectors in kept | {None}
+    return (
+        frame.select([name for name in head.names if name in kept]) if kept and complete else frame
+    )
+
+
+def _arrow(path: Path, data: Any) -> Any:
+    """A pyarrow.Table of data that Arrow knows; its buffers are shared."""
+    try:
+        if isinstance(data, pa.Table):
+            return data
+        if not isinstance(data, pa.RecordBatch | pa.Array | pa.ChunkedArray):
+            has_stream = hasattr(data, "__arrow_c_stream__")
+            data = pa.chunked_array(data) if has_stream else pa.array(data)
+        if isinstance(data, pa.RecordBatch):
+            return pa.Table.from_batches([data])
+        if pa.types.is_struct(data.type):
+            chunks = data.chunks if isinstance(data, pa.ChunkedArray) else [data]
+            schema = pa.schema(list(data.type))
+            return pa.Table.from_batches(map(pa.RecordBatch.from_struct_array, chunks), schema)
+        return pa.table({_VECTORS: data})
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise InvalidSource(
+            f"{path}: {type(data).__name__} that Arrow cannot read: {why}"
+        ) from error
+
+
+def _frame_table(path: Path, frame: Any) -> FrameTable:
+    if not hasattr(frame, "columns"):  # a series
+        return FrameTable(path, {_VECTORS: frame.iloc}, len(frame))
+    names = list(map(str, frame.columns))
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InvalidSource(f"{path}: two columns called {twice!r} found, each once expected")
+    columns = {name: frame.iloc[:, place].iloc for place, name in enumerate(names)}
+    return FrameTable(path, columns, len(frame))
+
+
+def _hold_table(table: ColumnTable, columns: Columns) -> TableFile:
+    if columns.vectors is None and not any(is_vectors(field.type) for field in table.schema):
+        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema) or "none"
+        raise InvalidSource(
+            f"{table.path}: columns {found} found, expected one of lists of numbers; where each "
+            "column is a dimension, give the matrix, as df.to_numpy()"
+        )
+    return TableFile(table, columns)

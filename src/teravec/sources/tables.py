@@ -1,0 +1,89 @@
+"""Tables in memory: Arrow's, and data frames whose columns become Arrow a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from teravec.errors import InvalidSource
+from teravec.sources.columnar import ColumnTable
+
+__all__ = ["ArrowTable", "FrameTable"]
+
+_GROUP_ROWS = 8192
+"""Rows after which a read may begin: rows are skipped at no cost, but not converted twice."""
+
+_LOOK_ROWS = 1000
+"""Rows whose values say what type a column of Python objects has."""
+
+
+def _group_rows(n: int) -> list[int]:
+    return [min(_GROUP_ROWS, n - start) for start in range(0, n, _GROUP_ROWS)]
+
+
+class ArrowTable(ColumnTable):
+    """A pyarrow.Table; its columns are sliced, never copied."""
+
+    def __init__(self, path: Path, table: Any) -> None:
+        super().__init__(path, table.nbytes, table.schema, _group_rows(table.num_rows))
+        self._table = table
+
+    def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
+        whole = self._table.column(self.schema.get_field_index(column))
+        for chunk in whole.slice(int(self.starts[group])).chunks:
+            for start in range(0, len(chunk), rows):
+                yield chunk.slice(start, rows)
+
+
+class FrameTable(ColumnTable):
+    """Columns of a pandas data frame, of arrays or lists too, converted block by block.
+
+    Parameters
+    ----------
+    path : Path
+        What messages call it.
+    columns : dict of str to sequence
+        Each sliceable by position: a pandas ``.iloc``, or an array of objects.
+    n : int
+        Rows.
+    """
+
+    def __init__(self, path: Path, columns: dict[str, Any], n: int) -> None:
+        self._columns = columns
+        schema = pa.schema([
+            (name, _type_of(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()
+        ])  # fmt: skip
+        super().__init__(path, 0, schema, _group_rows(n))
+
+    def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
+        kind = self.schema.field(column).type
+        for start in range(int(self.starts[group]), int(self.starts[-1]), rows):
+            stop = min(start + rows, int(self.starts[-1]))
+            try:
+                yield from _chunks(self._columns[column][start:stop], kind)
+            except (pa.ArrowException, TypeError, ValueError) as error:
+                why = " ".join(str(error).split())
+                raise InvalidSource(
+                    f"{self.path}: column {column!r} is not {kind} in rows {start} to {stop - 1}: "
+                    f"{why}"
+                ) from error
+
+
+def _chunks(values: Any, kind: Any = None) -> list[Any]:
+    found = pa.array(values, type=kind, from_pandas=True)
+    return found.chunks if isinstance(found, pa.ChunkedArray) else [found]
+
+
+def _type_of(values: Any) -> Any:
+    """Arrow type of some first values; null where they have none in common."""
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return pa.from_numpy_dtype(values.dtype)
+    try:
+        chunks = _chunks(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        return pa.null()
+    return chunks[0].type if chunks else pa.null()
