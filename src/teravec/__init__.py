@@ -43,7 +43,7 @@ from teravec.errors import (
     Unavailable,
     WorkerLost,
 )
-from teravec.index.calibration import Calibration, Measured
+from teravec.index.calibration import Calibration, Measured, Reach
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
@@ -90,6 +90,7 @@ __all__ = [
     "OutputExists",
     "Progress",
     "ProtocolError",
+    "Reach",
     "RemoteIndex",
     "Resources",
     "RowsEntry",
