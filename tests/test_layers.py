@@ -14,7 +14,7 @@ import teravec
 ROOT = Path(teravec.__file__).parent
 STAGES = ("sources", "training", "shards", "slices", "index", "search", "serving")
 SIDE_ROOMS = ("kernels", "engines", "storage")
-BASICS = ("errors", "memory", "progress")
+BASICS = ("arguments", "bars", "errors", "memory", "progress")
 TOP = (
     "api",
     "building",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec import building
+from teravec.arguments import checked_range, flag, instance, path_of, whole_number, whole_numbers
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
@@ -20,9 +22,10 @@ from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
 from teravec.memory import default_memory, parse_bytes, require
-from teravec.progress import NoProgress, Progress
+from teravec.progress import Progress, as_progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.index import open_index as open
+from teravec.search.request import as_queries
 from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
 from teravec.sources import PathLike, Weights, open_source
@@ -46,7 +49,7 @@ __all__ = [
 
 
 def resources(
-    memory: str | int | None, threads: int | None, progress: Progress | None,
+    memory: str | int | None, threads: int | None, progress: Progress | bool | None,
     engine: EngineOptions | None = None, device: str = CPU,
 ) -> Resources:  # fmt: skip
     """Memory, threads, progress, engine and device as users write them, checked.
@@ -54,9 +57,9 @@ def resources(
     Use it as a context where there is an engine: its workers go when the body ends. On a
     cluster, each worker has a GPU of its own where the device is one.
     """
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
-    if memory_bytes < 1 or (threads is not None and threads < 1):
-        raise InvalidArgument(f"memory is {memory}, threads {threads}; at least 1 expected")
+    memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
+    memory_bytes = whole_number(memory_bytes, "memory", 1)
+    threads = None if threads is None else whole_number(threads, "threads", 1)
     chosen = engine or EngineOptions()
     if parse_device(device) != CPU:
         if chosen.name == "local":
@@ -90,7 +93,7 @@ def build(
     id_column: str | None = None,
     vector_column: str | None = None,
     weights: PathLike | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -139,7 +142,9 @@ def build(
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
     weights : path-like, optional
         A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
-    progress : Progress, optional
+    progress : Progress or bool, optional
+        True: a bar for each stage, in a terminal or a notebook. `teravec.Bars` is the class
+        that draws them; its ``stages`` say afterwards what each took.
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
         The index is the same.
@@ -200,8 +205,10 @@ def train(
     """
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     return building.train_model(
-        source, IndexPaths(Path(out)), options or TrainOptions(), layout or LayoutOptions(),
-        resources or Resources(),
+        source, IndexPaths(path_of(out, "out")),
+        TrainOptions() if options is None else instance(options, TrainOptions, "options"),
+        LayoutOptions() if layout is None else instance(layout, LayoutOptions, "layout"),
+        _granted(resources),
         None if weights is None else Weights(weights, source.ntotal),
     )  # fmt: skip
 
@@ -221,7 +228,8 @@ def shard(
     the others' rows. Returns the shard files written.
     """
     source = open_source(data, id_column=id_column, vector_column=vector_column)
-    return building.shard_rows(source, IndexPaths(Path(out)), rows, resources or Resources())
+    paths, rows = IndexPaths(path_of(out, "out")), checked_range(rows, "rows")
+    return building.shard_rows(source, paths, rows, _granted(resources))
 
 
 def merge(
@@ -229,8 +237,14 @@ def merge(
 ) -> Manifest:
     """Merge all shards into slices and seal the index; the third stage."""
     return building.merge_shards(
-        IndexPaths(Path(out)), keep_shards=keep_shards, resources=resources or Resources()
+        IndexPaths(path_of(out, "out")),
+        keep_shards=flag(keep_shards, "keep_shards"),
+        resources=_granted(resources),
     )
+
+
+def _granted(resources: Resources | None) -> Resources:
+    return Resources() if resources is None else instance(resources, Resources, "resources")
 
 
 def calibrate(
@@ -246,7 +260,7 @@ def calibrate(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
 
@@ -281,7 +295,10 @@ def calibrate(
     StorageError
         No permission to write into the index.
     """
-    paths, options = IndexPaths(Path(path)), CalibrationOptions(nqueries, tuple(ks), codes)
+    paths, options = (
+        IndexPaths(path_of(path, "the index")),
+        CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes),
+    )
     limits = resources(memory, threads, progress)
     given = None if queries is None else _vectors(queries, limits.memory_bytes)
     if paths.root.is_dir():
@@ -300,15 +317,15 @@ def calibrate(
 def _vectors(
     queries: PathLike | npt.NDArray[np.float32], memory_bytes: int
 ) -> npt.NDArray[np.float32]:
-    if not isinstance(queries, str | Path):
-        return np.asarray(queries)
+    if not isinstance(queries, str | os.PathLike):
+        return as_queries(queries)
     source = open_source(queries)
     require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors
 
 
-def verify(path: PathLike, *, progress: Progress | None = None) -> None:
+def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
     """Compare every byte of an index with its checksums.
 
     Raises
@@ -316,11 +333,11 @@ def verify(path: PathLike, *, progress: Progress | None = None) -> None:
     CorruptFile, MissingFile, ForeignFile
         The first damage found; names the file.
     """
-    damages = _verify(path, progress or NoProgress())
+    damages = _verify(path_of(path, "the index"), as_progress(progress))
     if damages:
         raise damages[0]
 
 
-def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | None = None) -> None:
+def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | bool | None = None) -> None:
     """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(path, out, progress or NoProgress())
+    _export_faiss(path_of(path, "the index"), path_of(out, "out"), as_progress(progress))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from teravec.arguments import flag, path_of
 from teravec.engines.resources import Resources
 from teravec.errors import (
     CorruptFile,
@@ -25,7 +26,7 @@ from teravec.shards.plan import RowRange
 from teravec.shards.shard import shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.sources import Source, Weights, open_source
+from teravec.sources import PathLike, Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -129,14 +130,15 @@ def _manifest(
 
 
 def build_index(
-    data: str | Path | Sequence[str | Path], out: str | Path, *,
+    data: PathLike | Sequence[PathLike], out: PathLike, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: str | Path | None = None,
+    weights: PathLike | None = None,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing."""
     warn_if_missing()
-    paths = IndexPaths(Path(out))
+    paths = IndexPaths(path_of(out, "out"))
+    keep_shards, calibrate = flag(keep_shards, "keep_shards"), flag(calibrate, "calibrate")
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     with _nothing_left_of_bad_input(paths):
         weighed = None if weights is None else Weights(weights, source.ntotal)

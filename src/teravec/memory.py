@@ -6,26 +6,46 @@ import os
 import re
 from fractions import Fraction
 
-from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.arguments import real_number, whole_number
+from teravec.errors import InvalidArgument, MemoryLimitTooSmall, shown
 
 __all__ = ["MIB", "default_memory", "parse_bytes", "require"]
 
 MIB = 1 << 20
 _DEFAULT = 4 << 30
+# No number of bytes has more digits; Python refuses to read very long ones, in its own words.
+_PATTERN = re.compile(
+    r"\s*(\d{1,30}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
+    re.IGNORECASE | re.ASCII,
+)
 _SUFFIX = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
-def parse_bytes(text: str | int) -> int:
-    """Bytes written as ``512MiB``, ``4GB``, ``1.5GiB`` or a plain number."""
-    if isinstance(text, int) and text >= 0:
-        return text
-    pattern = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i|[KMGT])?B?\s*"
-    match = re.fullmatch(pattern, str(text), re.IGNORECASE)
+def parse_bytes(text: str | int | float, what: str = "a size") -> int:
+    """Bytes written as ``512MiB``, ``4GB``, ``4g``, ``1.5 GiB``, ``5e8`` or a plain number.
+
+    Numbers of Python and NumPy are taken where they are whole, as ``5e8`` is.
+
+    Raises
+    ------
+    InvalidArgument
+        Something else, a negative number, or 2^63 bytes and more.
+    """
+    if not isinstance(text, str):
+        number = real_number(text, what)
+        if number != int(number):
+            raise InvalidArgument(f"{what} is {shown(text)}; a whole number of bytes expected")
+        # An int keeps all its digits; of a float they were never there.
+        return whole_number(text if hasattr(text, "__index__") else int(number), what, 0)
+    match = _PATTERN.fullmatch(text)
     if match is None:
-        raise InvalidArgument(f"{text!r} is not a number of bytes; as 512MiB or 4GB expected")
+        why = "; no share of memory, but " if "%" in text else "; "
+        raise InvalidArgument(
+            f"{what} is {shown(text)}{why}a number of bytes expected, as 512MiB, 4GB or 5e8"
+        )
     suffix = (match[2] or "").upper().replace("I", "i")
-    return int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
+    return whole_number(int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix]), what, 0)
 
 
 def default_memory() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from teravec.cli.bars import Bars
+from teravec.bars import Bars
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import stats_table
 from teravec.search.corpus import answers, search_corpus

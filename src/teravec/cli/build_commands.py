@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from teravec import api, building
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from teravec import api
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, parse_numbers, print_json
 
 __all__ = ["add_calibrate_command"]

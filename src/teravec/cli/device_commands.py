@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, print_json
 from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes

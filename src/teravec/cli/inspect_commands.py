@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, print_json
 from teravec.index.export import export_faiss
 from teravec.index.info import describe_index

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from teravec import api
+from teravec.bars import Bars
 from teravec.cli import options as o
 from teravec.cli.answering import answer
-from teravec.cli.bars import Bars
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import whole_number, whole_numbers
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
@@ -93,12 +94,13 @@ class CalibrationOptions:
     codes: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.queries, *self.ks, self.codes or 1) < 1 or self.codes == 0:
-            raise InvalidArgument(
-                f"{self.queries} queries, k {list(self.ks)} and {self.codes} codes found, "
-                "at least 1 expected"
-            )
-        object.__setattr__(self, "ks", tuple(sorted(set(self.ks))))
+        ks = whole_numbers(self.ks, "ks", 1)
+        if not ks:
+            raise InvalidArgument("no k found; at least 1 expected")
+        object.__setattr__(self, "ks", tuple(sorted(set(ks))))
+        object.__setattr__(self, "queries", whole_number(self.queries, "nqueries", 1))
+        if self.codes is not None:
+            object.__setattr__(self, "codes", whole_number(self.codes, "codes", 1))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from teravec.kernels.metric import Metric
 from teravec.progress import Bar
 from teravec.search.checkpoint import BestSoFar, Checkpoint
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows, squared_lengths
-from teravec.search.request import checked_k, checked_queries
+from teravec.search.request import checked_k, checked_queries, padded
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
 
@@ -62,7 +62,7 @@ def groundtruth(
     source : Source
     queries : ndarray of shape (nq, d), float32
     k : int
-        1 to the vectors in the source.
+        Beyond the vectors in the source there are none: id -1.
     metric : Metric
     resources : Resources
         Workers share the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
@@ -95,7 +95,8 @@ def groundtruth(
     InvalidSource
         The source holds NaN or infinity, or changed.
     """
-    queries, k = checked_queries(queries, source.d), checked_k(k, source.ntotal)
+    queries, wanted = checked_queries(queries, source.d), checked_k(k)
+    k = min(wanted, source.ntotal)
     if not len(queries):
         raise InvalidArgument("0 queries found, 1 or more expected")
     squares = squared_lengths(queries) if metric is Metric.COSINE else None
@@ -117,7 +118,8 @@ def groundtruth(
         "ground truth: %d queries against %d vectors in %.1f s",
         len(queries), source.ntotal - begin, time.monotonic() - started,
     )  # fmt: skip
-    return best.distances(metric), best.ids
+    found = best.distances(metric), best.ids
+    return found if k == wanted else padded(*found, wanted, metric.worst)
 
 
 def _searched(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, checked_range, flag, path_of, whole_number
 from teravec.engines.threads import default_threads, once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
@@ -26,12 +26,14 @@ from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
+    as_queries,
     check_lengths,
     check_places,
     check_wanted,
     checked_k,
     checked_queries,
     checked_radius,
+    padded,
 )
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
@@ -101,6 +103,10 @@ class Index:
         return str(self._opened.model.metric)
 
     @property
+    def _worst(self) -> float:
+        return self._opened.model.metric.worst
+
+    @property
     def manifest(self) -> Manifest:
         """What the index directory's manifest says."""
         return self._opened.manifest
@@ -135,8 +141,9 @@ class Index:
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
+            Or one vector of shape (d,): results then have shape (k,).
         k : int
-            Results a query, 1 to ntotal.
+            Results a query. Beyond ntotal there are none: id -1, as in Faiss.
         nprobe : int, optional
             Lists read a query, to which disk bytes are roughly proportional. More than
             nlist is taken as nlist, and logged.
@@ -163,13 +170,19 @@ class Index:
         CorruptFile
             A list fails its checksum; names the file and the list.
         """
-        k = checked_k(k, self.ntotal)
-        effort = self.effort(nprobe, recall, k=k, candidates=candidates)
+        k = checked_k(k)
+        effort = self.effort(nprobe, recall, k=min(k, self.ntotal), candidates=candidates)
         return self.search_at(queries, k, effort)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
-        queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
+        k, queries = checked_k(k), as_queries(queries)
+        if queries.ndim == 1 and len(queries):
+            distances, ids = self.search_at(checked_queries(queries, self.d), k, effort)
+            return distances[0], ids[0]
+        if k > self.ntotal:
+            return padded(*self.search_at(queries, self.ntotal, effort), k, self._worst)
+        queries = checked_queries(queries, self.d)
         if len(queries) == 1:
             return self._search_batch(queries, k, effort)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
@@ -245,7 +258,10 @@ class Index:
             A list that was not opened, or shapes that do not fit.
         CorruptFile
         """
-        k = checked_k(k, self.ntotal)
+        k = checked_k(k)
+        if k > self.ntotal:
+            found = self.search_lists(prepared, list_nos, distances, self.ntotal, candidates)
+            return padded(*found, k, self._worst)
         most = candidates or self._efforts.candidates(k)
         return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
 
@@ -317,6 +333,7 @@ class Index:
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
+            Or one vector of shape (d,), with the results of one query.
         radius : float
             Squared L2 below this (l2), or similarity above it (ip, cosine), as in Faiss.
         nprobe, recall : optional
@@ -420,7 +437,7 @@ class Index:
 
 
 def open_index(
-    path: str | Path,
+    path: PathArgument,
     *,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -457,10 +474,10 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
-    if threads is not None and threads < 1:
-        raise InvalidArgument(f"threads is {threads}; at least 1 expected")
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory)
-    opened = OpenedIndex(path, lists=lists)
+    threads = None if threads is None else whole_number(threads, "threads", 1)
+    memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
+    keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
+    opened = OpenedIndex(path_of(path, "the index"), lists=checked_range(lists, "lists"))
     try:
         return Index(
             opened, memory_bytes=memory_bytes, threads=threads or default_threads(),

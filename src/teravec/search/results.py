@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidArgument, InvalidSource, MissingFile, StorageError, storage_errors
 from teravec.search.formats.bigann import read_bin, read_ibin, write_bin, write_ibin
 from teravec.search.formats.found import Found, FoundArrays, Neighbors
@@ -72,7 +73,7 @@ _FORMATS = {
 }
 
 
-def check_output(path: str | Path, *, within_radius: bool = False) -> None:
+def check_output(path: PathArgument, *, within_radius: bool = False) -> None:
     """Refuse an output file that could not be written, before any work is done.
 
     Parameters
@@ -88,7 +89,7 @@ def check_output(path: str | Path, *, within_radius: bool = False) -> None:
     StorageError
         The directory is missing, or may not be written to.
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
     _format(path, within_radius)
     check_place(path)
 
@@ -104,7 +105,7 @@ def check_place(path: Path) -> None:
         raise StorageError(f"{path}: cannot write: no permission to write in {directory}")
 
 
-def check_ids(path: str | Path, ids: Int64) -> None:
+def check_ids(path: PathArgument, ids: Int64) -> None:
     """Refuse ids that the format of the path's extension cannot hold.
 
     Raises
@@ -112,7 +113,7 @@ def check_ids(path: str | Path, ids: Int64) -> None:
     InvalidArgument
         Names the id, and the formats that can.
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
     if _format(path, range_search=False).wide_ids or not ids.size:
         return
     largest = int(np.iinfo(np.int32).max)  # of .bin too: many readers take its ids as signed
@@ -124,7 +125,7 @@ def check_ids(path: str | Path, ids: Int64) -> None:
         )
 
 
-def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
+def write_neighbors(path: PathArgument, distances: Float32, ids: Int64) -> None:
     """Write neighbours durably, in the format of the path's extension.
 
     Parameters
@@ -143,7 +144,7 @@ def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
     StorageError
         No space, no permission, or a failed write.
     """
-    path, distances, ids = Path(path), np.asarray(distances), np.asarray(ids)
+    path, distances, ids = path_of(path, "out"), np.asarray(distances), np.asarray(ids)
     if ids.ndim != 2 or ids.shape != distances.shape or ids.dtype.kind not in "iu":
         raise InvalidArgument(
             f"ids {ids.dtype} of shape {ids.shape} and distances of shape {distances.shape} found, "
@@ -154,7 +155,7 @@ def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
     write_found(path, FoundArrays.of_rows(distances, ids))
 
 
-def write_found(path: str | Path, found: Found) -> None:
+def write_found(path: PathArgument, found: Found) -> None:
     """Write results durably, a part at a time, in the format of the path's extension.
 
     The bytes depend on the results alone, not on how they are stored. Ids were checked by
@@ -172,11 +173,11 @@ def write_found(path: str | Path, found: Found) -> None:
         An extension that is not written.
     StorageError
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
     _format(path, range_search=found.k is None).write(path, found)
 
 
-def read_neighbors(path: str | Path) -> Neighbors:
+def read_neighbors(path: PathArgument) -> Neighbors:
     """Read neighbours, in the format of the path's extension.
 
     Raises
@@ -187,7 +188,7 @@ def read_neighbors(path: str | Path) -> Neighbors:
     StorageError
         The file may not be read.
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
     if path.suffix.lower() not in _FORMATS:
         raise InvalidSource(
             f"{path}: extension {path.suffix!r} found, neighbours are read from "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, flag, path_of, real_number, text, whole_number
 from teravec.errors import (
     Busy,
     DeadlineExceeded,
@@ -18,6 +19,14 @@ from teravec.errors import (
     OtherIndex,
     ProtocolError,
     Unavailable,
+)
+from teravec.index.calibration import checked_recall
+from teravec.search.request import (
+    as_queries,
+    checked_k,
+    checked_nprobe,
+    checked_queries,
+    checked_radius,
 )
 from teravec.search.stats import SearchStats
 from teravec.serving.deadline import Deadline
@@ -32,6 +41,7 @@ Int64 = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
 _RESULT_BYTES = 12
 
 
@@ -84,7 +94,7 @@ class RemoteIndex:
 
         Parameters
         ----------
-        queries : ndarray of shape (nq, d)
+        queries : ndarray of shape (nq, d), or (d,) for one
         k, nprobe : int
         recall : float, optional
             Instead of nprobe.
@@ -119,16 +129,17 @@ class RemoteIndex:
         missing : float
             Share of the bytes to scan that was left out, 0 if nothing was.
         """
+        k, queries = checked_k(k), as_queries(queries)
         answers = self._ask(
             queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, candidates
         )
         worst = np.inf if self.metric == "l2" else -np.inf
         tables = [answer.top_k(k, worst) for answer in answers]
-        return (
-            np.concatenate([d for d, _ in tables]),
-            np.concatenate([i for _, i in tables]),
-            _missing(answers),
-        )
+        distances = np.concatenate([d for d, _ in tables])
+        ids = np.concatenate([i for _, i in tables])
+        if queries.ndim == 1 and len(queries):
+            distances, ids = distances[0], ids[0]
+        return distances, ids, _missing(answers)
 
     def range_search(
         self, queries: Float32, radius: float, nprobe: int | None = None, *,
@@ -144,7 +155,7 @@ class RemoteIndex:
         recall: float | None = None, timeout_s: float | None = None, allow_partial: bool = True,
     ) -> tuple[Int64, Float32, Int64, float]:  # fmt: skip
         """As ``range_search``, without lists that no live server owns; the last says how much."""
-        wanted = Wanted(radius=float(radius))
+        wanted = Wanted(radius=checked_radius(radius))
         answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
         counts = np.concatenate([answer.counts for answer in answers])
         return (
@@ -159,16 +170,18 @@ class RemoteIndex:
         timeout_s: float | None, allow_partial: bool, candidates: int | None = None,
     ) -> list[Answer]:  # fmt: skip
         """Answers to runs of the queries, each small enough for the server."""
-        queries = np.asarray(queries)
-        if queries.ndim != 2 or queries.shape[1] != self.d or queries.dtype.kind not in "fiu":
-            raise InvalidArgument(
-                f"queries of shape {queries.shape} and type {queries.dtype} found, numbers of "
-                f"shape (nq, {self.d}) expected"
-            )
-        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        queries = checked_queries(queries, self.d)
+        if nprobe is not None and recall is not None:
+            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        nprobe = None if nprobe is None else checked_nprobe(nprobe)
+        recall = None if recall is None else checked_recall(recall)
+        candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
+        timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        allow_partial = flag(allow_partial, "allow_partial")
+        deadline = Deadline.after(timeout_s)
         answers = []
         for rows in self._runs(len(queries), wanted, nprobe, candidates):
-            part = np.ascontiguousarray(queries[rows], np.float32)
+            part = queries[rows]
 
             def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
                 deadline.check()
@@ -238,10 +251,10 @@ def connect(
     url: str,
     *,
     token: str | None = None,
-    token_file: str | Path | None = None,
-    ca: str | Path | None = None,
-    certificate: str | Path | None = None,
-    key: str | Path | None = None,
+    token_file: PathArgument | None = None,
+    ca: PathArgument | None = None,
+    certificate: PathArgument | None = None,
+    key: PathArgument | None = None,
     timeout_s: float = 10.0,
     insecure: bool = False,
 ) -> RemoteIndex:
@@ -250,8 +263,8 @@ def connect(
     Parameters
     ----------
     url : str
-        ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by commas, are
-        coordinators of the same index, and one that fails is passed over.
+        ``host:port``, ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by
+        commas, are coordinators of the same index, and one that fails is passed over.
     token, token_file : str and path-like, optional
         Sent only over TLS or to this machine, unless ``insecure``.
     ca : path-like, optional
@@ -269,23 +282,32 @@ def connect(
         Nobody answers within the timeout, or not to us.
     """
 
-    def path(name: str | Path | None) -> Path | None:
-        return None if name is None else Path(name)
+    def path(name: PathArgument | None, what: str) -> Path | None:
+        return None if name is None else path_of(name, what)
 
+    urls = [part.strip() for part in text(url, "the server's address").split(",")]
+    timeout_s = _checked_timeout(timeout_s)
     security = ClientSecurity.read(
-        token_file=path(token_file), ca=path(ca), certificate=path(certificate), key=path(key),
-        insecure=insecure,
+        token_file=path(token_file, "token_file"), ca=path(ca, "ca"),
+        certificate=path(certificate, "certificate"), key=path(key, "key"),
+        insecure=flag(insecure, "insecure"),
     )  # fmt: skip
     if token is not None:
+        token = text(token, "token")
         security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
     peers: list[FlightPeer] = []
     try:
-        peers += [FlightPeer(part.strip(), security) for part in url.split(",")]
+        peers += [FlightPeer(url, security) for url in urls]
         return RemoteIndex(peers, timeout_s)
     except BaseException:
         for peer in peers:
             peer.close()
         raise
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    expected = f"a number above 0, at most {_LONGEST_S:,.0f}"
+    return real_number(timeout_s, "timeout_s", 1e-9, _LONGEST_S, expected)
 
 
 def _missing(answers: list[Answer]) -> float:

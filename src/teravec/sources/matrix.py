@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from teravec.arguments import text
 from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
@@ -368,7 +369,10 @@ def open_source(
     StorageError
         A file that may not be read.
     """
-    columns = Columns(ids=id_column, vectors=vector_column)
+    columns = Columns(
+        None if id_column is None else text(id_column, "id_column"),
+        None if vector_column is None else text(vector_column, "vector_column"),
+    )
     files = [open_vector_file(path, columns) for path in discover(paths)]
     filled = [file for file in files if file.n > 0]
     if not filled:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
+import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from teravec.arguments import PathArgument
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.formats import EXTENSIONS, has_known_extension
 from teravec.sources.vectorfile import source_errors
 
 __all__ = ["PathLike", "discover"]
 
-PathLike = str | Path
+PathLike = PathArgument
 
 
 def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
@@ -36,7 +39,7 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     InvalidSource
         Nothing there, nothing that can be read there, or one file reached twice.
     """
-    named = [paths] if isinstance(paths, str | Path) else list(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     found = [file for path in named for file in _expand(path)]
@@ -44,13 +47,20 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     return found
 
 
+def _listed(paths: Any) -> list[Any]:
+    if not isinstance(paths, Iterable):
+        raise InvalidArgument(f"a path or several expected, {type(paths).__name__} found")
+    return list(paths)
+
+
 def _expand(path: PathLike) -> list[Path]:
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | os.PathLike):
         raise InvalidArgument(
             f"a path expected, {type(path).__name__} found; arrays are saved first, as .npy"
         )
     if path == "":  # Path takes it for the working directory; it is a variable that was not set
         raise InvalidSource("an empty path found, expected a file of vectors")
+    path = os.fsdecode(path)
     here = Path(path)
     try:
         with source_errors(here):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidSource
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
@@ -31,8 +31,8 @@ class Weights:
         The file is no such array.
     """
 
-    def __init__(self, path: str | Path, ntotal: int) -> None:
-        self.path = Path(path)
+    def __init__(self, path: PathArgument, ntotal: int) -> None:
+        self.path = path_of(path, "weights")
         file = open_npy(self.path, column=True)
         if file.n != ntotal:
             raise InvalidSource(

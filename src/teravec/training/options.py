@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument, whole_number
+from teravec.arguments import whole_number
+from teravec.errors import InvalidArgument
 from teravec.kernels.codec import Codec, code_bytes
 from teravec.kernels.device import CPU
 from teravec.kernels.metric import Metric
@@ -55,6 +56,12 @@ class TrainOptions:
     niter: int = 10
     seed: int = 1234
     max_list_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("nlist", "sample", "niter", "seed", "max_list_bytes"):
+            value = getattr(self, name)
+            if value is not None or name in ("niter", "seed"):
+                object.__setattr__(self, name, whole_number(value, name))
 
 
 @dataclass(frozen=True)
@@ -129,12 +136,10 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     """
     if ntotal < 1:
         raise InvalidArgument("there are no vectors to train on")
-    for name in ("nlist", "sample", "niter", "seed", "max_list_bytes"):
-        if (value := getattr(options, name)) is not None:
-            whole_number(value, name)
     metric, codec = Metric.parse(options.metric), Codec.parse(options.codec)
     default_transform = "rotation" if codec.wants_rotation else "none"
-    transform = TransformKind.parse(options.transform or default_transform)
+    asked = default_transform if options.transform is None else options.transform
+    transform = TransformKind.parse(asked)
     d_index = transform.output_dimension(d)
     codec.check_dimension(d_index)
     nlist = auto_nlist(ntotal) if options.nlist is None else options.nlist

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors, whole_number
+from teravec.arguments import whole_number
+from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
 from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
@@ -32,6 +33,11 @@ class LayoutOptions:
 
     shards: int | None = None
     slices: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, name, 1))
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,6 @@ def begin_build(
     InvalidArgument
         An option is out of range or does not fit the source.
     """
-    for name, value in asdict(layout).items():
-        if value is not None and whole_number(value, name) < 1:
-            raise InvalidArgument(f"{name} is {value}; at least 1 expected")
     described = None if weights is None else weights.describe()
     record = BuildRecord(train, layout, source.describe(), described)
     plan = record.plan()
