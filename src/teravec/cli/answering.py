@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 from teravec.bars import Bars
 from teravec.cli.running import print_json
-from teravec.cli.stats_table import stats_table
+from teravec.cli.stats_table import print_table, stats_table
 from teravec.search.corpus import answers, search_corpus
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
@@ -42,7 +41,7 @@ def answer(
         cost = {"stats": asdict(index.stats)} if stats else {}
         print_json({**question.describe(), **result, **cost})
     elif stats:
-        Console().print(stats_table(index.stats))
+        print_table(stats_table(index.stats))
 
 
 def print_found(start: int, found: FoundArrays) -> None:

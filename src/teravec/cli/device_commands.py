@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from teravec.bars import Bars
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
+from teravec.cli.stats_table import print_table
 from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
 from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
@@ -54,9 +54,8 @@ def bench_disk(
     if json:
         print_json({"path": str(path), **profile.to_dict()})
         return
-    console = Console()
     for table in _tables(profile):
-        console.print(table)
+        print_table(table)
     _print_advice(profile)
     if is_index:
         print(f"kept in {paths.device}")

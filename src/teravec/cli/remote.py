@@ -10,12 +10,11 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
 
 from teravec import api
 from teravec.cli.answering import found_as_json, print_found
 from teravec.cli.running import print_json
-from teravec.cli.stats_table import stats_table
+from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
 from teravec.memory import require
 from teravec.search.formats.found import FoundArrays
@@ -99,4 +98,4 @@ class Remote:
         else:
             print(f"{out}: {found.total:,} results of {found.n:,} queries")
         if stats:
-            Console().print(stats_table(index.stats))
+            print_table(stats_table(index.stats))

@@ -9,7 +9,6 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from teravec import api
@@ -19,6 +18,7 @@ from teravec.cli.answering import answer
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
+from teravec.cli.stats_table import print_table
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
@@ -171,7 +171,7 @@ def evaluate_index(
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
-        Console().print(_evaluation_table(results, k))
+        print_table(_evaluation_table(results, k))
 
 
 def groundtruth(
