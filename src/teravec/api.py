@@ -28,7 +28,7 @@ from teravec.search.index import open_index as open
 from teravec.search.request import as_queries
 from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import PathLike, Weights, open_source
+from teravec.sources import PathLike, Weights, open_queries, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
@@ -260,6 +260,7 @@ def calibrate(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    query_column: str | None = None,
     progress: Progress | bool | None = None,
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
@@ -285,7 +286,9 @@ def calibrate(
         Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
         times as many where 0.95 cannot be promised then.
     memory, threads, id_column, vector_column, progress
-        As for ``build``.
+        As for ``build``. The queries' files have the same vector column, if they have columns.
+    query_column : str, optional
+        Column of the queries' vectors, where it is another.
 
     Raises
     ------
@@ -300,7 +303,11 @@ def calibrate(
         CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes),
     )
     limits = resources(memory, threads, progress)
-    given = None if queries is None else _vectors(queries, limits.memory_bytes)
+    given = (
+        None
+        if queries is None
+        else _vectors(queries, limits.memory_bytes, query_column, vector_column)
+    )
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -315,11 +322,14 @@ def calibrate(
 
 
 def _vectors(
-    queries: PathLike | npt.NDArray[np.float32], memory_bytes: int
+    queries: PathLike | npt.NDArray[np.float32],
+    memory_bytes: int,
+    query_column: str | None,
+    vector_column: str | None,
 ) -> npt.NDArray[np.float32]:
     if not isinstance(queries, str | os.PathLike):
         return as_queries(queries)
-    source = open_source(queries)
+    source = open_queries(queries, query_column=query_column, vector_column=vector_column)
     require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors

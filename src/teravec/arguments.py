@@ -19,6 +19,7 @@ __all__ = [
     "PathArgument",
     "checked_range",
     "flag",
+    "install",
     "instance",
     "one_of",
     "path_of",
@@ -141,6 +142,11 @@ def one_of(
     raise InvalidArgument(
         f"unknown {what} {shown(value)}; one of {', '.join(known)} expected{hint}"
     )
+
+
+def install(extra: str) -> str:
+    """The commands that install an extra: from an index of packages, or from a checkout."""
+    return f"pip install 'teravec[{extra}]', or in a checkout pip install '.[{extra}]'"
 
 
 def similar(name: str, known: Iterable[str]) -> str | None:

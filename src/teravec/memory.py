@@ -13,9 +13,9 @@ __all__ = ["MIB", "default_memory", "parse_bytes", "require"]
 
 MIB = 1 << 20
 _DEFAULT = 4 << 30
-# No number of bytes has more digits; Python refuses to read very long ones, in its own words.
+# Python refuses to read numbers of more than 4,300 digits, in its own words.
 _PATTERN = re.compile(
-    r"\s*(\d{1,30}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
+    r"\s*(\d{1,4000}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
     re.IGNORECASE | re.ASCII,
 )
 _SUFFIX = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -30,7 +30,7 @@ def parse_bytes(text: str | int | float, what: str = "a size") -> int:
     Raises
     ------
     InvalidArgument
-        Something else, a negative number, or 2^63 bytes and more.
+        Something else, or a negative number.
     """
     if not isinstance(text, str):
         number = real_number(text, what)
@@ -40,12 +40,13 @@ def parse_bytes(text: str | int | float, what: str = "a size") -> int:
         return whole_number(text if hasattr(text, "__index__") else int(number), what, 0)
     match = _PATTERN.fullmatch(text)
     if match is None:
-        why = "; no share of memory, but " if "%" in text else "; "
+        percent = ": a share of memory is not taken" if "%" in text else ""
         raise InvalidArgument(
-            f"{what} is {shown(text)}{why}a number of bytes expected, as 512MiB, 4GB or 5e8"
+            f"{what} is {shown(text)}, which is not a number of bytes; as 512MiB, 4GB or 5e8 "
+            f"expected{percent}"
         )
     suffix = (match[2] or "").upper().replace("I", "i")
-    return whole_number(int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix]), what, 0)
+    return int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
 
 
 def default_memory() -> int:

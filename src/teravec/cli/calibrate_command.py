@@ -44,13 +44,14 @@ def calibrate(
                 "least; three times as many where 0.95 cannot be promised then]"),
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, json: o.Json = False, quiet: o.Quiet = False,
+    vector_column: o.VectorColumn = None, query_column: o.QueryColumn = None,
+    json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Measure recall against effort, for searches by recall; replaces the calibration there is."""
     calibration = api.calibrate(
         index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
         codes=codes, memory=memory, threads=threads, id_column=id_column,
-        vector_column=vector_column, progress=Bars(quiet=quiet or json),
+        vector_column=vector_column, query_column=query_column, progress=Bars(quiet=quiet or json),
     )  # fmt: skip
     if json:
         print_json({"index": str(index), **calibration.summary()})

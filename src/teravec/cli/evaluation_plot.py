@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
+from teravec.arguments import install
 from teravec.errors import InvalidArgument
 from teravec.search.evaluation import Evaluation
 from teravec.storage.files import publishing, write_all
@@ -40,7 +41,7 @@ def check_plot(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InvalidArgument(
-            "drawing needs matplotlib, which is not installed: pip install 'teravec[plot]'"
+            f"drawing needs matplotlib, which is not installed: {install('plot')}"
         ) from error
 
 

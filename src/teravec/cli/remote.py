@@ -12,15 +12,17 @@ import numpy.typing as npt
 import typer
 
 from teravec import api
-from teravec.cli.answering import found_as_json, print_found
+from teravec.bars import counted
+from teravec.cli.answering import found_as_json, print_found, print_texts
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
 from teravec.memory import require
 from teravec.search.formats.found import FoundArrays
-from teravec.search.results import check_ids, write_found
+from teravec.search.results import check_ids, is_stdout, write_found
 from teravec.serving.client import RemoteIndex, connect
-from teravec.sources import open_source
+from teravec.sources import open_rows
+from teravec.storage.layout import IndexPaths
 
 __all__ = ["REQUEST_S", "Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
@@ -28,7 +30,7 @@ Float32 = npt.NDArray[np.float32]
 
 Server = Annotated[
     str | None,
-    typer.Option(help="Ask this server instead of a directory: grpc://HOST:PORT or "
+    typer.Option(help="Ask this server instead of a directory: HOST:PORT, grpc://HOST:PORT or "
                  "grpc+tls://HOST:PORT.", show_default=False),
 ]  # fmt: skip
 TokenFile = Annotated[
@@ -58,6 +60,8 @@ class Remote:
     token_file, ca, certificate, key : Path, optional
     exclude_self : bool
         Refused: servers do not leave a query's own vector out.
+    id_column, vector_column : str, optional
+        Columns of the queries' files; servers get vectors alone, so ids are only looked for.
     """
 
     url: str
@@ -66,6 +70,8 @@ class Remote:
     certificate: Path | None
     key: Path | None
     exclude_self: bool
+    id_column: str | None = None
+    vector_column: str | None = None
 
     def answer(
         self, queries: list[str], ask: Callable[[RemoteIndex, Float32], FoundArrays],
@@ -74,7 +80,11 @@ class Remote:
         """Ask for every query; write the results to a file, or print them."""
         if self.exclude_self:
             raise InvalidArgument("--exclude-self is not answered by servers")
-        source = open_source(queries)
+        if IndexPaths(Path(queries[0])).manifest.exists():
+            raise InvalidArgument(
+                f"INDEX {queries[0]} given beside --server, which has one: leave one of them out"
+            )
+        source = open_rows(queries, id_column=self.id_column, vector_column=self.vector_column)
         if out is not None:
             source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes
@@ -84,6 +94,11 @@ class Remote:
             key=self.key,
         ) as index:  # fmt: skip
             found = ask(index, source.read(0, source.ntotal))
+        if out is not None and is_stdout(out):
+            print_texts(out, 0, found)
+            if stats:
+                print_table(stats_table(index.stats), to_stderr=True)
+            return
         result: dict[str, object] = {"queries": found.n, "results": found.total}
         if out is not None:
             check_ids(out, found.ids)
@@ -96,6 +111,6 @@ class Remote:
         if out is None:
             print_found(0, found)
         else:
-            print(f"{out}: {found.total:,} results of {found.n:,} queries")
+            print(f"{out}: {counted(found.total, 'results')} of {counted(found.n, 'queries')}")
         if stats:
             print_table(stats_table(index.stats))

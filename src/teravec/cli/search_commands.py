@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from teravec import api
-from teravec.bars import Bars
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.answering import answer
+from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
@@ -29,21 +29,24 @@ from teravec.search.formats.found import FoundArrays
 from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within
-from teravec.search.results import check_output, read_neighbors, write_neighbors
-from teravec.sources import Source, open_source
+from teravec.search.request import checked_k
+from teravec.search.results import check_output, is_stdout, read_neighbors, write_neighbors
+from teravec.sources import Source, open_queries, open_rows, open_source
 
 __all__ = ["add_search_commands"]
 
 Result = Annotated[
     Path | None,
     o.unset(
-        "Result file; its extension says the format: .npz .parquet .ibin .bin .ivecs .npy.",
+        "Result file; its extension says the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs "
+        ".npy. To standard output: - or -.jsonl, -.csv.",
         "--out", "-o",
     ),
 ]  # fmt: skip
 RangeResult = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet.",
+    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet "
+                 ".csv .jsonl. To standard output: - or -.jsonl, -.csv.",
                  show_default=False),
 ]  # fmt: skip
 ExcludeSelf = Annotated[
@@ -73,8 +76,11 @@ def search(
     """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
         check_output(out)
+    check_one_output(out, json=json)
     if server is not None:
-        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+        Remote(
+            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
+        ).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(
                 *remote.search(
@@ -86,7 +92,8 @@ def search(
         return
     source = _open_queries(queries, id_column, vector_column)
     with open_index(index, memory=memory, threads=threads) as opened:
-        effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
+        nearest = min(checked_k(k), opened.ntotal)
+        effort = opened.effort(nprobe, recall, k=nearest, candidates=candidates)
         question = TopK(k, effort, exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
@@ -107,8 +114,11 @@ def range_search(
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
+    check_one_output(out, json=json)
     if server is not None:
-        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+        Remote(
+            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
+        ).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
@@ -127,7 +137,7 @@ def _open_queries(
 ) -> Source:
     if not queries:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-    return open_source(queries, id_column=id_column, vector_column=vector_column)
+    return open_rows(queries, id_column=id_column, vector_column=vector_column)
 
 
 def evaluate_index(
@@ -148,7 +158,8 @@ def evaluate_index(
     plot: Annotated[
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
-    memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
+    memory: o.Memory = None, threads: o.Threads = None, vector_column: o.QueryVectors = None,
+    json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
@@ -163,7 +174,9 @@ def evaluate_index(
     neighbors = read_neighbors(truth)
     with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
         results = evaluate(
-            opened, _read_queries(open_source(queries), queries, memory), neighbors, k, nprobes,
+            opened, _read_queries(
+                open_source(queries, vector_column=vector_column), queries, memory
+            ), neighbors, k, nprobes,
             recalls=recalls, candidates=candidates,
         )  # fmt: skip
     if plot is not None:
@@ -183,6 +196,7 @@ def groundtruth(
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
+    query_column: o.QueryColumn = None,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -190,25 +204,29 @@ def groundtruth(
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
+    check_one_output(out, json=json)
     chosen = EngineOptions(engine, workers, address)
     source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
-    asked = open_source(data[-1])
+    asked = open_queries(data[-1], query_column=query_column, vector_column=vector_column)
     for taken in (source, asked):
         taken.check_not(out)
-    checkpoint = out.with_name(out.name + ".partial")
+    to_stdout = is_stdout(out)
+    checkpoint = None if to_stdout else out.with_name(out.name + ".partial")
     with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
         distances, ids = exact_neighbors(
             source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
             resources=resources, checkpoint=checkpoint,
         )  # fmt: skip
+    if checkpoint is None:
+        print_texts(out, 0, FoundArrays.of_rows(distances, ids))
+        return
     write_neighbors(out, distances, ids)
     remove_checkpoint(checkpoint)
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k})
     else:
-        print(
-            f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
-        )
+        print(f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
+              f"{counted(source.ntotal, 'vectors')}")  # fmt: skip
 
 
 def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:

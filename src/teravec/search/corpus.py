@@ -138,8 +138,8 @@ def search_corpus(
                     parts.add(start, found)
                 bar.advance(found.n)
                 del found  # before the next batch, which needs the memory
-    if parts.rows:
-        whole = parts.found(question.k)
+    if parts.rows or not source.ntotal:
+        whole = parts.found(question.k) if parts.rows else FoundArrays.none(question.k)
         write_found(out, whole)
         results = whole.total
     parts.remove()

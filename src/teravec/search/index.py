@@ -476,6 +476,7 @@ def open_index(
     """
     threads = None if threads is None else whole_number(threads, "threads", 1)
     memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
+    memory_bytes = whole_number(memory_bytes, "memory", 1)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
     opened = OpenedIndex(path_of(path, "the index"), lists=checked_range(lists, "lists"))
     try:

@@ -15,6 +15,7 @@ from teravec.search.effort import Effort
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
 from teravec.search.ordering import by_query
+from teravec.search.request import checked_k, padded
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
@@ -72,9 +73,7 @@ class TopK:
     def check(self, index: Index, source: Source) -> None:
         """Raise InvalidArgument where index and queries do not fit the question."""
         _check_dimensions(index, source)
-        most = index.ntotal - self.exclude_self
-        if not 1 <= self.k <= most:
-            raise InvalidArgument(f"k is {self.k}; 1 to {most:,} (the vectors there are) expected")
+        checked_k(self.k)
 
     def batch_rows(self, index: Index) -> int:
         """Most queries that one batch may have."""
@@ -84,12 +83,14 @@ class TopK:
     def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
         """Results of queries [start, stop)."""
         wanted = index.nearest_lists(source.read(start, stop), self.effort)
-        k = self.k + self.exclude_self
+        k = min(self.k + self.exclude_self, index.ntotal)
         distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
         if self.exclude_self:
             keep = all_but_own(ids, source.read_ids(start, stop))
-            distances = distances[keep].reshape(-1, self.k)
-            ids = ids[keep].reshape(-1, self.k)
+            shape = len(ids), ids.shape[1] - 1
+            distances, ids = distances[keep].reshape(shape), ids[keep].reshape(shape)
+        if ids.shape[1] < self.k:  # there are no more vectors
+            distances, ids = padded(distances, ids, self.k, Metric.parse(index.metric).worst)
         return FoundArrays.of_rows(distances, ids)
 
     def describe(self) -> dict[str, Any]:
@@ -224,7 +225,7 @@ def all_but_own(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
 
 
 def _check_dimensions(index: Index, source: Source) -> None:
-    if source.d != index.d:
+    if source.d != index.d and (source.ntotal or source.d):
         raise InvalidArgument(
             f"queries of shape {(source.ntotal, source.d)} found, (nq, {index.d}) expected"
         )

@@ -11,7 +11,12 @@ extension   content                                                             
             lims (n + 1,), with ids and distances flat
 .parquet    a row for every neighbour: query int64, rank int32 (from 0), id       yes   yes
             int64, distance float32
+.csv        the same as text, with a line of the names                            yes   yes
+.jsonl      a line for every query: {"query": 0, "ids": [...], "distances":       yes   yes
+            [...]}; null is the distance of a missing neighbour
 ==========  ===================================================================== ===== =====
+
+``-``, ``-.jsonl`` and ``-.csv`` are standard output instead of a file, as text.
 
 All little-endian. ``.bin`` is the ground truth of big-ann-benchmarks; as there are ``.ibin``
 files with distances and ``.bin`` files without, both are read either way, by their size. A
@@ -25,7 +30,7 @@ https://big-ann-benchmarks.com, "Datasets"; http://corpus-texmex.irisa.fr, "File
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +45,24 @@ from teravec.search.formats.ivecs import read_ivecs, write_ivecs
 from teravec.search.formats.npy import read_npy, write_npy
 from teravec.search.formats.npz import read_npz, write_npz
 from teravec.search.formats.parquet import read_parquet, write_parquet
+from teravec.search.formats.text import (
+    csv_header,
+    csv_texts,
+    jsonl_texts,
+    read_csv,
+    read_jsonl,
+    write_csv,
+    write_jsonl,
+)
 
 __all__ = [
     "Neighbors",
     "check_ids",
     "check_output",
     "check_place",
+    "is_stdout",
     "read_neighbors",
+    "stdout_texts",
     "write_found",
     "write_neighbors",
 ]
@@ -70,6 +86,8 @@ _FORMATS = {
     ".ivecs": _Format(read_ivecs, write_ivecs, wide_ids=False),
     ".npy": _Format(read_npy, write_npy),
     ".parquet": _Format(read_parquet, write_parquet, ranges=True),
+    ".csv": _Format(read_csv, write_csv, ranges=True),
+    ".jsonl": _Format(read_jsonl, write_jsonl, ranges=True),
 }
 
 
@@ -90,8 +108,35 @@ def check_output(path: PathArgument, *, within_radius: bool = False) -> None:
         The directory is missing, or may not be written to.
     """
     path = path_of(path, "the file of neighbours")
+    if is_stdout(path):
+        return
     _format(path, within_radius)
     check_place(path)
+
+
+_STDOUT = {"-": ".jsonl", "-.jsonl": ".jsonl", "-.csv": ".csv"}
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether results go to standard output; InvalidArgument for a format that is not text."""
+    name = str(path)
+    if name in _STDOUT:
+        return True
+    if name.startswith("-.") and "/" not in name:
+        raise InvalidArgument(
+            f"{name}: standard output takes text: one of {', '.join(_STDOUT)} expected"
+        )
+    return False
+
+
+def stdout_texts(path: Path, first: int, found: Found) -> Iterator[str]:
+    """What goes to standard output for some queries, counted from ``first``."""
+    if _STDOUT[str(path)] == ".jsonl":
+        yield from jsonl_texts(found, first)
+        return
+    if not first:
+        yield csv_header()
+    yield from csv_texts(found, first)
 
 
 def check_place(path: Path) -> None:
@@ -114,7 +159,7 @@ def check_ids(path: PathArgument, ids: Int64) -> None:
         Names the id, and the formats that can.
     """
     path = path_of(path, "the file of neighbours")
-    if _format(path, range_search=False).wide_ids or not ids.size:
+    if is_stdout(path) or _format(path, range_search=False).wide_ids or not ids.size:
         return
     largest = int(np.iinfo(np.int32).max)  # of .bin too: many readers take its ids as signed
     if not -1 <= ids.min() <= ids.max() <= largest:

@@ -48,6 +48,8 @@ class ServeOptions:
     limits : Limits
     vectors : str, optional
         Source of vectors by id.
+    vector_column : str, optional
+        Column of that source.
     batch_rows : int
     memory_bytes, threads : int, optional
     """
@@ -64,6 +66,7 @@ class ServeOptions:
     servers_security: ClientSecurity = field(default_factory=ClientSecurity)
     limits: Limits = field(default_factory=Limits)
     vectors: str | None = None
+    vector_column: str | None = None
     batch_rows: int = 1024
     memory_bytes: int | None = None
     threads: int | None = None
@@ -72,6 +75,8 @@ class ServeOptions:
         given = [self.lists, self.slices, self.servers, self.topology]
         if sum(option is not None for option in given) > 1:
             raise InvalidArgument("one of lists, slices, servers and topology expected")
+        if self.vector_column is not None and self.vectors is None:
+            raise InvalidArgument("vector_column is of vectors, and none are given: give both")
         if self.batch_rows < 1:
             raise InvalidArgument(f"batch_rows is {self.batch_rows}; at least 1 expected")
 
@@ -87,7 +92,9 @@ def launch(options: ServeOptions) -> Server:
     addresses = [options.listen, *([] if options.http is None else [options.http])]
     for address in addresses:  # before anything is opened
         options.security.check_address(address)
-    lookup = None if options.vectors is None else VectorLookup(options.vectors)
+    lookup = (
+        None if options.vectors is None else VectorLookup(options.vectors, options.vector_column)
+    )
     metrics = Metrics()
     backend, workers = _backend(options, metrics)
     service = SearchService(

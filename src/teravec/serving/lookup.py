@@ -23,10 +23,11 @@ class VectorLookup:
     ----------
     path : str
         File, directory or glob.
+    vector_column : str, optional
     """
 
-    def __init__(self, path: str) -> None:
-        self._source = open_source(path)
+    def __init__(self, path: str, vector_column: str | None = None) -> None:
+        self._source = open_source(path, vector_column=vector_column)
 
     def vectors(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
         """Vectors of shape (n, d), or InvalidArgument for an id that is none."""

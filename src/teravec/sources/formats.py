@@ -12,7 +12,7 @@ from teravec.sources.ipc import open_ipc
 from teravec.sources.parquet import open_parquet
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["EXTENSIONS", "has_known_extension", "open_vector_file"]
+__all__ = ["EXTENSIONS", "has_columns", "has_known_extension", "open_vector_file"]
 
 _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
     **dict.fromkeys(vecs.DTYPES, vecs.open_vecs),
@@ -32,6 +32,11 @@ EXTENSIONS = (*_PLAIN, *_COLUMNAR)
 def has_known_extension(path: Path) -> bool:
     """Whether some reader takes files so named."""
     return path.suffix.lower() in EXTENSIONS
+
+
+def has_columns(path: Path) -> bool:
+    """Whether files so named hold columns, of which one is the vectors."""
+    return path.suffix.lower() in _COLUMNAR
 
 
 def open_vector_file(path: Path, columns: Columns) -> VectorFile:

@@ -21,7 +21,7 @@ from teravec.sources.formats import open_vector_file
 from teravec.sources.paths import PathLike, discover
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_source"]
+__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_rows", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Source:
     @cached_property
     def d(self) -> int:
         """Dimension of every vector."""
-        return self._filled[0].d
+        return next(iter(self._filled), self.files[0].file).d
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -369,16 +369,28 @@ def open_source(
     StorageError
         A file that may not be read.
     """
+    source = open_rows(paths, id_column=id_column, vector_column=vector_column)
+    if not source.ntotal:
+        files = source.files
+        names = ", ".join(str(file.path) for file in files[:3])
+        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+        raise InvalidSource(f"{names}{more}: empty source: 0 rows found, expected 1 or more")
+    return source
+
+
+def open_rows(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+) -> Source:
+    """Do as `open_source`, also for files without any row."""
     columns = Columns(
         None if id_column is None else text(id_column, "id_column"),
         None if vector_column is None else text(vector_column, "vector_column"),
     )
     files = [open_vector_file(path, columns) for path in discover(paths)]
     filled = [file for file in files if file.n > 0]
-    if not filled:
-        names = ", ".join(str(file.path) for file in files[:3])
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        raise InvalidSource(f"{names}{more}: empty source: 0 rows found, expected 1 or more")
     for file in filled:
         if file.d != filled[0].d:
             raise InvalidSource(

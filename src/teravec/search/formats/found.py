@@ -86,6 +86,11 @@ class FoundArrays:
         n, k = ids.shape
         return cls(np.arange(n + 1) * k, distances.reshape(-1), ids.reshape(-1), k)
 
+    @classmethod
+    def none(cls, k: int | None) -> FoundArrays:
+        """Results of no queries."""
+        return cls(np.zeros(1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64), k)
+
     @property
     def n(self) -> int:
         """Queries."""
