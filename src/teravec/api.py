@@ -93,6 +93,7 @@ def build(
     id_column: str | None = None,
     vector_column: str | None = None,
     weights: PathLike | None = None,
+    overwrite: bool = False,
     progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
@@ -142,6 +143,9 @@ def build(
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
     weights : path-like, optional
         A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
+    overwrite : bool
+        Replace another index that is at ``out``, when the new one is whole: it is built beside
+        it, as ``OUT.new``. Not where ``out`` holds anything else. The same build goes on.
     progress : Progress or bool, optional
         True: a bar for each stage, in a terminal or a notebook. `teravec.Bars` is the class
         that draws them; its ``stages`` say afterwards what each took.
@@ -184,6 +188,7 @@ def build(
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted,
             id_column=id_column, vector_column=vector_column, weights=weights,
+            overwrite=overwrite,
         )  # fmt: skip
 
 

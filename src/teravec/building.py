@@ -16,10 +16,17 @@ from teravec.errors import (
     InvalidArgument,
     InvalidSource,
     MemoryLimitTooSmall,
+    OutputExists,
     storage_errors,
 )
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, read_manifest, write_manifest
+from teravec.index.replacing import (
+    check_only_index,
+    finish_replacing,
+    put_in_place,
+    successor,
+)
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
@@ -32,7 +39,13 @@ from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
-from teravec.training.record import BuildRecord, LayoutOptions, begin_build, read_record
+from teravec.training.record import (
+    BuildRecord,
+    LayoutOptions,
+    OtherBuild,
+    begin_build,
+    read_record,
+)
 from teravec.training.train import train
 
 __all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
@@ -133,13 +146,43 @@ def build_index(
     data: PathLike | Sequence[PathLike], out: PathLike, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: PathLike | None = None,
+    weights: PathLike | None = None, overwrite: bool = False,
 ) -> Manifest:  # fmt: skip
-    """Train, shard, merge and calibrate; a rerun does only what is missing."""
+    """Train, shard, merge and calibrate; a rerun does only what is missing.
+
+    With ``overwrite``, another index that is at ``out`` is replaced when the new one is whole.
+    """
     warn_if_missing()
     paths = IndexPaths(path_of(out, "out"))
     keep_shards, calibrate = flag(keep_shards, "keep_shards"), flag(calibrate, "calibrate")
+    overwrite = flag(overwrite, "overwrite")
     source = open_source(data, id_column=id_column, vector_column=vector_column)
+
+    def build(paths: IndexPaths) -> Manifest:
+        return _build(source, paths, options, layout, resources, keep_shards, calibrate, weights)
+
+    if overwrite:
+        finish_replacing(paths)
+    try:
+        return build(paths)
+    except OtherBuild:
+        if not overwrite:
+            raise
+    check_only_index(paths)
+    try:
+        manifest = build(successor(paths))
+    except OtherBuild as error:
+        raise OutputExists(
+            f"{error.found}: it was begun to replace {paths.root}; remove it to begin anew"
+        ) from error
+    put_in_place(paths)
+    return manifest
+
+
+def _build(
+    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
+    resources: Resources, keep_shards: bool, calibrate: bool, weights: PathLike | None,
+) -> Manifest:  # fmt: skip
     with _nothing_left_of_bad_input(paths):
         weighed = None if weights is None else Weights(weights, source.ntotal)
         record = begin_build(paths, source, options, layout, weighed)

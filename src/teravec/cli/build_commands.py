@@ -47,6 +47,11 @@ def build(
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace another index at --out, when the new one is "
+                     "whole; it is built beside it, as OUT.new."),
+    ] = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -59,6 +64,7 @@ def build(
             data, out, options=options, layout=LayoutOptions(shards, slices),
             keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
             id_column=id_column, vector_column=vector_column, weights=weights,
+            overwrite=overwrite,
         )  # fmt: skip
     _report_index(manifest, out, started, resources, json)
 

@@ -14,9 +14,26 @@ from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
-__all__ = ["BuildRecord", "LayoutOptions", "begin_build", "read_record"]
+__all__ = ["BuildRecord", "LayoutOptions", "OtherBuild", "begin_build", "read_record"]
 
 _FORMAT, _VERSION = "teravec-build", 1
+
+
+class OtherBuild(OutputExists):
+    """The output holds a sound build, of other options or vectors.
+
+    Attributes
+    ----------
+    found : str
+        What is there, without what to do about it.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(f"{found}: {advice}choose another --out, or add --overwrite to replace it")
+        self.found = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.found,)
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ class BuildRecord:
             return
         ours, theirs = _file_names(self.source), _file_names(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
-        raise OutputExists(f"{where} was begun with other vectors: {detail}")
+        raise OtherBuild(f"{where} was begun with other vectors: {detail}")
 
 
 def _file_names(description: dict[str, Any]) -> str:
@@ -145,14 +162,15 @@ def begin_build(
         _check_same_options(before, record, paths)
         before.check_source(source, paths.root)
         if before.weights != record.weights:
-            raise OutputExists(
-                f"{paths.root} was begun with {_named(before)}, not {_named(record)}"
-            )
+            raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(record)}")
         return before
     if paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
         leftovers = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else []
         if leftovers != [paths.build.name + ".tmp"]:
-            raise OutputExists(f"{paths.root} exists and is not a teravec build")
+            raise OutputExists(
+                f"{paths.root} exists and is not a teravec build: choose another --out; what is "
+                "not an index is not overwritten"
+            )
     make_directory(paths.root)
     write_json(paths.build, record.content())
     return record
@@ -163,6 +181,11 @@ def _check_same_options(before: BuildRecord, now: BuildRecord, paths: IndexPaths
         for field in fields(ours):
             old, new = getattr(ours, field.name), getattr(theirs, field.name)
             if old != new:
-                raise OutputExists(
-                    f"{paths.root} holds another index: {field.name} {old}, not {new}"
+                shown_old = "left to the rules" if old is None else old
+                shown_new = "left to the rules" if new is None else new
+                flag = f"--{field.name.replace('_', '-')}"
+                same = f"leave {flag} out" if old is None else f"give {flag} {old}"
+                raise OtherBuild(
+                    f"{paths.root} holds another index: {field.name} {shown_old}, not {shown_new}",
+                    f"{same} to go on with it, ",
                 )
