@@ -9,6 +9,9 @@
         distances, ids = index.search(queries, k=10, recall=0.95)
 """
 
+from importlib.metadata import version as _version
+from typing import Any
+
 from teravec.api import (
     build,
     calibrate,
@@ -20,6 +23,7 @@ from teravec.api import (
     train,
     verify,
 )
+from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
     Busy,
@@ -41,12 +45,16 @@ from teravec.errors import (
     Unavailable,
     WorkerLost,
 )
+from teravec.progress import Progress
 from teravec.search.index import Index
 from teravec.search.stats import SearchStats
 from teravec.serving.client import RemoteIndex
+from teravec.training.options import TrainOptions
+from teravec.training.record import LayoutOptions
 
 __all__ = [
     "AccessDenied",
+    "Bars",
     "Busy",
     "CorruptFile",
     "DeadlineExceeded",
@@ -55,17 +63,21 @@ __all__ = [
     "Index",
     "InvalidArgument",
     "InvalidSource",
+    "LayoutOptions",
     "LimitExceeded",
     "MemoryLimitTooSmall",
     "MissingFile",
     "OtherIndex",
     "OutputExists",
+    "Progress",
     "ProtocolError",
     "RemoteIndex",
+    "Resources",
     "SearchStats",
     "ServiceError",
     "StorageError",
     "TeravecError",
+    "TrainOptions",
     "Unavailable",
     "WorkerLost",
     "build",
@@ -78,3 +90,13 @@ __all__ = [
     "train",
     "verify",
 ]
+
+__version__ = _version("teravec")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Bars":  # not before it is asked for: it takes tens of milliseconds to import
+        from teravec.bars import Bars
+
+        return Bars
+    raise AttributeError(f"module 'teravec' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -144,6 +144,14 @@ class Bars:
         self._quiet = quiet
         self.stages: list[StageTime] = []
         self.console = Console(stderr=True, highlight=False)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The stages that ended, fit for JSON."""
+        return [
+            {**asdict(stage), "seconds": round(stage.seconds, 3),
+             "cpu_seconds": round(stage.cpu_seconds, 3)}
+            for stage in self.stages
+        ]  # fmt: skip
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:

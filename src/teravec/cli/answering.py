@@ -39,8 +39,9 @@ def answer(
             print_table(stats_table(index.stats), to_stderr=True)
         return
     if out is not None:
-        summary = search_corpus(index, source, question, out, Bars(quiet=quiet or json))
-        result = {"out": str(out), **asdict(summary)}
+        bars = Bars(quiet=quiet or json)
+        summary = search_corpus(index, source, question, out, bars)
+        result = {"out": str(out), **asdict(summary), "stages": bars.summary()}
         if not json:
             found_text = counted(summary.results, "results")
             print(f"{out}: {found_text} of {counted(summary.queries, 'queries')}")

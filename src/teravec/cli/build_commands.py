@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from teravec import api, building
-from teravec.bars import Bars
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
@@ -93,7 +93,7 @@ def train(
     if json:
         print_json(result)
     else:
-        print(f"{out}: model of {model.nlist:,} lists, {model.codec}, "
+        print(f"{out}: model of {counted(model.nlist, 'lists')}, {model.codec}, "
               f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
         if model.lists is not None:
             print(_lists_line(model.lists))
@@ -123,7 +123,7 @@ def shard(
         cost = _cost(started, resources)
         print_json({"index": str(out), "shards": names, "lists": lists, **cost})
     else:
-        print(f"{out}: {len(written)} shards written")
+        print(f"{out}: {counted(len(written), 'shards')} written")
         if lists is not None:
             print(_lists_line(lists))
 
@@ -155,11 +155,13 @@ def _resources(
 
 
 def _cost(started: float, resources: Resources) -> dict[str, Any]:
-    cost = {
+    cost: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_rss_bytes": peak_rss_bytes(),
         "memory_bytes": resources.memory_bytes,
     }
+    if isinstance(resources.progress, Bars):
+        cost["stages"] = resources.progress.summary()
     peaks = resources.engine.peaks()
     return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
 
@@ -196,8 +198,9 @@ def _report_index(
             "slices": len(manifest.slices), "bytes": size, "lists": lists, **cost,
         })  # fmt: skip
     else:
-        print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
-              f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
+        held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"
+        slices = f"{size / 1e6:,.1f} MB in {counted(len(manifest.slices), 'slices')}"
+        print(f"{out}: {held}, {slices}; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
         if workers := resources.engine.peaks():

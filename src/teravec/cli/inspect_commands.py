@@ -94,10 +94,12 @@ def _print_histogram(histogram: list[dict[str, int]]) -> None:
 
 def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Check every byte; exit 1 and name the file on damage."""
-    damages = verify_index(index, Bars(quiet=quiet or json))
+    bars = Bars(quiet=quiet or json)
+    damages = verify_index(index, bars)
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        print_json(result | {"damages": [str(damage) for damage in damages]})
+        damage_texts = [str(damage) for damage in damages]
+        print_json(result | {"damages": damage_texts, "stages": bars.summary()})
     for damage in damages:
         print(f"teravec: {damage}", file=sys.stderr)
     if damages:

@@ -212,7 +212,8 @@ def groundtruth(
         taken.check_not(out)
     to_stdout = is_stdout(out)
     checkpoint = None if to_stdout else out.with_name(out.name + ".partial")
-    with api.resources(memory, threads, Bars(quiet=quiet or json), chosen) as resources:
+    bars = Bars(quiet=quiet or json or to_stdout)
+    with api.resources(memory, threads, bars, chosen) as resources:
         distances, ids = exact_neighbors(
             source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
             resources=resources, checkpoint=checkpoint,
@@ -223,7 +224,7 @@ def groundtruth(
     write_neighbors(out, distances, ids)
     remove_checkpoint(checkpoint)
     if json:
-        print_json({"out": str(out), "queries": len(ids), "k": k})
+        print_json({"out": str(out), "queries": len(ids), "k": k, "stages": bars.summary()})
     else:
         print(f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
               f"{counted(source.ntotal, 'vectors')}")  # fmt: skip

@@ -104,6 +104,13 @@ class Calibration:
     radii: tuple[float, ...]
     points: tuple[Measured, ...]
 
+    def __repr__(self) -> str:
+        best = ", ".join(
+            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}"
+            for i, k in enumerate(self.ks)
+        )  # fmt: skip
+        return f"<teravec.Calibration: recall{best}, on {self.queries:,} queries ({self.origin})>"
+
     def probing_for(self, recall: float, k: int) -> tuple[int, float]:
         """The least nprobe, and prune, whose recall of the k nearest is at least this.
 

@@ -53,6 +53,12 @@ class Manifest:
     slices: tuple[SliceEntry, ...]
     source: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return (
+            f"<teravec.Manifest: {self.ntotal:,} x {self.d}, {self.metric}, {self.codec}, "
+            f"{self.nlist:,} lists in {len(self.slices)} slice{'s' * (len(self.slices) != 1)}>"
+        )
+
 
 def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     """Publish the manifest: from then on the directory is an index."""

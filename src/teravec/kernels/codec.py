@@ -24,6 +24,7 @@ Gao, Long, RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,6 +117,13 @@ class Codec:
             f"codec {self.name} needs a dimension divisible by {self.m}; found {d}: {names} "
             f"{verb} {d}"
         )
+
+    @property
+    def training_parts(self) -> int:
+        """Parts that ``train_codec`` trains one after another; 0: nothing is trained."""
+        if self.kind == "scalar":
+            return int(self.fine_name != "fp16")
+        return self.m
 
     @property
     def min_training_vectors(self) -> int:
@@ -248,6 +256,7 @@ def train_codec(
     vectors: Float32,
     list_nos: npt.NDArray[np.int32],
     threads: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Float32:
     """Train a codec's parameters on vectors and the lists they fall in.
 
@@ -255,6 +264,8 @@ def train_codec(
     ----------
     vectors : ndarray of shape (n, d), float32
     list_nos : ndarray of shape (n,), int32
+    advance : callable
+        Told 1 for each part that is trained: there are ``training_parts``.
 
     Returns
     -------
@@ -267,13 +278,25 @@ def train_codec(
         if codec.kind == "scalar" and codec.fine_name != "fp16":
             residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.sq.train(residuals)
+            advance(1)
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
             residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.pq.cp.min_points_per_centroid = 1  # a small sample is the user's, who asked for it
-            ivf.pq.train(residuals)
-            return np.asarray(faiss.vector_to_array(ivf.pq.centroids), np.float32)
+            return _train_product(ivf.pq, residuals, advance)
     return np.empty(0, np.float32)
+
+
+def _train_product(pq: Any, residuals: Float32, advance: Callable[[int], None]) -> Float32:
+    """Do as ``pq.train`` does, sub-quantizer after sub-quantizer: the same bytes, with news."""
+    trained = []
+    for m in range(pq.M):
+        part = np.ascontiguousarray(residuals[:, m * pq.dsub : (m + 1) * pq.dsub])
+        clustering = faiss.Clustering(pq.dsub, pq.ksub, pq.cp)
+        clustering.train(part, faiss.IndexFlatL2(pq.dsub))
+        trained.append(faiss.vector_to_array(clustering.centroids))
+        advance(1)
+    return np.asarray(np.concatenate(trained), np.float32)
 
 
 def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
 from teravec.search.efforts import Efforts
+from teravec.search.fixed import Fixed
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.probing import prune_lists
@@ -44,7 +46,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
-class Index:
+class Index(Fixed):
     """An index on disk, open for searching from any number of threads.
 
     Made by ``teravec.open``. Use it as a context manager, or call ``close``. A process that was
@@ -58,6 +60,10 @@ class Index:
     batch_bytes : int
         Memory for the queries and results of a batch.
     """
+
+    root: Path
+    stats: SearchStats
+    batch_bytes: int
 
     def __init__(
         self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
@@ -428,6 +434,20 @@ class Index:
         # The system gives a closed descriptor's number to the next file that is opened.
         if self._closed:
             raise InvalidArgument(f"{self._opened.paths.root} was closed; open it again")
+
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __bool__(self) -> bool:
+        return True  # also where there is no vector: it is an index
+
+    def __repr__(self) -> str:
+        codec = self.manifest.codec
+        closed = ", closed" if self._closed else ""
+        return (
+            f"<teravec.Index {str(self.root)!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
+            f"{codec}, {self.nlist:,} lists{closed}>"
+        )
 
     def __enter__(self) -> Index:
         return self

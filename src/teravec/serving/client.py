@@ -21,6 +21,7 @@ from teravec.errors import (
     Unavailable,
 )
 from teravec.index.calibration import checked_recall
+from teravec.search.fixed import Fixed
 from teravec.search.request import (
     as_queries,
     checked_k,
@@ -45,7 +46,7 @@ _LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
 _RESULT_BYTES = 12
 
 
-class RemoteIndex:
+class RemoteIndex(Fixed):
     """An index behind a server or coordinator, for any number of threads.
 
     Made by ``teravec.connect``. Use it as a context manager, or call ``close``.
@@ -58,6 +59,12 @@ class RemoteIndex:
         Queries asked, and the bytes of requests and answers as ``bytes_read``; what the search
         cost is in ``statistics()``.
     """
+
+    d: int
+    ntotal: int
+    nlist: int
+    metric: str
+    stats: SearchStats
 
     def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
         self._peers, self._timeout_s = peers, timeout_s
@@ -239,6 +246,19 @@ class RemoteIndex:
         """Close the connections."""
         for peer in self._peers:
             peer.close()
+
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        addresses = ",".join(str(peer.address) for peer in self._peers)
+        return (
+            f"<teravec.RemoteIndex {addresses!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
+            f"{self.nlist:,} lists>"
+        )
 
     def __enter__(self) -> RemoteIndex:
         return self
