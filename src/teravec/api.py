@@ -15,6 +15,7 @@ from teravec.arguments import checked_range, flag, instance, path_of, whole_numb
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
+from teravec.engines.threads import MOST_THREADS
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
@@ -59,7 +60,7 @@ def resources(
     """
     memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
     memory_bytes = whole_number(memory_bytes, "memory", 1)
-    threads = None if threads is None else whole_number(threads, "threads", 1)
+    threads = None if threads is None else whole_number(threads, "threads", 1, MOST_THREADS)
     chosen = engine or EngineOptions()
     if parse_device(device) != CPU:
         if chosen.name == "local":
@@ -322,7 +323,9 @@ def calibrate(
         )
     if truth is not None and given is not None:
         return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
-    source = open_source(data or [], id_column=id_column, vector_column=vector_column)
+    source = open_source(
+        [] if data is None else data, id_column=id_column, vector_column=vector_column
+    )
     return calibrate_index(paths, source, options, limits, given)
 
 

@@ -44,7 +44,8 @@ def real_number(
     ``expected`` says in the message what the bounds are.
     """
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
-    single = getattr(value, "ndim", 0) == 0
+    # Of masked arrays, the one that holds nothing says so by its mask.
+    single = getattr(value, "ndim", 0) == 0 and not _is_masked(value)
     if kind in "fiu" and single and not isinstance(value, bool | str | bytes | bytearray):
         try:
             number = float(value)
@@ -54,6 +55,11 @@ def real_number(
         if math.isfinite(number) and above and (most is None or number <= most):
             return number
     raise InvalidArgument(f"{what} is {shown(value)}; {expected} expected")
+
+
+def _is_masked(value: Any) -> bool:
+    """Whether it is an element of a masked array that is masked."""
+    return type(value).__name__ == "MaskedConstant"
 
 
 def whole_numbers(values: Any, what: str, least: int | None = None) -> tuple[int, ...]:

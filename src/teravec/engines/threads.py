@@ -15,7 +15,10 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["ahead", "default_threads", "on_threads", "once", "ordered_map"]
+__all__ = ["MOST_THREADS", "ahead", "default_threads", "on_threads", "once", "ordered_map"]
+
+MOST_THREADS = 4096
+"""Of one process: more than any machine has processors are a slip, and would exhaust it."""
 
 _MOST_HELPERS = 64
 

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["Fixed"]
 
 _ARGUMENTS = ("nprobe", "recall", "candidates", "k", "radius")
+_SETTLED = ("d", "ntotal", "nlist", "metric", "root")
 _OTHER_NAMES = {"ef": "nprobe", "efsearch": "nprobe", "ef_search": "nprobe", "nprobes": "nprobe"}
 
 
@@ -19,12 +20,12 @@ class Fixed:
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name[0] == "_" or name in self.__dict__ or name in _annotated(type(self)):
-            object.__setattr__(self, name, value)
-        elif isinstance(getattr(type(self), name, None), property):
+        settled = name in _SETTLED and name in self.__dict__
+        if settled or isinstance(getattr(type(self), name, None), property):
             raise AttributeError(f"{name} of an index follows from its files; it cannot be set")
-        else:
+        if name[0] != "_" and name not in self.__dict__ and name not in _annotated(type(self)):
             raise AttributeError(self._advice(name, value))
+        object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if name[:1] == "_":
@@ -41,7 +42,7 @@ class Fixed:
                 f"index.{first}, {meant}={value})"
             )
         if name in ("threads", "memory"):
-            return f"an index has no attribute {name}: give it to teravec.open, as {name}={value!r}"
+            return f"an index has no attribute {name}: give it to teravec.open, as {name}={value}"
         return f"{type(self).__name__!r} object has no attribute {name!r}"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import PathArgument, checked_range, flag, path_of, whole_number
-from teravec.engines.threads import default_threads, once
+from teravec.engines.threads import MOST_THREADS, default_threads, once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest
@@ -494,7 +494,7 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
-    threads = None if threads is None else whole_number(threads, "threads", 1)
+    threads = None if threads is None else whole_number(threads, "threads", 1, MOST_THREADS)
     memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
     memory_bytes = whole_number(memory_bytes, "memory", 1)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")

@@ -78,6 +78,8 @@ class RemoteIndex(Fixed):
             self._answer_bytes = int(info["limits"]["answer_bytes"])
             self._request_bytes = int(info["limits"]["request_bytes"])
             self._pairs = int(info["limits"]["pairs"])
+            if min(self._queries, self._answer_bytes, self._request_bytes, self._pairs) < 1:
+                raise ValueError("its limits allow no query")
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"the server's info is not what it should be: {error}") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,10 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
 
 
 def _listed(paths: Any) -> list[Any]:
-    if not isinstance(paths, Iterable):
-        raise InvalidArgument(f"a path or several expected, {type(paths).__name__} found")
-    return list(paths)
+    try:
+        return list(paths)
+    except TypeError:  # arrays of 0 dimensions have an iterator, which fails
+        raise InvalidArgument(f"a path or several expected, {type(paths).__name__} found") from None
 
 
 def _expand(path: PathLike) -> list[Path]:

@@ -18,6 +18,7 @@ __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
 _LEFT_OUT = 1000  # vectors that a calibration wants as queries; see search.calibrating
+_MOST_ITERATIONS = 100_000  # each leaves a line in the model; k-means has converged long before
 _LARGEST_NLIST = 1 << 30  # a place in an index packs the list number in 31 bits
 
 
@@ -145,8 +146,9 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     nlist = auto_nlist(ntotal) if options.nlist is None else options.nlist
     if not 1 <= nlist <= _LARGEST_NLIST:
         raise InvalidArgument(f"nlist is {nlist}; 1 to {_LARGEST_NLIST:,} expected")
-    if options.niter < 1:
-        raise InvalidArgument(f"niter is {options.niter}; at least 1 expected")
+    if not 1 <= options.niter <= _MOST_ITERATIONS:
+        at_least = "at least 1" if options.niter < 1 else f"at most {_MOST_ITERATIONS:,}"
+        raise InvalidArgument(f"niter is {options.niter}; {at_least} expected")
     if options.seed < 0:
         raise InvalidArgument(f"seed is {options.seed}; at least 0 expected")
     sample = _default_sample(ntotal, nlist, codec) if options.sample is None else options.sample
