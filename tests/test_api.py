@@ -142,6 +142,7 @@ def test_other_functions(value: Any, root: Path, tmp_path: Path, there: RemoteIn
 
 def test_numbers_of_numpy(here: Index, there: RemoteIndex) -> None:
     expected = here.search(X[:3], 5, 3)
+    index: Any
     for index in (here, there):
         for k, nprobe in (
             (np.int64(5), np.uint8(3)), (np.array(5), np.int16(3)), (np.int32(5), np.array(3)),
@@ -191,8 +192,10 @@ def test_one_query_as_a_vector(here: Index, there: RemoteIndex, two_there: Remot
 
 
 def test_no_queries(here: Index, there: RemoteIndex, two_there: RemoteIndex) -> None:
+    index: Any
+    nothing: list[Any] = [[], X[:0], np.empty((0, 8))]
     for index in (here, there, two_there):
-        for queries in ([], X[:0], np.empty((0, 8))):
+        for queries in nothing:
             distances, ids = index.search(queries, 3)
             assert (distances.shape, ids.shape) == ((0, 3), (0, 3))
             assert [len(part) for part in index.range_search(queries, 1.0)] == [1, 0, 0]
@@ -223,7 +226,7 @@ def test_handles_say_what_they_are(here: Index, there: RemoteIndex, root: Path) 
             with pytest.raises(AttributeError):
                 setattr(index, name, 64)
         with pytest.raises(AttributeError, match=r"index\.search\(queries, k, nprobe=64\)"):
-            index.nprobe = 64  # type: ignore[misc]
+            index.nprobe = 64
         assert not hasattr(index, "nprobe")
     assert len(repr(here.manifest)) < 100
     assert len(repr(here.calibration)) < 150

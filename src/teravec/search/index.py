@@ -178,16 +178,19 @@ class Index(Fixed):
         """
         k = checked_k(k)
         effort = self.effort(nprobe, recall, k=min(k, self.ntotal), candidates=candidates)
-        return self.search_at(queries, k, effort)
+        return self._search(queries, k, effort)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
-        k, queries = checked_k(k), as_queries(queries)
+        return self._search(queries, checked_k(k), effort)
+
+    def _search(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        queries = as_queries(queries)
         if queries.ndim == 1 and len(queries):
-            distances, ids = self.search_at(checked_queries(queries, self.d), k, effort)
+            distances, ids = self._search(checked_queries(queries, self.d), k, effort)
             return distances[0], ids[0]
         if k > self.ntotal:
-            return padded(*self.search_at(queries, self.ntotal, effort), k, self._worst)
+            return padded(*self._search(queries, self.ntotal, effort), k, self._worst)
         queries = checked_queries(queries, self.d)
         if len(queries) == 1:
             return self._search_batch(queries, k, effort)

@@ -32,6 +32,8 @@ _PADDED_BYTES = 1 << 30  # more rows of nothing are a mistake
 
 def as_queries(queries: Any) -> npt.NDArray[Any]:
     """Queries as an array of any shape and type, or InvalidArgument; arrays are not copied."""
+    if type(queries) is np.ndarray:  # as almost always: a lone query notices the rest
+        return queries
     if isinstance(queries, np.ma.MaskedArray) and np.ma.is_masked(queries):
         raise InvalidArgument("masked queries found; fill them or leave them out")
     try:
