@@ -63,9 +63,15 @@ def _amount(count: float, unit: str) -> str:
     return decimal(int(count)) if unit == "bytes" else counted(round(count), unit)
 
 
+def _rate(count: float, unit: str) -> str:
+    """So many a second; of slow stages a decimal, which is all there is to see."""
+    slow = unit != "bytes" and count < 10
+    return f"{count:.1f} {unit}/s" if slow else f"{_amount(count, unit)}/s"
+
+
 def _done_of(done: float, total: float, unit: str, speed: float) -> str:
     shown = decimal(int(done)) if unit == "bytes" else f"{done:,.0f}"
-    return f"{shown}/{_amount(total, unit)}  {_amount(speed, unit)}/s"
+    return f"{shown}/{_amount(total, unit)}  {_rate(speed, unit)}"
 
 
 class _Amount(ProgressColumn):
@@ -184,8 +190,8 @@ class Bars:
             bar = _StageBar(lambda _: None)
             yield bar
             seconds = max(time.monotonic() - started, 1e-9)
-            rate = _amount(bar.done / seconds, unit)
-            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}/s",
+            rate = _rate(bar.done / seconds, unit)
+            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
                   file=sys.stderr)  # fmt: skip
 
 

@@ -19,6 +19,11 @@ from teravec.index.verify import verify as verify_index
 __all__ = ["add_inspect_commands"]
 
 _BAR = 40
+_MEANING = {
+    "l2": "squared distances, smaller is nearer",
+    "ip": "inner products, larger is nearer",
+    "cosine": "similarities, larger is nearer",
+}
 
 
 def add_inspect_commands(app: typer.Typer) -> None:
@@ -38,7 +43,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
     lists, sizes = content["lists"], content["bytes"]
     rows = {
         "vectors": f"{content['ntotal']:,} x {content['d']}",
-        "metric": content["metric"],
+        "metric": f"{content['metric']}: {_MEANING[content['metric']]}",
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"
         + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),

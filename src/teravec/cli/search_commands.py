@@ -165,9 +165,9 @@ def evaluate_index(
 
     Every search reads its lists again.
     """
-    if nprobe is not None and recall is not None:
-        raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else []
+    if nprobe is None and recall is None:
+        nprobe = "1,4,16,64"
+    nprobes = [] if nprobe is None else parse_numbers(nprobe, "nprobe")
     recalls = [] if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
