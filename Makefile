@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak
+.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -28,9 +28,13 @@ test: check chromium
 chromium:
 	.ci/chromium
 
-# Ten minutes of load on a small cluster; the result goes to benchmarks/RESULTS.md.
+# Ten minutes of load on a small cluster; the result goes to benchmarks/results.
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
+
+# The pages of results, from the records that benchmarks left.
+results: $(READY)
+	$(BIN)/python -m benchmarks.render
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import teravec
-from benchmarks import data, measure
+from benchmarks import data, measure, records
 from benchmarks.one_query import NPROBES, K, Search, faiss_search
 from benchmarks.vs_disk import CASES, Case, built, exported
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default="sift,minilm,million")
-    parser.add_argument("--shared", type=Path, default=measure.ROOT.parent / "shared" / "data")
+    parser.add_argument("--shared", type=Path, default=records.ROOT.parent / "shared" / "data")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each figure")
     arguments = parser.parse_args()
     for name in arguments.data.split(","):

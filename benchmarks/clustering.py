@@ -3,7 +3,7 @@
     python -m benchmarks.clustering FOLDER --case synthetic-16k [--step ours,shipped,cured,kmeans]
 
 Each step leaves its numbers in FOLDER, so that a case may be measured in several sittings; the
-section of benchmarks/RESULTS.md is written when all are there. ``shipped`` is
+record in benchmarks/results is written when all are there. ``shipped`` is
 ``faiss.contrib.clustering.kmeans`` as the wheel comes, ``cured`` the same with
 ``OPENBLAS_CORETYPE`` set for its process, ``kmeans`` is ``faiss.Kmeans`` as shipped. Some of
 those steps stand for ten iterations by fewer, or for all vectors by a part of them (their time is

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import teravec
-from benchmarks import data, measure
+from benchmarks import data, measure, records
 from benchmarks.vs_disk import CASES
 
 RECALL, K, QUERIES, SERVERS = 0.9, 10, 300, 10
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default=",".join(CASES))
-    parser.add_argument("--shared", type=Path, default=measure.ROOT.parent / "shared" / "data")
+    parser.add_argument("--shared", type=Path, default=records.ROOT.parent / "shared" / "data")
     arguments = parser.parse_args()
     rows = []
     for name in arguments.data.split(","):

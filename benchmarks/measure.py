@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped, unused-ignore]
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "RESULTS.md"
+from benchmarks import records, render
+from benchmarks.records import ROOT
+
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 COPY_BLOCK = 8 << 20
 
@@ -340,15 +341,11 @@ class Machine:
     versions: dict[str, str]
     blas: list[str] = field(default_factory=list)
 
-    def markdown(self) -> str:
-        """Return one bullet a fact."""
+    def __str__(self) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return "\n".join(
-            [
-                f"- {self.cpu}, {self.cores} cores, {self.memory_bytes / 2**30:.1f} GiB",
-                f"- {self.system}; {versions}",
-                *(f"- {line}" for line in self.blas),
-            ]
+        memory = f"{self.memory_bytes / 2**30:.1f} GiB"
+        return ", ".join(
+            [f"{self.cpu}, {self.cores} cores, {memory}, {self.system}", versions, *self.blas]
         )
 
 
@@ -401,19 +398,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def write_section(name: str, body: str, path: Path = RESULTS) -> None:
-    """Replace what stands between a section's markers in a results file, or append it.
+def write_section(name: str, body: str) -> None:
+    """Keep a section that was just measured as a record, and render the pages anew.
 
-    The markers are ``<!-- begin NAME -->`` and ``<!-- end NAME -->``, each a line of its own.
+    Parameters
+    ----------
+    name : str
+        Unique among all sections; an older record of this name is replaced.
+    body : str
+        Markdown: a heading, paragraphs, tables.
     """
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    section = f"{begin}\n{body.strip()}\n{end}\n"
-    text = path.read_text() if path.exists() else "# Results\n"
-    pattern = re.compile(re.escape(begin) + r"\n.*?" + re.escape(end) + r"\n", re.DOTALL)
-    if pattern.search(text):
-        text = pattern.sub(lambda _: section, text)
-    else:
-        text = f"{text.rstrip()}\n\n{section}"
-    written = path.with_name(path.name + ".partial")
-    written.write_text(text)
-    written.replace(path)
+    records.measured_now(name, body, str(machine())).save()
+    render.main()

@@ -25,7 +25,7 @@ import faiss
 import numpy as np
 
 import teravec
-from benchmarks import data, measure
+from benchmarks import data, measure, records
 from benchmarks.points import Point
 from benchmarks.vs_disk import CASES, Case, at_recall, built, exported
 
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default=",".join(CASES))
-    parser.add_argument("--shared", type=Path, default=measure.ROOT.parent / "shared" / "data")
+    parser.add_argument("--shared", type=Path, default=records.ROOT.parent / "shared" / "data")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
 """Serving: what a server adds to a search, what batching brings, and the original beside it.
 
 ``python -m benchmarks.serving FOLDER`` builds an index of the real SIFT set in FOLDER, starts
-servers on this machine, and writes its sections to benchmarks/RESULTS.md. Servers, coordinator
+servers on this machine, and writes its records to benchmarks/results. Servers, coordinator
 and clients share the machine's processors.
 """
 
@@ -22,7 +22,7 @@ import faiss
 import numpy as np
 
 import teravec
-from benchmarks import data, measure
+from benchmarks import data, measure, records
 from benchmarks.data import Floats
 from benchmarks.seed_rpc import SplitPerList
 from benchmarks.served import Served, built
@@ -148,7 +148,7 @@ def original(root: Path, folder: Path, servers: int) -> Iterator[SplitPerList]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads_of(servers))}
     processes = [
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, cwd=measure.ROOT, env=environment
+            command, stdout=subprocess.PIPE, text=True, cwd=records.ROOT, env=environment
         )
         for _ in range(servers)
     ]

@@ -1,7 +1,7 @@
 """What a request costs on its way: a call of gRPC each, an exchange kept open, a bare socket.
 
 ``python -m benchmarks.serving_transport`` needs no data, takes some 20 s, and writes its section
-to benchmarks/RESULTS.md. The server is a process of its own that searches nothing. Processor time
+to benchmarks/results. The server is a process of its own that searches nothing. Processor time
 is of all threads, per request, in each process.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import flight
 
-from benchmarks import measure
+from benchmarks import measure, records
 from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
@@ -116,7 +116,7 @@ def main() -> None:
     """Time all three in turn, and write the section."""
     command = [sys.executable, "-m", "benchmarks.serving_transport", "serve"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=measure.ROOT
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=records.ROOT
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

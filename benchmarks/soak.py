@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.soak`` starts two ranges of lists with two servers each, and a
 coordinator; clients ask without pause, and every half minute one server is killed and started
-again. It writes its section to benchmarks/RESULTS.md, and fails where something was not as it
+again. It writes its record to benchmarks/results, and fails where something was not as it
 must be.
 """
 

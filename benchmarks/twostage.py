@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import teravec
-from benchmarks import data, measure
+from benchmarks import data, measure, records
 from teravec.search.effort import Effort
 from teravec.search.index import Index
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--data", default="synthetic", choices=("synthetic", "sift", "minilm"))
-    parser.add_argument("--shared", type=Path, default=measure.ROOT / "shared" / "data")
+    parser.add_argument("--shared", type=Path, default=records.ROOT / "shared" / "data")
     parser.add_argument("--nb", type=int, default=1_000_000)
     parser.add_argument("--nlist", type=int, default=256)
     parser.add_argument("--nq", type=int, default=300)

@@ -23,7 +23,7 @@ import numpy as np
 import teravec
 from benchmarks import data, measure
 from benchmarks.twostage import STEP, K, built
-from teravec.engines.threads import default_threads
+from teravec.processors import default_threads
 from teravec.search.effort import Effort
 from teravec.search.index import Index
 

@@ -7,7 +7,7 @@ Systems take turns, for some rounds, each in a process of its own; figures are m
 Each peer runs in a Python of its own, named by those variables, as their requirements do not go
 together; without one, that peer is left out. Cold means that the page cache is dropped before
 every single query. FOLDER holds vectors and indexes, some 20 GB; ``--prepare`` makes them and
-stops. Writes a section of RESULTS.md and a plot in docs/ for each data set.
+stops. Writes a record and a plot in docs/ for each data set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import faiss
 import numpy as np
 
 import teravec
-from benchmarks import data, measure, seed
+from benchmarks import data, measure, records, seed
 from benchmarks.points import Point
 from benchmarks.systems_plot import draw
 from teravec.progress import NoProgress
@@ -250,7 +250,7 @@ def report(case: Case, found: dict[str, list[Point]], profile: DeviceProfile) ->
         "Cold batches of 1,000 queries, teravec; bytes a second over the device's best of "
         f"{best / 1e6:,.0f} MB/s:",
         _batches(found, best),
-        f"![{case.name}](../docs/disk-{case.name}.png)",
+        f"![{case.name}](../../docs/disk-{case.name}.png)",
     ])  # fmt: skip
 
 
@@ -312,7 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", default=",".join(CASES))
-    parser.add_argument("--shared", type=Path, default=measure.ROOT.parent / "shared" / "data")
+    parser.add_argument("--shared", type=Path, default=records.ROOT.parent / "shared" / "data")
     parser.add_argument("--prepare", action="store_true", help="only build what is searched")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()  # peers run from the repository's root
@@ -330,7 +330,7 @@ def main() -> None:
         section = report(case, points, profile)
         print(section, flush=True)
         measure.write_section(f"vs_disk {name}", section)
-        draw(points, f"{case.set.name}, nlist {case.nlist:,}", measure.ROOT / "docs" / f"disk-{name}.png")  # fmt: skip  # noqa: E501
+        draw(points, f"{case.set.name}, nlist {case.nlist:,}", records.ROOT / "docs" / f"disk-{name}.png")  # fmt: skip  # noqa: E501
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.vs_seed FOLDER [--data synthetic|sift|large] [--only kmeans,shard,...]
 
 Every stage is run side by side in one process tree, in turns, and its medians replace a
-section of benchmarks/RESULTS.md. FOLDER holds the vectors and indexes, some gigabytes.
+record in benchmarks/results. FOLDER holds the vectors and indexes, some gigabytes.
 """
 
 from __future__ import annotations
@@ -487,7 +487,6 @@ def main() -> None:
             section = f"### {stage}: {case.name}\n\n{head} {body}"
             print(section, flush=True)
             measure.write_section(f"vs_seed {case.name} {stage}", section)
-    measure.write_section("machine", "## Machine\n\n" + measure.machine().markdown())
 
 
 if __name__ == "__main__":

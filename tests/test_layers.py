@@ -14,7 +14,7 @@ import teravec
 ROOT = Path(teravec.__file__).parent
 STAGES = ("sources", "training", "shards", "slices", "index", "search", "serving")
 SIDE_ROOMS = ("kernels", "engines", "storage")
-BASICS = ("arguments", "bars", "errors", "memory", "progress")
+BASICS = ("arguments", "bars", "cgroups", "errors", "memory", "processors", "progress")
 TOP = (
     "api",
     "building",
@@ -33,9 +33,9 @@ ONLY_IN = {
     "pyarrow.flight": "serving",
     **dict.fromkeys(
         (
-            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "http", "httpx", "requests",
-            "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3", "uvicorn",
-            "websockets", "wsgiref", "xmlrpc",
+            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx",
+            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3",
+            "uvicorn", "websockets", "wsgiref", "xmlrpc",
         ),
         "serving",
     ),

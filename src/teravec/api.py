@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec import building
-from teravec.arguments import checked_range, flag, instance, path_of, whole_number, whole_numbers
+from teravec.arguments import checked_range, flag, instance, path_of, whole_numbers
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
-from teravec.engines.threads import MOST_THREADS
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
-from teravec.memory import default_memory, parse_bytes, require
+from teravec.memory import granted_memory, parse_bytes, require
+from teravec.processors import check_threads
 from teravec.progress import Progress, as_progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.index import open_index as open
@@ -31,6 +31,7 @@ from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
 from teravec.sources import PathLike, Weights, open_queries, open_source
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -58,9 +59,8 @@ def resources(
     Use it as a context where there is an engine: its workers go when the body ends. On a
     cluster, each worker has a GPU of its own where the device is one.
     """
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
-    memory_bytes = whole_number(memory_bytes, "memory", 1)
-    threads = None if threads is None else whole_number(threads, "threads", 1, MOST_THREADS)
+    memory_bytes = granted_memory(memory)
+    check_threads(threads)
     chosen = engine or EngineOptions()
     if parse_device(device) != CPU:
         if chosen.name == "local":
@@ -137,9 +137,10 @@ def build(
         for a recall; see the function of that name.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
-        libraries. Not given: 4 GiB, or half of the machine's memory.
+        libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
+        to give.
     threads : int, optional
-        Not given: all processors.
+        Not given: the processors that this process may use, by affinity and container.
     id_column, vector_column : str, optional
         Of Parquet and Arrow files. Ids are row numbers where no column is named.
     weights : path-like, optional
@@ -172,7 +173,7 @@ def build(
     InvalidArgument
         An option or input does not fit; nothing was written.
     OutputExists
-        ``out`` holds something else.
+        ``out`` holds something else, or another process is writing there now.
     StorageError
         No space or no permission; rerun to continue.
     WorkerLost
@@ -230,8 +231,8 @@ def shard(
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
-    Ranges may be encoded in any order and by several processes; each must stay clear of
-    the others' rows. Returns the shard files written.
+    Ranges may be encoded in any order and by several processes at once; one whose rows another
+    process encodes now raises OutputExists. Returns the shard files written.
     """
     source = open_source(data, id_column=id_column, vector_column=vector_column)
     paths, rows = IndexPaths(path_of(out, "out")), checked_range(rows, "rows")
@@ -301,6 +302,8 @@ def calibrate(
     InvalidArgument
         Neither or both of data and truth; or they do not fit the index.
     MemoryLimitTooSmall
+    OutputExists
+        Another process is writing into the index now.
     StorageError
         No permission to write into the index.
     """
@@ -321,12 +324,13 @@ def calibrate(
             "exact neighbours are needed: give the data that the index was built from, or "
             "queries with a truth file"
         )
-    if truth is not None and given is not None:
-        return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
-    source = open_source(
-        [] if data is None else data, id_column=id_column, vector_column=vector_column
-    )
-    return calibrate_index(paths, source, options, limits, given)
+    with hold_directory(paths.root):
+        if truth is not None and given is not None:
+            return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
+        source = open_source(
+            [] if data is None else data, id_column=id_column, vector_column=vector_column
+        )
+        return calibrate_index(paths, source, options, limits, given)
 
 
 def _vectors(

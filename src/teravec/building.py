@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from teravec.arguments import flag, path_of
 from teravec.engines.resources import Resources
-from teravec.errors import (
-    CorruptFile,
-    InvalidArgument,
-    InvalidSource,
-    MemoryLimitTooSmall,
-    OutputExists,
-    storage_errors,
-)
+from teravec.errors import CorruptFile, MemoryLimitTooSmall, OutputExists, storage_errors
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, read_manifest, write_manifest
 from teravec.index.replacing import (
@@ -30,13 +22,14 @@ from teravec.index.replacing import (
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.shards.plan import RowRange
-from teravec.shards.shard import shard
+from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
 from teravec.sources import PathLike, Source, Weights, open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import (
@@ -52,48 +45,33 @@ __all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
 
 log = logging.getLogger(__name__)
 
+_MANY_CLIPPED = 0.01  # of all vectors; more are a warning
+
 
 def train_model(
     source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
     resources: Resources, weights: Weights | None = None,
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
-    with _nothing_left_of_bad_input(paths):
-        record = begin_build(paths, source, options, layout, weights)
+    with begin_build(paths, source, options, layout, weights) as record:
         return train(source, record, paths, resources, weights)
-
-
-@contextmanager
-def _nothing_left_of_bad_input(paths: IndexPaths) -> Iterator[None]:
-    """Remove a build that the body began if its input turns out to be bad.
-
-    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
-    """
-    with storage_errors(paths.root, "read"):
-        there = paths.root.is_dir()
-        kept = set(paths.root.iterdir()) if there else set()
-    try:
-        yield
-    except InvalidArgument as error:
-        trained = ModelDescription.is_sealed(paths.model)
-        begun = paths.build not in kept and paths.build.exists()
-        if begun and (isinstance(error, InvalidSource) or not trained):
-            _remove_new(paths.root, there, kept)
-        raise
-
-
-def _remove_new(root: Path, there: bool, kept: set[Path]) -> None:
-    with storage_errors(root, "remove"):
-        for path in () if not there else set(root.iterdir()) - kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not there:
-            shutil.rmtree(root)
 
 
 def shard_rows(
     source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
 ) -> list[Path]:
-    """Encode a range of rows, or every row that no shard covers; return the files written."""
+    """Encode a range of rows, or every row that no shard covers; return the files written.
+
+    Other processes may encode other rows at the same time.
+    """
+    fits = rows is not None and 0 <= rows[0] < rows[1] <= source.ntotal
+    with hold_directory(paths.root, rows if fits else None):
+        return _shard_rows(source, paths, rows, resources)
+
+
+def _shard_rows(
+    source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
+) -> list[Path]:
     record = read_record(paths)
     record.check_source(source, paths.root)
     if paths.manifest.exists():
@@ -104,6 +82,11 @@ def shard_rows(
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
     """Merge all shards into slices, seal the manifest, and only then remove the shards."""
+    with hold_directory(paths.root):
+        return _merge_shards(paths, keep_shards=keep_shards, resources=resources)
+
+
+def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
     record = read_record(paths)
     if paths.manifest.exists():
         manifest = read_manifest(paths)
@@ -115,6 +98,7 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
         )  # fmt: skip
         slices = merge(paths, options, resources)
         manifest = _manifest(record, model, slices, paths)
+        _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
         with storage_errors(paths.shards, "remove"):
@@ -139,7 +123,19 @@ def _manifest(
         files={paths.build.name: describe_file(paths.build)},
         slices=tuple(slices),
         source=record.source,
+        clipped=clipped_vectors(paths),
     )
+
+
+def _warn_if_clipped(manifest: Manifest) -> None:
+    """Say so where codes do not fit the vectors; a few that lie outside are in every set."""
+    if manifest.clipped > _MANY_CLIPPED * manifest.ntotal:
+        log.warning(
+            "%d of %d vectors lie outside of the range that %s was trained on, and are encoded as "
+            "the nearest inside: the sample does not represent the data; build anew with a larger "
+            "--sample, or with another codec (flat, fp16)",
+            manifest.clipped, manifest.ntotal, manifest.codec,
+        )  # fmt: skip
 
 
 def build_index(
@@ -183,15 +179,14 @@ def _build(
     source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
     resources: Resources, keep_shards: bool, calibrate: bool, weights: PathLike | None,
 ) -> Manifest:  # fmt: skip
-    with _nothing_left_of_bad_input(paths):
-        weighed = None if weights is None else Weights(weights, source.ntotal)
-        record = begin_build(paths, source, options, layout, weighed)
+    weighed = None if weights is None else Weights(weights, source.ntotal)
+    with begin_build(paths, source, options, layout, weighed) as record:
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
-            shard_rows(source, paths, None, resources)
-    manifest = merge_shards(paths, keep_shards=keep_shards, resources=resources)
-    if calibrate and not _calibrated(paths, manifest):
-        _calibrate(source, paths, resources)
+            _shard_rows(source, paths, None, resources)
+        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources)
+        if calibrate and not _calibrated(paths, manifest):
+            _calibrate(source, paths, resources)
     return manifest
 
 

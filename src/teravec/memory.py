@@ -1,23 +1,36 @@
-"""Memory limits: how they are written, and the default."""
+"""Memory limits: how they are written, what the system allows, and the default."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import resource
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 
 from teravec.arguments import real_number, whole_number
+from teravec.cgroups import memory_limits
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall, shown
 
-__all__ = ["MIB", "default_memory", "parse_bytes", "require"]
+__all__ = ["BESIDE_BYTES", "MIB", "default_memory", "granted_memory", "parse_bytes", "require"]
+
+log = logging.getLogger(__name__)
 
 MIB = 1 << 20
+BESIDE_BYTES = 300 * MIB
+"""Memory of the interpreter and its libraries, beside every limit."""
+
 _DEFAULT = 4 << 30
 # Python refuses to read numbers of more than 4,300 digits, in its own words.
 _PATTERN = re.compile(
     r"\s*(\d{1,4000}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
     re.IGNORECASE | re.ASCII,
 )
+_SMALLEST_DEFAULT = 16 * MIB
+_ROOT = Path("/")
 _SUFFIX = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
@@ -49,10 +62,89 @@ def parse_bytes(text: str | int | float, what: str = "a size") -> int:
     return int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
 
 
-def default_memory() -> int:
-    """4 GiB, or half of this machine's memory where that is less; in bytes."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(_DEFAULT, physical // 2)
+def default_memory(root: Path = _ROOT) -> int:
+    """4 GiB, or half of the memory that this process can have now where that is less; in bytes.
+
+    The system is asked at each call, since containers are given more and less, and other
+    programs come and go. 300 MiB are left to the interpreter and its libraries.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and control groups are looked for; another one in tests.
+    """
+    bounds = [limit for limit, _ in _limits(root)]
+    bounds += [size for size, _ in (*_address_space(root), *_available(root))]
+    least = min(bounds)
+    return max(_SMALLEST_DEFAULT, min(_DEFAULT, least // 2, least - BESIDE_BYTES))
+
+
+def granted_memory(memory: str | int | None, root: Path = _ROOT) -> int:
+    """The limit as a user writes it, in bytes; not given, the default.
+
+    A limit that the machine or its container cannot give is taken, with a warning.
+
+    Raises
+    ------
+    InvalidArgument
+        Not a number of bytes, or none.
+    """
+    if memory is None:
+        return default_memory(root)
+    memory_bytes = parse_bytes(memory)
+    if memory_bytes < 1:
+        raise InvalidArgument(f"memory is {memory}; at least 1 expected")
+    least, why = min([*_limits(root), *_address_space(root)])
+    if memory_bytes + BESIDE_BYTES > least:
+        _warn_once(
+            f"memory {memory} and {BESIDE_BYTES // MIB} MiB for the interpreter are more than the "
+            f"{least // MIB:,} MiB that {why} allows; the system may end this process"
+        )
+    return memory_bytes
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning(text)
+
+
+def _limits(root: Path) -> Iterator[tuple[int, str]]:
+    """What this process's memory may never exceed, in bytes, and who says so."""
+    yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
+    for limit, path in memory_limits(root):
+        yield limit, f"the container ({path})"
+    resident = resource.getrlimit(resource.RLIMIT_RSS)[0]
+    if resident != resource.RLIM_INFINITY:
+        yield resident, "ulimit -m"
+
+
+def _address_space(root: Path) -> Iterator[tuple[int, str]]:
+    """What limits on addresses leave; libraries take far more addresses than memory."""
+    taken = _kilobytes(root / "proc/self/status")
+    for kind, name, option in (
+        (resource.RLIMIT_AS, "VmSize", "ulimit -v"), (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
+    ):  # fmt: skip
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            # The interpreter is in what is taken already.
+            yield max(0, limit - taken.get(name, 0)) + BESIDE_BYTES, option
+
+
+def _available(root: Path) -> Iterator[tuple[int, str]]:
+    """What the machine has left, without what the page cache would give up."""
+    available = _kilobytes(root / "proc/meminfo").get("MemAvailable")
+    if available:
+        yield available, "what other programs leave"
+
+
+def _kilobytes(path: Path) -> dict[str, int]:
+    """Lines as ``VmSize:  1234 kB`` of a file of proc, in bytes; none where there is no file."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return {}
+    found = re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)
+    return {name: int(value) << 10 for name, value in found}
 
 
 def require(needed_bytes: int, limit_bytes: int, what: str) -> None:

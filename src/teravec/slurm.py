@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teravec.errors import InvalidArgument, StorageError, storage_errors
+from teravec.processors import check_workers
 
 __all__ = ["SlurmOptions", "script", "submit"]
 
@@ -160,8 +161,8 @@ class SlurmOptions:
     wait_s: int = 300
 
     def __post_init__(self) -> None:
-        if self.nodes < 1 or (self.cpus is not None and self.cpus < 1):
-            raise InvalidArgument(f"nodes is {self.nodes}, cpus {self.cpus}; at least 1 expected")
+        check_workers(self.nodes, "nodes")
+        check_workers(self.cpus, "cpus")
         if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", self.time):
             raise InvalidArgument(f"time is {self.time!r}; as 90, 12:00:00 or 2-12 expected")
         texts = (self.memory or "", self.partition or "", *self.more)

@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from teravec.cli.running import print_json, write_whole
+from teravec.cli.main import app as main
+from teravec.cli.running import command, print_json, write_whole
 from tests.conftest import clustered, write_fbin
 
 
@@ -70,12 +74,50 @@ def test_output_that_nobody_takes(tmp_path: Path) -> None:
     built = shell('"$@"', "build", data, "--out", tmp_path / "i", "--nlist", 4, "-q")
     assert (built.returncode, built.stderr) == (0, "")
     search = ["search", tmp_path / "i", data, "--nprobe", 1]
-    for command in (search, [*search, "--json"], ["info", tmp_path / "i"]):
-        full = shell('"$@" > /dev/full', *command)
+    for asked in (search, [*search, "--json"], ["info", tmp_path / "i"]):
+        full = shell('"$@" > /dev/full', *asked)
         assert (full.returncode, full.stderr) == (
             2, "teravec: standard output: cannot write: no space left on the disk\n",
         )  # fmt: skip
-        closed = shell('"$@" >&-', *command)
+        closed = shell('"$@" >&-', *asked)
         assert closed.stderr == ""
     head = shell('"$@" | head -1', *search)
     assert (head.returncode, head.stderr, head.stdout.count("\n")) == (141, "", 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(1, "Operation not permitted"), "refused a call: Operation not permitted"),
+        (OSError("no number"), "refused a call: no number"),
+        (PermissionError(13, "Permission denied", "/root/x"), "/root/x: no permission"),
+        (RuntimeError("can't start new thread"), "no more threads; lower --threads"),
+    ],
+)
+def test_refusals_of_the_system(error: Exception, words: str) -> None:
+    """What is not standard output's fault is not said to be."""
+
+    def refuse() -> None:
+        raise error
+
+    code = compile("def act(refuse):\n    refuse()", "elsewhere", "exec")
+    elsewhere: dict[str, Any] = {"__name__": "teravec.engines.threads"}
+    exec(code, elsewhere)
+    app = typer.Typer()
+    command(app, "it")(lambda: elsewhere["act"](refuse))
+    done = CliRunner().invoke(app)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "standard output" not in done.stderr
+
+
+def test_paths_are_shown_as_they_were_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "words").mkdir()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["verify", "words"])
+    assert done.stderr == "teravec: words: no teravec index there (no manifest.json)\n"
+    monkeypatch.setattr(sys, "argv", ["teravec", "verify", f"{tmp_path}/words"])
+    done = CliRunner().invoke(main, ["verify", f"{tmp_path}/words"])
+    assert done.stderr.startswith(f"teravec: {tmp_path}/words: no teravec index")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.engines.threads import ahead, default_threads, on_threads, once, ordered_map
+from teravec.engines.threads import ahead, on_threads, once, ordered_map
 
 
 def own_threads() -> list[str]:
@@ -152,10 +152,6 @@ def test_ahead_overlaps_reading_and_computing() -> None:
     assert next(results) == 0
     assert reading.wait(30)
     assert list(results) == [1]
-
-
-def test_default_threads_is_at_least_one() -> None:
-    assert default_threads() >= 1
 
 
 def test_once_makes_one_value_for_all_threads() -> None:

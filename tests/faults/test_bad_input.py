@@ -184,7 +184,10 @@ OPTIONS: list[tuple[list[str], str, Marks]] = [
     (["--shards", "301"], "301 shards of 300", ()),
     (["--slices", "0"], "slices is 0", ()),
     (["--nlist", "3", "--slices", "4"], "4 slices of 3", ()),
-    (["--threads", "-1"], "threads -1", ()),
+    (["--threads", "-1"], "threads is -1; 1 to 4,096 expected", ()),
+    (["--threads", "99999999999"], "threads is 99999999999; 1 to 4,096 expected", ()),
+    (["--engine", "ray", "--workers", "99999999999"], "workers is 99999999999; 1 to", ()),
+    (["--shards", "99999999999"], "shards of 300", ()),
     (["--id-column", "id"], "'id'.*parquet", ()),
     (["--vector-column", "v"], "'v'.*parquet", ()),
 ]

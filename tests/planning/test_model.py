@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.codec import Codec, code_bytes, empty_ivf, flat_quantizer
 from teravec.kernels.metric import Metric
@@ -27,6 +26,7 @@ from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
 from teravec.planning.prediction import Plan
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
+from teravec.processors import default_threads
 from teravec.progress import Bar, NoProgress
 from teravec.training.options import TrainOptions
 from tests.conftest import write_fbin

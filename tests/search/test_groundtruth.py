@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from teravec.engines.resources import Resources
-from teravec.errors import MemoryLimitTooSmall, OutputExists
+from teravec.errors import InvalidArgument, InvalidSource, MemoryLimitTooSmall, OutputExists
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
 from teravec.search.checkpoint import remove_checkpoint
@@ -96,3 +99,106 @@ def test_too_little_memory_is_said(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", clustered(1000, 8))
     with pytest.raises(MemoryLimitTooSmall, match="needs"):
         run(tmp_path / "x.npy", clustered(100, 8), 100, memory_bytes=10_000)
+
+
+# ---------------------------------------------------------------------- beyond float32
+
+
+def written(path: Path, vectors: np.ndarray) -> Path:
+    if path.suffix == ".ivecs":
+        prefix = np.full((len(vectors), 1), vectors.shape[1], "<i4")
+        np.hstack([prefix, vectors.astype("<i4")]).tofile(path)
+    elif path.suffix == ".parquet":
+        rows = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+        pq.write_table(pa.table({"v": rows}), path, row_group_size=100)
+    else:
+        np.save(path, vectors)
+    return path
+
+
+@pytest.mark.parametrize("metric", list(Metric))
+@pytest.mark.parametrize("name", ["far.npy", "far.parquet", "whole.ivecs", "two places.npy"])
+def test_vectors_that_float32_would_round_are_exact(
+    name: str, metric: Metric, tmp_path: Path
+) -> None:
+    base, queries = clustered(700, 5).astype(float), clustered(9, 5, seed=1).astype(float)
+    if name == "whole.ivecs":
+        base, queries = (2.0**29 + np.rint(8 * x) for x in (base, queries))
+    else:
+        base, queries = base + 3e8, queries + 3e8
+    if name == "two places.npy":
+        base[::2] -= 6e8
+    # For cosine float64 itself has few digits of such vectors left: they are compared as it does.
+    path = written(tmp_path / name, base)
+    distances, ids = run(path, queries, 12, metric=metric, memory_bytes=64 << 20)
+    values = exact(base, queries, metric)
+    order = np.array([np.lexsort((np.arange(700), row))[:12] for row in values])
+    if metric is Metric.L2:
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_array_equal(
+            distances, np.take_along_axis(values, order, 1).astype(np.float32)
+        )
+    else:
+        found = np.take_along_axis(values, ids, 1)
+        slack = 1e-15 * 8 * np.abs(values).max()
+        assert (found <= np.take_along_axis(values, order, 1) + slack).all()
+
+
+def test_float64_queries_of_float32_vectors(tmp_path: Path) -> None:
+    base = clustered(500, 3)
+    queries = base[:20].astype(np.float64)
+    queries[:, 0] += 1e-9  # nothing in float32
+    distances, ids = run(written(tmp_path / "x.npy", base), queries, 1)
+    np.testing.assert_array_equal(ids[:, 0], np.arange(20))
+    np.testing.assert_allclose(distances[:, 0], 1e-18, rtol=1e-3)
+
+
+def test_cosine_of_any_float64(tmp_path: Path) -> None:
+    base = clustered(400, 6).astype(float)
+    _, wanted = run(written(tmp_path / "x.npy", base), base[:9], 8, metric=Metric.COSINE)
+    for number, factor in enumerate((1e-180, 1e-300, 1e30)):
+        scaled = written(tmp_path / f"{number}.npy", base * factor)
+        _, ids = run(scaled, base[:9] * factor, 8, metric=Metric.COSINE)
+        np.testing.assert_array_equal(ids, wanted)
+
+
+@pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
+@pytest.mark.parametrize("size", [3e-24, 1e-30, 1e-170, 4e22])
+def test_distances_beyond_float32_are_refused(size: float, metric: Metric, tmp_path: Path) -> None:
+    base = clustered(300, 4).astype(float) * size
+    with pytest.raises(InvalidSource, match=r"query \d+ .*scale"):
+        run(written(tmp_path / "x.npy", base), base[:5], 3, metric=metric)
+
+
+def test_equal_vectors_and_a_few_tiny_ones_are_not_refused(tmp_path: Path) -> None:
+    base = clustered(300, 4)
+    base[:100] = 0
+    base[100:120] *= np.float32(1e-30)
+    _, ids = run(written(tmp_path / "x.npy", base), base[98:140], 1)
+    assert ids[:2, 0].tolist() == [0, 0]
+    np.testing.assert_array_equal(ids[2:, 0], np.arange(100, 140))
+    distances, _ = run(written(tmp_path / "y.npy", np.ones((50, 3))), np.ones((4, 3)), 5)
+    assert not distances.any()
+
+
+def test_whole_numbers_beyond_float64_are_refused_by_row(tmp_path: Path) -> None:
+    base = np.arange(40, dtype=np.int64).reshape(20, 2)
+    with pytest.raises(InvalidArgument, match=r"query 3 .*2\^53"):
+        run(
+            written(tmp_path / "x.npy", base.astype(float)), np.where(base == 7, 2**53 + 1, base), 1
+        )
+
+
+def test_a_checkpoint_of_rounded_vectors_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("teravec.search.exact_scan._BLOCK_BYTES", 1 << 10)
+    checkpoint = tmp_path / "state"
+    options: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": 0}
+    base, queries = clustered(2000, 6).astype(float), clustered(4, 6, seed=1)
+    run(written(tmp_path / "x.npy", base), queries, 3, **options)
+    state = json.loads((checkpoint / "state.json").read_text())
+    assert "float64" in state["arithmetic"]
+    remove_checkpoint(checkpoint)
+    run(written(tmp_path / "y.npy", base.astype(np.float32)), queries, 3, **options)
+    assert "arithmetic" not in json.loads((checkpoint / "state.json").read_text())

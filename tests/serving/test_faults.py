@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -200,13 +201,31 @@ def test_lists_without_an_owner(index: Path, serve: Launch) -> None:
         part.search(QUERIES, 10, 60)
 
 
-def test_a_full_server_says_busy(index: Path, serve: Launch) -> None:
-    server = serve(index, limits=Limits(queue=0))
+def test_a_full_server_says_busy(
+    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(index, limits=Limits(queue=1))
+    from teravec.serving.served import ServedIndex
+
+    search, begun, go = ServedIndex._search, threading.Event(), threading.Event()
+
+    def held(*arguments: object) -> object:
+        begun.set()
+        go.wait(10)
+        return search(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ServedIndex, "_search", held)
     with (
-        teravec.connect(url(server), timeout_s=0.5) as remote,
-        pytest.raises(Busy, match="at most 0"),
+        teravec.connect(url(server)) as first,
+        teravec.connect(url(server), timeout_s=0.5) as second,
+        ThreadPoolExecutor(1) as pool,
     ):
-        remote.search(QUERIES, 10, 5)
+        answered = pool.submit(first.search, QUERIES, 10, 5)
+        assert begun.wait(5)
+        with pytest.raises(Busy, match="at most 1"):
+            second.search(QUERIES, 10, 5)
+        go.set()
+        assert answered.result(10)[1].shape == (40, 10)
 
 
 def test_work_past_its_deadline_stops(

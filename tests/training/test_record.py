@@ -39,7 +39,14 @@ def tree(root: Path) -> dict[Path, bytes]:
 
 def begin(paths: IndexPaths, source: Source, **changes: Any) -> BuildRecord:
     layout = {name: changes.pop(name) for name in ("shards", "slices") if name in changes}
-    return begin_build(paths, source, replace(TRAIN, **changes), replace(LAYOUT, **layout))
+    train, cut = replace(TRAIN, **changes), replace(LAYOUT, **layout)
+    with begin_build(paths, source, train, cut) as record:
+        return record
+
+
+def begin_weighed(paths: IndexPaths, source: Source, weights: Weights | None) -> BuildRecord:
+    with begin_build(paths, source, TRAIN, LAYOUT, weights) as record:
+        return record
 
 
 def test_new_then_the_same_again(paths: IndexPaths, source: Source) -> None:
@@ -180,10 +187,10 @@ def test_weights_belong_to_the_build(paths: IndexPaths, source: Source, tmp_path
     weights = np.linspace(0, 1, 100, dtype=np.float32)
     np.save(tmp_path / "w.npy", weights)
     given = Weights(tmp_path / "w.npy", 100)
-    record = begin_build(paths, source, TRAIN, LAYOUT, given)
-    assert read_record(paths) == record == begin_build(paths, source, TRAIN, LAYOUT, given)
+    record = begin_weighed(paths, source, given)
+    assert read_record(paths) == record == begin_weighed(paths, source, given)
     with pytest.raises(OutputExists, match=r"begun with weights w\.npy .* not no weights"):
-        begin_build(paths, source, TRAIN, LAYOUT)
+        begin_weighed(paths, source, None)
     np.save(tmp_path / "w.npy", weights[::-1])
     with pytest.raises(OutputExists, match="begun with weights"):
-        begin_build(paths, source, TRAIN, LAYOUT, Weights(tmp_path / "w.npy", 100))
+        begin_weighed(paths, source, Weights(tmp_path / "w.npy", 100))

@@ -121,9 +121,9 @@ def test_missing_parts_alone_are_drawn(
         (tmp_path / name).unlink()
     taken: list[int] = []
 
-    def counted(source: Source, rows: np.ndarray) -> np.ndarray:
+    def counted(source: Source, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
         taken.append(len(rows))
-        return take(source, rows)
+        return take(source, rows, dtype)
 
     monkeypatch.setattr(Source, "take", counted)
     assert draw(source, tmp_path).tobytes() == first.tobytes()

@@ -111,7 +111,9 @@ def test_none_and_packing() -> None:
         assert packed is not None
         assert packed.shape == (len(made.offset), 5)
         assert packed.dtype == np.float32
-        np.testing.assert_array_equal(Transform.unpacked(packed).apply(x), made.apply(x))
+        np.testing.assert_array_equal(
+            Transform.unpacked(packed, len(packed)).apply(x), made.apply(x)
+        )
 
 
 def test_names() -> None:

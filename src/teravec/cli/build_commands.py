@@ -195,7 +195,8 @@ def _report_index(
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
             "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
             "metric": manifest.metric, "transform": manifest.transform,
-            "slices": len(manifest.slices), "bytes": size, "lists": lists, **cost,
+            "slices": len(manifest.slices), "bytes": size, "clipped": manifest.clipped,
+            "lists": lists, **cost,
         })  # fmt: skip
     else:
         held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,7 @@ from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
 from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_directory
 
 __all__ = ["add_device_commands"]
 
@@ -48,11 +50,12 @@ def bench_disk(
         largest = max(read_manifest(paths).slices, key=lambda entry: entry.size)
         read_only = not os.access(path, os.W_OK | os.X_OK)
         target = path / largest.file if largest.size >= _LARGE_ENOUGH or read_only else path
-    profile = measure_device(
-        target, seconds=seconds, scratch_bytes=parse_bytes(size),
-        progress=Bars(quiet=quiet or json),
-    )  # fmt: skip
-    kept = _keep(profile, paths.device) if is_index else None
+    with hold_directory(path) if is_index and not read_only else nullcontext():
+        profile = measure_device(
+            target, seconds=seconds, scratch_bytes=parse_bytes(size),
+            progress=Bars(quiet=quiet or json),
+        )  # fmt: skip
+        kept = _keep(profile, paths.device) if is_index else None
     if json:
         print_json({"path": str(path), **profile.to_dict(), "kept": kept is None and is_index})
         return

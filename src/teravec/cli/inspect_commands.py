@@ -10,7 +10,7 @@ import typer
 
 from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.running import command, print_json
+from teravec.cli.running import as_typed, command, print_json
 from teravec.index.export import export_faiss
 from teravec.index.info import describe_index
 from teravec.index.opened import OpenedIndex
@@ -47,6 +47,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"
         + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),
+        **_clipped_row(content),
         "lists": f"{content['nlist']:,}, {content['quantizer']} coarse quantizer",
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",
@@ -81,6 +82,16 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
     )
 
 
+def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
+    """What to say of vectors that the codec could not hold, where there are any."""
+    if not content["clipped"]:
+        return {}
+    share = 100 * content["clipped"] / content["ntotal"]
+    return {
+        "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
+    }
+
+
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
     """What to say of the limit on a list's bytes, where there is one."""
     if lists["max_bytes"] is None:
@@ -103,10 +114,10 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
     damages = verify_index(index, bars)
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        damage_texts = [str(damage) for damage in damages]
-        print_json(result | {"damages": damage_texts, "stages": bars.summary()})
+        told = [as_typed(str(damage)) for damage in damages]
+        print_json(result | {"damages": told, "stages": bars.summary()})
     for damage in damages:
-        print(f"teravec: {damage}", file=sys.stderr)
+        print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:
         raise typer.Exit(1)
     if not json:

@@ -113,7 +113,7 @@ Memory = Annotated[
     str | None,
     unset(
         "Limit, as 512MiB or 4GB, beside about 300 MiB for the interpreter and its "
-        "libraries.  [default: 4GiB, or half of the machine's memory]"
+        "libraries.  [default: 4GiB, or half of what the machine or its container has]"
     ),
 ]
 Threads = Annotated[int | None, unset("Threads.  [default: all processors]")]

@@ -13,7 +13,6 @@ from teravec.bars import counted
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.cli.stats_table import print_table
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
 from teravec.memory import parse_bytes
 from teravec.planning.calibrate import calibrate as measure
@@ -27,6 +26,10 @@ from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
 from teravec.planning.prediction import Plan
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
+from teravec.processors import check_threads, default_threads
+from teravec.storage.files import make_directory
+from teravec.storage.layout import absolute
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_plan_command"]
 
@@ -76,9 +79,12 @@ def plan(
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Predict time, bytes, memory, disk and cost of a build, and of a query."""
+    check_threads(threads)
     path = constants or default_path()
     if calibrate:
-        write_constants(path, measure(folder, threads))
+        make_directory(absolute(path).parent)
+        with hold_file(path):
+            write_constants(path, measure(folder, threads))
     elif not path.exists():
         raise InvalidArgument(f"{path} is not there: run teravec plan --calibrate first")
     speeds = _with_rates(read_constants(path), read_rate, write_rate, network_rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from teravec.search.results import check_ids, is_stdout, write_found
 from teravec.serving.client import RemoteIndex, connect
 from teravec.sources import open_rows
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["REQUEST_S", "Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
@@ -89,21 +91,23 @@ class Remote:
             source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes
         require(source.ntotal * source.d * 4, limit, "holding the queries")
-        with connect(
-            self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
-            key=self.key,
-        ) as index:  # fmt: skip
-            found = ask(index, source.read(0, source.ntotal))
-        if out is not None and is_stdout(out):
+        to_stdout = out is not None and is_stdout(out)
+        with nullcontext() if out is None or to_stdout else hold_file(out):
+            with connect(
+                self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
+                key=self.key,
+            ) as index:  # fmt: skip
+                found = ask(index, source.read(0, source.ntotal))
+            result: dict[str, object] = {"queries": found.n, "results": found.total}
+            if out is not None and not to_stdout:
+                check_ids(out, found.ids)
+                write_found(out, found)
+                result = {"out": str(out), **result}
+        if out is not None and to_stdout:
             print_texts(out, 0, found)
             if stats:
                 print_table(stats_table(index.stats), to_stderr=True)
             return
-        result: dict[str, object] = {"queries": found.n, "results": found.total}
-        if out is not None:
-            check_ids(out, found.ids)
-            write_found(out, found)
-            result = {"out": str(out), **result}
         if json:
             content = {} if out is not None else found_as_json([found])
             print_json({**result, **content, **({"stats": asdict(index.stats)} if stats else {})})

@@ -14,6 +14,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -24,6 +25,7 @@ from teravec.errors import InvalidArgument, TeravecError, shown
 __all__ = [
     "NO_READER",
     "Verbose",
+    "as_typed",
     "command",
     "open_streams",
     "parse_decimals",
@@ -89,16 +91,21 @@ def reporting() -> Iterator[None]:
     try:
         yield
     except TeravecError as error:
-        _tell(" ".join(str(error).split()))
+        _tell(as_typed(" ".join(str(error).split())))
         raise typer.Exit(error.exit_code) from None
     except BrokenPipeError:  # who read our output has had enough, as head does
         _give_up_output()
         raise typer.Exit(NO_READER) from None
     except OSError as error:  # of a look at a path that we may not see, or of the output
-        _tell(_refusal(error))
+        _tell(as_typed(_refusal(error)))
         raise typer.Exit(2) from None
     except MemoryError:
         _tell("out of memory; lower --memory or --threads")
+        raise typer.Exit(2) from None
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        _tell("the system gives no more threads; lower --threads")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         _tell("interrupted; what is sealed stays, run the same again to continue")
@@ -112,17 +119,35 @@ def _tell(message: str) -> None:
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused: by path, or standard output where there is none."""
+    """What the system refused: by path, where it is one's; or standard output."""
+    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
     if error.filename is not None:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return f"{error.filename}: {why}"
+    if _was_printing(error):
+        _give_up_output()
+        return f"standard output: cannot write: {why}"
+    return f"the system refused a call: {why or error}"
+
+
+def as_typed(message: str) -> str:
+    """A message with paths below the working directory as they were typed."""
     try:
-        os.getcwd()  # noqa: PTH109
-    except OSError as gone:
-        return f"the working directory cannot be read: {gone.strerror}; change to another one"
-    _give_up_output()
-    why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
-    return f"standard output: cannot write: {why}"
+        here = f"{Path.cwd()}/"
+    except OSError:
+        return message
+    if here == "//" or any(here in word for word in sys.argv):
+        return message
+    return message.replace(here, "")
+
+
+def _was_printing(error: OSError) -> bool:
+    """Whether the call that failed was one that prints: of this package's commands, or of rich."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
+    return where.startswith(("teravec.cli.", "rich.", "typer.", "click."))
 
 
 def _give_up_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from teravec.search.questions import TopK, Within
 from teravec.search.request import checked_k
 from teravec.search.results import check_output, is_stdout, read_neighbors, write_neighbors
 from teravec.sources import Source, open_queries, open_rows, open_source
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
 
@@ -172,15 +174,15 @@ def evaluate_index(
     if plot is not None:
         check_plot(plot)
     neighbors = read_neighbors(truth)
-    with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-        results = evaluate(
-            opened, _read_queries(
-                open_source(queries, vector_column=vector_column), queries, memory
-            ), neighbors, k, nprobes,
-            recalls=recalls, candidates=candidates,
-        )  # fmt: skip
-    if plot is not None:
-        draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
+    with nullcontext() if plot is None else hold_file(plot):
+        with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
+            asked = open_source(queries, vector_column=vector_column)
+            results = evaluate(
+                opened, _read_queries(asked, queries, memory), neighbors, k, nprobes,
+                recalls=recalls, candidates=candidates,
+            )  # fmt: skip
+        if plot is not None:
+            draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
@@ -213,16 +215,17 @@ def groundtruth(
     to_stdout = is_stdout(out)
     checkpoint = None if to_stdout else out.with_name(out.name + ".partial")
     bars = Bars(quiet=quiet or json or to_stdout)
-    with api.resources(memory, threads, bars, chosen) as resources:
-        distances, ids = exact_neighbors(
-            source, _read_queries(asked, data[-1], memory), k, metric=Metric.parse(metric),
-            resources=resources, checkpoint=checkpoint,
-        )  # fmt: skip
-    if checkpoint is None:
-        print_texts(out, 0, FoundArrays.of_rows(distances, ids))
-        return
-    write_neighbors(out, distances, ids)
-    remove_checkpoint(checkpoint)
+    with nullcontext() if to_stdout else hold_file(out):
+        with api.resources(memory, threads, bars, chosen) as resources:
+            distances, ids = exact_neighbors(
+                source, _read_queries(asked, data[-1], memory, exact=True), k,
+                metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
+            )  # fmt: skip
+        if checkpoint is None:
+            print_texts(out, 0, FoundArrays.of_rows(distances, ids))
+            return
+        write_neighbors(out, distances, ids)
+        remove_checkpoint(checkpoint)
     if json:
         print_json({"out": str(out), "queries": len(ids), "k": k, "stages": bars.summary()})
     else:
@@ -230,10 +233,13 @@ def groundtruth(
               f"{counted(source.ntotal, 'vectors')}")  # fmt: skip
 
 
-def _read_queries(source: Source, path: str, memory: str | None) -> npt.NDArray[np.float32]:
+def _read_queries(
+    source: Source, path: str, memory: str | None, *, exact: bool = False
+) -> npt.NDArray[np.float32]:
     limit = api.resources(memory, None, None).memory_bytes
-    require(source.ntotal * source.d * 4, limit, f"holding the queries of {path}")
-    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
+    dtype = source.exact_dtype if exact else np.dtype(np.float32)
+    require(source.ntotal * source.d * dtype.itemsize, limit, f"holding the queries of {path}")
+    vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal, dtype)
     return vectors
 
 

@@ -14,6 +14,7 @@ from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
+from teravec.processors import check_threads, check_workers
 from teravec.selftest.comparison import Result, compare
 from teravec.selftest.routes import routes
 from teravec.selftest.vectors import made, some_of
@@ -44,8 +45,10 @@ def selftest(
     threads: o.Threads = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
-    if engine not in ("local", "ray") or workers < 1:
-        raise InvalidArgument(f"engine is {engine!r}, workers {workers}; local or ray, and 1")
+    check_threads(threads)
+    check_workers(workers)
+    if engine not in ("local", "ray"):
+        raise InvalidArgument(f"engine is {engine!r}; local or ray expected")
     vectors = some_of(data, _SEED) if data else made(_SEED)
     results = []
     for result in compare(vectors, routes(engine, workers, address), threads):

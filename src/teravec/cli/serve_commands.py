@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,6 +99,11 @@ def serve(
     open_probes: Annotated[
         bool, typer.Option("--open-probes", help="Answer /healthz and /readyz without a token.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name by which HTTP requests may call a server without tokens; "
+                     "localhost and 127.0.0.1 always may. May be repeated.", show_default=False),
+    ] = None,
     vectors: Annotated[
         str | None, typer.Option(help="Vectors by id, for queries by id: what the index was "
                                  "built from.", show_default=False)
@@ -128,9 +134,13 @@ def serve(
             f"{error.name} is not installed; serving needs {install('serve')}"
         ) from error
     from teravec.memory import parse_bytes
-    from teravec.serving.limits import Limits
+    from teravec.serving.limits import Limits, check_seconds, check_setting
     from teravec.serving.security import Address, ClientSecurity, ServerSecurity
 
+    check_seconds("--drain", drain, 30.0)
+    check_setting("--replicas", replicas, 1, 1024, 1)
+    if threads is not None:
+        check_setting("--threads", threads, 1, 4096, os.cpu_count() or 1)
     resources = api.resources(memory, threads, None)
     http = http or ("none" if on_ray else "127.0.0.1:7480")
     options = ServeOptions(
@@ -141,7 +151,9 @@ def serve(
         slices=None if slices is None else tuple(parse_numbers(slices, "slices")),
         servers=servers,
         topology=None if on_ray else topology,
-        security=ServerSecurity(tls_cert, tls_key, client_ca, token_file, insecure, open_probes),
+        security=ServerSecurity(
+            tls_cert, tls_key, client_ca, token_file, insecure, open_probes, tuple(allow_host or ())
+        ),
         servers_tls=servers_ca is not None,
         servers_security=ClientSecurity.read(
             token_file=servers_token_file, ca=servers_ca, certificate=servers_cert,
@@ -166,14 +178,20 @@ def serve(
 
 
 def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:
+    from teravec.serving.memory_bound import memory_line
+
     secure = "s" if options.security.certificate is not None else ""
     url = f"grpc{'+tls' if secure else ''}://{address}"
     http_url = None if http_address is None else f"http{secure}://{http_address}/"
     if as_json:
-        print_json({"index": str(options.path), "url": url, "http": http_url})
+        bound = sum(options.memory_bound.values())
+        print_json(
+            {"index": str(options.path), "url": url, "http": http_url, "memory_bound_bytes": bound}
+        )
     else:
         print(f"{options.path}: serving on {url}")
         if http_url is not None:
             print(f"console on {http_url}")
+        print(memory_line(options.memory_bound))
     sys.stdout.flush()
     warn_if_open(options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,10 @@ from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.errors import storage_errors
 from teravec.memory import parse_bytes
+from teravec.search.results import check_place
 from teravec.slurm import SlurmOptions, script, submit
+from teravec.storage.files import publishing, write_all
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_slurm_command"]
 
@@ -57,9 +61,7 @@ def slurm(
         tuple(sbatch or ()), wait,
     )  # fmt: skip
     text = script(options, run)
-    with storage_errors(out, "write"):
-        out.write_text(text)
-        out.chmod(0o755)
+    _write(out, text)
     job = submit(out) if do_submit else None
     if json:
         print_json({"script": str(out), "job": job})
@@ -67,3 +69,14 @@ def slurm(
         print(f"{out}: submit it with sbatch {out}")
     else:
         print(f"job {job}; it writes to teravec-{job}.log")
+
+
+def _write(out: Path, text: str) -> None:
+    if out.exists() and not out.is_file():  # a pipe, or /dev/stdout
+        with storage_errors(out, "write"):
+            out.write_text(text)
+        return
+    check_place(out)
+    with hold_file(out), publishing(out) as file:
+        os.fchmod(file.fileno(), 0o755)
+        write_all(file, text.encode(), 0)

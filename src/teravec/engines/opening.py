@@ -8,8 +8,8 @@ from teravec.arguments import install
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
 from teravec.engines.options import EngineOptions
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument
+from teravec.processors import default_threads
 
 __all__ = ["open_engine"]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teravec.arguments import text, whole_number
+from teravec.arguments import text
 from teravec.errors import InvalidArgument, shown
+from teravec.processors import check_workers
 
 __all__ = ["EngineOptions"]
 
@@ -36,7 +37,6 @@ class EngineOptions:
             raise InvalidArgument(f"engine is {shown(self.name)}; local or ray expected")
         if self.name == "local" and (self.workers is not None or self.address is not None):
             raise InvalidArgument("workers and address are for engine ray; this one is local")
-        if self.workers is not None:
-            object.__setattr__(self, "workers", whole_number(self.workers, "workers", 1))
+        check_workers(self.workers)
         if self.address is not None:
             text(self.address, "address")

@@ -23,9 +23,9 @@ from typing import Any
 
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_lean import without_extras
-from teravec.engines.threads import default_threads
 from teravec.errors import InvalidArgument, WorkerLost
 from teravec.memory import MIB
+from teravec.processors import default_threads
 
 __all__ = ["Room", "connected", "fits"]
 

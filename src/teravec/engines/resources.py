@@ -5,9 +5,9 @@ from __future__ import annotations
 from teravec.arguments import whole_number
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
-from teravec.engines.threads import default_threads
 from teravec.kernels.device import CPU
 from teravec.memory import default_memory
+from teravec.processors import default_threads
 from teravec.progress import Progress, as_progress
 
 __all__ = ["Resources"]
@@ -20,9 +20,9 @@ class Resources:
     ----------
     memory_bytes : int
         Limit on this process's memory, beside about 300 MiB for the interpreter and its
-        libraries. 0: 4 GiB, or half of the machine's memory.
+        libraries. 0: see ``teravec.memory.default_memory``.
     threads : int
-        Of this process. 0: all processors.
+        Of this process. 0: the processors that it may use.
     progress : Progress or bool, optional
         True: bars. Not given: nothing is shown.
     engine : Engine, optional

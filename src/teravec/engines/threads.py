@@ -15,17 +15,9 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-__all__ = ["MOST_THREADS", "ahead", "default_threads", "on_threads", "once", "ordered_map"]
-
-MOST_THREADS = 4096
-"""Of one process: more than any machine has processors are a slip, and would exhaust it."""
+__all__ = ["ahead", "on_threads", "once", "ordered_map"]
 
 _MOST_HELPERS = 64
-
-
-def default_threads() -> int:
-    """Processors this process may run on."""
-    return max(1, len(os.sched_getaffinity(0)))
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:

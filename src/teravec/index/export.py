@@ -15,6 +15,7 @@ from teravec.progress import Progress
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import publishing
 from teravec.storage.listfile import ID_BYTES
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["export_faiss"]
 
@@ -32,7 +33,7 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     Raises
     ------
     OutputExists
-        ``out`` is there already.
+        ``out`` is there already, or another process writes it now.
     CorruptFile
         A list is damaged; no file is left.
     """
@@ -44,11 +45,12 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         raise OutputExists(f"{path} exists")
     if nowhere:
         raise StorageError(f"{path}: cannot write: no directory {path.parent}")
-    with OpenedIndex(root) as index, publishing(path) as raw:
+    with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
         exported = ExportedIndex(
-            model.empty_ivf(), model.metric, model.d, model.transform.matrix, model.transform.offset
-        )
+            model.empty_ivf(), model.metric, model.d, model.transform.matrix,
+            model.transform.whole_offset,
+        )  # fmt: skip
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
         lists = _fine_lists if model.sketch_size else _lists
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)

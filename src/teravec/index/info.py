@@ -55,6 +55,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         "metric": manifest.metric,
         "transform": manifest.transform,
         "codec": manifest.codec,
+        "clipped": manifest.clipped,
         "code_size": model.code_size,
         "sketch_size": model.sketch_size,
         "nlist": manifest.nlist,

@@ -38,6 +38,8 @@ class Manifest:
         In list order, covering [0, nlist).
     source : dict
         Where the vectors came from: names, sizes and fingerprints.
+    clipped : int
+        Vectors outside of what a scalar quantizer was trained on; in the file where there are any.
     """
 
     creator: str
@@ -52,6 +54,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]
     slices: tuple[SliceEntry, ...]
     source: dict[str, Any]
+    clipped: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -64,6 +67,8 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     """Publish the manifest: from then on the directory is an index."""
     head = {"format": _FORMAT, "version": _VERSION}
     content = {**head, **vars(manifest), "slices": [_entry(s) for s in manifest.slices]}
+    if not manifest.clipped:
+        del content["clipped"]
     write_json(paths.manifest, content)
 
 

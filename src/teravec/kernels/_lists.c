@@ -304,6 +304,86 @@ done:
     return result;
 }
 
+#define LANES 4 /* of the baseline's registers */
+typedef float floats_t __attribute__((vector_size(4 * LANES)));
+typedef int32_t bits_t __attribute__((vector_size(4 * LANES)));
+
+/* Up to LANES of n floats; 0 after the last. */
+static floats_t some_floats(const float *x, size_t n)
+{
+    floats_t values = {0};
+    if (n >= LANES)
+        memcpy(&values, x, sizeof(values));
+    else
+        memcpy(&values, x, n * sizeof(*x));
+    return values;
+}
+
+/* Rows of x whose residual is so far outside of the box of half sizes `half` around `middle` that its
+ * squared distance from it is above `most`, and above a share of its own square. The sums of a row
+ * have a fixed order. */
+static size_t clipped(const float *x, size_t n, size_t d, const int *list_no,
+                      const float *centroids, const float *middle, const float *half, float most,
+                      float share)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++, x += d) {
+        const float *c = centroids + (size_t)list_no[i] * d;
+        floats_t beyond = {0}, squares = {0};
+        float outside = 0, square = 0;
+        for (size_t k = 0; k < d; k += LANES) {
+            const floats_t r = some_floats(x + k, d - k) - some_floats(c + k, d - k);
+            const floats_t from = r - some_floats(middle + k, d - k);
+            const floats_t b = (floats_t)((bits_t)from & INT32_MAX) - some_floats(half + k, d - k);
+            const floats_t twice = b + (floats_t)((bits_t)b & INT32_MAX); /* 0 inside of the box */
+            beyond += twice * twice;
+            squares += r * r;
+        }
+        for (size_t j = 0; j < LANES; j++)
+            outside += beyond[j], square += squares[j];
+        outside /= 4;
+        count += outside > most && outside > share * square;
+    }
+    return count;
+}
+
+static PyObject *py_clipped(PyObject *self, PyObject *args)
+{
+    Py_ssize_t d;
+    float most, share;
+    PyObject *o_x, *o_lists, *o_centroids, *o_middle, *o_half, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nx, n, ncentroids, nmiddle, nhalf, found;
+    const float *x, *centroids, *middle, *half;
+    const int *lists;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "nOOOOOff:clipped", &d, &o_x, &o_lists, &o_centroids, &o_middle,
+                          &o_half, &most, &share) ||
+        !check_positive("d", d))
+        return NULL;
+    if (!(x = take(&all, o_x, "x", 'f', 0, &nx)) ||
+        !(lists = take(&all, o_lists, "lists", 'i', 0, &n)) ||
+        !(centroids = take(&all, o_centroids, "centroids", 'f', 0, &ncentroids)) ||
+        !(middle = take(&all, o_middle, "middle", 'f', 0, &nmiddle)) ||
+        !(half = take(&all, o_half, "half", 'f', 0, &nhalf)) ||
+        !check_product("x", nx, n, (size_t)d) || !check_product("middle", nmiddle, 1, (size_t)d) ||
+        !check_product("half", nhalf, 1, (size_t)d) ||
+        !check_product("centroids", ncentroids, ncentroids / (size_t)d, (size_t)d))
+        goto done;
+    for (size_t i = 0; i < n; i++)
+        if (lists[i] < 0 || (size_t)lists[i] >= ncentroids / (size_t)d) {
+            PyErr_Format(PyExc_ValueError, "list %d of %zu", lists[i], ncentroids / (size_t)d);
+            goto done;
+        }
+    Py_BEGIN_ALLOW_THREADS;
+    found = clipped(x, n, (size_t)d, lists, centroids, middle, half, most, share);
+    Py_END_ALLOW_THREADS;
+    result = PyLong_FromSize_t(found);
+done:
+    release(&all);
+    return result;
+}
+
 /* Ranks that a query visits, from the first: see probing.py, whose arithmetic this is. */
 static size_t worth_visiting(const float *distances, const float *allowed, size_t n, float prune,
                              const float *length)
@@ -364,6 +444,8 @@ static PyMethodDef methods[] = {
     {"ids", py_ids, METH_VARARGS,
      "ids(first_key, places, at, size, wanted, buffer, out_ids) -> (missing, lists)\n\n"
      "See ListCache.ids; the caller has its lock."},
+    {"clipped", py_clipped, METH_VARARGS,
+     "clipped(d, x, lists, centroids, middle, half, most, share) -> int\n\nSee clipping.ScalarRange."},
     {"longest", py_longest, METH_VARARGS,
      "longest(d, x) -> float\n\nSee metric.longest_square."},
     {"worth_visiting", py_worth_visiting, METH_VARARGS,

@@ -3,7 +3,8 @@
 This is the core of k-means and of sharding. The compiled kernels (native.py) do it; without them
 the same scheme runs on NumPy, more slowly. Both order centroids c of a vector x by the score
 ``|c|**2 / 2 - x.c`` in float32, so centroids whose distances differ by less than about
-``1e-6 * |x| * |c|`` may be taken for each other.
+``1e-6 * |x| * |c|`` may be taken for each other. Lengths are seen from a common centre where the
+centroids lie far from the origin (centre.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
 from teravec.kernels.blocks import over_blocks
+from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.groups import SCORED_ROWS, Grouping, default_groups, group_centroids
 from teravec.kernels.scans import Scan, open_scan
 from teravec.kernels.torch_scan import TorchScan
@@ -74,9 +76,11 @@ class CentroidAssigner:
     """
 
     def __init__(
-        self, centroids: Floats, grouping: Grouping | None, scan: Scan | None = None
-    ) -> None:
+        self, centroids: Floats, grouping: Grouping | None, centre: Floats | None,
+        scan: Scan | None = None,
+    ) -> None:  # fmt: skip
         self.nlist, self.d = centroids.shape
+        self._centre = centre  # that centroids, grouping and scan are seen from
         self.ngroups = grouping.ngroups if grouping else 1
         self.margin = grouping.margin if grouping else inf
         self.probes = max(1, round(grouping.probes)) if grouping else 1
@@ -92,7 +96,7 @@ class CentroidAssigner:
         ----------
         centroids : array of shape (nlist, d), converted to float32
         """
-        return cls(_checked(centroids, "centroids"), None)
+        return cls(*_centred(centroids))
 
     @classmethod
     def grouped(
@@ -123,18 +127,18 @@ class CentroidAssigner:
         ngroups : int, optional
             About ``nlist ** 0.6`` when not given. With fewer than eight the search is exact.
         """
-        data = _checked(centroids, "centroids")
         if probes < 1:
             raise InvalidArgument(f"probes is {probes}, expected 1 or more")
+        data, _, centre = _centred(centroids)
         grouping = _group(data, ngroups or default_groups(len(data)), seed, threads)
         if grouping is None:
-            return cls(data, None)
+            return cls(data, None, centre)
         sample = data[:: max(1, len(data) // SCORED_ROWS)][:SCORED_ROWS]
         relative = grouping.relative_scores(sample)
         if margin is None:
             count = min(probes * len(sample), relative.size) - 1
             margin = max(0.0, float(np.partition(relative.ravel(), count)[count]))
-        return cls(data, grouping.with_margin(margin, relative))
+        return cls(data, grouping.with_margin(margin, relative), centre)
 
     @classmethod
     def auto(
@@ -158,11 +162,11 @@ class CentroidAssigner:
             Share of vectors, 0 to 1. The margin aims one standard error of the sample above it
             (0.0009 for 4096 vectors at 0.997): without, other vectors fell up to 0.002 short.
         """
-        data = _checked(centroids, "centroids")
+        data, _, centre = _centred(centroids)
         rows = _checked(sample, "sample", empty=True, d=data.shape[1])
         if not 0 <= min_agreement <= 1:
             raise InvalidArgument(f"min_agreement is {min_agreement}, expected 0 to 1")
-        exact = cls(data, None)
+        exact = cls(data, None, centre)
         if len(data) < FEWEST_LISTS or not len(rows):
             return exact
         grouping = _group(data, default_groups(len(data)), seed, threads)
@@ -170,8 +174,9 @@ class CentroidAssigner:
             return exact
         rows = _calibration_rows(rows)
         truth, _ = exact.assign(rows, threads=threads)
-        need = np.sort(grouping.margins(rows, truth))
-        relative = grouping.relative_scores(rows[:: -(-len(rows) // SCORED_ROWS)])
+        seen = seen_from(centre, rows)
+        need = np.sort(grouping.margins(seen, truth))
+        relative = grouping.relative_scores(seen[:: -(-len(seen) // SCORED_ROWS)])
         error = sqrt(min_agreement * (1 - min_agreement) / len(rows))
         for share in (min_agreement + error, min_agreement + 2 * error, 1.0):
             # One vector more than the share: kernel and BLAS round the last one differently.
@@ -181,7 +186,7 @@ class CentroidAssigner:
             candidate = grouping.with_margin(margin, relative)
             if candidate.work * _OVERHEAD >= len(data):
                 break
-            assigner = cls(data, candidate)
+            assigner = cls(data, candidate, centre)
             assigner.agreement = float((assigner.assign(rows, threads=threads)[0] == truth).mean())
             if assigner.agreement >= min_agreement:
                 return assigner
@@ -207,14 +212,14 @@ class CentroidAssigner:
         InvalidArgument
             PyTorch or the device is missing, or fewer than 99.7 % of the sample agree.
         """
-        data = _checked(centroids, "centroids")
+        data, _, centre = _centred(centroids)
         rows = _checked(sample, "sample", empty=True, d=data.shape[1])
-        assigner = cls(data, None, TorchScan(data, device))
+        assigner = cls(data, None, centre, TorchScan(data, device))
         if len(rows):
             rows = _calibration_rows(rows)
-            truth, _ = cls(data, None).assign(rows, threads=threads)
+            truth, _ = cls(data, None, centre).assign(rows, threads=threads)
             found, _ = assigner.assign(rows, threads=threads)
-            assigner.agreement = _agreement(data, rows, found, truth)
+            assigner.agreement = _agreement(data, seen_from(centre, rows), found, truth)
             if assigner.agreement < SHARD_AGREEMENT:
                 raise InvalidArgument(
                     f"device {device} finds the nearest centroid of {assigner.agreement:.2%} of "
@@ -236,7 +241,8 @@ class CentroidAssigner:
         -------
         list_no : ndarray of shape (n,), int32
         distance : ndarray of shape (n,), float32
-            Squared L2 to that centroid, at least 0; the error is about ``1e-6 * |x|**2``.
+            Squared L2 to that centroid, at least 0; the error is about ``1e-6 * |x|**2``, where
+            ``|x|`` is the distance from the common centre, if there is one.
 
         Raises
         ------
@@ -251,10 +257,18 @@ class CentroidAssigner:
 
         def block(start: int, stop: int) -> None:
             rows = np.require(data[start:stop], np.float32, ["C", "A"])
+            rows = seen_from(self._centre, rows)
             self._scan(rows, list_no[start:stop], distance[start:stop])
 
         over_blocks(block, len(data), rows=self._scan.rows, threads=threads, even=self._scan.even)
         return list_no, distance
+
+
+def _centred(centroids: npt.ArrayLike) -> tuple[Floats, None, Floats | None]:
+    """Centroids, checked, as seen from their centre; no grouping yet; the centre."""
+    data = _checked(centroids, "centroids")
+    centre = common_centre(data)
+    return seen_from(centre, data), None, centre
 
 
 def _calibration_rows(rows: Floats) -> Floats:

@@ -23,6 +23,7 @@ Gao, Long, RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import similar, text
-from teravec.errors import InvalidArgument, shown
+from teravec.errors import InvalidArgument, InvalidSource, shown
 from teravec.kernels.faiss_threads import faiss_threads
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import sketch_size
@@ -51,6 +52,7 @@ _SCALAR = {
     "sq4": faiss.ScalarQuantizer.QT_4bit,
     "fp16": faiss.ScalarQuantizer.QT_fp16,
 }
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _SPREAD = 39  # training vectors a centroid of a product quantizer, Faiss's own minimum
 
 
@@ -139,6 +141,23 @@ class Codec:
     def fine_name(self) -> str:
         """The name of the fine code, or of the only one."""
         return self.name.rpartition("+")[2]
+
+    @property
+    def largest(self) -> float:
+        """The largest value that a code can hold."""
+        return _LARGEST_HALF if self.fine_name == "fp16" else math.inf
+
+    def check_values(self, vectors: Float32, place_of: Callable[[int], str]) -> None:
+        """Refuse prepared vectors (n, d) that codes cannot hold; ``place_of`` names one."""
+        if math.isinf(self.largest) or not vectors.size:
+            return
+        if max(float(vectors.max()), -float(vectors.min())) > self.largest:
+            row, dimension = np.argwhere(np.abs(vectors) > self.largest)[0].tolist()
+            raise InvalidSource(
+                f"{place_of(row)} has {vectors[row, dimension]:.6g} in dimension {dimension} where "
+                f"it is encoded, at most {self.largest:,.0f} expected, as codec {self.name} holds; "
+                "scale all vectors and queries, or choose another codec (sq8, flat)"
+            )
 
     def sketch_size(self, d: int) -> int:
         """Bytes of the sketch of d dimensions; 0 where there is one stage."""

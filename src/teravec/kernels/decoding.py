@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from teravec.kernels.codec import Codec
 
-__all__ = ["Decoding"]
+__all__ = ["STEPS", "Decoding"]
 
 Float32 = npt.NDArray[np.float32]
 
 _NUMBERS = {"flat": 0, "fp16": 1, "sq8": 2, "sq6": 3, "sq4": 4}  # as _codes.h numbers them
 _BITS = (32, 16, 8, 6, 4)
-_STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
+STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
 _LANES = 16  # values of a code are padded to as many
 
 
@@ -60,9 +60,9 @@ class Decoding:
         d, name = centroids.shape[1], codec.fine_name
         padded = -(-d // _LANES) * _LANES
         low, step = None, np.ones(padded, np.float32)
-        if name in _STEPS:
+        if name in STEPS:
             low = np.zeros(padded, np.float32)
-            step[:d] = parameters[d:] / np.float32(_STEPS[name])
+            step[:d] = parameters[d:] / np.float32(STEPS[name])
             low[:d] = parameters[:d] + np.float32(0.5) * step[:d]
         residual = centroids if low is not None else None
         number = _NUMBERS[name]

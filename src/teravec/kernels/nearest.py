@@ -11,8 +11,9 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument
 from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
+from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.metric import Metric
-from teravec.kernels.native import half_norms, pack_panels
+from teravec.kernels.native import Panels, half_norms, pack_panels
 
 __all__ = ["ExactQuantizer", "smallest_k"]
 
@@ -75,6 +76,9 @@ class ExactQuantizer:
     the compiled kernels a query's result depends on the query alone, not on the batch or
     the threads; and no BLAS threads spin on beside the scan that follows.
 
+    For l2, centroids far from the origin and their queries are seen from a common centre
+    (centre.py). Inner products keep theirs, as their error grows with lengths and not with squares.
+
     Parameters
     ----------
     centroids : ndarray of shape (nlist, d), float32
@@ -85,16 +89,21 @@ class ExactQuantizer:
     def __init__(self, centroids: Floats, metric: Metric) -> None:
         self.nlist, self.d = centroids.shape
         self._similarity = metric.larger_is_closer
+        self._centre = None if self._similarity else common_centre(centroids)
+        centroids = seen_from(self._centre, centroids)
         half = np.zeros(self.nlist, np.float32) if self._similarity else half_norms(centroids)
-        self._centroids, self._half = centroids, half
-        self._panels = None
+        self._panels: Panels | None = None
+        self._bytes: _Bytes | None = None
         if compiled.native is not None:
             places = compiled.native.panel_places(compiled.level)
             one = np.array([0, self.nlist])
             self._panels = pack_panels(centroids, half, np.arange(self.nlist), one, places)
-        self._bytes = None
-        if self._panels is not None and compiled.level and centroids.size >= _BYTES_FROM:
-            self._bytes = _Bytes.of(centroids, self._panels.half)
+            # Not of far ones: their second look would want one more copy of them, less the centre.
+            if compiled.level and centroids.size >= _BYTES_FROM and self._centre is None:
+                self._bytes = _Bytes.of(centroids, self._panels.half)
+            if self._centre is not None:
+                centroids, half = centroids[:0], half[:0]  # the panels have them
+        self._centroids, self._half = centroids, half
 
     def search(
         self, queries: Floats, nprobe: int, *, threads: int
@@ -127,6 +136,8 @@ class ExactQuantizer:
             raise InvalidArgument(f"queries {q.shape} do not fit {self.d} dimensions")
         if not 1 <= nprobe <= self.nlist:
             raise InvalidArgument(f"nprobe is {nprobe}, expected 1 to {self.nlist}")
+        if self._centre is not None:
+            q = q - self._centre
         list_no = np.empty((len(q), nprobe), np.int64)
         distance = np.empty((len(q), nprobe), np.float32)
         if self._panels is not None:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.engines.threads import default_threads
 from teravec.errors import storage_errors
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import ITERATION_AGREEMENT, SHARD_AGREEMENT, CentroidAssigner
@@ -28,12 +27,13 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
 from teravec.planning.model import truth_rows
+from teravec.processors import default_threads
 from teravec.search.calibrating import CalibrationOptions
 from teravec.search.checkpoint import BestSoFar
 from teravec.search.exact_scan import ScanTask, plan_block, scan_rows
 from teravec.selftest.vectors import made
 from teravec.sources import open_source
-from teravec.storage.files import byte_view, publishing, read_into, write_all
+from teravec.storage.files import byte_view, publishing, read_into, sync_file, write_all
 
 __all__ = ["calibrate"]
 
@@ -205,7 +205,7 @@ def _disk(path: Path) -> tuple[float, float, float]:
     with path.open("wb", buffering=0) as file:
         for offset in range(0, _DISK_BYTES, _PIECE):
             write_all(file, view, offset)
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
     write_s = time.perf_counter() - started
     with path.open("rb", buffering=0) as file:
         fd = file.fileno()

@@ -71,10 +71,10 @@ class Checkpoint:
             return None
         content = read_json(path, _FORMAT, _VERSION)
         for key, expected in self._identity.items():
-            if content[key] != expected:
+            if content.get(key) != expected:
                 raise OutputExists(
                     f"{self._directory}: the checkpoint of another ground truth: {key} "
-                    f"{content[key]!r} found, {expected!r} expected; remove it to begin anew"
+                    f"{content.get(key)!r} found, {expected!r} expected; remove it to begin anew"
                 )
         rows = content["rows"]
         shape = (self._identity["queries"]["shape"][0], self._identity["k"])

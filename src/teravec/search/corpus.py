@@ -24,6 +24,7 @@ from teravec.search.questions import Question
 from teravec.search.results import check_ids, check_output, write_found
 from teravec.sources import Source
 from teravec.storage.jsonfile import json_checksum
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["CorpusSummary", "answers", "search_corpus"]
 
@@ -111,7 +112,7 @@ def search_corpus(
     InvalidArgument
         Queries, question or output that do not fit; an id that the format cannot hold.
     OutputExists
-        ``OUT.partial`` is of another search.
+        ``OUT.partial`` is of another search; or another process writes ``out`` now.
     CorruptFile
         The index, or ``OUT.partial``, is damaged.
     StorageError
@@ -122,6 +123,13 @@ def search_corpus(
     if index.root.resolve() in out.resolve().parents:
         raise InvalidArgument(f"{out} is inside the index that is searched; another place expected")
     question.check(index, source)
+    with hold_file(out):
+        return _search_corpus(index, source, question, out, progress)
+
+
+def _search_corpus(
+    index: Index, source: Source, question: Question, out: Path, progress: Progress
+) -> CorpusSummary:
     parts = SealedParts(out.with_name(out.name + ".partial"), _search(index, source, question))
     resumed, batches, results = parts.rows, 0, 0
     log.info("%d queries in batches of at most %d", source.ntotal, question.batch_rows(index))

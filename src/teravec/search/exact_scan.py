@@ -7,9 +7,9 @@ rounding in the product costs time, never a neighbour.
 
 The bound
 ---------
-With ``u = 2**-24`` and ``e = 2 (d + 16) u``, vectors x, q shifted by a centre c of the block
-(differences keep their size where all vectors lie far from the origin), and x', q' the shifted
-vectors rounded to float32, the matrix product of rows
+With ``u = 2**-24`` and ``e = 2 (d + 16) u``, vectors x, q shifted in float64 by a centre c of the
+block (differences keep their size where all vectors lie far from the origin), and x', q' the
+shifted vectors rounded to float32, the matrix product of rows
 
     [x', |x|**2 / 2 - e |x|**2, e |x|]    and    [-q', 1, -|q|]
 
@@ -44,15 +44,17 @@ from teravec.memory import require
 from teravec.search.checkpoint import BestSoFar
 from teravec.sources import Source
 
-__all__ = ["ScanTask", "plan_block", "scan_rows", "squared_lengths"]
+__all__ = ["ScanTask", "Vectors", "plan_block", "scan_rows", "squared_lengths", "with_squares"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+Vectors = Float32 | Float64
 
 _U = 2.0**-24  # unit roundoff of float32
 _U64 = 2.0**-53
 _TINY = 2.0**-126  # smallest normal float32: no smaller result is trusted
+_EXTREME = 400  # powers of two: longer or shorter vectors have no square in float64
 _LONGEST = 2.0**60  # products of such vectors stay far inside float32
 
 # A tile of scores is 1 MiB, so that it is compared with its thresholds in the processor's cache.
@@ -82,9 +84,12 @@ def scan_rows(
 
 @dataclass(frozen=True)
 class ScanTask:
-    """What is asked; ``squares``, the queries' squared lengths, for cosine only."""
+    """What is asked; ``squares``, the queries' squared lengths, for cosine only.
 
-    queries: Float32
+    Queries are float64 where float32 would round them.
+    """
+
+    queries: Vectors
     k: int
     metric: Metric
     threads: int
@@ -112,7 +117,7 @@ class _Block:
     """
 
     stop: int
-    vectors: Float32
+    vectors: Vectors
     ids: Int64
     bounds: Float32
     centre: Float64
@@ -262,6 +267,21 @@ class _Tile:
         return values
 
 
+def with_squares(x: Vectors) -> Vectors:
+    """Vectors whose squares float64 can hold: rows that are too long or short, scaled by 2^n.
+
+    In float32 there are none; for cosine such rows are as they were.
+    """
+    if x.dtype == np.float32:
+        return x
+    _, exponents = np.frexp(np.abs(x).max(axis=1))
+    extreme = np.abs(exponents) > _EXTREME
+    if extreme.any():
+        x = x.copy()
+        x[extreme] = np.ldexp(x[extreme], -exponents[extreme, None])
+    return x
+
+
 def squared_lengths(x: npt.NDArray[Any]) -> Float64:
     """Squared lengths of rows."""
     if x.dtype == np.float64:
@@ -284,11 +304,13 @@ def _blocks(source: Source, task: ScanTask, wanted: tuple[int, int], rows: int) 
     start, stop = wanted
     for begin in range(start, stop, rows):
         end = min(begin + rows, stop)
-        vectors, ids = source.read(begin, end), source.read_ids(begin, end)
+        vectors, ids = source.read(begin, end, source.exact_dtype), source.read_ids(begin, end)
+        if task.metric is Metric.COSINE:
+            vectors = with_squares(vectors)
         yield _prepared(end, *_without_surplus_copies(vectors, ids, task.k), task.metric)
 
 
-def _prepared(stop: int, vectors: Float32, ids: Int64, metric: Metric) -> _Block:
+def _prepared(stop: int, vectors: Vectors, ids: Int64, metric: Metric) -> _Block:
     n, d = vectors.shape
     squares = squared_lengths(vectors)
     scale = _inverse_lengths(squares) if metric is Metric.COSINE else np.ones(n)
@@ -316,7 +338,7 @@ def _prepared(stop: int, vectors: Float32, ids: Int64, metric: Metric) -> _Block
     return _Block(stop, vectors, ids, bounds, centre, reach, kept)
 
 
-def _without_surplus_copies(vectors: Float32, ids: Int64, k: int) -> tuple[Float32, Int64]:
+def _without_surplus_copies(vectors: Vectors, ids: Int64, k: int) -> tuple[Vectors, Int64]:
     """Of equal rows keep the k with the smallest ids: no result can hold more.
 
     Else a query whose k-th neighbour has a million copies would compare all of them exactly.
@@ -344,7 +366,7 @@ def _without_surplus_copies(vectors: Float32, ids: Int64, k: int) -> tuple[Float
     return vectors[keep], ids[keep]
 
 
-def _equal_rows(vectors: Float32, a: Int64, b: Int64) -> npt.NDArray[np.bool_]:
+def _equal_rows(vectors: Vectors, a: Int64, b: Int64) -> npt.NDArray[np.bool_]:
     equal = np.empty(len(a), bool)
     step = max(1, _EXACT_FLOATS // vectors.shape[1])
     for start in range(0, len(a), step):
@@ -360,11 +382,13 @@ def plan_block(source: Source, task: ScanTask, memory_bytes: int) -> int:
     tile = task.tile_queries
     scratch = tile * (32 * d + 64 * (k + _MERGE_WIDTHS[1])) + 40 * max(_EXACT_FLOATS, d)
     scratch += tile * _TILE_ROWS * 40  # scores, and pairs where all of them are hits
-    fixed = nq * (20 * k + 4 * d + 8) + min(task.threads, -(-nq // tile)) * scratch
-    row = _BLOCKS * (8 * d + 64)
+    item = source.exact_dtype.itemsize
+    fixed = nq * (20 * k + task.queries.itemsize * d + 8)
+    fixed += min(task.threads, -(-nq // tile)) * scratch
+    row = _BLOCKS * ((item + 4) * d + 64)
     fewest = min(_FEWEST_ROWS, source.ntotal)
     require(
         fixed + fewest * row, memory_bytes,
         f"ground truth of {nq:,} queries of {d} dimensions with k {k:,}",
     )  # fmt: skip
-    return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (4 * d)))))
+    return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (item * d)))))

@@ -24,8 +24,16 @@ from teravec.errors import InvalidArgument
 from teravec.kernels.metric import Metric
 from teravec.progress import Bar
 from teravec.search.checkpoint import BestSoFar, Checkpoint
-from teravec.search.exact_scan import ScanTask, plan_block, scan_rows, squared_lengths
-from teravec.search.request import checked_k, checked_queries, padded
+from teravec.search.exact_scan import (
+    ScanTask,
+    Vectors,
+    plan_block,
+    scan_rows,
+    squared_lengths,
+    with_squares,
+)
+from teravec.search.exactness import check_distances, exact_queries
+from teravec.search.request import checked_k, padded
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
 
@@ -44,7 +52,7 @@ _NOBODY = np.iinfo(np.int64).max
 
 def groundtruth(
     source: Source,
-    queries: Float32,
+    queries: Vectors,
     k: int,
     *,
     metric: Metric,
@@ -55,18 +63,20 @@ def groundtruth(
     """Find each query's k nearest vectors by comparing it with all.
 
     Exact: what float64 arithmetic on the vectors as stored gives, whatever their norms, and
-    with ties settled by id.
+    with ties settled by id. Vectors and queries that float32 would round (float64, integers of 32
+    bits and more) are read as float64.
 
     Parameters
     ----------
     source : Source
-    queries : ndarray of shape (nq, d), float32
+    queries : ndarray of shape (nq, d), a real number type
     k : int
         Beyond the vectors in the source there are none: id -1.
     metric : Metric
     resources : Resources
         Workers share the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
-        bytes, and about 100 MiB of blocks and buffers, which shrink where the limit is low.
+        bytes (8 d where queries are float64), and about 100 MiB of blocks and buffers, which
+        shrink where the limit is low.
         While it runs, BLAS in this process is set to one thread: the work is shared out here.
     checkpoint : Path, optional
         Directory to keep the state in and to resume from. It stays when the function
@@ -93,14 +103,14 @@ def groundtruth(
     CorruptFile
         The checkpoint is damaged.
     InvalidSource
-        The source holds NaN or infinity, or changed.
+        The source holds NaN or infinity, or changed; or distances are beyond float32, in which
+        they are returned: one is too large, or those of most queries are too small.
     """
-    queries, wanted = checked_queries(queries, source.d), checked_k(k)
+    queries, wanted = exact_queries(queries, source.d), checked_k(k)
     k = min(wanted, source.ntotal)
     if not len(queries):
         raise InvalidArgument("0 queries found, 1 or more expected")
-    squares = squared_lengths(queries) if metric is Metric.COSINE else None
-    task = ScanTask(queries, k, metric, resources.threads, squares)
+    task = _task(queries, k, metric, resources.threads)
     plan_block(source, task, resources.memory_bytes)  # before anything is read
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
@@ -118,8 +128,17 @@ def groundtruth(
         "ground truth: %d queries against %d vectors in %.1f s",
         len(queries), source.ntotal - begin, time.monotonic() - started,
     )  # fmt: skip
+    if metric is not Metric.COSINE:
+        check_distances(source, queries, best)
     found = best.distances(metric), best.ids
     return found if k == wanted else padded(*found, wanted, metric.worst)
+
+
+def _task(queries: Vectors, k: int, metric: Metric, threads: int) -> ScanTask:
+    if metric is not Metric.COSINE:
+        return ScanTask(queries, k, metric, threads, None)
+    queries = with_squares(queries)
+    return ScanTask(queries, k, metric, threads, squared_lengths(queries))
 
 
 def _searched(
@@ -149,16 +168,14 @@ class _SearcherMaker:
     """What a worker searches with: the queries are sent, the source is opened by path."""
 
     source: SourceFiles
-    queries: Float32
+    queries: Vectors
     k: int
     metric: str
     threads: int
     memory_bytes: int
 
     def make(self) -> _Searcher:
-        metric = Metric.parse(self.metric)
-        squares = squared_lengths(self.queries) if metric is Metric.COSINE else None
-        task = ScanTask(self.queries, self.k, metric, self.threads, squares)
+        task = _task(self.queries, self.k, Metric.parse(self.metric), self.threads)
         source = self.source.open()
         return _Searcher(source, task, plan_block(source, task, self.memory_bytes))
 
@@ -194,7 +211,9 @@ def _search_range(searcher: _Searcher, rows: tuple[int, int]) -> Steps[BestSoFar
 
 def _identity(source: Source, task: ScanTask) -> dict[str, Any]:
     """What a checkpoint belongs to."""
+    exact = source.exact_dtype == task.queries.dtype == np.float32
     return {
+        **({} if exact else {"arithmetic": "of float64 vectors"}),
         "k": task.k,
         "metric": str(task.metric),
         "queries": {

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+import warnings
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, checked_range, flag, path_of, whole_number
-from teravec.engines.threads import MOST_THREADS, default_threads, once
+from teravec.arguments import PathArgument, checked_range, flag, path_of
+from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.memory import default_memory, parse_bytes
+from teravec.memory import granted_memory
+from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
@@ -49,8 +53,10 @@ Int64 = npt.NDArray[np.int64]
 class Index(Fixed):
     """An index on disk, open for searching from any number of threads.
 
-    Made by ``teravec.open``. Use it as a context manager, or call ``close``. A process that was
-    forked while other threads searched opens it anew: it has their locks, but not them.
+    Made by ``teravec.open``. Use it as a context manager, or call ``close``; one that is dropped
+    is closed with a ResourceWarning. Pickled, it is its path and options, and is opened anew where
+    it is loaded. A process that was forked while other threads searched opens it anew: it has
+    their locks, but not them.
 
     Attributes
     ----------
@@ -87,6 +93,9 @@ class Index(Fixed):
         self.stats = SearchStats()
         self._closed = False
         self._efforts = Efforts(opened)
+        self._opened_by: dict[str, Any] = {}
+        self._dropped = weakref.finalize(self, _close_dropped, self._ranges, opened)
+        self._dropped.atexit = False  # the system frees all then
 
     @property
     def d(self) -> int:
@@ -231,8 +240,8 @@ class Index(Fixed):
         started = time.perf_counter()
         model = self._opened.model
         prepared = model.prepare(queries)
-        if model.metric is Metric.L2:
-            check_lengths(prepared)
+        if model.metric is not Metric.COSINE:
+            check_lengths(prepared, model.metric, model.centroids)
         list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
         if effort.prune:
             list_nos, distances = prune_lists(
@@ -430,6 +439,7 @@ class Index(Fixed):
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""
         self._closed = True
+        self._dropped.detach()
         self._ranges.close()
         self._opened.close()
 
@@ -451,6 +461,11 @@ class Index(Fixed):
             f"<teravec.Index {str(self.root)!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
             f"{codec}, {self.nlist:,} lists{closed}>"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied is where the index lies and how it was opened; it is opened anew."""
+        self._check_open()
+        return _open_again, (self._opened_by,)
 
     def __enter__(self) -> Index:
         return self
@@ -478,9 +493,10 @@ def open_index(
     path : path-like
         Index directory.
     memory : str or int, optional
-        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the machine's memory.
+        Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the memory
+        that the machine or its container has to give.
     threads : int, optional
-        Threads to scan with. Not given: all processors.
+        Threads to scan with. Not given: the processors that this process may use.
     keep_lists : bool
         Keep lists once they were read, in a cache of half of the memory left. Without it every
         search reads the lists it wants from their files.
@@ -497,16 +513,34 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
-    threads = None if threads is None else whole_number(threads, "threads", 1, MOST_THREADS)
-    memory_bytes = default_memory() if memory is None else parse_bytes(memory, "memory")
-    memory_bytes = whole_number(memory_bytes, "memory", 1)
+    check_threads(threads)
+    memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
-    opened = OpenedIndex(path_of(path, "the index"), lists=checked_range(lists, "lists"))
+    path, lists = path_of(path, "the index"), checked_range(lists, "lists")
+    opened = OpenedIndex(path, lists=lists)
     try:
-        return Index(
+        index = Index(
             opened, memory_bytes=memory_bytes, threads=threads or default_threads(),
             keep_lists=keep_lists, direct=direct,
         )  # fmt: skip
     except BaseException:
         opened.close()
         raise
+    index._opened_by = {
+        "path": str(index.root), "memory": memory, "threads": threads, "keep_lists": keep_lists,
+        "direct": direct, "lists": lists,
+    }  # fmt: skip
+    return index
+
+
+def _open_again(options: dict[str, Any]) -> Index:
+    return open_index(**options)
+
+
+def _close_dropped(ranges: RangeReader, opened: OpenedIndex) -> None:
+    """Close what a lost index had open; the collector may run in any thread, so wait for none."""
+    ranges.close(wait=False)
+    opened.close()
+    warnings.warn(
+        f"index {opened.paths.root} was dropped without close()", ResourceWarning, stacklevel=2
+    )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from teravec.arguments import real_number, whole_number
 from teravec.errors import InvalidArgument
 from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.kernels.metric import LARGEST_SQUARE, longest_square
+from teravec.kernels.metric import LARGEST_SQUARE, Metric, longest_square
 from teravec.memory import require
 
 __all__ = [
@@ -20,11 +20,14 @@ __all__ = [
 ]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 MOST_RESULTS = 2**31 - 1
 """Of a query: ranks in result files have 32 bits."""
 
+_USUAL = (2.0**-80, 2.0**80)  # squares of lengths
+_PRODUCTS = (2.0**-180, 2.0**220)  # their squares: of a length and the longest centroid's
 _LARGEST = float(np.finfo(np.float32).max)
 _RESULT_BYTES = 12
 _PADDED_BYTES = 1 << 30  # more rows of nothing are a mistake
@@ -78,13 +81,45 @@ def _shown_dtype(dtype: np.dtype[Any]) -> str:
     return "records" if dtype.names else str(dtype)
 
 
-def check_lengths(prepared: Float32) -> None:
-    """Raise InvalidArgument where squared distances to a prepared query may be beyond float32."""
-    if longest_square(prepared) > LARGEST_SQUARE:
-        squares = np.einsum("ij,ij->i", prepared, prepared, dtype=np.float64)
-        long = np.flatnonzero(~(squares <= LARGEST_SQUARE))
+def check_lengths(prepared: Float32, metric: Metric, centroids: Float32) -> None:
+    """Refuse prepared queries whose distances may be beyond float32.
+
+    For inner products that depends on the vectors too, which centroids stand for. They are looked
+    at where a query is far longer or shorter than usual.
+
+    Raises
+    ------
+    InvalidArgument
+        Names the query.
+    """
+    longest = longest_square(prepared)
+    if metric is Metric.L2:
+        if longest > LARGEST_SQUARE:
+            long = np.flatnonzero(~(_squares(prepared) <= LARGEST_SQUARE))
+            raise InvalidArgument(
+                f"query {long[0]} is so long that its squared distances are beyond float32; "
+                "scale all vectors and queries"
+            )
+    elif metric is Metric.IP and (len(prepared) > 1 or not _USUAL[0] < longest < _USUAL[1]):
+        _check_products(_squares(prepared), centroids)
+
+
+def _squares(vectors: Float32) -> Float64:
+    squares: Float64 = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    return squares
+
+
+def _check_products(squares: Float64, centroids: Float32) -> None:
+    unusual = (squares > _USUAL[1]) | ((squares < _USUAL[0]) & (squares > 0))
+    if not unusual.any():
+        return
+    products = np.where(unusual, squares * longest_square(centroids), 1)
+    bad = np.flatnonzero((products > _PRODUCTS[1]) | ((products > 0) & (products < _PRODUCTS[0])))
+    if len(bad):
+        length = float(np.sqrt(squares[bad[0]]))
         raise InvalidArgument(
-            f"query {long[0]} is so long that its squared distances are beyond float32"
+            f"query {bad[0]} is {length:.3g} long, and inner products with it are beyond float32; "
+            f"divide it by {length:.3g}: its neighbours stay the same"
         )
 
 

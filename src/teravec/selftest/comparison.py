@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.engines.threads import default_threads
 from teravec.errors import TeravecError
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.reference import faiss_kmeans
+from teravec.processors import default_threads
 from teravec.selftest.routes import Route, Task
 from teravec.selftest.vectors import hard, write_npy
 from teravec.training.list_sizes import imbalance

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +36,7 @@ from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.security import ClientSecurity
+from teravec.storage.layout import absolute
 
 __all__ = ["RemoteIndex", "connect"]
 
@@ -49,7 +52,9 @@ _RESULT_BYTES = 12
 class RemoteIndex(Fixed):
     """An index behind a server or coordinator, for any number of threads.
 
-    Made by ``teravec.connect``. Use it as a context manager, or call ``close``.
+    Made by ``teravec.connect``. Use it as a context manager, or call ``close``; one that is
+    dropped is closed with a ResourceWarning. Pickled, it is its URL and the names of its files,
+    and connects anew where it is loaded.
 
     Attributes
     ----------
@@ -82,6 +87,9 @@ class RemoteIndex(Fixed):
                 raise ValueError("its limits allow no query")
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"the server's info is not what it should be: {error}") from error
+        self._connected_by: dict[str, Any] | None = None
+        self._dropped = weakref.finalize(self, _close_dropped, os.getpid(), peers)
+        self._dropped.atexit = False  # what is under way then is ended by `exchanges`
 
     def info(self) -> dict[str, Any]:
         """What is served: sizes, codec, version, limits."""
@@ -246,6 +254,7 @@ class RemoteIndex(Fixed):
 
     def close(self) -> None:
         """Close the connections."""
+        self._dropped.detach()
         for peer in self._peers:
             peer.close()
 
@@ -261,6 +270,15 @@ class RemoteIndex(Fixed):
             f"<teravec.RemoteIndex {addresses!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
             f"{self.nlist:,} lists>"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled and copied are the URL and names of files, never a secret; it connects anew."""
+        if self._connected_by is None:
+            raise InvalidArgument(
+                "this connection has a token of its own, which is not pickled: connect with "
+                "token_file, or in each process"
+            )
+        return _connect_again, (self._connected_by,)
 
     def __enter__(self) -> RemoteIndex:
         return self
@@ -304,27 +322,45 @@ def connect(
         Nobody answers within the timeout, or not to us.
     """
 
-    def path(name: PathArgument | None, what: str) -> Path | None:
-        return None if name is None else path_of(name, what)
-
     urls = [part.strip() for part in text(url, "the server's address").split(",")]
-    timeout_s = _checked_timeout(timeout_s)
-    security = ClientSecurity.read(
-        token_file=path(token_file, "token_file"), ca=path(ca, "ca"),
-        certificate=path(certificate, "certificate"), key=path(key, "key"),
-        insecure=flag(insecure, "insecure"),
-    )  # fmt: skip
+    timeout_s, insecure = _checked_timeout(timeout_s), flag(insecure, "insecure")
+    given = {"token_file": token_file, "ca": ca, "certificate": certificate, "key": key}
+    files = {
+        name: None if path is None else absolute(path_of(path, name))
+        for name, path in given.items()
+    }
+    security = ClientSecurity.read(**files, insecure=insecure)
     if token is not None:
         token = text(token, "token")
         security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
     peers: list[FlightPeer] = []
     try:
         peers += [FlightPeer(url, security) for url in urls]
-        return RemoteIndex(peers, timeout_s)
+        index = RemoteIndex(peers, timeout_s)
     except BaseException:
         for peer in peers:
             peer.close()
         raise
+    if token is None:
+        named = {name: None if path is None else str(path) for name, path in files.items()}
+        index._connected_by = {"url": url, "timeout_s": timeout_s, "insecure": insecure, **named}
+    return index
+
+
+def _connect_again(options: dict[str, Any]) -> RemoteIndex:
+    return connect(**options)
+
+
+def _close_dropped(process: int, peers: list[FlightPeer]) -> None:
+    """Close the connections of a lost index; those of a parent are the parent's."""
+    if os.getpid() != process:
+        return
+    for peer in peers:
+        peer.close()
+    addresses = ", ".join(str(peer.address) for peer in peers)
+    warnings.warn(
+        f"connection to {addresses} was dropped without close()", ResourceWarning, stacklevel=2
+    )
 
 
 def _checked_timeout(timeout_s: float) -> float:

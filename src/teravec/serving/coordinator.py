@@ -29,6 +29,7 @@ from teravec.serving.served import Ranges, ServedIndex
 from teravec.serving.shares import Pairs, PlacePairs
 from teravec.serving.two_stages import put_together
 from teravec.serving.versions import Versions
+from teravec.storage.layout import absolute
 
 __all__ = ["Coordinator"]
 
@@ -57,7 +58,8 @@ class Coordinator:
         self, path: Path, fleet: Fleet, limits: Limits, metrics: Metrics, *,
         memory_bytes: int | None = None, threads: int | None = None,
     ) -> None:  # fmt: skip
-        self._path, self._fleet, self._limits, self._metrics = path, fleet, limits, metrics
+        self._path, self._fleet = absolute(path), fleet
+        self._limits, self._metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
         self._lock = threading.Lock()
         self._next: ServedIndex | None = None  # waits for servers that have it

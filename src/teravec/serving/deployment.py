@@ -26,6 +26,8 @@ from teravec.serving.security import Address
 from teravec.serving.served import index_version, ranges_text
 from teravec.serving.signals import heeded
 from teravec.serving.topology import ServerEntry, Topology, parse_ranges
+from teravec.storage.layout import absolute
+from teravec.storage.output_lock import hold_file
 
 __all__ = ["Deployment", "DeploymentOptions"]
 
@@ -121,6 +123,7 @@ class Deployment:
         for address in (options.serve.listen, options.serve.http):  # before Ray is started
             if address is not None:
                 options.serve.security.check_address(address)
+        self._topology = absolute(options.topology)
         with OpenedIndex(options.serve.path) as index:
             self._version, self._sizes = index_version(index.manifest), index.sizes
         self._lists: list[str] = []
@@ -135,6 +138,8 @@ class Deployment:
         InvalidArgument
             Nothing answers at Ray's address; a machine has another index; machines that could
             not reach each other's servers.
+        OutputExists
+            Another deployment writes the same topology file now.
         WorkerLost
         TeravecError
             What starting a server raised.
@@ -143,6 +148,7 @@ class Deployment:
         memory_bytes = serve.memory_bytes or default_memory()
         # In this order: Ray takes SIGTERM for itself when it connects.
         with (
+            hold_file(self._topology),
             residents(
                 options.engine, serve.threads, memory_bytes, self._maker_of, _tell
             ) as servers,
@@ -229,7 +235,7 @@ class Deployment:
         # One that is down keeps its old entry: it is likely to come back where it was.
         if len(entries) == len(servers.all) and entries != self._written:
             try:
-                Topology(entries).write(self._options.topology)
+                Topology(entries).write(self._topology)
             except TeravecError as error:
                 if not self._written:
                     raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from pyarrow import flight
 
 from teravec.errors import (
     AccessDenied,
+    Busy,
     DeadlineExceeded,
     InvalidArgument,
     ProtocolError,
@@ -21,7 +23,7 @@ from teravec.errors import (
 from teravec.serving.deadline import Deadline
 from teravec.serving.exchanges import Call, Exchanges
 from teravec.serving.frames import decode, encode
-from teravec.serving.protocol import METHODS, Answer
+from teravec.serving.protocol import METHODS, Answer, error_of_text
 from teravec.serving.security import Address, ClientSecurity
 
 __all__ = ["FlightPeer", "answer_of"]
@@ -29,6 +31,7 @@ __all__ = ["FlightPeer", "answer_of"]
 _SCHEMES = {"grpc": False, "grpc+tcp": False, "grpc+tls": True}
 _SLACK_S = 0.25  # for a server's own 'deadline exceeded' to arrive
 _LARGEST_ANSWER = 1 << 30
+_AROUND_A_FRAME = 4096
 
 
 def _parsed(url: str) -> tuple[str, Address]:
@@ -72,6 +75,10 @@ class FlightPeer:
         options["generic_options"] = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.enable_http_proxy", int(_proxy_for(self.address) is not None)),
+            # A server that means harm is refused before its answer is kept, or expanded.
+            ("grpc.max_receive_message_length", _LARGEST_ANSWER + _AROUND_A_FRAME),
+            ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
         self._headers = []
         if security.token is not None:
@@ -159,6 +166,14 @@ class FlightPeer:
         self._client.close()
 
 
+def _proxy_for(address: Address) -> str | None:
+    """The proxy to this address: gRPC's own variable must ask for it, and never for loopback.
+
+    Proxies of http_proxy and its kind are for the web; servers are near.
+    """
+    return None if address.is_loopback else os.environ.get("grpc_proxy")  # noqa: SIM112
+
+
 def answer_of(call: Call, address: Address | str) -> tuple[Answer, int]:
     """The answer that a call brought, and the bytes it had; raises as ``FlightPeer.ask`` does."""
     if call.error is not None:
@@ -172,18 +187,39 @@ def _typed(error: Exception, address: Address | str) -> Exception:
     """An error of a call as one of ours; what is none of the network's stays as it is."""
     if isinstance(error, StopIteration):
         return ProtocolError(f"{address}: no answer came")
+    if (refused := error_of_text(_status_text(error))) is not None:
+        return refused
     if isinstance(error, flight.FlightTimedOutError):
         return DeadlineExceeded(f"{address}: no answer in time")
     if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
         return AccessDenied(f"{address}: the server wants a valid token")
     if isinstance(error, flight.FlightUnavailableError | OSError):
         # TLS failures look like this too; gRPC's own text says which.
-        return Unavailable(f"{address}: no server answers ({_first_line(error)})")
+        by = _proxy_for(Address.parse(address) if isinstance(address, str) else address)
+        through = f" through the proxy {by} of the variable grpc_proxy" if by else ""
+        return Unavailable(f"{address}: no server answers{through} ({_first_line(error)})")
     if isinstance(error, flight.FlightCancelledError):
         return Unavailable(f"{address}: the call was cancelled")
+    if _is_exhausted(error):
+        return Busy(f"{address}: {_first_line(error)}")
     if isinstance(error, pa.ArrowException):
         return ProtocolError(f"{address}: {_first_line(error)}")
     return error
+
+
+def _is_exhausted(error: Exception) -> bool:
+    """Whether gRPC says that the server has no threads or memory left; Flight has no type for it.
+
+    An answer over this side's bound has the same code, but is no reason to try again.
+    """
+    text = str(error)
+    return "resource exhausted" in text and "larger than max" not in text
+
+
+def _status_text(error: Exception) -> str:
+    """What a server said with its status, on one line."""
+    text = str(error).partition(" error, with message: ")[2]
+    return text.partition(". gRPC client debug context")[0].replace("\n", " ")
 
 
 def _first_line(error: Exception) -> str:

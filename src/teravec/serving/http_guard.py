@@ -1,26 +1,30 @@
-"""What every HTTP request passes first: a token, a bounded body, a bounded time to send it."""
+"""What every HTTP request passes first: by which name it calls this server, and its token.
+
+Nothing of a body is read here. An answer that is not read ends the connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
+import ipaddress
 import json
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from teravec.errors import LimitExceeded
-from teravec.serving.limits import Limits
+from teravec.serving.http_search import ARRIVED
 from teravec.serving.security import Tokens
 
-__all__ = ["HttpGuard"]
+__all__ = ["HostNames", "HttpGuard"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_BODY_S = 30.0
 _PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # of an answer that a client takes, at least that fast
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
@@ -28,6 +32,34 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+
+
+class HostNames:
+    """Names that a server may be called by: localhost, this machine's loopback, and those given.
+
+    A web page can give its own name the address 127.0.0.1, and then read what a server there
+    answers (DNS rebinding). Its browser still sends the page's name.
+
+    Parameters
+    ----------
+    names : tuple of str
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = {"localhost", *(name.lower().rstrip(".").strip("[]") for name in names)}
+
+    def accept(self, host: str) -> bool:
+        """Whether ``host``, with or without a port, is such a name."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
 
 
 class HttpGuard:
@@ -38,14 +70,18 @@ class HttpGuard:
     app : callable
     tokens : Tokens
         May be replaced while requests come.
-    limits : Limits
     open_paths : tuple of str
         Paths that need no token.
+    hosts : HostNames, optional
+        Asked where no token tells friends from strangers.
     """
 
-    def __init__(self, app: App, tokens: Tokens, limits: Limits, open_paths: tuple[str, ...]):
+    def __init__(
+        self, app: App, tokens: Tokens, open_paths: tuple[str, ...],
+        hosts: HostNames | None = None,
+    ) -> None:  # fmt: skip
         self._app, self.tokens = app, tokens
-        self._limits, self._open_paths = limits, open_paths
+        self._open_paths, self._hosts = open_paths, hosts
 
     async def __call__(
         self, scope: MutableMapping[str, Any], receive: Receive, send: Send
@@ -56,28 +92,6 @@ class HttpGuard:
             return
         if scope["type"] != "http":
             return  # no websockets here
-        if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
-            challenge = [(b"www-authenticate", b'Basic realm="teravec", charset="UTF-8"')]
-            await _refuse(send, 401, "access-denied", "a valid token is needed", challenge)
-            return
-        try:
-            body = await self._body(scope, receive)
-        except LimitExceeded as error:
-            await _refuse(send, 413, "limit-exceeded", str(error))
-            return
-        except TimeoutError:
-            await _refuse(send, 408, "deadline-exceeded", f"no body within {_BODY_S:.0f} s")
-            return
-        if body is None:
-            return  # the client has gone
-        sent = False
-
-        async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -85,9 +99,38 @@ class HttpGuard:
             await _send_in_pieces(send, message)
 
         try:
-            await self._app(scope, replay, send_with_headers)
-        except TimeoutError:
-            return  # the connection is closed, and the answer's memory free
+            if await self._refused(scope, send_with_headers):
+                return
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            passed = {**scope, "method": method, ARRIVED: time.monotonic()}
+            await self._app(passed, receive, send_with_headers)
+        except (TimeoutError, ConnectionResetError):
+            return  # nobody reads: the connection is closed, and the answer's memory free
+
+    async def _refused(self, scope: MutableMapping[str, Any], send: Send) -> bool:
+        if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
+            challenge = [(b"www-authenticate", b'Basic realm="teravec", charset="UTF-8"')]
+            await _refuse(send, 401, "access-denied", "a valid token is needed", challenge)
+            return True
+        if self._hosts is None or self.tokens:
+            return False
+        if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
+            await _refuse(
+                send, 421, "access-denied",
+                f"called by the name {host[:80]!r}; this server has no tokens, and answers by the "
+                "names localhost, 127.0.0.1 and [::1] only; teravec serve --allow-host NAME adds "
+                "one",
+            )  # fmt: skip
+            return True
+        origin = _header(scope, b"origin")
+        if origin is not None and not self._hosts.accept(origin.rpartition("://")[2]):
+            await _refuse(
+                send, 403, "access-denied",
+                f"asked by a page of {origin[:80]!r}; this server has no tokens, and answers pages "
+                "of its own names only; teravec serve --allow-host NAME adds one",
+            )  # fmt: skip
+            return True
+        return False
 
     def _may(self, scope: MutableMapping[str, Any]) -> bool:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -102,45 +145,30 @@ class HttpGuard:
             return self.tokens.accept(decoded.partition(":")[2])
         return kind.lower() == "bearer" and self.tokens.accept(secret)
 
-    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        most = self._limits.json_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit():
-                _check(int(value[:20]), most)
-        body = bytearray()
-        async with asyncio.timeout(_BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return None
-                body += message.get("body", b"")
-                _check(len(body), most)
-                if not message.get("more_body"):
-                    return bytes(body)
+
+def _header(scope: MutableMapping[str, Any], name: bytes) -> str | None:
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[0].decode("latin-1").strip() if values else None
 
 
 async def _send_in_pieces(send: Send, message: Message) -> None:
     """Pass a message on, or raise TimeoutError where the client does not read."""
     body, more = message.get("body", b""), message.get("more_body", False)
     if message["type"] != "http.response.body" or len(body) <= _PIECE_BYTES:
-        await asyncio.wait_for(send(message), _PIECE_S)
+        async with asyncio.timeout(_PIECE_S):
+            await send(message)
         return
     for start in range(0, len(body), _PIECE_BYTES):
         stop = start + _PIECE_BYTES
         piece = {**message, "body": body[start:stop], "more_body": more or stop < len(body)}
-        await asyncio.wait_for(send(piece), _PIECE_S)
-
-
-def _check(size: int, most: int) -> None:
-    if size > most:
-        raise LimitExceeded(f"request bytes: {size:,} found, this server takes at most {most:,}")
+        async with asyncio.timeout(_PIECE_S):
+            await send(piece)
 
 
 async def _refuse(
     send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:  # fmt: skip
     body = json.dumps({"error": code, "message": message}).encode()
-    head = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    head += [(b"content-length", str(len(body)).encode()), *headers, *_HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": head})
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})
     await send({"type": "http.response.body", "body": body})

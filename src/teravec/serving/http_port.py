@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
+import sys
 import threading
 from typing import Any
 
@@ -11,7 +11,9 @@ import uvicorn
 
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.serving.http_app import http_app
-from teravec.serving.http_guard import HttpGuard
+from teravec.serving.http_connections import ConnectionServer
+from teravec.serving.http_guard import HostNames, HttpGuard
+from teravec.serving.listening import bound_socket
 from teravec.serving.lookup import VectorLookup
 from teravec.serving.security import Address, ServerSecurity, Tokens
 from teravec.serving.service import SearchService
@@ -20,6 +22,7 @@ __all__ = ["HttpPort"]
 
 _START_S = 10.0
 _KEEP_ALIVE_S = 15
+_SWITCH_S = 0.001
 
 
 class HttpPort:
@@ -44,19 +47,28 @@ class HttpPort:
     ) -> None:  # fmt: skip
         open_paths = ("/healthz", "/readyz") if security.open_probes else ()
         app = http_app(service, lookup)
-        self._guard = HttpGuard(app, security.tokens(), service.limits, open_paths)
+        self._searches = app.state.searches
+        hosts = HostNames((address.host, *security.allow_hosts))
+        self._guard = HttpGuard(
+            app, security.tokens(), open_paths, hosts if security.checks_host(address) else None
+        )
         config = uvicorn.Config(
             self._guard, log_config=None, access_log=False, lifespan="off", server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S, limit_concurrency=service.limits.queue,
-            timeout_graceful_shutdown=5, ws="none", **_tls(security),
+            proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
+            ws="none", log_level="error", **_tls(security),
         )  # fmt: skip
+        # Whoever computes in Python lets the event loop in after a millisecond, not after five.
+        sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
+        self._socket = bound_socket(address)
         try:
             config.load()
         except (ssl.SSLError, OSError) as error:
-            raise InvalidArgument(f"{security.certificate}: not a certificate and key") from error
-        self._socket = _bound(address)
+            self._socket.close()
+            raise InvalidArgument(
+                f"{security.certificate}: no certificate that TLS can use ({error})"
+            ) from error
         self.address = Address(address.host, self._socket.getsockname()[1])
-        self._server = uvicorn.Server(config)
+        self._server = ConnectionServer(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="teravec-http", daemon=True
         )
@@ -79,6 +91,7 @@ class HttpPort:
         """Stop listening and finish requests."""
         self._server.should_exit = True
         self._thread.join(timeout_s)
+        self._searches.close()
         self._socket.close()
 
 
@@ -91,15 +104,3 @@ def _tls(security: ServerSecurity) -> dict[str, Any]:
     if security.client_ca is not None:
         options |= {"ssl_ca_certs": security.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return options
-
-
-def _bound(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((address.host, address.port))
-    except (OSError, OverflowError) as error:
-        bound.close()
-        raise InvalidArgument(f"cannot listen on {address}: {error}") from error
-    return bound

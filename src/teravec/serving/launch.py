@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from teravec.errors import InvalidArgument
+from teravec.memory import default_memory
 from teravec.serving.coordinator import Coordinator
 from teravec.serving.fleet import Fleet
-from teravec.serving.limits import Limits
+from teravec.serving.limits import Limits, check_setting
 from teravec.serving.local import LocalLists
 from teravec.serving.lookup import VectorLookup
+from teravec.serving.memory_bound import memory_bound
 from teravec.serving.metrics import Metrics
 from teravec.serving.program import Server
 from teravec.serving.security import Address, ClientSecurity, ServerSecurity
 from teravec.serving.service import Backend, SearchService
 from teravec.serving.topology import Topology, parse_ranges
+from teravec.storage.files import allow_most_open_files
 
 __all__ = ["ServeOptions", "launch"]
 
@@ -77,8 +81,23 @@ class ServeOptions:
             raise InvalidArgument("one of lists, slices, servers and topology expected")
         if self.vector_column is not None and self.vectors is None:
             raise InvalidArgument("vector_column is of vectors, and none are given: give both")
-        if self.batch_rows < 1:
-            raise InvalidArgument(f"batch_rows is {self.batch_rows}; at least 1 expected")
+        check_setting("--batch-rows", self.batch_rows, 1, 1 << 20, 1024)
+        if self.threads is not None:
+            check_setting("--threads", self.threads, 1, 4096, os.cpu_count() or 1)
+        if self.http == self.listen and self.listen.port:
+            raise InvalidArgument(
+                f"{self.listen} is given for both ports, Flight (--listen) and HTTP (--http); "
+                "choose another for one of them"
+            )
+
+    @property
+    def memory_bound(self) -> dict[str, int]:
+        """Bytes that the server may take, by what takes them."""
+        coordinates = self.servers is not None or self.topology is not None
+        return memory_bound(
+            self.limits, self.memory_bytes or default_memory(),
+            batches=_COORDINATOR_BATCHES if coordinates else 1, http=self.http is not None,
+        )  # fmt: skip
 
 
 def launch(options: ServeOptions) -> Server:
@@ -92,6 +111,7 @@ def launch(options: ServeOptions) -> Server:
     addresses = [options.listen, *([] if options.http is None else [options.http])]
     for address in addresses:  # before anything is opened
         options.security.check_address(address)
+    allow_most_open_files()
     lookup = (
         None if options.vectors is None else VectorLookup(options.vectors, options.vector_column)
     )
@@ -101,6 +121,7 @@ def launch(options: ServeOptions) -> Server:
         backend, options.limits, metrics, workers=workers, batch_rows=options.batch_rows
     )
     try:
+        options.limits.check_dimension(backend.versions.current.d)
         return Server(service, options.listen, options.http, options.security, lookup)
     except BaseException:
         service.close()

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
-from teravec.errors import LimitExceeded
+from teravec.errors import InvalidArgument, LimitExceeded
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "check_seconds", "check_setting"]
 
 _RESULT_BYTES = 12  # a float32 distance and an int64 id
+_LONGEST_S = 24 * 3600.0
+
+# Of each bound: the option that sets it, the least and the most that are of use.
+_RANGES: dict[str, tuple[str, int, int]] = {
+    "request_bytes": ("--max-request", 1 << 10, 1 << 30),
+    "json_bytes": ("json_bytes", 1 << 10, 1 << 30),
+    "queries": ("--max-queries", 1, 1 << 24),
+    "k": ("--max-k", 1, 1 << 31),
+    "nprobe": ("--max-nprobe", 1, 1 << 31),
+    "pairs": ("pairs", 1, 1 << 31),
+    "answer_bytes": ("--max-answer", _RESULT_BYTES, 1 << 30),
+    "queue": ("--queue", 1, 1 << 16),
+    "queue_bytes": ("--max-waiting", 1 << 10, 1 << 50),
+}
+_HEADER_BYTES = 1 << 10  # of a request, beside its queries
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,22 @@ class Limits:
     queue_bytes: int = 256 << 20
     timeout_s: float = 600.0
 
+    def __post_init__(self) -> None:
+        usual = {field.name: field.default for field in fields(self)}
+        for name, (option, least, most) in _RANGES.items():
+            check_setting(option, getattr(self, name), least, most, usual[name])
+        check_seconds("timeout_s", self.timeout_s, usual["timeout_s"], least=0.001)
+
+    def check_dimension(self, d: int) -> None:
+        """Raise InvalidArgument where not even one query of ``d`` numbers would be taken."""
+        needed = 4 * d + _HEADER_BYTES
+        for name in ("request_bytes", "queue_bytes"):
+            if getattr(self, name) < needed:
+                raise InvalidArgument(
+                    f"{_RANGES[name][0]} is {getattr(self, name):,} bytes; one query of {d:,} "
+                    f"numbers takes {needed:,}, {vars(Limits)[name]:,} is usual"
+                )
+
     def check_bytes(self, size: int) -> None:
         """Raise LimitExceeded unless a request of ``size`` bytes is taken."""
         _check("request bytes", size, self.request_bytes)
@@ -64,7 +96,12 @@ class Limits:
 
     def check_results(self, results: int) -> None:
         """Raise LimitExceeded unless an answer may hold so many results."""
-        _check("answer bytes", results * _RESULT_BYTES, self.answer_bytes)
+        _check("answer bytes", self.result_bytes(results), self.answer_bytes)
+
+    @staticmethod
+    def result_bytes(results: int) -> int:
+        """Bytes that so many results take."""
+        return results * _RESULT_BYTES
 
     def check_timeout(self, timeout_s: float) -> None:
         """Raise LimitExceeded unless a request may take so long."""
@@ -74,3 +111,23 @@ class Limits:
 def _check(what: str, found: float, most: float) -> None:
     if found > most:
         raise LimitExceeded(f"{what}: {found:,} asked for, this server takes at most {most:,}")
+
+
+def check_setting(option: str, value: object, least: int, most: int, usual: object) -> None:
+    """Raise InvalidArgument unless a setting is a whole number that a server can work with."""
+    if type(value) is not int or not least <= value <= most:
+        found = f"{value:,}" if isinstance(value, int) else repr(value)
+        raise InvalidArgument(
+            f"{option} is {found}; {least:,} to {most:,} expected, {usual:,} is usual"
+        )
+
+
+def check_seconds(option: str, value: float, usual: object, least: float = 0.0) -> None:
+    """Raise InvalidArgument unless a time is a number of seconds, a day at most."""
+    if not (
+        isinstance(value, int | float) and math.isfinite(value) and least <= value <= _LONGEST_S
+    ):
+        raise InvalidArgument(
+            f"{option} is {value!r}; {least:g} to {_LONGEST_S:,.0f} seconds expected, "
+            f"{usual:g} is usual"
+        )

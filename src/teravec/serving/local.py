@@ -16,6 +16,7 @@ from teravec.serving.limits import Limits
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.served import Ranges, ServedIndex, ranges_text, slice_ranges
 from teravec.serving.versions import Versions
+from teravec.storage.layout import absolute
 
 __all__ = ["LocalLists"]
 
@@ -44,7 +45,8 @@ class LocalLists:
     ) -> None:  # fmt: skip
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
-        self._path, self._limits, self._ranges, self._slices = path, limits, ranges, slices
+        self._path, self._limits = absolute(path), limits
+        self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
         self._reloading = threading.Lock()
         self.versions = Versions(self._open())

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from teravec.serving.protocol import METHODS
+
 __all__ = ["Metrics"]
 
 _LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -55,7 +57,12 @@ class Metrics:
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_RECENT)
 
     def request(self, method: str, code: str, seconds: float, queries: int, size: int) -> None:
-        """Count a request, answered (code ``ok``) or refused; ``size`` in bytes, both ways."""
+        """Count a request, answered (code ``ok``) or refused; ``size`` in bytes, both ways.
+
+        Callers choose the text of a method: what is none of ours is counted as ``other``, so that
+        nobody can make time series.
+        """
+        method = method if method in METHODS else "other"
         self._of(self._requests, method, code).inc()
         self._of(self._latency, method).observe(seconds)
         if code == "ok":

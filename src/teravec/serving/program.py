@@ -9,8 +9,9 @@ import threading
 from collections.abc import Callable
 
 from teravec.errors import TeravecError
-from teravec.serving.flight_server import FlightPort
+from teravec.serving.flight_port import FlightPort
 from teravec.serving.http_port import HttpPort
+from teravec.serving.listening import check_free
 from teravec.serving.lookup import VectorLookup
 from teravec.serving.security import Address, ServerSecurity
 from teravec.serving.service import SearchService
@@ -47,6 +48,8 @@ class Server:
         self._http: HttpPort | None = None
         for address in (listen, *([] if http is None else [http])):
             security.check_address(address)
+            check_free(address)
+        security.check_files()
         self._flight = FlightPort(service, listen, security)
         try:
             if http is not None:

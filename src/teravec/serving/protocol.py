@@ -30,6 +30,8 @@ __all__ = [
     "encode_error",
     "error_code",
     "error_message",
+    "error_of_text",
+    "error_text",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -75,6 +77,14 @@ class _Request:
 
     _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
     __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
+    queries: Float32
+    wanted: Wanted
+
+    @property
+    def results(self) -> int:
+        """Most results of its answer; 0 where only the search tells."""
+        most = max(self.wanted.k or 0, getattr(self, "candidates", None) or 0)
+        return len(self.queries) * most
 
     def encode(self) -> bytes:
         """The request as a frame."""
@@ -408,6 +418,18 @@ def error_message(error: Exception) -> str:
 def encode_error(error: Exception) -> bytes:
     """An error as a frame: its code and its message, and nothing of where it was raised."""
     return encode({"error": error_code(error), "message": error_message(error)}, {})
+
+
+def error_text(error: Exception) -> str:
+    """An error as a line, for where no frame can be sent; ``error_of_text`` reads it."""
+    return f"{error_code(error)}: {error_message(error)}"
+
+
+def error_of_text(text: str) -> TeravecError | None:
+    """The error that a line tells; None where it tells none."""
+    code, _, message = text.partition(": ")
+    kind = _CODES.get(code)
+    return None if kind is None else kind(message[:2000])
 
 
 def _error(header: dict[str, Any]) -> TeravecError:

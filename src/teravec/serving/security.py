@@ -9,16 +9,29 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from teravec.errors import InvalidArgument, storage_errors
+from teravec.errors import InvalidArgument
+from teravec.serving.certificates import (
+    check_authority,
+    check_pair,
+    read_small,
+    warn_of_dates,
+    warn_of_readers,
+)
+from teravec.storage.layout import absolute
 
 __all__ = ["Address", "ClientSecurity", "ServerSecurity", "Tokens"]
 
+log = logging.getLogger(__name__)
+
 _SHORTEST_TOKEN = 16
-_LARGEST_FILE = 1 << 20
+_MOST_PORT = 65535
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,12 @@ class Address:
             parts = urlsplit(f"//{text.strip()}")
             if not parts.hostname or parts.port is None or parts.path or parts.username:
                 raise ValueError
+            if parts.hostname == "*" or (":" in parts.hostname and "[" not in text):
+                raise ValueError
         except ValueError:
-            raise InvalidArgument(f"address {text!r} found; host:port expected") from None
+            raise InvalidArgument(
+                f"address {text!r} found; host:port expected{_hint(text.strip())}"
+            ) from None
         return cls(parts.hostname, parts.port)
 
     def __str__(self) -> str:
@@ -57,6 +74,28 @@ class Address:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+
+def _hint(text: str) -> str:
+    """What is wrong with a text that is no ``host:port``; nothing if that is not known."""
+    host, _, port = text.rpartition(":")
+    if "://" in text:
+        return f": leave {text.split('://')[0]}:// out"
+    if "/" in text or "@" in text:
+        return ", and nothing else"
+    if text.isdecimal():
+        return f", as 127.0.0.1:{text}"
+    if host == "*":
+        return f": 0.0.0.0:{port} is every IPv4 address of this machine, [::]:{port} IPv6 too"
+    if ":" in host.strip("[]") and not (host.startswith("[") and host.endswith("]")):
+        return ": an IPv6 address stands in brackets, as [::1]:7400"
+    if text.startswith(":"):
+        return f": the host is missing; 127.0.0.1{text} is this machine"
+    if not host:
+        return f": the port is missing, as {text or '127.0.0.1'}:7400"
+    if not (port.isdecimal() and int(port[:9]) <= _MOST_PORT):
+        return f": a port is 0 to {_MOST_PORT}"
+    return ""
 
 
 class Tokens:
@@ -78,7 +117,7 @@ class Tokens:
     @classmethod
     def read(cls, path: Path) -> Tokens:
         """One token a line; blank lines and those beginning with # are left out."""
-        lines = [line.strip() for line in _read(path).decode("utf-8", "replace").splitlines()]
+        lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
         tokens = tuple(line for line in lines if line and not line.startswith("#"))
         if not tokens:
             raise InvalidArgument(f"{path}: no token found")
@@ -108,6 +147,9 @@ class ServerSecurity:
         Listen beyond this machine without TLS, or without asking who calls.
     open_probes : bool
         Answer /healthz and /readyz without a token.
+    allow_hosts : tuple of str
+        Names that HTTP requests may call this server by, where it looks at them; localhost and
+        addresses of this machine's loopback always are.
     """
 
     certificate: Path | None = None
@@ -116,12 +158,22 @@ class ServerSecurity:
     token_file: Path | None = None
     insecure: bool = False
     open_probes: bool = False
+    allow_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("a TLS certificate and its key are given together")
         if self.client_ca is not None and self.certificate is None:
             raise InvalidArgument("client certificates need TLS: give a certificate and a key")
+        for name in ("certificate", "key", "client_ca", "token_file"):  # read again later
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(path))
+        for name in self.allow_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise InvalidArgument(
+                    f"--allow-host {name!r} found; a name such as db.example.org expected, without "
+                    "http:// and port"
+                )
 
     def check_address(self, address: Address) -> None:
         """Raise InvalidArgument where strangers could listen, or ask."""
@@ -138,6 +190,30 @@ class ServerSecurity:
                 "or client certificates (--client-ca), or --insecure"
             )
 
+    def checks_host(self, address: Address) -> bool:
+        """Whether requests must call this server by one of its names.
+
+        On this machine's loopback, and without tokens or client certificates, a web page could
+        otherwise have its visitor's browser read the index.
+        """
+        strangers = self.token_file is None and self.client_ca is None
+        return strangers and (address.is_loopback or bool(self.allow_hosts))
+
+    def check_files(self) -> None:
+        """Raise InvalidArgument for a certificate, key or authority that cannot be used.
+
+        What peers will refuse, and secrets that others can read, are logged.
+        """
+        warnings = [] if self.token_file is None else warn_of_readers(self.token_file)
+        if self.certificate is not None and self.key is not None:
+            check_pair(self.certificate, self.key)
+            warnings += warn_of_dates(self.certificate) + warn_of_readers(self.key)
+        if self.client_ca is not None:
+            check_authority(self.client_ca)
+            warnings += warn_of_dates(self.client_ca)
+        for line in warnings:
+            log.warning("%s", line)
+
     def tokens(self) -> Tokens:
         """The tokens as the file has them now."""
         return Tokens() if self.token_file is None else Tokens.read(self.token_file)
@@ -146,11 +222,11 @@ class ServerSecurity:
         """Certificate and key, None without TLS."""
         if self.certificate is None or self.key is None:
             return None
-        return _read(self.certificate), _read(self.key)
+        return read_small(self.certificate), read_small(self.key)
 
     def client_ca_pem(self) -> bytes | None:
         """What signs callers' certificates, None if they need none."""
-        return None if self.client_ca is None else _read(self.client_ca)
+        return None if self.client_ca is None else read_small(self.client_ca)
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,12 +258,18 @@ class ClientSecurity:
         """From files; of several tokens the first is used."""
         if (certificate is None) != (key is None):
             raise InvalidArgument("a client certificate and its key are given together")
+        if certificate is not None and key is not None:
+            check_pair(certificate, key)
+        if ca is not None:
+            check_authority(ca)
         token = None
         if token_file is not None:
             Tokens.read(token_file)  # checks
-            lines = _read(token_file).decode("utf-8", "replace").splitlines()
+            lines = read_small(token_file).decode("utf-8", "replace").splitlines()
             token = next(s for line in lines if (s := line.strip()) and not s.startswith("#"))
-        ca_pem, own, own_key = (None if p is None else _read(p) for p in (ca, certificate, key))
+        ca_pem, own, own_key = (
+            None if p is None else read_small(p) for p in (ca, certificate, key)
+        )
         return cls(token, ca_pem, own, own_key, insecure)
 
     def check_address(self, address: Address, tls: bool) -> None:
@@ -200,10 +282,3 @@ class ClientSecurity:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
-
-
-def _read(path: Path) -> bytes:
-    with storage_errors(path, "read"):
-        if path.stat().st_size > _LARGEST_FILE:
-            raise InvalidArgument(f"{path}: more than {_LARGEST_FILE:,} bytes found")
-        return path.read_bytes()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
 from teravec.serving.batching import Batcher, Job
+from teravec.serving.budget import Budget, Share
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.metrics import Metrics
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
+_RESULT_BYTES = 2 * 12  # of an answer, while it is found and while it is put into a frame
 _CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
 
@@ -88,12 +90,16 @@ class SearchService:
         batch_rows: int = 1024,
     ) -> None:  # fmt: skip
         self.backend, self.limits, self.metrics = backend, limits, metrics
+        self.budget = Budget(limits.queue_bytes)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
         self._draining = False
         self._started = time.time()
 
-    def answer_frame(self, method: str, data: memoryview) -> bytes:
-        """Answer a request's frame by a frame: an answer, or an error."""
+    def answer_frame(self, method: str, data: memoryview, share: Share | None = None) -> bytes:
+        """Answer a request's frame by a frame: an answer, or an error.
+
+        ``share`` holds what both take, from before the search on.
+        """
         started = time.perf_counter()
         queries = 0
         try:
@@ -102,12 +108,14 @@ class SearchService:
                 raise InvalidArgument(f"no method {method!r}; one of {', '.join(METHODS)} expected")
             request = METHODS[method].decode(data)
             queries = len(request.queries)
+            if share is not None:
+                request.check(self.limits)
+                share.hold(len(data) + request.results * _RESULT_BYTES)
             frame, code = self._answer(request, len(data)).encode(), "ok"
         except Exception as error:
             frame, code = encode_error(error), error_code(error)
             if code == "internal":
                 log.exception("a request failed")
-            method = method if code != "invalid-argument" or queries else "other"
         self._count(method, code, started, queries, len(data), len(frame))
         return frame
 

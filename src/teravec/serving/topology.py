@@ -12,6 +12,7 @@ from teravec.errors import InvalidArgument, storage_errors
 from teravec.serving.security import Address
 from teravec.serving.served import ranges_text
 from teravec.storage.files import publishing, write_all
+from teravec.storage.layout import absolute
 
 __all__ = ["ServerEntry", "Topology", "parse_ranges"]
 
@@ -44,8 +45,8 @@ class Topology:
     """
 
     def __init__(self, entries: Sequence[ServerEntry], path: Path | None = None) -> None:
-        self.entries, self._path = tuple(entries), path
-        self._seen = _stamp(path) if path else None
+        self.entries, self._path = tuple(entries), None if path is None else absolute(path)
+        self._seen = _stamp(self._path) if self._path else None
         addresses = [str(entry.address) for entry in self.entries]
         if not addresses or len(set(addresses)) != len(addresses):
             raise InvalidArgument(f"servers {addresses} found; one at least, each once, expected")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, v
 from teravec.training.description import ModelDescription
 from teravec.training.model import Model
 
-__all__ = ["sealed_shards", "shard"]
+__all__ = ["clipped_vectors", "sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,15 @@ _CHECKED_ROWS = 1024  # on which a device is compared with the processor
 def sealed_shards(paths: IndexPaths) -> list[Path]:
     """The shard files there are, in row order."""
     return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
+
+
+def clipped_vectors(paths: IndexPaths) -> int:
+    """Vectors of all shards outside of what the codec's scalar quantizer was trained on."""
+    count = 0
+    for path in sealed_shards(paths):
+        with ListFile(path, lists=(0, 0)) as file:
+            count += file.header.clipped
+    return count
 
 
 def shard(
@@ -140,33 +150,40 @@ class _Encoder:
     block_rows: int
     threads: int
 
-    def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any]]:
-        """Codes, ids and list numbers of a range, in row order."""
-        count = rows[1] - rows[0]
+    def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
+        """Codes, ids and list numbers of a range, in row order; how many vectors were clipped."""
+        count, clipped = rows[1] - rows[0], 0
         codes = np.empty((count, self.model.code_size), np.uint8)
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
             assigned, distances = self.assigner.assign(vectors, threads=self.threads)
-            if not np.isfinite(distances).all():  # no vector is let in that none could find
+            # No vector is let in that none could find.
+            if not np.isfinite(distances).all():
                 rows_of = np.arange(block.start, block.start + len(vectors))
                 self.source.check_lengths(rows_of, block.vectors)
+            self.model.codec.check_values(vectors, partial(self._place_of, block.start))
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)
+            clipped += self.model.clipped(vectors, assigned, self.threads)
             yield len(vectors)
-        return codes, ids, list_nos
+        return codes, ids, list_nos, clipped
+
+    def _place_of(self, start: int, number: int) -> str:
+        return self.source.place_of(start + number)
 
 
 def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
-    codes, ids, list_nos = yield from encoder.encode(rows)
+    codes, ids, list_nos, clipped = yield from encoder.encode(rows)
     nlist = encoder.model.nlist
     sizes = np.bincount(list_nos, minlength=nlist)
     order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
     del list_nos
     header = ListFileHeader(
-        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag
-    )
+        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag,
+        clipped,
+    )  # fmt: skip
     path = encoder.paths.shard(*rows)
     with (
         publishing(path, verify=verify_lists) as file,

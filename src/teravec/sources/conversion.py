@@ -1,4 +1,6 @@
-"""Rows of one file as float32: converted straight into place, and checked to be finite."""
+"""Rows of one file as float32, or as float64 where these are exact: converted straight into place.
+
+Either way values are checked to be finite in float32, as distances are."""
 
 from __future__ import annotations
 
@@ -20,18 +22,21 @@ GAP_BYTES = 64 << 10
 _SPAN_BYTES = 2 << 20
 """Longest run of rows read at once to pick some of them."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+_WHOLE = 1 << 53  # up to which float64 has all whole numbers
+
 _PICK_BYTES = 8 << 20
 """Bytes of float32 picked at a time, which bounds the index arrays and masks."""
 
 
 def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> None:
-    """Fill ``out`` (n, d) float32 with the rows from ``start`` on.
+    """Fill ``out`` (n, d) with the rows from ``start`` on.
 
     Parameters
     ----------
     file : VectorFile
     start : int
-    out : ndarray of shape (n, d), float32
+    out : ndarray of shape (n, d), float32 or float64
     offset : int
         The file's first row in the source, for messages.
     """
@@ -40,12 +45,15 @@ def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> No
         for row in range(0, len(out), step):
             part = out[row : row + step]
             first = start + row
-            _convert(read(first, first + len(part)), part)
-            _check_finite(file, part, range(first, first + len(part)), offset)
+            native = read(first, first + len(part))
+            rows = range(first, first + len(part))
+            _check_exact(file, native, part, rows, offset)
+            _convert(native, part)
+            _check_finite(file, part, rows, offset)
 
 
 def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) -> None:
-    """Fill ``out`` (n, d) float32 with ``rows`` (ascending, unique) of a file."""
+    """Fill ``out`` (n, d) float32 or float64 with ``rows`` (ascending, unique) of a file."""
     step = max(1, _PICK_BYTES // (4 * file.d))
     with file.reading() as read:
         for at in range(0, len(rows), step):
@@ -56,6 +64,7 @@ def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) 
                 span = read(first, last + 1)
                 if end - begin <= last - first:
                     span = span[wanted[begin:end] - first]
+                _check_exact(file, span, part, wanted[begin:end], offset)
                 _convert(span, part[begin:end])
             _check_finite(file, part, wanted, offset)
 
@@ -81,6 +90,24 @@ def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
     return zip([0, *ends[:-1]], ends, strict=True)
 
 
+def _check_exact(
+    file: VectorFile, native: np.ndarray, out: np.ndarray, rows: Sequence[int] | np.ndarray,
+    offset: int,
+) -> None:  # fmt: skip
+    """Raise at the first whole number that ``out``, of float64, cannot hold."""
+    if out.dtype != np.float64 or native.dtype.kind not in "iu" or native.dtype.itemsize < 8:
+        return
+    large = (native > _WHOLE) | (native < -_WHOLE)
+    if large.any():
+        at, dimension = divmod(int(large.argmax()), file.d)
+        row = int(rows[at])
+        raise InvalidSource(
+            f"{file.path}: row {row} (row {offset + row} of the source) holds "
+            f"{native[at, dimension]} in dimension {dimension}, at most 2^53 expected, up to which "
+            "float64 is exact; subtract an offset from all vectors"
+        )
+
+
 def _convert(native: np.ndarray, out: np.ndarray) -> None:
     # float64 beyond float32 becomes infinite, which the check that follows reports.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -93,7 +120,7 @@ def _check_finite(
     """Raise at the first value of ``part`` that is not finite; ``rows`` are its row numbers."""
     if file.dtype.kind != "f":
         return
-    finite = np.isfinite(part)
+    finite = np.isfinite(part) if part.dtype == np.float32 else np.abs(part) <= _LARGEST
     if finite.all():
         return
     at, dimension = divmod(int(finite.argmin()), file.d)

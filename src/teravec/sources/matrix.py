@@ -23,6 +23,8 @@ from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_rows", "open_source"]
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -134,6 +136,12 @@ class Source:
         kinds = {file.dtype for file in self._filled}
         return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
+    @cached_property
+    def exact_dtype(self) -> np.dtype:
+        """What vectors are read as, so that none is rounded: float32 where that has all values."""
+        exact = all(np.can_cast(file.dtype, np.float32) for file in self._filled)
+        return np.dtype(np.float32 if exact else np.float64)
+
     @property
     def is_decoded(self) -> bool:
         """Whether rows of some file have to be decoded one after another."""
@@ -156,17 +164,19 @@ class Source:
         """Whether ids come from a column, not from row numbers."""
         return self.id_column is not None
 
-    def read(self, start: int, stop: int) -> np.ndarray:
+    def read(self, start: int, stop: int, dtype: np.dtype = _FLOAT32) -> np.ndarray:
         """Read consecutive rows, across file borders.
 
         Parameters
         ----------
         start, stop : int
             Rows [start, stop) of the source.
+        dtype : numpy.dtype
+            float32, or ``exact_dtype``.
 
         Returns
         -------
-        ndarray of shape (stop - start, d), float32, C-contiguous
+        ndarray of shape (stop - start, d), C-contiguous
 
         Raises
         ------
@@ -176,7 +186,7 @@ class Source:
             A row that holds NaN or infinity, or a file that is no longer what it was.
         """
         self._check_range(start, stop)
-        out = np.empty((stop - start, self.d), np.float32)
+        out = np.empty((stop - start, self.d), dtype)
         for part, begin, end in self._parts(start, stop):
             rows = out[begin - start : end - start]
             read_range(part.file, begin - part.start, rows, part.start)
@@ -223,17 +233,19 @@ class Source:
             raise InvalidArgument(f"blocks of {rows} rows found, expected 1 or more")
         return ahead(self._read_blocks(start, stop, rows))
 
-    def take(self, rows: np.ndarray) -> np.ndarray:
+    def take(self, rows: np.ndarray, dtype: np.dtype = _FLOAT32) -> np.ndarray:
         """Read some rows, near ones together.
 
         Parameters
         ----------
         rows : ndarray of shape (n,), integer
             Row numbers, ascending, each once.
+        dtype : numpy.dtype
+            As `read`.
 
         Returns
         -------
-        ndarray of shape (n, d), float32
+        ndarray of shape (n, d)
 
         Raises
         ------
@@ -243,7 +255,7 @@ class Source:
             As `read`.
         """
         self._check_rows(rows)
-        out = np.empty((len(rows), self.d), np.float32)
+        out = np.empty((len(rows), self.d), dtype)
         if len(rows) == 0:
             return out
         for part, _, _ in self._parts(int(rows[0]), int(rows[-1]) + 1):
@@ -274,13 +286,17 @@ class Source:
         long = np.flatnonzero(squares > LARGEST_SQUARE)
         if not len(long):
             return
-        row = int(rows[long[0]])
-        part, _, _ = next(self._parts(row, row + 1))
         length = np.linalg.norm(vectors[long[0]].astype(np.float64))
         raise InvalidSource(
-            f"{part.path}: row {row - part.start} (row {row} of the source) is {length:.3g} long, "
-            f"at most {LARGEST_SQUARE**0.5:.3g} expected: squared distances are in float32"
+            f"{self.place_of(int(rows[long[0]]))} is {length:.3g} long, "
+            f"at most {LARGEST_SQUARE**0.5:.3g} expected: squared distances are in float32; "
+            "scale all vectors"
         )
+
+    def place_of(self, row: int) -> str:
+        """A row's file and number, for messages."""
+        part, _, _ = next(self._parts(row, row + 1))
+        return f"{part.path}: row {row - part.start} (row {row} of the source)"
 
     def describe(self) -> dict[str, Any]:
         """Describe what is read, so that a later process can tell whether its source is the same.

@@ -13,6 +13,7 @@ from teravec.arguments import PathArgument
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.formats import EXTENSIONS, has_known_extension
 from teravec.sources.vectorfile import source_errors
+from teravec.storage.layout import absolute
 
 __all__ = ["PathLike", "discover"]
 
@@ -62,13 +63,13 @@ def _expand(path: PathLike) -> list[Path]:
     if path == "":  # Path takes it for the working directory; it is a variable that was not set
         raise InvalidSource("an empty path found, expected a file of vectors")
     path = os.fsdecode(path)
-    here = Path(path)
+    here = absolute(path)
     try:
         with source_errors(here):
             mode = here.stat().st_mode
     except InvalidSource:
         if glob.has_magic(str(path)):
-            return _matches(str(path))
+            return _matches(str(here))
         raise
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(path)!r}: not a file name: {error}") from error

@@ -11,6 +11,7 @@ from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidSource
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
+from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
 
@@ -32,7 +33,7 @@ class Weights:
     """
 
     def __init__(self, path: PathArgument, ntotal: int) -> None:
-        self.path = path_of(path, "weights")
+        self.path = absolute(path_of(path, "weights"))
         file = open_npy(self.path, column=True)
         if file.n != ntotal:
             raise InvalidSource(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from teravec.arguments import real_number
 from teravec.errors import InvalidArgument, StorageError, storage_errors
 from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
+from teravec.storage.files import sync_file
 from teravec.storage.jsonfile import read_json, write_json
 
 __all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device", "measured_gap_bytes"]
@@ -288,5 +288,5 @@ def _something_to_read(path: Path, scratch_bytes: int) -> Iterator[Path]:
         for start in range(0, scratch_bytes, BLOCKS[-1]):
             scratch.write(rng.bytes(min(BLOCKS[-1], scratch_bytes - start)))
         scratch.flush()
-        os.fsync(scratch.fileno())
+        sync_file(scratch.fileno())
         yield Path(f"/proc/self/fd/{scratch.fileno()}")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -90,9 +90,10 @@ def _opened(path: Path, method: Method, read_ahead: bool) -> Iterator[int]:
     direct = 0 if method is Method.PREAD else getattr(os, "O_DIRECT", 0)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | direct)
     try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        advice = os.POSIX_FADV_SEQUENTIAL if read_ahead else os.POSIX_FADV_RANDOM
-        os.posix_fadvise(fd, 0, 0, advice)
+        with suppress(OSError):  # it is advice
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            advice = os.POSIX_FADV_SEQUENTIAL if read_ahead else os.POSIX_FADV_RANDOM
+            os.posix_fadvise(fd, 0, 0, advice)
         yield fd
     finally:
         os.close(fd)

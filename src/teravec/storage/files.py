@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
+import logging
 import os
 import resource
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,8 +17,10 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile, OutputExists, StorageError, storage_errors
+from teravec.storage.locks import NoLocks, lock_file
 
 __all__ = [
+    "allow_most_open_files",
     "allow_open_files",
     "byte_view",
     "check_size",
@@ -28,14 +32,23 @@ __all__ = [
     "read_into",
     "read_scattered",
     "remove",
+    "reserve",
     "sync_directory",
+    "sync_file",
     "write_all",
 ]
+
+log = logging.getLogger(__name__)
 
 _READ_BYTES = 4 << 20
 _OTHER_FILES = 256  # descriptors for everything else that a process holds
 _FEWEST_OTHERS = 32  # of these, without which there is no use in trying
 _MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # of one preadv
+
+# What file systems of networks and of user space say of calls that they do not have. A disk that
+# fails says EIO, ENOSPC or EDQUOT.
+_NOT_SUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
+_NO_DIRECTORY_SYNC = (*_NOT_SUPPORTED, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 
 def allow_open_files(count: int) -> None:
@@ -61,14 +74,67 @@ def allow_open_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def allow_most_open_files() -> None:
+    """Raise this process's limit on descriptors as far as the system lets it."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # a system may allow less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def sync_directory(path: Path) -> None:
-    """Make renames and removals inside ``path`` durable."""
+    """Make renames and removals inside ``path`` durable, where its file system can."""
     with storage_errors(path, "sync"):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:  # one that may be written to, and not be read
+            return
         try:
             os.fsync(fd)
+        except OSError as error:
+            # CIFS, 9p and some of FUSE: their servers keep directories by themselves.
+            if error.errno not in _NO_DIRECTORY_SYNC:
+                raise
+            log.debug("%s: this file system does not sync directories", path)
         finally:
             os.close(fd)
+
+
+def sync_file(fd: int) -> None:
+    """Make a file's bytes durable; where its file system cannot, say so.
+
+    Raises
+    ------
+    OSError
+        The disk failed.
+    """
+    for sync in (os.fsync, os.fdatasync):
+        try:
+            sync(fd)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+        else:
+            return
+    _warn_of_no_sync()
+
+
+@cache
+def _warn_of_no_sync() -> None:
+    log.warning(
+        "this file system cannot sync files: what is written may be lost if the machine fails"
+    )
+
+
+def reserve(fd: int, size: int) -> None:
+    """Reserve a file's space, so that a full disk is found before the work and not after it.
+
+    Where the file system cannot, the disk is found full when it is.
+    """
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (*_NOT_SUPPORTED, errno.ENODEV, errno.EPERM):
+            raise
 
 
 def make_directory(path: Path) -> None:
@@ -134,7 +200,7 @@ def _filling(
     try:
         os.ftruncate(file.fileno(), 0)
         yield file
-        os.fsync(file.fileno())
+        sync_file(file.fileno())
         if verify is not None:
             verify(temporary)
         temporary.rename(path)
@@ -150,10 +216,8 @@ def _remove_unlocked(temporary: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary.unlink(missing_ok=True)
-    except BlockingIOError:
-        pass
+        if _is_ours(fd):
+            temporary.unlink(missing_ok=True)
     finally:
         os.close(fd)
 
@@ -167,17 +231,24 @@ def _locked(temporary: Path, path: Path) -> int:
     while True:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_ours(fd):
+                raise OutputExists(f"{path}: another process is writing this file now")
             if os.path.samestat(os.fstat(fd), temporary.stat()):
                 return fd
         except FileNotFoundError:
             pass
-        except BaseException as error:
+        except BaseException:
             os.close(fd)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise OutputExists(f"{path}: another process is writing this file now") from error
+            raise
         os.close(fd)
+
+
+def _is_ours(fd: int) -> bool:
+    """Lock a file, where there are locks; False if another process has."""
+    try:
+        return lock_file(fd)
+    except NoLocks:  # the lock of the whole output has said so
+        return True
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:
@@ -194,7 +265,8 @@ def open_to_read(path: Path) -> int:
     with storage_errors(path, "read"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     # Lists are read at random: read-ahead would fetch megabytes to answer for kilobytes.
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    with suppress(OSError):  # it is advice
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     return fd
 
 

@@ -5,14 +5,44 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["IndexPaths"]
+from teravec.errors import StorageError
+
+__all__ = ["IndexPaths", "absolute", "is_of_system"]
+
+_OF_SYSTEM = ("lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle")
+
+
+def absolute(path: str | Path) -> Path:
+    """The path from the root on, which stays right when the process changes its directory.
+
+    Links stay as they are: where a link is moved to another index, that index is meant.
+
+    Raises
+    ------
+    StorageError
+        A relative path, and the working directory was removed, or may not be seen.
+    """
+    try:
+        return Path(path).absolute()
+    except OSError as error:
+        raise StorageError(
+            f"{path}: the working directory cannot be found; give a path that begins with /"
+        ) from error
+
+
+def is_of_system(name: str) -> bool:
+    """Whether an entry is hidden, or the system's: a directory that holds only such is empty."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEM
 
 
 @dataclass(frozen=True)
 class IndexPaths:
-    """Names of an index's files, all below ``root``."""
+    """Names of an index's files, all below ``root``, which is made absolute."""
 
     root: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", absolute(self.root))
 
     @property
     def manifest(self) -> Path:

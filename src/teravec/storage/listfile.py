@@ -16,7 +16,6 @@ that names the seal names the content; and who reads some lists need not read th
 
 from __future__ import annotations
 
-import os
 import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import xxhash
 
 from teravec.engines.threads import ordered_map
 from teravec.errors import CorruptFile
-from teravec.storage.files import byte_view, read_exactly, read_into, write_all
+from teravec.storage.files import byte_view, read_exactly, read_into, reserve, sync_file, write_all
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
@@ -39,7 +38,7 @@ __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_l
 FORMAT_VERSION = 2
 ID_BYTES = 8
 MAGIC = b"TVLISTS\x00"
-_HEADER = struct.Struct("<8sIIQQQQQQ56xQ")
+_HEADER = struct.Struct("<8sIIQQQQQQQ48xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
 _VERIFY_BYTES = 8 << 20
 _SYNC_BYTES = 16 << 20
@@ -66,6 +65,8 @@ class ListFileHeader:
         Vectors in the file.
     model : int
         Checksum of the model that encoded them, as an unsigned 64-bit number.
+    clipped : int
+        Of a shard: vectors outside of what the codec's scalar quantizer was trained on.
     """
 
     code_size: int
@@ -75,6 +76,7 @@ class ListFileHeader:
     row_stop: int
     ntotal: int
     model: int
+    clipped: int = 0
 
     @property
     def nlist(self) -> int:
@@ -106,6 +108,7 @@ class ListFileHeader:
         return pack_header(
             _HEADER, MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
             self.row_start, self.row_stop, self.ntotal, self.model,
+            self.clipped,
         )  # fmt: skip
 
     @classmethod
@@ -173,7 +176,7 @@ class ListFileWriter:
         self._unsynced_bytes = 0
         # Reserve the space, so that a full disk is found before the work and not after it.
         if header.file_size:
-            os.posix_fallocate(file.fileno(), 0, header.file_size)
+            reserve(file.fileno(), header.file_size)
 
     def write(self, codes: Bytes, ids: Int64) -> None:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
@@ -188,7 +191,7 @@ class ListFileWriter:
         self._ids_at += len(id_bytes)
         self._unsynced_bytes += len(code_bytes) + len(id_bytes)
         if self._unsynced_bytes >= _SYNC_BYTES and all(sync.done() for sync in self._syncs):
-            self._syncs.append(self._pool.submit(os.fdatasync, self._file.fileno()))
+            self._syncs.append(self._pool.submit(sync_file, self._file.fileno()))
             self._unsynced_bytes = 0
 
     def _write_both(self, code_bytes: memoryview, id_bytes: memoryview) -> None:

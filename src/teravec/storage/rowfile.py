@@ -20,7 +20,6 @@ pages' checksums, so a manifest that names the seal names the content.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,7 @@ import xxhash
 
 from teravec.errors import CorruptFile
 from teravec.kernels import native as compiled
-from teravec.storage.files import byte_view, read_exactly, write_all
+from teravec.storage.files import byte_view, read_exactly, reserve, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
 __all__ = [
@@ -159,7 +158,7 @@ class RowFileWriter:
         self._page = 0
         self._held = np.empty((0, header.row_size), np.uint8)
         # Reserve the space, so that a full disk is found before the work and not after it.
-        os.posix_fallocate(file.fileno(), 0, header.file_size)
+        reserve(file.fileno(), header.file_size)
 
     def write(self, rows: Bytes) -> None:
         """Append rows, uint8 of shape (n, row_size)."""

@@ -108,7 +108,7 @@ class _Part:
     def __init__(self, maker: _PartMaker) -> None:
         self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
         self._vectors = TrainingSet(
-            maker.sample, Transform.unpacked(maker.transform), maker.d, maker.weights
+            maker.sample, Transform.unpacked(maker.transform, maker.d), maker.d, maker.weights
         )
         n = maker.rows[1] - maker.rows[0]
         self.memory_bytes = part_bytes(maker.options, maker.d, n)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, storage_errors
+from teravec.errors import CorruptFile, InvalidArgument, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.clipping import ScalarRange
 from teravec.kernels.codec import (
     Codec,
     empty_ivf,
@@ -81,14 +82,16 @@ class Model:
         packed = None
         if "transform.npy" in files:
             path = directory / "transform.npy"
-            packed = read_array(path, files["transform.npy"], (d_index, d + 1))
+            packed = read_array(path, files["transform.npy"])
+            if packed.shape not in ((d_index, d + 1), (d_index + 1, d + 1)):
+                raise CorruptFile(f"{path}: shape {packed.shape} found, {d_index, d + 1} expected")
         graph = None
         if "quantizer.hnsw" in files:
             path = directory / "quantizer.hnsw"
             check_file(path, files["quantizer.hnsw"])
             with storage_errors(path, "read"):
                 graph = path.read_bytes()
-        return cls(description, Transform.unpacked(packed), centroids, parameters, graph)
+        return cls(description, Transform.unpacked(packed, d_index), centroids, parameters, graph)
 
     @property
     def d(self) -> int:
@@ -211,6 +214,16 @@ class Model:
         residuals = residuals_of(self._quantizer, vectors, list_nos)
         sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
         return np.concatenate([sketches, fine], axis=1)
+
+    def clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
+        """How many prepared vectors lie outside of what a scalar quantizer was trained on."""
+        if self._range is None:
+            return 0
+        return self._range.clipped(vectors, list_nos, self.centroids, threads)
+
+    @cached_property
+    def _range(self) -> ScalarRange | None:
+        return ScalarRange.of(self.codec, self._parameters)
 
     @cached_property
     def _encoder(self) -> Any:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from teravec.arguments import whole_number
-from teravec.errors import CorruptFile, InvalidArgument, OutputExists, storage_errors
+from teravec.errors import (
+    CorruptFile,
+    InvalidArgument,
+    InvalidSource,
+    OutputExists,
+    TeravecError,
+    storage_errors,
+)
 from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
-from teravec.storage.layout import IndexPaths
+from teravec.storage.layout import IndexPaths, is_of_system
+from teravec.storage.output_lock import hold_directory
+from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
 __all__ = ["BuildRecord", "LayoutOptions", "OtherBuild", "begin_build", "read_record"]
@@ -133,21 +145,45 @@ def read_record(paths: IndexPaths) -> BuildRecord:
         raise CorruptFile(f"{paths.build}: unexpected fields: {error}") from error
 
 
+@contextmanager
 def begin_build(
     paths: IndexPaths, source: Source, train: TrainOptions, layout: LayoutOptions,
     weights: Weights | None = None,
-) -> BuildRecord:  # fmt: skip
-    """Begin a build in a new or empty directory, or continue the same build.
+) -> Iterator[BuildRecord]:  # fmt: skip
+    """Begin a build in a new or empty directory, or continue the same build, and hold it.
 
-    Nothing is written before every option is known to fit.
+    Nothing is written before every option is known to fit, and no other command may write there
+    until the body ends. If the body meets bad input, what was begun here is removed again.
 
     Raises
     ------
     OutputExists
-        The directory holds something else, or a build with other options.
+        The directory holds something else, or a build with other options; or another process
+        is writing there now.
     InvalidArgument
         An option is out of range or does not fit the source.
     """
+    record = _checked_record(source, train, layout, weights)
+    _check_free(paths)  # what is refused is not touched
+    with hold_directory(paths.root, create=True):
+        if begun := _check_free(paths):
+            make_directory(paths.root)
+            write_json(paths.build, record.content())
+        else:
+            _check_same_build(read_record(paths), record, paths, source)
+        try:
+            yield record
+        except InvalidArgument as error:
+            if begun and not isinstance(error, OutputExists):
+                _remove_what_was_begun(
+                    paths, record, vectors_are_bad=isinstance(error, InvalidSource)
+                )
+            raise
+
+
+def _checked_record(
+    source: Source, train: TrainOptions, layout: LayoutOptions, weights: Weights | None
+) -> BuildRecord:
     described = None if weights is None else weights.describe()
     record = BuildRecord(train, layout, source.describe(), described)
     plan = record.plan()
@@ -155,25 +191,62 @@ def begin_build(
         raise InvalidArgument(f"{layout.shards:,} shards of {record.ntotal:,} vectors")
     if layout.slices is not None and layout.slices > plan.nlist:
         raise InvalidArgument(f"{layout.slices:,} slices of {plan.nlist:,} lists")
-    with storage_errors(paths.root, "read"):
-        begun = paths.build.exists()
-    if begun:
-        before = read_record(paths)
-        _check_same_options(before, record, paths)
-        before.check_source(source, paths.root)
-        if before.weights != record.weights:
-            raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(record)}")
-        return before
-    if paths.root.exists() and (not paths.root.is_dir() or any(paths.root.iterdir())):
-        leftovers = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else []
-        if leftovers != [paths.build.name + ".tmp"]:
-            raise OutputExists(
-                f"{paths.root} exists and is not a teravec build: choose another --out; what is "
-                "not an index is not overwritten"
-            )
-    make_directory(paths.root)
-    write_json(paths.build, record.content())
     return record
+
+
+def _check_free(paths: IndexPaths) -> bool:
+    """Whether a build can begin there; False where one was begun. Anything else is refused."""
+    with storage_errors(paths.root, "read"):
+        if paths.build.exists():
+            return False
+        if not paths.root.exists():
+            return True
+        entries = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else None
+    if entries is None:
+        raise OutputExists(
+            f"{paths.root} exists and is not a teravec build: a file found, a new or empty "
+            "directory expected; choose another output"
+        )
+    others = sorted(
+        name for name in entries if not is_of_system(name) and name != f"{paths.build.name}.tmp"
+    )
+    if others:
+        raise OutputExists(
+            f"{paths.root} exists and is not a teravec build: {', '.join(others[:3])} found, a new "
+            "or empty directory expected; choose another output"
+        )
+    return True
+
+
+def _check_same_build(
+    before: BuildRecord, now: BuildRecord, paths: IndexPaths, source: Source
+) -> None:
+    _check_same_options(before, now, paths)
+    before.check_source(source, paths.root)
+    if before.weights != now.weights:
+        raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(now)}")
+
+
+def _remove_what_was_begun(
+    paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool
+) -> None:
+    """Remove a build whose input turned out to be bad, unless something of it may be saved.
+
+    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
+    Only what this build made goes: without locks another process may have begun one too.
+    """
+    if paths.manifest.exists() or (ModelDescription.is_sealed(paths.model) and not vectors_are_bad):
+        return
+    try:
+        if read_record(paths) != record:
+            return
+    except TeravecError:
+        return
+    with storage_errors(paths.root, "remove"):
+        for directory in (paths.training, paths.model, paths.shards, paths.slices):
+            if directory.exists():
+                shutil.rmtree(directory)
+        paths.build.unlink()
 
 
 def _check_same_options(before: BuildRecord, now: BuildRecord, paths: IndexPaths) -> None:

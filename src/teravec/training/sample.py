@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead, ordered_map
-from teravec.errors import ForeignFile, storage_errors
+from teravec.errors import ForeignFile, InvalidSource, storage_errors
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
@@ -20,6 +21,7 @@ from teravec.sources import Source, SourceFiles, spans
 from teravec.storage.arrays import check_file, publishing_arrays
 from teravec.storage.files import byte_view, read_into
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.training.apart import Kept, checked_places
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
 
@@ -27,6 +29,9 @@ __all__ = ["Sample", "draw_bytes", "draw_sample", "rows_left_out", "sample_parts
 
 Float32 = npt.NDArray[np.float32]
 
+log = logging.getLogger(__name__)
+
+_TINY = float(np.finfo(np.float64).tiny)
 _PIECE_BYTES = 4 << 20  # of float32 vectors taken from the source at a time
 _PART_BYTES = 64 << 20  # of a part, at least: enough parts for a few workers, of a small sample
 _MOST_PARTS = 1024
@@ -174,20 +179,38 @@ class _Drawer:
 
     def pieces(self, start: int, stop: int) -> Iterator[Float32]:
         """The sample's rows [start, stop), some at a time, read from the source."""
-        each = max(1, _PIECE_BYTES // (4 * self.sample.d))
+        each = max(1, _PIECE_BYTES // (self._source.exact_dtype.itemsize * self.sample.d))
         # Rows are far apart in a large source, and a disk answers several reads at once; what
         # has to be decoded from its beginning is best read by one.
         threads = 1 if self._source.is_decoded else self._maker.threads
 
         def take(row: int) -> Float32:
             rows = self._maker.rows.rows(row, min(stop, row + each))
-            vectors = self._source.take(rows)
-            if self._maker.normalizes:
-                return normalized(vectors)
-            self._source.check_lengths(rows, vectors)
-            return vectors
+            exact = self._source.take(rows, self._source.exact_dtype)
+            vectors = exact.astype(np.float32, copy=False)
+            unit = normalized(vectors) if self._maker.normalizes else vectors
+            if row == start and exact is not vectors:
+                self._check_rounding(rows, exact, unit)
+            if not self._maker.normalizes:
+                self._source.check_lengths(rows, vectors)
+            return unit
 
         return ordered_map(take, range(start, stop, each), threads=threads)
+
+    def _check_rounding(
+        self, rows: npt.NDArray[np.int64], exact: npt.NDArray[np.float64], kept: Float32
+    ) -> None:
+        """Refuse vectors of float64 or large integers that float32 does not tell apart."""
+        places = checked_places(len(rows))
+        some, kept = exact[places], kept[places]
+        if self._maker.normalizes:
+            some = some / np.abs(some).max(axis=1, initial=_TINY)[:, None]
+            some /= np.maximum(np.linalg.norm(some, axis=1), _TINY)[:, None]
+        found = Kept(some, kept, "float32", lambda i: self._source.place_of(int(rows[places[i]])))
+        if (lost := found.is_lost()) is not None:
+            raise InvalidSource(lost)
+        if rows[0] < len(rows) and (coarse := found.is_coarse()) is not None:
+            log.warning("%s", coarse)
 
 
 def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:

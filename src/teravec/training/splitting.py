@@ -205,7 +205,7 @@ class _SplitterMaker:
 
     def make(self) -> _Splitter:
         """Nothing is read yet."""
-        transform = Transform.unpacked(self.transform)
+        transform = Transform.unpacked(self.transform, self.d)
         return _Splitter(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from teravec.errors import InvalidSource
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner
+from teravec.kernels.centre import common_centre
 from teravec.kernels.device import CPU
 from teravec.kernels.metric import normalized
 from teravec.training.options import KMeansOptions
@@ -151,9 +152,13 @@ def next_centroids(
     splits = _plan_splits(counts, errors)
     donors = np.unique([donor for _, donor in splits if counts[donor] > 0]).astype(np.int64)
     means = dict(zip(donors.tolist(), gathered.exact_means(donors), strict=True))
+    centre = common_centre(result) if splits else None
+    origin = 0.0 if centre is None else centre
     for list_no, donor in splits:
         spread = np.sqrt(errors[donor] / (counts[donor] or 1) / result.shape[1])
-        shift = _NUDGE * np.maximum(np.abs(means[donor]), spread)
+        shift = _NUDGE * np.maximum(np.abs(means[donor] - origin), spread)
+        if centre is not None:  # else float32 might round both to one
+            shift = np.maximum(shift, np.spacing(np.abs(centre)))
         shift *= rng.choice([-1.0, 1.0], len(shift))  # else halving again stays on one line
         means[list_no], means[donor] = means[donor] + shift, means[donor] - shift
     for list_no, mean in means.items():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.resources import Resources
-from teravec.errors import storage_errors
+from teravec.errors import InvalidSource, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
@@ -23,6 +25,7 @@ from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
 from teravec.storage.layout import IndexPaths
+from teravec.training.apart import Kept, checked_places
 from teravec.training.description import ModelDescription
 from teravec.training.kmeans import kmeans
 from teravec.training.list_sizes import ListsEstimate
@@ -30,6 +33,7 @@ from teravec.training.locality import locality_order
 from teravec.training.moments import sample_moments
 from teravec.training.options import KMeansOptions, TrainPlan
 from teravec.training.record import BuildRecord
+from teravec.training.rows import SampleRows
 from teravec.training.sample import draw_sample, rows_left_out
 from teravec.training.splitting import (
     SplitOptions,
@@ -78,6 +82,7 @@ def train(
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
     vectors = _training_set(source, plan, paths, resources, weights)
+    _check_values(source, plan, vectors)
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
     )
@@ -109,13 +114,41 @@ def _training_set(
     """The sample and its weights, drawn; and the transform, trained."""
     engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
-    block_rows = TrainingSet(sample, Transform.unpacked(None), plan.d).block_rows
+    whole = TrainingSet(sample, Transform.unpacked(None), plan.d)
     transform = train_transform(
-        plan.transform, plan.d, lambda: sample_moments(sample, block_rows, engine, progress),
-        centered=plan.metric is Metric.L2, seed=plan.seed,
+        plan.transform, plan.d,
+        lambda: sample_moments(sample, whole.block_rows, engine, progress),
+        centered=plan.metric is Metric.L2, seed=plan.seed, some=whole.probe,
     )  # fmt: skip
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     return TrainingSet(sample, transform, plan.d_index, drawn)
+
+
+def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None:
+    """Refuse vectors that codes or float32 cannot tell apart, before k-means is done for them."""
+
+    def place_of(number: int) -> str:
+        return source.place_of(int(rows.rows(number, number + 1)[0]))
+
+    rows = SampleRows(plan.ntotal, plan.sample, plan.seed)
+    if math.isfinite(plan.codec.largest):
+        start = 0
+        for block in vectors.blocks():
+            plan.codec.check_values(block, partial(_shifted, place_of, start))
+            start += len(block)
+    places = checked_places(vectors.n)
+    some = vectors.take(places)
+    halves = plan.codec.fine_name == "fp16"
+    rounded = some.astype(np.float16).astype(np.float32) if halves else some
+    kept = Kept(some, rounded, plan.codec.name, lambda i: place_of(int(places[i])))
+    if lost := kept.is_too_near(unit=plan.metric is Metric.COSINE) or kept.is_lost():
+        raise InvalidSource(lost)
+    if coarse := kept.is_coarse():
+        log.warning("%s", coarse)
+
+
+def _shifted(place_of: Callable[[int], str], start: int, number: int) -> str:
+    return place_of(start + number)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ import numpy.typing as npt
 
 from teravec.arguments import similar, text
 from teravec.errors import InvalidArgument, shown
+from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.product import AffineMap
 
 __all__ = ["Moments", "Transform", "TransformKind", "train_transform"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+
+_FAR = 1000.0  # lengths of the spread that vectors are from the origin, to be seen from a centre
 
 
 _OTHER_NAMES = ("opq", "rr", "rotate", "random_rotation")
@@ -73,22 +76,33 @@ class TransformKind:
 
 @dataclass(frozen=True)
 class Transform:
-    """``y = A x + b``, or nothing.
+    """``y = A (x - c) + b``, or nothing.
 
     Parameters
     ----------
     matrix : ndarray of shape (d_out, d_in), float32, or None for no transform
     offset : ndarray of shape (d_out,), float32
+    centre : ndarray of shape (d_in,), float32, optional
+        Of vectors far from the origin: in float32 the product's error grows with their length, and
+        not with what tells them apart. Not given: 0.
     """
 
     matrix: Float32 | None
     offset: Float32
+    centre: Float32 | None = None
 
     def apply(self, vectors: Float32, threads: int = 1) -> Float32:
         """Transform vectors (n, d_in) into (n, d_out), float32."""
         if self.matrix is None:
             return vectors
-        return self._map.apply(vectors, threads)
+        return self._map.apply(seen_from(self.centre, vectors), threads)
+
+    @property
+    def whole_offset(self) -> Float32:
+        """The b of ``y = A x + b``, of the same map without a centre."""
+        if self.matrix is None or self.centre is None:
+            return self.offset
+        return (self.offset - self.matrix.astype(np.float64) @ self.centre).astype(np.float32)
 
     @cached_property
     def _map(self) -> AffineMap:
@@ -96,17 +110,25 @@ class Transform:
         return AffineMap(self.matrix, self.offset)
 
     def packed(self) -> Float32 | None:
-        """Matrix and offset side by side, (d_out, d_in + 1), as it is stored."""
+        """Matrix and offset side by side, (d_out, d_in + 1), as it is stored.
+
+        One row more is the centre, where there is one, and a zero.
+        """
         if self.matrix is None:
             return None
-        return np.hstack([self.matrix, self.offset[:, None]])
+        packed = np.hstack([self.matrix, self.offset[:, None]])
+        if self.centre is None:
+            return packed
+        return np.vstack([packed, np.append(self.centre, np.float32(0))])
 
     @classmethod
-    def unpacked(cls, packed: Float32 | None) -> Transform:
-        """The inverse of ``packed``."""
+    def unpacked(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
+        """The inverse of ``packed``, given the dimensions after the transform."""
         if packed is None:
             return cls(None, np.zeros(0, np.float32))
-        return cls(np.ascontiguousarray(packed[:, :-1]), np.ascontiguousarray(packed[:, -1]))
+        matrix, offset = packed[:d_out, :-1], packed[:d_out, -1]
+        centre = packed[d_out, :-1] if len(packed) > d_out else None
+        return cls(np.ascontiguousarray(matrix), np.ascontiguousarray(offset), centre)
 
 
 @dataclass(frozen=True)
@@ -156,8 +178,9 @@ def train_transform(
     *,
     centered: bool,
     seed: int,
+    some: Callable[[], Float32] | None = None,
 ) -> Transform:
-    """Make a transform, from the moments of training vectors where it needs them.
+    """Make a transform, from training vectors where it needs them.
 
     Parameters
     ----------
@@ -166,29 +189,41 @@ def train_transform(
     moments : callable
         Returns the training vectors' moments.
     centered : bool
-        Whether PCA subtracts the mean. It does for l2; inner products would change.
+        Whether a mean may be subtracted. It may for l2; inner products would change.
     seed : int
         Of the random rotation.
+    some : callable, optional
+        Returns some of them, (n, d), which say whether all lie far from the origin.
     """
     if kind.name == "none":
         return Transform.unpacked(None)
     if kind.name == "rotation":
-        matrix = _random_rotation(d, seed)
-        return Transform(matrix, np.zeros(d, np.float32))
-    mean, covariance = moments().covariance(centered=centered)
-    _, vectors = np.linalg.eigh(covariance)
-    directions = vectors[:, ::-1][:, : kind.output_dimension(d)].T
-    # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
-    largest = np.abs(directions).argmax(1)
-    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    offset = -(directions @ mean)
+        matrix, mean = _random_rotation(d, seed), np.zeros(d)
+    else:
+        mean, covariance = moments().covariance(centered=centered)
+        matrix = _principal_directions(covariance, kind.output_dimension(d))
+    centre = common_centre(some(), _FAR) if some else None
+    if centre is not None:
+        mean = np.zeros(d) if centered else -centre.astype(np.float64)
+    offset = -(matrix @ mean)
     return Transform(
-        np.ascontiguousarray(directions, np.float32), np.ascontiguousarray(offset, np.float32)
+        np.ascontiguousarray(matrix, np.float32), np.ascontiguousarray(offset, np.float32), centre
     )
 
 
-def _random_rotation(d: int, seed: int) -> Float32:
+def _principal_directions(covariance: Float64, count: int) -> Float64:
+    """Of most variance first, (count, d)."""
+    _, vectors = np.linalg.eigh(covariance)
+    directions: Float64 = vectors[:, ::-1][:, :count].T
+    # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
+    largest = np.abs(directions).argmax(1)
+    signs: Float64 = np.sign(directions[np.arange(len(directions)), largest])
+    return directions * signs[:, None]
+
+
+def _random_rotation(d: int, seed: int) -> Float64:
     """A rotation uniform over the orthogonal group (Mezzadri 2007): QR with fixed signs."""
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     q, r = np.linalg.qr(gaussian)
-    return np.ascontiguousarray((q * np.sign(np.diag(r))).T, np.float32)
+    rotation: Float64 = (q * np.sign(np.diag(r))).T
+    return rotation

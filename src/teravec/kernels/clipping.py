@@ -1,0 +1,85 @@
+"""Vectors outside of the range that a scalar quantizer was trained on, which codes clip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.kernels import native as compiled
+from teravec.kernels.blocks import over_blocks
+from teravec.kernels.codec import Codec
+from teravec.kernels.decoding import STEPS
+
+__all__ = ["ScalarRange"]
+
+Float32 = npt.NDArray[np.float32]
+
+_ROWS = 4096
+_SHARE = 1 / 64  # of the square of a residual
+
+
+@dataclass(frozen=True)
+class ScalarRange:
+    """The box of residuals that codes of ``sq8``, ``sq6`` or ``sq4`` can hold.
+
+    A vector counts as clipped where its residual is farther from the box than the rounding of
+    codes moves any residual inside, half of the diagonal of one step, and than an eighth of its own
+    length. So the extremes of ordinary vectors, a hair beyond those of the sample, do not count.
+
+    Parameters
+    ----------
+    middle, half : ndarray of shape (d,), float32
+        Of the range that the quantizer was trained on: from minimum to minimum plus range.
+    most : float
+        Squared distance from the box up to which a residual is not clipped.
+    """
+
+    middle: Float32
+    half: Float32
+    most: float
+
+    @classmethod
+    def of(cls, codec: Codec, parameters: Float32) -> ScalarRange | None:
+        """The range of a codec with its parameters, (2 d,); None where it has none."""
+        steps = STEPS.get(codec.fine_name)
+        if steps is None:
+            return None
+        low, size = parameters.astype(np.float64).reshape(2, -1)
+        most = float(np.square(size / steps).sum()) / 4
+        return cls((low + size / 2).astype(np.float32), (size / 2).astype(np.float32), most)
+
+    def clipped(
+        self, vectors: Float32, list_nos: npt.NDArray[np.int32], centroids: Float32, threads: int
+    ) -> int:
+        """How many of the vectors (n, d) in their lists (n,) are clipped."""
+        found = []
+
+        def block(start: int, stop: int) -> None:
+            part = slice(start, stop)
+            found.append(self._clipped(vectors[part], list_nos[part], centroids))
+
+        over_blocks(block, len(vectors), rows=_ROWS, threads=threads, even=True)
+        return sum(found)
+
+    def _clipped(
+        self, vectors: Float32, list_nos: npt.NDArray[np.int32], centroids: Float32
+    ) -> int:
+        if compiled.listing is not None:
+            return int(
+                compiled.listing.clipped(
+                    vectors.shape[1],
+                    vectors,
+                    list_nos,
+                    centroids,
+                    self.middle,
+                    self.half,
+                    self.most,
+                    _SHARE,
+                )
+            )
+        residuals = vectors - centroids[list_nos]
+        beyond = np.square(np.maximum(np.abs(residuals - self.middle) - self.half, 0)).sum(axis=1)
+        far = beyond > _SHARE * np.square(residuals).sum(axis=1)
+        return int(np.count_nonzero((beyond > self.most) & far))

@@ -1,0 +1,257 @@
+"""Reading the JSON body of a search.
+
+A large body is read by pieces: its arrays are cut out, and their text becomes numbers some rows at
+a time. So no step holds Python's lock for long, probes are answered meanwhile, and Python objects
+are made of a small part only.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic_core import from_json
+
+from teravec.errors import InvalidArgument, LimitExceeded
+
+__all__ = ["SMALL_BODY_BYTES", "Asked", "SearchBody", "read_body", "timeout_of"]
+
+SMALL_BODY_BYTES = 64 << 10  # these are parsed in about a millisecond
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+_I64 = (1 << 63) - 1
+_ROW = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+_ROWS = {"type": "array", "items": _ROW, "minItems": 1}
+_VECTORS = WithJsonSchema({"anyOf": [_ROWS, _ROW, {"type": "null"}]})
+
+
+class SearchBody(BaseModel):
+    """Queries, as vectors or as ids of stored ones; k or radius; nprobe, recall or neither."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    queries: Annotated[
+        list[Annotated[list[Number], Field(min_length=1)]] | None,
+        Field(min_length=1, description="Vectors, each of d numbers; or one vector."),
+        _VECTORS,
+    ] = None
+    query: Annotated[
+        list[Annotated[list[Number], Field(min_length=1)]] | None,
+        Field(min_length=1, description="The same, by another name."),
+        _VECTORS,
+    ] = None
+    ids: Annotated[
+        list[Annotated[int, Field(ge=0, le=_I64)]] | None,
+        Field(min_length=1, description="Instead: ids of vectors, if the server has these."),
+    ] = None
+    k: Annotated[int | None, Field(ge=1, le=_I64, description="Results a query.")] = None
+    radius: Annotated[Number | None, Field(description="Instead: all within it.")] = None
+    nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists visited a query.")] = None
+    recall: Annotated[Number | None, Field(gt=0, le=1, description="Instead: to aim at.")] = None
+    candidates: Annotated[
+        int | None,
+        Field(ge=1, le=_I64, description="Vectors refined a query, with codes in two stages."),
+    ] = None
+    timeout_s: Annotated[Number, Field(gt=0, description="Deadline in seconds.")] = 10.0
+    allow_partial: Annotated[bool, Field(description="Go without lists that nobody has.")] = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a body asks for.
+
+    Parameters
+    ----------
+    options : SearchBody
+        All but the vectors.
+    queries : ndarray of shape (nq, d), float32, optional
+        None where ids are given instead.
+    """
+
+    options: SearchBody
+    queries: npt.NDArray[np.float32] | None
+
+
+_Read = tuple[SearchBody, npt.NDArray[np.float32] | None]
+
+_ROWS_TYPE = TypeAdapter(list[Annotated[list[Number], Field(min_length=1)]])
+_NUMBERS_TYPE = TypeAdapter(list[Number])
+_IDS_TYPE = TypeAdapter(list[Annotated[int, Field(ge=0, le=_I64)]])
+
+_PIECE_BYTES = 16 << 10  # become numbers at a time, in some milliseconds
+# Bodies that are right have no strings but names, so these are found where they are.
+_ARRAY = re.compile(rb'"(queries|query|ids)"\s*:\s*(\[\s*\[|\[)')
+_COMMA = re.compile(rb"\s*,")
+_TIMEOUT = re.compile(rb'"timeout_s"\s*:\s*(\d{1,9}(?:\.\d{0,9})?)')
+_MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
+
+
+def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
+    """Read a search's body.
+
+    Parameters
+    ----------
+    data : bytes-like
+    d : int
+        Dimensions, for the example that an error shows.
+    most_queries : int
+        More are refused before they are read.
+
+    Raises
+    ------
+    InvalidArgument
+        It is not JSON, or asks for what there is not; the message shows a body that works.
+    LimitExceeded
+    """
+    if data[:3] == _MARK:
+        data = data[3:]
+    try:
+        options, queries = (
+            _read_small(data) if len(data) <= SMALL_BODY_BYTES else _read_large(data, most_queries)
+        )
+        if (options.ids is None) == (queries is None):
+            raise InvalidArgument("queries or ids expected, and not both")
+    except LimitExceeded:
+        raise
+    except InvalidArgument as error:
+        example = f'{{"queries": [[{d} numbers]], "k": 10}}'
+        raise InvalidArgument(
+            f"{error}; send {example} with content-type: application/json"
+        ) from error
+    _check_count(len(options.ids or ()), most_queries, "ids")
+    return Asked(options, queries)
+
+
+def timeout_of(data: bytes | bytearray) -> float:
+    """The seconds that a body gives its request, looked for before it is read as JSON."""
+    found = _TIMEOUT.search(data)
+    return float(found[1]) if found else SearchBody.model_fields["timeout_s"].default
+
+
+def _read_small(data: bytes | bytearray) -> _Read:
+    options = _options(data)
+    if options.queries is not None and options.query is not None:
+        raise InvalidArgument("queries and query found; one of them expected")
+    rows = options.queries if options.query is None else options.query
+    return options, None if rows is None else _matrix(rows)
+
+
+def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
+    """Cut the one large array out, read what is left as a small body, then the array by pieces."""
+    found, end = _ARRAY.search(data), data.rfind(b"]")
+    if found is None or end < found.end():
+        raise InvalidArgument("a large body that is no JSON object with queries or ids")
+    name, nested, start = found[1].decode(), len(found[2]) > 1, found.start(2) + 1
+    rest = data[: start - 1] + b"null" + data[end + 1 :]
+    if len(rest) > SMALL_BODY_BYTES:
+        raise InvalidArgument(f"{len(rest):,} bytes found beside {name}")
+    options = _options(rest)
+    if options.queries is not None or options.query is not None:
+        raise InvalidArgument("queries or query or ids expected, and one of them only")
+    if name == "ids":
+        _check_count(data.count(b",", start, end) + 1, most_queries, name)
+        options.ids = _validated(_IDS_TYPE, data[start:end], name, 0)
+        return options, None
+    if nested:
+        _check_count(data.count(b"[", start, end), most_queries, name)
+    pieces = _rows_by_pieces if nested else _numbers_by_pieces
+    return options, pieces(data, name, start, end)
+
+
+def _rows_by_pieces(
+    data: bytes | bytearray, name: str, start: int, stop: int
+) -> npt.NDArray[np.float32]:
+    """Rows of numbers whose text is between two places: ``[1, 2], [3, 4]``."""
+    tables: list[npt.NDArray[np.float32]] = []
+    while True:
+        cut = data.find(b"]", start + _PIECE_BYTES, stop) + 1 or stop
+        rows = _validated(_ROWS_TYPE, data[start:cut], name, sum(map(len, tables)))
+        tables.append(_matrix(rows))
+        if tables[-1].shape[1] != tables[0].shape[1]:
+            raise InvalidArgument("queries of one length expected")
+        comma = _COMMA.match(data, cut, stop)
+        if comma is None:
+            if data[cut:stop].strip():
+                raise InvalidArgument(f"{name}: rows of numbers expected")
+            return np.concatenate(tables)
+        start = comma.end()
+
+
+def _numbers_by_pieces(
+    data: bytes | bytearray, name: str, start: int, stop: int
+) -> npt.NDArray[np.float32]:
+    """One vector whose text is between two places: ``1, 2, 3``."""
+    parts: list[npt.NDArray[np.float32]] = []
+    while start <= stop:
+        cut = data.find(b",", start + _PIECE_BYTES, stop)
+        cut = stop if cut < 0 else cut
+        parts.append(_matrix([_validated(_NUMBERS_TYPE, data[start:cut], name, 0)]))
+        start = cut + 1
+    return np.concatenate(parts, axis=1)
+
+
+def _validated(kind: TypeAdapter[Any], text: bytes | bytearray, name: str, rows_before: int) -> Any:
+    """The numbers of a piece; the place of a bad one counts rows of the pieces before."""
+    try:
+        numbers = kind.validate_json(b"[" + text + b"]", strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        row, *inside = first["loc"] or ("",)
+        if isinstance(row, int):
+            row += rows_before
+        place = ".".join(str(part) for part in (name, row, *inside) if part != "")
+        raise InvalidArgument(f"{place}: {first['msg']}") from None
+    if not numbers:
+        raise InvalidArgument(f"{name}: a number expected, none found")
+    return numbers
+
+
+def _options(data: bytes | bytearray) -> SearchBody:
+    """A small body, checked."""
+    if not data.strip():
+        raise InvalidArgument("the body is empty")
+    try:
+        content = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidArgument(f"the body is not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InvalidArgument(f"the body is {_kind(content)}; an object expected")
+    for name in content:
+        if name in SearchBody.model_fields and data.count(b'"%b"' % name.encode()) > 1:
+            raise InvalidArgument(f"{name} is given twice")
+    for name in ("queries", "query"):
+        rows = content.get(name)
+        if isinstance(rows, list) and rows and not isinstance(rows[0], list):
+            content[name] = [rows]  # one vector
+    try:
+        return SearchBody.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            fields = ", ".join(SearchBody.model_fields)
+            raise InvalidArgument(f"{place[:40]}: no such field; {fields} expected") from None
+        raise InvalidArgument(f"{place}: {first['msg']}") from None
+
+
+def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:
+    if len({len(row) for row in rows}) != 1:
+        raise InvalidArgument("queries of one length expected")
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+        return np.array(rows, np.float32)
+
+
+def _check_count(queries: int, most: int, name: str) -> None:
+    if queries > most:
+        raise LimitExceeded(
+            f"{name}: {queries:,} asked for, this server takes at most {most:,} (--max-queries)"
+        )
+
+
+def _kind(content: object) -> str:
+    kinds = {list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
+    return kinds.get(type(content), "a number")

@@ -1,0 +1,138 @@
+"""Connections of the HTTP port: how many, and how long they may say nothing.
+
+uvicorn waits for a header as long as its client likes. Here a connection that is not being
+answered has some seconds to send a whole header; when there are too many, the one that has been
+silent for longest makes room. So probes are answered however many strangers connect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import time
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["Connection", "ConnectionServer", "most_connections"]
+
+_HEADER_S = 10.0  # from a connection's first byte, or from its making, to a whole header
+_HANDSHAKE_S = 10.0  # of TLS
+_END_S = 5.0  # for what is written to go out once a connection is to end
+_UNSENT_BYTES = 16 << 10  # in a connection's buffer, before its sender waits
+_MOST = 4096
+_OTHER_FILES = 256  # descriptors for slices, calls of Flight and everything else
+
+
+def most_connections() -> int:
+    """Connections at a time: 4,096, or half of the descriptors where these are fewer."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if soft == resource.RLIM_INFINITY:
+        return _MOST
+    return max(16, min(_MOST, (soft - _OTHER_FILES) // 2))
+
+
+class Connection(H11Protocol):
+    """One connection. ``check`` is called once a second, and ends what is silent too long."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._answered, self.app = self.app, self._answer
+        self._awaits_header, self.since = True, time.monotonic()
+        self._ending_since: float | None = None
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request is being read or answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room, if there are too many connections."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        if len(self.connections) > most_connections():
+            silent = [c for c in self.connections if not c.is_answering]  # type: ignore[union-attr]
+            min(silent, key=lambda c: c.since, default=self).abort()  # type: ignore[union-attr]
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the first ones of a header start its time."""
+        if not (self._awaits_header or self.is_answering):
+            self._awaits_header, self.since = True, time.monotonic()
+        super().data_received(data)
+        if self.is_answering:
+            self._awaits_header = False
+
+    def on_response_complete(self) -> None:
+        """Wait for another request: uvicorn's own timer ends what stays idle."""
+        super().on_response_complete()
+        if not self.is_answering:
+            self.since = time.monotonic()
+            # What is left of a refused request's body is thrown away, as long as a header may take.
+            self._awaits_header = self.conn.their_state is h11.SEND_BODY
+
+    def check(self, now: float) -> None:
+        """End this connection if its header is late, or if it does not end by itself."""
+        if self.transport.is_closing():
+            self._ending_since = self._ending_since or now
+            if now - self._ending_since > _END_S:
+                self.abort()
+        elif self._awaits_header and not self.is_answering and now - self.since > _HEADER_S:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """End this connection at once, whatever it has not sent."""
+        self.transport.abort()
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        cycle = self.cycle
+
+        async def send_to_reader(message: Any) -> None:
+            if cycle.disconnected:
+                raise ConnectionResetError("the client has gone")
+            await send(message)
+            if cycle.response_complete and self.flow.write_paused:
+                try:
+                    await self.flow.drain()  # so that nothing large is left in the buffer
+                except asyncio.CancelledError:
+                    self.abort()
+                    raise
+
+        try:
+            await self._answered(scope, receive, send_to_reader)
+        finally:
+            if not cycle.response_complete:  # its client has gone, or does not read
+                cycle.disconnected = True
+                self.abort()
+
+
+class ConnectionServer(uvicorn.Server):
+    """A server of such connections, on one socket."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; as uvicorn does, but with a time limit on handshakes."""
+        config = self.config
+
+        def connect() -> asyncio.Protocol:
+            return Connection(config=config, server_state=self.server_state, app_state={})
+
+        loop = asyncio.get_running_loop()
+        handshake_s, end_s = (None, None) if config.ssl is None else (_HANDSHAKE_S, _END_S)
+        self.servers = [
+            await loop.create_server(
+                connect, sock=each, ssl=config.ssl, backlog=config.backlog,
+                ssl_handshake_timeout=handshake_s, ssl_shutdown_timeout=end_s,
+            )
+            for each in sockets or []
+        ]  # fmt: skip
+        self.started = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                connection.check(now)  # type: ignore[union-attr]
+        return await super().on_tick(counter)
