@@ -134,7 +134,7 @@ def test_other_functions(value: Any, root: Path, tmp_path: Path, there: RemoteIn
     typed(lambda: teravec.open(root / "i", memory=value).close())
     typed(lambda: teravec.open(root / "i", threads=value).close())
     typed(lambda: teravec.open(root / "i", lists=value).close())
-    assert value is True or typed(lambda: teravec.open(root / "i", keep_lists=value)) or (
+    assert value is True or typed(lambda: teravec.open(root / "i", keep_lists=value).close()) or (
         isinstance(value, np.bool_)
     )  # fmt: skip
     typed(lambda: there.search(X[:1], 1, timeout_s=value))
