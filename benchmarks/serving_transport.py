@@ -1,5 +1,7 @@
 """What a request costs on its way: a call of gRPC each, an exchange kept open, a bare socket.
 
+The server of gRPC is this package's; pyarrow's, which served before, is beside it.
+
 ``python -m benchmarks.serving_transport`` needs no data, takes some 20 s, and writes its section
 to benchmarks/results. The server is a process of its own that searches nothing. Processor time
 is of all threads, per request, in each process.
@@ -22,15 +24,40 @@ import pyarrow as pa
 from pyarrow import flight
 
 from benchmarks import measure, records
+from teravec.serving.budget import Budget
 from teravec.serving.deadline import Deadline
 from teravec.serving.flight_client import FlightPeer
+from teravec.serving.flight_messages import FlightData, flight_data
+from teravec.serving.grpc_call import Call, CallRefused, Method, Reply, Status
+from teravec.serving.grpc_connection import Bounds
+from teravec.serving.grpc_server import GrpcServer
 from teravec.serving.protocol import Answer, SearchRequest, Wanted
-from teravec.serving.security import ClientSecurity
+from teravec.serving.security import Address, ClientSecurity
 
 REQUEST = SearchRequest(np.zeros((1, 128), np.float32), Wanted(k=10), 16).encode()
 ANSWER = Answer.of_top_k("v", np.zeros((1, 10), np.float32), np.zeros((1, 10), np.int64)).encode()
 _LENGTH = struct.Struct("<I")
 _RUNS, _ROUNDS = 2000, 3
+
+
+def echo(_: Call, message: memoryview | None) -> Reply:
+    """The same on this package's server."""
+    if message is None or FlightData.decode(message).frame is None:
+        return Reply(())
+    return Reply(flight_data(ANSWER))
+
+
+def refused(error: Exception) -> CallRefused:
+    """What an echo cannot do."""
+    return CallRefused(Status.UNAVAILABLE, str(error))
+
+
+def own_server() -> GrpcServer:
+    """This package's server of gRPC, with the echo as its only method."""
+    method = Method(1 << 20, echo, lambda _: Reply((), last=True), refused)
+    bounds = Bounds(workers=128, calls=1024)
+    address = Address("127.0.0.1", 0)
+    return GrpcServer(address, lambda _: (method, None), Budget(64 << 20), bounds)
 
 
 class Echo(flight.FlightServerBase):  # type: ignore[misc]
@@ -67,9 +94,10 @@ def processor_s() -> float:
 
 def serve() -> None:
     """Both servers; after each line of input, print the processor time so far."""
-    server, listener = Echo("grpc://127.0.0.1:0"), socket.create_server(("127.0.0.1", 0))
+    own, server = own_server(), Echo("grpc://127.0.0.1:0")
+    listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=echo_on_sockets, args=(listener,), daemon=True).start()
-    print(server.port, listener.getsockname()[1], flush=True)
+    print(own.address.port, server.port, listener.getsockname()[1], flush=True)
     for _ in sys.stdin:
         print(processor_s(), flush=True)
 
@@ -121,10 +149,11 @@ def main() -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         line = process.stdout.readline
-        by_flight, by_socket = (int(port) for port in line().split())
+        by_own, by_pyarrow, by_socket = (int(port) for port in line().split())
         asks = {
-            "a call of gRPC each": call_each(by_flight),
-            "an exchange kept open": exchange(by_flight),
+            "a call of gRPC each": call_each(by_own),
+            "an exchange kept open": exchange(by_own),
+            "the same, pyarrow's server": exchange(by_pyarrow),
             "a bare socket": bare(by_socket),
         }
 

@@ -29,7 +29,7 @@ from teravec.search.index import open_index as open
 from teravec.search.request import as_queries
 from teravec.search.results import check_place, read_neighbors
 from teravec.serving.client import connect
-from teravec.sources import PathLike, Weights, open_queries, open_source
+from teravec.sources import PathLike, open_queries
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
@@ -93,6 +93,8 @@ def build(
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     weights: PathLike | None = None,
     overwrite: bool = False,
     progress: Progress | bool | None = None,
@@ -106,8 +108,9 @@ def build(
     Parameters
     ----------
     data : path-like or sequence of path-like
-        Files, directories or globs of .fvecs, .bvecs, .ivecs, .fbin, .u8bin, .i8bin, .npy,
-        .parquet, .arrow or .feather files; rows in this order.
+        Files, folders or globs (``**`` for any depth) of .fvecs, .bvecs, .ivecs, .fbin,
+        .f16bin, .u8bin, .i8bin, .npy, .parquet, .arrow or .feather files; rows in this order,
+        members of a folder in natural order of name. ``PATH:FORMAT`` says what one of them is.
     out : path-like
         Index directory: new, empty, or holding the same build.
     nlist : int, optional
@@ -134,7 +137,8 @@ def build(
         Keep the shards after the merge.
     calibrate : bool
         Measure recall against effort on 1,000 vectors of the source, so that searches may ask
-        for a recall; see the function of that name.
+        for a recall; see the function of that name. Its searches take no longer than the rest of
+        the build, or 30 s.
     memory : str or int, optional
         Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
         libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
@@ -142,7 +146,14 @@ def build(
     threads : int, optional
         Not given: the processors that this process may use, by affinity and container.
     id_column, vector_column : str, optional
-        Of Parquet and Arrow files. Ids are row numbers where no column is named.
+        Of Parquet and Arrow files; a field of a struct as ``column.field``. Ids are row numbers
+        where no column is named.
+    format : str, optional
+        What all files are, whatever their names say: an extension without its dot.
+    skip_bad : bool
+        Leave out rows that are null, hold nulls, are of another length, or hold NaN or
+        infinity: one more pass over the data. They are listed in ``skipped.json``; the others
+        keep their ids.
     weights : path-like, optional
         A .npy array of shape (ntotal,): how much each vector counts in k-means, 0 or more.
     overwrite : bool
@@ -189,8 +200,8 @@ def build(
             ),
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted,
-            id_column=id_column, vector_column=vector_column, weights=weights,
-            overwrite=overwrite,
+            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
+            skip_bad=skip_bad, overwrite=overwrite,
         )  # fmt: skip
 
 
@@ -203,6 +214,8 @@ def train(
     resources: Resources | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     weights: PathLike | None = None,
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``.
@@ -210,13 +223,16 @@ def train(
     Parameters as of ``build``, put together in options, layout and resources. A rerun goes on
     where a killed run stood.
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    paths, granted = IndexPaths(path_of(out, "out")), _granted(resources)
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
     return building.train_model(
-        source, IndexPaths(path_of(out, "out")),
+        source, paths,
         TrainOptions() if options is None else instance(options, TrainOptions, "options"),
         LayoutOptions() if layout is None else instance(layout, LayoutOptions, "layout"),
-        _granted(resources),
-        None if weights is None else Weights(weights, source.ntotal),
+        granted, building.weights_of(weights, source),
     )  # fmt: skip
 
 
@@ -228,15 +244,19 @@ def shard(
     resources: Resources | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
 ) -> list[Path]:
     """Encode rows [start, stop), or all that no shard covers yet; the second stage.
 
     Ranges may be encoded in any order and by several processes at once; one whose rows another
-    process encodes now raises OutputExists. Returns the shard files written.
+    process encodes now raises OutputExists. Returns the shard files written. Rows that ``train``
+    skipped are skipped here too, and are not counted.
     """
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
-    paths, rows = IndexPaths(path_of(out, "out")), checked_range(rows, "rows")
-    return building.shard_rows(source, paths, rows, _granted(resources))
+    paths, granted = IndexPaths(path_of(out, "out")), _granted(resources)
+    source = building.open_vectors(
+        data, paths, granted, id_column=id_column, vector_column=vector_column, format=format
+    )
+    return building.shard_rows(source, paths, checked_range(rows, "rows"), granted)
 
 
 def merge(
@@ -263,11 +283,14 @@ def calibrate(
     nqueries: int = 1000,
     ks: Sequence[int] = (1, 10, 100),
     codes: int | None = None,
+    seconds: float | None = None,
+    truth_format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
     query_column: str | None = None,
+    format: str | None = None,
     progress: Progress | bool | None = None,
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
@@ -292,7 +315,12 @@ def calibrate(
     codes : int, optional
         Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
         times as many where 0.95 cannot be promised then.
-    memory, threads, id_column, vector_column, progress
+    seconds : float, optional
+        End the searches before this is over, with what was measured by then. Not given: go on.
+        What it measures in time does not depend on the machine; how far it comes does.
+    truth_format : str, optional
+        Of the truth file, as "ibin", where its name and content do not tell.
+    memory, threads, id_column, vector_column, format, progress
         As for ``build``. The queries' files have the same vector column, if they have columns.
     query_column : str, optional
         Column of the queries' vectors, where it is another.
@@ -300,23 +328,20 @@ def calibrate(
     Raises
     ------
     InvalidArgument
-        Neither or both of data and truth; or they do not fit the index.
+        Neither or both of data and truth; or they do not fit the index. The calibration there
+        is stays.
     MemoryLimitTooSmall
     OutputExists
         Another process is writing into the index now.
     StorageError
         No permission to write into the index.
     """
-    paths, options = (
-        IndexPaths(path_of(path, "the index")),
-        CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes),
-    )
+    paths = IndexPaths(path_of(path, "the index"))
+    options = CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes, seconds)
     limits = resources(memory, threads, progress)
-    given = (
-        None
-        if queries is None
-        else _vectors(queries, limits.memory_bytes, query_column, vector_column)
-    )
+    given = None
+    if queries is not None:
+        given = _vectors(queries, limits.memory_bytes, query_column, vector_column, format)
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -326,10 +351,12 @@ def calibrate(
         )
     with hold_directory(paths.root):
         if truth is not None and given is not None:
-            return calibrate_with_truth(paths, given, read_neighbors(truth), options, limits)
-        source = open_source(
-            [] if data is None else data, id_column=id_column, vector_column=vector_column
-        )
+            neighbors = read_neighbors(truth, truth_format)
+            return calibrate_with_truth(paths, given, neighbors, options, limits)
+        source = building.open_vectors(
+            [] if data is None else data, paths, limits, id_column=id_column,
+            vector_column=vector_column, format=format,
+        )  # fmt: skip
         return calibrate_index(paths, source, options, limits, given)
 
 
@@ -338,10 +365,13 @@ def _vectors(
     memory_bytes: int,
     query_column: str | None,
     vector_column: str | None,
+    format: str | None,
 ) -> npt.NDArray[np.float32]:
     if not isinstance(queries, str | os.PathLike):
         return as_queries(queries)
-    source = open_queries(queries, query_column=query_column, vector_column=vector_column)
+    source = open_queries(
+        queries, query_column=query_column, vector_column=vector_column, format=format
+    )
     require(source.ntotal * source.d * 4, memory_bytes, f"holding the queries of {queries}")
     vectors: npt.NDArray[np.float32] = source.read(0, source.ntotal)
     return vectors

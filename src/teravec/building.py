@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from teravec.arguments import flag, path_of
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, MemoryLimitTooSmall, OutputExists, storage_errors
-from teravec.index.calibration import read_calibration
-from teravec.index.manifest import Manifest, read_manifest, write_manifest
+from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
 from teravec.index.replacing import (
     check_only_index,
     finish_replacing,
@@ -21,11 +26,21 @@ from teravec.index.replacing import (
 )
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
+from teravec.search.effort import shortfall
 from teravec.shards.plan import RowRange
 from teravec.shards.shard import clipped_vectors, shard
 from teravec.slices.entry import SliceEntry
 from teravec.slices.merge import MergeOptions, merge
-from teravec.sources import PathLike, Source, Weights, open_source
+from teravec.slices.repeated import find_repeated
+from teravec.sources import (
+    PathLike,
+    Source,
+    Weights,
+    as_described,
+    open_source,
+    read_bad,
+    write_bad,
+)
 from teravec.storage.arrays import describe_file
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -41,11 +56,15 @@ from teravec.training.record import (
 )
 from teravec.training.train import train
 
-__all__ = ["build_index", "merge_shards", "shard_rows", "train_model"]
+__all__ = [
+    "build_index", "merge_shards", "open_vectors", "shard_rows", "train_model", "weights_of",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 _MANY_CLIPPED = 0.01  # of all vectors; more are a warning
+_ID_ROWS = 1 << 20  # read at a time
+_LEAST_CALIBRATION_S = 30.0  # whatever the rest of a build took
 
 
 def train_model(
@@ -54,7 +73,44 @@ def train_model(
 ) -> ModelDescription:  # fmt: skip
     """Begin or continue a build, up to its sealed model."""
     with begin_build(paths, source, options, layout, weights) as record:
+        _list_skipped(source, paths)
         return train(source, record, paths, resources, weights)
+
+
+def open_vectors(
+    data: PathLike | Sequence[PathLike], paths: IndexPaths, resources: Resources, *,
+    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
+    skip_bad: bool = False,
+) -> Source:  # fmt: skip
+    """Open the vectors of an index as its build has them: the order of files, and bad rows.
+
+    A build that began without bad rows goes on without them. One that is new leaves them out
+    where that is asked for.
+    """
+    begun = _begun_with(paths)
+    source = open_source(
+        data, id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad or "skipped" in begun,
+    )  # fmt: skip
+    return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
+
+
+def _begun_with(paths: IndexPaths) -> dict[str, Any]:
+    """Description of the source that a build began with; empty where none was begun."""
+    with storage_errors(paths.root, "read"):
+        return read_record(paths).source if paths.build.exists() else {}
+
+
+def weights_of(path: PathLike | None, source: Source) -> Weights | None:
+    """The weights in a file, one for each row of the source's files."""
+    return None if path is None else Weights(path, source.nrows, source.skipped)
+
+
+def _list_skipped(source: Source, paths: IndexPaths) -> None:
+    """Seal the list of rows that are left out, unless it is there."""
+    skipped = source.skipped
+    if skipped and skipped.rows and read_bad(paths.skipped, skipped.describe()) is None:
+        write_bad(paths.skipped, source)
 
 
 def shard_rows(
@@ -86,7 +142,9 @@ def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) 
         return _merge_shards(paths, keep_shards=keep_shards, resources=resources)
 
 
-def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
+def _merge_shards(
+    paths: IndexPaths, *, keep_shards: bool, resources: Resources, source: Source | None = None
+) -> Manifest:
     record = read_record(paths)
     if paths.manifest.exists():
         manifest = read_manifest(paths)
@@ -97,7 +155,12 @@ def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources)
             record.layout.slices,
         )  # fmt: skip
         slices = merge(paths, options, resources)
-        manifest = _manifest(record, model, slices, paths)
+        manifest = _manifest(
+            record, model, slices, paths, _repeated(record, slices, paths, resources)
+        )
+        if manifest.repeated_ids is not None:
+            rows = [] if source is None else _rows_of(source, manifest.repeated_ids["example"])
+            log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards and paths.shards.exists():
@@ -107,9 +170,36 @@ def _merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources)
     return manifest
 
 
+def _repeated(
+    record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
+) -> dict[str, Any] | None:
+    """Ids of a column that occur more than once; row numbers never do."""
+    if record.source.get("id_column") is None:
+        return None
+    files = [paths.root / entry.file for entry in slices]
+    found = find_repeated(files, record.ntotal, resources.engine.memory_bytes, resources.progress)
+    return None if found is None else asdict(found)
+
+
+def _rows_of(source: Source, wanted: int) -> list[int]:
+    """The first two rows that have an id."""
+    rows: list[int] = []
+    for start in range(0, source.ntotal, _ID_ROWS):
+        ids = source.read_ids(start, min(start + _ID_ROWS, source.ntotal))
+        rows += (start + np.flatnonzero(ids == wanted)).tolist()
+        if len(rows) > 1:
+            break
+    return rows[:2]
+
+
 def _manifest(
-    record: BuildRecord, model: ModelDescription, slices: Sequence[SliceEntry], paths: IndexPaths
+    record: BuildRecord,
+    model: ModelDescription,
+    slices: Sequence[SliceEntry],
+    paths: IndexPaths,
+    repeated_ids: dict[str, Any] | None,
 ) -> Manifest:
+    files = [paths.build, *([paths.skipped] if "skipped" in record.source else [])]
     return Manifest(
         creator=f"teravec {version('teravec')}",
         d=model.d,
@@ -120,10 +210,11 @@ def _manifest(
         transform=model.transform,
         codec=model.codec,
         model=model.checksum,
-        files={paths.build.name: describe_file(paths.build)},
+        files={path.name: describe_file(path) for path in files},
         slices=tuple(slices),
         source=record.source,
         clipped=clipped_vectors(paths),
+        repeated_ids=repeated_ids,
     )
 
 
@@ -142,20 +233,29 @@ def build_index(
     data: PathLike | Sequence[PathLike], out: PathLike, *,
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     id_column: str | None = None, vector_column: str | None = None, calibrate: bool = True,
-    weights: PathLike | None = None, overwrite: bool = False,
+    weights: PathLike | None = None, format: str | None = None, skip_bad: bool = False,
+    overwrite: bool = False,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing.
 
-    With ``overwrite``, another index that is at ``out`` is replaced when the new one is whole.
+    Searches of the calibration take about as long as the rest at most: codecs that are slow to
+    search would take most of a build. With ``overwrite``, another index that is at ``out`` is
+    replaced when the new one is whole.
     """
     warn_if_missing()
     paths = IndexPaths(path_of(out, "out"))
     keep_shards, calibrate = flag(keep_shards, "keep_shards"), flag(calibrate, "calibrate")
-    overwrite = flag(overwrite, "overwrite")
-    source = open_source(data, id_column=id_column, vector_column=vector_column)
+    overwrite, skip_bad = flag(overwrite, "overwrite"), flag(skip_bad, "skip_bad")
 
     def build(paths: IndexPaths) -> Manifest:
-        return _build(source, paths, options, layout, resources, keep_shards, calibrate, weights)
+        started = time.monotonic()
+        source = open_vectors(
+            data, paths, resources, id_column=id_column, vector_column=vector_column,
+            format=format, skip_bad=skip_bad,
+        )  # fmt: skip
+        return _build(
+            source, paths, options, layout, resources, keep_shards, calibrate, weights, started
+        )
 
     if overwrite:
         finish_replacing(paths)
@@ -178,31 +278,47 @@ def build_index(
 def _build(
     source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
     resources: Resources, keep_shards: bool, calibrate: bool, weights: PathLike | None,
+    started: float,
 ) -> Manifest:  # fmt: skip
-    weighed = None if weights is None else Weights(weights, source.ntotal)
+    weighed = weights_of(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
+        _list_skipped(source, paths)
         if not paths.manifest.exists():
             train(source, record, paths, resources, weighed)
             _shard_rows(source, paths, None, resources)
-        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources)
-        if calibrate and not _calibrated(paths, manifest):
-            _calibrate(source, paths, resources)
+        manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
+        if calibrate:
+            calibration = _calibrated(paths, manifest)
+            if calibration is None:
+                seconds = max(_built_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S)
+                calibration = _calibrate(source, paths, resources, seconds)
+            if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
+                log.warning("%s: %s", paths.root, why)
     return manifest
 
 
-def _calibrated(paths: IndexPaths, manifest: Manifest) -> bool:
+def _built_s(paths: IndexPaths) -> float:
+    """Seconds from the beginning of a build to its manifest, whichever runs did it."""
+    with storage_errors(paths.root, "read"):
+        return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
+
+
+def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
     try:
-        return read_calibration(paths, manifest) is not None
+        return read_calibration(paths, manifest)
     except CorruptFile as error:
         log.warning("%s; calibrating again", error)
-        return False
+        return None
 
 
-def _calibrate(source: Source, paths: IndexPaths, resources: Resources) -> None:
+def _calibrate(
+    source: Source, paths: IndexPaths, resources: Resources, seconds: float
+) -> Calibration | None:
     """Calibrate, if memory suffices and there is a vector to compare a query with."""
     if source.ntotal < 2:
-        return
+        return None
     try:
-        calibrate_index(paths, source, CalibrationOptions(), resources)
+        return calibrate_index(paths, source, CalibrationOptions(seconds=seconds), resources)
     except MemoryLimitTooSmall as error:
         log.warning("%s; the index is whole, but not calibrated", error)
+        return None

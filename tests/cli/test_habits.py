@@ -111,10 +111,12 @@ def test_columns_and_a_server(root: Path, tmp_path: Path) -> None:
 
 
 def test_serving_a_column(root: Path) -> None:
-    options = ServeOptions(root / "i", vectors=str(root / "x.parquet"), vector_column="body")
-    launch(options).close()
-    with pytest.raises(teravec.InvalidArgument, match="name the column"):
-        launch(ServeOptions(root / "i", vectors=str(root / "x.parquet")))
+    for column in ("title", None):  # without one, that of the build
+        launch(
+            ServeOptions(root / "i", vectors=str(root / "x.parquet"), vector_column=column)
+        ).close()
+    with pytest.raises(teravec.InvalidArgument, match="not built from"):
+        launch(ServeOptions(root / "i", vectors=str(root / "x.parquet"), vector_column="body"))
     with pytest.raises(teravec.InvalidArgument, match="give both"):
         ServeOptions(root / "i", vector_column="body")
 

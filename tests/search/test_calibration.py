@@ -31,6 +31,7 @@ from teravec.search.calibrating import _Queries as Known
 from teravec.search.effort import Effort
 from teravec.search.evaluation import evaluate, recall_at
 from teravec.search.results import Neighbors, read_neighbors
+from teravec.search.truth import Truth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from tests.conftest import RealSet, clustered, write_fbin
@@ -117,7 +118,7 @@ def test_radii_are_chosen_from_narrow_to_wide() -> None:
 
 def test_what_was_found_is_matched_with_the_truth() -> None:
     true = np.array([[7, 3, 9], [3, 4, 5]])
-    known = Known(np.zeros((2, 1), np.float32), None, true, np.array([[1.0, 2, 3], [4, 5, 6]]), "")
+    known = Truth(true, np.array([[1.0, 2, 3], [4, 5, 6]]))
     found = np.array([[3, 8, 9, -1], [9, 5, 100, 3]])
     expected = [[2, np.inf, 3, np.inf], [np.inf, 6, np.inf, 4]]
     assert _true_costs(found, known).tolist() == expected
@@ -143,7 +144,7 @@ def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(
     teravec.build(base, out, nlist=16, codec="rabitq1+sq8", metric=metric, calibrate=False)
     own = np.arange(200)
     anything = np.zeros((200, 1))
-    known = Known(x[own], own, anything.astype(np.int64), anything, "held out")
+    known = Known(x[own], own, Truth(anything.astype(np.int64), anything), "held out")
     effort = Effort(16)
     with teravec.open(out) as opened:
         found, _ = _found(opened, known, effort, k)
@@ -343,8 +344,8 @@ def test_commands(built: Path, index: Path, tmp_path: Path) -> None:
         both = run(command, index, queries, *extra, "--recall", "0.9", "--nprobe", "4")
         assert both[0] == 2
         assert "one expected" in both[1]
-    both = run("eval", index, queries, truth, "--recall", "0.9", "--nprobe", "4,8", "--json")[1]
-    assert [result["asked"] for result in json.loads(both)["results"]] == [None, None, 0.9]
+    mixed = run("eval", index, queries, truth, "--recall", "0.9", "--nprobe", "4,8", "--json")[1]
+    assert [result["asked"] for result in json.loads(mixed)["results"]] == [None, None, 0.9]
     assert run("eval", index, queries, truth, "--recall", "high")[0] == 2
     code, output = run("search", index, queries, "--recall", "0.9999999")
     assert code == 2
@@ -405,7 +406,8 @@ def test_real_sets_give_the_recall_asked_for(
     teravec.build(real.base, tmp_path / "i", codec="sq8", **options)  # type: ignore[arg-type]
     queries = open_source(real.query).read(0, 1000)
     truth = read_neighbors(real.truth)
-    first = Neighbors(truth.ids[:1000], truth.distances)
+    assert truth.distances is not None
+    first = Neighbors(truth.ids[:1000], truth.distances[:1000])
     with teravec.open(tmp_path / "i", memory="1GiB") as opened:
         for result in evaluate(opened, queries, first, 10, [], recalls=[0.8, 0.9]):
             assert result.asked is not None

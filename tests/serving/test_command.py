@@ -15,7 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from teravec.cli.main import app
-from teravec.serving.security import ServerSecurity
+from teravec.errors import Unavailable
+from teravec.serving.deadline import Deadline
+from teravec.serving.flight_client import FlightPeer
+from teravec.serving.security import ClientSecurity, ServerSecurity
 from tests.serving.certificates import Authority
 from tests.serving.conftest import QUERIES, Launch, Process, url
 
@@ -56,6 +59,17 @@ def test_errors_of_one_line(index: Path, queries: Path) -> None:
         (("serve", index, "--listen", "here"), 2, "host:port"),
         (("serve", index, "--tls-cert", queries), 2, "together"),
         (("serve", queries.parent / "none"), 1, "no teravec index"),
+        (("serve", index, "--queue", "0"), 2, "--queue is 0"),
+        (("serve", index, "--max-request", "0"), 2, "--max-request is 0"),
+        (("serve", index, "--max-answer", "9999GiB"), 2, "--max-answer is"),
+        (("serve", index, "--drain", "nan"), 2, "--drain is nan"),
+        (("serve", index, "--drain", "inf"), 2, "--drain is inf"),
+        (("serve", index, "--threads", "0"), 2, "--threads is 0"),
+        (("serve", index, "--batch-rows", "0"), 2, "--batch-rows is 0"),
+        (("serve", index, "--engine", "ray", "--replicas", "0"), 2, "--replicas is 0"),
+        (("serve", index, "--listen", "*:7400"), 2, "0.0.0.0:7400"),
+        (("serve", index, "--tls-cert", queries, "--tls-key", queries), 2, "PEM"),
+        (("serve", index, "--allow-host", "http://a.b/"), 2, "without http://"),
     ):
         found = run(*arguments)
         assert found[0] == code, found
@@ -99,3 +113,32 @@ def test_both_ports_are_told(index: Path, spawn: Spawn) -> None:
     server = spawn(str(index), "--slices", "0,3", http="127.0.0.1:0")
     info = httpx.get(f"{server.http}/info").json()
     assert len(info["lists"]) == 2
+
+
+def test_the_most_memory_is_told(index: Path, spawn: Spawn) -> None:
+    server = spawn(str(index), "--memory", "200MiB", http="127.0.0.1:0")
+    assert server.process is not None
+    assert server.process.stdout is not None
+    line = server.process.stdout.readline()
+    assert line.startswith("memory at most 1,")
+    assert "--memory 200," in line
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    index: Path, serve: Launch, queries: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(index)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for host in ("127.0.0.1", "localhost"):
+        there = f"grpc://{host}:{server.address.port}"
+        assert run("search", queries, "--server", there, "-k", 1)[0] == 0
+
+
+def test_a_proxy_that_is_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
+    peer = FlightPeer("grpc://192.0.2.1:7400", ClientSecurity())
+    named = "through the proxy http://127.0.0.1:9 of the variable grpc_proxy"
+    with pytest.raises(Unavailable, match=named):
+        peer.tell("info", Deadline.after(3))
+    peer.close()

@@ -126,7 +126,7 @@ def test_garbage_is_found_and_routed_around(
         answer_frame = server.service.answer_frame
         monkeypatch.setattr(
             server.service, "answer_frame",
-            lambda method, data, act=answer_frame: mangle(act(method, data)),
+            lambda *arguments, act=answer_frame: mangle(act(*arguments)),
         )  # fmt: skip
     assert_exact(remote, index, rounds=3)
     told = [state_of(remote, server) for server in servers[1:]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +66,7 @@ def port(index: Path) -> Iterator[Callable[..., FlightPort]]:
 def token_file(tmp_path: Path) -> Path:
     path = tmp_path / "tokens"
     path.write_text(TOKEN + "\n")
+    path.chmod(0o600)
     return path
 
 
@@ -511,3 +514,23 @@ def test_clients_learn_why_a_request_is_not_read(
         for _ in range(5):
             with pytest.raises(Busy, match="max-waiting"):
                 peer.ask("search", bytes(150 << 10), Deadline.after(10))
+
+
+def test_more_connections_than_descriptors(index: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as written, ExitStack() as stack:
+        process = subprocess.Popen(
+            ["bash", "-c", "ulimit -n 600; exec \"$@\"", "-", sys.executable, "-m", "teravec",
+             "serve", str(index), "--listen", "127.0.0.1:0", "--http", "none"],
+            stdout=written, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        until(lambda: "serving on" in log.read_text(), 30)
+        address = Address.parse(log.read_text().split("://")[1].split()[0])
+        for _ in range(700):
+            stack.enter_context(Peer(address))
+        for _ in range(3):
+            with within(3), teravec.connect(f"grpc://{address}", timeout_s=3) as remote:
+                assert remote.search(QUERIES, 3, 4)[1].shape == (40, 3)
+    assert "Traceback" not in log.read_text()

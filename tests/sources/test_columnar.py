@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def fixed(x: np.ndarray = X) -> Any:
     return table(x).column("v")
 
 
-def refuses(path: Path, match: str, **columns: str) -> None:
+def refuses(path: Path, match: str, **columns: Any) -> None:
     def read() -> None:
         source = open_source(path, **columns)
         source.read_ids(0, source.ntotal)
@@ -165,7 +166,7 @@ def test_file_that_vanishes_or_is_closed_to_us(path: Path, monkeypatch: pytest.M
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pa, "OSFile", refuse)
+        patch.setattr(os, "open", refuse)
         patch.setattr(pq, "ParquetFile", refuse)
         with pytest.raises(StorageError, match="no permission"):
             source.read(0, 5)

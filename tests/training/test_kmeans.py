@@ -329,3 +329,19 @@ def test_imbalance(sizes: list[int]) -> None:
     if total:
         assert found == pytest.approx(n * sum(s * s for s in sizes) / total**2)
     assert imbalance(np.full(n, 7)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("offset", [2e3, 1e6])
+def test_far_from_the_origin_lists_are_as_good(tmp_path: Path, offset: float) -> None:
+    """Repairs too: they move a centroid by a part of the spread, not of the distance to 0."""
+    near = np.random.default_rng(8).standard_normal((3000, 16))
+    near[:1500] = near[0]  # first centroids that are equal, so that there are empty lists
+    options = replace(OPTIONS, nlist=40)
+    states = [
+        run(tmp_path / str(add), (near + add).astype(np.float32), options) for add in (0, offset)
+    ]
+    here, there = (state.history for state in states)
+    assert here[0]["empty"] > 10
+    assert there[-1]["objective"] < 1.03 * here[-1]["objective"] * (1 + 1e-9 * offset)
+    assert there[-1]["empty"] <= here[-1]["empty"] + 2
+    assert there[-1]["imbalance"] < 1.1 * here[-1]["imbalance"]

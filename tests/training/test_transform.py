@@ -125,3 +125,42 @@ def test_names() -> None:
             TransformKind.parse(name)
     with pytest.raises(InvalidArgument, match="more dimensions than 71"):
         TransformKind.parse("pca72").output_dimension(71)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("name", ["rotation", "pca9"])
+def test_far_vectors_are_seen_from_their_centre(name: str, centered: bool) -> None:
+    near = np.random.default_rng(2).standard_normal((700, 9))
+    x = (near + 3e5).astype(np.float32)
+    kind = TransformKind.parse(name)
+
+    def moments() -> Moments:
+        return Moments.of(x)
+
+    made = train_transform(kind, 9, moments, centered=centered, seed=1, some=lambda: x)
+    assert made.centre is not None
+    packed = made.packed()
+    assert packed is not None
+    assert packed.shape == (10, 10)
+    y = made.apply(x)
+    np.testing.assert_array_equal(Transform.unpacked(packed, 9).apply(x), y)
+    wide = x.astype(np.float64)
+    if centered:  # distances are those of the vectors, though these are far away
+        assert np.abs(y).max() < 20
+        after, before = (((a[:, None] - a[:50]) ** 2).sum(-1) for a in (y.astype(float), wide))
+        np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-3)
+    else:  # inner products are those about the origin
+        np.testing.assert_allclose(y.astype(float) @ y[0], wide @ wide[0], rtol=1e-6)
+    assert made.matrix is not None
+    whole = made.matrix.astype(np.float64) @ wide.T + made.whole_offset[:, None]
+    np.testing.assert_allclose(y, whole.T, rtol=1e-5, atol=0.2)
+
+
+def test_ordinary_vectors_have_no_centre() -> None:
+    x = vectors_of(400, 6) + np.float32(50)
+    kind = TransformKind.parse("rotation")
+    made = train_transform(kind, 6, no_moments, centered=True, seed=1, some=lambda: x)
+    assert made.centre is None
+    assert made.whole_offset is made.offset
+    same = train_transform(kind, 6, no_moments, centered=True, seed=1)
+    np.testing.assert_array_equal(made.apply(x), same.apply(x))

@@ -70,11 +70,13 @@ def check_one_output(out: Path | None, *, json: bool) -> None:
 
 
 def print_found(start: int, found: FoundArrays) -> None:
-    """A line for each query: its number, and id:distance of each result."""
+    """A line for each query: its id or number, and id:distance of each result."""
+    names = found.queries(0, found.n)
     for row in range(found.n):
         distances, ids = found.read(*found.lims[row : row + 2].tolist())
         pairs = zip(ids.tolist(), distances.tolist(), strict=True)
-        print(f"{start + row}\t" + " ".join(f"{i}:{v:.6g}" for i, v in pairs if i != -1))
+        name = start + row if names is None else int(names[row])
+        print(f"{name}\t" + " ".join(f"{i}:{v:.6g}" for i, v in pairs if i != -1))
 
 
 def _collected(index: Index, source: Source, question: Question) -> dict[str, Any]:
@@ -94,7 +96,11 @@ def found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:
     content = {"ids": ids.tolist(), "distances": _finite(distances)}
     counts = np.concatenate([np.diff(found.lims) for found in parts])
     lims = {} if k is not None else {"lims": [0, *np.cumsum(counts).tolist()]}
-    return {"queries": nq, "results": int(ids.size), **lims, **content}
+    names = [found.queries(0, found.n) for found in parts]
+    asked = {}
+    if names[0] is not None:
+        asked = {"query_ids": np.concatenate([n for n in names if n is not None]).tolist()}
+    return {"queries": nq, "results": int(ids.size), **asked, **lims, **content}
 
 
 def _finite(values: npt.NDArray[np.float32]) -> Any:

@@ -16,11 +16,13 @@ from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
-from teravec.errors import InvalidArgument
+from teravec.errors import CorruptFile, InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
+from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest
 from teravec.kernels.device import CPU
 from teravec.memory import MIB
+from teravec.search.effort import shortfall
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
@@ -42,7 +44,8 @@ def build(
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, weights: o.Weights = None,
+    vector_column: o.VectorColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
+    weights: o.Weights = None,
     keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
@@ -63,8 +66,8 @@ def build(
         manifest = building.build_index(
             data, out, options=options, layout=LayoutOptions(shards, slices),
             keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
-            id_column=id_column, vector_column=vector_column, weights=weights,
-            overwrite=overwrite,
+            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
+            skip_bad=skip_bad, overwrite=overwrite,
         )  # fmt: skip
     _report_index(manifest, out, started, resources, json)
 
@@ -75,7 +78,8 @@ def train(
     slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, weights: o.Weights = None,
+    vector_column: o.VectorColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
+    weights: o.Weights = None,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -87,7 +91,8 @@ def train(
         model = api.train(
             data, out,
             options=options, layout=LayoutOptions(shards, slices), resources=resources,
-            id_column=id_column, vector_column=vector_column, weights=weights,
+            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
+            skip_bad=skip_bad,
         )  # fmt: skip
     result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
     if json:
@@ -105,7 +110,7 @@ def shard(
         str | None, o.unset("Encode only rows START:STOP.  [default: all that no shard covers]")
     ] = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, engine: o.Engine = "local",
+    vector_column: o.VectorColumn = None, format: o.Format = None, engine: o.Engine = "local",
     workers: o.Workers = None, address: o.Address = None, device: o.Device = CPU,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -115,7 +120,7 @@ def shard(
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         written = api.shard(
             data, out, rows=None if rows is None else _rows(rows), resources=resources,
-            id_column=id_column, vector_column=vector_column,
+            id_column=id_column, vector_column=vector_column, format=format,
         )  # fmt: skip
     lists = shard_lists(IndexPaths(out))
     if json:
@@ -173,6 +178,11 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
             "lists": model.lists}  # fmt: skip
 
 
+def _skipped_line(manifest: Manifest, out: Path) -> str:
+    skipped = manifest.source["skipped"]["rows"]
+    return f"{IndexPaths(out).skipped}: {skipped:,} rows that are no vectors were left out"
+
+
 def _lists_line(lists: dict[str, Any]) -> str:
     line = (
         f"lists: imbalance {lists['imbalance']:.3f}, largest {lists['largest']:,} vectors "
@@ -190,13 +200,20 @@ def _report_index(
 ) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
     cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)
+    try:
+        calibration = read_calibration(IndexPaths(out), manifest)
+    except CorruptFile:  # verify says so; an index is whole without one
+        calibration = None
     if as_json:
         print_json({
             "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
             "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
             "metric": manifest.metric, "transform": manifest.transform,
             "slices": len(manifest.slices), "bytes": size, "clipped": manifest.clipped,
-            "lists": lists, **cost,
+            "lists": lists, "skipped": manifest.source.get("skipped", {}).get("rows", 0),
+            "reach": None if calibration is None else asdict(calibration.reach()),
+            "shortfall": None if calibration is None else shortfall(calibration, manifest.nlist),
+            **cost,
         })  # fmt: skip
     else:
         held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"
@@ -204,6 +221,8 @@ def _report_index(
         print(f"{out}: {held}, {slices}; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
+        if "skipped" in manifest.source:
+            print(_skipped_line(manifest, out))
         if workers := resources.engine.peaks():
             own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
             for peak in (own, *workers):

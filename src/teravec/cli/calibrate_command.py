@@ -43,16 +43,23 @@ def calibrate(
         o.unset("Go on until a query scans so many codes.  [default: a 32nd of all, 30,000 at "
                 "least; three times as many where 0.95 cannot be promised then]"),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        o.unset("End before so many seconds of searching, with what was measured by then.  "
+                "[default: no limit]"),
+    ] = None,
+    truth_format: o.TruthFormat = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None, query_column: o.QueryColumn = None,
-    json: o.Json = False, quiet: o.Quiet = False,
+    format: o.Format = None, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Measure recall against effort, for searches by recall; replaces the calibration there is."""
     bars = Bars(quiet=quiet or json)
     calibration = api.calibrate(
         index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
-        codes=codes, memory=memory, threads=threads, id_column=id_column,
-        vector_column=vector_column, query_column=query_column, progress=bars,
+        codes=codes, seconds=seconds, truth_format=truth_format, memory=memory, threads=threads,
+        id_column=id_column, vector_column=vector_column, query_column=query_column,
+        format=format, progress=bars,
     )  # fmt: skip
     if json:
         print_json({"index": str(index), **calibration.summary(), "stages": bars.summary()})

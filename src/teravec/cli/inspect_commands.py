@@ -11,10 +11,14 @@ import typer
 from teravec.bars import Bars
 from teravec.cli import options as o
 from teravec.cli.running import as_typed, command, print_json
+from teravec.index.calibration import read_calibration
 from teravec.index.export import export_faiss
 from teravec.index.info import describe_index
+from teravec.index.manifest import describe_repeated
 from teravec.index.opened import OpenedIndex
 from teravec.index.verify import verify as verify_index
+from teravec.search.effort import shortfall
+from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]
 
@@ -24,6 +28,8 @@ _MEANING = {
     "ip": "inner products, larger is nearer",
     "cosine": "similarities, larger is nearer",
 }
+_CALIBRATE = "teravec calibrate INDEX --data DATA makes one"
+_FILES = 10  # first ones, and last ones, whose rows are shown
 
 
 def add_inspect_commands(app: typer.Typer) -> None:
@@ -37,6 +43,9 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
     with OpenedIndex(index) as opened:
         content = describe_index(opened)
+        calibration = read_calibration(opened.paths, opened.manifest)
+    why = None if calibration is None else shortfall(calibration, content["nlist"])
+    content["shortfall"] = why
     if json:
         print_json(content)
         return
@@ -52,33 +61,40 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         "slices": f"{content['slices']}, {sizes['slices']:,} bytes",
         "model": f"{sizes['model']:,} bytes",
         "open": f"takes about {content['open_memory_bytes']:,} bytes of memory",
+        **_ids_row(content),
         "list size": f"mean {lists['mean']:,.1f}, largest {lists['largest']:,} "
         f"({lists['largest_bytes']:,} bytes), {lists['empty']:,} empty",
         "imbalance": f"{lists['imbalance']:.3f} (1 is even; scans cost this many times more)",
         **_limit_row(lists),
         "assignment": f"{100 * content['training']['assignment']['agreement']:.2f} % as exact",
         "calibrated": _calibrated(content["calibration"]),
+        **({"shortfall": why} if why else {}),
+        **_skipped_row(content["source"]),
         "written by": content["creator"],
     }
     for name, value in rows.items():
         print(f"{name:>11}  {value}")
     _print_histogram(lists["histogram"])
+    _print_files(content["source"]["files"])
 
 
 def _calibrated(calibration: dict[str, Any] | None) -> str:
     """Lists that recalls of the 10 nearest, or of what was measured, took on average."""
     if calibration is None:
-        return "no; teravec calibrate does it"
-    ks, points = calibration["ks"], calibration["points"]
-    column = ks.index(10) if 10 in ks else len(ks) - 1
+        return f"no; {_CALIBRATE}"
+    reach, points = calibration["reach"], calibration["points"]
+    column = calibration["ks"].index(reach["k"])
     reached = []
     for recall in (0.8, 0.9, 0.95, 0.98):
         lists = next((p["lists"] for p in points if p["recall"][column] >= recall), None)
         reached += [] if lists is None else [f"{recall:g} with {lists:,.1f}"]
-    best = max(point["recall"][column] for point in points)
+    taken = f"{', '.join(reached)} lists; " if reached else ""
+    with_lists = "" if reached else f" with {reach['lists']:,.1f} lists"
+    stopped = calibration.get("stopped_s")
     return (
-        f"recall@{ks[column]} {', '.join(reached)} lists; at most {best:.4f} measured, "
+        f"recall@{reach['k']} {taken}at most {reach['highest']:.4f} measured{with_lists}, "
         f"on {calibration['queries']:,} queries ({calibration['origin']})"
+        + ("" if stopped is None else f"; stopped after {stopped:,.0f} s")
     )
 
 
@@ -92,11 +108,39 @@ def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _ids_row(content: dict[str, Any]) -> dict[str, str]:
+    """What to say of an id column, where there is one."""
+    column, repeated = content["source"].get("id_column"), content["repeated_ids"]
+    if column is None:
+        return {}
+    return {"ids": f"column {column}" + (f"; {describe_repeated(repeated)}" if repeated else "")}
+
+
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
     """What to say of the limit on a list's bytes, where there is one."""
     if lists["max_bytes"] is None:
         return {}
     return {"list limit": f"{lists['max_bytes']:,} bytes, {lists['above']:,} lists above it"}
+
+
+def _skipped_row(source: dict[str, Any]) -> dict[str, str]:
+    """What to say of rows of the source that are not in the index, where there are some."""
+    if "skipped" not in source:
+        return {}
+    rows = source["skipped"]["rows"]
+    return {"left out": f"{rows:,} rows that are no vectors, listed in skipped.json"}
+
+
+def _print_files(files: list[dict[str, Any]]) -> None:
+    """Which rows each file gave; of many files, the first and the last ones."""
+    print("\n  first row            rows  file")
+    shown = [*files[:_FILES], None, *files[-_FILES:]] if len(files) > 2 * _FILES + 1 else files
+    for file in shown:
+        if file is None:
+            print(f"        ... {len(files) - 2 * _FILES:,} more files (all of them: --json)")
+            continue
+        name = "/".join(filter(None, (file.get("folder"), file["name"])))
+        print(f"  {file['first_row']:>15,} {file['n']:>15,}  {name}")
 
 
 def _print_histogram(histogram: list[dict[str, int]]) -> None:
@@ -112,16 +156,18 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
     """Check every byte; exit 1 and name the file on damage."""
     bars = Bars(quiet=quiet or json)
     damages = verify_index(index, bars)
+    calibrated = IndexPaths(index).calibration.exists()
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
         told = [as_typed(str(damage)) for damage in damages]
-        print_json(result | {"damages": told, "stages": bars.summary()})
+        result |= {"calibrated": calibrated, "damages": told, "stages": bars.summary()}
+        print_json(result)
     for damage in damages:
         print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:
         raise typer.Exit(1)
     if not json:
-        print(f"{index}: sound")
+        print(f"{index}: sound" + ("" if calibrated else f"; without a calibration: {_CALIBRATE}"))
 
 
 def export(

@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Device",
     "Engine",
+    "Format",
     "IdColumn",
     "IndexDir",
     "Json",
@@ -39,9 +40,11 @@ __all__ = [
     "Sample",
     "Seed",
     "Shards",
+    "SkipBad",
     "Slices",
     "Threads",
     "Transform",
+    "TruthFormat",
     "VectorColumn",
     "Weights",
     "Workers",
@@ -59,8 +62,9 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="DATA...",
-        help="Files, directories or globs of .fvecs .bvecs .ivecs .fbin .u8bin .i8bin .npy "
-        ".parquet .arrow .feather; their rows in this order.",
+        help="Files, folders or globs of .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy "
+        ".parquet .arrow .feather; their rows in this order, members of a folder in natural "
+        "order of name. PATH:FORMAT says what one of them is.",
         show_default=False,
     ),
 ]
@@ -138,7 +142,26 @@ IdColumn = Annotated[
     str | None, unset("Column with the ids (Parquet, Arrow).  [default: ids are row numbers]")
 ]
 VectorColumn = Annotated[
-    str | None, unset("Column with the vectors (Parquet, Arrow).  [default: the only one]")
+    str | None,
+    unset(
+        "Column with the vectors (Parquet, Arrow), or a field of it as COLUMN.FIELD.  [default: "
+        "the only one]"
+    ),
+]
+Format = Annotated[
+    str | None,
+    unset(
+        "What all files of vectors are, whatever their names say: fbin, npy, parquet and so on.  "
+        "[default: by extension]"
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad",
+        help="Leave out rows that are null, hold nulls, are of another length, or hold NaN or "
+        "infinity; the others keep their ids.",
+    ),
 ]
 QueryColumn = Annotated[
     str | None,
@@ -171,6 +194,14 @@ Candidates = Annotated[
     unset(
         "Most vectors a query whose finer codes are read, where codes have two stages.  "
         "[default: 30 k with sketches of 1 bit, 15 k of 2]"
+    ),
+]
+TruthFormat = Annotated[
+    str | None,
+    unset(
+        "Of the file of exact neighbours, where its name does not say it: ibin, bin, ivecs, npy, "
+        "npz or parquet.  [default: by extension, else by content]",
+        "--truth-format",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -78,6 +78,7 @@ class Remote:
     def answer(
         self, queries: list[str], ask: Callable[[RemoteIndex, Float32], FoundArrays],
         out: Path | None, *, memory: str | None, stats: bool, json: bool,
+        format: str | None = None,
     ) -> None:  # fmt: skip
         """Ask for every query; write the results to a file, or print them."""
         if self.exclude_self:
@@ -86,7 +87,9 @@ class Remote:
             raise InvalidArgument(
                 f"INDEX {queries[0]} given beside --server, which has one: leave one of them out"
             )
-        source = open_rows(queries, id_column=self.id_column, vector_column=self.vector_column)
+        source = open_rows(
+            queries, id_column=self.id_column, vector_column=self.vector_column, format=format
+        )
         if out is not None:
             source.check_not(out)
         limit = api.resources(memory, None, None).memory_bytes

@@ -21,7 +21,8 @@ from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, T
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, InvalidSource
+from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
 from teravec.memory import require
 from teravec.search.checkpoint import remove_checkpoint
@@ -29,10 +30,11 @@ from teravec.search.evaluation import Evaluation, evaluate
 from teravec.search.formats.found import FoundArrays
 from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import open_index
-from teravec.search.questions import TopK, Within
+from teravec.search.questions import TopK, Within, holds_rows_of
 from teravec.search.request import checked_k
 from teravec.search.results import check_output, is_stdout, read_neighbors, write_neighbors
-from teravec.sources import Source, open_queries, open_rows, open_source
+from teravec.sources import Source, find_bad, open_queries, open_rows, open_source, write_bad
+from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_search_commands"]
@@ -72,7 +74,8 @@ def search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, candidates: o.Candidates = None,
     out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
     threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    format: o.Format = None, stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
+    server: Server = None,
     token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find the k nearest neighbours of every query, however many there are; resumable."""
@@ -89,10 +92,10 @@ def search(
                     xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
                 )
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         nearest = min(checked_k(k), opened.ntotal)
         effort = opened.effort(nprobe, recall, k=nearest, candidates=candidates)
@@ -109,9 +112,9 @@ def range_search(
     nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, stats: Stats = False, json: o.Json = False,
-    quiet: o.Quiet = False, server: Server = None, token_file: TokenFile = None, ca: Ca = None,
-    tls_cert: TlsCert = None, tls_key: TlsKey = None,
+    vector_column: o.VectorColumn = None, format: o.Format = None, stats: Stats = False,
+    json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
+    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
 ) -> None:  # fmt: skip
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
@@ -125,21 +128,43 @@ def range_search(
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
             ),
-            out, memory=memory, stats=stats, json=json,
+            out, memory=memory, stats=stats, json=json, format=format,
         )  # fmt: skip
         return
-    source = _open_queries(queries, id_column, vector_column)
+    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
     with open_index(index, memory=memory, threads=threads) as opened:
         question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
 
 def _open_queries(
-    queries: list[str] | None, id_column: str | None, vector_column: str | None
-) -> Source:
+    index: Path, queries: list[str] | None, id_column: str | None, vector_column: str | None,
+    exclude_self: bool, format: str | None,
+) -> Source:  # fmt: skip
+    """Open the queries; those that are indexed vectors have the index's ids, unless one is named.
+
+    So a result's queries and its ids are of one kind, and a vector is known as its own neighbour.
+    """
     if not queries:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
-    return open_rows(queries, id_column=id_column, vector_column=vector_column)
+    column = None
+    if id_column is None:
+        made_of = read_manifest(IndexPaths(index)).source
+        column = made_of.get("id_column")
+    if column is None:
+        return open_rows(queries, id_column=id_column, vector_column=vector_column, format=format)
+    try:
+        if not exclude_self:
+            source = open_rows(queries, vector_column=vector_column, format=format)
+            if not holds_rows_of(made_of, source):
+                return source
+        return open_rows(queries, id_column=column, vector_column=vector_column, format=format)
+    except InvalidSource as error:
+        if not exclude_self:
+            raise
+        raise InvalidSource(
+            f"{error}; the index's ids are those of column {column!r}, which --exclude-self needs"
+        ) from error
 
 
 def evaluate_index(
@@ -147,7 +172,7 @@ def evaluate_index(
     truth: Annotated[
         Path,
         typer.Argument(metavar="GROUNDTRUTH", help="Exact neighbours: .ibin .bin .npz .ivecs .npy "
-                       ".parquet.", show_default=False),
+                       ".parquet, or one of these by another name.", show_default=False),
     ],
     k: o.K = 10,
     nprobe: Annotated[
@@ -160,7 +185,8 @@ def evaluate_index(
     plot: Annotated[
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
-    memory: o.Memory = None, threads: o.Threads = None, vector_column: o.QueryVectors = None,
+    truth_format: o.TruthFormat = None, memory: o.Memory = None, threads: o.Threads = None,
+    vector_column: o.QueryVectors = None, format: o.Format = None,
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
@@ -173,10 +199,10 @@ def evaluate_index(
     recalls = [] if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
-    neighbors = read_neighbors(truth)
+    neighbors = read_neighbors(truth, truth_format)
     with nullcontext() if plot is None else hold_file(plot):
         with open_index(index, memory=memory, threads=threads, keep_lists=False) as opened:
-            asked = open_source(queries, vector_column=vector_column)
+            asked = open_source(queries, vector_column=vector_column, format=format)
             results = evaluate(
                 opened, _read_queries(asked, queries, memory), neighbors, k, nprobes,
                 recalls=recalls, candidates=candidates,
@@ -198,7 +224,7 @@ def groundtruth(
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    query_column: o.QueryColumn = None,
+    query_column: o.QueryColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -208,8 +234,13 @@ def groundtruth(
     check_output(out)
     check_one_output(out, json=json)
     chosen = EngineOptions(engine, workers, address)
-    source = open_source(data[:-1], id_column=id_column, vector_column=vector_column)
-    asked = open_queries(data[-1], query_column=query_column, vector_column=vector_column)
+    source = open_source(
+        data[:-1], id_column=id_column, vector_column=vector_column, format=format,
+        skip_bad=skip_bad,
+    )  # fmt: skip
+    asked = open_queries(
+        data[-1], query_column=query_column, vector_column=vector_column, format=format
+    )
     for taken in (source, asked):
         taken.check_not(out)
     to_stdout = is_stdout(out)
@@ -217,6 +248,8 @@ def groundtruth(
     bars = Bars(quiet=quiet or json or to_stdout)
     with nullcontext() if to_stdout else hold_file(out):
         with api.resources(memory, threads, bars, chosen) as resources:
+            if skip_bad:
+                source = find_bad(source, resources.threads, resources.progress)
             distances, ids = exact_neighbors(
                 source, _read_queries(asked, data[-1], memory, exact=True), k,
                 metric=Metric.parse(metric), resources=resources, checkpoint=checkpoint,
@@ -225,10 +258,18 @@ def groundtruth(
             print_texts(out, 0, FoundArrays.of_rows(distances, ids))
             return
         write_neighbors(out, distances, ids)
+        skipped = source.skipped.rows if source.skipped is not None else 0
+        if skipped:
+            write_bad(out.with_name(out.name + ".skipped.json"), source)
         remove_checkpoint(checkpoint)
     if json:
-        print_json({"out": str(out), "queries": len(ids), "k": k, "stages": bars.summary()})
+        print_json({
+            "out": str(out), "queries": len(ids), "k": k, "skipped": skipped,
+            "stages": bars.summary(),
+        })  # fmt: skip
     else:
+        if skipped:
+            print(f"{out}.skipped.json: {skipped:,} rows that are no vectors were left out")
         print(f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
               f"{counted(source.ntotal, 'vectors')}")  # fmt: skip
 

@@ -42,14 +42,14 @@ def selftest(
     address: Annotated[
         str | None, o.unset("Of a Ray cluster.  [default: one started here]")
     ] = None,
-    threads: o.Threads = None, json: o.Json = False,
+    threads: o.Threads = None, format: o.Format = None, json: o.Json = False,
 ) -> None:  # fmt: skip
     """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
     check_threads(threads)
     check_workers(workers)
     if engine not in ("local", "ray"):
         raise InvalidArgument(f"engine is {engine!r}; local or ray expected")
-    vectors = some_of(data, _SEED) if data else made(_SEED)
+    vectors = some_of(data, _SEED, format) if data else made(_SEED)
     results = []
     for result in compare(vectors, routes(engine, workers, address), threads):
         results.append(result)

@@ -20,6 +20,7 @@ __all__ = [
     "CONFIDENCE",
     "Calibration",
     "Measured",
+    "Reach",
     "checked_recall",
     "read_calibration",
     "write_calibration",
@@ -74,6 +75,27 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """The most recall that was measured.
+
+    Parameters
+    ----------
+    k : int
+    highest : float
+        Measured, at any effort.
+    promised : float
+        What a search may ask for.
+    lists : float
+        Visited by a query for the highest, on average.
+    """
+
+    k: int
+    highest: float
+    promised: float
+    lists: float
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Recall against effort, measured on queries whose true neighbours are known.
 
@@ -94,6 +116,9 @@ class Calibration:
         From narrow to wide.
     points : tuple of Measured
         By ascending nprobe.
+    stopped_s : float, optional
+        Seconds of searching after which there was no time for more; else there is no such key in
+        the file.
     """
 
     model: str
@@ -103,6 +128,19 @@ class Calibration:
     ks: tuple[int, ...]
     radii: tuple[float, ...]
     points: tuple[Measured, ...]
+    stopped_s: float | None = None
+
+    def column(self, k: int) -> int | None:
+        """The number in ``ks`` of the least that is k or more; None where k is above them all."""
+        return next((i for i, known in enumerate(self.ks) if known >= k), None)
+
+    def reach(self, k: int = 10) -> Reach:
+        """What is in reach of the k nearest, or of as many as were measured."""
+        column = self.column(k)
+        column = len(self.ks) - 1 if column is None else column
+        lower = [p.recall[column] - CONFIDENCE * p.error[column] for p in self.points]
+        highest = max(self.points, key=lambda point: point.recall[column])
+        return Reach(self.ks[column], highest.recall[column], max(0.0, *lower), highest.lists)
 
     def __repr__(self) -> str:
         best = ", ".join(
@@ -121,7 +159,7 @@ class Calibration:
         InvalidArgument
             Says what can be reached, and how.
         """
-        column = next((i for i, known in enumerate(self.ks) if known >= k), None)
+        column = self.column(k)
         if column is None:
             raise InvalidArgument(
                 f"recall of {k} neighbours asked for, of at most {self.ks[-1]} measured; "
@@ -177,6 +215,11 @@ class Calibration:
         )
         if best >= recall:
             return f"{why}; {best:.4f} was found: give nprobe, or calibrate with more queries"
+        if self.stopped_s is not None:
+            return (
+                f"{why}; calibration was stopped after {self.stopped_s:.0f} s: give nprobe, or "
+                "run teravec calibrate to go on"
+            )
         if last.prune == 0 or (len(curve) > 2 and curve[-1] - curve[-3] < _SATURATED):
             return f"{why}; more lists do not help, a finer codec does"
         return f"{why}; more was not measured: give nprobe, or calibrate with more codes"
@@ -188,14 +231,19 @@ class Calibration:
             "origin": self.origin,
             "ks": list(self.ks),
             "radii": list(self.radii),
+            "reach": asdict(self.reach()),
             "points": [asdict(point) for point in self.points],
+            **({} if self.stopped_s is None else {"stopped_s": self.stopped_s}),
         }
 
 
 def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
     """Publish a calibration in place of the one before."""
     head = {"format": _FORMAT, "version": _VERSION}
-    write_json(paths.calibration, {**head, **asdict(calibration)})
+    content = {**head, **asdict(calibration)}
+    if calibration.stopped_s is None:
+        del content["stopped_s"]
+    write_json(paths.calibration, content)
 
 
 def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:

@@ -80,5 +80,12 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "lists": model.lists,
         },
         "calibration": None if calibration is None else calibration.summary(),
-        "source": manifest.source,
+        "repeated_ids": manifest.repeated_ids,
+        "source": {**manifest.source, "files": _placed(manifest.source["files"])},
     }
+
+
+def _placed(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The source's files, each with the number of its first row: what ids are, without a column."""
+    rows = np.cumsum([0, *(file["n"] for file in files)]).tolist()
+    return [{**file, "first_row": first} for file, first in zip(files, rows, strict=False)]

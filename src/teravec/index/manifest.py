@@ -13,7 +13,14 @@ from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.training.description import ModelDescription
 
-__all__ = ["Manifest", "read_manifest", "read_model_description", "write_manifest"]
+__all__ = [
+    "Manifest",
+    "copies_of_an_id",
+    "describe_repeated",
+    "read_manifest",
+    "read_model_description",
+    "write_manifest",
+]
 
 _FORMAT, _VERSION = "teravec-index", 1
 
@@ -40,6 +47,10 @@ class Manifest:
         Where the vectors came from: names, sizes and fingerprints.
     clipped : int
         Vectors outside of what a scalar quantizer was trained on; in the file where there are any.
+    repeated_ids : dict, optional
+        Of an id column, where ids occur more than once: ``ids``, how many do; ``rows``, that have
+        them; ``most``, rows of one id; ``example``, one of them; ``exact``, or else estimated from
+        a part of the ids. There is no such key in the file where none does.
     """
 
     creator: str
@@ -55,6 +66,12 @@ class Manifest:
     slices: tuple[SliceEntry, ...]
     source: dict[str, Any]
     clipped: int = 0
+    repeated_ids: dict[str, Any] | None = None
+
+
+def copies_of_an_id(manifest: Manifest) -> int:
+    """Most vectors that have the same id."""
+    return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
 
     def __repr__(self) -> str:
         return (
@@ -63,12 +80,24 @@ class Manifest:
         )
 
 
+def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str:
+    """In words, which ids occur more than once; ``rows`` are some that have the example."""
+    about = "" if repeated["exact"] else "about "
+    where = f" in rows {' and '.join(f'{row:,}' for row in rows)}" if rows else ""
+    return (
+        f"{about}{repeated['ids']:,} ids occur twice or more, in {repeated['rows']:,} rows, "
+        f"e.g. id {repeated['example']}{where}"
+    )
+
+
 def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     """Publish the manifest: from then on the directory is an index."""
     head = {"format": _FORMAT, "version": _VERSION}
     content = {**head, **vars(manifest), "slices": [_entry(s) for s in manifest.slices]}
     if not manifest.clipped:
         del content["clipped"]
+    if manifest.repeated_ids is None:
+        del content["repeated_ids"]
     write_json(paths.manifest, content)
 
 

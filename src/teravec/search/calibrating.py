@@ -17,6 +17,10 @@ One pass over the source for the truth, ``queries`` products a vector; then a se
 queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
 0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least, and 2^28 at
 most); where 0.95 cannot be promised then, three times as many.
+
+Codecs that are slow to scan would take longer so than all of a build. So a calibration may be given
+seconds: it ends before the effort that would take it beyond them, and promises what was measured by
+then. What it seals depends on the machine's speed only where it ends so.
 """
 
 from __future__ import annotations
@@ -24,12 +28,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import whole_number, whole_numbers
+from teravec.arguments import real_number, whole_number, whole_numbers
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
@@ -39,11 +44,13 @@ from teravec.progress import Progress
 from teravec.search.candidates import best_k, chosen, without
 from teravec.search.checkpoint import remove_checkpoint
 from teravec.search.effort import Effort
+from teravec.search.fitting import fit_truth
 from teravec.search.groundtruth import groundtruth
 from teravec.search.index import Index, open_index
 from teravec.search.probing import list_gaps, prune_weight
 from teravec.search.questions import all_but_own
 from teravec.search.results import Neighbors
+from teravec.search.truth import Truth, count_found, ranks_in
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
@@ -72,6 +79,8 @@ _FURTHER = 3
 _USUAL = 0.95  # what is usually asked for
 _STAYS = 5e-4  # gained by a doubling of nprobe
 _PLENTY = 0.99
+_GROWTH = 1.5  # of an effort's time, from one to the next
+_WITH_K = 0.9  # of a truth's queries, that must have k true neighbours for k to be measured
 
 
 @dataclass(frozen=True)
@@ -87,13 +96,20 @@ class CalibrationOptions:
     codes : int, optional
         Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least and
         2^28 at most; three times as many where 0.95 cannot be promised then.
+    seconds : float, optional
+        End before the effort that would take the searches beyond this. Not given: go on.
     """
 
     queries: int = 1000
     ks: tuple[int, ...] = (1, 10, 100)
     codes: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
+        if self.seconds is not None:
+            expected = "a number above 0"
+            seconds = real_number(self.seconds, "seconds", 1e-9, 1e9, expected)
+            object.__setattr__(self, "seconds", seconds)
         ks = whole_numbers(self.ks, "ks", 1)
         if not ks:
             raise InvalidArgument("no k found; at least 1 expected")
@@ -107,14 +123,12 @@ class CalibrationOptions:
 class _Queries:
     """Queries and their true neighbours.
 
-    ``own`` (nq,) are the queries' own ids, which do not count; None for fresh ones. ``costs``
-    (nq, k) ascend: squared L2, or negated similarities.
+    ``own`` (nq,) are the queries' own ids, which do not count; None for fresh ones.
     """
 
     vectors: Float32
     own: Int64 | None
-    ids: Int64
-    costs: Float64
+    truth: Truth
     origin: str
 
 
@@ -145,7 +159,7 @@ def calibrate_index(
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
-    if source.describe() != manifest.source:
+    if not source.is_described_by(manifest.source):
         raise InvalidArgument(
             f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"
@@ -176,9 +190,10 @@ def calibrate_index(
     costs = (-distances if metric.larger_is_closer else distances).astype(np.float64)
     if own is not None:
         costs, ids = _without_own(costs, ids, own)
-    known = _Queries(queries, own, ids, costs, origin)
+    truth = Truth(ids, costs, comparable=True, exact=manifest.codec == "flat")
+    known = _Queries(queries, own, truth, origin)
     with _opened(paths, resources) as index:
-        calibration = _measure(index, known, ks, options.codes, resources.progress)
+        calibration = _measure(index, known, ks, options, resources.progress)
     write_calibration(paths, calibration)
     remove_checkpoint(paths.calibrating)
     return calibration
@@ -190,26 +205,30 @@ def calibrate_with_truth(
 ) -> Calibration:  # fmt: skip
     """Do as ``calibrate_index`` for queries whose true neighbours are known already.
 
-    Without distances in the truth, no radii are calibrated.
+    Without distances in the truth, or with some that are not the index's, no radii are calibrated.
+    What is only doubtful is refused as well: a calibration promises, and the one there is stays.
     """
     if len(truth.ids) != len(queries) or not len(queries):
         raise InvalidArgument(
             f"true neighbours of {len(truth.ids):,} queries found, {len(queries):,} expected"
         )
-    ks = tuple(k for k in options.ks if k <= truth.ids.shape[1])
-    if not ks or (truth.ids[:, : ks[-1]] == -1).any():
+    there = (truth.ids != -1).sum(1)
+    ks = tuple(k for k in options.ks if (there >= k).mean() >= _WITH_K)
+    if not ks:
         raise InvalidArgument(
-            f"{truth.ids.shape[1]} true neighbours a query found, of k {list(options.ks)}"
+            f"{int(np.median(there))} true neighbours a query found, of k {list(options.ks)}"
         )
     with _opened(paths, resources) as index:
-        sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
-        costs = np.broadcast_to(np.arange(truth.ids.shape[1], dtype=np.float64), truth.ids.shape)
-        if truth.distances is not None:
-            costs = sign * truth.distances.astype(np.float64)
-        top = slice(ks[-1])
-        known = _Queries(queries, None, truth.ids[:, top], costs[:, top], "given")
-        calibration = _measure(index, known, ks, options.codes, resources.progress)
-    if truth.distances is None:
+        fitted = fit_truth(index, queries, truth, ks[-1])
+        if fitted.doubts:
+            raise InvalidArgument(
+                f"{'; '.join(fitted.doubts)}. Nothing was calibrated; with the indexed vectors "
+                "(--data) instead of a truth, teravec finds the true neighbours itself"
+            )
+        some = np.flatnonzero(there)
+        known = _Queries(queries[some], None, fitted.truth.of_rows(some), "given")
+        calibration = _measure(index, known, ks, options, resources.progress)
+    if not fitted.truth.comparable:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
         calibration = replace(calibration, radii=(), points=points)
     write_calibration(paths, calibration)
@@ -250,26 +269,60 @@ def _without_own(
 
 
 def _measure(
-    index: Index, known: _Queries, ks: tuple[int, ...], codes: int | None, progress: Progress
-) -> Calibration:
-    usually = codes or codes_searched(index.ntotal)
-    most = codes or _FURTHER * usually
+    index: Index, known: _Queries, ks: tuple[int, ...], options: CalibrationOptions,
+    progress: Progress,
+) -> Calibration:  # fmt: skip
+    usually = options.codes or codes_searched(index.ntotal)
+    most = options.codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
-    bounds = _radii(known.costs, ks)
+    bounds = _radii(known.truth.costs, ks)
     points: list[Measured] = []
     efforts = list(_efforts(index, known.vectors))
+    clock = _Clock(options.seconds)
     with progress.stage("calibrate", len(efforts), "efforts") as bar:
         for effort in efforts:
             points.append(_search(index, known, effort, ks, bounds, sign))
             bar.advance(1)
-            if _enough(points, usually, most):
+            if _enough(points, usually, most) or clock.is_over():
                 break
     manifest = index.manifest
-    return Calibration(
+    calibration = Calibration(
         model=manifest.model, slices=tuple(entry.checksum for entry in manifest.slices),
         queries=len(known.vectors), origin=known.origin, ks=ks,
         radii=tuple(sign * bound for bound in bounds), points=tuple(points),
+        stopped_s=clock.stopped_s if len(points) < len(efforts) else None,
     )  # fmt: skip
+    if calibration.stopped_s is not None:
+        log.warning(
+            "calibration stopped after %.0f s at nprobe %d; teravec calibrate %s goes further",
+            calibration.stopped_s, points[-1].nprobe, index.root,
+        )  # fmt: skip
+    return calibration
+
+
+class _Clock:
+    """Says when the next effort would take longer than there is time.
+
+    Attributes
+    ----------
+    stopped_s : float or None
+        Seconds after which it said so.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self.stopped_s: float | None = None
+        self._started = self._last = monotonic()
+
+    def is_over(self) -> bool:
+        """Whether another effort, half again as large as the last, would end too late."""
+        now = monotonic()
+        took, self._last = now - self._last, now
+        passed = now - self._started
+        if self._seconds is None or passed + _GROWTH * took <= self._seconds:
+            return False
+        self.stopped_s = round(passed, 1)
+        return True
 
 
 def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
@@ -294,21 +347,22 @@ def _search(
     sign: float,
 ) -> Measured:  # fmt: skip
     before, nq = replace(index.stats), len(known.vectors)
-    distances, costs = _found(index, known, effort, ks[-1])
+    distances, ids = _found(index, known, effort, ks[-1])
     lists = (index.stats.lists_wanted - before.lists_wanted) / nq
     codes = (index.stats.codes_scanned - before.codes_scanned) / nq
     shares = np.empty((nq, len(ks)))
     for column, k in enumerate(ks):
         # In two stages, a search of k refines as many candidates as k needs, not as the largest.
         fewer = index.two_stages and k < ks[-1]
-        of_k = _found(index, known, effort, k)[1] if fewer else costs
-        # By distance, not by id: of neighbours that tie at the k-th place any will do.
-        shares[:, column] = (of_k[:, :k] <= known.costs[:, k - 1 : k]).sum(1) / k
+        of_k = _found(index, known, effort, k) if fewer else (distances, ids)
+        found, wanted = count_found(known.truth, of_k[1], sign * of_k[0].astype(np.float64), k)
+        shares[:, column] = found / wanted
     # One more query, that finds nothing: else few that all find everything would pass for certain.
     errors = np.vstack([shares, np.zeros(len(ks))]).std(0, ddof=1) / np.sqrt(nq + 1)
-    found = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
-    within = [(known.costs < bound).sum(1) for bound in bounds]
-    ratios = [_ratio(a, b) for a, b in zip(found, within, strict=True)]
+    costs = _true_costs(ids, known.truth)
+    near = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
+    within = [(known.truth.costs < bound).sum(1) for bound in bounds]
+    ratios = [_ratio(a, b) for a, b in zip(near, within, strict=True)]
     return Measured(
         nprobe=effort.nprobe,
         prune=effort.prune,
@@ -321,16 +375,13 @@ def _search(
     )
 
 
-def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Float64]:
-    """Distances of the k found, as searched, and their true costs, (nq, k)."""
+def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Int64]:
+    """Distances and ids of the k found, (nq, k)."""
     if known.own is None:
-        distances, ids = index.search_at(known.vectors, k, effort)
-    elif index.two_stages:
-        distances, ids = _found_beside_own(index, known.vectors, known.own, effort, k)
-    else:
-        distances, ids = index.search_at(known.vectors, k + 1, effort)
-        distances, ids = _without_own(distances, ids, known.own)
-    return distances, _true_costs(ids, known)
+        return index.search_at(known.vectors, k, effort)
+    if index.two_stages:
+        return _found_beside_own(index, known.vectors, known.own, effort, k)
+    return _without_own(*index.search_at(known.vectors, k + 1, effort), known.own)
 
 
 def _found_beside_own(
@@ -359,16 +410,11 @@ def _found_beside_own(
     return distances, ids
 
 
-def _true_costs(ids: Int64, known: _Queries) -> Float64:
+def _true_costs(ids: Int64, truth: Truth) -> Float64:
     """True costs of the vectors found, (nq, k); infinite where one is no true neighbour."""
-    names, numbers = np.unique(known.ids, return_inverse=True)
-    owners = np.arange(len(ids))[:, None] * len(names)
-    keys = (numbers.reshape(known.ids.shape) + owners).ravel()
-    order = np.argsort(keys, kind="stable")
-    number = np.minimum(np.searchsorted(names, ids), len(names) - 1)
-    at = np.minimum(np.searchsorted(keys[order], number + owners), len(keys) - 1)
-    true = (names[number] == ids) & (keys[order][at] == number + owners)
-    return np.where(true, known.costs.ravel()[order][at], np.inf)
+    rank, m = ranks_in(ids, truth.ids), truth.ids.shape[1]
+    costs = np.take_along_axis(truth.costs, np.minimum(rank, m - 1), axis=1)
+    return np.where(rank < m, costs, np.inf)
 
 
 def _radii(costs: Float64, ks: tuple[int, ...]) -> list[float]:

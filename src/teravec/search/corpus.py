@@ -147,7 +147,8 @@ def _search_corpus(
                 bar.advance(found.n)
                 del found  # before the next batch, which needs the memory
     if parts.rows or not source.ntotal:
-        whole = parts.found(question.k) if parts.rows else FoundArrays.none(question.k)
+        none = FoundArrays.none(question.k)
+        whole = parts.found(question.k, source) if parts.rows else none
         write_found(out, whole)
         results = whole.total
     parts.remove()
@@ -156,8 +157,11 @@ def _search_corpus(
 
 def _search(index: Index, source: Source, question: Question) -> dict[str, Any]:
     """What parts belong to."""
+    manifest = asdict(index.manifest)
+    for counted in ("clipped", "repeated_ids"):  # later than the first parts; seals say it all
+        del manifest[counted]
     return {
-        "index": json_checksum(asdict(index.manifest)),
+        "index": json_checksum(manifest),
         "queries": source.describe(),
         "question": question.describe(),
     }

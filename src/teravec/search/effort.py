@@ -5,22 +5,26 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.kernels.metric import Metric
 from teravec.search.request import checked_nprobe
 
 __all__ = [
+    "DEFAULT_NPROBE",
+    "DEFAULT_RECALL",
     "Effort",
     "calibrated_effort",
     "default_candidates",
     "effort_of_nprobe",
+    "shortfall",
 ]
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_RECALL = 0.9
-_DEFAULT_NPROBE = 16  # without a calibration, or where its recall does not get that far
+DEFAULT_RECALL = 0.9
+"""What a search asks for that states neither recall nor nprobe."""
+DEFAULT_NPROBE = 16
+"""Instead: without a calibration, or where its recall does not get that far."""
 
 
 @dataclass(frozen=True)
@@ -65,34 +69,44 @@ def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
 
 
 def calibrated_effort(
-    calibration: Calibration | None, recall: float | None, k: int, radius: float | None,
-    nlist: int, metric: Metric,
-) -> Effort:  # fmt: skip
+    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
+) -> Effort:
     """Reach this recall of the k nearest, or of all within a radius if there is one.
-
-    Without a recall, 0.9 if the calibration can promise it, else 16 lists.
 
     Raises
     ------
     InvalidArgument
         Out of range or of reach; says what can be reached.
     """
-    if recall is not None:
-        assert calibration is not None
-        return _effort_of_recall(calibration, recall, k, radius, metric)
-    if calibration is not None:
-        try:
-            return _effort_of_recall(calibration, _DEFAULT_RECALL, k, radius, metric)
-        except InvalidArgument as error:
-            log.info("%s; using nprobe %d", error, _DEFAULT_NPROBE)
-    return Effort(min(_DEFAULT_NPROBE, nlist))
-
-
-def _effort_of_recall(
-    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
-) -> Effort:
     if radius is None:
         nprobe, prune = calibration.probing_for(recall, k)
     else:
         nprobe, prune = calibration.probing_within(recall, radius, metric)
     return Effort(nprobe, prune=prune)
+
+
+def shortfall(calibration: Calibration, nlist: int, k: int = 10) -> str | None:
+    """Why searches that ask for nothing visit 16 lists, and what to do; None where they do not.
+
+    Where 16 are all lists there is nothing to say.
+    """
+    reach = calibration.reach(k)
+    if reach.promised >= DEFAULT_RECALL or nlist <= DEFAULT_NPROBE:
+        return None
+    if reach.highest >= DEFAULT_RECALL:
+        why = (
+            f"recall@{reach.k} of {reach.highest:.4f} was measured, but from "
+            f"{calibration.queries:,} queries no more than {reach.promised:.4f} can be promised; "
+            "calibrate with more"
+        )
+    elif calibration.stopped_s is not None:
+        why = (
+            f"recall@{reach.k} of at most {reach.highest:.4f} was measured in "
+            f"{calibration.stopped_s:.0f} s; teravec calibrate goes further"
+        )
+    else:
+        why = (
+            f"recall@{reach.k} of at most {reach.highest:.4f} is in reach; a finer codec, as sq8, "
+            "gives more"
+        )
+    return f"{why}; searches without a recall or an nprobe visit {DEFAULT_NPROBE} lists"

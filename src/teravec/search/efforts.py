@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import cached_property
 
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, checked_recall, read_calibration
 from teravec.index.opened import OpenedIndex
-from teravec.search.effort import Effort, calibrated_effort, default_candidates, effort_of_nprobe
+from teravec.search.effort import (
+    DEFAULT_NPROBE,
+    DEFAULT_RECALL,
+    Effort,
+    calibrated_effort,
+    default_candidates,
+    effort_of_nprobe,
+)
 from teravec.search.request import checked_candidates
 
 __all__ = ["Efforts"]
+
+log = logging.getLogger(__name__)
 
 _MOST = 64  # that are remembered
 
@@ -27,6 +37,7 @@ class Efforts:
     def __init__(self, index: OpenedIndex) -> None:
         self._index = index
         self._known: dict[tuple[float | None, int, float | None], Effort] = {}
+        self._warned = False
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -61,6 +72,26 @@ class Efforts:
             return known
         if len(self._known) >= _MOST:
             self._known.clear()
-        effort = calibrated_effort(self.calibration, *asked, model.nlist, model.metric)
+        if recall is None:
+            effort = self._default(k, radius)
+        else:
+            assert self.calibration is not None
+            effort = calibrated_effort(self.calibration, recall, k, radius, model.metric)
         self._known[asked] = effort
         return effort
+
+    def _default(self, k: int, radius: float | None) -> Effort:
+        """A recall of 0.9, or 16 lists where that cannot be promised, which is told once."""
+        model, why = self._index.model, "no calibration: teravec calibrate makes one"
+        if self.calibration is not None:
+            try:
+                return calibrated_effort(self.calibration, DEFAULT_RECALL, k, radius, model.metric)
+            except InvalidArgument as error:
+                why = str(error)
+        if model.nlist > DEFAULT_NPROBE and not self._warned:
+            log.warning(
+                "%s: %s; searches without a recall or an nprobe visit %d lists",
+                self._index.paths.root, why, DEFAULT_NPROBE,
+            )  # fmt: skip
+            self._warned = True
+        return Effort(min(DEFAULT_NPROBE, model.nlist))

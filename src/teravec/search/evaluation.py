@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,15 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
+from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
+from teravec.search.fitting import fit_truth
 from teravec.search.index import Index
 from teravec.search.results import Neighbors
 from teravec.search.stats import SearchStats
+from teravec.search.truth import Truth, count_found
 
 __all__ = ["Evaluation", "evaluate", "recall_at"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
 
 _ALONE = 100  # queries searched one at a time, for latencies
 
@@ -62,22 +68,29 @@ class Evaluation:
     asked: float | None = None
 
 
-def recall_at(found_ids: Int64, true_ids: Int64, k: int) -> float:
+def recall_at(
+    found_ids: Int64, true_ids: Int64, k: int, *, found_distances: Float32 | None = None,
+    true_distances: Float32 | None = None, metric: str = "l2",
+) -> float:  # fmt: skip
     """Share of the true k nearest among the k returned.
 
-    By id: where distances tie at the k-th place, a neighbour that is as near as the true one
-    may count as missed.
+    With distances of both, by distance: a neighbour as near as the k-th true one counts,
+    whatever its id. Without, by id.
 
     Parameters
     ----------
     found_ids, true_ids : ndarray of shape (n, k or more), int64
-        The first k of each row count; -1 is none; an id counts once a row.
+        Best first; -1 is none; an id counts once a row. All columns of the truth say which
+        vectors tie with the k-th.
     k : int
+    found_distances, true_distances : ndarray of the ids' shapes, optional
+        As ``Index.search`` returns them.
+    metric : {"l2", "ip", "cosine"}
 
     Returns
     -------
     float
-        0 to 1.
+        0 to 1: of k neighbours a query, or of as many as its truth has.
 
     Raises
     ------
@@ -91,18 +104,20 @@ def recall_at(found_ids: Int64, true_ids: Int64, k: int) -> float:
         raise InvalidArgument(
             f"results of {len(found):,} queries found, {len(true):,} expected as in the truth"
         )
-    both = np.concatenate([found[:, :k], true[:, :k]])
-    # An id's number among all, then one number for a pair of query and id.
-    numbers = np.unique(both, return_inverse=True)[1].reshape(both.shape)
-    pairs = numbers + np.tile(np.arange(len(found)), 2)[:, None] * both.size
-    known = both != -1
-    n = len(found)
-    found_pairs = np.unique(pairs[:n][known[:n]])
-    true_pairs = np.unique(pairs[n:][known[n:]])
-    if not len(true_pairs):
+    sign = -1.0 if Metric.parse(metric).larger_is_closer else 1.0
+    truth, costs = Truth.of_ids(true.astype(np.int64)), np.zeros(found.shape)
+    if true_distances is not None and found_distances is not None:
+        true_costs = np.where(true == -1, np.inf, sign * np.asarray(true_distances, np.float64))
+        truth = Truth(truth.ids, true_costs, comparable=True)
+        costs = sign * np.asarray(found_distances, np.float64)
+    return _recall(truth, found, costs, k)
+
+
+def _recall(truth: Truth, ids: Int64, costs: npt.NDArray[np.float64], k: int) -> float:
+    found, wanted = count_found(truth, ids, costs, k)
+    if not wanted.any():
         raise InvalidArgument("no true neighbours found: every id is -1")
-    hits = np.intersect1d(found_pairs, true_pairs, assume_unique=True)
-    return len(hits) / len(true_pairs)
+    return float(found.sum() / wanted.sum())
 
 
 def evaluate(
@@ -123,7 +138,7 @@ def evaluate(
         Nothing else should search it meanwhile: its counts are taken for ours.
     queries : ndarray of shape (nq, d), float32
     truth : Neighbors
-        At least k for each query.
+        As ``read_neighbors`` gives it; k or more columns. What is strange about it is logged.
     k : int
     nprobes : sequence of int
         More than nlist is taken as nlist.
@@ -140,10 +155,10 @@ def evaluate(
     Raises
     ------
     InvalidArgument
-        Truth of other queries, of fewer neighbours than k, or of ids not in the index.
+        Truth of other queries, of fewer neighbours than k, or of other vectors than the
+        index's: see ``fit_truth``.
     """
     queries = np.asarray(queries)
-    _check_truth(index, queries, truth, k)
     if not (nprobes or recalls) or min(nprobes, default=1) < 1:
         raise InvalidArgument(f"nprobe {list(nprobes)} found, numbers of at least 1 expected")
     efforts: list[tuple[float | None, Effort]] = [
@@ -153,23 +168,27 @@ def evaluate(
     efforts += [
         (recall, index.effort(recall=recall, k=k, candidates=candidates)) for recall in recalls
     ]
-    return [_evaluate(index, queries, truth, k, each, asked) for asked, each in efforts]
+    fitted = fit_truth(index, queries, truth, k)
+    for doubt in fitted.doubts:
+        log.warning("%s", doubt)
+    return [_evaluate(index, queries, fitted.truth, k, each, asked) for asked, each in efforts]
 
 
 def _evaluate(
-    index: Index, queries: Float32, truth: Neighbors, k: int, effort: Effort, asked: float | None
+    index: Index, queries: Float32, truth: Truth, k: int, effort: Effort, asked: float | None
 ) -> Evaluation:
     before, started = replace(index.stats), time.perf_counter()
-    _, ids = index.search_at(queries, k, effort)
+    distances, ids = index.search_at(queries, k, effort)
     seconds = time.perf_counter() - started
     batch = _difference(index.stats, before)
     before = replace(index.stats)
     latencies = _latencies(index, queries, k, effort)
     alone = _difference(index.stats, before)
+    costs = distances.astype(np.float64) * (-1 if Metric(index.metric).larger_is_closer else 1)
     return Evaluation(
         nprobe=effort.nprobe,
         k=k,
-        recall=recall_at(ids, truth.ids, k),
+        recall=_recall(truth, ids, costs, k),
         queries_per_s=len(queries) / seconds,
         latency_p50_s=float(np.percentile(latencies, 50)),
         latency_p99_s=float(np.percentile(latencies, 99)),
@@ -206,30 +225,4 @@ def _check_ids(ids: Int64, what: str, k: int) -> None:
         raise InvalidArgument(
             f"{what} {ids.dtype} of shape {ids.shape} found, "
             f"integers of shape (n, {k} or more) expected for k {k}"
-        )
-
-
-def _check_truth(index: Index, queries: Float32, truth: Neighbors, k: int) -> None:
-    if queries.ndim != 2 or not len(queries):
-        raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, d) expected")
-    n, most = truth.ids.shape
-    if n != len(queries):
-        raise InvalidArgument(
-            f"true neighbours of {n:,} queries found, {len(queries):,} expected, as queries given"
-        )
-    if not 1 <= k <= most:
-        raise InvalidArgument(f"k is {k}; 1 to {most}, the true neighbours a query, expected")
-    ids = truth.ids[:, :k]
-    short = np.flatnonzero((ids == -1).any(axis=1))
-    if len(short):
-        raise InvalidArgument(
-            f"query {short[0]} has {int((ids[short[0]] >= 0).sum())} true neighbours, {k} expected"
-        )
-    if index.manifest.source.get("id_column") is None and (
-        ids.max() >= index.ntotal or ids.min() < 0
-    ):
-        worst = int(ids.max() if ids.max() >= index.ntotal else ids.min())
-        raise InvalidArgument(
-            f"true neighbour {worst} found, ids of 0 to {index.ntotal - 1} expected: "
-            "the truth is not of the vectors in this index"
         )

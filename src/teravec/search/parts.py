@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, ForeignFile, OutputExists, storage_errors
 from teravec.search.formats.found import FoundArrays
+from teravec.sources import Source
 from teravec.storage.arrays import check_file, write_array
 from teravec.storage.files import make_directory, remove, sync_directory
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
@@ -124,9 +125,9 @@ class SealedParts:
         write_json(part.path("json"), {"format": _PART_FORMAT, "version": _VERSION, **content})
         self._parts = sorted([*self._parts, part], key=lambda part: part.start)
 
-    def found(self, k: int | None) -> FoundInParts:
-        """All results, when none are missing."""
-        return FoundInParts(self._parts, k)
+    def found(self, k: int | None, source: Source) -> FoundInParts:
+        """All results, when none are missing; ``source`` has the queries."""
+        return FoundInParts(self._parts, k, source)
 
     def remove(self) -> None:
         """Remove all parts, and the directory if nothing else is in it."""
@@ -193,10 +194,12 @@ class FoundInParts:
         In order of queries, none missing.
     k : int or None
         Results of each query; None where they differ.
+    source : Source
+        The queries.
     """
 
-    def __init__(self, parts: list[_Part], k: int | None) -> None:
-        self._parts, self.k = parts, k
+    def __init__(self, parts: list[_Part], k: int | None, source: Source) -> None:
+        self._parts, self.k, self._source = parts, k, source
         self._stops = np.cumsum([part.total for part in parts])
 
     @property
@@ -208,6 +211,10 @@ class FoundInParts:
     def total(self) -> int:
         """Results."""
         return int(self._stops[-1])
+
+    def queries(self, start: int, stop: int) -> Int64 | None:
+        """Ids of queries [start, stop), if they are those of a column."""
+        return self._source.read_ids(start, stop) if self._source.has_ids else None
 
     def counts(self, start: int, stop: int) -> Int64:
         """Results of each of queries [start, stop)."""

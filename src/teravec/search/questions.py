@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.index.manifest import copies_of_an_id
 from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
 from teravec.search.formats.found import FoundArrays
@@ -19,11 +20,12 @@ from teravec.search.request import checked_k, padded
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
-__all__ = ["Question", "TopK", "Within", "all_but_own"]
+__all__ = ["Question", "TopK", "Within", "all_but_own", "check_own_ids", "holds_rows_of"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+_MOST_COPIES = 100  # of a query's own id, that a search makes room for
 _RESULT_BYTES = 64  # of a range search: distance, id, owner and sorting order, twice
 _Prepared = tuple[Float32, Int64, Float32]  # queries, their lists, and distances to those
 
@@ -74,24 +76,34 @@ class TopK:
         """Raise InvalidArgument where index and queries do not fit the question."""
         _check_dimensions(index, source)
         checked_k(self.k)
+        if self.exclude_self:
+            check_own_ids(index, source)
 
     def batch_rows(self, index: Index) -> int:
         """Most queries that one batch may have."""
-        k = self.k + self.exclude_self
+        k = self.k + self._spare(index)
         return index.batch_rows(self.effort.nprobe, k, self.effort.candidates)
 
     def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
         """Results of queries [start, stop)."""
         wanted = index.nearest_lists(source.read(start, stop), self.effort)
-        k = min(self.k + self.exclude_self, index.ntotal)
+        k = min(self.k + self._spare(index), index.ntotal)
         distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
-        if self.exclude_self:
-            keep = all_but_own(ids, source.read_ids(start, stop))
-            shape = len(ids), ids.shape[1] - 1
-            distances, ids = distances[keep].reshape(shape), ids[keep].reshape(shape)
+        own = source.read_ids(start, stop) if self.exclude_self or source.has_ids else None
+        if self.exclude_self and own is not None:
+            order = np.argsort(ids == own[:, None], axis=1, kind="stable")[:, : self.k]
+            distances = np.take_along_axis(distances, order, axis=1)
+            ids = np.take_along_axis(ids, order, axis=1)
+            itself = ids == own[:, None]  # an id that more vectors have than were asked for
+            ids[itself], distances[itself] = -1, Metric(index.metric).worst
         if ids.shape[1] < self.k:  # there are no more vectors
             distances, ids = padded(distances, ids, self.k, Metric.parse(index.metric).worst)
-        return FoundArrays.of_rows(distances, ids)
+        return FoundArrays.of_rows(distances, ids, own if source.has_ids else None)
+
+    def _spare(self, index: Index) -> int:
+        """Results to ask for beside k: as many as may have the query's own id."""
+        most = copies_of_an_id(index.manifest) if self.exclude_self else 0
+        return max(0, min(most, _MOST_COPIES, index.ntotal - self.k))
 
     def describe(self) -> dict[str, Any]:
         """Names and values."""
@@ -125,6 +137,8 @@ class Within:
     def check(self, index: Index, source: Source) -> None:
         """Raise InvalidArgument where index and queries do not fit the question."""
         _check_dimensions(index, source)
+        if self.exclude_self:
+            check_own_ids(index, source)
         if not np.isfinite(self.radius):
             raise InvalidArgument(f"radius is {self.radius}; a finite number expected")
 
@@ -138,7 +152,8 @@ class Within:
         wanted = index.nearest_lists(source.read(start, stop), self.effort)
         counted = replace(index.stats)
         found = _Gathered(stop - start)
-        own = source.read_ids(start, stop) if self.exclude_self else None
+        names = source.read_ids(start, stop) if source.has_ids or self.exclude_self else None
+        own = names if self.exclude_self else None
         for rows, list_nos in _runs(wanted[1], index.list_sizes, most):
             rows, list_nos = rows[rows < found.nq], list_nos[rows < found.nq]
             if not len(rows):
@@ -149,7 +164,10 @@ class Within:
             found.add(np.repeat(rows, np.diff(lims)), distances, ids, own)
             found.halve_to(most, start)
         index.stats.queries = counted.queries + found.nq  # each run counted them
-        return found.arrays(Metric.parse(index.metric))
+        arrays = found.arrays(Metric.parse(index.metric))
+        if names is None or not source.has_ids:
+            return arrays
+        return replace(arrays, query_ids=names[: arrays.n])
 
     def describe(self) -> dict[str, Any]:
         """Names and values."""
@@ -222,6 +240,42 @@ def all_but_own(ids: Int64, own: Int64) -> npt.NDArray[np.bool_]:
     same = ids == own[:, None]
     place = np.where(same.any(axis=1), same.argmax(axis=1), ids.shape[1] - 1)
     return np.asarray(np.arange(ids.shape[1]) != place[:, None])
+
+
+def check_own_ids(index: Index, source: Source) -> None:
+    """Raise InvalidArgument where a query's id is not the id that the index knows it by.
+
+    Ids of a column name a vector wherever it is stored. Row numbers do so only within the files
+    that the index was built from, or the first of them.
+    """
+    made_of = index.manifest.source
+    column = made_of.get("id_column")
+    if column is not None:
+        if not source.has_ids:
+            raise InvalidArgument(
+                f"ids of the index are those of column {column!r}, of the queries row numbers: "
+                f"name the id column of the queries to leave each out of its own neighbours"
+            )
+        return
+    same = holds_rows_of(made_of, source)
+    if same and source.has_ids:
+        raise InvalidArgument(
+            f"ids of the queries are those of column {source.id_column!r}, of the index row "
+            "numbers: leave the id column out"
+        )
+    if not same and not source.has_ids:
+        raise InvalidArgument(
+            "ids of the index are row numbers of the files that it was built from, "
+            "and the queries are not these files or the first of them: their own vectors cannot "
+            "be told; give the files that the index was built from, in the same order"
+        )
+
+
+def holds_rows_of(made_of: dict[str, Any], source: Source) -> bool:
+    """Whether a source is the files that an index was made of, or the first of them."""
+    known = [file["fingerprint"] for file in made_of.get("files", [])]
+    given = [file["fingerprint"] for file in source.describe()["files"]]
+    return known[: len(given)] == given
 
 
 def _check_dimensions(index: Index, source: Source) -> None:

@@ -8,19 +8,24 @@ extension   content                                                             
 .ivecs      n rows: int32 k, k int32 ids                                          yes   no
 .npy        int64 ids of shape (n, k)                                             yes   no
 .npz        arrays ids (n, k) int64, distances float32; for range search also     yes   yes
-            lims (n + 1,), with ids and distances flat
+            lims (n + 1,), with ids and distances flat; queries (n,) int64 where
+            queries have ids of a column
 .parquet    a row for every neighbour: query int64, rank int32 (from 0), id       yes   yes
-            int64, distance float32
+            int64, distance float32; where queries have ids of a column, query is
+            that id, and row int64 the query's row
 .csv        the same as text, with a line of the names                            yes   yes
 .jsonl      a line for every query: {"query": 0, "ids": [...], "distances":       yes   yes
-            [...]}; null is the distance of a missing neighbour
+            [...]}, and row; null is the distance of a missing neighbour
 ==========  ===================================================================== ===== =====
 
 ``-``, ``-.jsonl`` and ``-.csv`` are standard output instead of a file, as text.
 
-All little-endian. ``.bin`` is the ground truth of big-ann-benchmarks; as there are ``.ibin``
-files with distances and ``.bin`` files without, both are read either way, by their size. A
-missing neighbour is id -1; in the unsigned ids of ``.bin`` 0xFFFFFFFF.
+All little-endian. ``.bin`` is the ground truth of big-ann-benchmarks and DiskANN; as there are
+``.ibin`` files with distances and ``.bin`` files without, both are read either way, by their size.
+A missing neighbour is id -1; in unsigned ids the largest number, as 0xFFFFFFFF.
+
+Files of other names are read by what is in them. Of ``.npz`` the arrays may be called I and D, or
+neighbors and distances, too.
 
 References
 ----------
@@ -37,7 +42,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, path_of
+from teravec.arguments import PathArgument, path_of, text
 from teravec.errors import InvalidArgument, InvalidSource, MissingFile, StorageError, storage_errors
 from teravec.search.formats.bigann import read_bin, read_ibin, write_bin, write_ibin
 from teravec.search.formats.found import Found, FoundArrays, Neighbors
@@ -45,6 +50,7 @@ from teravec.search.formats.ivecs import read_ivecs, write_ivecs
 from teravec.search.formats.npy import read_npy, write_npy
 from teravec.search.formats.npz import read_npz, write_npz
 from teravec.search.formats.parquet import read_parquet, write_parquet
+from teravec.search.formats.sniffing import sniffed
 from teravec.search.formats.text import (
     csv_header,
     csv_texts,
@@ -135,7 +141,7 @@ def stdout_texts(path: Path, first: int, found: Found) -> Iterator[str]:
         yield from jsonl_texts(found, first)
         return
     if not first:
-        yield csv_header()
+        yield csv_header(found)
     yield from csv_texts(found, first)
 
 
@@ -222,26 +228,37 @@ def write_found(path: PathArgument, found: Found) -> None:
     _format(path, range_search=found.k is None).write(path, found)
 
 
-def read_neighbors(path: PathArgument) -> Neighbors:
-    """Read neighbours, in the format of the path's extension.
+def read_neighbors(path: PathArgument, format: str | None = None) -> Neighbors:
+    """Read neighbours, in the format of the path's extension, or of what is in the file.
+
+    Parameters
+    ----------
+    path : path-like
+    format : str, optional
+        As "ibin": whatever the file is called.
 
     Raises
     ------
+    InvalidArgument
+        An unknown format.
     InvalidSource
-        No such file, an extension that is not read, or a file that is not what its extension
-        says; found and expected are in the message.
+        No such file, a file that is none of the formats, or not what its extension says; found
+        and expected are in the message.
     StorageError
         The file may not be read.
     """
     path = path_of(path, "the file of neighbours")
-    if path.suffix.lower() not in _FORMATS:
-        raise InvalidSource(
-            f"{path}: extension {path.suffix!r} found, neighbours are read from "
-            f"{', '.join(_FORMATS)}"
-        )
+    format = None if format is None else text(format, "truth format")
+    if format is not None and f".{format.lower().lstrip('.')}" not in _FORMATS:
+        known = ", ".join(name.lstrip(".") for name in _FORMATS)
+        raise InvalidArgument(f"truth format {format!r} found, one of {known} expected")
     try:
         with storage_errors(path, "read"):
-            neighbors = _FORMATS[path.suffix.lower()].read(path)
+            if format is not None:
+                kind = f".{format.lower().lstrip('.')}"
+            elif (kind := path.suffix.lower()) not in _FORMATS:
+                kind = sniffed(path)
+            neighbors = _FORMATS[kind].read(path)
     except MissingFile as error:
         raise InvalidSource(f"{path}: no such file, a file of neighbours expected") from error
     if not neighbors.ids.size:

@@ -25,9 +25,9 @@ def made(seed: int, n: int = _ROWS, d: int = 64) -> Float32:
     return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
 
 
-def some_of(data: list[str], seed: int) -> Float32:
+def some_of(data: list[str], seed: int, format: str | None = None) -> Float32:
     """At most 40,000 of the user's vectors, drawn uniformly."""
-    source = open_source(data)
+    source = open_source(data, format=format)
     if source.ntotal < _FEWEST:
         raise InvalidArgument(f"{source.ntotal:,} vectors; at least {_FEWEST:,} expected")
     rows = np.random.default_rng(seed).choice(

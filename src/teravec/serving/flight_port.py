@@ -87,7 +87,7 @@ class FlightPort:
     def _accept(self, headers: Headers) -> tuple[Method, tuple[str, Tokens]]:
         """A call's method, and the token that it came with; CallRefused without a valid one."""
         given = headers.get(b"authorization", [])
-        text = given[0].decode("latin-1") if len(given) == 1 else ""
+        text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
         token = text[7:] if text[:7].lower() == "bearer " else text
         caller = self._checked(token)
         method = self._methods.get(headers.get(b":path", [b""])[0])

@@ -136,7 +136,7 @@ class Call:
         self._start = self._filled = 0  # where the message begins in its buffer, and goes on
         self._early = bytearray()  # came before the answer to what came before
         self._since, self._moved = time.monotonic(), 0
-        self._held = ExitStack()
+        self._held, self._early_held = ExitStack(), ExitStack()
         self.share: Share | None = None  # of the budget, while a message or an answer is here
 
     # --- what comes in
@@ -144,13 +144,10 @@ class Call:
     def received(self, data: memoryview) -> None:
         """Bytes of messages."""
         self._moved += len(data)
-        if self._answering:
-            self._early += data
-            return
         while data and not (self._answering or self.closed):
             data = self._begin(data) if self._message is None else self._fill(data)
-        if not self.closed:
-            self._early += data
+        if data and not self.closed:
+            self._keep_early(data)
 
     def end_input(self) -> None:
         """The caller sends no more."""
@@ -273,7 +270,7 @@ class Call:
 
     def _conclude(self) -> None:
         """After an answer, or the end of the input: end the call, or go on with what is here."""
-        early, self._early = self._early, bytearray()
+        early = self._take_early()
         if self._last or self.connection.draining:
             self.connection.end(self, Status.OK)
         elif early:
@@ -304,6 +301,21 @@ class Call:
             return False
         return True
 
+    def _keep_early(self, data: memoryview) -> None:
+        """Keep what came before its turn; it counts too."""
+        if not self._early:
+            self._early_share = self._early_held.enter_context(self.connection.budget.share())
+        self._early += data
+        try:
+            self._early_share.hold(len(self._early))
+        except Busy as error:
+            self.refuse(error)
+
+    def _take_early(self) -> bytearray:
+        early, self._early = self._early, bytearray()
+        self._early_held.close()
+        return early
+
     def _release(self) -> None:
         self.share = None
         self._held.close()
@@ -312,7 +324,8 @@ class Call:
         """Forget all; the stream is gone."""
         self.closed = True
         self.output.clear()
-        self._message, self._early = None, bytearray()
+        self._message = None
+        self._take_early()
         if not self._working:
             self._release()
 

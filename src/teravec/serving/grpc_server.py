@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _HANDSHAKE_S = 10.0
 _TICK_S = 1.0
 _BACKLOG = 1024
+_AT_ONCE = 64
 _OTHER_DESCRIPTORS = 256
 
 
@@ -141,10 +142,13 @@ class GrpcServer:
     async def _listen(self) -> asyncio.Server:
         self._loop.call_later(_TICK_S, self._check)
         handshake_s = None if self._tls is None else _HANDSHAKE_S
-        return await self._loop.create_server(
-            lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_BACKLOG,
+        # So many are accepted before any of them is looked at: the fewer, the sooner idle ones go.
+        listener = await self._loop.create_server(
+            lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_AT_ONCE,
             ssl_handshake_timeout=handshake_s,
         )  # fmt: skip
+        self._socket.listen(_BACKLOG)
+        return listener
 
     async def _end(self, timeout_s: float) -> bool:
         self._listener.close()

@@ -20,7 +20,7 @@ _PIECE = 128 << 10  # characters
 class Result(BaseModel):
     """Results of one query, best first."""
 
-    ids: list[int]
+    ids: list[int] | list[str]
     distances: list[float]
 
 
@@ -40,11 +40,14 @@ class Refusal(BaseModel):
     message: str
 
 
-def answer_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
-    """The JSON of a ``SearchAnswer``, cut into pieces of some 128 KiB."""
+def answer_pieces(answer: Answer, seconds: float, string_ids: bool = False) -> Iterator[bytes]:
+    """The JSON of a ``SearchAnswer``, cut into pieces of some 128 KiB.
+
+    With ``string_ids`` ids are strings, which no reader of JSON rounds.
+    """
     texts: list[str] = []
     length = 0
-    for text in _texts(answer, seconds):
+    for text in _texts(answer, seconds, '"' if string_ids else ""):
         texts.append(text)
         length += len(text)
         if length >= _PIECE:
@@ -53,11 +56,11 @@ def answer_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
     yield "".join(texts).encode()
 
 
-def _texts(answer: Answer, seconds: float) -> Iterator[str]:
+def _texts(answer: Answer, seconds: float, quote: str) -> Iterator[str]:
     begin = '{"results":['
     for start, stop in pairwise(answer.lims.tolist()):
         yield begin + '{"ids":['
-        yield from _numbers(answer.ids[start:stop])
+        yield from _numbers(answer.ids[start:stop], quote)
         yield '],"distances":['
         yield from _numbers(answer.distances[start:stop])
         yield "]}"
@@ -69,10 +72,10 @@ def _texts(answer: Answer, seconds: float) -> Iterator[str]:
     )
 
 
-def _numbers(numbers: npt.NDArray[np.generic]) -> Iterator[str]:
+def _numbers(numbers: npt.NDArray[np.generic], quote: str = "") -> Iterator[str]:
     for start in range(0, len(numbers), _NUMBERS):
         some = numbers[start : start + _NUMBERS]
-        texts = [repr(value) for value in some.tolist()]
+        texts = [f"{quote}{value!r}{quote}" for value in some.tolist()]
         if some.dtype.kind == "f":  # what is not finite is no number in JSON
             texts = ["null" if text[-1] in "fn" else text for text in texts]
         yield ("," if start else "") + ",".join(texts)

@@ -24,6 +24,7 @@ SMALL_BODY_BYTES = 64 << 10  # these are parsed in about a millisecond
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 _I64 = (1 << 63) - 1
+_Id = Annotated[int, Field(ge=0, le=_I64)] | Annotated[str, Field(pattern=r"^[0-9]{1,19}$")]
 _ROW = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _ROWS = {"type": "array", "items": _ROW, "minItems": 1}
 _VECTORS = WithJsonSchema({"anyOf": [_ROWS, _ROW, {"type": "null"}]})
@@ -45,9 +46,17 @@ class SearchBody(BaseModel):
         _VECTORS,
     ] = None
     ids: Annotated[
-        list[Annotated[int, Field(ge=0, le=_I64)]] | None,
-        Field(min_length=1, description="Instead: ids of vectors, if the server has these."),
+        list[_Id] | None,
+        Field(
+            min_length=1,
+            description="Instead: ids of vectors, if the server has these; as "
+            "numbers, or as strings of digits.",
+        ),
     ] = None
+    string_ids: Annotated[
+        bool, Field(description="Answer with ids as strings: for readers of JSON that round "
+                    "numbers above 2^53, as JavaScript's does.")
+    ] = False  # fmt: skip
     k: Annotated[int | None, Field(ge=1, le=_I64, description="Results a query.")] = None
     radius: Annotated[Number | None, Field(description="Instead: all within it.")] = None
     nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists visited a query.")] = None
@@ -80,7 +89,7 @@ _Read = tuple[SearchBody, npt.NDArray[np.float32] | None]
 
 _ROWS_TYPE = TypeAdapter(list[Annotated[list[Number], Field(min_length=1)]])
 _NUMBERS_TYPE = TypeAdapter(list[Number])
-_IDS_TYPE = TypeAdapter(list[Annotated[int, Field(ge=0, le=_I64)]])
+_IDS_TYPE = TypeAdapter(list[_Id])
 
 _PIECE_BYTES = 16 << 10  # become numbers at a time, in some milliseconds
 # Bodies that are right have no strings but names, so these are found where they are.

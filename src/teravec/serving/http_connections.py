@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
+import struct
 import time
 from typing import Any
 
@@ -71,7 +72,8 @@ class Connection(H11Protocol):
         if not self.is_answering:
             self.since = time.monotonic()
             # What is left of a refused request's body is thrown away, as long as a header may take.
-            self._awaits_header = self.conn.their_state is h11.SEND_BODY
+            begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
+            self._awaits_header = bool(begun)
 
     def check(self, now: float) -> None:
         """End this connection if its header is late, or if it does not end by itself."""
@@ -83,7 +85,10 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """End this connection at once, whatever it has not sent."""
+        """End this connection at once: the system too forgets what was not sent."""
+        end = self.transport.get_extra_info("socket")
+        if end is not None:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:

@@ -136,7 +136,7 @@ class HttpSearches(Response):
         if asked is None:
             asked = read_body(body, d, self._limits.queries)
         body.clear()
-        request = self._request(asked)
+        request, string_ids = self._request(asked), asked.options.string_ids
         request.check(self._limits)
         left_s = arrived_s + request.timeout_s - time.monotonic()
         if left_s <= 0:
@@ -147,15 +147,16 @@ class HttpSearches(Response):
         share.hold(self._limits.result_bytes(len(answer.ids)))
         seconds = time.monotonic() - arrived_s
         if len(answer.ids) <= _SMALL_RESULTS:
-            return [b"".join(answer_pieces(answer, seconds))]
-        return answer_pieces(_alone(answer), seconds)
+            return [b"".join(answer_pieces(answer, seconds, string_ids))]
+        return answer_pieces(_alone(answer), seconds, string_ids)
 
     def _request(self, asked: Asked) -> SearchRequest:
         options, queries = asked.options, asked.queries
         if queries is None:
             if self._lookup is None:
                 raise InvalidArgument("this server has no vectors to look ids up in (--vectors)")
-            queries = self._lookup.vectors(options.ids or [])
+            self._lookup.check(self._service.backend.versions.current.manifest)
+            queries = self._lookup.vectors([int(i) for i in options.ids or []])
         return SearchRequest(
             queries, Wanted(options.k, options.radius), options.nprobe, options.recall,
             float(options.timeout_s), options.allow_partial, options.candidates,

@@ -51,9 +51,9 @@ class ServeOptions:
         What to show to the servers.
     limits : Limits
     vectors : str, optional
-        Source of vectors by id.
+        The files that the index was built from, for queries by id.
     vector_column : str, optional
-        Column of that source.
+        Column of those files. Not given: that of the build.
     batch_rows : int
     memory_bytes, threads : int, optional
     """
@@ -112,9 +112,11 @@ def launch(options: ServeOptions) -> Server:
     for address in addresses:  # before anything is opened
         options.security.check_address(address)
     allow_most_open_files()
-    lookup = (
-        None if options.vectors is None else VectorLookup(options.vectors, options.vector_column)
-    )
+    lookup = None
+    if options.vectors is not None:
+        lookup = VectorLookup(
+            options.vectors, options.path, options.memory_bytes, options.vector_column
+        )
     metrics = Metrics()
     backend, workers = _backend(options, metrics)
     service = SearchService(

@@ -9,7 +9,7 @@ __all__ = ["memory_bound", "memory_line"]
 
 _INTERPRETER_BYTES = 300 * MIB
 _JSON_TIMES = 8  # what a body of numbers takes while it is read, for each of its bytes
-_CONNECTION_BYTES = 32 << 10  # what an HTTP connection takes that says nothing
+_CONNECTION_BYTES = 32 << 10  # a connection's own, and a frame or headers that are not whole
 _CONNECTIONS = 4096
 
 
@@ -31,12 +31,14 @@ def memory_bound(
     parts = {
         "--memory": memory_bytes,
         "interpreter and libraries": _INTERPRETER_BYTES,
-        # One request alone may be larger than all are allowed to hold together.
+        # One request alone may be larger than all are allowed to hold together: its answer is
+        # counted twice, as results and as the frame that is made of them.
         "requests and answers (--max-waiting)": max(
-            limits.queue_bytes, limits.request_bytes + limits.answer_bytes
+            limits.queue_bytes, limits.request_bytes + 2 * limits.answer_bytes
         ),
         # What a batch finds is not counted as its requests' before it is found.
         "answers being made (--max-answer)": batches * limits.answer_bytes,
+        "Flight's connections": _CONNECTIONS * _CONNECTION_BYTES,
     }
     if http:
         parts["HTTP"] = _JSON_TIMES * limits.json_bytes + (_CONNECTIONS * _CONNECTION_BYTES)

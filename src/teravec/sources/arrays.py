@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from teravec.errors import InvalidSource
+from teravec.sources.vectorfile import SKIP_HINT
 
-__all__ = ["decode_ids", "decode_vectors", "is_vectors", "list_length", "value_dtype"]
+__all__ = [
+    "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
+    "how_to_convert", "is_id", "is_vectors", "vector_kind",
+]  # fmt: skip
 
 _DTYPES: dict[Any, np.dtype] = {
     pa.float32(): np.dtype("f4"),
@@ -18,33 +25,118 @@ _DTYPES: dict[Any, np.dtype] = {
     pa.float16(): np.dtype("f2"),
     pa.int8(): np.dtype("i1"),
     pa.uint8(): np.dtype("u1"),
+    pa.int16(): np.dtype("i2"),
+    pa.uint16(): np.dtype("u2"),
+    pa.int32(): np.dtype("i4"),
+    pa.uint32(): np.dtype("u4"),
+    pa.int64(): np.dtype("i8"),
+    pa.uint64(): np.dtype("u8"),
 }
 
 VECTOR_TYPES = "a list or fixed-size list of " + ", ".join(dtype.name for dtype in _DTYPES.values())
 """Column types that are read as vectors, in words."""
 
+_MOST_ID = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class VectorKind:
+    """What a column type says of the vectors in it.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the elements.
+    d : int or None
+        Dimension that the type states; None for lists of free length.
+    is_nested : bool
+        Each row is a list that holds the vector alone.
+    """
+
+    dtype: np.dtype
+    d: int | None
+    is_nested: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Lower for what is rather the vector column, where none is named.
+
+        Lists of larger integers are often token numbers, and nested lists boxes or parts.
+        """
+        return 2 * self.is_nested + (self.dtype.kind in "iu" and self.dtype.itemsize > 1)
+
 
 def _is_list(kind: Any) -> bool:
     types = pa.types
-    return bool(types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind))
+    return bool(
+        types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
+        or types.is_list_view(kind) or types.is_large_list_view(kind)
+    )  # fmt: skip
+
+
+def vector_kind(kind: Any) -> VectorKind | None:
+    """What vectors a column of this Arrow type holds, or None where it holds no vectors."""
+    if isinstance(kind, pa.FixedShapeTensorType):
+        if sum(size != 1 for size in kind.shape) > 1:
+            return None
+        of = vector_kind(kind.storage_type)
+        return None if of is None else VectorKind(of.dtype, prod(kind.shape))
+    if isinstance(kind, pa.BaseExtensionType):
+        return vector_kind(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        return vector_kind(kind.value_type)
+    if not _is_list(kind):
+        return None
+    d = int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+    if kind.value_type in _DTYPES:
+        return VectorKind(_DTYPES[kind.value_type], d)
+    inner = vector_kind(kind.value_type)
+    if inner is None or (d is not None and d != 1):
+        return None
+    return VectorKind(inner.dtype, inner.d, is_nested=True)
 
 
 def is_vectors(kind: Any) -> bool:
     """Whether a column of this Arrow type can be read as vectors."""
-    return _is_list(kind) and kind.value_type in _DTYPES
+    return vector_kind(kind) is not None
 
 
-def value_dtype(kind: Any) -> np.dtype:
-    """Element type of a vector column."""
-    return _DTYPES[kind.value_type]
+def is_id(kind: Any) -> bool:
+    """Whether a column of this Arrow type can be read as ids."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_id(kind.storage_type)
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return is_id(kind.value_type)
+    return bool(types.is_integer(kind) or (types.is_decimal(kind) and kind.scale == 0))
 
 
-def list_length(kind: Any) -> int | None:
-    """Dimension that the type itself states; None for lists of free length."""
-    return int(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+def how_to_convert(kind: Any) -> str:
+    """What makes vectors of a column that is not read as such, or nothing."""
+    types = pa.types
+    if isinstance(kind, pa.FixedShapeTensorType):
+        shape = f"{tuple(kind.shape)} is no vector: reshape it to ({prod(kind.shape)},)"
+        return f"; a tensor of shape {shape}"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return "; text is made numbers by duckdb's CAST(column AS FLOAT[])"
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return (
+            "; bytes are made numbers by np.frombuffer(b''.join(column), 'float32').reshape(n, -1)"
+        )
+    if types.is_run_end_encoded(kind):
+        return "; decode it first: pc.run_end_decode(column)"
+    if types.is_struct(kind):
+        return "; name one of its fields, as COLUMN.FIELD"
+    if _is_list(kind) and _is_list(kind.value_type):
+        return "; a row holds several vectors: give each a row of its own (list_flatten, explode)"
+    if _is_list(kind):
+        return "; cast its elements to float32"
+    return ""
 
 
-def decode_vectors(path: Path, array: Any, first: int, d: int) -> np.ndarray:
+def decode_vectors(
+    path: Path, array: Any, first: int, d: int, *, lenient: bool = False
+) -> np.ndarray:
     """View one piece of a vector column as a matrix.
 
     Parameters
@@ -52,9 +144,11 @@ def decode_vectors(path: Path, array: Any, first: int, d: int) -> np.ndarray:
     path : Path
         For messages, with ``first``, the row in the file of the piece's first row.
     array : pyarrow.Array
-        List array of a type that `is_vectors` takes.
+        Array of a type that has a `vector_kind`.
     d : int
         Length that every list must have.
+    lenient : bool
+        Rows that are no vectors become NaN, in a floating type.
 
     Returns
     -------
@@ -66,42 +160,133 @@ def decode_vectors(path: Path, array: Any, first: int, d: int) -> np.ndarray:
     InvalidSource
         A null row, a null inside a row, or a list of another length; the message names the row.
     """
-    _refuse_nulls(path, array, first, "vector")
-    if not pa.types.is_fixed_size_list(array.type):
-        lengths = np.diff(array.offsets.to_numpy())
-        wrong = np.flatnonzero(lengths != d)
-        if wrong.size:
-            row = int(wrong[0])
-            raise InvalidSource(
-                f"{path}: row {first + row} holds {lengths[row]} values, expected {d} as in row 0"
-            )
-    values = array.flatten()
-    if values.null_count:
-        row = _first_null(values) // d
-        raise InvalidSource(f"{path}: row {first + row} holds a null value, expected {d} numbers")
-    matrix: np.ndarray = values.to_numpy().reshape(len(array), d)
+    lists = _stored(array)
+    sound = _sound(lists, d)
+    if lenient and not sound.all():
+        return _with_gaps(lists, sound, d)
+    if not sound.all():
+        _refuse(path, lists, first, int(sound.argmin()), d)
+    while _is_list(lists.type):
+        lists = _stored(lists.flatten())
+    matrix: np.ndarray = lists.to_numpy().reshape(len(array), d)
     return matrix
 
 
-def decode_ids(path: Path, array: Any, first: int) -> np.ndarray:
-    """Convert one piece of an integer column to int64; nulls and ids of 2^63 or more are errors."""
-    _refuse_nulls(path, array, first, "id")
-    ids: np.ndarray = array.to_numpy()
-    if ids.dtype == np.uint64:
-        large = np.flatnonzero(ids > np.uint64(np.iinfo(np.int64).max))
-        if large.size:
-            row = int(large[0])
+def _stored(array: Any) -> Any:
+    """The array below extension types and dictionaries."""
+    if isinstance(array, pa.ExtensionArray):
+        return _stored(array.storage)
+    if isinstance(array, pa.DictionaryArray):
+        return _stored(array.dictionary_decode())
+    return array
+
+
+def _lengths(lists: Any) -> np.ndarray:
+    """Elements of each row; of a null row, anything."""
+    kind = lists.type
+    if pa.types.is_fixed_size_list(kind):
+        return np.full(len(lists), kind.list_size)
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        sizes: np.ndarray = lists.sizes.to_numpy()
+        return sizes
+    lengths: np.ndarray = np.diff(lists.offsets.to_numpy())
+    return lengths
+
+
+def _sound(lists: Any, d: int) -> np.ndarray:
+    """Which rows, (n,) bool, hold ``d`` numbers and nothing else."""
+    inside = lists.type.value_type
+    nested = isinstance(inside, pa.BaseExtensionType) or _is_list(inside)
+    sound = _lengths(lists) == (1 if nested else d)
+    if lists.null_count:
+        sound &= lists.is_valid().to_numpy(zero_copy_only=False)
+    values = _stored((lists if sound.all() else lists.filter(pa.array(sound))).flatten())
+    if nested:
+        sound[sound] = _sound(values, d)
+    elif values.null_count:
+        valid = values.is_valid().to_numpy(zero_copy_only=False)
+        sound[sound] = valid.reshape(-1, d).all(axis=1)
+    return np.asarray(sound)
+
+
+def _with_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
+    """The rows that are sound; NaN in the others."""
+    values = lists.filter(pa.array(sound))
+    while _is_list(values.type):
+        values = _stored(values.flatten())
+    rows: np.ndarray = values.to_numpy().reshape(-1, d)
+    dtype = rows.dtype if rows.dtype.kind == "f" else np.dtype("f8")
+    matrix = np.full((len(sound), d), np.nan, dtype)
+    matrix[sound] = rows
+    return matrix
+
+
+def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | None:
+    """Length of the first vector of a piece; None where it has no row.
+
+    Where ``lenient``, the length that most rows of the piece have, those without values apart.
+    """
+    lists = _stored(array)
+    if lenient:
+        filled = (_lengths(lists) > 0) & lists.is_valid().to_numpy(zero_copy_only=False)
+        lists = lists.filter(pa.array(filled))
+    if not len(lists):
+        return None
+    if lists[0:1].null_count:
+        raise InvalidSource(
+            f"{path}: row {first} has a null vector, expected a vector; {SKIP_HINT}"
+        )
+    inside = _stored((lists if lenient else lists[0:1]).flatten())
+    if not _is_list(inside.type):
+        lengths, counts = np.unique(_lengths(lists), return_counts=True)
+        return int(lengths[counts.argmax()] if lenient else _lengths(lists)[0])
+    if not len(inside) and not lenient:
+        return 0
+    return first_length(inside, path, first, lenient=lenient)
+
+
+def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
+    """Raise for a row that is no vector, and say what it is."""
+    found, one = f"{path}: row {first + row}", lists[row : row + 1]
+    if one.null_count:
+        raise InvalidSource(f"{found} has a null vector, expected one in every row; {SKIP_HINT}")
+    length = int(_lengths(one)[0])
+    values = _stored(one.flatten())
+    if _is_list(values.type):
+        if length != 1:
             raise InvalidSource(
-                f"{path}: row {first + row} has id {ids[row]}, expected less than 2^63"
+                f"{found} holds {length} vectors, expected 1"
+                f"{how_to_convert(lists.type)}; {SKIP_HINT}"
             )
-    return ids.astype(np.int64)
+        _refuse(path, values, first + row, 0, d)
+    if length != d:
+        raise InvalidSource(f"{found} holds {length} values, expected {d} as in row 0; {SKIP_HINT}")
+    raise InvalidSource(f"{found} holds a null value, expected {d} numbers; {SKIP_HINT}")
 
 
-def _refuse_nulls(path: Path, array: Any, first: int, what: str) -> None:
-    if array.null_count:
-        row = first + _first_null(array)
-        raise InvalidSource(f"{path}: row {row} has a null {what}, expected one in every row")
+def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
+    """Convert one piece of an id column to int64; nulls and ids of 2^63 or more are errors.
+
+    Where ``lenient``, a null is -1: an error only if a vector has that id.
+    """
+    array = _plain(array)
+    if array.null_count and not lenient:
+        row = first + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+        raise InvalidSource(f"{path}: row {row} has a null id, expected one in every row")
+    try:
+        return np.asarray(array.cast(pa.int64()).fill_null(-1).to_numpy())
+    except pa.ArrowInvalid as error:
+        for row, value in enumerate(array.to_pylist()):
+            if value is not None and not -_MOST_ID <= value <= _MOST_ID:
+                raise InvalidSource(
+                    f"{path}: row {first + row} has id {value}, expected less than 2^63"
+                ) from error
+        raise InvalidSource(f"{path}: ids from row {first} on are not integers: {error}") from error
 
 
-def _first_null(array: Any) -> int:
-    return int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
+def _plain(array: Any) -> Any:
+    """The numbers of a column, each where its row is."""
+    array = _stored(array)
+    if pa.types.is_run_end_encoded(array.type):
+        return _plain(pc.run_end_decode(array))
+    return array

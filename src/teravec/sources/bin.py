@@ -1,4 +1,4 @@
-"""The big-ann-benchmarks formats .fbin, .u8bin and .i8bin.
+"""The big-ann-benchmarks formats .fbin, .u8bin and .i8bin, and .f16bin of cuVS.
 
 ::
 
@@ -11,6 +11,7 @@ https://big-ann-benchmarks.com, "Datasets": the same layout for every element ty
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -22,20 +23,28 @@ from teravec.sources.packed import PackedFile, check_size, read_head
 __all__ = ["DTYPES", "open_bin"]
 
 DTYPES: dict[str, np.dtype] = {
-    ".fbin": np.dtype("<f4"),
-    ".u8bin": np.dtype("u1"),
-    ".i8bin": np.dtype("i1"),
+    "fbin": np.dtype("<f4"),
+    "f16bin": np.dtype("<f2"),
+    "u8bin": np.dtype("u1"),
+    "i8bin": np.dtype("i1"),
 }
 
 _HEADER = struct.Struct("<II")
+_CROPPED = re.compile(r"\.crop_nb_([0-9]+)$")
 
 
-def open_bin(path: Path) -> PackedFile:
-    """Open a .fbin, .u8bin or .i8bin file; its header must agree with its size."""
-    dtype = DTYPES[path.suffix.lower()]
+def open_bin(path: Path, dtype: np.dtype) -> PackedFile:
+    """Open a file of a header and values of ``dtype``; the header must agree with the size.
+
+    A file that big-ann-benchmarks cropped may have the header of the whole; where its name and
+    its size agree on fewer rows, those are read.
+    """
     head, size = read_head(path, _HEADER.size)
     if len(head) < _HEADER.size:
         raise InvalidSource(f"{path}: {size} bytes found, expected a header of 8 (n and d)")
     n, d = _HEADER.unpack(head)
+    cropped = _CROPPED.search(path.name)
+    if cropped and size == _HEADER.size + int(cropped[1]) * d * dtype.itemsize:
+        n = min(n, int(cropped[1]))
     check_size(path, size, _HEADER.size, (n, d), dtype.itemsize)
     return PackedFile(path, (n, d), dtype, size, offset=_HEADER.size)

@@ -12,31 +12,75 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from teravec.errors import InvalidSource, TeravecError
 from teravec.sources.arrays import (
     VECTOR_TYPES,
+    VectorKind,
     decode_ids,
     decode_vectors,
+    first_length,
+    how_to_convert,
+    is_id,
     is_vectors,
-    list_length,
-    value_dtype,
+    vector_kind,
 )
 from teravec.sources.cursor import ColumnReader
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
-__all__ = ["ColumnTable", "ColumnarFile", "Columns", "arrow_errors"]
+__all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors"]
 
 _PIECE_BYTES = 2 << 20
 _ID_ROWS = 64 << 10
+_FIRST_ROWS = 1 << 10
+_NAMED, _MOST_NAMES = 10, 50  # columns in a message, with and without their types
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to read; None for row numbers, and for the only vector column."""
+    """What to read of a table.
+
+    Parameters
+    ----------
+    ids, vectors : str, optional
+        Columns, or fields of structs by dotted name; None for row numbers, and for the only
+        vector column.
+    lenient : bool
+        Rows that are no vectors are read as NaN, not refused.
+    """
 
     ids: str | None = None
     vectors: str | None = None
+    lenient: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnPath:
+    """A column, or a field inside of it.
+
+    Parameters
+    ----------
+    name : str
+        As the user writes it: "embedding.values".
+    column : str
+        The column that holds it.
+    fields : tuple of str
+        From the column down to the field.
+    kind : pyarrow.DataType
+    """
+
+    name: str
+    column: str
+    fields: tuple[str, ...]
+    kind: Any
+
+    def field(self, array: Any) -> Any:
+        """The field's array, of the column's; null where a struct above it is null."""
+        for name in self.fields:
+            array = array.storage if isinstance(array, pa.ExtensionArray) else array
+            array = pc.struct_field(array, name)
+        return array
 
 
 class ColumnTable(ABC):
@@ -70,16 +114,17 @@ class ColumnTable(ABC):
             ``rows`` rows or fewer at a time where the format can stop inside a group.
         """
 
-    def pieces(self, column: str, group: int, rows: int) -> Iterator[tuple[int, Any]]:
+    def pieces(self, path: ColumnPath, group: int, rows: int) -> Iterator[tuple[int, Any]]:
         """As `arrays`, each with its first row's number, and errors named after the file."""
         row = int(self.starts[group])
-        arrays = self.arrays(column, group, rows)
+        arrays = self.arrays(path.column, group, rows)
         while True:
             with arrow_errors(self.path):
                 array = next(arrays, None)
                 if array is None:
                     return
                 array.validate(full=True)  # IPC hands on whatever offsets a damaged file claims
+                array = path.field(array)
             yield row, array
             row += len(array)
 
@@ -96,19 +141,19 @@ class ColumnarFile(VectorFile):
     is_decoded = True
 
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
-        name = _vector_column(table, columns.vectors)
-        kind = table.schema.field(name).type
-        dtype = value_dtype(kind)
+        with arrow_errors(table.path):  # names that are not UTF-8
+            self._column = _vector_column(table, columns.vectors)
+            ids = None if columns.ids is None else _id_column(table, columns.ids)
+        kind = vector_kind(self._column.kind)
+        assert kind is not None
         n = int(table.starts[-1])
-        d = _dimension(table, name) if n else list_length(kind) or 0
-        super().__init__(table.path, n, d, dtype, table.size_bytes)
-        self.vector_column = name
-        self._table = table
-        rows = max(1, _PIECE_BYTES // max(1, d * dtype.itemsize))
+        d = kind.d or (_first_dimension(table, self._column, columns.lenient) if n else 0)
+        super().__init__(table.path, n, d, kind.dtype, table.size_bytes)
+        self.vector_column = self._column.name
+        self._table, self._lenient = table, columns.lenient
+        rows = max(1, _PIECE_BYTES // max(1, d * kind.dtype.itemsize))
         self._vectors = ColumnReader(table.path, table.starts, partial(self._matrices, rows=rows))
-        self._id_column = columns.ids
-        if columns.ids is not None:
-            _check_id_column(table, columns.ids)
+        self._id_column = ids
         self._ids = ColumnReader(table.path, table.starts, self._id_arrays)
 
     @contextmanager
@@ -126,14 +171,13 @@ class ColumnarFile(VectorFile):
         self._ids.release()
 
     def _matrices(self, group: int, *, rows: int) -> Iterator[np.ndarray]:
-        assert self.vector_column is not None
-        for row, array in self._table.pieces(self.vector_column, group, rows):
-            yield decode_vectors(self.path, array, row, self.d)
+        for row, array in self._table.pieces(self._column, group, rows):
+            yield decode_vectors(self.path, array, row, self.d, lenient=self._lenient)
 
     def _id_arrays(self, group: int) -> Iterator[np.ndarray]:
         assert self._id_column is not None
         for row, array in self._table.pieces(self._id_column, group, _ID_ROWS):
-            yield decode_ids(self.path, array, row)
+            yield decode_ids(self.path, array, row, lenient=self._lenient)
 
 
 @contextmanager
@@ -154,54 +198,116 @@ def arrow_errors(path: Path) -> Iterator[None]:
 
 def _unsound(path: Path, error: Exception) -> InvalidSource:
     why = " ".join(str(error).split())
-    return InvalidSource(f"{path}: not a sound {path.suffix} file: {why}")
+    return InvalidSource(f"{path}: not a sound file of its format: {why}")
 
 
-def _vector_column(table: ColumnTable, named: str | None) -> str:
+def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
     if named is not None:
-        kind = _column_type(table, named)
-        if not is_vectors(kind):
+        path = _resolved(table, named)
+        if not is_vectors(path.kind):
             raise InvalidSource(
-                f"{table.path}: column {named!r} of type {kind} found, expected {VECTOR_TYPES}"
+                f"{table.path}: column {named!r} of type {path.kind} found, "
+                f"expected {VECTOR_TYPES}{how_to_convert(path.kind)}"
             )
-        return named
-    candidates = [field.name for field in table.schema if is_vectors(field.type)]
+        return path
+    vectors = [path for path in _top(table) if is_vectors(path.kind)]
+    best = min((_kind(path).rank for path in vectors), default=0)
+    candidates = [path for path in vectors if _kind(path).rank == best]
     if len(candidates) > 1:
         raise InvalidSource(
-            f"{table.path}: vector columns {', '.join(candidates)} found, expected one; "
-            "name the column to read"
+            f"{table.path}: vector columns {_names(candidates)} found, expected one; "
+            f"name the column to read: --vector-column {candidates[0].name}"
         )
     if not candidates:
-        found = ", ".join(f"{field.name} ({field.type})" for field in table.schema) or "none"
-        raise InvalidSource(f"{table.path}: columns {found} found, expected {VECTOR_TYPES}")
-    return str(candidates[0])
+        raise InvalidSource(_no_vectors(table))
+    return candidates[0]
 
 
-def _check_id_column(table: ColumnTable, name: str) -> None:
-    kind = _column_type(table, name)
-    if not pa.types.is_integer(kind):
-        raise InvalidSource(
-            f"{table.path}: id column {name!r} of type {kind} found, expected an integer type"
+def _no_vectors(table: ColumnTable) -> str:
+    """What a table has instead of vectors, and what to do with it."""
+    found = ", ".join(f"{path.name} ({path.kind})" for path in _top(table)[:_NAMED]) or "none"
+    more = len(table.names) - _NAMED
+    found += f" and {more:,} more" if more > 0 else ""
+    message = f"{table.path}: columns {found} found, expected {VECTOR_TYPES}"
+    inside = [path for path in _all_paths(table) if is_vectors(path.kind)]
+    if inside:
+        return f"{message}; name the field to read: --vector-column {inside[0].name}"
+    if sum(pa.types.is_floating(path.kind) for path in _top(table)) > 1:
+        values = "df.select_dtypes('floating').to_numpy('float32')"
+        return f"{message}; one column a dimension is saved as np.save('x.npy', {values})"
+    hints = (how_to_convert(path.kind) for path in _top(table))
+    return message + next((hint for hint in hints if hint), "")
+
+
+def _id_column(table: ColumnTable, name: str) -> ColumnPath:
+    path = _resolved(table, name)
+    if not is_id(path.kind):
+        hint = (
+            "other ids are not there yet: leave out --id-column (id_column), ids are then row "
+            "numbers, and join by row number"
         )
-
-
-def _column_type(table: ColumnTable, name: str) -> Any:
-    if len(table.schema.get_all_field_indices(name)) != 1:
-        names = ", ".join(table.names) or "none"
+        if pa.types.is_floating(path.kind):
+            hint = f"cast it: {name}.astype('int64')"
         raise InvalidSource(
-            f"{table.path}: columns {names} found, expected exactly one called {name!r}"
+            f"{table.path}: id column {name!r} of type {path.kind} found, "
+            f"expected an integer type; {hint}"
         )
-    return table.schema.field(name).type
+    return path
 
 
-def _dimension(table: ColumnTable, name: str) -> int:
-    """Dimension that the type states, or else the length of row 0."""
-    stated = list_length(table.schema.field(name).type)
-    if stated is not None:
-        return stated
-    for _, array in table.pieces(name, 0, 1):
-        if len(array):
-            if array[0].as_py() is None:
-                raise InvalidSource(f"{table.path}: row 0 has a null vector, expected a vector")
-            return len(array[0])
-    raise InvalidSource(f"{table.path}: no row found, expected {table.starts[-1]}")
+def _resolved(table: ColumnTable, name: str) -> ColumnPath:
+    """The column of this name, or else the field: a column's own name may have dots."""
+    count = len(table.schema.get_all_field_indices(name))
+    if count == 1:
+        return ColumnPath(name, name, (), table.schema.field(name).type)
+    paths = [] if count else [path for path in _all_paths(table) if path.name == name]
+    if len(paths) != 1:
+        fields = [path.name for path in _all_paths(table) if path.fields]
+        names = ", ".join(table.names[:_MOST_NAMES]) or "none"
+        more = len(table.names) - _MOST_NAMES
+        names += f" and {more:,} more" if more > 0 else ""
+        inside = f" (with fields {', '.join(fields[:_NAMED])})" if fields else ""
+        raise InvalidSource(
+            f"{table.path}: columns {names}{inside} found, expected exactly one called {name!r}"
+        )
+    return paths[0]
+
+
+def _top(table: ColumnTable) -> list[ColumnPath]:
+    return [ColumnPath(field.name, field.name, (), field.type) for field in table.schema]
+
+
+def _all_paths(table: ColumnTable) -> list[ColumnPath]:
+    """Columns, and the fields of structs among them at any depth."""
+    found, left = [], _top(table)
+    while left:
+        path = left.pop(0)
+        found.append(path)
+        kind = path.kind
+        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+        if pa.types.is_struct(kind):
+            left += [
+                ColumnPath(f"{path.name}.{field.name}", path.column, (*path.fields, field.name),
+                           field.type)
+                for field in kind
+            ]  # fmt: skip
+    return found
+
+
+def _kind(path: ColumnPath) -> VectorKind:
+    kind = vector_kind(path.kind)
+    assert kind is not None
+    return kind
+
+
+def _names(paths: list[ColumnPath]) -> str:
+    return ", ".join(path.name for path in paths)
+
+
+def _first_dimension(table: ColumnTable, column: ColumnPath, lenient: bool) -> int:
+    """Length of row 0; where bad rows are skipped, of the first row that has any."""
+    for row, array in table.pieces(column, 0, _FIRST_ROWS if lenient else 1):
+        length = first_length(array, table.path, row, lenient=lenient)
+        if length is not None:
+            return length
+    raise InvalidSource(f"{table.path}: no row with a vector found, {table.starts[-1]:,} rows read")

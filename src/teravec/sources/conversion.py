@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from teravec.errors import InvalidSource
-from teravec.sources.vectorfile import VectorFile
+from teravec.sources.vectorfile import SKIP_HINT, VectorFile
 
 __all__ = ["GAP_BYTES", "read_range", "read_rows", "spans"]
 
@@ -128,5 +128,5 @@ def _check_finite(
     value = file.read(row, row + 1)[0, dimension]
     raise InvalidSource(
         f"{file.path}: row {row} (row {offset + row} of the source) holds {value} in dimension "
-        f"{dimension}, expected values that are finite in float32"
+        f"{dimension}, expected values that are finite in float32; {SKIP_HINT}"
     )

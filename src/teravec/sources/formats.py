@@ -1,65 +1,147 @@
-"""Which reader opens which file: by extension, and by nothing else."""
+"""Which reader opens which file: by the format asked for, by its name, or by what it begins with.
+
+What a file holds is taken from its first bytes only where they can mean nothing else: the
+magic of .npy, Parquet and Arrow. Two formats with a header of two numbers look alike; where a
+name does not say which it is, the user has to.
+"""
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-from teravec.errors import InvalidSource
+from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources import bin, npy, vecs
 from teravec.sources.columnar import Columns
+from teravec.sources.conversions import conversion
 from teravec.sources.ipc import open_ipc
+from teravec.sources.packed import read_head
 from teravec.sources.parquet import open_parquet
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["EXTENSIONS", "has_columns", "has_known_extension", "open_vector_file"]
+__all__ = [
+    "EXTENSIONS", "FORMATS", "by_magic", "has_columns", "known_format", "open_vector_file",
+    "parse_format",
+]  # fmt: skip
 
 _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
-    **dict.fromkeys(vecs.DTYPES, vecs.open_vecs),
-    **dict.fromkeys(bin.DTYPES, bin.open_bin),
-    ".npy": npy.open_npy,
+    **{name: partial(vecs.open_vecs, dtype=dtype) for name, dtype in vecs.DTYPES.items()},
+    **{name: partial(bin.open_bin, dtype=dtype) for name, dtype in bin.DTYPES.items()},
+    "npy": npy.open_npy,
 }
 _COLUMNAR: dict[str, Callable[[Path, Columns], VectorFile]] = {
-    ".parquet": open_parquet,
-    ".arrow": open_ipc,
-    ".feather": open_ipc,
+    "parquet": open_parquet,
+    "arrow": open_ipc,
+    "feather": open_ipc,
 }
 
-EXTENSIONS = (*_PLAIN, *_COLUMNAR)
+FORMATS = (*_PLAIN, *_COLUMNAR)
+"""Names of the formats, as ``--format`` takes them."""
+
+EXTENSIONS = tuple(f".{name}" for name in FORMATS)
 """Extensions read, lower case; a file's own may be in either case."""
 
+_ALIASES = {"ipc": "arrow", "arrows": "arrow", "pq": "parquet", "parq": "parquet"}
 
-def has_known_extension(path: Path) -> bool:
-    """Whether some reader takes files so named."""
-    return path.suffix.lower() in EXTENSIONS
-
-
-def has_columns(path: Path) -> bool:
-    """Whether files so named hold columns, of which one is the vectors."""
-    return path.suffix.lower() in _COLUMNAR
+_CROPPED = re.compile(r"\.(fbin|f16bin|u8bin|i8bin)\.crop_nb_[0-9]+$")  # big-ann-benchmarks
+_DEEP1B = re.compile(r"(base|learn)_[0-9]{2}")  # parts of Deep1B: .fvecs without the extension
+_HEADED = struct.Struct("<II")
+_MAGIC = ((b"\x93NUMPY", "npy"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 
 
-def open_vector_file(path: Path, columns: Columns) -> VectorFile:
-    """Open a file by its extension.
+def has_columns(format: str | None) -> bool:
+    """Whether files of this format hold columns, of which one is the vectors."""
+    return format in _COLUMNAR
+
+
+def parse_format(name: str) -> str:
+    """The format of this name, with or without a dot, or InvalidArgument."""
+    plain = name.lower().removeprefix(".")
+    plain = _ALIASES.get(plain, plain)
+    if plain not in FORMATS:
+        hint = "; .bin is one of fbin, u8bin and i8bin" if plain == "bin" else ""
+        raise InvalidArgument(f"format {name!r} found, expected one of {', '.join(FORMATS)}{hint}")
+    return plain
+
+
+def known_format(path: Path) -> str | None:
+    """The format that a file's name states, or None; ``bin`` stands for a header of n and d."""
+    suffix = path.suffix.lower().removeprefix(".")
+    suffix = _ALIASES.get(suffix, suffix)
+    if suffix in FORMATS or suffix == "bin":
+        return suffix
+    if cropped := _CROPPED.search(path.name.lower()):
+        return cropped[1]
+    return "fvecs" if _DEEP1B.fullmatch(path.name) else None
+
+
+def open_vector_file(path: Path, columns: Columns, format: str | None = None) -> VectorFile:
+    """Open a file of vectors.
+
+    Parameters
+    ----------
+    path : Path
+    columns : Columns
+    format : str, optional
+        One of ``FORMATS``. Not given: by the file's name, or by its first bytes.
 
     Raises
     ------
     InvalidSource
-        An extension that is not read, a column named for a format without columns, or a file
-        that is not what its extension says.
+        A format that is not read or not certain, a column named for a format without columns, or
+        a file that is not what its name says.
     """
-    extension = path.suffix.lower()
-    if extension in _COLUMNAR:
-        return _COLUMNAR[extension](path, columns)
-    if extension not in _PLAIN:
-        raise InvalidSource(
-            f"{path}: extension {extension!r} found, expected one of {', '.join(EXTENSIONS)}"
-        )
+    name = format or known_format(path) or by_magic(path)
+    if name is None:
+        _refuse(path)
+    if name in _COLUMNAR:
+        return _COLUMNAR[name](path, columns)
+    if name == "bin":
+        return _open_headed(path)
     named = columns.ids or columns.vectors
     if named is not None:
-        known = ", ".join(_COLUMNAR)
+        known = ", ".join(f".{known}" for known in _COLUMNAR)
         raise InvalidSource(
-            f"{path}: column {named!r} is named, but {extension} files have no columns; "
+            f"{path}: column {named!r} is named, but .{name} files have no columns; "
             f"expected {known}"
         )
-    return _PLAIN[extension](path)
+    return _PLAIN[name](path)
+
+
+def by_magic(path: Path) -> str | None:
+    """The format that a file's first bytes state beyond doubt, or None."""
+    head, _ = read_head(path, 8)
+    return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
+
+
+def _open_headed(path: Path) -> VectorFile:
+    """Open a .bin as DiskANN writes it: float32, unless the size says that it is not."""
+    head, size = read_head(path, _HEADED.size)
+    if len(head) == _HEADED.size:
+        n, d = _HEADED.unpack(head)
+        if n * d and size == _HEADED.size + n * d:
+            raise InvalidSource(
+                f"{path}: {n:,} x {d} values of one byte found; add --format u8bin or "
+                "--format i8bin to say which they are"
+            )
+        if n * d and size != _HEADED.size + 4 * n * d:
+            raise InvalidSource(
+                f"{path}: {size} bytes found, expected {_HEADED.size + 4 * n * d} for its header's "
+                f"n={n}, d={d} of float32; if .bin means another format here, add --format with "
+                f"one of {', '.join(FORMATS)}"
+            )
+    return _PLAIN["fbin"](path)
+
+
+def _refuse(path: Path) -> NoReturn:
+    known = f"expected one of {', '.join(EXTENSIONS)}"
+    if (line := conversion(path)) is not None:
+        raise InvalidSource(f"{path}: extension {path.suffix!r} found, {known}; convert it: {line}")
+    raise InvalidSource(
+        f"{path}: extension {path.suffix!r} found, {known}; "
+        "if it is one of these under another name, add --format with that name"
+    )

@@ -15,13 +15,16 @@ from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
 from teravec.sources.columnar import Columns
-from teravec.sources.conversion import read_range, read_rows
+from teravec.sources.conversion import read_range, read_rows, spans
 from teravec.sources.fingerprint import fingerprint
 from teravec.sources.formats import open_vector_file
-from teravec.sources.paths import PathLike, discover
+from teravec.sources.paths import Member, PathLike, discover
+from teravec.sources.skipped import NONE, Skipped
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["Block", "Source", "SourceFile", "SourceFiles", "open_rows", "open_source"]
+__all__ = [
+    "Block", "Source", "SourceFile", "SourceFiles", "open_rows", "open_source", "same_vectors",
+]  # fmt: skip
 
 _FLOAT32 = np.dtype(np.float32)
 
@@ -49,6 +52,7 @@ class SourceFile:
 
     start: int
     file: VectorFile
+    member: Member
 
     @property
     def path(self) -> Path:
@@ -65,14 +69,21 @@ class SourceFile:
         """Number of the row after the file's last."""
         return self.start + self.file.n
 
+    @property
+    def outline(self) -> tuple[str, int, int]:
+        """Name, rows and bytes: what tells files apart at no cost."""
+        return self.path.name, self.n, self.file.size_bytes
+
     def describe(self) -> dict[str, Any]:
-        """Name, rows, bytes, fingerprint and vector column; not the directory."""
+        """Name, rows, bytes, fingerprint and vector column; of the directory, what was entered."""
+        folder = {"folder": self.member.folder} if self.member.folder else {}
         return {
             "name": self.path.name,
             "n": self.n,
             "size_bytes": self.file.size_bytes,
             "fingerprint": fingerprint(self.path),
             "vector_column": self.file.vector_column,
+            **folder,
         }
 
 
@@ -83,46 +94,89 @@ class SourceFiles:
     Parameters
     ----------
     paths : tuple of str
-        As the user's directory sees them.
+        As the user's directory sees them; with their format where the user said it.
     id_column, vector_column : str, optional
+    skipped : Skipped, optional
+        Rows that were found to be no vectors; None where such rows are errors.
     """
 
     paths: tuple[str, ...]
     id_column: str | None
     vector_column: str | None
+    skipped: Skipped | None = None
 
     def open(self) -> Source:
         """Open it; as `open_source`."""
-        return open_source(self.paths, id_column=self.id_column, vector_column=self.vector_column)
+        source = open_source(
+            self.paths, id_column=self.id_column, vector_column=self.vector_column,
+            skip_bad=self.skipped is not None,
+        )  # fmt: skip
+        return source if self.skipped is None else source.without(self.skipped)
 
 
 class Source:
     """The rows of some files, one after another, as one matrix that is never held whole.
 
-    Threads may read at once. Made by `open_source`.
+    Threads may read at once. Made by `open_source`. Where bad rows are skipped, the others are
+    numbered anew without gaps, for every stage alike; their ids stay what they were.
 
     Attributes
     ----------
     files : tuple of SourceFile
-        In row order; files without rows included.
+        In row order; files without rows included. Their rows count the skipped ones.
     id_column : str or None
         Column that ids come from; None where an id is a row number.
     vector_column : str or None
         Column asked for.
+    skipped : Skipped or None
+        Bad rows, which are passed over; None where they are errors.
     """
 
     def __init__(
         self, files: Sequence[VectorFile], id_column: str | None = None,
-        vector_column: str | None = None,
+        vector_column: str | None = None, members: Sequence[Member] | None = None,
+        skipped: Skipped | None = None,
     ) -> None:  # fmt: skip
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
-        self.files = tuple(map(SourceFile, starts[:-1], files))
-        self.id_column, self.vector_column = id_column, vector_column
+        members = members or [Member(file.path) for file in files]
+        self.files = tuple(map(SourceFile, starts[:-1], files, members))
+        self.id_column, self.vector_column, self.skipped = id_column, vector_column, skipped
         self._starts = np.array(starts[:-1], np.int64)
+        self._gaps = skipped or NONE
+
+    def without(self, skipped: Skipped) -> Source:
+        """The same files, less these rows."""
+        return self._of(self.files, skipped)
+
+    def in_order_of(self, described: dict[str, Any]) -> Source:
+        """The source in the order of a description, where an earlier release made that.
+
+        Before, members of a folder or pattern were sorted by name, chunk-10 before chunk-2. An
+        index that was begun then keeps that order.
+        """
+        recorded = [(file["name"], file["n"], file["size_bytes"]) for file in described["files"]]
+        if recorded == [part.outline for part in self.files]:
+            return self
+        by_name = sorted(self.files, key=lambda part: (part.member.argument, part.path))
+        if recorded != [part.outline for part in by_name]:
+            return self
+        older = self._of(by_name, self.skipped)
+        return older if older.is_described_by(described) else self
+
+    def _of(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
+        return Source(
+            [part.file for part in parts], self.id_column, self.vector_column,
+            [part.member for part in parts], skipped,
+        )  # fmt: skip
 
     @cached_property
     def ntotal(self) -> int:
-        """Rows in all."""
+        """Rows in all, less those skipped."""
+        return self.nrows - self._gaps.rows
+
+    @property
+    def nrows(self) -> int:
+        """Rows of the files."""
         return self.files[-1].stop
 
     @cached_property
@@ -150,8 +204,8 @@ class Source:
     @property
     def opened_by(self) -> SourceFiles:
         """What another process opens it by."""
-        paths = tuple(str(part.path) for part in self.files)
-        return SourceFiles(paths, self.id_column, self.vector_column)
+        paths = tuple(part.member.spelled for part in self.files)
+        return SourceFiles(paths, self.id_column, self.vector_column, self.skipped)
 
     def check_not(self, out: Path) -> None:
         """Raise InvalidArgument where writing ``out`` would replace a file of this source."""
@@ -161,8 +215,8 @@ class Source:
 
     @property
     def has_ids(self) -> bool:
-        """Whether ids come from a column, not from row numbers."""
-        return self.id_column is not None
+        """Whether ids are other than row numbers: a column's, or with gaps."""
+        return self.id_column is not None or self._gaps.rows > 0
 
     def read(self, start: int, stop: int, dtype: np.dtype = _FLOAT32) -> np.ndarray:
         """Read consecutive rows, across file borders.
@@ -186,6 +240,10 @@ class Source:
             A row that holds NaN or infinity, or a file that is no longer what it was.
         """
         self._check_range(start, stop)
+        if self._gaps.lie_within(start, stop):
+            return self._take(self._gaps.places(np.arange(start, stop)), dtype)
+        shift = self._gaps.before(start)
+        start, stop = start + shift, stop + shift
         out = np.empty((stop - start, self.d), dtype)
         for part, begin, end in self._parts(start, stop):
             rows = out[begin - start : end - start]
@@ -205,13 +263,19 @@ class Source:
             A negative id: searches give -1 where there is no result.
         """
         self._check_range(start, stop)
-        out = np.arange(start, stop, dtype=np.int64)
-        if self.has_ids:
-            for part, begin, end in self._parts(start, stop):
-                ids = part.file.read_ids(begin - part.start, end - part.start)
+        rows = self._gaps.places(np.arange(start, stop, dtype=np.int64))
+        if self.id_column is None or start == stop:
+            return rows
+        out = rows.copy()
+        for part, begin, end in self._parts(int(rows[0]), int(rows[-1]) + 1):
+            first, last = np.searchsorted(rows, [begin, end]).tolist()
+            for low, high in spans(rows[first:last], out.itemsize) if first < last else ():
+                near = rows[first + low : first + high]
+                at, until = int(near[0]), int(near[-1]) + 1
+                ids = part.file.read_ids(at - part.start, until - part.start)
                 if ids is not None:
-                    _check_ids(ids, part, begin)
-                    out[begin - start : end - start] = ids
+                    _check_ids(ids[near - at], part, near)
+                    out[first + low : first + high] = ids[near - at]
         return out
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[Block]:
@@ -255,13 +319,17 @@ class Source:
             As `read`.
         """
         self._check_rows(rows)
+        return self._take(self._gaps.places(rows.astype(np.int64)), dtype)
+
+    def _take(self, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """As `take`, by rows of the files."""
         out = np.empty((len(rows), self.d), dtype)
         if len(rows) == 0:
             return out
         for part, _, _ in self._parts(int(rows[0]), int(rows[-1]) + 1):
             begin, end = np.searchsorted(rows, [part.start, part.stop]).tolist()
             if begin < end:
-                wanted = rows[begin:end].astype(np.int64) - part.start
+                wanted = rows[begin:end] - part.start
                 read_rows(part.file, wanted, out[begin:end], part.start)
             if part.stop <= rows[-1]:
                 part.file.release()
@@ -295,6 +363,7 @@ class Source:
 
     def place_of(self, row: int) -> str:
         """A row's file and number, for messages."""
+        row = int(self._gaps.places(np.array([row]))[0])
         part, _, _ = next(self._parts(row, row + 1))
         return f"{part.path}: row {row - part.start} (row {row} of the source)"
 
@@ -313,7 +382,12 @@ class Source:
             "dtype": self.dtype.name,
             "id_column": self.id_column,
             "files": [part.describe() for part in self.files],
+            **({"skipped": self._gaps.describe()} if self._gaps.rows else {}),
         }
+
+    def is_described_by(self, description: dict[str, Any]) -> bool:
+        """Whether this is the source that `describe` described, by whatever folders reached."""
+        return same_vectors(self.describe(), description)
 
     @cached_property
     def _filled(self) -> list[VectorFile]:
@@ -359,19 +433,27 @@ def open_source(
     *,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
 ) -> Source:
     """Open files of vectors as one source; their headers are read, and no vectors.
 
     Parameters
     ----------
     paths : path, or sequence of paths
-        Files, directories and glob patterns, read in the order given; members of a directory
-        or pattern by name. Formats go by extension: .fvecs .bvecs .ivecs .fbin .u8bin .i8bin
-        .npy .parquet .arrow .feather.
+        Files, folders and glob patterns, read in the order given; members of a folder or
+        pattern in natural order (chunk-2 before chunk-10), as `paths.discover` has it. Formats
+        go by extension: .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy .parquet .arrow
+        .feather.
     id_column : str, optional
         Integer column to take ids from; row numbers when not given.
     vector_column : str, optional
-        List column to read; the only one when not given.
+        List column to read; the only one when not given. A field of a struct is named with its
+        column, as "embedding.values".
+    format : str, optional
+        What all files are, whatever their names say: an extension without its dot.
+    skip_bad : bool
+        Rows that are no vectors are read as NaN, so that they can be found: see `find_bad`.
 
     Returns
     -------
@@ -385,7 +467,9 @@ def open_source(
     StorageError
         A file that may not be read.
     """
-    source = open_rows(paths, id_column=id_column, vector_column=vector_column)
+    source = open_rows(
+        paths, id_column=id_column, vector_column=vector_column, format=format, skip_bad=skip_bad
+    )
     if not source.ntotal:
         files = source.files
         names = ", ".join(str(file.path) for file in files[:3])
@@ -399,13 +483,17 @@ def open_rows(
     *,
     id_column: str | None = None,
     vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
 ) -> Source:
     """Do as `open_source`, also for files without any row."""
     columns = Columns(
         None if id_column is None else text(id_column, "id_column"),
         None if vector_column is None else text(vector_column, "vector_column"),
+        lenient=skip_bad,
     )
-    files = [open_vector_file(path, columns) for path in discover(paths)]
+    members = discover(paths, None if format is None else text(format, "format"))
+    files = [open_vector_file(member.path, columns, member.format) for member in members]
     filled = [file for file in files if file.n > 0]
     for file in filled:
         if file.d != filled[0].d:
@@ -413,13 +501,23 @@ def open_rows(
                 f"{file.path}: dimension {file.d} found, "
                 f"expected {filled[0].d} as in {filled[0].path}"
             )
-    return Source(files, id_column, vector_column)
+    return Source(files, id_column, vector_column, members, NONE if skip_bad else None)
 
 
-def _check_ids(ids: np.ndarray, part: SourceFile, begin: int) -> None:
-    """Raise at the first negative id; ``begin`` is the first one's row in the source."""
+def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions are of the same vectors, by whatever folders they were reached."""
+
+    def plain(described: dict[str, Any]) -> dict[str, Any]:
+        files = [{k: v for k, v in file.items() if k != "folder"} for file in described["files"]]
+        return {**described, "files": files}
+
+    return plain(one) == plain(other)
+
+
+def _check_ids(ids: np.ndarray, part: SourceFile, rows: np.ndarray) -> None:
+    """Raise at the first negative id; ``rows`` are their rows in the files of the source."""
     if len(wrong := np.flatnonzero(ids < 0)):
-        row = begin + int(wrong[0])
+        row = int(rows[wrong[0]])
         raise InvalidSource(
             f"{part.path}: row {row - part.start} (row {row} of the source) has id "
             f"{ids[wrong[0]]}, expected 0 or more"

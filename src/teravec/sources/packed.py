@@ -16,7 +16,7 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
-__all__ = ["PackedFile", "check_size", "opened", "read_exactly", "read_head"]
+__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "opened", "read_exactly", "read_head"]
 
 
 class PackedFile(VectorFile):
@@ -42,7 +42,8 @@ class PackedFile(VectorFile):
         offset: int,
         prefix_bytes: int = 0,
     ) -> None:
-        super().__init__(path, *shape, dtype, size_bytes)
+        super().__init__(path, *shape, dtype.newbyteorder("="), size_bytes)
+        self._stored = dtype
         self._offset = offset
         self._row_bytes = prefix_bytes + self.d * dtype.itemsize
 
@@ -65,7 +66,41 @@ class PackedFile(VectorFile):
 
     def _decode(self, rows: np.ndarray, start: int) -> np.ndarray:
         """View raw rows (n, row_bytes) uint8, of which the first is row ``start``, as vectors."""
-        return rows.view(self.dtype)
+        return rows.view(self._stored)
+
+
+class ColumnMajorFile(VectorFile):
+    """Values of dimension 0 of all rows, then of dimension 1, and so on: Fortran's order.
+
+    A range of rows is a piece of every column, each a read of its own, so ranges are best long.
+
+    Parameters
+    ----------
+    path, shape, dtype, size_bytes, offset
+        As of `PackedFile`.
+    """
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int], dtype: np.dtype, size_bytes: int, *, offset: int
+    ) -> None:
+        super().__init__(path, *shape, dtype.newbyteorder("="), size_bytes)
+        self._stored = dtype
+        self._offset = offset
+
+    @contextmanager
+    def reading(self) -> Iterator[RowReader]:
+        """Open the file for a run of reads; memory holds what one of them returns."""
+        width = self._stored.itemsize
+
+        def read(start: int, stop: int) -> np.ndarray:
+            columns = np.empty((self.d, stop - start), self._stored)
+            for dimension, column in enumerate(columns):
+                at = self._offset + (dimension * self.n + start) * width
+                read_exactly(fd, column.view(np.uint8), at, self.path)
+            return columns.T
+
+        with opened(self.path) as fd:
+            yield read
 
 
 @contextmanager

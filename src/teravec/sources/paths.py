@@ -1,39 +1,86 @@
-"""From what the user named to the list of files, in the stated order."""
+"""From what the user named to the list of files, in the stated order.
+
+Members of a folder or pattern come in natural order of their paths. Folders are entered. What
+holds no vectors there (hidden files, README.md, _SUCCESS and the like) is left out and named in
+one warning; a file that the user named himself is never left out.
+"""
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from teravec.arguments import PathArgument
 from teravec.errors import InvalidArgument, InvalidSource
-from teravec.sources.formats import EXTENSIONS, has_known_extension
+from teravec.sources.conversions import conversion
+from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
+from teravec.sources.natural import natural_key
 from teravec.sources.vectorfile import source_errors
-from teravec.storage.layout import absolute
+from teravec.storage.layout import IndexPaths, absolute
 
-__all__ = ["PathLike", "discover"]
+__all__ = ["Member", "PathLike", "discover"]
 
 PathLike = PathArgument
 
+log = logging.getLogger(__name__)
 
-def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
+_NAMED = 3  # names in a message; more are counted
+_HEAD_BYTES = 1 << 16  # of a build.json, in which its format is found
+_COMPANIONS = (
+    ".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".crc",
+    ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh", ".gz", ".zip", ".png", ".jpg",
+)  # fmt: skip
+"""Extensions that ``format`` does not override for members of a folder or pattern."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a source.
+
+    Parameters
+    ----------
+    path : Path
+    format : str, optional
+        The format asked for; None where the file's name says it.
+    argument : int
+        Which of the paths asked for it belongs to.
+    folder : str
+        The folder that it lies in below a folder asked for, as "lang=en"; else "".
+    """
+
+    path: Path
+    format: str | None = None
+    argument: int = 0
+    folder: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """What `discover` finds this very member by."""
+        return f"{self.path}:{self.format}" if self.format else str(self.path)
+
+
+def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) -> list[Member]:
     """List the files that ``paths`` name.
 
     Parameters
     ----------
     paths : path, or sequence of paths
-        Each a file; a directory, for the files directly in it that have a known extension,
-        hidden ones and those that begin with ``_`` left out; or a glob pattern, where nothing
-        bears the pattern's very name.
+        Each a file; a folder, for the files in it and in its folders that have a known
+        extension; or a glob pattern (``**`` for folders at any depth), where nothing bears the
+        pattern's very name. ``PATH:FORMAT`` says the format of one of them.
+    format : str, optional
+        The format of all of them, whatever their names say.
 
     Returns
     -------
-    list of Path
-        In the order of ``paths``; members of a directory or pattern sorted by name.
+    list of Member
+        In the order of ``paths``; members of a folder or pattern in natural order of path.
 
     Raises
     ------
@@ -43,7 +90,12 @@ def discover(paths: PathLike | Sequence[PathLike]) -> list[Path]:
     named = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
-    found = [file for path in named for file in _expand(path)]
+    asked = None if format is None else parse_format(format)
+    found = [
+        replace(member, argument=number)
+        for number, path in enumerate(named)
+        for member in _expand(path, asked)
+    ]
     _check_distinct(found)
     return found
 
@@ -55,7 +107,7 @@ def _listed(paths: Any) -> list[Any]:
         raise InvalidArgument(f"a path or several expected, {type(paths).__name__} found") from None
 
 
-def _expand(path: PathLike) -> list[Path]:
+def _expand(path: PathLike, format: str | None) -> list[Member]:
     if not isinstance(path, str | os.PathLike):
         raise InvalidArgument(
             f"a path expected, {type(path).__name__} found; arrays are saved first, as .npy"
@@ -68,37 +120,146 @@ def _expand(path: PathLike) -> list[Path]:
         with source_errors(here):
             mode = here.stat().st_mode
     except InvalidSource:
+        plain, _, suffix = str(path).rpartition(":")
+        if plain and suffix.lower() in (extension[1:] for extension in EXTENSIONS):
+            return _expand(plain, parse_format(suffix))
         if glob.has_magic(str(path)):
-            return _matches(str(here))
+            return _matches(str(here), format)
         raise
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(path)!r}: not a file name: {error}") from error
-    return _members(here) if stat.S_ISDIR(mode) else [here]
+    return _members(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
 
 
-def _matches(pattern: str) -> list[Path]:
+def _matches(pattern: str, format: str | None) -> list[Member]:
     # Path.glob takes no absolute pattern.
-    found = sorted(path for path in map(Path, glob.glob(pattern)) if not path.is_dir())  # noqa: PTH207
+    found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    files = [path for path in found if not path.is_dir()]
     if not found:
         raise InvalidSource(f"{pattern}: no file matches, expected one or more")
-    return found
-
-
-def _members(directory: Path) -> list[Path]:
-    with source_errors(directory, "list"):
-        entries = sorted(path for path in directory.iterdir() if path.name[0] not in "._")
-        known = [path for path in entries if has_known_extension(path) and not path.is_dir()]
-    if not known:
-        what = f"{len(entries)} other entries" if entries else "nothing"
-        raise InvalidSource(
-            f"{directory}: {what} found, expected files ending in {', '.join(EXTENSIONS)}"
-        )
-    return known
-
-
-def _check_distinct(files: list[Path]) -> None:
-    seen: dict[tuple[int, int], Path] = {}
+    left_out: list[str] = []
+    if not files and "**" not in pattern:  # folders are entered, as if a shell had named them
+        walks = [_walk(path, path.name, left_out, ()) for path in found]
+        return _readable(pattern, [m for walk in walks for m in walk], left_out, format)
+    root = _before_pattern(pattern)
+    members = []
     for path in files:
+        folders = [above for above in path.parents if above != root and root in above.parents]
+        if any(map(_is_index, folders)):
+            left_out.append(str(path))
+            continue
+        folder = str(path.parent.relative_to(root)) if folders else ""
+        members.append(Member(path, folder=folder))
+    return _readable(pattern, members, left_out, format)
+
+
+def _before_pattern(pattern: str) -> Path:
+    """The folder that the first part with a wildcard is looked for in."""
+    parts = Path(pattern).parts
+    plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:plain])
+
+
+def _members(directory: Path, format: str | None) -> list[Member]:
+    if _is_index(directory):
+        raise InvalidSource(f"{directory}: a teravec index found, expected files of vectors")
+    left_out: list[str] = []
+    files = list(_walk(directory, "", left_out, ()))
+    if (line := conversion(directory)) and not any(known_format(file.path) for file in files):
+        raise InvalidSource(f"{directory}: a folder {directory.suffix} found; convert it: {line}")
+    return _readable(str(directory), files, left_out, format)
+
+
+def _walk(
+    directory: Path, below: str, left_out: list[str], above: tuple[tuple[int, int], ...]
+) -> Iterator[Member]:
+    """Files of a folder and of its folders; what is passed over is added to ``left_out``.
+
+    ``above`` are the folders that lead here, so that a link to one of them is no endless way.
+    """
+    with source_errors(directory, "list"):
+        status = directory.stat()
+        entries = [(path, path.is_dir()) for path in sorted(directory.iterdir())]
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        left_out.append(f"{below}/ (a link back)")
+        return
+    for path, is_folder in entries:
+        name = f"{below}/{path.name}" if below else path.name
+        if path.name[0] in "._" or (is_folder and _is_index(path)):
+            left_out.append(name + "/" * is_folder)
+        elif is_folder:
+            yield from _walk(path, name, left_out, (*above, here))
+        else:
+            yield Member(path, folder=below)
+
+
+def _is_index(directory: Path) -> bool:
+    """Whether teravec works there: its model and parts are arrays too, and no input."""
+    if directory.suffix == ".partial":
+        return True
+    try:
+        with IndexPaths(directory).build.open("rb") as file:
+            return b'"teravec-build"' in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def _readable(
+    where: str, files: list[Member], left_out: list[str], format: str | None
+) -> list[Member]:
+    """The members that hold vectors, in order; a warning names the others.
+
+    A .bin, or a file without an extension, is only looked at where nothing else is there:
+    neighbours and models have such names too.
+    """
+    if format is not None:
+        kept = [m for m in files if m.path.suffix.lower() not in _COMPANIONS]
+    else:
+        kept = [m for m in files if known_format(m.path) not in (None, "bin")]
+        kept = kept or [m for m in files if _may_hold_vectors(m.path)]
+    if not kept:
+        raise InvalidSource(_nothing_there(where, files, left_out))
+    chosen = set(kept)
+    others = [_name(m) for m in files if m not in chosen] + left_out
+    if others:
+        log.warning("%s: left out, as no files of vectors: %s", where, _some(others))
+    kinds = sorted({format or known_format(m.path) or "" for m in kept})
+    if len(kinds) > 1:
+        log.warning("%s: files of several formats are read: %s", where, ", ".join(kinds))
+    kept.sort(key=lambda member: natural_key(member.path))
+    return [replace(member, format=format) for member in kept]
+
+
+def _may_hold_vectors(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    return known_format(path) == "bin" or (not path.suffix and by_magic(path) is not None)
+
+
+def _nothing_there(where: str, files: list[Member], left_out: list[str]) -> str:
+    names = [_name(member) for member in files] + left_out
+    expected = f"expected files ending in {', '.join(EXTENSIONS)}"
+    if not names:
+        return f"{where}: nothing found, {expected}"
+    message = f"{where}: no file of vectors among {_some(names)}; {expected}"
+    lines = (conversion(member.path) for member in files)
+    line = next((line for line in lines if line), None)
+    return message + (f"; convert it: {line}" if line else ", or add --format to say what they are")
+
+
+def _name(member: Member) -> str:
+    return f"{member.folder}/{member.path.name}" if member.folder else member.path.name
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _check_distinct(members: list[Member]) -> None:
+    seen: dict[tuple[int, int], Path] = {}
+    for path in (member.path for member in members):
         with source_errors(path):
             status = path.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -22,9 +22,9 @@ from teravec.sources.vectorfile import check_dimension
 __all__ = ["DTYPES", "VecsFile", "open_vecs"]
 
 DTYPES: dict[str, np.dtype] = {
-    ".fvecs": np.dtype("<f4"),
-    ".bvecs": np.dtype("u1"),
-    ".ivecs": np.dtype("<i4"),
+    "fvecs": np.dtype("<f4"),
+    "bvecs": np.dtype("u1"),
+    "ivecs": np.dtype("<i4"),
 }
 
 _PREFIX = np.dtype("<i4")
@@ -42,12 +42,11 @@ class VecsFile(PackedFile):
                 f"{self.path}: row {start + row} says dimension {found[row]}, "
                 f"expected {self.d} as in row 0"
             )
-        return rows[:, _PREFIX.itemsize :].view(self.dtype)
+        return rows[:, _PREFIX.itemsize :].view(self._stored)
 
 
-def open_vecs(path: Path) -> VecsFile:
-    """Open a .fvecs, .bvecs or .ivecs file; its size must be a whole number of rows."""
-    dtype = DTYPES[path.suffix.lower()]
+def open_vecs(path: Path, dtype: np.dtype) -> VecsFile:
+    """Open a file of rows of ``dtype``; its size must be a whole number of rows."""
     head, size = read_head(path, _PREFIX.itemsize)
     n = d = 0
     if size > 0:

@@ -12,10 +12,13 @@ import numpy as np
 
 from teravec.errors import InvalidSource, MissingFile, storage_errors
 
-__all__ = ["MAX_D", "RowReader", "VectorFile", "check_dimension", "source_errors"]
+__all__ = ["MAX_D", "SKIP_HINT", "RowReader", "VectorFile", "check_dimension", "source_errors"]
 
 MAX_D = 1 << 20
 """Largest dimension believed; more means that a header is not what its extension says."""
+
+SKIP_HINT = "build and groundtruth leave such rows out with --skip-bad (skip_bad=True)"
+"""What errors about one row add."""
 
 RowReader = Callable[[int, int], np.ndarray]
 """Reads rows [start, stop) in the file's dtype; the next call may overwrite what it returned."""

@@ -11,6 +11,7 @@ from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidSource
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
+from teravec.sources.skipped import Skipped
 from teravec.storage.layout import absolute
 
 __all__ = ["Weights"]
@@ -24,7 +25,9 @@ class Weights:
     path : path-like
         A ``.npy`` array of shape (ntotal,), of a type that vectors may have.
     ntotal : int
-        Rows of the source.
+        Rows of the source's files.
+    skipped : Skipped, optional
+        Rows that the source skips; they have weights too.
 
     Raises
     ------
@@ -32,14 +35,14 @@ class Weights:
         The file is no such array.
     """
 
-    def __init__(self, path: PathArgument, ntotal: int) -> None:
+    def __init__(self, path: PathArgument, ntotal: int, skipped: Skipped | None = None) -> None:
         self.path = absolute(path_of(path, "weights"))
         file = open_npy(self.path, column=True)
         if file.n != ntotal:
             raise InvalidSource(
                 f"{path}: {file.n:,} weights found, {ntotal:,} expected, one for each vector"
             )
-        self._rows = Source([file])
+        self._rows = Source([file], skipped=skipped)
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Read the weights of some rows, ascending, float32 of shape (len(rows),).

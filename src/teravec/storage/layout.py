@@ -55,6 +55,11 @@ class IndexPaths:
         return self.root / "build.json"
 
     @property
+    def skipped(self) -> Path:
+        """Rows of the source that are no vectors, where they were left out."""
+        return self.root / "skipped.json"
+
+    @property
     def device(self) -> Path:
         """What its disk can do, if that was measured."""
         return self.root / "device.json"

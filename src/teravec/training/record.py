@@ -106,9 +106,9 @@ class BuildRecord:
 
     def check_source(self, source: Source, where: Path) -> None:
         """Raise OutputExists unless this is the source that the build began with."""
-        found = source.describe()
-        if found == self.source:
+        if source.is_described_by(self.source):
             return
+        found = source.describe()
         ours, theirs = _file_names(self.source), _file_names(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
         raise OtherBuild(f"{where} was begun with other vectors: {detail}")
@@ -246,6 +246,7 @@ def _remove_what_was_begun(
         for directory in (paths.training, paths.model, paths.shards, paths.slices):
             if directory.exists():
                 shutil.rmtree(directory)
+        paths.skipped.unlink(missing_ok=True)
         paths.build.unlink()
 
 

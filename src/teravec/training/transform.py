@@ -198,14 +198,14 @@ def train_transform(
     if kind.name == "none":
         return Transform.unpacked(None)
     if kind.name == "rotation":
-        matrix, mean = _random_rotation(d, seed), np.zeros(d)
+        matrix, offset = _random_rotation(d, seed), np.zeros(d)
     else:
         mean, covariance = moments().covariance(centered=centered)
         matrix = _principal_directions(covariance, kind.output_dimension(d))
+        offset = -(matrix @ mean)
     centre = common_centre(some(), _FAR) if some else None
     if centre is not None:
-        mean = np.zeros(d) if centered else -centre.astype(np.float64)
-    offset = -(matrix @ mean)
+        offset = np.zeros(len(matrix)) if centered else matrix @ centre
     return Transform(
         np.ascontiguousarray(matrix, np.float32), np.ascontiguousarray(offset, np.float32), centre
     )

@@ -55,6 +55,9 @@ class Found(Protocol):
     @property
     def k(self) -> int | None: ...
 
+    def queries(self, start: int, stop: int) -> Int64 | None:
+        """Ids of queries [start, stop), if they are those of a column; None: row numbers."""
+
     def counts(self, start: int, stop: int) -> Int64:
         """Results of each of queries [start, stop)."""
 
@@ -73,18 +76,22 @@ class FoundArrays:
     distances : ndarray of shape (lims[n],), float32
     ids : ndarray of shape (lims[n],), int64
     k : int or None
+    query_ids : ndarray of shape (n,), int64, optional
+        Where they are those of a column.
     """
 
     lims: Int64
     distances: Float32
     ids: Int64
     k: int | None = None
+    query_ids: Int64 | None = None
 
     @classmethod
-    def of_rows(cls, distances: Float32, ids: Int64) -> FoundArrays:
+    def of_rows(cls, distances: Float32, ids: Int64, query_ids: Int64 | None = None) -> FoundArrays:
         """Results of a search for k neighbours, both of shape (n, k)."""
         n, k = ids.shape
-        return cls(np.arange(n + 1) * k, distances.reshape(-1), ids.reshape(-1), k)
+        lims = np.arange(n + 1) * k
+        return cls(lims, distances.reshape(-1), ids.reshape(-1), k, query_ids)
 
     @classmethod
     def none(cls, k: int | None) -> FoundArrays:
@@ -100,6 +107,10 @@ class FoundArrays:
     def total(self) -> int:
         """Results."""
         return len(self.ids)
+
+    def queries(self, start: int, stop: int) -> Int64 | None:
+        """Ids of queries [start, stop), if they are those of a column."""
+        return None if self.query_ids is None else self.query_ids[start:stop]
 
     def counts(self, start: int, stop: int) -> Int64:
         """Results of each of queries [start, stop)."""

@@ -47,6 +47,7 @@ def read_npy_array(file: IO[bytes], size: int, name: str) -> npt.NDArray[Any]:
         read_header = {
             (1, 0): npy_format.read_array_header_1_0,
             (2, 0): npy_format.read_array_header_2_0,
+            (3, 0): npy_format.read_array_header_2_0,
         }[version]
         shape, _, dtype = read_header(file)
         header = file.tell() - start
@@ -80,6 +81,12 @@ def as_ids(array: npt.NDArray[Any], name: str, dimensions: int) -> Int64:
             f"{name}: {array.dtype} array of shape {array.shape} found, "
             "integer ids of shape (n, k) expected"
         )
-    if array.dtype == np.uint64 and array.size and array.max() > np.uint64(2**63 - 1):
-        raise InvalidSource(f"{name}: id {array.max()} found, less than 2^63 expected")
+    none = array == np.iinfo(array.dtype).max if array.dtype.kind == "u" else array == -1
+    if array.dtype == np.uint64 and (large := array[~none & (array > np.uint64(2**63 - 1))]).size:
+        raise InvalidSource(f"{name}: id {large.max()} found, less than 2^63 expected")
+    if array.dtype.itemsize >= 4:  # unsigned, -1 wraps
+        array = np.where(none, np.zeros_like(array), array)
+        ids = np.ascontiguousarray(array, np.int64)
+        ids[none] = -1
+        return ids
     return np.ascontiguousarray(array, np.int64)

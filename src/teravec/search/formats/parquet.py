@@ -16,7 +16,14 @@ from teravec.search.formats.found import Found, Neighbors
 from teravec.search.formats.whole import publishing_result, reading
 from teravec.sources.columnar import arrow_errors
 
-__all__ = ["SCHEMA", "neighbors_of_table", "read_parquet", "record_batches", "write_parquet"]
+__all__ = [
+    "SCHEMA",
+    "neighbors_of_table",
+    "read_parquet",
+    "record_batches",
+    "schema_of",
+    "write_parquet",
+]
 
 _QUERIES = 1 << 16  # of a row group, and
 _ROWS = 1 << 18  # no more rows than this: where groups end depends on the results alone
@@ -31,36 +38,51 @@ SCHEMA = pa.schema(
 )
 
 
+_ROW = pa.field("row", pa.int64(), nullable=False)
+_WITH_ROWS = SCHEMA.append(_ROW)
+
+
 def write_parquet(path: Path, found: Found) -> None:
-    """Write query, rank, id and distance."""
+    """Write query, rank, id and distance; where queries have ids, these, and row as well."""
     with (
         publishing_result(path) as file,
-        pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema_of(found), compression="zstd") as writer,
     ):
         for batch in record_batches(found):
             writer.write_batch(batch)
 
 
+def schema_of(found: Found) -> Any:
+    """Columns of results: with the queries' rows where their ids are others."""
+    return SCHEMA if found.queries(0, 0) is None else _WITH_ROWS
+
+
 def record_batches(found: Found, first: int = 0) -> Iterator[Any]:
-    """All results as record batches of `SCHEMA`; queries are counted from ``first``."""
-    for query, *others in _row_groups(found):
+    """All results as record batches; queries' rows are counted from ``first``."""
+    schema = schema_of(found)
+    for columns in _row_groups(found, first):
         arrays = [
             pa.array(column, field.type, safe=True)
-            for column, field in zip((first + query, *others), SCHEMA, strict=True)
+            for column, field in zip(columns, schema, strict=True)
         ]
-        yield pa.record_batch(arrays, schema=SCHEMA)
+        yield pa.record_batch(arrays, schema=schema)
 
 
-def _row_groups(found: Found) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+def _row_groups(found: Found, offset: int) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     before = 0
     for first in range(0, found.n, _QUERIES):
-        counts = found.counts(first, min(first + _QUERIES, found.n))
+        last = min(first + _QUERIES, found.n)
+        counts, names = found.counts(first, last), found.queries(first, last)
         lims = np.concatenate([[0], np.cumsum(counts)])
         for start in range(0, int(lims[-1]), _ROWS):
             rows = np.arange(start, min(start + _ROWS, int(lims[-1])))
             query = np.searchsorted(lims, rows, "right") - 1
             distances, ids = found.read(before + start, before + start + len(rows))
-            yield first + query, rows - lims[query], ids, distances
+            results = rows - lims[query], ids, distances
+            if names is None:
+                yield offset + first + query, *results
+            else:
+                yield names[query], *results, offset + first + query
         before += int(lims[-1])
 
 
@@ -68,7 +90,7 @@ def read_parquet(path: Path) -> Neighbors:
     """Read the results of a search for k neighbours, in rows of any order."""
     with reading(path) as (file, _), arrow_errors(path):
         with pq.ParquetFile(file) as parquet:
-            wanted = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
+            wanted = [name for name in _WITH_ROWS.names if name in parquet.schema_arrow.names]
             _check_names(path, parquet.schema_arrow.names)
             table = parquet.read(columns=wanted, use_threads=False)
         return neighbors_of_table(path, table)
@@ -77,10 +99,10 @@ def read_parquet(path: Path) -> Neighbors:
 def neighbors_of_table(path: Path, table: Any) -> Neighbors:
     """The neighbours in a table's columns, rows in any order."""
     _check_names(path, table.column_names)
-    wanted = [name for name in SCHEMA.names if name in table.column_names]
+    wanted = [name for name in _WITH_ROWS.names if name in table.column_names]
     with arrow_errors(path):
         columns = {
-            name: _column(path, table.column(name), SCHEMA.field(name).type) for name in wanted
+            name: _column(path, table.column(name), _WITH_ROWS.field(name).type) for name in wanted
         }
     return _from_columns(path, columns)
 
@@ -102,7 +124,7 @@ def _column(path: Path, column: Any, kind: Any) -> npt.NDArray[Any]:
 
 def _from_columns(path: Path, columns: dict[str, npt.NDArray[Any]]) -> Neighbors:
     """Rows in any order, one for every query and rank, as arrays."""
-    query, rank = columns["query"], columns["rank"].astype(np.int64)
+    query, rank = columns.get("row", columns["query"]), columns["rank"].astype(np.int64)
     rows = len(query)
     n, k = (int(column.max()) + 1 if rows else 0 for column in (query, rank))
     order = np.lexsort((rank, query))

@@ -15,7 +15,7 @@ from pyarrow import csv
 
 from teravec.errors import InvalidSource
 from teravec.search.formats.found import Found, Neighbors
-from teravec.search.formats.parquet import SCHEMA, neighbors_of_table, record_batches
+from teravec.search.formats.parquet import neighbors_of_table, record_batches, schema_of
 from teravec.search.formats.whole import publishing_result, reading
 from teravec.sources.columnar import arrow_errors
 
@@ -27,9 +27,9 @@ _RESULTS = 1 << 18  # of a text in memory; a query that has more comes alone
 _QUERIES = 1 << 16
 
 
-def csv_header() -> str:
+def csv_header(found: Found) -> str:
     """The first line, names as those of Parquet's columns."""
-    return ",".join(SCHEMA.names) + "\n"
+    return ",".join(schema_of(found).names) + "\n"
 
 
 def csv_texts(found: Found, first: int = 0) -> Iterator[str]:
@@ -50,14 +50,20 @@ def jsonl_texts(found: Found, first: int = 0) -> Iterator[str]:
         before += total
         ends = np.cumsum(counts)[:-1]
         rows = zip(np.split(ids, ends), np.split(distances, ends), strict=True)
+        names = found.queries(start, start + len(counts))
         yield "".join(
             json.dumps({
-                "query": first + start + number,
+                **_named(first + start + number, None if names is None else int(names[number])),
                 "ids": row.tolist(),
                 "distances": [v if np.isfinite(v) else None for v in values.tolist()],
             }) + "\n"
             for number, (row, values) in enumerate(rows)
         )  # fmt: skip
+
+
+def _named(row: int, query: int | None) -> dict[str, int]:
+    """A query as its id, if it has one, and its row; or as its row alone."""
+    return {"query": row} if query is None else {"query": query, "row": row}
 
 
 def _query_groups(found: Found) -> Iterator[tuple[int, Any]]:
@@ -73,7 +79,7 @@ def _query_groups(found: Found) -> Iterator[tuple[int, Any]]:
 def write_csv(path: Path, found: Found) -> None:
     """Write query, rank, id and distance, with a line of their names."""
     with publishing_result(path) as file:
-        file.write(csv_header().encode())
+        file.write(csv_header(found).encode())
         for text in csv_texts(found):
             file.write(text.encode())
 
@@ -102,7 +108,7 @@ def read_jsonl(path: Path) -> Neighbors:
                 content = json.loads(line)
                 ids.append(content["ids"])
                 distances.append(content.get("distances"))
-                known = content.get("query", number)
+                known = content.get("row", content.get("query", number))
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
                 raise InvalidSource(
                     f"{path}: line {number + 1} is no JSON object with ids"

@@ -146,7 +146,8 @@ refresh.count = 0;
 function readQuery(text) {
   const trimmed = text.trim();
   if (trimmed.startsWith("#")) {
-    return { ids: trimmed.slice(1).split(/[\s,#]+/).filter(Boolean).map(Number) };
+    // As text: JavaScript's numbers round ids above 2^53.
+    return { ids: trimmed.slice(1).split(/[\s,#]+/).filter(Boolean) };
   }
   if (trimmed.startsWith("[")) {
     const parsed = JSON.parse(trimmed);
@@ -165,6 +166,7 @@ async function search(event) {
     const body = {
       ...readQuery(byId("query").value), k: Number(byId("k").value),
       nprobe: Number(byId("nprobe").value), allow_partial: byId("partial").checked,
+      string_ids: true,
     };
     const answer = await ask("search", {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),

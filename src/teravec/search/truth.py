@@ -1,0 +1,166 @@
+"""True neighbours, and how many of them a search found: by distance, where distances are known.
+
+Where several vectors are as near as the k-th, any of them will do. So a neighbour counts that is
+no farther than the k-th true one, whatever its id. Three cases, by what is known of a vector that
+was found:
+
+- It is in the truth's row: the distance there decides, or without distances its rank.
+- It is not, and the row's last distance is above the k-th: all that tie are listed, so it is no
+  neighbour.
+- It is not, and the tie reaches the row's end: the distance that the search returned decides, as
+  far as the codec can tell (``Truth.slack``, ``Truth.decoded``).
+
+References
+----------
+big-ann-benchmarks, issue 59; Aumüller, Bernhardsson, Faithfull, ANN-Benchmarks, 2020, section 3.2
+(both count by distance).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Truth", "count_found", "ranks_in", "tolerance"]
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+Bool = npt.NDArray[np.bool_]
+
+_BLOCK = 1 << 21  # ids looked at together
+# Distances of float32, summed in another order: relative to themselves, and to what is usual.
+_OWN_ROUNDING, _USUAL_ROUNDING = 1e-5, 1e-6
+
+
+@dataclass(frozen=True)
+class Truth:
+    """True neighbours of n queries, m of each.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n, m), int64
+        Best first; -1, at the end of a row, is none.
+    costs : ndarray of shape (n, m), float64
+        Ascending: squared L2 or negated similarities. Ranks where distances are not known.
+    comparable : bool
+        Whether costs are on the scale of the distances that a search returns.
+    exact : bool
+        Whether the codec keeps vectors as they are, so that a search's distances are true.
+    slack : float
+        How much farther than the k-th a vector that ties with it may seem to a codec that is not
+        exact: less than half of what lies between one tie and the next. 0: not known.
+    decoded : ndarray of shape (n, m), float64, optional
+        Distances of the true neighbours as the codec tells them, infinite where not known: equal
+        vectors have equal ones.
+    """
+
+    ids: Int64
+    costs: Float64
+    comparable: bool = False
+    exact: bool = False
+    slack: float = 0.0
+    decoded: Float64 | None = None
+
+    @classmethod
+    def of_ids(cls, ids: Int64) -> Truth:
+        """Without distances."""
+        return cls(ids, np.broadcast_to(np.arange(ids.shape[1], dtype=np.float64), ids.shape))
+
+    @cached_property
+    def scale(self) -> float:
+        """What costs usually are, of at most a million of them."""
+        some = self.costs[:: max(1, self.costs.size >> 20)]
+        known = some[np.isfinite(some)]
+        return float(np.median(np.abs(known))) if known.size else 0.0
+
+    def of_rows(self, rows: Int64 | slice) -> Truth:
+        """That of some queries."""
+        decoded = None if self.decoded is None else self.decoded[rows]
+        return replace(self, ids=self.ids[rows], costs=self.costs[rows], decoded=decoded)
+
+    def kth(self, k: int) -> Float64:
+        """Cost of the last of the first k there are, (n, 1); -inf where there is none."""
+        there = (self.ids[:, :k] != -1).sum(1, keepdims=True)
+        last = np.take_along_axis(self.costs, np.maximum(there - 1, 0), axis=1)
+        return np.where(there > 0, last, -np.inf)
+
+
+def tolerance(scale: float, kth: Float64) -> Float64:
+    """By how much costs of vectors that are as near as the k-th may differ, of kth's shape."""
+    own = np.where(np.isfinite(kth), np.abs(kth), 0.0)
+    return np.asarray(np.maximum(_OWN_ROUNDING * own, _USUAL_ROUNDING * scale))
+
+
+def count_found(truth: Truth, ids: Int64, costs: Float64, k: int) -> tuple[Int64, Int64]:
+    """How many of its k nearest each query found, and how many there are to find.
+
+    Parameters
+    ----------
+    truth : Truth
+    ids : ndarray of shape (n, k or more), int64
+        The first k of each row count; -1 is none; an id counts once a row.
+    costs : ndarray of the same shape, float64
+        As the search returned them: squared L2, or negated similarities.
+    k : int
+
+    Returns
+    -------
+    found, wanted : ndarray of shape (n,), int64
+        Wanted is k, or less where the truth has fewer.
+    """
+    rows = max(1, _BLOCK // max(k, truth.ids.shape[1]))
+    blocks = [slice(start, start + rows) for start in range(0, len(ids), rows)]
+    counts = [_count(truth, truth.of_rows(b), ids[b], costs[b], k) for b in blocks]
+    found, wanted = (np.concatenate(part) for part in zip(*counts, strict=True))
+    return found, wanted
+
+
+def _count(whole: Truth, truth: Truth, ids: Int64, costs: Float64, k: int) -> tuple[Int64, Int64]:
+    """As ``count_found``, for some rows of the whole."""
+    wanted = _once(truth.ids[:, :k]).sum(1)
+    ids, costs, m = ids[:, :k], costs[:, :k], truth.ids.shape[1]
+    rank = ranks_in(ids, truth.ids)
+    listed = _once(ids) & (rank < m)
+    kth = truth.kth(k)
+    room = tolerance(whole.scale, kth)
+    true_costs = np.take_along_axis(truth.costs, np.minimum(rank, m - 1), axis=1)
+    hits = listed & (true_costs <= kth + room)
+    unlisted = _once(ids) & (rank == m)
+    if truth.comparable:
+        unlisted &= truth.kth(m) <= kth + room
+        error = np.subtract(costs, true_costs, where=listed, out=np.zeros(costs.shape))
+        exact = truth.exact or bool(listed.any() and (np.abs(error) <= room).all())
+        if exact or truth.slack:
+            hits |= unlisted & (costs <= kth + (room if exact else truth.slack))
+    if truth.decoded is not None:
+        near = np.where(truth.costs <= kth + room, truth.decoded, np.inf)
+        for row in np.flatnonzero((unlisted & ~hits).any(1)):
+            hits[row] |= unlisted[row] & np.isfinite(costs[row]) & np.isin(costs[row], near[row])
+    return np.minimum(hits.sum(1), wanted), wanted
+
+
+def ranks_in(ids: Int64, true_ids: Int64) -> Int64:
+    """The first column of its row in ``true_ids`` (n, m) that holds each id; m where none does."""
+    m = true_ids.shape[1]
+    names, numbers = np.unique(true_ids, return_inverse=True)
+    owners = np.arange(len(ids))[:, None] * len(names)
+    keys = (numbers.reshape(true_ids.shape) + owners).ravel()
+    order = np.argsort(keys, kind="stable")
+    number = np.minimum(np.searchsorted(names, ids), len(names) - 1)
+    at = np.minimum(np.searchsorted(keys[order], number + owners), len(keys) - 1)
+    there = (names[number] == ids) & (keys[order][at] == number + owners) & (ids != -1)
+    return np.asarray(np.where(there, order[at] % m, m))
+
+
+def _once(ids: Int64) -> Bool:
+    """Where an id of a row stands for the first time; never for -1."""
+    order = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ids, order, axis=1)
+    first = np.ones(ids.shape, bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    result = np.empty(ids.shape, bool)
+    np.put_along_axis(result, order, first & (ordered != -1), axis=1)
+    return result

@@ -1,0 +1,127 @@
+"""Finding the rows that are no vectors, and keeping a list of them.
+
+A row is bad where it is null, holds a null, is of another length, or holds NaN, infinity or what
+is infinite in float32. Which rows are bad depends on the files alone, so a list that is lost or
+damaged is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from teravec.engines.threads import ordered_map
+from teravec.errors import CorruptFile, InvalidSource, MissingFile
+from teravec.progress import Progress
+from teravec.sources.matrix import Source, SourceFile
+from teravec.sources.skipped import Int64, Skipped
+from teravec.storage.jsonfile import read_json, write_json
+
+__all__ = ["as_described", "find_bad", "read_bad", "write_bad"]
+
+_FORMAT, _VERSION = "teravec-skipped", 1
+_BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
+
+
+def as_described(
+    source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
+) -> Source:
+    """The source in the order, and without the bad rows, that a description of it records.
+
+    Parameters
+    ----------
+    source : Source
+        Opened to skip bad rows where ``described`` has any, or where that is asked for.
+    described : dict
+        ``Source.describe()`` of a build or index; empty where there is none yet.
+    listed : Path
+        The list of bad rows beside it; they are looked for where it is missing or damaged.
+    threads : int
+    progress : Progress
+    """
+    if described:
+        source = source.in_order_of(described)
+    if source.skipped is None:
+        return source
+    known = read_bad(listed, described["skipped"]) if "skipped" in described else None
+    return find_bad(source, threads, progress) if known is None else source.without(known)
+
+
+def find_bad(source: Source, threads: int, progress: Progress) -> Source:
+    """Look at every row of a source that was opened to skip bad ones; return it without them.
+
+    Raises
+    ------
+    InvalidSource
+        No row is left, or bad rows lie at more places than can be skipped.
+    """
+    threads = 1 if source.is_decoded else threads  # what is decoded is decoded in order
+    with progress.stage("check", source.nrows, "vectors") as bar:
+
+        def counted() -> Iterator[Int64]:
+            for part, begin, end, bad in ordered_map(_bad_in, _blocks(source), threads=threads):
+                bar.advance(end - begin)
+                if end == part.stop:
+                    part.file.release()
+                yield bad
+
+        skipped = Skipped.of(counted())
+    if skipped.rows == source.nrows:
+        raise InvalidSource(
+            f"{source.files[0].path}: all {skipped.rows:,} rows of the source are bad (null, of "
+            "another length, NaN or infinite), expected 1 or more that are vectors"
+        )
+    return source.without(skipped)
+
+
+def write_bad(path: Path, source: Source) -> None:
+    """Seal the list of the rows that a source skips: of each file, its runs of bad rows.
+
+    The file is bounded, as the number of runs is.
+    """
+    skipped = source.skipped
+    assert skipped is not None
+    files = []
+    for part in source.files:
+        runs = skipped.between(part.start, part.stop) - part.start
+        if len(runs):
+            files.append({
+                "name": part.path.name, "first_row": part.start, "n": part.n,
+                "rows": runs.tolist(),
+            })  # fmt: skip
+    head = {"format": _FORMAT, "version": _VERSION, "rows": skipped.rows}
+    write_json(path, {**head, "files": files})
+
+
+def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
+    """Read such a list; None where it is missing, damaged, or not the one described."""
+    try:
+        content = read_json(path, _FORMAT, _VERSION)
+        skipped = Skipped.of_runs(
+            np.array(file["rows"], np.int64).reshape(-1, 2) + file["first_row"]
+            for file in content["files"]
+        )
+    except (MissingFile, CorruptFile, KeyError, TypeError, ValueError):
+        return None
+    return skipped if skipped.describe() == described else None
+
+
+def _blocks(source: Source) -> Iterator[tuple[SourceFile, int, int]]:
+    rows = max(1, _BLOCK_BYTES // (4 * source.d))
+    for part in source.files:
+        for begin in range(part.start, part.stop, rows):
+            yield part, begin, min(begin + rows, part.stop)
+
+
+def _bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, Int64]:
+    part, begin, end = block
+    bad = np.empty(0, np.int64)
+    if part.file.is_decoded or part.file.dtype.kind == "f":
+        vectors = part.file.read(begin - part.start, end - part.start)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(vectors.astype(np.float32, copy=False)).all(axis=1)
+        bad = np.flatnonzero(~finite) + begin
+    return part, begin, end, bad

@@ -1,0 +1,292 @@
+"""Messages of Arrow files and streams: where each lies and how many rows a batch has.
+
+pyarrow tells the number of a batch's rows only by loading the batch, so the rows are counted
+here from the metadata, which are flatbuffers::
+
+    file:    "ARROW1" | 2 bytes | stream | footer | int32 footer size | "ARROW1"
+    footer:  table { ..., field 1: Schema, ..., field 3: vector of Block }
+    Block:   int64 offset | int32 metadata size | 4 bytes | int64 body size
+    stream:  message ... | size 0, or nothing
+    message: [0xFFFFFFFF] | int32 size | table Message | body
+    Message: { ..., field 1: uint8 type of header, field 2: header, field 3: int64 body size }
+    Schema:  { field 0: int16 byte order, ... }
+    RecordBatch: { field 0: int64 rows, 1: vector of (int64 length, int64 nulls),
+                   2: vector of (int64 offset, int64 size),
+                   3: BodyCompression { field 0: int8 codec },
+                   4: vector of int64, buffers of views }
+
+A file is a stream between its ends, but its footer finds batches without a walk.
+
+References
+----------
+Apache Arrow columnar format, "Serialization and Interprocess Communication (IPC)";
+``format/File.fbs``, ``Message.fbs`` and ``Schema.fbs``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidSource
+from teravec.sources.packed import opened
+from teravec.sources.vectorfile import source_errors
+
+__all__ = ["BatchMessage", "Layout", "metadata_errors", "read_batch", "read_layout"]
+
+_MAGIC = b"ARROW1"
+_FEATHER_1 = b"FEA1"
+_TAIL = struct.Struct("<i6s")
+_BLOCK = struct.Struct("<qi4xq")
+_CONTINUATION = b"\xff\xff\xff\xff"
+_PREFIX = len(_CONTINUATION) + 4
+_SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
+
+_CODECS = ("lz4", "zstd")
+_MOST_METADATA = 1 << 27  # bytes of one message; more are damage
+
+# A row has a byte or more. zstd, the denser codec, makes no fewer than 4 bytes of 128 KiB.
+_MOST_ROWS_PER_BYTE = 1
+_MOST_ROWS_PER_COMPRESSED_BYTE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the record batches of a file or stream lie.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of the file.
+    is_stream : bool
+    is_little : bool
+        Whether numbers have this machine's byte order, little-endian.
+    offsets : ndarray of shape (batches,), int64
+        Where the message of each batch begins.
+    rows : list of int
+        Of each batch.
+    preamble : tuple of (int, int)
+        Of a stream, bytes [start, stop) of the schema and of every dictionary.
+    """
+
+    size: int
+    is_stream: bool
+    is_little: bool
+    offsets: npt.NDArray[np.int64]
+    rows: list[int]
+    preamble: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchMessage:
+    """One record batch's metadata.
+
+    Parameters
+    ----------
+    rows : int
+    codec : str or None
+        What each buffer is compressed with: "lz4" (frames) or "zstd".
+    nodes : ndarray of shape (nodes, 2), int64
+        Length and nulls of each array of the batch, parents before children.
+    buffers : ndarray of shape (buffers, 2), int64
+        Place in the file and bytes of each buffer.
+    views : tuple of int
+        Buffers beyond two of each array of views.
+    """
+
+    rows: int
+    codec: str | None
+    nodes: npt.NDArray[np.int64]
+    buffers: npt.NDArray[np.int64]
+    views: tuple[int, ...]
+
+
+@contextmanager
+def metadata_errors(path: Path) -> Iterator[None]:
+    """Turn what parsing damaged metadata raises into InvalidSource."""
+    try:
+        yield
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
+        if isinstance(error, InvalidSource):
+            raise
+        why = "its metadata contradict themselves"
+        raise InvalidSource(f"{path}: not a sound Arrow file: {why} ({error})") from error
+
+
+def read_layout(path: Path) -> Layout:
+    """Find the record batches, by the footer, or by a walk from message to message."""
+    with opened(path) as fd, source_errors(path), metadata_errors(path):
+        size = os.fstat(fd).st_size
+        head = os.pread(fd, _PREFIX, 0)
+        if head.startswith(_FEATHER_1):
+            raise InvalidSource(
+                f"{path}: Feather version 1 found, expected version 2 or an Arrow stream; convert "
+                f"it: feather.write_feather(feather.read_table({path.name!r}), 'new.feather')"
+            )
+        if not head.startswith(_MAGIC):
+            return _walked(path, fd, size)
+        tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
+        if len(tail) < _TAIL.size or not tail.endswith(_MAGIC):
+            raise InvalidSource(
+                f"{path}: no Arrow IPC footer found, expected an Arrow file that is whole; "
+                "was its writer closed?"
+            )
+        footer_size = _TAIL.unpack(tail)[0]
+        return _by_footer(fd, size, _bytes(fd, size - _TAIL.size - footer_size, footer_size, size))
+
+
+def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
+    """Read the metadata of the batch whose message begins at ``offset``."""
+    message = _read_message(fd, offset, file_size)
+    raw, batch = message.raw, message.header
+    nodes = _vector(raw, batch, 1, 16).view("<i8").reshape(-1, 2)
+    buffers = _vector(raw, batch, 2, 16).view("<i8").reshape(-1, 2).copy()
+    starts, sizes = buffers.T
+    if len(buffers) and not (
+        starts.min() >= 0 and sizes.min() >= 0 and (starts + sizes).max() <= message.body_size
+        and starts.max() <= message.body_size and sizes.max() <= message.body_size
+    ):  # fmt: skip
+        raise ValueError(f"buffers outside of a body of {message.body_size} bytes")
+    starts += message.body
+    views = tuple(_vector(raw, batch, 4, 8).view("<i8").tolist())
+    return BatchMessage(message.rows(file_size), message.codec, nodes, buffers, views)
+
+
+@dataclass(frozen=True)
+class _Message:
+    """A message's metadata, and where its parts lie."""
+
+    raw: bytes
+    kind: int
+    header: int  # in raw
+    body: int  # in the file
+    body_size: int
+
+    @property
+    def is_compressed(self) -> bool:
+        return _field(self.raw, self.header, 3) is not None
+
+    @property
+    def codec(self) -> str | None:
+        """What a batch's buffers are compressed with."""
+        at = _field(self.raw, self.header, 3)
+        if at is None:
+            return None
+        codec = _field(self.raw, at + _u32(self.raw, at), 0)
+        return _CODECS[self.raw[codec] if codec is not None else 0]
+
+    def rows(self, file_size: int) -> int:
+        """Rows of a batch."""
+        at = _field(self.raw, self.header, 0)
+        rows = 0 if at is None else int(struct.unpack_from("<q", self.raw, at)[0])
+        per_byte = _MOST_ROWS_PER_COMPRESSED_BYTE if self.is_compressed else _MOST_ROWS_PER_BYTE
+        if not 0 <= rows <= per_byte * self.body_size <= per_byte * file_size:
+            raise ValueError(f"{rows} rows in {self.body_size} bytes")
+        return rows
+
+
+def _read_message(fd: int, offset: int, file_size: int) -> _Message:
+    prefix = _bytes(fd, offset, _PREFIX, file_size)
+    continued = prefix.startswith(_CONTINUATION)
+    start = offset + (_PREFIX if continued else 4)  # releases before 0.15 wrote the size alone
+    (size,) = struct.unpack_from("<i", prefix, 4 if continued else 0)
+    if size > _MOST_METADATA:
+        raise ValueError(f"metadata of {size} bytes")
+    raw = _bytes(fd, start, size, file_size)
+    table = _u32(raw, 0)
+    kind, header, body = (_field(raw, table, number) for number in (1, 2, 3))
+    if kind is None or header is None:
+        raise ValueError("a message without a header")
+    body_size = 0 if body is None else int(struct.unpack_from("<q", raw, body)[0])
+    if not 0 <= body_size <= file_size - start - size:
+        raise ValueError(f"a body of {body_size} bytes at {start + size} of {file_size}")
+    return _Message(raw, raw[kind], header + _u32(raw, header), start + size, body_size)
+
+
+def _by_footer(fd: int, size: int, footer: bytes) -> Layout:
+    table = _u32(footer, 0)
+    blocks = _vector(footer, table, 3, _BLOCK.size)
+    offsets = [int(offset) for offset, _, _ in _BLOCK.iter_unpack(blocks.tobytes())]
+    rows = []
+    for offset in offsets:
+        message = _read_message(fd, offset, size)
+        if message.kind != _BATCH:
+            raise ValueError(f"a message of kind {message.kind} where a batch is expected")
+        rows.append(message.rows(size))
+    schema = _field(footer, table, 1)
+    little = schema is None or _is_little(footer, schema + _u32(footer, schema))
+    return Layout(size, False, little, np.array(offsets, np.int64), rows)
+
+
+def _walked(path: Path, fd: int, size: int) -> Layout:
+    offsets, rows, preamble, little, at = [], [], [], True, 0
+    while at < size and not _ends(fd, at):
+        try:
+            message = _read_message(fd, at, size)
+        except (struct.error, ValueError, IndexError) as error:
+            what = "the stream is cut off or damaged" if at else "neither an Arrow file nor stream"
+            raise InvalidSource(f"{path}: {what} at byte {at:,} ({error})") from error
+        stop = message.body + message.body_size
+        if (message.kind == _SCHEMA) != (at == 0):
+            raise InvalidSource(f"{path}: neither an Arrow file nor stream: no schema at its start")
+        if message.kind == _BATCH:
+            offsets.append(at)
+            rows.append(message.rows(size))
+        else:
+            preamble.append((at, stop))
+        if message.kind == _SCHEMA:
+            little = _is_little(message.raw, message.header)
+        at = stop
+    if not preamble:
+        raise InvalidSource(f"{path}: {size} bytes found, expected an Arrow file or stream")
+    return Layout(size, True, little, np.array(offsets, np.int64), rows, tuple(preamble))
+
+
+def _ends(fd: int, at: int) -> bool:
+    """Whether the mark of a stream's end lies there, in its new or its old form."""
+    mark = os.pread(fd, _PREFIX, at)
+    return mark in (_CONTINUATION + bytes(4), bytes(4)) or (at > 0 and mark[:4] == bytes(4))
+
+
+def _is_little(raw: bytes, schema: int) -> bool:
+    at = _field(raw, schema, 0)
+    return at is None or struct.unpack_from("<h", raw, at)[0] == 0
+
+
+def _bytes(fd: int, offset: int, size: int, file_size: int) -> bytes:
+    if not 0 <= offset <= offset + size <= file_size:
+        raise ValueError(f"{size} bytes at {offset} in a file of {file_size}")
+    return os.pread(fd, size, offset)
+
+
+def _vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:
+    """Bytes of a table's vector of fixed-size items; none where the field is missing."""
+    at = _field(raw, table, number)
+    if at is None:
+        return np.empty(0, np.uint8)
+    start = at + _u32(raw, at)
+    count = _u32(raw, start)
+    if count * itemsize > len(raw) - start - 4:
+        raise ValueError(f"{count} items in metadata of {len(raw)} bytes")
+    return np.frombuffer(raw, np.uint8, count * itemsize, start + 4)
+
+
+def _field(buffer: bytes, table: int, number: int) -> int | None:
+    """Find where a flatbuffer table's field lies; None where it has its default value."""
+    vtable = table - int(struct.unpack_from("<i", buffer, table)[0])
+    slot = 4 + 2 * number
+    if slot >= struct.unpack_from("<H", buffer, vtable)[0]:
+        return None
+    offset = int(struct.unpack_from("<H", buffer, vtable + slot)[0])
+    return table + offset if offset else None
+
+
+def _u32(buffer: bytes, at: int) -> int:
+    return int(struct.unpack_from("<I", buffer, at)[0])

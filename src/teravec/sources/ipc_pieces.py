@@ -1,0 +1,160 @@
+"""Some rows of one column of an Arrow batch, read without the rest of the batch.
+
+A writer that is handed a table may make one batch of it, however large. Buffers lie in the file
+as they do in memory, so of each the bytes of the wanted rows are read, and no others. A
+compressed buffer is unpacked from its beginning, some bytes at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from teravec.sources.ipc_messages import BatchMessage
+from teravec.sources.packed import read_exactly
+from teravec.sources.unpacked import UnpackedBuffer
+
+__all__ = ["ALIGNED_ROWS", "BatchColumn", "is_readable"]
+
+ALIGNED_ROWS = 8
+"""Rows whose validity shares a byte; pieces are best multiples of it."""
+
+
+def is_readable(kind: Any) -> bool:
+    """Whether pieces of a column of this Arrow type can be read."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        return is_readable(kind.storage_type)
+    if types.is_struct(kind):
+        return all(is_readable(kind.field(i).type) for i in range(kind.num_fields))
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return is_readable(kind.value_type)
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+class BatchColumn:
+    """One column of a batch in an open file.
+
+    Parameters
+    ----------
+    fd : int
+    path : Path
+    batch : BatchMessage
+    schema : pyarrow.Schema
+    column : int
+        Number of a column whose type `is_readable`.
+    """
+
+    def __init__(self, fd: int, path: Path, batch: BatchMessage, schema: Any, column: int) -> None:
+        self._fd, self._path, self._batch = fd, path, batch
+        self._kind = schema.field(column).type
+        views = list(batch.views)
+        self._node = self._buffer = 0
+        for number in range(column):
+            _skip(schema.field(number).type, self, views)
+        self._first = self._node, self._buffer
+        self._unpacked: dict[int, UnpackedBuffer] = {}
+
+    def read(self, start: int, stop: int) -> Any:
+        """Read rows [start, stop) as an Arrow array; ValueError where the batch is damaged.
+
+        Of compressed batches, ranges are best read one after another.
+        """
+        self._node, self._buffer = self._first
+        return self._array(self._kind, start, stop)
+
+    def pass_over(self, buffers: int) -> None:
+        """Go on to the node after this one and its buffers."""
+        self._node, self._buffer = self._node + 1, self._buffer + buffers
+
+    def _array(self, kind: Any, start: int, stop: int) -> Any:
+        if isinstance(kind, pa.BaseExtensionType):
+            return pa.ExtensionArray.from_storage(kind, self._array(kind.storage_type, start, stop))
+        length, nulls = (int(value) for value in self._batch.nodes[self._node])
+        if stop > length:
+            raise ValueError(f"an array of {length} found, {stop} or more expected")
+        first, validity, fixed = start - start % ALIGNED_ROWS, self._buffer, None
+        self._node += 1
+        self._buffer += 1
+        valid = self._bits(validity, first, stop) if nulls else None
+        rows, children = stop - first, []
+        if pa.types.is_struct(kind):
+            children = [
+                self._array(kind.field(i).type, first, stop) for i in range(kind.num_fields)
+            ]
+        elif pa.types.is_fixed_size_list(kind):
+            size = kind.list_size
+            children = [self._array(kind.value_type, first * size, stop * size)]
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            dtype = np.dtype("<i4" if pa.types.is_list(kind) else "<i8")
+            # An array without rows may have no buffer of offsets at all.
+            end = stop + 1 if rows else first
+            offsets = self._values(first, end, dtype.itemsize).view(dtype)
+            offsets = offsets if rows else np.zeros(1, dtype)
+            if (np.diff(offsets) < 0).any() or offsets[0] < 0:
+                raise ValueError("offsets of lists that do not ascend")
+            children = [self._array(kind.value_type, int(offsets[0]), int(offsets[-1]))]
+            fixed = np.ascontiguousarray(offsets - offsets[0])
+        else:
+            fixed = self._values(first, stop, kind.bit_width // 8)
+        buffers = [valid] + ([] if fixed is None else [pa.py_buffer(fixed)])
+        whole = pa.Array.from_buffers(kind, rows, buffers, children=children)
+        return whole.slice(start - first)
+
+    def _values(self, first: int, stop: int, width: int) -> npt.NDArray[np.uint8]:
+        values = self._bytes(self._buffer, first * width, stop * width)
+        self._buffer += 1
+        return values
+
+    def _bits(self, number: int, first: int, stop: int) -> Any:
+        return pa.py_buffer(self._bytes(number, first // 8, -(-stop // 8)))
+
+    def _bytes(self, number: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        at, size = (int(value) for value in self._batch.buffers[number])
+        if self._batch.codec is not None and size:
+            if number not in self._unpacked:
+                self._unpacked[number] = UnpackedBuffer(
+                    self._fd, self._path, at, size, self._batch.codec
+                )
+            return self._unpacked[number].read(start, stop)
+        if stop > size:
+            raise ValueError(f"a buffer of {size} bytes found, {stop} or more expected")
+        out = np.empty(stop - start, np.uint8)
+        read_exactly(self._fd, out, at + start, self._path)
+        return out
+
+
+def _skip(kind: Any, column: BatchColumn, views: list[int]) -> None:
+    """Pass over the nodes and buffers of an array of this type and of its children."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType):
+        _skip(kind.storage_type, column, views)
+        return
+    if types.is_dictionary(kind):
+        kind = kind.index_type
+    if types.is_string_view(kind) or types.is_binary_view(kind):
+        column.pass_over(2 + views.pop(0))
+        return
+    column.pass_over(_buffers(kind))
+    children = kind.num_fields if types.is_nested(kind) else 0
+    for number in range(children):
+        _skip(kind.field(number).type, column, views)
+
+
+def _buffers(kind: Any) -> int:
+    types = pa.types
+    if types.is_null(kind) or types.is_run_end_encoded(kind):
+        return 0
+    if types.is_union(kind):
+        return 2 if kind.mode == "dense" else 1
+    if types.is_struct(kind) or types.is_fixed_size_list(kind):
+        return 1
+    three = (
+        types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind)
+        or types.is_large_binary(kind) or types.is_list_view(kind) or types.is_large_list_view(kind)
+    )  # fmt: skip
+    return 3 if three else 2

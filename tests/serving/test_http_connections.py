@@ -1,0 +1,148 @@
+"""Connections that say nothing, or do not read, are let go; probes are answered beside them."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from teravec.serving import http_connections, http_guard
+from teravec.serving.http_connections import most_connections
+from teravec.serving.program import Server
+from teravec.serving.security import Address, ServerSecurity
+from tests.serving.certificates import Authority
+from tests.serving.conftest import NLIST, QUERIES, Launch
+
+LOCAL = Address("127.0.0.1", 0)
+
+
+def connect(server: Server) -> socket.socket:
+    assert server.http_address is not None
+    made = socket.create_connection((server.http_address.host, server.http_address.port), 5)
+    made.settimeout(8)
+    return made
+
+
+def ends(connection: socket.socket) -> bool:
+    """Whether the server ends a connection within some seconds."""
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connections, "_HEADER_S", 1.0)
+    monkeypatch.setattr(http_connections, "_END_S", 1.0)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: ",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /he",
+        b"POST /search HTTP/1.1\r\nHost: evil\r\nContent-Length: 4000000\r\n\r\n{",
+    ],
+)  # fmt: skip
+def test_headers_and_refused_bodies_have_a_time(
+    index: Path, serve: Launch, soon: None, sent: bytes
+) -> None:
+    server = serve(index, http=LOCAL)
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert ends(connection)
+
+
+def send_slowly(connection: socket.socket) -> None:
+    for byte in b"GET /" + b"a" * 400:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.05)
+
+
+def test_one_byte_after_another_does_not_help(index: Path, serve: Launch, soon: None) -> None:
+    server = serve(index, http=LOCAL)
+    with connect(server) as connection:
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            send_slowly(connection)
+        assert time.monotonic() - started < 6
+
+
+def test_silent_handshakes_have_a_time(
+    index: Path, serve: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_connections, "_HANDSHAKE_S", 0.5)
+    pem = Authority(tmp_path).sign("server")
+    server = serve(index, http=LOCAL, security=ServerSecurity(pem.certificate, pem.key))
+    with connect(server) as connection:
+        assert ends(connection)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: "])
+def test_too_many_connections_make_room(
+    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(http_connections, "most_connections", lambda: 30)
+    server = serve(index, http=LOCAL)
+    url = f"http://{server.http_address}/healthz"
+    with ExitStack() as stack:
+        made = [stack.enter_context(connect(server)) for _ in range(80)]
+        for connection in made:
+            connection.sendall(sent)
+        for _ in range(5):
+            assert httpx.get(url, timeout=5).status_code == 200
+        assert ends(made[0])  # the longest silent went first
+        made[-1].settimeout(0.2)
+        assert not ends(made[-1])
+
+
+def test_idle_connections_are_not_what_the_queue_bounds(index: Path, serve: Launch) -> None:
+    server = serve(index, http=LOCAL)
+    with ExitStack() as stack:
+        for _ in range(560):
+            stack.enter_context(connect(server))
+        assert httpx.get(f"http://{server.http_address}/healthz", timeout=10).status_code == 200
+
+
+def test_who_does_not_read_is_let_go(
+    index: Path, serve: Launch, soon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_guard, "_PIECE_S", 0.5)
+    server = serve(index, http=LOCAL)
+    body = json.dumps({"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000,
+                       "nprobe": NLIST}).encode()  # fmt: skip
+    with connect(server) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(
+            b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        wait(lambda: server.service.budget.held_bytes > 1 << 20)
+        wait(lambda: server.service.budget.held_bytes == 0)
+        assert ends(connection)
+
+
+def wait(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_connections_follow_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for soft, most in ((resource.RLIM_INFINITY, 4096), (1 << 20, 4096), (1024, 384), (300, 22)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
+        assert most_connections() == most
