@@ -309,7 +309,8 @@ def test_a_home_and_a_backend_that_are_not_there(
     monkeypatch.setattr(Path, "home", nobody)
     assert "--constants" in run("plan", "--ntotal", 1000, "--d", 8, code=2).stderr
     pytest.importorskip("matplotlib")
-    np.save(tmp_path / "t.npy", np.zeros((20, 1), np.int64))
+    squares = ((X[400:, None].astype("f8") - X[:400]) ** 2).sum(2)
+    np.save(tmp_path / "t.npy", squares.argmin(axis=1)[:, None])
     for backend in ("module://matplotlib_inline.backend_inline", "no-such", "TkAgg"):
         monkeypatch.setenv("MPLBACKEND", backend)
         run("eval", root / "i", root / "q.npy", tmp_path / "t.npy", "-k", 1, "--nprobe", 1,

@@ -68,16 +68,16 @@ class Manifest:
     clipped: int = 0
     repeated_ids: dict[str, Any] | None = None
 
-
-def copies_of_an_id(manifest: Manifest) -> int:
-    """Most vectors that have the same id."""
-    return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
-
     def __repr__(self) -> str:
         return (
             f"<teravec.Manifest: {self.ntotal:,} x {self.d}, {self.metric}, {self.codec}, "
             f"{self.nlist:,} lists in {len(self.slices)} slice{'s' * (len(self.slices) != 1)}>"
         )
+
+
+def copies_of_an_id(manifest: Manifest) -> int:
+    """Most vectors that have the same id."""
+    return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
 
 
 def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str:
