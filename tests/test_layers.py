@@ -14,7 +14,7 @@ import teravec
 ROOT = Path(teravec.__file__).parent
 STAGES = ("sources", "training", "shards", "slices", "index", "search", "serving")
 SIDE_ROOMS = ("kernels", "engines", "storage")
-BASICS = ("cgroups", "errors", "memory", "processors", "progress")
+BASICS = ("arguments", "bars", "cgroups", "errors", "memory", "processors", "progress")
 TOP = (
     "api",
     "building",

@@ -41,7 +41,23 @@ def test_fractions_and_numbers(text: str | int, expected: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "GiB", "-1GiB", "1e9", "1,000", "1 PiB", "4 G i B", "1..5G", ".5G", "0x10", "nan"],
+    [
+        "",
+        " ",
+        "GiB",
+        "-1GiB",
+        "1e999",
+        "50%",
+        "1e",
+        "²",
+        "1,000",
+        "1 PiB",
+        "4 G i B",
+        "1..5G",
+        ".5G",
+        "0x10",
+        "nan",
+    ],
 )
 def test_anything_else_is_invalid(text: str) -> None:
     with pytest.raises(InvalidArgument, match="not a number of bytes"):

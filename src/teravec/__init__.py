@@ -10,6 +10,9 @@
         distances, ids = index.search(queries, k=10, recall=0.95)
 """
 
+from importlib.metadata import version as _version
+from typing import Any
+
 from teravec.api import (
     build,
     calibrate,
@@ -64,6 +67,7 @@ from teravec.training.record import LayoutOptions
 __all__ = [
     "AccessDenied",
     "Bar",
+    "Bars",
     "Busy",
     "Calibration",
     "Candidates",
@@ -117,3 +121,13 @@ __all__ = [
     "train",
     "verify",
 ]
+
+__version__ = _version("teravec")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Bars":  # not before it is asked for: it takes tens of milliseconds to import
+        from teravec.bars import Bars
+
+        return Bars
+    raise AttributeError(f"module 'teravec' has no attribute {name!r}")

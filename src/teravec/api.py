@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy.typing as npt
 
 from teravec import building
+from teravec.arguments import checked_range, flag, instance, path_of, whole_numbers
 from teravec.engines.opening import open_engine
 from teravec.engines.options import EngineOptions
 from teravec.engines.resources import Resources
@@ -21,13 +22,13 @@ from teravec.index.verify import verify as _verify
 from teravec.kernels.device import CPU, open_torch, parse_device
 from teravec.memory import granted_memory, parse_bytes
 from teravec.processors import check_threads
-from teravec.progress import NoProgress, Progress
+from teravec.progress import Progress, as_progress
 from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.search.given import Truth, as_neighbors, read_whole
 from teravec.search.index import open_index as open
 from teravec.search.results import check_place
 from teravec.serving.client import connect
-from teravec.sources import Data, PathLike, checked_path
+from teravec.sources import Data, PathLike
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
@@ -49,7 +50,7 @@ __all__ = [
 
 
 def resources(
-    memory: str | int | None, threads: int | None, progress: Progress | None,
+    memory: str | int | None, threads: int | None, progress: Progress | bool | None,
     engine: EngineOptions | None = None, device: str = CPU,
 ) -> Resources:  # fmt: skip
     """Memory, threads, progress, engine and device as users write them, checked.
@@ -95,7 +96,8 @@ def build(
     format: str | None = None,
     skip_bad: bool = False,
     weights: PathLike | npt.ArrayLike | None = None,
-    progress: Progress | None = None,
+    overwrite: bool = False,
+    progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -168,7 +170,12 @@ def build(
     weights : path-like or array-like, optional
         An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
         k-means, 0 or more.
-    progress : Progress, optional
+    overwrite : bool
+        Replace another index that is at ``out``, when the new one is whole: it is built beside
+        it, as ``OUT.new``. Not where ``out`` holds anything else. The same build goes on.
+    progress : Progress or bool, optional
+        True: a bar for each stage, in a terminal or a notebook. `teravec.Bars` is the class
+        that draws them; its ``stages`` say afterwards what each took.
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
         The index is the same.
@@ -207,7 +214,7 @@ def build(
             layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
             resources=granted, ids=ids,
             id_column=id_column, vector_column=vector_column, weights=weights, format=format,
-            skip_bad=skip_bad,
+            skip_bad=skip_bad, overwrite=overwrite,
         )  # fmt: skip
 
 
@@ -236,7 +243,7 @@ def train(
     slices: int | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -258,21 +265,23 @@ def train(
     -------
     ModelDescription
     """
-    trained = options or _train_options(
-        nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
-    )
+    trained = _train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
+    if options is not None:
+        trained = instance(options, TrainOptions, "options")
+    laid_out = LayoutOptions(shards, slices)
+    if layout is not None:
+        laid_out = instance(layout, LayoutOptions, "layout")
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
     ) as granted:
-        paths = IndexPaths(checked_path(out, "out"))
+        paths = IndexPaths(path_of(out, "out"))
         source = building.open_vectors(
             data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
-            format=format, skip_bad=skip_bad,
+            format=format, skip_bad=flag(skip_bad, "skip_bad"),
         )  # fmt: skip
         return building.train_model(
-            source, paths, trained, layout or LayoutOptions(shards, slices), granted,
-            building.weights_of(weights, source),
-        )  # fmt: skip
+            source, paths, trained, laid_out, granted, building.weights_of(weights, source)
+        )
 
 
 def shard(
@@ -287,7 +296,7 @@ def shard(
     format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -302,18 +311,18 @@ def shard(
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
     ) as granted:
-        paths = IndexPaths(checked_path(out, "out"))
+        paths = IndexPaths(path_of(out, "out"))
         source = building.open_vectors(
             data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
             format=format,
         )  # fmt: skip
-        return building.shard_rows(source, paths, rows, granted)
+        return building.shard_rows(source, paths, checked_range(rows, "rows"), granted)
 
 
 def merge(
     out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None,
     memory: str | int | None = None, threads: int | None = None,
-    progress: Progress | None = None, engine: str = "local", workers: int | None = None,
+    progress: Progress | bool | None = None, engine: str = "local", workers: int | None = None,
     address: str | None = None,
 ) -> Manifest:  # fmt: skip
     """Merge all shards into slices and seal the index; the third stage.
@@ -324,18 +333,18 @@ def merge(
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address)
     ) as granted:
-        paths = IndexPaths(checked_path(out, "out"))
-        return building.merge_shards(paths, keep_shards=keep_shards, resources=granted)
+        paths, keep = IndexPaths(path_of(out, "out")), flag(keep_shards, "keep_shards")
+        return building.merge_shards(paths, keep_shards=keep, resources=granted)
 
 
 @contextmanager
 def _granted(
     given: Resources | None, memory: str | int | None, threads: int | None,
-    progress: Progress | None, engine: EngineOptions, device: str = CPU,
+    progress: Progress | bool | None, engine: EngineOptions, device: str = CPU,
 ) -> Iterator[Resources]:  # fmt: skip
     """What the caller grants, whose workers are the caller's to end; or what the others say."""
     if given is not None:
-        yield given
+        yield instance(given, Resources, "resources")
         return
     with resources(memory, threads, progress, engine, device) as granted:
         yield granted
@@ -371,8 +380,9 @@ def calibrate(
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    query_column: str | None = None,
     format: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
 
@@ -406,7 +416,9 @@ def calibrate(
     truth_format : str, optional
         Of the truth file, as "ibin", where its name and content do not tell.
     memory, threads, ids, id_column, vector_column, format, progress
-        As for ``build``.
+        As for ``build``. The queries' files have the same vector column, if they have columns.
+    query_column : str, optional
+        Column of the queries' vectors, where it is another.
 
     Raises
     ------
@@ -419,12 +431,15 @@ def calibrate(
     StorageError
         No permission to write into the index.
     """
-    paths = IndexPaths(checked_path(path, "index"))
-    options = CalibrationOptions(nqueries, tuple(ks), codes, seconds)
+    paths = IndexPaths(path_of(path, "the index"))
+    options = CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes, seconds)
     limits = resources(memory, threads, progress)
     given = None
     if queries is not None:
-        given = read_whole(queries, limits, "queries", vector_column, format=format)
+        given = read_whole(
+            queries, limits, "queries", query_column=query_column, vector_column=vector_column,
+            format=format,
+        )  # fmt: skip
     if paths.root.is_dir():
         check_place(paths.calibration)  # before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -445,7 +460,7 @@ def calibrate(
     return calibration
 
 
-def verify(path: PathLike, *, progress: Progress | None = None) -> None:
+def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
     """Compare every byte of an index with its checksums.
 
     Raises
@@ -453,11 +468,11 @@ def verify(path: PathLike, *, progress: Progress | None = None) -> None:
     CorruptFile, MissingFile, ForeignFile
         The first damage found; names the file.
     """
-    damages = _verify(checked_path(path, "index"), progress or NoProgress())
+    damages = _verify(path_of(path, "the index"), as_progress(progress))
     if damages:
         raise damages[0]
 
 
-def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | None = None) -> None:
+def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | bool | None = None) -> None:
     """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(checked_path(path, "index"), checked_path(out, "out"), progress or NoProgress())
+    _export_faiss(path_of(path, "the index"), path_of(out, "out"), as_progress(progress))

@@ -14,10 +14,23 @@ from typing import Any
 
 import numpy as np
 
+from teravec.arguments import flag, path_of
 from teravec.engines.resources import Resources
-from teravec.errors import CorruptFile, InvalidSource, MemoryLimitTooSmall, storage_errors
+from teravec.errors import (
+    CorruptFile,
+    InvalidSource,
+    MemoryLimitTooSmall,
+    OutputExists,
+    storage_errors,
+)
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
+from teravec.index.replacing import (
+    check_only_index,
+    finish_replacing,
+    put_in_place,
+    successor,
+)
 from teravec.kernels.native import warn_if_missing
 from teravec.search.calibrating import CalibrationOptions, calibrate_index
 from teravec.search.effort import shortfall
@@ -31,8 +44,8 @@ from teravec.sources import (
     PathLike,
     Source,
     Weights,
+    are_paths,
     as_described,
-    checked_path,
     open_data,
     open_source,
     read_bad,
@@ -44,7 +57,14 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
-from teravec.training.record import BuildRecord, LayoutOptions, begin_build, check_free, read_record
+from teravec.training.record import (
+    BuildRecord,
+    LayoutOptions,
+    OtherBuild,
+    begin_build,
+    check_free,
+    read_record,
+)
 from teravec.training.train import train
 
 __all__ = [
@@ -233,19 +253,56 @@ def build_index(
     options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
     ids: Any = None, id_column: str | None = None, vector_column: str | None = None,
     calibrate: bool = True, weights: Any = None, format: str | None = None, skip_bad: bool = False,
+    overwrite: bool = False,
 ) -> Manifest:  # fmt: skip
     """Train, shard, merge and calibrate; a rerun does only what is missing.
 
     Searches of the calibration take about as long as the rest at most: codecs that are slow to
-    search would take most of a build.
+    search would take most of a build. With ``overwrite``, another index that is at ``out`` is
+    replaced when the new one is whole.
     """
     warn_if_missing()
-    started = time.monotonic()
-    paths = IndexPaths(checked_path(out, "out"))
-    source = open_vectors(
-        data, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column,
-        format=format, skip_bad=skip_bad,
-    )  # fmt: skip
+    paths = IndexPaths(path_of(out, "out"))
+    keep_shards, calibrate = flag(keep_shards, "keep_shards"), flag(calibrate, "calibrate")
+    overwrite, skip_bad = flag(overwrite, "overwrite"), flag(skip_bad, "skip_bad")
+    given = data
+
+    def build(paths: IndexPaths) -> Manifest:
+        nonlocal given
+        started = time.monotonic()
+        source = open_vectors(
+            given, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column,
+            format=format, skip_bad=skip_bad,
+        )  # fmt: skip
+        if are_paths(given) is None:
+            given = source  # a stream can be read once only
+        return _build(
+            source, paths, options, layout, resources, keep_shards, calibrate, weights, started
+        )
+
+    if overwrite:
+        finish_replacing(paths)
+    try:
+        return build(paths)
+    except OtherBuild:
+        if not overwrite:
+            raise
+    check_only_index(paths)
+    try:
+        manifest = build(successor(paths))
+    except OtherBuild as error:
+        raise OutputExists(
+            f"{error.found}: it was begun to replace {paths.root}; remove it to begin anew"
+        ) from error
+    put_in_place(paths)
+    remove_spool(paths, manifest)
+    return manifest
+
+
+def _build(
+    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
+    resources: Resources, keep_shards: bool, calibrate: bool, weights: Any, started: float,
+) -> Manifest:  # fmt: skip
     weighed = weights_of(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
         _list_skipped(source, paths)

@@ -54,6 +54,7 @@ __all__ = [
     "TeravecError",
     "Unavailable",
     "WorkerLost",
+    "shown",
     "storage_errors",
     "whole_number",
 ]
@@ -154,12 +155,39 @@ _WHY = {
 }
 
 
-def whole_number(value: SupportsIndex, what: str) -> int:
-    """The value as an int, or InvalidArgument: for arguments of Python, which checks no types."""
+_LARGEST_WHOLE = 2**63 - 1
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: on one line, and not long."""
     try:
-        return operator.index(value)
+        line = " ".join(repr(value).split())
+    except Exception:  # what a user handed in may do anything, and this is for a message
+        line = f"a {type(value).__name__}"
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+def whole_number(
+    value: SupportsIndex, what: str, least: int | None = None, most: int | None = None
+) -> int:
+    """The value as an int, or InvalidArgument: for arguments of Python, which checks no types.
+
+    Integers of any library are taken, 0-dimensional arrays too; no booleans, texts or floats.
+    What 64 bits do not hold is refused, whatever the bounds.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
     except TypeError:
-        raise InvalidArgument(f"{what} is {value!r}; a whole number expected") from None
+        raise InvalidArgument(f"{what} is {shown(value)}; a whole number expected") from None
+    if least is not None and most is not None and not least <= number <= most:
+        raise InvalidArgument(f"{what} is {shown(number)}; {least:,} to {most:,} expected")
+    if least is not None and number < least:
+        raise InvalidArgument(f"{what} is {shown(number)}; at least {least:,} expected")
+    if not -_LARGEST_WHOLE <= number <= _LARGEST_WHOLE:
+        raise InvalidArgument(f"{what} is {shown(number)}; less than 2^63 expected")
+    return number
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
+from teravec.arguments import real_number, whole_number
 from teravec.cgroups import memory_limits
-from teravec.errors import InvalidArgument, MemoryLimitTooSmall
+from teravec.errors import InvalidArgument, MemoryLimitTooSmall, shown
 
 __all__ = ["BESIDE_BYTES", "MIB", "default_memory", "granted_memory", "parse_bytes", "require"]
 
@@ -23,20 +24,40 @@ BESIDE_BYTES = 300 * MIB
 """Memory of the interpreter and its libraries, beside every limit."""
 
 _DEFAULT = 4 << 30
+# Python refuses to read numbers of more than 4,300 digits, in its own words.
+_PATTERN = re.compile(
+    r"\s*(\d{1,4000}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
+    re.IGNORECASE | re.ASCII,
+)
 _SMALLEST_DEFAULT = 16 * MIB
 _ROOT = Path("/")
 _SUFFIX = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
-def parse_bytes(text: str | int) -> int:
-    """Bytes written as ``512MiB``, ``4GB``, ``1.5GiB`` or a plain number."""
-    if isinstance(text, int) and text >= 0:
-        return text
-    pattern = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i|[KMGT])?B?\s*"
-    match = re.fullmatch(pattern, str(text), re.IGNORECASE)
+def parse_bytes(text: str | int | float, what: str = "a size") -> int:
+    """Bytes written as ``512MiB``, ``4GB``, ``4g``, ``1.5 GiB``, ``5e8`` or a plain number.
+
+    Numbers of Python and NumPy are taken where they are whole, as ``5e8`` is.
+
+    Raises
+    ------
+    InvalidArgument
+        Something else, or a negative number.
+    """
+    if not isinstance(text, str):
+        number = real_number(text, what)
+        if number != int(number):
+            raise InvalidArgument(f"{what} is {shown(text)}; a whole number of bytes expected")
+        # An int keeps all its digits; of a float they were never there.
+        return whole_number(text if hasattr(text, "__index__") else int(number), what, 0)
+    match = _PATTERN.fullmatch(text)
     if match is None:
-        raise InvalidArgument(f"{text!r} is not a number of bytes; as 512MiB or 4GB expected")
+        percent = ": a share of memory is not taken" if "%" in text else ""
+        raise InvalidArgument(
+            f"{what} is {shown(text)}, which is not a number of bytes; as 512MiB, 4GB or 5e8 "
+            f"expected{percent}"
+        )
     suffix = (match[2] or "").upper().replace("I", "i")
     return int(Fraction(match[1]) * {**_SUFFIX, **_BINARY}[suffix])
 

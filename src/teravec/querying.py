@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.api import resources
+from teravec.arguments import path_of
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import read_calibration
@@ -33,13 +34,12 @@ from teravec.sources import (
     Data,
     PathLike,
     Source,
-    checked_path,
+    are_paths,
     find_bad,
     open_source,
     write_bad,
 )
 from teravec.sources.bad_rows import bad_rows_listed
-from teravec.sources.data import are_paths
 from teravec.storage.files import remove
 from teravec.storage.output_lock import hold_file
 
@@ -61,11 +61,12 @@ def groundtruth(
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
     vector_column: str | None = None,
+    query_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     engine: str = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -84,6 +85,8 @@ def groundtruth(
     out : path-like, optional
         Write them to this file too; its extension says the format: .npz .parquet .ibin .bin
         .ivecs .npy. A run that was killed goes on from ``OUT.partial``.
+    query_column : str, optional
+        Column of the queries' vectors, where it is another than ``vector_column``.
     skip_bad : bool
         Leave out rows of the data that are no vectors; they are listed in ``OUT.skipped.json``.
     ids, id_column, vector_column, format, memory, threads, progress, engine, workers, address
@@ -100,7 +103,7 @@ def groundtruth(
     ------
     InvalidArgument, MemoryLimitTooSmall, OutputExists, StorageError
     """
-    place = None if out is None else checked_path(out, "out")
+    place = None if out is None else path_of(out, "out")
     if place is not None:
         check_output(place)
     options = EngineOptions(engine, workers, address)
@@ -113,14 +116,15 @@ def groundtruth(
             ids=ids, id_column=id_column, vector_column=vector_column, format=format,
             skip_bad=skip_bad,
         ))  # fmt: skip
-        asked = stack.enter_context(opened(queries, granted, None, format=format, name="queries"))
+        if place is not None:
+            source.check_not(place)
+        vectors = read_whole(
+            queries, granted, "queries", query_column=query_column, vector_column=vector_column,
+            format=format, exact=True, not_at=place,
+        )  # fmt: skip
         if source.skipped is not None:
             source = find_bad(source, granted.threads, granted.progress)
-        if place is not None:
-            for taken in (source, asked):
-                taken.check_not(place)
         checkpoint = _beside(place, ".partial")
-        vectors = read_whole(asked, granted, "queries", exact=True)
         distances, found = exact_neighbors(
             source, vectors, k, metric=Metric.parse(metric), resources=granted,
             checkpoint=checkpoint,
@@ -162,7 +166,7 @@ def search(
     format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[Float32, Int64] | CorpusSummary:
     """Find the k nearest neighbours of every query, however many there are.
 
@@ -224,7 +228,7 @@ def range_search(
     format: str | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> tuple[Int64, Float32, Int64] | CorpusSummary:
     """Find all vectors within a radius of every query, however many there are.
 
@@ -314,7 +318,7 @@ def evaluate(
     limits = resources(memory, threads, None)
     neighbors = as_neighbors(truth, truth_format)
     with _index(index, memory, threads, keep_lists=False) as searched:
-        vectors = read_whole(queries, limits, "queries", vector_column, format=format)
+        vectors = read_whole(queries, limits, "queries", vector_column=vector_column, format=format)
         return _evaluate(
             searched, vectors, neighbors, k, nprobes, recalls=recalls, candidates=candidates
         )
@@ -328,7 +332,7 @@ def info(index: PathLike) -> dict[str, Any]:
     dict
         Fit for JSON; what ``teravec info --json`` prints.
     """
-    with OpenedIndex(checked_path(index, "index")) as there:
+    with OpenedIndex(path_of(index, "the index")) as there:
         calibration = read_calibration(there.paths, there.manifest)
         why = None if calibration is None else shortfall(calibration, there.manifest.nlist)
         return {**describe_index(there), "shortfall": why}
@@ -357,9 +361,9 @@ class _Asked:
 @contextmanager
 def _asked(
     index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
-    threads: int | None, progress: Progress | None, exclude_self: bool, **given: Any,
+    threads: int | None, progress: Progress | bool | None, exclude_self: bool, **given: Any,
 ) -> Iterator[_Asked]:  # fmt: skip
-    place = None if out is None else checked_path(out, "out")
+    place = None if out is None else path_of(out, "out")
     if place is not None:
         check_output(place)
     granted = resources(memory, threads, progress)
@@ -392,7 +396,7 @@ def _index(
         yield index
         return
     with open_index(
-        checked_path(index, "index"), memory=memory, threads=threads, **options
+        path_of(index, "the index"), memory=memory, threads=threads, **options
     ) as there:
         yield there
 

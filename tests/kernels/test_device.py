@@ -38,7 +38,8 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         assert "device cuda needs PyTorch, which is not here: pip install" in result.stderr
     assert not (tmp_path / "i").exists()
     assert devices.found_gpus() == (
-        [], "device cuda needs PyTorch, which is not here: pip install 'teravec[gpu]'"
+        [], "device cuda needs PyTorch, which is not here: pip install 'teravec[gpu]', or in a "
+        "checkout pip install '.[gpu]'"
     )  # fmt: skip
 
 

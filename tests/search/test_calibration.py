@@ -344,7 +344,8 @@ def test_commands(built: Path, index: Path, tmp_path: Path) -> None:
         both = run(command, index, queries, *extra, "--recall", "0.9", "--nprobe", "4")
         assert both[0] == 2
         assert "one expected" in both[1]
-    assert run("eval", index, queries, truth, "--recall", "0.9", "--nprobe", "4")[0] == 2
+    mixed = run("eval", index, queries, truth, "--recall", "0.9", "--nprobe", "4,8", "--json")[1]
+    assert [result["asked"] for result in json.loads(mixed)["results"]] == [None, None, 0.9]
     assert run("eval", index, queries, truth, "--recall", "high")[0] == 2
     code, output = run("search", index, queries, "--recall", "0.9999999")
     assert code == 2

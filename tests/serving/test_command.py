@@ -50,7 +50,7 @@ def test_search_is_the_same_with_a_server(index: Path, serve: Launch, queries: P
 def test_errors_of_one_line(index: Path, queries: Path) -> None:
     for arguments, code, part in (
         (("search", index), 2, "--server"),
-        (("search", index, queries, "--server", "grpc://127.0.0.1:9"), 2, "other entries"),
+        (("search", index, queries, "--server", "grpc://127.0.0.1:9"), 2, "given beside --server"),
         (("search", queries, "--server", "http://127.0.0.1:9"), 2, "grpc://"),
         (("serve", index, "--lists", "0:5", "--slices", "1"), 2, "one of lists"),
         (("serve", index, "--lists", "5:99"), 2, "60"),

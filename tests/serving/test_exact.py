@@ -143,3 +143,18 @@ def test_work_in_steps_is_the_same(
         found, true = remote.search(QUERIES, 20, 30), local.search(QUERIES, 20, 30)
         np.testing.assert_array_equal(found[1], true[1])
         np.testing.assert_array_equal(found[0], true[0])
+
+
+def test_k_beyond_all_vectors_is_padded(
+    indexes: dict[str, Path], two_stages: dict[str, Path], serve: Launch
+) -> None:
+    for path in (indexes["cosine"], two_stages["l2"]):
+        servers = [serve(path, lists=lists) for lists in SPLITS["replicas"]]
+        coordinator = serve(path, servers=addresses(servers))
+        with teravec.open(path) as local, teravec.connect(url(coordinator)) as remote:
+            k = local.ntotal + 7
+            found, true = remote.search(QUERIES[:3], k, 60), local.search(QUERIES[:3], k, 60)
+            for mine, theirs in zip(true, found, strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+            assert (found[1][:, -7:] == -1).all()
+            assert (found[1][:, :-7] >= 0).all()

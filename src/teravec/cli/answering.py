@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
-from teravec.cli.bars import Bars
+from teravec.bars import Bars, counted
 from teravec.cli.running import print_json
-from teravec.cli.stats_table import stats_table
+from teravec.cli.stats_table import print_table, stats_table
+from teravec.errors import InvalidArgument
 from teravec.search.corpus import answers, search_corpus
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
 from teravec.search.questions import Question
+from teravec.search.results import is_stdout, stdout_texts
 from teravec.sources import Source
 
-__all__ = ["answer", "found_as_json", "print_found"]
+__all__ = ["answer", "check_one_output", "found_as_json", "print_found", "print_texts"]
 
 
 def answer(
@@ -28,11 +30,21 @@ def answer(
     json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Ask for every query; write the results to a file, or print them as they come."""
+    if out is not None and is_stdout(out):
+        for start, found in answers(index, source, question, 0, source.ntotal):
+            print_texts(out, start, found)
+        if not source.ntotal:
+            print_texts(out, 0, FoundArrays.none(question.k))
+        if stats:
+            print_table(stats_table(index.stats), to_stderr=True)
+        return
     if out is not None:
-        summary = search_corpus(index, source, question, out, Bars(quiet=quiet or json))
-        result = {"out": str(out), **asdict(summary)}
+        bars = Bars(quiet=quiet or json)
+        summary = search_corpus(index, source, question, out, bars)
+        result = {"out": str(out), **asdict(summary), "stages": bars.summary()}
         if not json:
-            print(f"{out}: {summary.results:,} results of {summary.queries:,} queries")
+            found_text = counted(summary.results, "results")
+            print(f"{out}: {found_text} of {counted(summary.queries, 'queries')}")
     elif json:
         result = _collected(index, source, question)
     else:
@@ -42,7 +54,19 @@ def answer(
         cost = {"stats": asdict(index.stats)} if stats else {}
         print_json({**question.describe(), **result, **cost})
     elif stats:
-        Console().print(stats_table(index.stats))
+        print_table(stats_table(index.stats))
+
+
+def print_texts(out: Path, start: int, found: FoundArrays) -> None:
+    """Print results as the format of a name for standard output has them."""
+    for part in stdout_texts(out, start, found):
+        sys.stdout.write(part)
+
+
+def check_one_output(out: Path | None, *, json: bool) -> None:
+    """Refuse results and a JSON document on one standard output."""
+    if out is not None and is_stdout(out) and json:
+        raise InvalidArgument(f"--json and --out {out} given; both print: one of them expected")
 
 
 def print_found(start: int, found: FoundArrays) -> None:
@@ -57,7 +81,8 @@ def print_found(start: int, found: FoundArrays) -> None:
 
 def _collected(index: Index, source: Source, question: Question) -> dict[str, Any]:
     """All results, for one JSON document."""
-    return found_as_json([found for _, found in answers(index, source, question, 0, source.ntotal)])
+    parts = [found for _, found in answers(index, source, question, 0, source.ntotal)]
+    return found_as_json(parts or [FoundArrays.none(question.k)])
 
 
 def found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:

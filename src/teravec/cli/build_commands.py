@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from teravec import api, building
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import EngineOptions
@@ -50,6 +50,11 @@ def build(
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace another index at --out, when the new one is "
+                     "whole; it is built beside it, as OUT.new."),
+    ] = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -62,7 +67,7 @@ def build(
             data, out, options=options, layout=LayoutOptions(shards, slices),
             keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
             id_column=id_column, vector_column=vector_column, weights=weights, format=format,
-            skip_bad=skip_bad,
+            skip_bad=skip_bad, overwrite=overwrite,
         )  # fmt: skip
     _report_index(manifest, out, started, resources, json)
 
@@ -93,7 +98,7 @@ def train(
     if json:
         print_json(result)
     else:
-        print(f"{out}: model of {model.nlist:,} lists, {model.codec}, "
+        print(f"{out}: model of {counted(model.nlist, 'lists')}, {model.codec}, "
               f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
         if model.lists is not None:
             print(_lists_line(model.lists))
@@ -123,7 +128,7 @@ def shard(
         cost = _cost(started, resources)
         print_json({"index": str(out), "shards": names, "lists": lists, **cost})
     else:
-        print(f"{out}: {len(written)} shards written")
+        print(f"{out}: {counted(len(written), 'shards')} written")
         if lists is not None:
             print(_lists_line(lists))
 
@@ -155,11 +160,13 @@ def _resources(
 
 
 def _cost(started: float, resources: Resources) -> dict[str, Any]:
-    cost = {
+    cost: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 3),
         "peak_rss_bytes": peak_rss_bytes(),
         "memory_bytes": resources.memory_bytes,
     }
+    if isinstance(resources.progress, Bars):
+        cost["stages"] = resources.progress.summary()
     peaks = resources.engine.peaks()
     return cost | ({"workers": [asdict(peak) for peak in peaks]} if peaks else {})
 
@@ -209,8 +216,9 @@ def _report_index(
             **cost,
         })  # fmt: skip
     else:
-        print(f"{out}: {manifest.ntotal:,} vectors in {manifest.nlist:,} lists, "
-              f"{size / 1e6:,.1f} MB in {len(manifest.slices)} slices; {cost['seconds']:.1f} s, "
+        held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"
+        slices = f"{size / 1e6:,.1f} MB in {counted(len(manifest.slices), 'slices')}"
+        print(f"{out}: {held}, {slices}; {cost['seconds']:.1f} s, "
               f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
         print(_lists_line(lists))
         if "skipped" in manifest.source:

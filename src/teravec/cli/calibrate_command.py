@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from teravec import api
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, parse_numbers, print_json
 
 __all__ = ["add_calibrate_command"]
@@ -50,18 +50,19 @@ def calibrate(
     ] = None,
     truth_format: o.TruthFormat = None,
     memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, format: o.Format = None, json: o.Json = False,
-    quiet: o.Quiet = False,
+    vector_column: o.VectorColumn = None, query_column: o.QueryColumn = None,
+    format: o.Format = None, json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
     """Measure recall against effort, for searches by recall; replaces the calibration there is."""
+    bars = Bars(quiet=quiet or json)
     calibration = api.calibrate(
         index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
         codes=codes, seconds=seconds, truth_format=truth_format, memory=memory, threads=threads,
-        id_column=id_column, vector_column=vector_column, format=format,
-        progress=Bars(quiet=quiet or json),
+        id_column=id_column, vector_column=vector_column, query_column=query_column,
+        format=format, progress=bars,
     )  # fmt: skip
     if json:
-        print_json({"index": str(index), **calibration.summary()})
+        print_json({"index": str(index), **calibration.summary(), "stages": bars.summary()})
         return
     heads = [f"recall@{known}" for known in calibration.ks]
     print("  ".join(f"{head:>10}" for head in ["nprobe", "lists", "codes", *heads]))
@@ -69,4 +70,5 @@ def calibrate(
         cells = [f"{point.nprobe:,}", f"{point.lists:,.1f}", f"{point.codes:,.0f}"]
         cells += [f"{recall:.4f}" for recall in point.recall]
         print("  ".join(f"{cell:>10}" for cell in cells))
-    print(f"{index}: calibrated on {calibration.queries:,} queries ({calibration.origin})")
+    queries_text = counted(calibration.queries, "queries")
+    print(f"{index}: calibrated on {queries_text} ({calibration.origin})")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from teravec.arguments import install
 from teravec.cli.running import print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -27,7 +28,7 @@ def deploy(
     from teravec.serving.deployment import Deployment, DeploymentOptions
 
     if find_spec("ray") is None:
-        raise InvalidArgument("engine ray needs Ray, which is not here: pip install 'teravec[ray]'")
+        raise InvalidArgument(f"engine ray needs Ray, which is not here: {install('ray')}")
     path = topology or _TOPOLOGY
     deployment = Deployment(DeploymentOptions(options, engine, path, replicas))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import command, print_json
+from teravec.cli.stats_table import print_table
+from teravec.errors import StorageError
 from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
 from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
@@ -46,23 +48,33 @@ def bench_disk(
     target = path
     if is_index:
         largest = max(read_manifest(paths).slices, key=lambda entry: entry.size)
-        target = path / largest.file if largest.size >= _LARGE_ENOUGH else path
-    with hold_directory(path) if is_index else nullcontext():
+        read_only = not os.access(path, os.W_OK | os.X_OK)
+        target = path / largest.file if largest.size >= _LARGE_ENOUGH or read_only else path
+    with hold_directory(path) if is_index and not read_only else nullcontext():
         profile = measure_device(
             target, seconds=seconds, scratch_bytes=parse_bytes(size),
             progress=Bars(quiet=quiet or json),
         )  # fmt: skip
-        if is_index:
-            profile.write(paths.device)
+        kept = _keep(profile, paths.device) if is_index else None
     if json:
-        print_json({"path": str(path), **profile.to_dict()})
+        print_json({"path": str(path), **profile.to_dict(), "kept": kept is None and is_index})
         return
-    console = Console()
     for table in _tables(profile):
-        console.print(table)
+        print_table(table)
     _print_advice(profile)
-    if is_index:
+    if kept is not None:
+        print(f"not kept, so searches do not use it: {kept}")
+    elif is_index:
         print(f"kept in {paths.device}")
+
+
+def _keep(profile: DeviceProfile, path: Path) -> str | None:
+    """Keep the result in the index; why not, where that is not permitted."""
+    try:
+        profile.write(path)
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def _tables(profile: DeviceProfile) -> list[Table]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 
+from teravec.arguments import install
 from teravec.errors import InvalidArgument
 from teravec.search.evaluation import Evaluation
 from teravec.storage.files import publishing, write_all
@@ -37,11 +39,21 @@ def check_plot(path: Path) -> None:
     if not path.parent.is_dir():
         raise InvalidArgument(f"{path}: cannot write: no directory {path.parent}")
     try:
-        import matplotlib  # noqa: F401
+        _import_matplotlib()
     except ImportError as error:
         raise InvalidArgument(
-            "drawing needs matplotlib, which is not installed: pip install 'teravec[plot]'"
+            f"drawing needs matplotlib, which is not installed: {install('plot')}"
         ) from error
+
+
+def _import_matplotlib() -> None:
+    """Import it whatever MPLBACKEND says: nothing here needs a window, or a notebook's."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
 
 
 def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
@@ -55,6 +67,7 @@ def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
     path : Path
         Its extension says the format; replaced if it exists.
     """
+    _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

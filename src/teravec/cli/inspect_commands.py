@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from teravec import querying
+from teravec.bars import Bars
 from teravec.cli import options as o
-from teravec.cli.bars import Bars
 from teravec.cli.running import as_typed, command, print_json
 from teravec.index.export import export_faiss
 from teravec.index.manifest import describe_repeated
@@ -20,6 +20,11 @@ from teravec.storage.layout import IndexPaths
 __all__ = ["add_inspect_commands"]
 
 _BAR = 40
+_MEANING = {
+    "l2": "squared distances, smaller is nearer",
+    "ip": "inner products, larger is nearer",
+    "cosine": "similarities, larger is nearer",
+}
 _CALIBRATE = "teravec calibrate INDEX --data DATA makes one"
 _FILES = 10  # first ones, and last ones, whose rows are shown
 
@@ -41,7 +46,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
     lists, sizes = content["lists"], content["bytes"]
     rows = {
         "vectors": f"{content['ntotal']:,} x {content['d']}",
-        "metric": content["metric"],
+        "metric": f"{content['metric']}: {_MEANING[content['metric']]}",
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"
         + (f", of which {content['sketch_size']} are scanned" if content["sketch_size"] else ""),
@@ -143,12 +148,14 @@ def _print_histogram(histogram: list[dict[str, int]]) -> None:
 
 def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> None:
     """Check every byte; exit 1 and name the file on damage."""
-    damages = verify_index(index, Bars(quiet=quiet or json))
+    bars = Bars(quiet=quiet or json)
+    damages = verify_index(index, bars)
     calibrated = IndexPaths(index).calibration.exists()
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        result |= {"calibrated": calibrated}
-        print_json(result | {"damages": [as_typed(str(damage)) for damage in damages]})
+        told = [as_typed(str(damage)) for damage in damages]
+        result |= {"calibrated": calibrated, "damages": told, "stages": bars.summary()}
+        print_json(result)
     for damage in damages:
         print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
     if damages:

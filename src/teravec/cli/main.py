@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -13,8 +14,17 @@ from teravec.cli.build_commands import add_build_commands
 from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
+from teravec.cli.options import Json
 from teravec.cli.plan_command import add_plan_command
-from teravec.cli.running import write_whole
+from teravec.cli.running import (
+    NO_READER,
+    Verbose,
+    command,
+    open_streams,
+    print_json,
+    reporting,
+    write_whole,
+)
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
 from teravec.cli.serve_commands import add_serve_commands
@@ -40,9 +50,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Log each iteration, shard and slice.")
-    ] = False,
+    verbose: Verbose = False,
     _version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
@@ -65,10 +73,29 @@ add_selftest_command(app)
 add_slurm_command(app)
 
 
+@command(app, "version")
+def _show_version(json: Json = False) -> None:
+    """Show the version."""
+    if json:
+        print_json({"version": version("teravec")})
+    else:
+        print(f"teravec {version('teravec')}")
+
+
 def run() -> None:
     """Run the command line."""
+    open_streams()
     write_whole()
-    app()
+    try:
+        with reporting():  # of what commands do not report themselves, such as --help
+            try:
+                app()
+            finally:
+                if type(sys.stdout).__name__ == "PacifyFlushWrapper":  # typer met a closed pipe
+                    raise typer.Exit(NO_READER)
+                sys.stdout.flush()
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, shown
 from teravec.memory import parse_bytes
 from teravec.training.options import TrainOptions
 
@@ -32,7 +32,9 @@ __all__ = [
     "Nprobe",
     "Out",
     "Queries",
+    "QueryColumn",
     "QuerySource",
+    "QueryVectors",
     "Quiet",
     "Recall",
     "Sample",
@@ -161,6 +163,14 @@ SkipBad = Annotated[
         "infinity; the others keep their ids.",
     ),
 ]
+QueryColumn = Annotated[
+    str | None,
+    unset("Column with the queries, where it is another than --vector-column's."),
+]
+QueryVectors = Annotated[
+    str | None,
+    unset("Column with the queries (Parquet, Arrow).  [default: the only one]", "--vector-column"),
+]
 Weights = Annotated[
     Path | None,
     unset(
@@ -203,9 +213,11 @@ def train_options(
     seed: int = 1234, max_list_bytes: str | None = None,
 ) -> TrainOptions:  # fmt: skip
     """Options of training as they are typed, or InvalidArgument."""
-    if nlist != "auto" and not nlist.lstrip("-").isdigit():
-        raise InvalidArgument(f"nlist is {nlist!r}; a whole number or auto expected")
+    try:
+        lists = None if nlist.lower() == "auto" else int(nlist)
+    except ValueError:
+        raise InvalidArgument(f"nlist is {shown(nlist)}; a whole number or auto expected") from None
     return TrainOptions(
-        None if nlist == "auto" else int(nlist), metric, transform, codec, sample, niter, seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
+        lists, metric, transform, codec, sample, niter, seed,
+        None if max_list_bytes is None else parse_bytes(max_list_bytes, "max-list-bytes"),
     )  # fmt: skip

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from teravec.bars import counted
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
+from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.memory import parse_bytes
 from teravec.planning.calibrate import calibrate as measure
@@ -145,11 +146,11 @@ def _show_constants(path: Path, speeds: Constants) -> None:
 
 
 def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
-    train, query, console = work.train, result.query, Console()
-    console.print(
+    train, query = work.train, result.query
+    print(
         f"{work.ntotal:,} x {train.d} in {train.nlist:,} lists of {work.row_bytes} bytes a vector, "
-        f"{cluster.machines:,} machines of {cluster.threads} threads", highlight=False,
-    )  # fmt: skip
+        f"{counted(cluster.machines, 'machines')} of {counted(cluster.threads, 'threads')}"
+    )
     table = Table("stage", "time", "limited by", "read", "written", "sent", "memory", "disk")
     for stage in result.stages:
         table.add_row(
@@ -157,7 +158,7 @@ def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
             _bytes(stage.written_bytes), _bytes(stage.sent_bytes), _bytes(stage.memory_bytes),
             _bytes(stage.disk_bytes),
         )  # fmt: skip
-    console.print(table)
+    print_table(table)
     print(f"build: {_time(result.seconds)}; memory is of one process, the rest of all machines")
     print(f"query of {query.lists:,} lists, cold: {_time(query.latency_s)}, "
           f"{_bytes(query.read_bytes)}, limited by {query.limit}")  # fmt: skip
@@ -172,7 +173,7 @@ def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
             hours = "" if line.reported_hours is None else f"{line.reported_hours[1]:,.0f}"
             ours = "" if line.ours_hours is None else f"{line.ours_hours:,.0f}"
             table.add_row(line.what, line.reported, hours, line.ours, ours)
-        console.print(table)
+        print_table(table)
 
 
 def _bytes(count: float) -> str:

@@ -5,74 +5,117 @@ from __future__ import annotations
 import codecs
 import errno
 import functools
+import inspect
 import io
 import json
+import logging
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from teravec.errors import InvalidArgument, TeravecError
+from teravec.arguments import real_number, whole_number
+from teravec.errors import InvalidArgument, TeravecError, shown
 
 __all__ = [
+    "NO_READER",
+    "Verbose",
     "as_typed",
     "command",
+    "open_streams",
     "parse_decimals",
     "parse_numbers",
     "peak_rss_bytes",
     "print_json",
+    "reporting",
     "write_whole",
 ]
 
 F = TypeVar("F", bound=Callable[..., None])
 
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Log each iteration, shard and slice.")
+]
+
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-_NO_READER = 141  # 128 + SIGPIPE, likewise
+NO_READER = 141  # 128 + SIGPIPE, likewise
 
 
 def command(app: typer.Typer, name: str) -> Callable[[F], F]:
-    """Register a function as a command that reports errors in one line."""
+    """Register a function as a command that reports errors in one line.
+
+    Every command takes ``-v`` too, which is otherwise said before its name.
+    """
 
     def register(function: F) -> F:
         @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            try:
+        def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
+            if verbose:
+                logging.getLogger("teravec").setLevel(logging.INFO)
+            with reporting():
                 function(*args, **kwargs)
                 if sys.stdout is not None:
                     sys.stdout.flush()  # here, where an error is still ours to tell
-            except TeravecError as error:
-                message = " ".join(str(error).split())
-                print(f"teravec: {as_typed(message)}", file=sys.stderr)
-                raise typer.Exit(error.exit_code) from None
-            except BrokenPipeError:  # who read our output has had enough, as head does
-                _give_up_output()
-                raise typer.Exit(_NO_READER) from None
-            except OSError as error:  # of a look at a path that we may not see, or of the output
-                print(f"teravec: {as_typed(_refusal(error))}", file=sys.stderr)
-                raise typer.Exit(2) from None
-            except MemoryError:
-                print("teravec: out of memory; lower --memory or --threads", file=sys.stderr)
-                raise typer.Exit(2) from None
-            except RuntimeError as error:
-                if "start new thread" not in str(error):
-                    raise
-                print("teravec: the system gives no more threads; lower --threads", file=sys.stderr)
-                raise typer.Exit(2) from None
-            except KeyboardInterrupt:
-                print(
-                    "teravec: interrupted; what is sealed stays, run the same again to continue",
-                    file=sys.stderr,
-                )
-                raise typer.Exit(_INTERRUPTED) from None
 
+        _add_parameter(run, function, "verbose", Verbose)
         app.command(name)(run)
         return function
 
     return register
+
+
+def _add_parameter(
+    run: Callable[..., None], function: Callable[..., None], name: str, kind: Any
+) -> None:
+    """Give ``run`` the parameters of ``function``, which it wraps, and one more."""
+    signature = inspect.signature(function, eval_str=True)
+    more = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+    parameters = [*signature.parameters.values(), more]
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Turn what the body raises into one line on standard error, and the exit code.
+
+    Raises
+    ------
+    typer.Exit
+    """
+    try:
+        yield
+    except TeravecError as error:
+        _tell(as_typed(" ".join(str(error).split())))
+        raise typer.Exit(error.exit_code) from None
+    except BrokenPipeError:  # who read our output has had enough, as head does
+        _give_up_output()
+        raise typer.Exit(NO_READER) from None
+    except OSError as error:  # of a look at a path that we may not see, or of the output
+        _tell(as_typed(_refusal(error)))
+        raise typer.Exit(2) from None
+    except MemoryError:
+        _tell("out of memory; lower --memory or --threads")
+        raise typer.Exit(2) from None
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        _tell("the system gives no more threads; lower --threads")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        _tell("interrupted; what is sealed stays, run the same again to continue")
+        raise typer.Exit(_INTERRUPTED) from None
+
+
+def _tell(message: str) -> None:
+    """Print an error, if there is anywhere to; its exit code tells it as well."""
+    with suppress(OSError):
+        print(f"teravec: {message}", file=sys.stderr, flush=True)
 
 
 def _refusal(error: OSError) -> str:
@@ -104,7 +147,7 @@ def _was_printing(error: OSError) -> bool:
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
     where = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
-    return where.startswith(("teravec.cli.", "rich."))
+    return where.startswith(("teravec.cli.", "rich.", "typer.", "click."))
 
 
 def _give_up_output() -> None:
@@ -114,9 +157,34 @@ def _give_up_output() -> None:
     ----------
     Python's documentation of ``signal``, "Note on SIGPIPE".
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    with suppress(OSError, AttributeError):  # a stream that is no file, as in a test
+        number = sys.stdout.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+
+
+def open_streams() -> None:
+    """Open standard streams that whoever started us has closed, so that no file takes their place.
+
+    What is written to them goes nowhere: a message of standard error never to standard output.
+
+    References
+    ----------
+    gnulib's ``stdopen``: the same for the GNU tools.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, mode)  # takes the lowest free number
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _bytes_or_mark(error: UnicodeError) -> tuple[bytes, int]:
@@ -155,17 +223,21 @@ def print_json(content: Any) -> None:
 def parse_numbers(text: str, what: str) -> list[int]:
     """Whole numbers separated by commas, or InvalidArgument."""
     try:
-        return [int(part) for part in text.split(",")]
+        return [whole_number(int(part), what) for part in text.split(",")]
     except ValueError as error:
-        raise InvalidArgument(f"{what} is {text!r}; whole numbers as in 1,4,16 expected") from error
+        raise InvalidArgument(
+            f"{what} is {shown(text)}; whole numbers as in 1,4,16 expected"
+        ) from error
 
 
 def parse_decimals(text: str, what: str) -> list[float]:
-    """Numbers separated by commas, or InvalidArgument."""
+    """Finite numbers separated by commas, or InvalidArgument."""
     try:
-        return [float(part) for part in text.split(",")]
+        return [real_number(float(part), what) for part in text.split(",")]
     except ValueError as error:
-        raise InvalidArgument(f"{what} is {text!r}; numbers as in 0.8,0.95 expected") from error
+        raise InvalidArgument(
+            f"{what} is {shown(text)}; numbers as in 0.8,0.95 expected"
+        ) from error
 
 
 def peak_rss_bytes() -> int:

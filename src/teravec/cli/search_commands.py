@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from teravec import querying
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.answering import answer
-from teravec.cli.bars import Bars
+from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
+from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import read_manifest
 from teravec.search.evaluation import Evaluation
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import open_index
 from teravec.search.questions import TopK, Within, with_index_ids
-from teravec.search.results import check_output, read_neighbors
-from teravec.sources import Source, open_source
+from teravec.search.request import checked_k
+from teravec.search.results import check_output, is_stdout, read_neighbors
+from teravec.sources import Source, open_rows, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
@@ -34,13 +35,15 @@ __all__ = ["add_search_commands"]
 Result = Annotated[
     Path | None,
     o.unset(
-        "Result file; its extension says the format: .npz .parquet .ibin .bin .ivecs .npy.",
+        "Result file; its extension says the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs "
+        ".npy. To standard output: - or -.jsonl, -.csv.",
         "--out", "-o",
     ),
 ]  # fmt: skip
 RangeResult = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet.",
+    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet "
+                 ".csv .jsonl. To standard output: - or -.jsonl, -.csv.",
                  show_default=False),
 ]  # fmt: skip
 ExcludeSelf = Annotated[
@@ -71,8 +74,11 @@ def search(
     """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
         check_output(out)
+    check_one_output(out, json=json)
     if server is not None:
-        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+        Remote(
+            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
+        ).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays.of_rows(
                 *remote.search(
@@ -84,7 +90,8 @@ def search(
         return
     source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
     with open_index(index, memory=memory, threads=threads) as opened:
-        effort = opened.effort(nprobe, recall, k=k, candidates=candidates)
+        nearest = min(checked_k(k), opened.ntotal)
+        effort = opened.effort(nprobe, recall, k=nearest, candidates=candidates)
         question = TopK(k, effort, exclude_self)
         answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
 
@@ -105,8 +112,11 @@ def range_search(
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
+    check_one_output(out, json=json)
     if server is not None:
-        Remote(server, token_file, ca, tls_cert, tls_key, exclude_self).answer(
+        Remote(
+            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
+        ).answer(
             [str(index), *(queries or [])],
             lambda remote, xq: FoundArrays(
                 *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
@@ -132,7 +142,7 @@ def _open_queries(
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
 
     def opened(column: str | None) -> Source:
-        return open_source(
+        return open_rows(
             queries or [], id_column=column, vector_column=vector_column, format=format
         )
 
@@ -160,16 +170,14 @@ def evaluate_index(
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
     truth_format: o.TruthFormat = None, memory: o.Memory = None, threads: o.Threads = None,
-    format: o.Format = None,
+    vector_column: o.QueryVectors = None, format: o.Format = None,
     json: o.Json = False,
 ) -> None:  # fmt: skip
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
     Every search reads its lists again.
     """
-    if nprobe is not None and recall is not None:
-        raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = parse_numbers(nprobe or "1,4,16,64", "nprobe") if recall is None else None
+    nprobes = None if nprobe is None else parse_numbers(nprobe, "nprobe")
     recalls = None if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
@@ -177,14 +185,14 @@ def evaluate_index(
     with nullcontext() if plot is None else hold_file(plot):
         results = querying.evaluate(
             index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
-            format=format, memory=memory, threads=threads,
+            vector_column=vector_column, format=format, memory=memory, threads=threads,
         )  # fmt: skip
         if plot is not None:
             draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
-        Console().print(_evaluation_table(results, k))
+        print_table(_evaluation_table(results, k))
 
 
 def groundtruth(
@@ -196,7 +204,7 @@ def groundtruth(
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
     id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    format: o.Format = None, skip_bad: o.SkipBad = False,
+    query_column: o.QueryColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     json: o.Json = False, quiet: o.Quiet = False,
 ) -> None:  # fmt: skip
@@ -204,24 +212,32 @@ def groundtruth(
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
+    check_one_output(out, json=json)
     source = open_source(
         data[:-1], id_column=id_column, vector_column=vector_column, format=format,
         skip_bad=skip_bad,
     )  # fmt: skip
-    _, ids = querying.groundtruth(
-        source, data[-1], k, metric=metric, out=out, format=format, memory=memory,
-        threads=threads, progress=Bars(quiet=quiet or json), engine=engine, workers=workers,
-        address=address,
+    to_stdout = is_stdout(out)
+    bars = Bars(quiet=quiet or json or to_stdout)
+    distances, ids = querying.groundtruth(
+        source, data[-1], k, metric=metric, out=None if to_stdout else out,
+        query_column=query_column, vector_column=vector_column, format=format, memory=memory,
+        threads=threads, progress=bars, engine=engine, workers=workers, address=address,
     )  # fmt: skip
+    if to_stdout:
+        print_texts(out, 0, FoundArrays.of_rows(distances, ids))
+        return
     skipped = querying.skipped_rows(out)
     if json:
-        print_json({"out": str(out), "queries": len(ids), "k": k, "skipped": skipped})
+        print_json({
+            "out": str(out), "queries": len(ids), "k": k, "skipped": skipped,
+            "stages": bars.summary(),
+        })  # fmt: skip
     else:
         if skipped:
             print(f"{out}.skipped.json: {skipped:,} rows that are no vectors were left out")
-        print(
-            f"{out}: {k} exact neighbours of {len(ids):,} queries among {source.ntotal:,} vectors"
-        )
+        print(f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
+              f"{counted(source.ntotal, 'vectors')}")  # fmt: skip
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:

@@ -7,12 +7,12 @@ from math import isnan
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
+from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.processors import check_threads, check_workers
 from teravec.selftest.comparison import Result, compare
@@ -70,13 +70,12 @@ def _content(result: Result) -> dict[str, Any]:
 
 
 def _show(results: list[Result]) -> None:
-    console = Console()
     for name in dict.fromkeys(result.set for result in results):
         table = Table("route", "objective", "imbalance", "s/iteration", "empty", "", title=name)
         for result in results:
             if result.set == name:
                 table.add_row(result.route, *_numbers(result), _outcome(result))
-        console.print(table)
+        print_table(table)
 
 
 def _numbers(result: Result) -> tuple[str, ...]:

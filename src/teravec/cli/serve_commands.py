@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from teravec import api
+from teravec.arguments import install
 from teravec.cli import options as o
 from teravec.cli.deploying import deploy, warn_if_open
 from teravec.cli.running import command, parse_numbers, print_json
@@ -107,6 +108,7 @@ def serve(
         str | None, typer.Option(help="Vectors by id, for queries by id: what the index was "
                                  "built from.", show_default=False)
     ] = None,
+    vector_column: o.VectorColumn = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are told 'busy'.")] = 512,
     max_k: Annotated[int, typer.Option(help="Most results a query.")] = 10_000,
     max_nprobe: Annotated[int, typer.Option(help="Most lists a query.")] = 65_536,
@@ -129,7 +131,7 @@ def serve(
         from teravec.serving.launch import ServeOptions, launch
     except ModuleNotFoundError as error:
         raise InvalidArgument(
-            f"{error.name} is not installed; serving needs pip install 'teravec[serve]'"
+            f"{error.name} is not installed; serving needs {install('serve')}"
         ) from error
     from teravec.memory import parse_bytes
     from teravec.serving.limits import Limits, check_seconds, check_setting
@@ -163,6 +165,7 @@ def serve(
             queue_bytes=parse_bytes(max_waiting),
         ),
         vectors=vectors,
+        vector_column=vector_column,
         batch_rows=batch_rows,
         memory_bytes=resources.memory_bytes,
         threads=threads if on_ray else resources.threads or None,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from rich.console import Console
 from rich.filesize import decimal
+from rich.measure import Measurement
 from rich.table import Table
 
 from teravec.search.stats import SearchStats
 
-__all__ = ["stats_table"]
+__all__ = ["print_table", "stats_table"]
 
 # Of those whose own names do not say it.
 _NAMES = {
@@ -22,6 +24,15 @@ _NAMES = {
     "wait_s": "waiting for the disk",
     "scan_s": "scanning",
 }
+
+
+def print_table(table: Table, *, to_stderr: bool = False) -> None:
+    """Print a table as wide as it is: no number is cut, whatever the terminal or pipe has."""
+    console = Console(stderr=to_stderr)
+    wide = console.options.update(width=1 << 16)
+    needed = Measurement.get(console, wide, table).maximum
+    console.width = max(console.width, needed)
+    console.print(table, crop=False)
 
 
 def stats_table(stats: SearchStats) -> Table:

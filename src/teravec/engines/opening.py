@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from teravec.arguments import install
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
 from teravec.engines.options import EngineOptions
@@ -32,7 +33,7 @@ def open_engine(options: EngineOptions, threads: int | None, memory_bytes: int) 
     if options.name == "local":
         return LocalEngine(threads or default_threads(), memory_bytes)
     if find_spec("ray") is None:
-        raise InvalidArgument("engine ray needs Ray, which is not here: pip install 'teravec[ray]'")
+        raise InvalidArgument(f"engine ray needs Ray, which is not here: {install('ray')}")
     from teravec.engines.ray_engine import RayEngine
 
     return RayEngine(options, threads, memory_bytes)

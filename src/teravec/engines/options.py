@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument
+from teravec.arguments import text
+from teravec.errors import InvalidArgument, shown
 from teravec.processors import check_workers
 
 __all__ = ["EngineOptions"]
@@ -32,8 +33,10 @@ class EngineOptions:
     gpus: float = 0
 
     def __post_init__(self) -> None:
-        if self.name not in ("local", "ray"):
-            raise InvalidArgument(f"engine is {self.name!r}; local or ray expected")
+        if text(self.name, "engine") not in ("local", "ray"):
+            raise InvalidArgument(f"engine is {shown(self.name)}; local or ray expected")
         if self.name == "local" and (self.workers is not None or self.address is not None):
             raise InvalidArgument("workers and address are for engine ray; this one is local")
         check_workers(self.workers)
+        if self.address is not None:
+            text(self.address, "address")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from teravec.arguments import whole_number
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
-from teravec.errors import InvalidArgument
 from teravec.kernels.device import CPU
 from teravec.memory import default_memory
 from teravec.processors import default_threads
-from teravec.progress import NoProgress, Progress
+from teravec.progress import Progress, as_progress
 
 __all__ = ["Resources"]
 
@@ -23,8 +23,8 @@ class Resources:
         libraries. 0: see ``teravec.memory.default_memory``.
     threads : int
         Of this process. 0: the processors that it may use.
-    progress : Progress, optional
-        Not given: nothing is shown.
+    progress : Progress or bool, optional
+        True: bars. Not given: nothing is shown.
     engine : Engine, optional
         Where tasks run, each in its share of the limit. Not given: in this process.
     device : str
@@ -37,16 +37,14 @@ class Resources:
     """
 
     def __init__(
-        self, memory_bytes: int = 0, threads: int = 0, progress: Progress | None = None,
+        self, memory_bytes: int = 0, threads: int = 0, progress: Progress | bool | None = None,
         engine: Engine | None = None, device: str = CPU,
     ) -> None:  # fmt: skip
-        if memory_bytes < 0 or threads < 0:
-            raise InvalidArgument(
-                f"memory {memory_bytes} and threads {threads} must not be negative"
-            )
+        memory_bytes = whole_number(memory_bytes, "memory_bytes", 0)
+        threads = whole_number(threads, "threads", 0)
         self.memory_bytes = memory_bytes or default_memory()
         self.threads = threads or default_threads()
-        self.progress = progress or NoProgress()
+        self.progress = as_progress(progress)
         self.engine = engine or LocalEngine(self.threads, self.memory_bytes)
         self.device = device
 

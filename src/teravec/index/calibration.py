@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 
+from teravec.arguments import real_number
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, storage_errors
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
@@ -20,6 +21,7 @@ __all__ = [
     "Calibration",
     "Measured",
     "Reach",
+    "checked_recall",
     "read_calibration",
     "write_calibration",
 ]
@@ -28,6 +30,21 @@ _FORMAT, _VERSION = "teravec-calibration", 1
 
 _SATURATED = 0.002  # less was gained by a doubling of nprobe
 CONFIDENCE = 1.645  # standard errors below the measured recall: its one-sided 95 % bound
+
+
+def checked_recall(recall: float) -> float:
+    """The recall if it is a number that a calibration may promise, or InvalidArgument."""
+    expected = "a number between 0 and 1"
+    number = real_number(recall, "recall", expected=expected)
+    if number == 1:
+        raise InvalidArgument(
+            "recall 1 asked for; no sample of queries promises that: give an nprobe, of all "
+            "lists if nothing may be missed"
+        )
+    if not 0 < number < 1:
+        percent = f": {number:g} % is {number / 100:g}" if 1 < number < 100 else ""
+        raise InvalidArgument(f"recall is {number:g}; {expected} expected{percent}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -125,6 +142,13 @@ class Calibration:
         highest = max(self.points, key=lambda point: point.recall[column])
         return Reach(self.ks[column], highest.recall[column], max(0.0, *lower), highest.lists)
 
+    def __repr__(self) -> str:
+        best = ", ".join(
+            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}"
+            for i, k in enumerate(self.ks)
+        )  # fmt: skip
+        return f"<teravec.Calibration: recall{best}, on {self.queries:,} queries ({self.origin})>"
+
     def probing_for(self, recall: float, k: int) -> tuple[int, float]:
         """The least nprobe, and prune, whose recall of the k nearest is at least this.
 
@@ -167,15 +191,7 @@ class Calibration:
         self, recall: float, measured: Sequence[tuple[float, float]], what: str
     ) -> tuple[int, float]:
         """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
-        if not isinstance(recall, SupportsFloat):
-            raise InvalidArgument(f"recall is {recall!r}; a number between 0 and 1 expected")
-        if recall == 1:
-            raise InvalidArgument(
-                "recall 1 asked for; no sample of queries promises that: give an nprobe, of all "
-                "lists if nothing may be missed"
-            )
-        if not 0 < recall < 1:
-            raise InvalidArgument(f"recall is {recall}; a number between 0 and 1 expected")
+        recall = checked_recall(recall)
         lower = [mean - CONFIDENCE * error for mean, error in measured]
         curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
         at = int(np.searchsorted(curve, recall))

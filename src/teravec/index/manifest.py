@@ -68,6 +68,12 @@ class Manifest:
     clipped: int = 0
     repeated_ids: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"<teravec.Manifest: {self.ntotal:,} x {self.d}, {self.metric}, {self.codec}, "
+            f"{self.nlist:,} lists in {len(self.slices)} slice{'s' * (len(self.slices) != 1)}>"
+        )
+
 
 def copies_of_an_id(manifest: Manifest) -> int:
     """Most vectors that have the same id."""

@@ -33,7 +33,8 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, InvalidSource
+from teravec.arguments import similar, text
+from teravec.errors import InvalidArgument, InvalidSource, shown
 from teravec.kernels.faiss_threads import faiss_threads
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import sketch_size
@@ -82,9 +83,9 @@ class Codec:
     @classmethod
     def parse(cls, name: str) -> Codec:
         """The codec of this name, or InvalidArgument."""
-        name = str(name).lower()
+        given, name = name, text(name, "codec").lower()
         first, plus, fine_name = name.partition("+")
-        if plus and (match := re.fullmatch(r"rabitq([12])", first)):
+        if plus and fine_name and (match := re.fullmatch(r"rabitq([12])", first)):
             fine = cls.parse(fine_name)
             if fine.kind != "rabitq" and not fine.sketch_bits:
                 return replace(fine, name=f"{first}+{fine.name}", sketch_bits=int(match[1]))
@@ -92,26 +93,39 @@ class Codec:
             return cls(name, "flat")
         if name in _SCALAR:
             return cls(name, "scalar")
-        if match := re.fullmatch(r"pq(\d+)(?:x(\d+))?", name):
+        if match := re.fullmatch(r"pq(\d{1,9})(?:x(\d{1,2}))?", name, re.ASCII):
             m, bits = int(match[1]), int(match[2] or 8)
             if m >= 1 and 4 <= bits <= 12:
                 return cls(f"pq{m}x{bits}", "pq", m, bits)
-        if match := re.fullmatch(r"rabitq(\d?)", name):
+        if match := re.fullmatch(r"rabitq(\d?)", name, re.ASCII):
             bits = int(match[1] or 1)
             if 1 <= bits <= 8:
                 return cls(f"rabitq{bits}", "rabitq", bits=bits)
         raise InvalidArgument(
-            f"unknown codec {name!r}; one of flat, fp16, sq8, sq6, sq4, pqM or pqMxB "
-            "(M sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8, or rabitq1+ or rabitq2+ "
-            "and one of the others expected"
+            f"unknown codec {shown(given)}; one of flat, fp16, sq8, sq6, sq4, pqM or pqMxB (M "
+            "sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8, or rabitq1+ or rabitq2+ "
+            f"and one of the others expected{_codec_hint(name)}"
         )
 
     def check_dimension(self, d: int) -> None:
         """Raise InvalidArgument where the codec cannot encode d dimensions."""
-        if self.kind == "pq" and d % self.m:
-            raise InvalidArgument(
-                f"codec {self.name} needs a dimension divisible by {self.m}; found {d}"
-            )
+        if self.kind != "pq" or d % self.m == 0:
+            return
+        bits = "" if self.bits == 8 else f"x{self.bits}"
+        fitting = [f"{_two_stages(self.name)}pq{m}{bits}" for m in _near_divisors(d, self.m)]
+        names = " or ".join([", ".join(fitting[:-1]), fitting[-1]] if fitting[1:] else fitting)
+        verb = "fit" if fitting[1:] else "fits"
+        raise InvalidArgument(
+            f"codec {self.name} needs a dimension divisible by {self.m}; found {d}: {names} "
+            f"{verb} {d}"
+        )
+
+    @property
+    def training_parts(self) -> int:
+        """Parts that ``train_codec`` trains one after another; 0: nothing is trained."""
+        if self.kind == "scalar":
+            return int(self.fine_name != "fp16")
+        return self.m
 
     @property
     def min_training_vectors(self) -> int:
@@ -148,6 +162,51 @@ class Codec:
     def sketch_size(self, d: int) -> int:
         """Bytes of the sketch of d dimensions; 0 where there is one stage."""
         return sketch_size(d, self.sketch_bits) if self.sketch_bits else 0
+
+
+_OTHER_NAMES = {
+    "float32": "flat", "f32": "flat", "none": "flat", "raw": "flat", "float16": "fp16",
+    "f16": "fp16", "half": "fp16", "sqfp16": "fp16", "int8": "sq8", "uint8": "sq8", "sq": "sq8",
+    "scalar": "sq8", "8bit": "sq8", "int4": "sq4", "4bit": "sq4", "rq": "rabitq1",
+    "binary": "rabitq1", "bq": "rabitq1", "rbq": "rabitq1",
+}  # fmt: skip
+
+
+def _codec_hint(name: str) -> str:
+    """What the user of an unknown name is likely to mean."""
+    if "," in name or name.startswith("ivf"):
+        codec = name.rpartition(",")[2]
+        lists = re.match(r"ivf(\d+)", name)
+        shown_codec = f"codec {codec}" if not codec.startswith("ivf") else "a codec alone"
+        nlist = f"and nlist {lists[1]} for" if lists else "for"
+        return f": give {shown_codec}, {nlist} a factory text's lists"
+    if name in _OTHER_NAMES:
+        return f": {name!r} is {_OTHER_NAMES[name]!r} here"
+    if re.fullmatch(r"o?pq(x\d+)?", name):
+        return ": say the sub-quantizers, as pq16 for 16 bytes a vector"
+    if match := re.fullmatch(r"opq(\d+)\w*", name):
+        return f": give codec pq{match[1]} and transform rotation"
+    if match := re.match(r"pq(\d+)", name):
+        return f": from 1 sub-quantizer, of 4 to 12 bits, as pq{max(1, int(match[1][:9]))}x8"
+    if re.match(r"rabitq.*\+", name):
+        return ": a finer code stands behind the +, as in rabitq1+sq8 or rabitq2+sq6"
+    if close := similar(name, ("flat", *_SCALAR, *(f"rabitq{bits}" for bits in range(1, 9)))):
+        return f": did you mean {close!r}?"
+    return ""
+
+
+def _two_stages(name: str) -> str:
+    """The name's sketch and its plus, if it has one."""
+    return "".join(name.rpartition("+")[:2])
+
+
+def _near_divisors(d: int, m: int) -> list[int]:
+    """The next two divisors of d below m and the next above it: powers of two where there are."""
+    divisors = [n for n in range(1, d + 1) if d % n == 0]
+    even = [n for n in divisors if n & (n - 1) == 0]
+    chosen = even if even[-1] > m and len(even) > 2 else divisors
+    above = next((at for at, n in enumerate(chosen) if n > m), len(chosen))
+    return chosen[max(0, above - 2) : above + 1]
 
 
 def flat_quantizer(centroids: Float32, metric: Metric) -> Any:
@@ -216,6 +275,7 @@ def train_codec(
     vectors: Float32,
     list_nos: npt.NDArray[np.int32],
     threads: int,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Float32:
     """Train a codec's parameters on vectors and the lists they fall in.
 
@@ -223,6 +283,8 @@ def train_codec(
     ----------
     vectors : ndarray of shape (n, d), float32
     list_nos : ndarray of shape (n,), int32
+    advance : callable
+        Told 1 for each part that is trained: there are ``training_parts``.
 
     Returns
     -------
@@ -235,13 +297,25 @@ def train_codec(
         if codec.kind == "scalar" and codec.fine_name != "fp16":
             residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.sq.train(residuals)
+            advance(1)
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
             residuals = residuals_of(quantizer, vectors, list_nos)
             ivf.pq.cp.min_points_per_centroid = 1  # a small sample is the user's, who asked for it
-            ivf.pq.train(residuals)
-            return np.asarray(faiss.vector_to_array(ivf.pq.centroids), np.float32)
+            return _train_product(ivf.pq, residuals, advance)
     return np.empty(0, np.float32)
+
+
+def _train_product(pq: Any, residuals: Float32, advance: Callable[[int], None]) -> Float32:
+    """Do as ``pq.train`` does, sub-quantizer after sub-quantizer: the same bytes, with news."""
+    trained = []
+    for m in range(pq.M):
+        part = np.ascontiguousarray(residuals[:, m * pq.dsub : (m + 1) * pq.dsub])
+        clustering = faiss.Clustering(pq.dsub, pq.ksub, pq.cp)
+        clustering.train(part, faiss.IndexFlatL2(pq.dsub))
+        trained.append(faiss.vector_to_array(clustering.centroids))
+        advance(1)
+    return np.asarray(np.concatenate(trained), np.float32)
 
 
 def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:

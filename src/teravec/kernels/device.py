@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from teravec.arguments import install, text
 from teravec.errors import InvalidArgument
 
 __all__ = ["CPU", "found_gpus", "open_torch", "parse_device"]
@@ -37,7 +38,9 @@ def parse_device(name: str) -> str:
     ------
     InvalidArgument
     """
-    if name in (CPU, _TORCH_CPU) or re.fullmatch(r"cuda(:\d+)?", name):
+    if text(name, "device") in (CPU, _TORCH_CPU) or re.fullmatch(
+        r"cuda(:\d{1,4})?", name, re.ASCII
+    ):
         return name
     raise InvalidArgument(f"device is {name!r}; cpu, cuda or cuda:N expected")
 
@@ -61,9 +64,7 @@ def open_torch(name: str) -> tuple[Any, Any]:
         PyTorch is not installed, or finds no such GPU.
     """
     if find_spec("torch") is None:
-        raise InvalidArgument(
-            f"device {name} needs PyTorch, which is not here: pip install 'teravec[gpu]'"
-        )
+        raise InvalidArgument(f"device {name} needs PyTorch, which is not here: {install('gpu')}")
     torch = _torch()
     device = torch.device("cpu" if name == _TORCH_CPU else name)
     count = torch.cuda.device_count()

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.arguments import one_of
 from teravec.kernels import native as compiled
 
 __all__ = ["LARGEST_SQUARE", "Metric", "longest_square", "normalized"]
@@ -17,6 +17,17 @@ LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
 
 (|q| + |x|)^2 is at most four times the larger square.
 """
+
+
+# As other libraries call them; "euclidean" of most means distances whose order is l2's.
+_OTHER_NAMES = {
+    **dict.fromkeys(("dot", "dotproduct", "dot_product", "inner_product", "innerproduct", "inner",
+                     "mips", "metric_inner_product", "max_inner_product"), "ip"),
+    **dict.fromkeys(("euclidean", "euclid", "l2sq", "sqeuclidean", "squared_l2", "l2_squared",
+                     "squared_euclidean", "metric_l2"), "l2"),
+    **dict.fromkeys(("angular", "cos", "cosine_similarity", "cosinesimil", "cosine_distance"),
+                    "cosine"),
+}  # fmt: skip
 
 
 class Metric(StrEnum):
@@ -33,11 +44,7 @@ class Metric(StrEnum):
     @classmethod
     def parse(cls, name: str) -> Metric:
         """The metric of this name, or InvalidArgument."""
-        try:
-            return cls(str(name).lower())
-        except ValueError as error:
-            names = ", ".join(cls)
-            raise InvalidArgument(f"unknown metric {name!r}; one of {names} expected") from error
+        return cls(one_of(name, cls, "metric", _OTHER_NAMES))
 
     @property
     def larger_is_closer(self) -> bool:

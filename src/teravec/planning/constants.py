@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from teravec.errors import CorruptFile, ForeignFile, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, storage_errors
 from teravec.storage.files import make_directory, publishing, write_all
 
 __all__ = ["Constants", "default_path", "read_constants", "write_constants"]
@@ -78,7 +78,12 @@ class Constants:
 def default_path() -> Path:
     """Where calibration keeps its constants: in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
+    try:
+        root = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        raise InvalidArgument(
+            "there is no home directory to keep the constants in: name a file by --constants"
+        ) from None
     return root / "teravec" / "constants.json"
 
 

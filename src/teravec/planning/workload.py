@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from teravec.arguments import real_number, whole_number
 from teravec.errors import InvalidArgument
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
@@ -34,6 +35,7 @@ class Workload:
         cls, ntotal: int, d: int, options: TrainOptions, *, item_bytes: int, imbalance: float
     ) -> Workload:
         """The workload of a build with these options, or InvalidArgument."""
+        imbalance = real_number(imbalance, "imbalance")
         if d < 1 or item_bytes not in (1, 2, 4) or not imbalance >= 1:
             raise InvalidArgument(
                 f"d is {d}, bytes an element {item_bytes}, imbalance {imbalance}; "
@@ -91,9 +93,9 @@ class Cluster:
     servers: int | None = None
 
     def __post_init__(self) -> None:
-        counts = (self.machines, self.threads, self.shards, self.slices, self.servers)
-        if any(count is not None and count < 1 for count in counts):
-            raise InvalidArgument(f"{self}: every count must be at least 1")
+        for name in ("machines", "threads", "shards", "slices", "servers"):
+            if (count := getattr(self, name)) is not None:
+                whole_number(count, name, 1)
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ class Queries:
     k: int = 10
 
     def __post_init__(self) -> None:
-        if self.nprobe < 1 or self.k < 1:
-            raise InvalidArgument(f"nprobe is {self.nprobe}, k {self.k}; at least 1 expected")
+        whole_number(self.nprobe, "nprobe", 1)
+        whole_number(self.k, "k", 1)
 
 
 @dataclass(frozen=True)
@@ -126,3 +128,7 @@ class Prices:
 
     machine_hour: float = 0.0
     disk_gb_month: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, price in vars(self).items():
+            real_number(price, name.replace("_", "-"), 0, 1e15, "a number from 0 to 1e15")

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import real_number, whole_number, whole_numbers
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
@@ -105,14 +106,17 @@ class CalibrationOptions:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.seconds is not None and not self.seconds > 0:
-            raise InvalidArgument(f"seconds is {self.seconds}; a number above 0 expected")
-        if not self.ks or min(self.queries, *self.ks, self.codes or 1) < 1 or self.codes == 0:
-            raise InvalidArgument(
-                f"{self.queries} queries, k {list(self.ks)} and {self.codes} codes found, "
-                "at least 1 expected"
-            )
-        object.__setattr__(self, "ks", tuple(sorted(set(self.ks))))
+        if self.seconds is not None:
+            expected = "a number above 0"
+            seconds = real_number(self.seconds, "seconds", 1e-9, 1e9, expected)
+            object.__setattr__(self, "seconds", seconds)
+        ks = whole_numbers(self.ks, "ks", 1)
+        if not ks:
+            raise InvalidArgument("no k found; at least 1 expected")
+        object.__setattr__(self, "ks", tuple(sorted(set(ks))))
+        object.__setattr__(self, "queries", whole_number(self.queries, "nqueries", 1))
+        if self.codes is not None:
+            object.__setattr__(self, "codes", whole_number(self.codes, "codes", 1))
 
 
 @dataclass(frozen=True)

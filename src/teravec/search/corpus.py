@@ -146,8 +146,9 @@ def _search_corpus(
                     parts.add(start, found)
                 bar.advance(found.n)
                 del found  # before the next batch, which needs the memory
-    if parts.rows:
-        whole = parts.found(question.k, source)
+    if parts.rows or not source.ntotal:
+        none = FoundArrays.none(question.k)
+        whole = parts.found(question.k, source) if parts.rows else none
         write_found(out, whole)
         results = whole.total
     parts.remove()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument, whole_number
 from teravec.index.calibration import Calibration
 from teravec.kernels.metric import Metric
+from teravec.search.request import checked_nprobe
 
 __all__ = [
     "DEFAULT_NPROBE",
@@ -62,9 +62,7 @@ def default_candidates(k: int, sketch_bits: int) -> int:
 
 def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
     """Visit nprobe lists; more than nlist is taken as nlist, and logged."""
-    nprobe = whole_number(nprobe, "nprobe")
-    if nprobe < 1:
-        raise InvalidArgument(f"nprobe is {nprobe}; at least 1 expected")
+    nprobe = checked_nprobe(nprobe)
     if nprobe > nlist:
         log.warning("nprobe %d is more than the %d lists there are; using all", nprobe, nlist)
     return Effort(min(nprobe, nlist))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from teravec.errors import InvalidArgument
-from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.calibration import Calibration, checked_recall, read_calibration
 from teravec.index.opened import OpenedIndex
 from teravec.search.effort import (
     DEFAULT_NPROBE,
@@ -17,7 +17,7 @@ from teravec.search.effort import (
     default_candidates,
     effort_of_nprobe,
 )
-from teravec.search.request import check_candidates
+from teravec.search.request import checked_candidates
 
 __all__ = ["Efforts"]
 
@@ -55,10 +55,11 @@ class Efforts:
         """As ``Index.effort``."""
         model = self._index.model
         if candidates is not None:
-            check_candidates(candidates, two_stages=bool(model.codec.sketch_bits))
+            candidates = checked_candidates(candidates, two_stages=bool(model.codec.sketch_bits))
             return replace(self.effort(nprobe, recall, k, radius, None), candidates=candidates)
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        recall = None if recall is None else checked_recall(recall)
         if nprobe is not None:
             return effort_of_nprobe(nprobe, model.nlist)
         if recall is not None and self.calibration is None:

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import path_of
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.memory import require
 from teravec.search.results import Neighbors, read_neighbors
-from teravec.sources import Data, PathLike, Source, checked_path, open_data
+from teravec.sources import Data, PathLike, Source, are_paths, open_data, open_queries
 from teravec.storage.files import remove
 
 __all__ = ["Truth", "as_neighbors", "opened", "read_whole"]
@@ -59,16 +60,31 @@ def opened(
 
 
 def read_whole(
-    data: Data, resources: Resources, what: str, vector_column: str | None = None, *,
-    format: str | None = None, exact: bool = False,
+    data: Data, resources: Resources, what: str, *, query_column: str | None = None,
+    vector_column: str | None = None, format: str | None = None, exact: bool = False,
+    not_at: Path | None = None,
 ) -> npt.NDArray[np.float32]:  # fmt: skip
-    """Read vectors that must be in memory at once, as queries; (n, d), float32.
+    """Read queries, which must be in memory at once; (n, d), float32.
 
-    With ``exact`` they are float64 where float32 would round them.
+    Parameters
+    ----------
+    query_column, vector_column : str, optional
+        Column of the queries, where their files or tables have columns: the former, or else that
+        of the vectors that they are compared with.
+    exact : bool
+        As float64 where float32 would round them.
+    not_at : Path, optional
+        An output, which must not be one of their files.
     """
-    with opened(
-        data, resources, None, name=what, vector_column=vector_column, format=format
-    ) as source:
+    column = query_column or vector_column
+    if (paths := are_paths(data)) is not None:
+        data = open_queries(
+            paths, query_column=query_column, vector_column=vector_column, format=format
+        )
+        format = column = None
+    with opened(data, resources, None, name=what, vector_column=column, format=format) as source:
+        if not_at is not None:
+            source.check_not(not_at)
         dtype = source.exact_dtype if exact else np.dtype(np.float32)
         needed = source.ntotal * source.d * dtype.itemsize
         require(needed, resources.memory_bytes, f"holding {source.ntotal:,} {what}")
@@ -87,7 +103,7 @@ def as_neighbors(truth: Truth, format: str | None = None) -> Neighbors:
     if isinstance(truth, Neighbors):
         return truth
     if isinstance(truth, str | os.PathLike):
-        return read_neighbors(checked_path(truth, "truth"), format)
+        return read_neighbors(path_of(truth, "truth"), format)
     distances: npt.ArrayLike | None = None
     ids: Any = truth
     if isinstance(truth, tuple) and len(truth) == 2:

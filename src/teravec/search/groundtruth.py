@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from teravec.arguments import whole_number
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
@@ -33,7 +34,6 @@ from teravec.search.exact_scan import (
     with_squares,
 )
 from teravec.search.exactness import check_distances, exact_queries
-from teravec.search.request import checked_k
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
 
@@ -106,7 +106,8 @@ def groundtruth(
         The source holds NaN or infinity, or changed; or distances are beyond float32, in which
         they are returned: one is too large, or those of most queries are too small.
     """
-    queries, k = exact_queries(queries, source.d), checked_k(k, source.ntotal)
+    # Truth with holes is no truth, so that this, unlike a search, is not padded.
+    queries, k = exact_queries(queries, source.d), whole_number(k, "k", 1, source.ntotal)
     if not len(queries):
         raise InvalidArgument("0 queries found, 1 or more expected")
     task = _task(queries, k, metric, resources.threads)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, checked_range, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
@@ -24,18 +25,21 @@ from teravec.search.batch import Batch, SearchResources
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
 from teravec.search.efforts import Efforts
+from teravec.search.fixed import Fixed
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
+    as_queries,
     check_lengths,
     check_places,
     check_wanted,
     checked_k,
     checked_queries,
     checked_radius,
+    padded,
 )
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
@@ -46,7 +50,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
-class Index:
+class Index(Fixed):
     """An index on disk, open for searching from any number of threads.
 
     Made by ``teravec.open``. Use it as a context manager, or call ``close``; one that is dropped
@@ -62,6 +66,10 @@ class Index:
     batch_bytes : int
         Memory for the queries and results of a batch.
     """
+
+    root: Path
+    stats: SearchStats
+    batch_bytes: int
 
     def __init__(
         self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
@@ -110,6 +118,10 @@ class Index:
         return str(self._opened.model.metric)
 
     @property
+    def _worst(self) -> float:
+        return self._opened.model.metric.worst
+
+    @property
     def manifest(self) -> Manifest:
         """What the index directory's manifest says."""
         return self._opened.manifest
@@ -144,8 +156,9 @@ class Index:
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
+            Or one vector of shape (d,): results then have shape (k,).
         k : int
-            Results a query, 1 to ntotal.
+            Results a query. Beyond ntotal there are none: id -1, as in Faiss.
         nprobe : int, optional
             Lists read a query, to which disk bytes are roughly proportional. More than
             nlist is taken as nlist, and logged.
@@ -172,13 +185,22 @@ class Index:
         CorruptFile
             A list fails its checksum; names the file and the list.
         """
-        k = checked_k(k, self.ntotal)
-        effort = self.effort(nprobe, recall, k=k, candidates=candidates)
-        return self.search_at(queries, k, effort)
+        k = checked_k(k)
+        effort = self.effort(nprobe, recall, k=min(k, self.ntotal), candidates=candidates)
+        return self._search(queries, k, effort)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
-        queries, k = checked_queries(queries, self.d), checked_k(k, self.ntotal)
+        return self._search(queries, checked_k(k), effort)
+
+    def _search(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        queries = as_queries(queries)
+        if queries.ndim == 1 and len(queries):
+            distances, ids = self._search(checked_queries(queries, self.d), k, effort)
+            return distances[0], ids[0]
+        if k > self.ntotal:
+            return padded(*self._search(queries, self.ntotal, effort), k, self._worst)
+        queries = checked_queries(queries, self.d)
         if len(queries) == 1:
             return self._search_batch(queries, k, effort)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
@@ -254,7 +276,10 @@ class Index:
             A list that was not opened, or shapes that do not fit.
         CorruptFile
         """
-        k = checked_k(k, self.ntotal)
+        k = checked_k(k)
+        if k > self.ntotal:
+            found = self.search_lists(prepared, list_nos, distances, self.ntotal, candidates)
+            return padded(*found, k, self._worst)
         most = candidates or self._efforts.candidates(k)
         return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
 
@@ -326,6 +351,7 @@ class Index:
         Parameters
         ----------
         queries : ndarray of shape (nq, d), a real number type
+            Or one vector of shape (d,), with the results of one query.
         radius : float
             Squared L2 below this (l2), or similarity above it (ip, cosine), as in Faiss.
         nprobe, recall : optional
@@ -422,6 +448,20 @@ class Index:
         if self._closed:
             raise InvalidArgument(f"{self._opened.paths.root} was closed; open it again")
 
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __bool__(self) -> bool:
+        return True  # also where there is no vector: it is an index
+
+    def __repr__(self) -> str:
+        codec = self.manifest.codec
+        closed = ", closed" if self._closed else ""
+        return (
+            f"<teravec.Index {str(self.root)!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
+            f"{codec}, {self.nlist:,} lists{closed}>"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied is where the index lies and how it was opened; it is opened anew."""
         self._check_open()
@@ -435,7 +475,7 @@ class Index:
 
 
 def open_index(
-    path: str | Path,
+    path: PathArgument,
     *,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -475,6 +515,8 @@ def open_index(
     """
     check_threads(threads)
     memory_bytes = granted_memory(memory)
+    keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
+    path, lists = path_of(path, "the index"), checked_range(lists, "lists")
     opened = OpenedIndex(path, lists=lists)
     try:
         index = Index(

@@ -16,6 +16,7 @@ from teravec.search.effort import Effort
 from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
 from teravec.search.ordering import by_query
+from teravec.search.request import checked_k, padded
 from teravec.sources import Source
 from teravec.storage.list_runs import list_runs
 
@@ -74,11 +75,9 @@ class TopK:
     def check(self, index: Index, source: Source) -> None:
         """Raise InvalidArgument where index and queries do not fit the question."""
         _check_dimensions(index, source)
+        checked_k(self.k)
         if self.exclude_self:
             check_own_ids(index, source)
-        most = index.ntotal - self.exclude_self
-        if not 1 <= self.k <= most:
-            raise InvalidArgument(f"k is {self.k}; 1 to {most:,} (the vectors there are) expected")
 
     def batch_rows(self, index: Index) -> int:
         """Most queries that one batch may have."""
@@ -88,7 +87,7 @@ class TopK:
     def answer(self, index: Index, source: Source, start: int, stop: int) -> FoundArrays:
         """Results of queries [start, stop)."""
         wanted = index.nearest_lists(source.read(start, stop), self.effort)
-        k = self.k + self._spare(index)
+        k = min(self.k + self._spare(index), index.ntotal)
         distances, ids = index.search_lists(*wanted, k, self.effort.candidates)
         own = source.read_ids(start, stop) if self.exclude_self or source.has_ids else None
         if self.exclude_self and own is not None:
@@ -97,12 +96,14 @@ class TopK:
             ids = np.take_along_axis(ids, order, axis=1)
             itself = ids == own[:, None]  # an id that more vectors have than were asked for
             ids[itself], distances[itself] = -1, Metric(index.metric).worst
+        if ids.shape[1] < self.k:  # there are no more vectors
+            distances, ids = padded(distances, ids, self.k, Metric.parse(index.metric).worst)
         return FoundArrays.of_rows(distances, ids, own if source.has_ids else None)
 
     def _spare(self, index: Index) -> int:
         """Results to ask for beside k: as many as may have the query's own id."""
         most = copies_of_an_id(index.manifest) if self.exclude_self else 0
-        return min(most, _MOST_COPIES, index.ntotal - self.k)
+        return max(0, min(most, _MOST_COPIES, index.ntotal - self.k))
 
     def describe(self) -> dict[str, Any]:
         """Names and values."""
@@ -316,7 +317,7 @@ def _holds_rows_of(made_of: dict[str, Any], source: Source) -> bool:
 
 
 def _check_dimensions(index: Index, source: Source) -> None:
-    if source.d != index.d:
+    if source.d != index.d and (source.ntotal or source.d):
         raise InvalidArgument(
             f"queries of shape {(source.ntotal, source.d)} found, (nq, {index.d}) expected"
         )

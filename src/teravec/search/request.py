@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
-from typing import SupportsFloat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, whole_number
+from teravec.arguments import real_number, whole_number
+from teravec.errors import InvalidArgument
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import LARGEST_SQUARE, Metric, longest_square
+from teravec.memory import require
 
 __all__ = [
-    "check_candidates", "check_lengths", "check_places", "check_wanted", "checked_k",
-    "checked_queries", "checked_radius",
+    "MOST_RESULTS", "as_queries", "check_lengths", "check_places", "check_wanted",
+    "checked_candidates", "checked_k", "checked_nprobe", "checked_queries", "checked_radius",
+    "padded",
 ]  # fmt: skip
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+MOST_RESULTS = 2**31 - 1
+"""Of a query: ranks in result files have 32 bits."""
+
 _USUAL = (2.0**-80, 2.0**80)  # squares of lengths
 _PRODUCTS = (2.0**-180, 2.0**220)  # their squares: of a length and the longest centroid's
 _LARGEST = float(np.finfo(np.float32).max)
+_RESULT_BYTES = 12
+_PADDED_BYTES = 1 << 30  # more rows of nothing are a mistake
 
 
-def checked_queries(queries: Float32, d: int) -> Float32:
-    """The queries as float32 of shape (nq, d), or InvalidArgument."""
+def as_queries(queries: Any) -> npt.NDArray[Any]:
+    """Queries as an array of any shape and type, or InvalidArgument; arrays are not copied."""
+    if type(queries) is np.ndarray:  # as almost always: a lone query notices the rest
+        return queries
+    if isinstance(queries, np.ma.MaskedArray) and np.ma.is_masked(queries):
+        raise InvalidArgument("masked queries found; fill them or leave them out")
     try:
-        queries = np.asarray(queries)
-    except ValueError:
-        raise InvalidArgument(f"queries of unequal lengths found, (nq, {d}) expected") from None
+        return np.asarray(queries)
+    except Exception as error:  # anything: what was given may say itself how it becomes an array
+        why = " ".join(str(error).split()) or type(error).__name__
+        if "inhomogeneous" in why:
+            why = "they have unequal lengths"
+        raise InvalidArgument(f"queries are no array of numbers: {why}") from None
+
+
+def checked_queries(queries: Any, d: int) -> Float32:
+    """The queries as float32 of shape (nq, d), or InvalidArgument; one vector (d,) is one row."""
+    queries = as_queries(queries)
+    if queries.shape == (d,):
+        queries = queries[None]
+    elif queries.shape == (0,):  # of an empty list
+        queries = np.empty((0, d), np.float32)
     if queries.ndim != 2 or queries.shape[1] != d:
-        raise InvalidArgument(f"queries of shape {queries.shape} found, (nq, {d}) expected")
+        hint = "; transpose them" if queries.ndim == 2 and len(queries) == d else ""
+        raise InvalidArgument(
+            f"queries of shape {queries.shape} found, (nq, {d}) expected, or ({d},) of one{hint}"
+        )
     if queries.dtype.kind not in "fiu":
-        raise InvalidArgument(f"queries of type {queries.dtype} found, numbers expected")
+        raise InvalidArgument(
+            f"queries of type {_shown_dtype(queries.dtype)} found, numbers expected: convert them "
+            "by numpy.asarray(queries, numpy.float32)"
+        )
     flags = queries.flags
     if queries.dtype != np.float32 or not (flags.c_contiguous and flags.aligned):
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite
             queries = np.require(queries, np.float32, ["C", "A"])
+    checked: Float32 = queries
     if longest_square(queries) == np.inf:
         bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
         raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")
-    return queries
+    return checked
+
+
+def _shown_dtype(dtype: np.dtype[Any]) -> str:
+    """A type's name; of records, what they are."""
+    return "records" if dtype.names else str(dtype)
 
 
 def check_lengths(prepared: Float32, metric: Metric, centroids: Float32) -> None:
@@ -87,27 +123,38 @@ def _check_products(squares: Float64, centroids: Float32) -> None:
         )
 
 
-def checked_k(k: int, ntotal: int) -> int:
-    """k if it is 1 to ntotal, or InvalidArgument."""
-    k = whole_number(k, "k")
-    if not 1 <= k <= ntotal:
-        raise InvalidArgument(f"k is {k}; 1 to {ntotal:,} (ntotal) expected")
-    return k
+def checked_k(k: int) -> int:
+    """k if it is a whole number that a result file can hold, or InvalidArgument."""
+    return whole_number(k, "k", 1, MOST_RESULTS)
 
 
-def check_candidates(candidates: int, *, two_stages: bool) -> None:
-    """Raise InvalidArgument unless an index can refine so many vectors a query."""
+def padded(distances: Float32, ids: Int64, k: int, worst: float) -> tuple[Float32, Int64]:
+    """Results (nq, fewer) as of k: the others are id -1 at the worst distance, as in Faiss."""
+    shape = len(ids), k
+    require(_RESULT_BYTES * len(ids) * k, _PADDED_BYTES, f"room for {k:,} results a query")
+    wide, wide_ids = np.full(shape, worst, np.float32), np.full(shape, -1, np.int64)
+    wide[:, : ids.shape[1]], wide_ids[:, : ids.shape[1]] = distances, ids
+    return wide, wide_ids
+
+
+def checked_candidates(candidates: int, *, two_stages: bool) -> int:
+    """So many vectors a query, if an index can refine them, or InvalidArgument."""
+    candidates = whole_number(candidates, "candidates", 1)
     if not two_stages:
-        raise InvalidArgument(f"candidates {candidates} given; the index has codes of one stage")
-    if candidates < 1:
-        raise InvalidArgument(f"candidates is {candidates}; at least 1 expected")
+        raise InvalidArgument(
+            f"candidates {candidates} given; the index has codes of one stage: leave them out"
+        )
+    return candidates
+
+
+def checked_nprobe(nprobe: int) -> int:
+    """nprobe if it is a whole number from 1, or InvalidArgument."""
+    return whole_number(nprobe, "nprobe", 1)
 
 
 def checked_radius(radius: float) -> float:
     """The radius if it is a number of float32, or InvalidArgument."""
-    if not isinstance(radius, SupportsFloat) or not -_LARGEST <= radius <= _LARGEST:
-        raise InvalidArgument(f"radius is {radius!r}; a finite number of float32 expected")
-    return float(radius)
+    return real_number(radius, "radius", -_LARGEST, _LARGEST, "a finite number of float32")
 
 
 def check_wanted(

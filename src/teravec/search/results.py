@@ -13,7 +13,12 @@ extension   content                                                             
 .parquet    a row for every neighbour: query int64, rank int32 (from 0), id       yes   yes
             int64, distance float32; where queries have ids of a column, query is
             that id, and row int64 the query's row
+.csv        the same as text, with a line of the names                            yes   yes
+.jsonl      a line for every query: {"query": 0, "ids": [...], "distances":       yes   yes
+            [...]}, and row; null is the distance of a missing neighbour
 ==========  ===================================================================== ===== =====
+
+``-``, ``-.jsonl`` and ``-.csv`` are standard output instead of a file, as text.
 
 All little-endian. ``.bin`` is the ground truth of big-ann-benchmarks and DiskANN; as there are
 ``.ibin`` files with distances and ``.bin`` files without, both are read either way, by their size.
@@ -30,13 +35,14 @@ https://big-ann-benchmarks.com, "Datasets"; http://corpus-texmex.irisa.fr, "File
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, path_of, text
 from teravec.errors import InvalidArgument, InvalidSource, MissingFile, StorageError, storage_errors
 from teravec.search.formats.bigann import read_bin, read_ibin, write_bin, write_ibin
 from teravec.search.formats.found import Found, FoundArrays, Neighbors
@@ -45,13 +51,24 @@ from teravec.search.formats.npy import read_npy, write_npy
 from teravec.search.formats.npz import read_npz, write_npz
 from teravec.search.formats.parquet import read_parquet, write_parquet
 from teravec.search.formats.sniffing import sniffed
+from teravec.search.formats.text import (
+    csv_header,
+    csv_texts,
+    jsonl_texts,
+    read_csv,
+    read_jsonl,
+    write_csv,
+    write_jsonl,
+)
 
 __all__ = [
     "Neighbors",
     "check_ids",
     "check_output",
     "check_place",
+    "is_stdout",
     "read_neighbors",
+    "stdout_texts",
     "write_found",
     "write_neighbors",
 ]
@@ -75,10 +92,12 @@ _FORMATS = {
     ".ivecs": _Format(read_ivecs, write_ivecs, wide_ids=False),
     ".npy": _Format(read_npy, write_npy),
     ".parquet": _Format(read_parquet, write_parquet, ranges=True),
+    ".csv": _Format(read_csv, write_csv, ranges=True),
+    ".jsonl": _Format(read_jsonl, write_jsonl, ranges=True),
 }
 
 
-def check_output(path: str | Path, *, within_radius: bool = False) -> None:
+def check_output(path: PathArgument, *, within_radius: bool = False) -> None:
     """Refuse an output file that could not be written, before any work is done.
 
     Parameters
@@ -94,9 +113,36 @@ def check_output(path: str | Path, *, within_radius: bool = False) -> None:
     StorageError
         The directory is missing, or may not be written to.
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
+    if is_stdout(path):
+        return
     _format(path, within_radius)
     check_place(path)
+
+
+_STDOUT = {"-": ".jsonl", "-.jsonl": ".jsonl", "-.csv": ".csv"}
+
+
+def is_stdout(path: Path) -> bool:
+    """Whether results go to standard output; InvalidArgument for a format that is not text."""
+    name = str(path)
+    if name in _STDOUT:
+        return True
+    if name.startswith("-.") and "/" not in name:
+        raise InvalidArgument(
+            f"{name}: standard output takes text: one of {', '.join(_STDOUT)} expected"
+        )
+    return False
+
+
+def stdout_texts(path: Path, first: int, found: Found) -> Iterator[str]:
+    """What goes to standard output for some queries, counted from ``first``."""
+    if _STDOUT[str(path)] == ".jsonl":
+        yield from jsonl_texts(found, first)
+        return
+    if not first:
+        yield csv_header(found)
+    yield from csv_texts(found, first)
 
 
 def check_place(path: Path) -> None:
@@ -110,7 +156,7 @@ def check_place(path: Path) -> None:
         raise StorageError(f"{path}: cannot write: no permission to write in {directory}")
 
 
-def check_ids(path: str | Path, ids: Int64) -> None:
+def check_ids(path: PathArgument, ids: Int64) -> None:
     """Refuse ids that the format of the path's extension cannot hold.
 
     Raises
@@ -118,8 +164,8 @@ def check_ids(path: str | Path, ids: Int64) -> None:
     InvalidArgument
         Names the id, and the formats that can.
     """
-    path = Path(path)
-    if _format(path, range_search=False).wide_ids or not ids.size:
+    path = path_of(path, "the file of neighbours")
+    if is_stdout(path) or _format(path, range_search=False).wide_ids or not ids.size:
         return
     largest = int(np.iinfo(np.int32).max)  # of .bin too: many readers take its ids as signed
     if not -1 <= ids.min() <= ids.max() <= largest:
@@ -130,7 +176,7 @@ def check_ids(path: str | Path, ids: Int64) -> None:
         )
 
 
-def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
+def write_neighbors(path: PathArgument, distances: Float32, ids: Int64) -> None:
     """Write neighbours durably, in the format of the path's extension.
 
     Parameters
@@ -149,7 +195,7 @@ def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
     StorageError
         No space, no permission, or a failed write.
     """
-    path, distances, ids = Path(path), np.asarray(distances), np.asarray(ids)
+    path, distances, ids = path_of(path, "out"), np.asarray(distances), np.asarray(ids)
     if ids.ndim != 2 or ids.shape != distances.shape or ids.dtype.kind not in "iu":
         raise InvalidArgument(
             f"ids {ids.dtype} of shape {ids.shape} and distances of shape {distances.shape} found, "
@@ -160,7 +206,7 @@ def write_neighbors(path: str | Path, distances: Float32, ids: Int64) -> None:
     write_found(path, FoundArrays.of_rows(distances, ids))
 
 
-def write_found(path: str | Path, found: Found) -> None:
+def write_found(path: PathArgument, found: Found) -> None:
     """Write results durably, a part at a time, in the format of the path's extension.
 
     The bytes depend on the results alone, not on how they are stored. Ids were checked by
@@ -178,11 +224,11 @@ def write_found(path: str | Path, found: Found) -> None:
         An extension that is not written.
     StorageError
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
     _format(path, range_search=found.k is None).write(path, found)
 
 
-def read_neighbors(path: str | Path, format: str | None = None) -> Neighbors:
+def read_neighbors(path: PathArgument, format: str | None = None) -> Neighbors:
     """Read neighbours, in the format of the path's extension, or of what is in the file.
 
     Parameters
@@ -201,7 +247,8 @@ def read_neighbors(path: str | Path, format: str | None = None) -> Neighbors:
     StorageError
         The file may not be read.
     """
-    path = Path(path)
+    path = path_of(path, "the file of neighbours")
+    format = None if format is None else text(format, "truth format")
     if format is not None and f".{format.lower().lstrip('.')}" not in _FORMATS:
         known = ", ".join(name.lstrip(".") for name in _FORMATS)
         raise InvalidArgument(f"truth format {format!r} found, one of {known} expected")

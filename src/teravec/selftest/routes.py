@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec import api
+from teravec.arguments import install
 from teravec.engines.resources import Resources
 from teravec.errors import TeravecError
 from teravec.kernels.device import found_gpus
@@ -84,7 +85,7 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
     """
     missing = ""
     if find_spec("ray") is None and engine != "ray":
-        missing = "Ray is not installed: pip install 'teravec[ray]'"
+        missing = f"Ray is not installed: {install('ray')}"
     arguments = {"engine": "ray", "workers": workers, "address": address}
     gpus, no_gpu = found_gpus()
     return [

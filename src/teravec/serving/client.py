@@ -8,12 +8,12 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, flag, path_of, real_number, text, whole_number
 from teravec.errors import (
     Busy,
     DeadlineExceeded,
@@ -21,6 +21,15 @@ from teravec.errors import (
     OtherIndex,
     ProtocolError,
     Unavailable,
+)
+from teravec.index.calibration import checked_recall
+from teravec.search.fixed import Fixed
+from teravec.search.request import (
+    as_queries,
+    checked_k,
+    checked_nprobe,
+    checked_queries,
+    checked_radius,
 )
 from teravec.search.stats import SearchStats
 from teravec.serving.deadline import Deadline
@@ -36,10 +45,11 @@ Int64 = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
 _RESULT_BYTES = 12
 
 
-class RemoteIndex:
+class RemoteIndex(Fixed):
     """An index behind a server or coordinator, for any number of threads.
 
     Made by ``teravec.connect``. Use it as a context manager, or call ``close``; one that is
@@ -55,6 +65,12 @@ class RemoteIndex:
         cost is in ``statistics()``.
     """
 
+    d: int
+    ntotal: int
+    nlist: int
+    metric: str
+    stats: SearchStats
+
     def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
         self._peers, self._timeout_s = peers, timeout_s
         self.stats = SearchStats()
@@ -67,6 +83,8 @@ class RemoteIndex:
             self._answer_bytes = int(info["limits"]["answer_bytes"])
             self._request_bytes = int(info["limits"]["request_bytes"])
             self._pairs = int(info["limits"]["pairs"])
+            if min(self._queries, self._answer_bytes, self._request_bytes, self._pairs) < 1:
+                raise ValueError("its limits allow no query")
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"the server's info is not what it should be: {error}") from error
         self._connected_by: dict[str, Any] | None = None
@@ -93,7 +111,7 @@ class RemoteIndex:
 
         Parameters
         ----------
-        queries : ndarray of shape (nq, d)
+        queries : ndarray of shape (nq, d), or (d,) for one
         k, nprobe : int
         recall : float, optional
             Instead of nprobe.
@@ -129,16 +147,17 @@ class RemoteIndex:
         missing : float
             Share of the bytes to scan that was left out, 0 if nothing was.
         """
+        k, queries = checked_k(k), as_queries(queries)
         answers = self._ask(
             queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, candidates
         )
         worst = np.inf if self.metric == "l2" else -np.inf
         tables = [answer.top_k(k, worst) for answer in answers]
-        return (
-            np.concatenate([d for d, _ in tables]),
-            np.concatenate([i for _, i in tables]),
-            _missing(answers),
-        )
+        distances = np.concatenate([d for d, _ in tables])
+        ids = np.concatenate([i for _, i in tables])
+        if queries.ndim == 1 and len(queries):
+            distances, ids = distances[0], ids[0]
+        return distances, ids, _missing(answers)
 
     def range_search(
         self, queries: Float32, radius: float, nprobe: int | None = None, *,
@@ -154,7 +173,7 @@ class RemoteIndex:
         recall: float | None = None, timeout_s: float | None = None, allow_partial: bool = True,
     ) -> tuple[Int64, Float32, Int64, float]:  # fmt: skip
         """As ``range_search``, without lists that no live server owns; the last says how much."""
-        wanted = Wanted(radius=float(radius))
+        wanted = Wanted(radius=checked_radius(radius))
         answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
         counts = np.concatenate([answer.counts for answer in answers])
         return (
@@ -169,16 +188,18 @@ class RemoteIndex:
         timeout_s: float | None, allow_partial: bool, candidates: int | None = None,
     ) -> list[Answer]:  # fmt: skip
         """Answers to runs of the queries, each small enough for the server."""
-        queries = np.asarray(queries)
-        if queries.ndim != 2 or queries.shape[1] != self.d or queries.dtype.kind not in "fiu":
-            raise InvalidArgument(
-                f"queries of shape {queries.shape} and type {queries.dtype} found, numbers of "
-                f"shape (nq, {self.d}) expected"
-            )
-        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        queries = checked_queries(queries, self.d)
+        if nprobe is not None and recall is not None:
+            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        nprobe = None if nprobe is None else checked_nprobe(nprobe)
+        recall = None if recall is None else checked_recall(recall)
+        candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
+        timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        allow_partial = flag(allow_partial, "allow_partial")
+        deadline = Deadline.after(timeout_s)
         answers = []
         for rows in self._runs(len(queries), wanted, nprobe, candidates):
-            part = np.ascontiguousarray(queries[rows], np.float32)
+            part = queries[rows]
 
             def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
                 deadline.check()
@@ -238,6 +259,19 @@ class RemoteIndex:
         for peer in self._peers:
             peer.close()
 
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        addresses = ",".join(str(peer.address) for peer in self._peers)
+        return (
+            f"<teravec.RemoteIndex {addresses!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
+            f"{self.nlist:,} lists>"
+        )
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied are the URL and names of files, never a secret; it connects anew."""
         if self._connected_by is None:
@@ -258,10 +292,10 @@ def connect(
     url: str,
     *,
     token: str | None = None,
-    token_file: str | Path | None = None,
-    ca: str | Path | None = None,
-    certificate: str | Path | None = None,
-    key: str | Path | None = None,
+    token_file: PathArgument | None = None,
+    ca: PathArgument | None = None,
+    certificate: PathArgument | None = None,
+    key: PathArgument | None = None,
     timeout_s: float = 10.0,
     insecure: bool = False,
 ) -> RemoteIndex:
@@ -270,8 +304,8 @@ def connect(
     Parameters
     ----------
     url : str
-        ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by commas, are
-        coordinators of the same index, and one that fails is passed over.
+        ``host:port``, ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by
+        commas, are coordinators of the same index, and one that fails is passed over.
     token, token_file : str and path-like, optional
         Sent only over TLS or to this machine, unless ``insecure``.
     ca : path-like, optional
@@ -289,14 +323,20 @@ def connect(
         Nobody answers within the timeout, or not to us.
     """
 
+    urls = [part.strip() for part in text(url, "the server's address").split(",")]
+    timeout_s, insecure = _checked_timeout(timeout_s), flag(insecure, "insecure")
     given = {"token_file": token_file, "ca": ca, "certificate": certificate, "key": key}
-    files = {name: None if path is None else absolute(path) for name, path in given.items()}
+    files = {
+        name: None if path is None else absolute(path_of(path, name))
+        for name, path in given.items()
+    }
     security = ClientSecurity.read(**files, insecure=insecure)
     if token is not None:
+        token = text(token, "token")
         security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
     peers: list[FlightPeer] = []
     try:
-        peers += [FlightPeer(part.strip(), security) for part in url.split(",")]
+        peers += [FlightPeer(url, security) for url in urls]
         index = RemoteIndex(peers, timeout_s)
     except BaseException:
         for peer in peers:
@@ -322,6 +362,11 @@ def _close_dropped(process: int, peers: list[FlightPeer]) -> None:
     warnings.warn(
         f"connection to {addresses} was dropped without close()", ResourceWarning, stacklevel=2
     )
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    expected = f"a number above 0, at most {_LONGEST_S:,.0f}"
+    return real_number(timeout_s, "timeout_s", 1e-9, _LONGEST_S, expected)
 
 
 def _missing(answers: list[Answer]) -> float:

@@ -75,7 +75,7 @@ class Coordinator:
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries; exactly as one machine would, if every list has a live owner."""
         with self.versions.using() as index:
-            index.check_k(request.wanted)
+            request = index.within_ntotal(request)
             prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             sizes = self._fleet.list_sizes(index.version)
             pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)

@@ -34,24 +34,38 @@ _LARGEST_ANSWER = 1 << 30
 _AROUND_A_FRAME = 4096
 
 
+def _parsed(url: str) -> tuple[str, Address]:
+    """Scheme and address of ``SCHEME://HOST:PORT``, or of ``HOST:PORT`` alone."""
+    named = url if "://" in url else f"grpc://{url}"
+    expected = "host:port, grpc://host:port or grpc+tls://host:port expected"
+    try:
+        parts = urlsplit(named)
+    except ValueError as error:
+        raise InvalidArgument(f"{url!r} found; {expected}") from error
+    if parts.scheme in ("http", "https"):
+        tls = "+tls" if parts.scheme == "https" else ""
+        raise InvalidArgument(
+            f"{url!r} found, which is the port of HTTP and the console; this client asks the port "
+            f"of Flight, which 'serve' prints as grpc{tls}://host:port (7400 where none was given)"
+        )
+    if parts.scheme not in _SCHEMES or parts.path not in ("", "/") or parts.query:
+        raise InvalidArgument(f"{url!r} found; {expected}")
+    return parts.scheme, Address.parse(parts.netloc)
+
+
 class FlightPeer:
     """A server at one address; connects when first asked, and again after a failure.
 
     Parameters
     ----------
     url : str
-        ``grpc://host:port`` or ``grpc+tls://host:port``.
+        ``grpc://host:port`` or ``grpc+tls://host:port``; ``host:port`` is the former.
     security : ClientSecurity
     """
 
     def __init__(self, url: str, security: ClientSecurity) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES or parts.path not in ("", "/"):
-            raise InvalidArgument(
-                f"{url!r} found; grpc://host:port or grpc+tls://host:port expected"
-            )
-        self.address = Address.parse(parts.netloc)
-        tls = _SCHEMES[parts.scheme]
+        scheme, self.address = _parsed(url)
+        tls = _SCHEMES[scheme]
         security.check_address(self.address, tls)
         options: dict[str, Any] = {}
         if tls:

@@ -52,6 +52,8 @@ class ServeOptions:
     limits : Limits
     vectors : str, optional
         The files that the index was built from, for queries by id.
+    vector_column : str, optional
+        Column of those files. Not given: that of the build.
     batch_rows : int
     memory_bytes, threads : int, optional
     """
@@ -68,6 +70,7 @@ class ServeOptions:
     servers_security: ClientSecurity = field(default_factory=ClientSecurity)
     limits: Limits = field(default_factory=Limits)
     vectors: str | None = None
+    vector_column: str | None = None
     batch_rows: int = 1024
     memory_bytes: int | None = None
     threads: int | None = None
@@ -76,6 +79,8 @@ class ServeOptions:
         given = [self.lists, self.slices, self.servers, self.topology]
         if sum(option is not None for option in given) > 1:
             raise InvalidArgument("one of lists, slices, servers and topology expected")
+        if self.vector_column is not None and self.vectors is None:
+            raise InvalidArgument("vector_column is of vectors, and none are given: give both")
         check_setting("--batch-rows", self.batch_rows, 1, 1 << 20, 1024)
         if self.threads is not None:
             check_setting("--threads", self.threads, 1, 4096, os.cpu_count() or 1)
@@ -109,7 +114,9 @@ def launch(options: ServeOptions) -> Server:
     allow_most_open_files()
     lookup = None
     if options.vectors is not None:
-        lookup = VectorLookup(options.vectors, options.path, options.memory_bytes)
+        lookup = VectorLookup(
+            options.vectors, options.path, options.memory_bytes, options.vector_column
+        )
     metrics = Metrics()
     backend, workers = _backend(options, metrics)
     service = SearchService(

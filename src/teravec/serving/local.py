@@ -60,7 +60,7 @@ class LocalLists:
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
         with self.versions.using() as index:
-            index.check_k(request.wanted)
+            request = index.within_ntotal(request)
             prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             missing = 0.0
             if len(index.ranges) != 1 or index.ranges[0] != (0, index.nlist):

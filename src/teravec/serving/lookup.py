@@ -39,6 +39,9 @@ class VectorLookup:
         Limit for a table of ids, 24 bytes a row while it is made; row numbers, and ids that
         ascend by 1, need none.
 
+    vector_column : str, optional
+        Not given: that of the build.
+
     Raises
     ------
     InvalidArgument
@@ -46,15 +49,18 @@ class VectorLookup:
     MemoryLimitTooSmall
     """
 
-    def __init__(self, path: str, index: Path, memory_bytes: int | None = None) -> None:
+    def __init__(
+        self, path: str, index: Path, memory_bytes: int | None = None,
+        vector_column: str | None = None,
+    ) -> None:  # fmt: skip
         manifest = read_manifest(IndexPaths(index))
         self._made_of = manifest.source
         column = manifest.source.get("id_column")
         vectors = {file.get("vector_column") for file in manifest.source.get("files", [])}
+        if vector_column is None and len(vectors) == 1:
+            vector_column = vectors.pop()
         try:
-            source = open_source(
-                path, id_column=column, vector_column=vectors.pop() if len(vectors) == 1 else None
-            )
+            source = open_source(path, id_column=column, vector_column=vector_column)
         except InvalidSource as error:
             if column is None:
                 raise

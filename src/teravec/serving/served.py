@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -150,6 +151,13 @@ class ServedIndex:
             raise InvalidArgument(
                 f"k is {wanted.k}; 1 to {self.manifest.ntotal:,} (ntotal) expected"
             )
+
+    def within_ntotal(self, request: SearchRequest) -> SearchRequest:
+        """The request for as many results as there are vectors, where it asks for more."""
+        k = request.wanted.k
+        if k is None or k <= self.manifest.ntotal:
+            return request
+        return replace(request, wanted=Wanted(k=self.manifest.ntotal))
 
     def nearest_lists(
         self, request: SearchRequest, limits: Limits

@@ -2,9 +2,10 @@
 
 from teravec.sources.bad_rows import as_described, find_bad, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
-from teravec.sources.data import Data, open_data
-from teravec.sources.matrix import Source, SourceFiles, open_source, same_vectors
-from teravec.sources.paths import PathLike, checked_path
+from teravec.sources.data import Data, are_paths, open_data
+from teravec.sources.matrix import Source, SourceFiles, open_rows, open_source, same_vectors
+from teravec.sources.paths import PathLike
+from teravec.sources.queries import open_queries
 from teravec.sources.weights import Weights
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "Source",
     "SourceFiles",
     "Weights",
+    "are_paths",
     "as_described",
-    "checked_path",
     "find_bad",
     "open_data",
+    "open_queries",
+    "open_rows",
     "open_source",
     "read_bad",
     "same_vectors",

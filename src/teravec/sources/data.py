@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from teravec.arguments import path_of
 from teravec.errors import InvalidArgument, InvalidSource, OutputExists, TeravecError
 from teravec.progress import NoProgress, Progress
 from teravec.sources.columnar import Columns
@@ -25,7 +26,7 @@ from teravec.sources.holding import (
     is_pair,
 )
 from teravec.sources.matrix import Source, open_files, open_source
-from teravec.sources.paths import PathLike, checked_path
+from teravec.sources.paths import PathLike
 from teravec.sources.spool import open_spool, spool
 from teravec.sources.vectorfile import VectorFile
 
@@ -142,7 +143,7 @@ def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
             "iterator of arrays expected"
         )
     if _is_path(data):
-        return data, [checked_path(data, name)]
+        return data, [path_of(data, name)]
     if isinstance(data, list | tuple):
         named = [_is_path(item) for item in data]
         if any(named) and not all(named):
@@ -151,14 +152,14 @@ def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
                 f"{name}: paths are mixed with arrays: element {path} is a path, element {other} "
                 f"is {type(data[other]).__name__}; one kind expected"
             )
-        return data, [checked_path(item, name) for item in data] if all(named) else None
+        return data, [path_of(item, name) for item in data] if all(named) else None
     if isinstance(data, set | frozenset):
         raise InvalidArgument(f"{name}: a set found, which has no order; give a list")
     if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
         with _stream_errors("at its beginning"):  # a generator may give paths, as Path.glob does
             first = list(islice(data, 1))
         if first and _is_path(first[0]):
-            return data, [checked_path(item, name) for item in chain(first, data)]
+            return data, [path_of(item, name) for item in chain(first, data)]
         return chain(first, data), None
     return data, None
 

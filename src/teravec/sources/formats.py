@@ -24,7 +24,10 @@ from teravec.sources.parquet import open_parquet
 from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = ["EXTENSIONS", "FORMATS", "by_magic", "known_format", "open_vector_file", "parse_format"]
+__all__ = [
+    "EXTENSIONS", "FORMATS", "by_magic", "has_columns", "known_format", "open_vector_file",
+    "parse_format",
+]  # fmt: skip
 
 _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
     **{name: partial(vecs.open_vecs, dtype=dtype) for name, dtype in vecs.DTYPES.items()},
@@ -49,6 +52,11 @@ _CROPPED = re.compile(r"\.(fbin|f16bin|u8bin|i8bin)\.crop_nb_[0-9]+$")  # big-an
 _DEEP1B = re.compile(r"(base|learn)_[0-9]{2}")  # parts of Deep1B: .fvecs without the extension
 _HEADED = struct.Struct("<II")
 _MAGIC = ((b"\x93NUMPY", "npy"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"))
+
+
+def has_columns(format: str | None) -> bool:
+    """Whether files of this format hold columns, of which one is the vectors."""
+    return format in _COLUMNAR
 
 
 def parse_format(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from teravec.arguments import text
 from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
@@ -27,6 +28,7 @@ __all__ = [
     "SourceFile",
     "SourceFiles",
     "open_files",
+    "open_rows",
     "open_source",
     "same_vectors",
 ]
@@ -196,7 +198,7 @@ class Source:
     @cached_property
     def d(self) -> int:
         """Dimension of every vector."""
-        return self._filled[0].d
+        return next(iter(self._filled), self.files[0].file).d
 
     @cached_property
     def dtype(self) -> np.dtype:
@@ -513,29 +515,59 @@ def open_source(
     StorageError
         A file that may not be read.
     """
-    columns = Columns(ids=id_column, vectors=vector_column, lenient=skip_bad)
-    members = discover(paths, format)
-    files = [open_vector_file(member.path, columns, member.format) for member in members]
-    return open_files(files, id_column, vector_column, members, skip_bad=skip_bad)
+    source = open_rows(
+        paths, id_column=id_column, vector_column=vector_column, format=format, skip_bad=skip_bad
+    )
+    _check_any_rows(source.files)
+    return source
 
 
 def open_files(
     files: Sequence[VectorFile], id_column: str | None = None, vector_column: str | None = None,
-    members: Sequence[Member] | None = None, *, skip_bad: bool = False,
+    *, skip_bad: bool = False,
 ) -> Source:  # fmt: skip
     """Make one source of open files that are not all empty and have one dimension."""
-    filled = [file for file in files if file.n > 0]
-    if not filled:
+    _check_dimensions(files)
+    source = Source(files, id_column, vector_column, None, NONE if skip_bad else None)
+    _check_any_rows(source.files)
+    return source
+
+
+def _check_any_rows(files: Sequence[SourceFile]) -> None:
+    if not any(file.n for file in files):
         names = ", ".join(str(file.path) for file in files[:3])
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         raise InvalidSource(f"{names}{more}: empty source: 0 rows found, expected 1 or more")
+
+
+def open_rows(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+) -> Source:
+    """Do as `open_source`, also for files without any row."""
+    columns = Columns(
+        None if id_column is None else text(id_column, "id_column"),
+        None if vector_column is None else text(vector_column, "vector_column"),
+        lenient=skip_bad,
+    )
+    members = discover(paths, None if format is None else text(format, "format"))
+    files = [open_vector_file(member.path, columns, member.format) for member in members]
+    _check_dimensions(files)
+    return Source(files, id_column, vector_column, members, NONE if skip_bad else None)
+
+
+def _check_dimensions(files: Sequence[VectorFile]) -> None:
+    filled = [file for file in files if file.n > 0]
     for file in filled:
         if file.d != filled[0].d:
             raise InvalidSource(
                 f"{file.path}: dimension {file.d} found, "
                 f"expected {filled[0].d} as in {filled[0].path}"
             )
-    return Source(files, id_column, vector_column, members, NONE if skip_bad else None)
 
 
 def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -14,7 +14,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.conversions import conversion
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
@@ -22,34 +24,9 @@ from teravec.sources.natural import natural_key
 from teravec.sources.vectorfile import source_errors
 from teravec.storage.layout import IndexPaths, absolute
 
-__all__ = ["Member", "PathLike", "checked_path", "discover"]
+__all__ = ["Member", "PathLike", "discover"]
 
-PathLike = str | os.PathLike[str]
-
-
-def checked_path(path: PathLike, what: str) -> Path:
-    """The path, or InvalidArgument where it is none or the empty text.
-
-    Parameters
-    ----------
-    path : path-like
-    what : str
-        What it is the path of, for the message.
-    """
-    try:
-        name = os.fspath(path)
-    except TypeError:
-        name = None
-    if not isinstance(name, str):
-        raise InvalidArgument(
-            f"{what} is {type(path).__name__}; a path expected, as a str or os.PathLike"
-        )
-    if name == "":  # Path takes it for the working directory; it is a variable that was not set
-        raise InvalidSource(
-            f"{what}: an empty path found, the name of a file or directory expected"
-        )
-    return Path(name)
-
+PathLike = PathArgument
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +87,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     InvalidSource
         Nothing there, nothing that can be read there, or one file reached twice.
     """
-    named = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     asked = None if format is None else parse_format(format)
@@ -123,8 +100,15 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     return found
 
 
+def _listed(paths: Any) -> list[Any]:
+    try:
+        return list(paths)
+    except TypeError:  # arrays of 0 dimensions have an iterator, which fails
+        raise InvalidArgument(f"a path or several expected, {type(paths).__name__} found") from None
+
+
 def _expand(path: PathLike, format: str | None) -> list[Member]:
-    here = absolute(checked_path(path, "a source"))
+    here = absolute(path_of(path, "a source"))
     try:
         with source_errors(here):
             mode = here.stat().st_mode

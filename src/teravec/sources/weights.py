@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidSource
 from teravec.sources.held import hold_array
 from teravec.sources.matrix import Source
 from teravec.sources.npy import open_npy
-from teravec.sources.paths import PathLike, checked_path
 from teravec.sources.skipped import Skipped
 from teravec.sources.vectorfile import VectorFile
 from teravec.storage.layout import absolute
@@ -41,10 +41,10 @@ class Weights:
     """
 
     def __init__(
-        self, weights: PathLike | npt.ArrayLike, ntotal: int, skipped: Skipped | None = None
+        self, weights: PathArgument | npt.ArrayLike, ntotal: int, skipped: Skipped | None = None
     ) -> None:
         if isinstance(weights, str | os.PathLike):
-            self.path = absolute(checked_path(weights, "weights"))
+            self.path = absolute(path_of(weights, "weights"))
             file: VectorFile = open_npy(self.path, column=True)
         else:
             self.path = Path("weights in memory")

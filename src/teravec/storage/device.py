@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from teravec.arguments import real_number
 from teravec.errors import InvalidArgument, StorageError, storage_errors
 from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
@@ -209,6 +211,7 @@ def measure_device(
         A file that is too small; seconds or a size that is not positive.
     StorageError
     """
+    seconds = real_number(seconds, "seconds", most=1e6, expected="a number up to 1,000,000")
     if seconds <= 0 or scratch_bytes < _SMALLEST:
         raise InvalidArgument(
             f"{seconds} seconds and {scratch_bytes:,} bytes found, "
@@ -275,6 +278,11 @@ def _something_to_read(path: Path, scratch_bytes: int) -> Iterator[Path]:
     if not path.is_dir():
         yield path
         return
+    free = shutil.disk_usage(path).free
+    if scratch_bytes > free:
+        raise InvalidArgument(
+            f"a scratch file of {scratch_bytes:,} bytes asked for; {free:,} are free in {path}"
+        )
     with tempfile.TemporaryFile(dir=path) as scratch:
         rng = np.random.default_rng()
         for start in range(0, scratch_bytes, BLOCKS[-1]):

@@ -96,7 +96,7 @@ def kmeans(
     looks = [looked_at(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)]
     with (
         _passes(vectors, options, engine) as make_pass,
-        progress.stage("k-means", sum(looks), "vectors") as bar,
+        progress.stage(f"k-means, {options.niter} iterations", sum(looks), "assignments") as bar,
     ):
         bar.advance(sum(looks[: len(state.history)]))
         while len(state.history) < options.niter:

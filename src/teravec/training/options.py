@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from teravec.errors import InvalidArgument, whole_number
+from teravec.arguments import whole_number
+from teravec.errors import InvalidArgument
 from teravec.kernels.codec import Codec, code_bytes
 from teravec.kernels.device import CPU
 from teravec.kernels.metric import Metric
@@ -17,6 +18,7 @@ __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
 _LEFT_OUT = 1000  # vectors that a calibration wants as queries; see search.calibrating
+_MOST_ITERATIONS = 100_000  # each leaves a line in the model; k-means has converged long before
 _LARGEST_NLIST = 1 << 30  # a place in an index packs the list number in 31 bits
 
 
@@ -55,6 +57,12 @@ class TrainOptions:
     niter: int = 10
     seed: int = 1234
     max_list_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("nlist", "sample", "niter", "seed", "max_list_bytes"):
+            value = getattr(self, name)
+            if value is not None or name in ("niter", "seed"):
+                object.__setattr__(self, name, whole_number(value, name))
 
 
 @dataclass(frozen=True)
@@ -129,19 +137,18 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     """
     if ntotal < 1:
         raise InvalidArgument("there are no vectors to train on")
-    for name in ("nlist", "sample", "niter", "seed", "max_list_bytes"):
-        if (value := getattr(options, name)) is not None:
-            whole_number(value, name)
     metric, codec = Metric.parse(options.metric), Codec.parse(options.codec)
     default_transform = "rotation" if codec.wants_rotation else "none"
-    transform = TransformKind.parse(options.transform or default_transform)
+    asked = default_transform if options.transform is None else options.transform
+    transform = TransformKind.parse(asked)
     d_index = transform.output_dimension(d)
     codec.check_dimension(d_index)
     nlist = auto_nlist(ntotal) if options.nlist is None else options.nlist
     if not 1 <= nlist <= _LARGEST_NLIST:
         raise InvalidArgument(f"nlist is {nlist}; 1 to {_LARGEST_NLIST:,} expected")
-    if options.niter < 1:
-        raise InvalidArgument(f"niter is {options.niter}; at least 1 expected")
+    if not 1 <= options.niter <= _MOST_ITERATIONS:
+        at_least = "at least 1" if options.niter < 1 else f"at most {_MOST_ITERATIONS:,}"
+        raise InvalidArgument(f"niter is {options.niter}; {at_least} expected")
     if options.seed < 0:
         raise InvalidArgument(f"seed is {options.seed}; at least 0 expected")
     sample = _default_sample(ntotal, nlist, codec) if options.sample is None else options.sample

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from teravec.arguments import whole_number
 from teravec.errors import (
     CorruptFile,
     InvalidArgument,
@@ -16,7 +17,6 @@ from teravec.errors import (
     OutputExists,
     TeravecError,
     storage_errors,
-    whole_number,
 )
 from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
@@ -26,9 +26,33 @@ from teravec.storage.output_lock import hold_directory
 from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
-__all__ = ["BuildRecord", "LayoutOptions", "begin_build", "check_free", "read_record"]
+__all__ = [
+    "BuildRecord",
+    "LayoutOptions",
+    "OtherBuild",
+    "begin_build",
+    "check_free",
+    "read_record",
+]
 
 _FORMAT, _VERSION = "teravec-build", 1
+
+
+class OtherBuild(OutputExists):
+    """The output holds a sound build, of other options or vectors.
+
+    Attributes
+    ----------
+    found : str
+        What is there, without what to do about it.
+    """
+
+    def __init__(self, found: str, advice: str = "") -> None:
+        super().__init__(f"{found}: {advice}choose another --out, or add --overwrite to replace it")
+        self.found = found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.found,)
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,11 @@ class LayoutOptions:
 
     shards: int | None = None
     slices: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, name, 1))
 
 
 @dataclass(frozen=True)
@@ -89,7 +118,7 @@ class BuildRecord:
         found = source.describe()
         ours, theirs = _file_names(self.source), _file_names(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
-        raise OutputExists(f"{where} was begun with other vectors: {detail}")
+        raise OtherBuild(f"{where} was begun with other vectors: {detail}")
 
 
 def _file_names(description: dict[str, Any]) -> str:
@@ -162,9 +191,6 @@ def begin_build(
 def _checked_record(
     source: Source, train: TrainOptions, layout: LayoutOptions, weights: Weights | None
 ) -> BuildRecord:
-    for name, value in asdict(layout).items():
-        if value is not None and whole_number(value, name) < 1:
-            raise InvalidArgument(f"{name} is {value}; at least 1 expected")
     described = None if weights is None else weights.describe()
     record = BuildRecord(train, layout, source.describe(), described)
     plan = record.plan()
@@ -205,7 +231,7 @@ def _check_same_build(
     _check_same_options(before, now, paths)
     before.check_source(source, paths.root)
     if before.weights != now.weights:
-        raise OutputExists(f"{paths.root} was begun with {_named(before)}, not {_named(now)}")
+        raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(now)}")
 
 
 def _remove_what_was_begun(
@@ -236,6 +262,11 @@ def _check_same_options(before: BuildRecord, now: BuildRecord, paths: IndexPaths
         for field in fields(ours):
             old, new = getattr(ours, field.name), getattr(theirs, field.name)
             if old != new:
-                raise OutputExists(
-                    f"{paths.root} holds another index: {field.name} {old}, not {new}"
+                shown_old = "left to the rules" if old is None else old
+                shown_new = "left to the rules" if new is None else new
+                flag = f"--{field.name.replace('_', '-')}"
+                same = f"leave {flag} out" if old is None else f"give {flag} {old}"
+                raise OtherBuild(
+                    f"{paths.root} holds another index: {field.name} {shown_old}, not {shown_new}",
+                    f"{same} to go on with it, ",
                 )

@@ -20,6 +20,7 @@ from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
+from teravec.progress import NoProgress, Progress
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
@@ -92,10 +93,16 @@ def train(
     arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
-    arrays["codec.npy"] = train_codec(plan.codec, quantizer, plan.metric, part, list_nos, threads)
+    parts = plan.codec.training_parts
+    # One part is done in no time; a product quantizer takes most of a training.
+    progress = resources.progress if parts > 1 else NoProgress()
+    with progress.stage("codec", parts, "sub-quantizers") as bar:
+        arrays["codec.npy"] = train_codec(
+            plan.codec, quantizer, plan.metric, part, list_nos, threads, bar.advance
+        )
     if (packed := vectors.transform.packed()) is not None:
         arrays["transform.npy"] = packed
-    description = _seal(plan, arrays, lists, state.history, vectors.n, paths)
+    description = _seal(plan, arrays, lists, state.history, vectors.n, paths, resources.progress)
     _remove_training_files(paths)
     return description
 
@@ -217,7 +224,7 @@ def codec_rows(plan: TrainPlan) -> int:
 
 def _seal(
     plan: TrainPlan, arrays: dict[str, Any], lists: _Lists, history: list[dict[str, float]],
-    ntrain: int, paths: IndexPaths,
+    ntrain: int, paths: IndexPaths, progress: Progress,
 ) -> ModelDescription:  # fmt: skip
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
@@ -227,8 +234,11 @@ def _seal(
         quantizer = "hnsw"
         path = paths.model / "quantizer.hnsw"
         log.info("building HNSW over %d centroids", nlist)
+        with progress.stage("graph", nlist, "centroids") as bar:
+            graph = save_hnsw(build_hnsw(arrays["centroids.npy"]))
+            bar.advance(nlist)
         with publishing(path) as file:
-            write_all(file, save_hnsw(build_hnsw(arrays["centroids.npy"])), 0)
+            write_all(file, graph, 0)
         files[path.name] = describe_file(path)
     assignment = {
         "ngroups": assigner.ngroups,

@@ -15,7 +15,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.arguments import similar, text
+from teravec.errors import InvalidArgument, shown
 from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.product import AffineMap
 
@@ -25,6 +26,9 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 _FAR = 1000.0  # lengths of the spread that vectors are from the origin, to be seen from a centre
+
+
+_OTHER_NAMES = ("opq", "rr", "rotate", "random_rotation")
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,28 @@ class TransformKind:
     @classmethod
     def parse(cls, name: str) -> TransformKind:
         """The transform of this name, or InvalidArgument."""
-        name = name.lower()
+        given, name = name, text(name, "transform").lower()
         if name in ("none", "rotation"):
             return cls(name)
-        if (match := re.fullmatch(r"pca(\d+)", name)) and int(match[1]) >= 1:
-            return cls(name, int(match[1]))
+        if (match := re.fullmatch(r"pca(\d{1,9})", name, re.ASCII)) and int(match[1]) >= 1:
+            return cls(f"pca{int(match[1])}", int(match[1]))
+        hint = ""
+        if re.fullmatch(r"pca", name):
+            hint = ": say the dimensions to keep, as pca72"
+        elif name in _OTHER_NAMES:
+            hint = f": {name!r} is 'rotation' here"
+        elif close := similar(name, ("none", "rotation")):
+            hint = f": did you mean {close!r}?"
         raise InvalidArgument(
-            f"unknown transform {name!r}; none, rotation or pcaM (as in pca72) expected"
+            f"unknown transform {shown(given)}; none, rotation or pcaM (as in pca72) expected{hint}"
         )
 
     def output_dimension(self, d: int) -> int:
         """Dimensions after the transform of d dimensions, or InvalidArgument."""
         if self.d_out is not None and self.d_out > d:
-            raise InvalidArgument(f"transform {self.name} asks for more dimensions than {d}")
+            raise InvalidArgument(
+                f"transform {self.name} asks for more dimensions than {d}: pca1 to pca{d} fit"
+            )
         return self.d_out or d
 
 

@@ -106,6 +106,11 @@ class FoundArrays:
             np.concatenate(ids) if ids else None,
         )
 
+    @classmethod
+    def none(cls, k: int | None) -> FoundArrays:
+        """Results of no queries."""
+        return cls(np.zeros(1, np.int64), np.empty(0, np.float32), np.empty(0, np.int64), k)
+
     @property
     def n(self) -> int:
         """Queries."""

@@ -16,12 +16,19 @@ from teravec.search.formats.found import Found, Neighbors
 from teravec.search.formats.whole import publishing_result, reading
 from teravec.sources.columnar import arrow_errors
 
-__all__ = ["read_parquet", "write_parquet"]
+__all__ = [
+    "SCHEMA",
+    "neighbors_of_table",
+    "read_parquet",
+    "record_batches",
+    "schema_of",
+    "write_parquet",
+]
 
 _QUERIES = 1 << 16  # of a row group, and
 _ROWS = 1 << 18  # no more rows than this: where groups end depends on the results alone
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     [
         pa.field("query", pa.int64(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
@@ -32,25 +39,36 @@ _SCHEMA = pa.schema(
 
 
 _ROW = pa.field("row", pa.int64(), nullable=False)
-_WITH_ROWS = _SCHEMA.append(_ROW)
+_WITH_ROWS = SCHEMA.append(_ROW)
 
 
 def write_parquet(path: Path, found: Found) -> None:
     """Write query, rank, id and distance; where queries have ids, these, and row as well."""
-    schema = _SCHEMA if found.queries(0, 0) is None else _WITH_ROWS
     with (
         publishing_result(path) as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        pq.ParquetWriter(file, schema_of(found), compression="zstd") as writer,
     ):
-        for columns in _row_groups(found):
-            arrays = [
-                pa.array(column, field.type, safe=True)
-                for column, field in zip(columns, schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
+        for batch in record_batches(found):
+            writer.write_batch(batch)
 
 
-def _row_groups(found: Found) -> Iterator[tuple[npt.NDArray[Any], ...]]:
+def schema_of(found: Found) -> Any:
+    """Columns of results: with the queries' rows where their ids are others."""
+    return SCHEMA if found.queries(0, 0) is None else _WITH_ROWS
+
+
+def record_batches(found: Found, first: int = 0) -> Iterator[Any]:
+    """All results as record batches; queries' rows are counted from ``first``."""
+    schema = schema_of(found)
+    for columns in _row_groups(found, first):
+        arrays = [
+            pa.array(column, field.type, safe=True)
+            for column, field in zip(columns, schema, strict=True)
+        ]
+        yield pa.record_batch(arrays, schema=schema)
+
+
+def _row_groups(found: Found, offset: int) -> Iterator[tuple[npt.NDArray[Any], ...]]:
     before = 0
     for first in range(0, found.n, _QUERIES):
         last = min(first + _QUERIES, found.n)
@@ -62,9 +80,9 @@ def _row_groups(found: Found) -> Iterator[tuple[npt.NDArray[Any], ...]]:
             distances, ids = found.read(before + start, before + start + len(rows))
             results = rows - lims[query], ids, distances
             if names is None:
-                yield first + query, *results
+                yield offset + first + query, *results
             else:
-                yield names[query], *results, first + query
+                yield names[query], *results, offset + first + query
         before += int(lims[-1])
 
 
@@ -72,19 +90,28 @@ def read_parquet(path: Path) -> Neighbors:
     """Read the results of a search for k neighbours, in rows of any order."""
     with reading(path) as (file, _), arrow_errors(path):
         with pq.ParquetFile(file) as parquet:
-            names = parquet.schema_arrow.names
-            lacking = [name for name in ("query", "rank", "id") if name not in names]
-            if lacking:
-                raise InvalidSource(
-                    f"{path}: columns {', '.join(names)} found, query, rank and id expected "
-                    "(and distance)"
-                )
-            wanted = [name for name in _WITH_ROWS.names if name in names]
+            wanted = [name for name in _WITH_ROWS.names if name in parquet.schema_arrow.names]
+            _check_names(path, parquet.schema_arrow.names)
             table = parquet.read(columns=wanted, use_threads=False)
+        return neighbors_of_table(path, table)
+
+
+def neighbors_of_table(path: Path, table: Any) -> Neighbors:
+    """The neighbours in a table's columns, rows in any order."""
+    _check_names(path, table.column_names)
+    wanted = [name for name in _WITH_ROWS.names if name in table.column_names]
+    with arrow_errors(path):
         columns = {
             name: _column(path, table.column(name), _WITH_ROWS.field(name).type) for name in wanted
         }
     return _from_columns(path, columns)
+
+
+def _check_names(path: Path, names: list[str]) -> None:
+    if any(name not in names for name in ("query", "rank", "id")):
+        raise InvalidSource(
+            f"{path}: columns {', '.join(names)} found, query, rank and id expected (and distance)"
+        )
 
 
 def _column(path: Path, column: Any, kind: Any) -> npt.NDArray[Any]:

@@ -1,0 +1,213 @@
+"""Progress bars with rate and time left: on a terminal, in a notebook, or as lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+__all__ = ["Bars", "StageTime", "counted"]
+
+_WIDTH = 40  # of a notebook's bar, in characters
+_REFRESH_S = 0.2
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What one stage took.
+
+    Parameters
+    ----------
+    name : str
+    seconds : float
+    cpu_seconds : float
+        Of this process, all threads together; workers of a cluster are not in it.
+    amount : int
+        Done, in ``unit``.
+    unit : str
+    """
+
+    name: str
+    seconds: float
+    cpu_seconds: float
+    amount: int
+    unit: str
+
+
+def counted(count: float, plural: str) -> str:
+    """A number of things in words: "1 query", "1,000 queries"."""
+    if count != 1:
+        return f"{count:,} {plural}"
+    if plural.endswith("ies"):
+        return f"1 {plural.removesuffix('ies')}y"
+    return f"1 {plural.removesuffix('s')}"
+
+
+def _amount(count: float, unit: str) -> str:
+    return decimal(int(count)) if unit == "bytes" else counted(round(count), unit)
+
+
+def _rate(count: float, unit: str) -> str:
+    """So many a second; of slow stages a decimal, which is all there is to see."""
+    slow = unit != "bytes" and count < 10
+    return f"{count:.1f} {unit}/s" if slow else f"{_amount(count, unit)}/s"
+
+
+def _done_of(done: float, total: float, unit: str, speed: float) -> str:
+    shown = decimal(int(done)) if unit == "bytes" else f"{done:,.0f}"
+    return f"{shown}/{_amount(total, unit)}  {_rate(speed, unit)}"
+
+
+class _Amount(ProgressColumn):
+    """Done, of how much, and how fast."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed or 0
+        return Text(_done_of(task.completed, task.total or 0, task.fields["unit"], speed))
+
+
+class _StageBar:
+    """Counts what is done, and shows it by ``show``."""
+
+    def __init__(self, show: Callable[[int], None]) -> None:
+        self._show = show
+        self.done = 0
+
+    def advance(self, amount: int) -> None:
+        """Count ``amount`` more units as done."""
+        self.done += amount
+        self._show(amount)
+
+
+class _Handle(Protocol):
+    """What IPython's ``display`` returns: an output cell that can be replaced."""
+
+    def update(self, content: dict[str, str], *, raw: bool) -> None: ...
+
+
+class _NotebookBar:
+    """A bar in a notebook's output: one line of text, replaced a few times a second.
+
+    It needs nothing but the IPython that runs the notebook; rich's own needs ipywidgets.
+    """
+
+    def __init__(self, handle: _Handle, name: str, total: int, unit: str) -> None:
+        self._handle, self._name, self._total, self._unit = handle, name, total, unit
+        self._done, self._started, self._shown = 0, time.monotonic(), 0.0
+
+    def show(self, amount: int) -> None:
+        """Show ``amount`` more."""
+        self._done += amount
+        if time.monotonic() - self._shown >= _REFRESH_S:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the bar as it stands."""
+        self._shown = time.monotonic()
+        seconds = max(self._shown - self._started, 1e-9)
+        share = min(1.0, self._done / self._total) if self._total else 1.0
+        bar = "█" * round(_WIDTH * share) + "░" * (_WIDTH - round(_WIDTH * share))
+        amounts = _done_of(self._done, self._total, self._unit, self._done / seconds)
+        left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share < 1 else ""
+        line = f"{self._name:<12} {bar} {amounts}  {seconds:,.1f} s{left}"
+        self._handle.update({"text/plain": line}, raw=True)
+
+
+class Bars:
+    """Draws a bar for each stage on a terminal and in a notebook; elsewhere prints a line after it.
+
+    Everything goes to standard error, but in a notebook to the cell's output. What each stage
+    took stays in ``stages``.
+
+    Parameters
+    ----------
+    quiet : bool
+        Show nothing, and only keep the times.
+
+    Attributes
+    ----------
+    stages : list of StageTime
+        Stages that ended, in their order.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self.stages: list[StageTime] = []
+        self.console = Console(stderr=True, highlight=False)
+
+    def summary(self) -> list[dict[str, Any]]:
+        """The stages that ended, fit for JSON."""
+        return [
+            {**asdict(stage), "seconds": round(stage.seconds, 3),
+             "cpu_seconds": round(stage.cpu_seconds, 3)}
+            for stage in self.stages
+        ]  # fmt: skip
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
+        """Show a stage while the body runs; what follows a comma in its name is for the eye."""
+        started, cpu_started = time.monotonic(), time.process_time()
+        with self._shown(name, total, unit) as bar:
+            yield bar
+        seconds = time.monotonic() - started
+        cpu_seconds = time.process_time() - cpu_started
+        plain = name.partition(",")[0]
+        self.stages.append(StageTime(plain, seconds, cpu_seconds, bar.done, unit))
+
+    @contextmanager
+    def _shown(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
+        if self._quiet:
+            yield _StageBar(lambda _: None)
+        elif (display := _notebook_display()) is not None:
+            handle = display({"text/plain": name}, raw=True, display_id=True)
+            drawn = _NotebookBar(handle, name, total, unit)
+            try:
+                yield _StageBar(drawn.show)
+            finally:
+                drawn.draw()
+        elif self.console.is_terminal:
+            with _rich_progress(self.console) as progress:
+                task = progress.add_task(name, total=total, unit=unit)
+                yield _StageBar(lambda amount: progress.advance(task, amount))
+        else:
+            started = time.monotonic()
+            bar = _StageBar(lambda _: None)
+            yield bar
+            seconds = max(time.monotonic() - started, 1e-9)
+            rate = _rate(bar.done / seconds, unit)
+            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
+                  file=sys.stderr)  # fmt: skip
+
+
+def _rich_progress(console: Console) -> RichProgress:
+    return RichProgress(
+        TextColumn("{task.description:<12}"), BarColumn(), _Amount(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(), console=console,
+    )  # fmt: skip
+
+
+def _notebook_display() -> Any:
+    """IPython's ``display`` where this process is a notebook's kernel; else None."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    from IPython.display import display
+
+    return display

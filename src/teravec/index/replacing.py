@@ -1,0 +1,80 @@
+"""An index in the place of another: made beside it, and only when it is whole put there.
+
+The new index is built as ``OUT.new``. When it is whole and calibrated, the two directories
+trade their names and the old one is removed. Up to then OUT stays as it was, and a kill costs
+nothing: the same command goes on with ``OUT.new``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from teravec.errors import OutputExists, storage_errors
+from teravec.storage.exchange import exchange
+from teravec.storage.files import sync_directory
+from teravec.storage.layout import IndexPaths
+
+__all__ = ["check_only_index", "finish_replacing", "put_in_place", "successor"]
+
+_MARK = ".replaced"  # in an old index: what may be removed under another name
+
+
+def successor(paths: IndexPaths) -> IndexPaths:
+    """Where the index that is to replace this one is built."""
+    root = paths.root.resolve()  # of a link, its directory is replaced, and the link stays
+    return IndexPaths(root.with_name(root.name + ".new"))
+
+
+def check_only_index(paths: IndexPaths) -> None:
+    """Refuse to replace a directory that holds anything but an index or its build.
+
+    Raises
+    ------
+    OutputExists
+        Names what else is there.
+    """
+    own = {
+        path.name
+        for path in (
+            paths.manifest, paths.build, paths.device, paths.model, paths.training, paths.shards,
+            paths.slices, paths.calibration, paths.calibrating,
+        )
+    }  # fmt: skip
+    with storage_errors(paths.root, "read"):
+        names = sorted(path.name for path in paths.root.iterdir())
+    others = [n for n in names if n.removesuffix(".tmp") not in own and not n.startswith(".")]
+    if others:
+        raise OutputExists(
+            f"{paths.root} holds {', '.join(others[:3])} beside an index, and is not overwritten: "
+            "move that away or choose another --out"
+        )
+
+
+def put_in_place(paths: IndexPaths) -> None:
+    """Give a whole successor the index's name, and remove the old index."""
+    root, new = paths.root.resolve(), successor(paths).root
+    check_only_index(IndexPaths(root))
+    with storage_errors(root, "write"):
+        (root / _MARK).touch()
+    exchange(root, new)
+    _remove(new)
+
+
+def finish_replacing(paths: IndexPaths) -> None:
+    """Do what a kill left undone: a name that was not given back, an old index not removed."""
+    root, new = paths.root.resolve(), successor(paths).root
+    aside = root.with_name(root.name + ".replaced")
+    with storage_errors(root, "replace"):
+        if (aside / _MARK).exists() and not root.exists():
+            aside.rename(root)
+        elif (aside / _MARK).exists() and not new.exists():
+            aside.rename(new)
+        if (new / _MARK).exists() and root.exists():  # never one that somebody else called so
+            _remove(new)
+
+
+def _remove(root: Path) -> None:
+    with storage_errors(root, "remove"):
+        shutil.rmtree(root)
+    sync_directory(root.parent)
