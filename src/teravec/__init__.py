@@ -10,8 +10,9 @@
         distances, ids = index.search(queries, k=10, recall=0.95)
 """
 
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
-from typing import Any
+from typing import Any as _Any
 
 from teravec.api import (
     build,
@@ -101,6 +102,7 @@ __all__ = [
     "SearchStats",
     "ServiceError",
     "SliceEntry",
+    "StageTime",
     "StorageError",
     "TeravecError",
     "TrainOptions",
@@ -123,11 +125,10 @@ __all__ = [
 ]
 
 __version__ = _version("teravec")
+_LAZY = ("Bars", "StageTime")
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Bars":  # not before it is asked for: it takes tens of milliseconds to import
-        from teravec.bars import Bars
-
-        return Bars
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:  # not before it is asked for: it takes tens of milliseconds to import
+        return getattr(_import_module("teravec.bars"), name)
     raise AttributeError(f"module 'teravec' has no attribute {name!r}")

@@ -70,6 +70,8 @@ def _rate(count: float, unit: str) -> str:
 
 
 def _done_of(done: float, total: float, unit: str, speed: float) -> str:
+    if not total:  # a stream does not say how long it is
+        return f"{_amount(done, unit)}  {_rate(speed, unit)}"
     shown = decimal(int(done)) if unit == "bytes" else f"{done:,.0f}"
     return f"{shown}/{_amount(total, unit)}  {_rate(speed, unit)}"
 
