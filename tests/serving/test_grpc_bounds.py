@@ -493,6 +493,17 @@ def test_list_actions(port: Callable[..., FlightPort]) -> None:
     assert names == {"info", "statistics", "list-sizes", "reload"}
 
 
+def test_large_requests_do_not_shut_out_small_ones(port: Callable[..., FlightPort]) -> None:
+    opened = port(limits=Limits(queue_bytes=1 << 20))
+    with opened._service.budget.share() as share:
+        share.hold(100 << 20)
+        with teravec.connect(f"grpc://{opened.address}", timeout_s=2) as remote:
+            assert remote.statistics()["ready"]
+            assert remote.search(QUERIES[:2], 3, 4)[1].shape == (2, 3)
+            with pytest.raises(Busy):
+                remote.search(np.tile(QUERIES, (40, 1)), 3, 4)
+
+
 @pytest.mark.parametrize("mebibytes", [0.3, 3, 20])
 def test_clients_learn_why_a_request_is_not_read(
     mebibytes: float, port: Callable[..., FlightPort]
