@@ -45,7 +45,7 @@ def search() -> Search:
 
 @pytest.fixture
 def batcher(search: Search) -> Iterator[Batcher]:
-    made = Batcher(search, Limits(queue=6, queue_bytes=1000), batch_rows=100)
+    made = Batcher(search, Limits(queue=6, queue_bytes=1024), batch_rows=100)
     yield made
     search.go.set()
     assert made.drain(5)
@@ -99,7 +99,7 @@ def test_a_full_queue_says_busy_at_once(batcher: Batcher, search: Search) -> Non
 
 
 def test_bytes_are_bounded_too(batcher: Batcher, search: Search) -> None:
-    found = ask_while_busy(batcher, search, [job("a", size=985), job("b", size=10)])
+    found = ask_while_busy(batcher, search, [job("a", size=1009), job("b", size=10)])
     assert found[0] == "a"
     assert isinstance(found[1], Busy)
     assert batcher.waiting == 0

@@ -427,8 +427,8 @@ def test_headers_that_expand_too_far(port: Callable[..., FlightPort]) -> None:
 def test_one_refused_call_after_another(port: Callable[..., FlightPort], token_file: Path) -> None:
     opened = port(token_file=token_file)
     with Peer(opened.address) as peer:
-        for stream in range(1, 200, 2):
-            peer.send(peer.headers(stream, authorization="Bearer " + "x" * 20))
+        wrong = "Bearer " + "x" * 20
+        peer.send(*(peer.headers(stream, authorization=wrong) for stream in range(1, 200, 2)))
         assert peer.closed_with() == Code.ENHANCE_YOUR_CALM
     with Peer(opened.address) as peer:
         peer.send(peer.headers(1, authorization=f"Bearer {TOKEN}"), data(1, exchange_message(GOOD)))
@@ -491,6 +491,17 @@ def test_list_actions(port: Callable[..., FlightPort]) -> None:
     with flight.FlightClient(f"grpc://{port().address}") as client:
         names = {action.type for action in client.list_actions()}
     assert names == {"info", "statistics", "list-sizes", "reload"}
+
+
+def test_large_requests_do_not_shut_out_small_ones(port: Callable[..., FlightPort]) -> None:
+    opened = port(limits=Limits(queue_bytes=1 << 20))
+    with opened._service.budget.share() as share:
+        share.hold(100 << 20)
+        with teravec.connect(f"grpc://{opened.address}", timeout_s=2) as remote:
+            assert remote.statistics()["ready"]
+            assert remote.search(QUERIES[:2], 3, 4)[1].shape == (2, 3)
+            with pytest.raises(Busy):
+                remote.search(np.tile(QUERIES, (40, 1)), 3, 4)
 
 
 @pytest.mark.parametrize("mebibytes", [0.3, 3, 20])

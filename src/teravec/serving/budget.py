@@ -29,10 +29,13 @@ class Budget:
     ----------
     most_bytes : int
         One share alone may be larger: each single request has a bound of its own.
+    always_bytes : int
+        A share up to this size counts, but is never refused. So large requests cannot shut out
+        small ones, or a coordinator's questions about a server's state.
     """
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, most_bytes: int, always_bytes: int = 0) -> None:
+        self.most_bytes, self.always_bytes = most_bytes, always_bytes
         self._lock = threading.Lock()
         self._held_bytes = 0
         self._trim: threading.Timer | None = None
@@ -60,7 +63,8 @@ class Budget:
         """
         with self._lock:
             others = self._held_bytes - held_bytes
-            if wanted_bytes > held_bytes and others and others + wanted_bytes > self.most_bytes:
+            is_full = others and others + wanted_bytes > self.most_bytes
+            if is_full and wanted_bytes > max(held_bytes, self.always_bytes):
                 raise Busy(
                     f"requests and answers here hold {others:,} bytes, this one needs "
                     f"{wanted_bytes:,}, and all may hold {self.most_bytes:,} (--max-waiting); "

@@ -121,7 +121,8 @@ class FlightPort:
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:
-        return Reply(flight_data(self._error(error)), last=not isinstance(error, Busy))
+        # The call goes on: Flight's client forgets the answer of one that ends while it writes.
+        return Reply(flight_data(self._error(error)))
 
     def _action(self, call: Call, message: memoryview | None) -> Reply:
         """Do one of the listed actions."""

@@ -11,6 +11,7 @@ _INTERPRETER_BYTES = 300 * MIB
 _JSON_TIMES = 8  # what a body of numbers takes while it is read, for each of its bytes
 _CONNECTION_BYTES = 32 << 10  # a connection's own, and a frame or headers that are not whole
 _CONNECTIONS = 4096
+_SMALL_BYTES = 16 << 10  # of a call that is never refused for its bytes
 
 
 def memory_bound(
@@ -38,7 +39,8 @@ def memory_bound(
         ),
         # What a batch finds is not counted as its requests' before it is found.
         "answers being made (--max-answer)": batches * limits.answer_bytes,
-        "Flight's connections": _CONNECTIONS * _CONNECTION_BYTES,
+        "Flight's connections and small requests": _CONNECTIONS * _CONNECTION_BYTES
+        + 4 * limits.queue * _SMALL_BYTES,
     }
     if http:
         parts["HTTP"] = _JSON_TIMES * limits.json_bytes + (_CONNECTIONS * _CONNECTION_BYTES)

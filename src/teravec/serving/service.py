@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
+SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
 _RESULT_BYTES = 2 * 12  # of an answer, while it is found and while it is put into a frame
 _CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
 
@@ -90,7 +91,7 @@ class SearchService:
         batch_rows: int = 1024,
     ) -> None:  # fmt: skip
         self.backend, self.limits, self.metrics = backend, limits, metrics
-        self.budget = Budget(limits.queue_bytes)
+        self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
         self._draining = False
         self._started = time.time()
