@@ -18,7 +18,8 @@ class Stopped(Exception):
 class StopsAfter:
     """Raises Stopped once more than so many ``blocks``, or ``units``, are done.
 
-    They are counted in one stage where it is named, and over all stages where none is.
+    They are counted in one stage where it is named, up to a comma in the stage's own name, and over
+    all stages where none is.
     """
 
     def __init__(self, *, blocks: float = inf, units: float = inf, stage: str | None = None):
@@ -26,7 +27,7 @@ class StopsAfter:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
-        yield self if self.wanted in (None, name) else NoBar()
+        yield self if self.wanted in (None, name.partition(",")[0]) else NoBar()
 
     def advance(self, amount: int) -> None:
         self.blocks, self.units = self.blocks - 1, self.units - amount
