@@ -33,7 +33,7 @@ class StageTimes:
 
     def stage(self, name: str, total: int, unit: str) -> "_Stage":
         """Time a stage while the body runs."""
-        return _Stage(self.seconds, name)
+        return _Stage(self.seconds, name.partition(",")[0])
 
 
 class _Stage:

@@ -21,7 +21,11 @@ class Progress(Protocol):
     """Shows stages: ``teravec.Bars`` draws bars; who wants something else writes a class."""
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Bar]:
-        """Begin a stage of ``total`` units, as in 1,000,000 "vectors"."""
+        """Begin a stage of ``total`` units, as in 1,000,000 "vectors".
+
+        A name is one word or two; what follows a comma ("k-means, 10 iterations") is for the eye.
+        A total of 0 is one that nobody knows.
+        """
 
 
 class NoBar:

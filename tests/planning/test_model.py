@@ -98,7 +98,7 @@ class Stopwatch(NoProgress):
         begun = time.perf_counter()
         with super().stage(name, total, unit) as bar:
             yield bar
-        self.ends[name] = begun, time.perf_counter()
+        self.ends[name.partition(",")[0]] = begun, time.perf_counter()
 
     def report(self, n: int, plan: Plan) -> float:
         """Print seconds of each stage beside those predicted; return those of all."""

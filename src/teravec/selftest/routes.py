@@ -108,7 +108,8 @@ class _Stopwatch(NoProgress):
         started = time.perf_counter()
         with super().stage(name, total, unit) as bar:
             yield bar
-        self.seconds[name] = self.seconds.get(name, 0) + time.perf_counter() - started
+        plain = name.partition(",")[0]
+        self.seconds[plain] = self.seconds.get(plain, 0) + time.perf_counter() - started
 
 
 def _whole(task: Task, out: Path, **more: Any) -> float:
