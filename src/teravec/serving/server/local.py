@@ -1,0 +1,133 @@
+"""Searching the lists that this machine has."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, Unavailable
+from teravec.serving.server.served import Ranges, ServedIndex, ranges_text, slice_ranges
+from teravec.serving.server.versions import Versions
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.storage.layout import absolute
+
+__all__ = ["LocalLists"]
+
+log = logging.getLogger(__name__)
+
+
+class LocalLists:
+    """Answers from the files of this machine.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory.
+    limits : Limits
+    ranges : tuple of (start, stop), optional
+        Lists to own; all if neither these nor slices are given.
+    slices : tuple of int, optional
+        Slices whose lists to own.
+    memory_bytes, threads : int, optional
+    """
+
+    def __init__(
+        self, path: Path, limits: Limits, *, ranges: Ranges | None = None,
+        slices: tuple[int, ...] | None = None, memory_bytes: int | None = None,
+        threads: int | None = None,
+    ) -> None:  # fmt: skip
+        if ranges is not None and slices is not None:
+            raise InvalidArgument("lists and slices given; one of them expected")
+        self._path, self._limits = absolute(path), limits
+        self._ranges, self._slices = ranges, slices
+        self._memory_bytes, self._threads = memory_bytes, threads
+        self._reloading = threading.Lock()
+        self.versions = Versions(self._open())
+
+    def _open(self) -> ServedIndex:
+        ranges = self._ranges
+        if self._slices is not None:
+            ranges = slice_ranges(self._path, self._slices)
+        return ServedIndex(self._path, ranges, self._memory_bytes, self._threads)
+
+    def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        """Choose lists and search them; only the whole index can do that alone."""
+        with self.versions.using() as index:
+            request = index.within_ntotal(request)
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
+            missing = 0.0
+            if len(index.ranges) != 1 or index.ranges[0] != (0, index.nlist):
+                owned = (list_nos >= 0) & index.owned[list_nos]
+                missing = 1.0 - float(owned.sum()) / max(1, int((list_nos >= 0).sum()))
+                if missing and not request.allow_partial:
+                    raise Unavailable(
+                        f"this server has lists {ranges_text(index.ranges)} of "
+                        f"{index.nlist:,} only; ask a coordinator, or allow a partial answer"
+                    )
+                list_nos = np.where(owned, list_nos, -1)
+            answer = index.search_lists(
+                prepared, list_nos, distances, request.wanted, deadline, self._limits,
+                request.candidates,
+            )  # fmt: skip
+            return answer if not missing else Answer(
+                answer.version, answer.counts, answer.distances, answer.ids, missing
+            )  # fmt: skip
+
+    def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
+        """Search lists that a coordinator chose."""
+        with self.versions.using(request.version) as index:
+            list_nos, distances = request.table()
+            if request.candidates is not None:
+                return index.sketch_lists(
+                    request.queries, list_nos, distances, request.candidates, deadline
+                )
+            return index.search_lists(
+                request.queries, list_nos, distances, request.wanted, deadline, self._limits
+            )
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Compare queries with vectors that a coordinator chose."""
+        with self.versions.using(request.version) as index:
+            return index.refine(
+                request.queries, request.counts, request.places, request.wanted, deadline
+            )
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, 0 where it is not owned, and the ranges that are."""
+        return index.sizes, index.ranges
+
+    def why_not_ready(self) -> str | None:
+        """None: what was opened is ready."""
+        return None
+
+    def statistics(self) -> dict[str, Any]:
+        """Nothing beside what every server tells."""
+        return {}
+
+    def reload(self) -> str:
+        """Open the directory's index again; return its version, and serve it if it is another.
+
+        Raises
+        ------
+        TeravecError
+            It cannot be opened; what was served goes on.
+        """
+        with self._reloading:
+            index = self._open()
+            if index.version == self.versions.current.version:
+                index.close()
+            else:
+                self.versions.replace(index)
+                log.info("serving version %s", index.version)
+            return self.versions.current.version
+
+    def close(self) -> None:
+        """Close the index."""
+        self.versions.close()
