@@ -59,6 +59,7 @@ from teravec.progress import Bar, Progress
 from teravec.querying import evaluate, groundtruth, info, range_search, search
 from teravec.search.effort import Effort
 from teravec.search.index import Index
+from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
 from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.serving.wire.client import RemoteIndex
@@ -100,6 +101,7 @@ __all__ = [
     "Resources",
     "RowsEntry",
     "SearchStats",
+    "Searchable",
     "ServiceError",
     "SliceEntry",
     "StageTime",

@@ -15,7 +15,7 @@ from teravec.arguments import path_of
 from teravec.bulk.corpus import CorpusSummary, answers, search_corpus
 from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.given import Truth, as_neighbors, opened, read_whole
-from teravec.bulk.questions import Question, TopK, Within, with_index_ids
+from teravec.bulk.questions import question_of, with_index_ids
 from teravec.bulk.results import check_output, write_neighbors
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -30,6 +30,9 @@ from teravec.kernels.metric import Metric
 from teravec.progress import Progress
 from teravec.search.effort import shortfall
 from teravec.search.index import Index, open_index
+from teravec.search.options import SearchOptions
+from teravec.search.searchable import Searchable
+from teravec.serving.wire.client import RemoteIndex
 from teravec.sources import (
     Data,
     PathLike,
@@ -151,7 +154,7 @@ def skipped_rows(out: Path) -> int:
 
 
 def search(
-    index: PathLike | Index,
+    index: PathLike | Searchable,
     queries: Data,
     k: int = 10,
     nprobe: int | None = None,
@@ -174,7 +177,7 @@ def search(
 
     Parameters
     ----------
-    index : path-like or Index
+    index : path-like, Index or RemoteIndex
     queries : path-like, array-like, table, data frame or stream
         As ``build`` takes data. With ``out``, a stream is spooled to ``OUT.spool`` meanwhile.
     k, nprobe, recall, candidates
@@ -202,19 +205,21 @@ def search(
     ------
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
+    options = SearchOptions(
+        k=k, nprobe=nprobe, recall=recall, candidates=candidates, exclude_own=exclude_self
+    )
     with _asked(
         index, queries, out, memory, threads, progress, exclude_self, ids=ids,
         id_column=id_column, vector_column=vector_column, format=format,
     ) as asked:  # fmt: skip
-        effort = asked.index.effort(nprobe, recall, k=k, candidates=candidates)
-        found = asked.answer(TopK(k, effort, exclude_self))
+        found = asked.answer(options)
     if isinstance(found, CorpusSummary):
         return found
     return found.distances.reshape(found.n, k), found.ids.reshape(found.n, k)
 
 
 def range_search(
-    index: PathLike | Index,
+    index: PathLike | Searchable,
     queries: Data,
     radius: float,
     nprobe: int | None = None,
@@ -255,19 +260,19 @@ def range_search(
     ------
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
+    options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
     with _asked(
         index, queries, out, memory, threads, progress, exclude_self, ids=ids,
         id_column=id_column, vector_column=vector_column, format=format,
     ) as asked:  # fmt: skip
-        effort = asked.index.effort(nprobe, recall, radius=radius)
-        found = asked.answer(Within(radius, effort, exclude_self))
+        found = asked.answer(options)
     if isinstance(found, CorpusSummary):
         return found
     return found.lims, found.distances, found.ids
 
 
 def evaluate(
-    index: PathLike | Index,
+    index: PathLike | Searchable,
     queries: Data,
     truth: Truth,
     k: int = 10,
@@ -285,7 +290,7 @@ def evaluate(
 
     Parameters
     ----------
-    index : path-like or Index
+    index : path-like, Index or RemoteIndex
         By path it is opened so that every search reads its lists again; an index that is open
         may keep them, and then reads less.
     queries : path-like, array-like, table, data frame or stream
@@ -341,12 +346,15 @@ def info(index: PathLike) -> dict[str, Any]:
 class _Asked:
     """An index, and a source of queries; where the results go, and who is told how far it is."""
 
-    def __init__(self, index: Index, source: Any, out: Path | None, progress: Progress) -> None:
+    def __init__(
+        self, index: Searchable, source: Any, out: Path | None, progress: Progress
+    ) -> None:
         self.index = index
         self._source, self._out, self._progress = source, out, progress
 
-    def answer(self, question: Question) -> FoundArrays | CorpusSummary:
+    def answer(self, options: SearchOptions) -> FoundArrays | CorpusSummary:
         """Write the results where that is asked for, or else return them all."""
+        question = question_of(self.index, options)
         source, n = self._source, self._source.ntotal
         if self._out is not None:
             return search_corpus(self.index, source, question, self._out, self._progress)
@@ -360,7 +368,7 @@ class _Asked:
 
 @contextmanager
 def _asked(
-    index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
+    index: PathLike | Searchable, queries: Data, out: PathLike | None, memory: str | int | None,
     threads: int | None, progress: Progress | bool | None, exclude_self: bool, **given: Any,
 ) -> Iterator[_Asked]:  # fmt: skip
     place = None if out is None else path_of(out, "out")
@@ -373,7 +381,9 @@ def _asked(
             yield _Asked(searched, source, place, granted.progress)
 
 
-def _with_index_ids(index: Index, queries: Data, exclude_self: bool, given: dict[str, Any]) -> Data:
+def _with_index_ids(
+    index: Searchable, queries: Data, exclude_self: bool, given: dict[str, Any]
+) -> Data:
     """Files of indexed vectors, opened with the index's ids unless others are named."""
     paths = are_paths(queries)
     if paths is None or given["ids"] is not None or given["id_column"] is not None:
@@ -384,15 +394,15 @@ def _with_index_ids(index: Index, queries: Data, exclude_self: bool, given: dict
             paths, id_column=column, vector_column=given["vector_column"], format=given["format"]
         )
 
-    return with_index_ids(index.manifest.source, opened_with, exclude_self)
+    return with_index_ids(index.source, opened_with, exclude_self)
 
 
 @contextmanager
 def _index(
-    index: PathLike | Index, memory: str | int | None, threads: int | None, **options: Any
-) -> Iterator[Index]:
+    index: PathLike | Searchable, memory: str | int | None, threads: int | None, **options: Any
+) -> Iterator[Searchable]:
     """The index given, which stays open; or that at a path, open while the body runs."""
-    if isinstance(index, Index):
+    if isinstance(index, Index | RemoteIndex):
         yield index
         return
     with open_index(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from teravec.errors import (
 from teravec.progress import NoProgress
 from teravec.search.effort import Effort
 from teravec.search.index import Index
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.wire.client import RemoteIndex
+from teravec.serving.wire.limits import Limits
 from teravec.sources import Source, open_source
 from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import tree
@@ -43,14 +47,40 @@ class Corpus:
     base: Path
     queries: Path
     vectors: np.ndarray
+    served: bool = False
 
     @property
     def source(self) -> Source:
         return open_source(self.queries)
 
 
+@contextmanager
+def opened(root: Path, served: bool) -> Iterator[Index | RemoteIndex]:
+    """An index opened here, or served on loopback by requests of at most 37 queries."""
+    if not served:
+        with teravec.open(root) as index:
+            yield index
+        return
+    server = launch(ServeOptions(root, limits=Limits(queries=37), http=None))
+    try:
+        with teravec.connect(str(server.address)) as remote:
+            yield remote
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=[False, True], ids=["local", "served"])
+def served(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def corpus(local: Corpus, served: bool) -> Corpus:
+    return replace(local, served=served)
+
+
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     root = tmp_path_factory.mktemp("corpus")
     vectors = clustered(N + 500, D)
     base, vectors = write_fbin(root / "x.fbin", vectors[:N]), vectors[N:]
@@ -67,7 +97,7 @@ def run(
 ) -> CorpusSummary:  # fmt: skip
     """Search for the corpus's queries, in batches of about so many bytes."""
     progress = NoProgress() if stop_after is None else StopsAfter(units=stop_after)
-    with teravec.open(root or corpus.root) as index:
+    with opened(root or corpus.root, corpus.served) as index:
         index.batch_bytes = batch_bytes or index.batch_bytes
         return search_corpus(index, source or corpus.source, question, out, progress)
 
@@ -109,24 +139,24 @@ def test_bytes_do_not_depend_on_batches_or_interruptions(
     # The rest, in batches of another size.
     summary = run(corpus, question, out, batch_bytes=30_000)
     assert 250 <= summary.resumed < 500
-    assert summary.batches > 3
+    assert summary.batches > (1 if corpus.served else 3)
     assert tree(tmp_path) == {out.name: expected}
 
 
 @pytest.mark.parametrize("batch_bytes", [2_000, 40_000, 400_000])
-def test_range_results_are_bounded(batch_bytes: int, corpus: Corpus, tmp_path: Path) -> None:
-    with teravec.open(corpus.root) as index:
-        lims, distances, ids = index.range_search(corpus.vectors, RADIUS, EFFORT.nprobe)
+def test_range_results_are_bounded(batch_bytes: int, local: Corpus, tmp_path: Path) -> None:
+    with teravec.open(local.root) as index:
+        lims, distances, ids = index.range_search(local.vectors, RADIUS, EFFORT.nprobe)
         assert len(ids) > 2000
         index.batch_bytes = batch_bytes
         most = batch_bytes // 4 // 64
         question = Within(RADIUS, EFFORT)
         if np.diff(lims).max() > most:
             with pytest.raises(MemoryLimitTooSmall, match=r"query \d+ has"):
-                list(answers(index, corpus.source, question, 0, 500))
+                list(answers(index, local.source, question, 0, 500))
             return
         stats = index.stats.queries
-        found = list(answers(index, corpus.source, question, 0, 500))
+        found = list(answers(index, local.source, question, 0, 500))
         assert index.stats.queries - stats == 500
     assert all(part.total <= most for _, part in found)
     assert (len(found) > 1) == (len(ids) > most)
@@ -137,7 +167,7 @@ def test_range_results_are_bounded(batch_bytes: int, corpus: Corpus, tmp_path: P
     np.testing.assert_array_equal(counts, np.diff(lims))
 
 
-def test_scans_between_seals_are_bounded(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scans_between_seals_are_bounded(local: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     potential = []
     original = Index.range_search_lists
 
@@ -147,10 +177,10 @@ def test_scans_between_seals_are_bounded(corpus: Corpus, monkeypatch: pytest.Mon
         return original(index, prepared, list_nos, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Index, "range_search_lists", counting)
-    with teravec.open(corpus.root) as index:
+    with teravec.open(local.root) as index:
         index.batch_bytes = 200_000
         most = 200_000 // 4 // 64
-        list(answers(index, corpus.source, Within(RADIUS, EFFORT), 0, 500))
+        list(answers(index, local.source, Within(RADIUS, EFFORT), 0, 500))
     assert len(potential) > 10
     assert all(codes <= most or rows == 1 for codes, rows, _ in potential)
 
@@ -169,12 +199,12 @@ def test_neighbours_within_one_set(extension: str, corpus: Corpus, tmp_path: Pat
     np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_self_is_left_out_though_others_are_as_near(tmp_path: Path) -> None:
+def test_self_is_left_out_though_others_are_as_near(tmp_path: Path, served: bool) -> None:
     vectors = np.repeat(clustered(10, 4), 30, axis=0)  # the query may not even be among its k + 1
     np.save(tmp_path / "x.npy", vectors)
     teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=2, codec="flat", niter=1)
     source = open_source(tmp_path / "x.npy")
-    with teravec.open(tmp_path / "i") as index:
+    with opened(tmp_path / "i", served) as index:
         search_corpus(
             index, source, TopK(5, Effort(2), exclude_self=True), tmp_path / "r.ibin", NoProgress()
         )
@@ -223,7 +253,7 @@ def test_parts_of_another_search_are_refused(corpus: Corpus, tmp_path: Path) -> 
     assert {name: data for name, data in tree(tmp_path).items() if name in before} == before
 
 
-def test_something_else_in_its_place_is_left_alone(corpus: Corpus, tmp_path: Path) -> None:
+def test_something_else_in_its_place_is_left_alone(local: Corpus, tmp_path: Path) -> None:
     out, partial = tmp_path / "r.npz", tmp_path / "r.npz.partial"
     for is_file in (True, False):
         if is_file:
@@ -234,47 +264,47 @@ def test_something_else_in_its_place_is_left_alone(corpus: Corpus, tmp_path: Pat
             (partial / "mine").write_bytes(b"mine")
         before = tree(tmp_path)
         with pytest.raises(OutputExists, match="something else found"):
-            run(corpus, TopK(5, EFFORT), out)
+            run(local, TopK(5, EFFORT), out)
         assert tree(tmp_path) == before
 
 
-def test_an_old_result_is_replaced_only_by_a_whole_one(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_old_result_is_replaced_only_by_a_whole_one(local: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "r.npz"
     out.write_bytes(b"old")
-    interrupted(corpus, out)
+    interrupted(local, out)
     assert out.read_bytes() == b"old"
-    run(corpus, TopK(5, EFFORT), out)
+    run(local, TopK(5, EFFORT), out)
     assert read_neighbors(out).ids.shape == (500, 5)
 
 
 @pytest.mark.parametrize("kind", [".json", ".ids.npy", ".distances.npy", "search.json"])
-def test_damaged_parts_are_named(kind: str, corpus: Corpus, tmp_path: Path) -> None:
-    partial = interrupted(corpus, tmp_path / "r.npz")
+def test_damaged_parts_are_named(kind: str, local: Corpus, tmp_path: Path) -> None:
+    partial = interrupted(local, tmp_path / "r.npz")
     path = next(path for path in sorted(partial.iterdir()) if path.name.endswith(kind))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptFile, match=path.name):
-        run(corpus, TopK(5, EFFORT), tmp_path / "r.npz")
+        run(local, TopK(5, EFFORT), tmp_path / "r.npz")
 
 
-def test_overlapping_parts_of_two_processes(corpus: Corpus, tmp_path: Path) -> None:
+def test_overlapping_parts_of_two_processes(local: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "r.npz"
-    expected = whole(corpus, TopK(5, EFFORT), out)
-    partial = interrupted(corpus, out)
+    expected = whole(local, TopK(5, EFFORT), out)
+    partial = interrupted(local, out)
     # The same search with batches of another size begins anew elsewhere, and its parts come here.
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(Stopped):
-        run(corpus, TopK(5, EFFORT), other / "r.npz", batch_bytes=90_000, stop_after=400)
+        run(local, TopK(5, EFFORT), other / "r.npz", batch_bytes=90_000, stop_after=400)
     for path in (other / "r.npz.partial").iterdir():
         path.rename(partial / path.name)
-    run(corpus, TopK(5, EFFORT), out)
+    run(local, TopK(5, EFFORT), out)
     assert out.read_bytes() == expected
     assert not partial.exists()
 
 
-def test_wide_ids_are_found_at_the_first_batch(tmp_path: Path) -> None:
+def test_wide_ids_are_found_at_the_first_batch(tmp_path: Path, served: bool) -> None:
     import pyarrow as pa
 
     vectors = clustered(400, 4)
@@ -284,7 +314,7 @@ def test_wide_ids_are_found_at_the_first_batch(tmp_path: Path) -> None:
     teravec.build(
         tmp_path / "x.parquet", tmp_path / "i", nlist=2, codec="flat", niter=1, id_column="id"
     )
-    with teravec.open(tmp_path / "i") as index:
+    with opened(tmp_path / "i", served) as index:
         index.batch_bytes = 20_000
         source = open_source(tmp_path / "x.parquet", id_column="id")
         with pytest.raises(InvalidArgument, match="64 bits"):

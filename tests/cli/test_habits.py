@@ -102,7 +102,8 @@ def test_columns_and_a_server(root: Path, tmp_path: Path) -> None:
         ).stderr
         assert "given beside --server" in message
         none = run(*asked, root / "none.npy").stdout
-        assert json.loads(none) == {"queries": 0, "results": 0, "ids": [], "distances": []}
+        expected = {"queries": 0, "results": 0, "ids": [], "distances": []}
+        assert expected.items() <= json.loads(none).items()
         lines = run(*asked[:-1], root / "q.npy", "--out", "-.csv").stdout.splitlines()
         assert lines[0] == "query,rank,id,distance"
         assert len(lines) == 41

@@ -105,16 +105,11 @@ def test_a_server_that_moves_reloads_its_index(
 
 
 def test_results_of_a_server_are_held_as_well(index: Path, serve: Launch, tmp_path: Path) -> None:
-    from teravec.bulk.formats.found import FoundArrays
-    from teravec.cli.remote import Remote
-
-    np.save(tmp_path / "q.npy", QUERIES)
-    remote = Remote(url(serve(index)), None, None, None, None, exclude_self=False)
     out = tmp_path / "r.npz"
-    with hold_file(out), pytest.raises(OutputExists, match="another process"):
-        remote.answer(
-            [str(tmp_path / "q.npy")],
-            lambda asked, xq: FoundArrays.of_rows(*asked.search(xq, 3, 4)),
-            out, memory=None, stats=False, json=False,
-        )  # fmt: skip
+    with (
+        teravec.connect(url(serve(index))) as remote,
+        hold_file(out),
+        pytest.raises(OutputExists, match="another process"),
+    ):
+        teravec.search(remote, QUERIES, 3, 4, out=out)
     assert not out.exists()

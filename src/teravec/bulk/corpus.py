@@ -2,16 +2,16 @@
 
 A batch visits its lists in file order, each once for all queries that want it, so the index is
 read about as often as there are batches. That is why a batch is as large as memory allows:
-a third of what is free after the index was opened, divided by what a query takes (its vector
-twice, 60 bytes for each of nprobe lists, 80 for each of k results). Where memory keeps the
-whole index, it is read once.
+a third of what is free after the index was opened, divided by what a query takes
+(``Searchable.batch_rows``). Where memory keeps the whole index, it is read once. Of a served index
+memory holds the queries and results of a batch; the client cuts it into requests.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from teravec.bulk.questions import Question
 from teravec.bulk.results import check_ids, check_output, write_found
 from teravec.errors import InvalidArgument
 from teravec.progress import Progress
-from teravec.search.index import Index
+from teravec.search.searchable import Searchable
 from teravec.sources import Source
-from teravec.storage.jsonfile import json_checksum
 from teravec.storage.output_lock import hold_file
 
 __all__ = ["CorpusSummary", "answers", "search_corpus"]
@@ -52,7 +51,7 @@ class CorpusSummary:
 
 
 def answers(
-    index: Index, source: Source, question: Question, start: int, stop: int
+    index: Searchable, source: Source, question: Question, start: int, stop: int
 ) -> Iterator[tuple[int, FoundArrays]]:
     """Answer queries [start, stop), batch by batch.
 
@@ -72,7 +71,7 @@ def answers(
 
 
 def _answers(
-    index: Index, source: Source, question: Question, start: int, stop: int
+    index: Searchable, source: Source, question: Question, start: int, stop: int
 ) -> Iterator[tuple[int, FoundArrays]]:
     most = rows = question.batch_rows(index)
     while start < stop:
@@ -88,7 +87,7 @@ def _answers(
 
 
 def search_corpus(
-    index: Index, source: Source, question: Question, out: Path, progress: Progress
+    index: Searchable, source: Source, question: Question, out: Path, progress: Progress
 ) -> CorpusSummary:
     """Answer every query of a source, and write the results without holding them.
 
@@ -98,7 +97,7 @@ def search_corpus(
 
     Parameters
     ----------
-    index : Index
+    index : Searchable
         Nothing else should search it meanwhile.
     source : Source
         The queries.
@@ -120,7 +119,7 @@ def search_corpus(
     """
     check_output(out, within_radius=question.k is None)
     source.check_not(out)
-    if index.root.resolve() in out.resolve().parents:
+    if index.holds(out):
         raise InvalidArgument(f"{out} is inside the index that is searched; another place expected")
     question.check(index, source)
     with hold_file(out):
@@ -128,7 +127,7 @@ def search_corpus(
 
 
 def _search_corpus(
-    index: Index, source: Source, question: Question, out: Path, progress: Progress
+    index: Searchable, source: Source, question: Question, out: Path, progress: Progress
 ) -> CorpusSummary:
     parts = SealedParts(out.with_name(out.name + ".partial"), _search(index, source, question))
     resumed, batches, results = parts.rows, 0, 0
@@ -155,13 +154,10 @@ def _search_corpus(
     return CorpusSummary(source.ntotal, results, batches, resumed)
 
 
-def _search(index: Index, source: Source, question: Question) -> dict[str, Any]:
+def _search(index: Searchable, source: Source, question: Question) -> dict[str, Any]:
     """What parts belong to."""
-    manifest = asdict(index.manifest)
-    for counted in ("clipped", "repeated_ids"):  # later than the first parts; seals say it all
-        del manifest[counted]
     return {
-        "index": json_checksum(manifest),
+        "index": index.seal,
         "queries": source.describe(),
         "question": question.describe(),
     }

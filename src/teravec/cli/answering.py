@@ -14,22 +14,24 @@ import numpy.typing as npt
 from teravec.bars import Bars, counted
 from teravec.bulk.corpus import answers, search_corpus
 from teravec.bulk.formats.found import FoundArrays
-from teravec.bulk.questions import Question
+from teravec.bulk.questions import Question, question_of
 from teravec.bulk.results import is_stdout, stdout_texts
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
-from teravec.search.index import Index
+from teravec.search.options import SearchOptions
+from teravec.search.searchable import Searchable
 from teravec.sources import Source
 
-__all__ = ["answer", "check_one_output", "found_as_json", "print_found", "print_texts"]
+__all__ = ["answer", "check_one_output", "print_texts"]
 
 
 def answer(
-    index: Index, source: Source, question: Question, out: Path | None, *, stats: bool,
+    index: Searchable, source: Source, options: SearchOptions, out: Path | None, *, stats: bool,
     json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Ask for every query; write the results to a file, or print them as they come."""
+    """Search for every query; write the results to a file, or print them as they come."""
+    question = question_of(index, options)
     if out is not None and is_stdout(out):
         for start, found in answers(index, source, question, 0, source.ntotal):
             print_texts(out, start, found)
@@ -49,7 +51,7 @@ def answer(
         result = _collected(index, source, question)
     else:
         for start, found in answers(index, source, question, 0, source.ntotal):
-            print_found(start, found)
+            _print_found(start, found)
     if json:
         cost = {"stats": asdict(index.stats)} if stats else {}
         print_json({**question.describe(), **result, **cost})
@@ -69,7 +71,7 @@ def check_one_output(out: Path | None, *, json: bool) -> None:
         raise InvalidArgument(f"--json and --out {out} given; both print: one of them expected")
 
 
-def print_found(start: int, found: FoundArrays) -> None:
+def _print_found(start: int, found: FoundArrays) -> None:
     """A line for each query: its id or number, and id:distance of each result."""
     names = found.queries(0, found.n)
     for row in range(found.n):
@@ -79,13 +81,13 @@ def print_found(start: int, found: FoundArrays) -> None:
         print(f"{name}\t" + " ".join(f"{i}:{v:.6g}" for i, v in pairs if i != -1))
 
 
-def _collected(index: Index, source: Source, question: Question) -> dict[str, Any]:
+def _collected(index: Searchable, source: Source, question: Question) -> dict[str, Any]:
     """All results, for one JSON document."""
     parts = [found for _, found in answers(index, source, question, 0, source.ntotal)]
-    return found_as_json(parts or [FoundArrays.none(question.k)])
+    return _found_as_json(parts or [FoundArrays.none(question.k)])
 
 
-def found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:
+def _found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:
     """Results of consecutive queries as JSON has them."""
     nq, k = sum(found.n for found in parts), parts[0].k
     distances, ids = (np.concatenate(arrays) for arrays in zip(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -13,19 +14,20 @@ from rich.table import Table
 from teravec import querying
 from teravec.bars import Bars, counted
 from teravec.bulk.formats.found import FoundArrays
-from teravec.bulk.questions import TopK, Within, with_index_ids
+from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.remote import Ca, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.evaluation.evaluation import Evaluation
 from teravec.index.manifest import read_manifest
 from teravec.search.index import open_index
-from teravec.search.request import checked_k
+from teravec.search.options import SearchOptions
+from teravec.search.searchable import Searchable
 from teravec.sources import Source, open_rows, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
@@ -75,25 +77,15 @@ def search(
     if out is not None:
         check_output(out)
     check_one_output(out, json=json)
-    if server is not None:
-        Remote(
-            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
-        ).answer(
-            [str(index), *(queries or [])],
-            lambda remote, xq: FoundArrays.of_rows(
-                *remote.search(
-                    xq, k, nprobe, recall=recall, candidates=candidates, timeout_s=REQUEST_S
-                )
-            ),
-            out, memory=memory, stats=stats, json=json, format=format,
-        )  # fmt: skip
-        return
-    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
-    with open_index(index, memory=memory, threads=threads) as opened:
-        nearest = min(checked_k(k), opened.ntotal)
-        effort = opened.effort(nprobe, recall, k=nearest, candidates=candidates)
-        question = TopK(k, effort, exclude_self)
-        answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
+    options = SearchOptions(
+        k=k, nprobe=nprobe, recall=recall, candidates=candidates, exclude_own=exclude_self
+    )
+    remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
+    with _opened(
+        index, queries, options, remote, memory=memory, threads=threads, id_column=id_column,
+        vector_column=vector_column, format=format,
+    ) as (searched, source):  # fmt: skip
+        answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
 
 
 def range_search(
@@ -113,42 +105,45 @@ def range_search(
     if out is not None:
         check_output(out, within_radius=True)
     check_one_output(out, json=json)
-    if server is not None:
-        Remote(
-            server, token_file, ca, tls_cert, tls_key, exclude_self, id_column, vector_column
-        ).answer(
-            [str(index), *(queries or [])],
-            lambda remote, xq: FoundArrays(
-                *remote.range_search(xq, radius, nprobe, recall=recall, timeout_s=REQUEST_S)
-            ),
-            out, memory=memory, stats=stats, json=json, format=format,
-        )  # fmt: skip
-        return
-    source = _open_queries(index, queries, id_column, vector_column, exclude_self, format)
-    with open_index(index, memory=memory, threads=threads) as opened:
-        question = Within(radius, opened.effort(nprobe, recall, radius=radius), exclude_self)
-        answer(opened, source, question, out, stats=stats, json=json, quiet=quiet)
+    options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
+    remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
+    with _opened(
+        index, queries, options, remote, memory=memory, threads=threads, id_column=id_column,
+        vector_column=vector_column, format=format,
+    ) as (searched, source):  # fmt: skip
+        answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
 
 
-def _open_queries(
-    index: Path, queries: list[str] | None, id_column: str | None, vector_column: str | None,
-    exclude_self: bool, format: str | None,
-) -> Source:  # fmt: skip
-    """Open the queries; those that are indexed vectors have the index's ids, unless one is named.
+@contextmanager
+def _opened(
+    index: Path, queries: list[str] | None, options: SearchOptions, remote: Remote | None, *,
+    memory: str | None, threads: int | None, id_column: str | None, vector_column: str | None,
+    format: str | None,
+) -> Iterator[tuple[Searchable, Source]]:  # fmt: skip
+    """What is searched, and the queries: INDEX and QUERIES, or all of them QUERIES for a server.
 
-    So a result's queries and its ids are of one kind, and a vector is known as its own neighbour.
+    Queries that are indexed vectors have the index's ids, unless an id column is named. So a
+    result's queries and its ids are of one kind, and a vector is known as its own neighbour.
     """
-    if not queries:
+    paths = [str(index), *(queries or [])] if remote is not None else queries
+    if not paths:
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
 
-    def opened(column: str | None) -> Source:
-        return open_rows(
-            queries or [], id_column=column, vector_column=vector_column, format=format
-        )
+    def rows(column: str | None) -> Source:
+        return open_rows(paths, id_column=column, vector_column=vector_column, format=format)
 
-    if id_column is not None:
-        return opened(id_column)
-    return with_index_ids(read_manifest(IndexPaths(index)).source, opened, exclude_self)
+    def source_of(made_of: Callable[[], dict[str, Any]]) -> Source:
+        if id_column is not None:
+            return rows(id_column)
+        return with_index_ids(made_of(), rows, options.exclude_own)
+
+    if remote is not None:
+        with remote.open(paths[0], memory) as served:
+            yield served, source_of(lambda: served.source)
+        return
+    source = source_of(lambda: read_manifest(IndexPaths(index)).source)
+    with open_index(index, memory=memory, threads=threads) as opened:
+        yield opened, source
 
 
 def evaluate_index(

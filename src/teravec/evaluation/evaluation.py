@@ -16,7 +16,7 @@ from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.truth import Truth, count_found
 from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
-from teravec.search.index import Index
+from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
 
 __all__ = ["Evaluation", "evaluate", "recall_at"]
@@ -50,7 +50,8 @@ class Evaluation:
     batch_bytes_per_query : float
         The same in the batch, where each list is read once for all queries that want it.
     lists_per_query, codes_per_query : float
-        Lists and codes scanned for a query, on average over all.
+        Lists and codes scanned for a query, on average over all; 0 behind a server, which counts
+        them itself. Bytes are then those of requests and answers.
     asked : float, optional
         The recall that was asked for instead of an nprobe.
     """
@@ -121,7 +122,7 @@ def _recall(truth: Truth, ids: Int64, costs: npt.NDArray[np.float64], k: int) ->
 
 
 def evaluate(
-    index: Index,
+    index: Searchable,
     queries: Float32,
     truth: Neighbors,
     k: int,
@@ -134,7 +135,7 @@ def evaluate(
 
     Parameters
     ----------
-    index : Index
+    index : Searchable
         Nothing else should search it meanwhile: its counts are taken for ours.
     queries : ndarray of shape (nq, d), float32
     truth : Neighbors
@@ -175,7 +176,7 @@ def evaluate(
 
 
 def _evaluate(
-    index: Index, queries: Float32, truth: Truth, k: int, effort: Effort, asked: float | None
+    index: Searchable, queries: Float32, truth: Truth, k: int, effort: Effort, asked: float | None
 ) -> Evaluation:
     before, started = replace(index.stats), time.perf_counter()
     distances, ids = index.search_at(queries, k, effort)
@@ -200,7 +201,7 @@ def _evaluate(
     )
 
 
-def _latencies(index: Index, queries: Float32, k: int, effort: Effort) -> list[float]:
+def _latencies(index: Searchable, queries: Float32, k: int, effort: Effort) -> list[float]:
     count = min(_ALONE, len(queries))
     rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
     seconds = []

@@ -26,7 +26,7 @@ from teravec.evaluation.truth import Truth, count_found, ranks_in, tolerance
 from teravec.kernels.codec import Codec
 from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
-from teravec.search.index import Index
+from teravec.search.searchable import Searchable
 
 __all__ = ["FittedTruth", "fit_truth"]
 
@@ -105,12 +105,12 @@ class _Sample:
     whole: bool
 
 
-def fit_truth(index: Index, queries: Float32, neighbors: Neighbors, k: int) -> FittedTruth:
+def fit_truth(index: Searchable, queries: Float32, neighbors: Neighbors, k: int) -> FittedTruth:
     """Compare a truth with an index, and find out what its distances are.
 
     Parameters
     ----------
-    index : Index
+    index : Searchable
     queries : ndarray of shape (nq, d), float32
     neighbors : Neighbors
         As a file has them.
@@ -125,10 +125,10 @@ def fit_truth(index: Index, queries: Float32, neighbors: Neighbors, k: int) -> F
     _check_shape(queries, neighbors, k)
     ids = _none_last(neighbors)
     _check_range(index, ids.ids)
-    kind = _KINDS.get(Codec.parse(index.manifest.codec).fine_name, _OTHER)
+    kind = _KINDS.get(Codec.parse(index.codec).fine_name, _OTHER)
     sample = _searched(index, queries, ids.ids.shape[1])
     truth, doubts = _with_distances(index, ids, sample, kind)
-    truth = replace(truth, exact=index.manifest.codec == "flat")
+    truth = replace(truth, exact=index.codec == "flat")
     _check_listed(index, truth, sample, kind, k)
     truth = _with_ties(index, queries, truth, sample, k)
     doubts += _doubts_of_recall(index, truth, sample, kind, k)
@@ -176,9 +176,9 @@ def _none_last(neighbors: Neighbors) -> Neighbors:
     return Neighbors(ids, np.take_along_axis(neighbors.distances, order, axis=1))
 
 
-def _check_range(index: Index, ids: Int64) -> None:
+def _check_range(index: Searchable, ids: Int64) -> None:
     """Row numbers are below ntotal; an id column may hold anything from 0 on."""
-    column, known = index.manifest.source.get("id_column"), ids[ids != -1]
+    column, known = index.source.get("id_column"), ids[ids != -1]
     low, high = int(known.min()), int(known.max())
     if low < 0:
         raise InvalidArgument(f"true neighbour {low} found, ids of 0 or more expected")
@@ -194,9 +194,9 @@ def _check_range(index: Index, ids: Int64) -> None:
     )
 
 
-def _searched(index: Index, queries: Float32, m: int) -> _Sample:
+def _searched(index: Searchable, queries: Float32, m: int) -> _Sample:
     """Search some queries in all lists, or in as many as take little time."""
-    codec = Codec.parse(index.manifest.codec)
+    codec = Codec.parse(index.codec)
     slow = codec.kind in ("pq", "rabitq") and not codec.sketch_bits
     codes, whole = _SLOW_CODES if slow else _CODES, True
     nprobe, count = index.nlist, 4 * codes // index.ntotal
@@ -205,7 +205,7 @@ def _searched(index: Index, queries: Float32, m: int) -> _Sample:
         whole = nprobe >= index.nlist
     count = min(max(count, _FEWEST_ROWS), _MOST_ROWS, len(queries))
     rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
-    deepest = _REFINED if index.two_stages else _DEEPEST
+    deepest = _REFINED if _two_stages(index) else _DEEPEST
     depth = max(min(m, _COLUMNS, index.ntotal), min(index.ntotal // 4, deepest))
     distances, ids = index.search_at(
         np.ascontiguousarray(queries[rows]), depth, _effort(index, min(nprobe, index.nlist), depth)
@@ -213,12 +213,16 @@ def _searched(index: Index, queries: Float32, m: int) -> _Sample:
     return _Sample(rows, ids, _costs(index, distances), whole)
 
 
-def _effort(index: Index, nprobe: int, depth: int) -> Effort:
+def _two_stages(index: Searchable) -> bool:
+    return bool(Codec.parse(index.codec).sketch_bits)
+
+
+def _effort(index: Searchable, nprobe: int, depth: int) -> Effort:
     """In two stages no more candidates than a deep search needs: each may be a read."""
-    return Effort(nprobe, candidates=4 * depth if index.two_stages else None)
+    return Effort(nprobe, candidates=4 * depth if _two_stages(index) else None)
 
 
-def _costs(index: Index, distances: Float32) -> Float64:
+def _costs(index: Searchable, distances: Float32) -> Float64:
     costs = distances.astype(np.float64)
     return -costs if Metric(index.metric).larger_is_closer else costs
 
@@ -249,7 +253,7 @@ def _conventions(metric: Metric) -> dict[str, _Meaning]:
 
 
 def _with_distances(
-    index: Index, neighbors: Neighbors, sample: _Sample, kind: _Kind
+    index: Searchable, neighbors: Neighbors, sample: _Sample, kind: _Kind
 ) -> tuple[Truth, tuple[str, ...]]:
     """The truth with its distances as costs, where they can be understood; else a doubt."""
     if neighbors.distances is None:
@@ -319,7 +323,7 @@ def _direction(ours: Float64, theirs: Float64, common: npt.NDArray[np.bool_]) ->
     return 1 if alike > 0 else -1
 
 
-def _check_listed(index: Index, truth: Truth, sample: _Sample, kind: _Kind, k: int) -> None:
+def _check_listed(index: Searchable, truth: Truth, sample: _Sample, kind: _Kind, k: int) -> None:
     """Refuse a truth whose ids a search of all lists does not find, however deep it goes."""
     width, depth = min(k, _COLUMNS), sample.ids.shape[1]
     ids = truth.ids[sample.rows][:, :width]
@@ -344,14 +348,14 @@ def _check_listed(index: Index, truth: Truth, sample: _Sample, kind: _Kind, k: i
 
 
 def _misfit(
-    index: Index, ids: Int64, sample: _Sample, judged: npt.NDArray[np.bool_], share: float
+    index: Searchable, ids: Int64, sample: _Sample, judged: npt.NDArray[np.bool_], share: float
 ) -> str:
     lists = "all lists" if sample.whole else "some lists"
     found = (
         f"of the true neighbours of {len(sample.rows)} queries, a search of {lists} has "
         f"{100 * share:.1f} % among its best {sample.ids.shape[1]:,}; nearly all expected: "
     )
-    column = index.manifest.source.get("id_column")
+    column = index.source.get("id_column")
     before = ranks_in(np.maximum(ids - 1, 0), sample.ids) < sample.ids.shape[1]
     if before[judged].mean() > max(0.5, 2 * share):
         return found + "the truth's ids seem to count from 1; subtract 1 from each"
@@ -363,9 +367,9 @@ def _misfit(
     return found + "the truth is of other vectors, other queries, or queries in another order"
 
 
-def _with_ties(index: Index, queries: Float32, truth: Truth, sample: _Sample, k: int) -> Truth:
+def _with_ties(index: Searchable, queries: Float32, truth: Truth, sample: _Sample, k: int) -> Truth:
     """The truth with what tells ties from near misses, where there are ties."""
-    codec = Codec.parse(index.manifest.codec)
+    codec = Codec.parse(index.codec)
     if codec.kind not in ("flat", "scalar"):
         return truth
     if truth.comparable and not truth.exact:
@@ -410,7 +414,7 @@ def _slack(truth: Truth, sample: _Sample) -> float:
 
 
 def _doubts_of_recall(
-    index: Index, truth: Truth, sample: _Sample, kind: _Kind, k: int
+    index: Searchable, truth: Truth, sample: _Sample, kind: _Kind, k: int
 ) -> tuple[str, ...]:
     """Doubt a truth of which a search of all lists finds less than the codec can."""
     if not sample.whole:
@@ -430,6 +434,6 @@ def _doubts_of_recall(
         return ()
     return (
         f"a search of all lists finds {100 * recall:.1f} % of the {k} nearest by the truth, "
-        f"{100 * max(least, _CHANCE):.0f} % or more expected of codec {index.manifest.codec}: is "
+        f"{100 * max(least, _CHANCE):.0f} % or more expected of codec {index.codec}: is "
         f"it of metric {index.metric}, of these queries in this order, and of these vectors?",
     )

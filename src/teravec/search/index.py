@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from teravec.arguments import PathArgument, checked_range, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
-from teravec.index.manifest import Manifest
+from teravec.index.manifest import Manifest, copies_of_an_id
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
 from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.bounded import Gathered, steps_of_lists
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
 from teravec.search.efforts import Efforts
@@ -42,6 +44,7 @@ from teravec.search.request import (
     padded,
 )
 from teravec.search.stats import SearchStats
+from teravec.storage.jsonfile import json_checksum
 from teravec.storage.range_reader import RangeReader
 
 __all__ = ["Index", "open_index"]
@@ -125,6 +128,33 @@ class Index(Fixed):
     def manifest(self) -> Manifest:
         """What the index directory's manifest says."""
         return self._opened.manifest
+
+    @property
+    def codec(self) -> str:
+        """What codes are, as ``build`` was told."""
+        return self.manifest.codec
+
+    @property
+    def seal(self) -> str:
+        """A checksum of the manifest's fields."""
+        manifest = asdict(self.manifest)
+        for counted in ("clipped", "repeated_ids"):  # counted late; the slices' seals say it all
+            del manifest[counted]
+        return json_checksum(manifest)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The vectors that the index was built from, as the manifest describes them."""
+        return self.manifest.source
+
+    @property
+    def copies_of_an_id(self) -> int:
+        """Most vectors that have the same id."""
+        return copies_of_an_id(self.manifest)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file of this path would lie inside the index's directory."""
+        return self.root.resolve() in path.resolve().parents
 
     @property
     def two_stages(self) -> bool:
@@ -381,6 +411,34 @@ class Index(Fixed):
         distances = np.concatenate([np.empty(0, np.float32), *(d for _, d, _ in parts)])
         ids = np.concatenate([np.empty(0, np.int64), *(i for _, _, i in parts)])
         return lims.astype(np.int64), distances, ids
+
+    def range_search_at(
+        self, queries: Float32, radius: float, effort: Effort, most: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """Do as ``range_search`` for the first queries, in bounded memory.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), float32
+        radius : float
+        effort : Effort
+        most : int
+            Results that may be returned. Queries are left out from the end where there are more:
+            all of them, where the first alone has more.
+        """
+        queries, radius = checked_queries(queries, self.d), checked_radius(radius)
+        prepared, list_nos, distances = self.nearest_lists(queries, effort)
+        counted, found = self.stats.queries, Gathered(len(queries))
+        for rows, step in steps_of_lists(list_nos, self._opened.sizes, most):
+            rows, step = rows[rows < found.nq], step[rows < found.nq]
+            if len(rows):
+                lims, values, ids = self.range_search_lists(
+                    prepared[rows], step, np.ascontiguousarray(distances[rows]), radius
+                )
+                found.add(np.repeat(rows, np.diff(lims)), values, ids)
+                found.halve_to(most)
+        self.stats.queries = counted + found.nq  # each step counted them
+        return found.arrays(self._opened.model.metric)
 
     def warm(self, queries: Float32, nprobe: int = 16) -> None:
         """Read the lists that these queries would visit into the cache, most wanted first.

@@ -66,7 +66,7 @@ class FlightPort:
             )
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
-            "info": lambda _: _json(service.info()),
+            "info": self._info,
             "statistics": lambda _: _json(service.statistics()),
             "list-sizes": self._list_sizes,
             "reload": lambda _: _json({"version": service.reload()}),
@@ -155,6 +155,11 @@ class FlightPort:
     def _list_actions(self, call: Call, message: memoryview | None) -> Reply:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}
         return Reply(action_types(names), last=True)
+
+    def _info(self, body: memoryview) -> bytes:
+        asked = decode(body)[0] if body else {}
+        told = self._service.details(asked) if asked else {}
+        return _json({**self._service.info(), **told})
 
     def _list_sizes(self, body: memoryview) -> bytes:
         version = decode(body)[0].get("version") if body else None

@@ -17,7 +17,9 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
 from teravec.search.candidates import best_k, chosen
+from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
+from teravec.search.options import SearchOptions
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
@@ -141,6 +143,11 @@ class ServedIndex:
         return self._indexes[0].candidates_kept(k, candidates)
 
     @property
+    def copies_of_an_id(self) -> int:
+        """Most vectors that have the same id."""
+        return self._indexes[0].copies_of_an_id
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of a vector in a list: code and id."""
         return self.manifest.code_size + ID_BYTES
@@ -171,17 +178,27 @@ class ServedIndex:
         LimitExceeded
             The recall asked for visits more lists than a request may.
         """
-        queries, wanted, index = request.queries, request.wanted, self._indexes[0]
+        queries, wanted = request.queries, request.wanted
         if queries.shape[1] != self.d:
             raise InvalidArgument(
                 f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
             )
-        effort = index.effort(
-            request.nprobe, request.recall, k=wanted.k or _ANY_K, radius=wanted.radius,
-            candidates=request.candidates,
-        )  # fmt: skip
+        effort = self.effort(
+            SearchOptions(
+                wanted.k, wanted.radius, request.nprobe, request.recall, request.candidates
+            )
+        )
+        if request.prune:
+            effort = replace(effort, prune=request.prune)
         limits.check_nprobe(len(queries), effort.nprobe)
-        return index.nearest_lists(queries, effort)
+        return self._indexes[0].nearest_lists(queries, effort)
+
+    def effort(self, options: SearchOptions) -> Effort:
+        """The effort that these options take: see ``Index.effort``."""
+        return self._indexes[0].effort(
+            options.nprobe, options.recall, k=options.k or _ANY_K, radius=options.radius,
+            candidates=options.candidates,
+        )  # fmt: skip
 
     def search_lists(
         self, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted,

@@ -15,6 +15,7 @@ from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
 from teravec.serving.server.batching import Batcher, Job
 from teravec.serving.server.budget import Budget, Share
+from teravec.serving.server.details import details
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
@@ -152,7 +153,8 @@ class SearchService:
             raise Busy("the server is shutting down")
         head: tuple[Any, ...] = (type(request), request.wanted, request.queries.shape[1])
         if isinstance(request, SearchRequest):
-            head += (request.nprobe, request.recall, request.allow_partial, request.candidates)
+            head += (request.nprobe, request.prune, request.recall)
+            head += (request.allow_partial, request.candidates)
         elif isinstance(request, ListRequest):
             head += (request.version, request.candidates)
         else:
@@ -191,6 +193,11 @@ class SearchService:
             "lists": [list(r) for r in self.backend.list_sizes(index)[1]],
             "limits": vars(self.limits),
         }
+
+    def details(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """What ``info`` tells beside, to a client that names it: see `serving.server.details`."""
+        with self.backend.versions.using(None) as index:
+            return details(index, asked)
 
     def statistics(self) -> dict[str, Any]:
         """State and load: what a coordinator polls and the console shows."""

@@ -8,6 +8,9 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,11 +21,13 @@ from teravec.errors import (
     Busy,
     DeadlineExceeded,
     InvalidArgument,
+    LimitExceeded,
     OtherIndex,
     ProtocolError,
     Unavailable,
 )
-from teravec.index.calibration import checked_recall
+from teravec.index.calibration import Calibration, checked_recall
+from teravec.search.effort import Effort, effort_of_nprobe
 from teravec.search.fixed import Fixed
 from teravec.search.request import (
     as_queries,
@@ -33,7 +38,9 @@ from teravec.search.request import (
 )
 from teravec.search.stats import SearchStats
 from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.details import Details, read_details, read_effort
 from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.frames import encode
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
 from teravec.storage.layout import absolute
@@ -47,6 +54,10 @@ T = TypeVar("T")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
 _RESULT_BYTES = 12
+_BATCH_BYTES = 256 << 20  # of queries and results of a source, where nobody says
+_BATCH_S = 60.0  # of one request of a batch, whatever a lone query is given
+_FIRST_ROWS = 64  # queries of the first request within a radius: who knows what it finds
+_HELD_BYTES = 5 * _RESULT_BYTES  # of a result in a batch: as it came, joined, and chosen from
 
 
 class RemoteIndex(Fixed):
@@ -63,6 +74,8 @@ class RemoteIndex(Fixed):
     stats : SearchStats
         Queries asked, and the bytes of requests and answers as ``bytes_read``; what the search
         cost is in ``statistics()``.
+    batch_bytes : int
+        Memory for the queries and results of a batch, where a source of queries is searched for.
     """
 
     d: int
@@ -70,10 +83,11 @@ class RemoteIndex(Fixed):
     nlist: int
     metric: str
     stats: SearchStats
+    batch_bytes: int
 
     def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
         self._peers, self._timeout_s = peers, timeout_s
-        self.stats = SearchStats()
+        self.stats, self.batch_bytes = SearchStats(), _BATCH_BYTES
         self._first = 0  # the peer that answered last
         info = self.info()
         try:
@@ -83,6 +97,8 @@ class RemoteIndex(Fixed):
             self._answer_bytes = int(info["limits"]["answer_bytes"])
             self._request_bytes = int(info["limits"]["request_bytes"])
             self._pairs = int(info["limits"]["pairs"])
+            self._longest_s = float(info["limits"]["timeout_s"])
+            self._version, self._codec = str(info["version"]), str(info["codec"])
             if min(self._queries, self._answer_bytes, self._request_bytes, self._pairs) < 1:
                 raise ValueError("its limits allow no query")
         except (KeyError, TypeError, ValueError) as error:
@@ -95,13 +111,64 @@ class RemoteIndex(Fixed):
         """What is served: sizes, codec, version, limits."""
         return self._tell("info")
 
+    @property
+    def codec(self) -> str:
+        """What codes are, as ``build`` was told."""
+        return self._codec
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """None: the server keeps it, and says what effort a recall takes."""
+        return None
+
+    @property
+    def seal(self) -> str:
+        """The version of the index that was served when this client connected."""
+        return f"served {self._version}"
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The vectors that the index was built from; empty where an older server does not tell."""
+        return self._details.source
+
+    @property
+    def copies_of_an_id(self) -> int:
+        """Most vectors that have the same id."""
+        return self._details.copies_of_an_id
+
+    @cached_property
+    def _details(self) -> Details:
+        return read_details(self._tell("info", {"source": True}), self._version)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file of this path would lie inside the index: it is elsewhere."""
+        return False
+
+    def effort(
+        self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
+        radius: float | None = None, candidates: int | None = None,
+    ) -> Effort:  # fmt: skip
+        """The effort that nprobe or recall asks for, as the server says: see ``Index.effort``."""
+        if nprobe is not None and recall is not None:
+            raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
+        candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
+        if nprobe is not None:
+            return replace(effort_of_nprobe(nprobe, self.nlist), candidates=candidates)
+        options = {"k": k} if radius is None else {"radius": checked_radius(radius)}
+        asked: dict[str, Any] = {"recall": recall, "candidates": candidates, **options}
+        if recall is not None:
+            asked["recall"] = checked_recall(recall)
+        asked = {name: value for name, value in asked.items() if value is not None}
+        return read_effort(self._tell("info", {"effort": asked}), self._version)
+
     def statistics(self) -> dict[str, Any]:
         """State, load and latencies of the server and, at a coordinator, of its replicas."""
         return self._tell("statistics")
 
-    def _tell(self, action: str) -> dict[str, Any]:
+    def _tell(self, action: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
         deadline = Deadline.after(self._timeout_s)
-        return self._retried(lambda peer: peer.tell(action, deadline), deadline)
+        body = b"" if asked is None else encode(asked, {})
+        return self._retried(lambda peer: peer.tell(action, deadline, body), deadline)
 
     def search(
         self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
@@ -151,10 +218,7 @@ class RemoteIndex(Fixed):
         answers = self._ask(
             queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, candidates
         )
-        worst = np.inf if self.metric == "l2" else -np.inf
-        tables = [answer.top_k(k, worst) for answer in answers]
-        distances = np.concatenate([d for d, _ in tables])
-        ids = np.concatenate([i for _, i in tables])
+        distances, ids = self._tables(answers, k)
         if queries.ndim == 1 and len(queries):
             distances, ids = distances[0], ids[0]
         return distances, ids, _missing(answers)
@@ -175,13 +239,79 @@ class RemoteIndex(Fixed):
         """As ``range_search``, without lists that no live server owns; the last says how much."""
         wanted = Wanted(radius=checked_radius(radius))
         answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
-        counts = np.concatenate([answer.counts for answer in answers])
-        return (
-            np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
-            np.concatenate([answer.distances for answer in answers]),
-            np.concatenate([answer.ids for answer in answers]),
-            _missing(answers),
-        )
+        return (*_joined(answers), _missing(answers))
+
+    def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
+        """Queries of a batch: as many as ``batch_bytes`` hold with their results."""
+        return max(1, self.batch_bytes // (2 * 4 * self.d + _HELD_BYTES * k))
+
+    def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
+        """Do as ``search`` at a stated effort, however long all queries take together.
+
+        Raises
+        ------
+        OtherIndex
+            The server went over to another version since this client connected.
+        """
+        k, queries = checked_k(k), checked_queries(queries, self.d)
+        answers = list(self._answers_at(queries, Wanted(k=k), effort))
+        return self._tables(answers, k)
+
+    def range_search_at(
+        self, queries: Float32, radius: float, effort: Effort, most: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """Do as ``range_search`` for the first queries: see ``Index.range_search_at``."""
+        queries, wanted = checked_queries(queries, self.d), Wanted(radius=checked_radius(radius))
+        answers: list[Answer] = []
+        left = most
+        for answer in self._answers_at(queries, wanted, effort, most // 4):
+            fit = int(np.searchsorted(answer.lims, left, side="right")) - 1
+            if fit < len(answer.counts):
+                answers.append(answer.split([fit])[0])
+                break
+            answers.append(answer)
+            left -= len(answer.ids)
+        return _joined(answers)
+
+    def _answers_at(
+        self, queries: Float32, wanted: Wanted, effort: Effort, few: int | None = None
+    ) -> Iterator[Answer]:
+        """Answers to runs of the queries, in order; ``few`` results an answer are aimed at.
+
+        A run that is too much for the server, or for its time, is sent in smaller ones.
+        """
+        make = partial(
+            SearchRequest, wanted=wanted, nprobe=effort.nprobe, prune=effort.prune or None,
+            candidates=effort.candidates,
+        )  # fmt: skip
+        most = self._most_rows(wanted, effort.nprobe, effort.candidates)
+        rows = most if few is None else min(most, _FIRST_ROWS)
+        start = 0
+        while start < max(1, len(queries)):
+            part = queries[start : start + rows]
+            deadline = Deadline.after(min(max(_BATCH_S, self._timeout_s), self._longest_s))
+            try:
+                answer = self._answer(part, make, wanted, deadline)
+            except (LimitExceeded, DeadlineExceeded):
+                if len(part) <= 1:
+                    raise
+                rows = most = -(-len(part) // 4)
+                continue
+            if answer.version != self._version:
+                raise OtherIndex(
+                    f"the server answers from version {answer.version}, {self._version} expected, "
+                    "which it had before; connect and search again"
+                )
+            yield answer
+            start += max(1, len(part))
+            if few is not None:
+                rows = min(most, 2 * rows, max(1, rows * few // max(1, len(answer.ids))))
+
+    def _tables(self, answers: list[Answer], k: int) -> tuple[Float32, Int64]:
+        """Distances and ids of shape (nq, k), of answers to runs of queries."""
+        worst = np.inf if self.metric == "l2" else -np.inf
+        tables = [answer.top_k(k, worst) for answer in answers]
+        return np.concatenate([d for d, _ in tables]), np.concatenate([i for _, i in tables])
 
     def _ask(
         self, queries: Float32, wanted: Wanted, nprobe: int | None, recall: float | None,
@@ -197,35 +327,41 @@ class RemoteIndex(Fixed):
         timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         allow_partial = flag(allow_partial, "allow_partial")
         deadline = Deadline.after(timeout_s)
-        answers = []
-        for rows in self._runs(len(queries), wanted, nprobe, candidates):
-            part = queries[rows]
+        make = partial(
+            SearchRequest, wanted=wanted, nprobe=nprobe, recall=recall,
+            allow_partial=allow_partial, candidates=candidates,
+        )  # fmt: skip
+        most = self._most_rows(wanted, nprobe, candidates)
+        return [
+            self._answer(queries[start : start + most], make, wanted, deadline)
+            for start in range(0, max(len(queries), 1), most)
+        ]
 
-            def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
-                deadline.check()
-                request = SearchRequest(
-                    part, wanted, nprobe, recall, deadline.left_s, allow_partial, candidates
-                )
-                frame = request.encode()
-                answer, size = peer.ask("search", frame, deadline)
-                self.stats.add(SearchStats(queries=len(part), bytes_read=len(frame) + size))
-                answer.check(len(part), wanted, self.metric != "l2")
-                return answer
+    def _answer(
+        self, queries: Float32, make: Callable[..., SearchRequest], wanted: Wanted,
+        deadline: Deadline,
+    ) -> Answer:  # fmt: skip
+        """Send one request, again and again until the deadline, and check its answer."""
 
-            answers.append(self._retried(ask, deadline))
-        return answers
+        def ask(peer: FlightPeer) -> Answer:
+            deadline.check()
+            frame = make(queries, timeout_s=deadline.left_s).encode()
+            answer, size = peer.ask("search", frame, deadline)
+            self.stats.add(SearchStats(queries=len(queries), bytes_read=len(frame) + size))
+            answer.check(len(queries), wanted, self.metric != "l2")
+            return answer
 
-    def _runs(
-        self, nq: int, wanted: Wanted, nprobe: int | None, candidates: int | None
-    ) -> Iterator[slice]:
+        return self._retried(ask, deadline)
+
+    def _most_rows(self, wanted: Wanted, nprobe: int | None, candidates: int | None) -> int:
+        """Most queries that one request may have by the server's limits."""
         most = min(self._queries, max(1, (self._request_bytes - 4096) // (4 * self.d)))
         if wanted.k is not None:
             results = max(wanted.k, candidates or 0)
             most = min(most, max(1, self._answer_bytes // (_RESULT_BYTES * max(1, results))))
         if nprobe is not None:
             most = min(most, max(1, self._pairs // max(1, nprobe)))
-        for start in range(0, max(nq, 1), most):
-            yield slice(start, start + most)
+        return most
 
     def _retried(self, act: Callable[[FlightPeer], T], deadline: Deadline) -> T:
         """Ask one peer after another until one answers or the time is over.
@@ -367,6 +503,16 @@ def _close_dropped(process: int, peers: list[FlightPeer]) -> None:
 def _checked_timeout(timeout_s: float) -> float:
     expected = f"a number above 0, at most {_LONGEST_S:,.0f}"
     return real_number(timeout_s, "timeout_s", 1e-9, _LONGEST_S, expected)
+
+
+def _joined(answers: list[Answer]) -> tuple[Int64, Float32, Int64]:
+    """Limits, distances and ids of answers to consecutive queries."""
+    counts = np.concatenate([answer.counts for answer in answers])
+    return (
+        np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
+        np.concatenate([answer.distances for answer in answers]),
+        np.concatenate([answer.ids for answer in answers]),
+    )
 
 
 def _missing(answers: list[Answer]) -> float:

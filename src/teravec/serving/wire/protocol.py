@@ -122,6 +122,8 @@ class SearchRequest(_Request):
         Answer without the lists that no live server owns, and say what share is missing.
     candidates : int, optional
         Of codes in two stages: most vectors a query whose finer codes are read.
+    prune : float, optional
+        Beside nprobe, as in ``Effort``. Servers before it ignore it; they tell no effort either.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
@@ -133,6 +135,7 @@ class SearchRequest(_Request):
     timeout_s: float = 10.0
     allow_partial: bool = False
     candidates: int | None = None
+    prune: float | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -144,6 +147,10 @@ class SearchRequest(_Request):
             raise InvalidArgument(f"nprobe is {self.nprobe!r}; a whole number from 1 expected")
         if self.recall is not None and not (_is_finite(self.recall) and 0 < self.recall <= 1):
             raise InvalidArgument(f"recall is {self.recall!r}; above 0, at most 1 expected")
+        if self.prune is not None and not (
+            _is_finite(self.prune) and self.prune >= 0 and self.nprobe is not None
+        ):
+            raise InvalidArgument(f"prune is {self.prune!r}; 0 or more, and nprobe, expected")
         if type(self.allow_partial) is not bool:
             raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
 

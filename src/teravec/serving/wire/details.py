@@ -1,0 +1,91 @@
+"""What a server tells about its index to a client that asks `info` for it, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from teravec.errors import InvalidArgument, OtherIndex, ProtocolError
+from teravec.search.effort import Effort
+
+__all__ = ["Details", "read_details", "read_effort"]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What a served index was built from.
+
+    Parameters
+    ----------
+    source : dict
+        As ``Source.describe`` tells it; empty where that is unknown.
+    copies_of_an_id : int
+        Most vectors that have the same id.
+    """
+
+    source: dict[str, Any]
+    copies_of_an_id: int
+
+
+def read_details(told: dict[str, Any], version: str) -> Details:
+    """Read what was asked for by ``source``; an older server tells nothing.
+
+    Raises
+    ------
+    OtherIndex
+        It tells it of another version.
+    ProtocolError
+        It is not what it should be.
+    """
+    if "source" not in told:
+        return Details({}, 1)
+    source = _told(told, "source", version)
+    copies = told.get("copies_of_an_id")
+    files = source.get("files")
+    if type(copies) is not int or copies < 1 or not isinstance(files, list):
+        raise ProtocolError("the server's source is not what it should be")
+    column = source.get("id_column")
+    described = all(
+        isinstance(file, dict) and isinstance(file.get("name"), str) and "fingerprint" in file
+        for file in files
+    )
+    if not described or not (column is None or isinstance(column, str)):
+        raise ProtocolError("the server's source is not what it should be")
+    return Details(source, copies)
+
+
+def read_effort(told: dict[str, Any], version: str) -> Effort:
+    """Read what was asked for by ``effort``; raises as ``read_details``.
+
+    Raises
+    ------
+    InvalidArgument
+        The server is older than this client, and does not tell it.
+    """
+    if "effort" not in told:
+        raise InvalidArgument(
+            "this server is older than the client and does not tell how many lists a recall "
+            "takes: give nprobe, or update the server"
+        )
+    content = _told(told, "effort", version)
+    try:
+        effort = Effort(**content)
+    except TypeError as error:
+        raise ProtocolError(f"the server's effort is not what it should be: {error}") from error
+    whole = type(effort.nprobe) is int and effort.nprobe >= 1
+    candidates = effort.candidates is None or type(effort.candidates) is int
+    if not (whole and candidates and type(effort.prune) in (int, float) and effort.prune >= 0):
+        raise ProtocolError(f"the server's effort {content} is not what it should be")
+    return effort
+
+
+def _told(told: dict[str, Any], name: str, version: str) -> dict[str, Any]:
+    if told.get("details_of") != version:
+        raise OtherIndex(
+            f"the server went over to version {told.get('details_of')}, {version} expected; "
+            "connect again"
+        )
+    content = told[name]
+    if not isinstance(content, dict):
+        raise ProtocolError(f"the server's {name} is not what it should be")
+    return content
