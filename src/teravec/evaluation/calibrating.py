@@ -47,7 +47,6 @@ from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_c
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
-from teravec.search.candidates import best_k, chosen, without
 from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
 from teravec.search.probing import list_gaps, prune_weight
@@ -380,34 +379,8 @@ def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float
     if known.own is None:
         return index.search_at(known.vectors, k, effort)
     if index.two_stages:
-        return _found_beside_own(index, known.vectors, known.own, effort, k)
+        return index.search_beside_own(known.vectors, k, effort, known.own)
     return _without_own(*index.search_at(known.vectors, k + 1, effort), known.own)
-
-
-def _found_beside_own(
-    index: Index, queries: Float32, own: Int64, effort: Effort, k: int
-) -> tuple[Float32, Int64]:
-    """Do as a search for k of codes in two stages would if no query were among the vectors.
-
-    A query's own vector is left out between the stages. A search for k + 1 would keep more
-    candidates, and refine more of them where other vectors are bounded as closely as its own.
-    """
-    kept = index.candidates_kept(k, effort.candidates)
-    rows = index.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
-    parts = []
-    for start in range(0, len(queries), rows):
-        mine = own[start : start + rows]
-        wanted = index.nearest_lists(queries[start : start + rows], effort)
-        candidates = index.sketch_lists(*wanted, kept + 1)
-        owners, places = chosen(candidates, k + 1, index.ntotal)
-        _, ids = index.refine(wanted[0], owners, places)
-        itself = ids == mine[owners]
-        others = without(candidates, owners[itself], places[itself])
-        owners, places = chosen(others, k, index.ntotal)
-        found = index.refine(wanted[0], owners, places)
-        parts.append(best_k(len(mine), k, owners, *found, Metric(index.metric)))
-    distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return distances, ids
 
 
 def _true_costs(ids: Int64, truth: Truth) -> Float64:

@@ -249,6 +249,30 @@ class Index(Fixed):
             return self.search_lists(*wanted, k, effort.candidates)
         return self._batch(*wanted, effort.candidates or self._efforts.candidates(k)).top_k(k)
 
+    def search_beside_own(
+        self, queries: Float32, k: int, effort: Effort, own: Int64
+    ) -> tuple[Float32, Int64]:
+        """Do as ``search_at`` with codes in two stages, if no query were among the vectors.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (nq, d), float32
+        k : int
+        effort : Effort
+        own : ndarray of shape (nq,), int64
+            The id of each query's own vector, which is left out.
+        """
+        most = effort.candidates or self._efforts.candidates(k)
+        kept = self.candidates_kept(k, effort.candidates)
+        rows = self.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
+        parts = []
+        for start in range(0, len(queries), rows):
+            wanted = self.nearest_lists(queries[start : start + rows], effort)
+            batch = self._of_two_stages(self._checked_batch(*wanted, most))
+            parts.append(batch.top_k(k, own[start : start + rows]))
+        distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return distances, ids
+
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Do a search's first step: prepare queries, and choose the lists that each visits.
 
@@ -331,9 +355,12 @@ class Index(Fixed):
             Codes of this index have one stage; or as ``search_lists``.
         """
         batch = self._checked_batch(prepared, list_nos, distances)
+        return next(self._of_two_stages(batch).scan(capacity))
+
+    def _of_two_stages(self, batch: Batch) -> TwoStageBatch:
         if not isinstance(batch, TwoStageBatch):
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
-        return batch.sketched(capacity)
+        return batch
 
     def candidates_kept(self, k: int, candidates: int | None = None) -> int:
         """Candidates that such a search of the k nearest keeps for a query, in its first stage."""

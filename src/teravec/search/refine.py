@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,10 @@ from teravec.kernels.blocks import over_blocks
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
-from teravec.search.candidates import best_k, candidates_kept, chosen
 from teravec.search.fine_cache import FineCache
 from teravec.search.ordering import by_query
 from teravec.search.pages import PageReader, PageRun
+from teravec.search.stages import nearest_in_two_stages
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
 
@@ -229,25 +230,29 @@ class TwoStageBatch(Batch):
     ) -> None:  # fmt: skip
         super().__init__(resources, queries, list_nos, distances, stats)
         self._sketches, self._refiner, self._most = stages.scanner, stages.refiner, candidates
-        self._metric = resources.index.model.metric
+        self.metric = resources.index.model.metric
 
-    def top_k(self, k: int) -> tuple[Float32, Int64]:
-        """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
-        ntotal = self._resources.index.ntotal
-        candidates = self.sketched(candidates_kept(k, self._most, ntotal))
-        owners, places = chosen(candidates, k, ntotal)
-        found = self._refined(owners, places)
-        return best_k(len(self._queries), k, owners, *found, self._metric)
+    @property
+    def ntotal(self) -> int:
+        """Vectors of the whole index."""
+        return self._resources.index.ntotal
 
-    def sketched(self, capacity: int) -> Candidates:
-        """The first stage alone: candidates of each query, ``capacity`` at most."""
+    def top_k(self, k: int, own: Int64 | None = None) -> tuple[Float32, Int64]:
+        """The k nearest of each query, without its own vector where ``own`` has its id.
+
+        Returns distances (nq, k), best first, and ids, -1 for none.
+        """
+        return nearest_in_two_stages(self, k, self._most, own)
+
+    def scan(self, capacity: int) -> Iterator[Candidates]:
+        """The first stage alone: candidates of all queries, ``capacity`` of each at most."""
         candidates = Candidates.none(len(self._queries), capacity)
         for lists in self._chunks():
             started = time.perf_counter()
             pairs = self._pairs.of_lists(lists.list_nos)
             self._sketches.scan(self._queries, lists, pairs, candidates, self._resources.threads)
             self._stats.scan_s += time.perf_counter() - started
-        return candidates
+        yield candidates
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
         """All within the radius: lims (nq + 1,), distances and ids, best first a query.
@@ -262,15 +267,15 @@ class TwoStageBatch(Batch):
             found.append(self._sketches.within(self._queries, lists, pairs, radius, threads))
             self._stats.scan_s += time.perf_counter() - started
         owners, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        distances, ids = self._refined(owners, places)
-        larger = self._metric.larger_is_closer
+        owners, distances, ids = self.refine(owners, places)
+        larger = self.metric.larger_is_closer
         inside = distances > radius if larger else distances < radius
         inner = owners[inside], distances[inside], ids[inside]
-        return by_query(len(self._queries), *inner, self._metric)
+        return by_query(len(self._queries), *inner, self.metric)
 
-    def _refined(self, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
-        """Distances to finer codes, and ids, of pairs of query and place."""
+    def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
+        """The second stage alone: distances to finer codes, and ids, of query and place."""
         started = time.perf_counter()
-        found = self._refiner.distances(self._queries, owners, places, self._stats)
+        distances, ids = self._refiner.distances(self._queries, owners, places, self._stats)
         self._stats.refine_s += time.perf_counter() - started
-        return found
+        return owners, distances, ids

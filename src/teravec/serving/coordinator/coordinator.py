@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, Unavailable
-from teravec.kernels.sketch import CANDIDATE
-from teravec.search.candidates import chosen
+from teravec.kernels.metric import Metric
+from teravec.kernels.sketch import CANDIDATE, Candidates
+from teravec.search.stages import nearest_in_two_stages
 from teravec.serving.coordinator.fanout import FanOut
 from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.rounds import ListRound, RefineRound, Round, SketchRound
 from teravec.serving.coordinator.shares import Pairs, PlacePairs
-from teravec.serving.server.merging import Part, merged
+from teravec.serving.server.merging import Part, merged, together
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
-from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
 from teravec.storage.layout import absolute
 
 __all__ = ["Coordinator"]
@@ -36,6 +39,7 @@ __all__ = ["Coordinator"]
 log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
 
 _CANDIDATE_BYTES = 64 << 20  # of all queries; every server of a list may send as many
 
@@ -104,28 +108,15 @@ class Coordinator:
         """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
         wanted = request.wanted
         assert wanted.k is not None
-        ntotal, nq = index.manifest.ntotal, len(prepared)
-        head = index.version, prepared, wanted, index.larger_is_closer
         kept = index.candidates_kept(wanted.k, request.candidates)
-        owners, places, left = [], [], []
-        # So many queries at a time that memory holds what the servers keep of them.
-        rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * kept))
-        for start in range(0, nq, rows):
-            mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
-            sketched = SketchRound(*head, capacity=kept)
-            parts, unowned = self._fan_out(sketched, deadline).search(pairs.only(mine))
-            left += unowned
-            shifted = [Part(part.rows - start, part.answer) for part in parts]
-            together = put_together(shifted, min(rows, nq - start), kept)
-            of, at = chosen(together, wanted.k, ntotal)
-            owners.append(of + start)
-            places.append(at)
-        of, at = (np.concatenate([np.empty(0, np.int64), *each]) for each in (owners, places))
-        wished = PlacePairs.of_places(of, at, index.row_bytes)
-        parts, unowned = self._fan_out(RefineRound(*head), deadline).search(wished)
-        # What was lost between the rounds is missing as its lists are.
-        lost = [pairs.only(np.flatnonzero(np.isin(pairs.list_nos, p.list_nos))) for p in unowned]
-        return merged(parts, nq, wanted, index.larger_is_closer, index.version), left + lost
+        stages = _ServersStages(index, prepared, pairs, request, partial(self._search, deadline))
+        best = nearest_in_two_stages(stages, wanted.k, kept)
+        return Answer.of_top_k(index.version, *best), stages.left
+
+    def _search(
+        self, deadline: Deadline, round: Round, pairs: Pairs
+    ) -> tuple[list[Part], list[Pairs]]:
+        return self._fan_out(round, deadline).search(pairs)
 
     def _fan_out(self, round: Round, deadline: Deadline) -> FanOut:
         return FanOut(self._fleet, self._metrics, round, deadline)
@@ -203,3 +194,62 @@ class Coordinator:
         if self._next is not None:
             self._next.close()
         self.versions.close()
+
+
+@dataclass(frozen=True)
+class _ServersStages:
+    """Both stages on the servers that own the lists; see ``Stages``.
+
+    Parameters
+    ----------
+    index : ServedIndex
+    prepared : ndarray of shape (nq, d_index), float32
+    pairs : Pairs
+    request : SearchRequest
+    ask : callable
+        Does one round for some pairs; returns the servers' answers, and pairs without a server.
+    left : list of Pairs
+        All of the search that no live server could do.
+    """
+
+    index: ServedIndex
+    prepared: Float32
+    pairs: Pairs
+    request: SearchRequest
+    ask: Callable[[Round, Pairs], tuple[list[Part], list[Pairs]]]
+    left: list[Pairs] = field(default_factory=list)
+
+    @property
+    def ntotal(self) -> int:
+        return self.index.manifest.ntotal
+
+    @property
+    def metric(self) -> Metric:
+        return self.index.metric
+
+    @property
+    def _head(self) -> tuple[str, Float32, Wanted, bool]:
+        index = self.index
+        return index.version, self.prepared, self.request.wanted, index.larger_is_closer
+
+    def scan(self, capacity: int) -> Iterator[Candidates]:
+        """So many queries at a time that memory holds what the servers keep of them."""
+        nq, pairs = len(self.prepared), self.pairs
+        rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * capacity))
+        for start in range(0, nq, rows):
+            mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
+            round = SketchRound(*self._head, capacity=capacity)
+            parts, unowned = self.ask(round, pairs.only(mine))
+            self.left.extend(unowned)
+            shifted = [Part(part.rows - start, part.answer) for part in parts]
+            yield put_together(shifted, min(rows, nq - start), capacity)
+
+    def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
+        """The k best of each server; what was lost since the scan is left as its lists are."""
+        wished = PlacePairs.of_places(owners, places, self.index.row_bytes)
+        parts, unowned = self.ask(RefineRound(*self._head), wished)
+        pairs = self.pairs
+        for lost in unowned:
+            rows = np.flatnonzero(np.isin(pairs.list_nos, lost.list_nos))
+            self.left.append(pairs.only(rows))
+        return together(parts)

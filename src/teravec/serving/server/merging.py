@@ -12,8 +12,9 @@ from teravec.kernels.metric import Metric
 from teravec.search.candidates import best_k
 from teravec.serving.wire.protocol import Answer, Wanted
 
-__all__ = ["Part", "merged"]
+__all__ = ["Part", "merged", "together"]
 
+Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -24,16 +25,23 @@ class Part(NamedTuple):
     answer: Answer
 
 
+def together(parts: Sequence[Part]) -> tuple[Int64, Float32, Int64]:
+    """Queries, distances and ids of all parts' results, in no order."""
+    owners = [np.repeat(part.rows, part.answer.counts) for part in parts]
+    return (
+        np.concatenate([np.empty(0, np.int64), *owners]),
+        np.concatenate([np.empty(0, np.float32), *(part.answer.distances for part in parts)]),
+        np.concatenate([np.empty(0, np.int64), *(part.answer.ids for part in parts)]),
+    )
+
+
 def merged(
     parts: Sequence[Part], nq: int, wanted: Wanted, larger_is_closer: bool, version: str
 ) -> Answer:
     """Results of all parts, best first; equal distances go by id, as in a local search."""
     if len(parts) == 1 and len(parts[0].rows) == nq:
         return parts[0].answer
-    owners = [np.repeat(part.rows, part.answer.counts) for part in parts]
-    owner = np.concatenate([np.empty(0, np.int64), *owners])
-    distances = np.concatenate([np.empty(0, np.float32), *(p.answer.distances for p in parts)])
-    ids = np.concatenate([np.empty(0, np.int64), *(p.answer.ids for p in parts)])
+    owner, distances, ids = together(parts)
     if wanted.k is not None:
         metric = Metric.IP if larger_is_closer else Metric.L2
         return Answer.of_top_k(version, *best_k(nq, wanted.k, owner, distances, ids, metric))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
-from teravec.search.candidates import best_k, chosen
+from teravec.search.candidates import best_k
 from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
+from teravec.search.stages import nearest_in_two_stages
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
@@ -134,6 +135,11 @@ class ServedIndex:
         return self.manifest.metric != "l2"
 
     @property
+    def metric(self) -> Metric:
+        """The metric of its distances."""
+        return Metric(self.manifest.metric)
+
+    @property
     def two_stages(self) -> bool:
         """Whether codes have two stages."""
         return self._indexes[0].two_stages
@@ -211,10 +217,9 @@ class ServedIndex:
         """
         self.check_k(wanted)
         if self.two_stages and wanted.k is not None:
+            stages = _OwnedStages(self, prepared, list_nos, distances, deadline)
             kept = self.candidates_kept(wanted.k, candidates)
-            sketched = self._sketched(prepared, list_nos, distances, kept, deadline)
-            owners, places = chosen(sketched, wanted.k, self.manifest.ntotal)
-            return self._refined(prepared, owners, places, wanted.k, deadline)
+            return Answer.of_top_k(self.version, *nearest_in_two_stages(stages, wanted.k, kept))
         parts: list[Part] = []
         results = 0
         for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
@@ -230,7 +235,7 @@ class ServedIndex:
         """As ``search_lists``, the first of two stages alone: candidates, by their estimates."""
         kept = min(candidates, self.manifest.ntotal)
         return of_candidates(
-            self.version, self._sketched(prepared, list_nos, distances, kept, deadline)
+            self.version, self.sketched(prepared, list_nos, distances, kept, deadline)
         )
 
     def refine(
@@ -242,12 +247,15 @@ class ServedIndex:
         assert wanted.k is not None
         self._check_owned(places >> PLACE_BITS)
         owners = np.repeat(np.arange(len(prepared)), counts)
-        return self._refined(prepared, owners, places, wanted.k, deadline)
+        found = self.refined(prepared, owners, places, deadline)
+        best = best_k(len(prepared), wanted.k, owners, *found, self.metric)
+        return Answer.of_top_k(self.version, *best)
 
-    def _sketched(
+    def sketched(
         self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int,
         deadline: Deadline,
     ) -> Candidates:  # fmt: skip
+        """Candidates of all lists wanted, which must be owned."""
         parts: list[Part] = []
         for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
             found = index.sketch_lists(*step, kept)
@@ -256,19 +264,17 @@ class ServedIndex:
             parts.append(Part(rows, of_candidates(self.version, found)))
         return put_together(parts, len(prepared), kept)
 
-    def _refined(
-        self, prepared: Float32, owners: Int64, places: Int64, k: int, deadline: Deadline
-    ) -> Answer:
+    def refined(
+        self, prepared: Float32, owners: Int64, places: Int64, deadline: Deadline
+    ) -> tuple[Float32, Int64]:
+        """Distances to the finer codes at owned places, and ids."""
         distances, ids = np.empty(len(places), np.float32), np.empty(len(places), np.int64)
         list_nos = places >> PLACE_BITS
         for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
             deadline.check()
             mine = np.flatnonzero((list_nos >= start) & (list_nos < stop))
             distances[mine], ids[mine] = index.refine(prepared, owners[mine], places[mine])
-        metric = Metric(self.manifest.metric)
-        return Answer.of_top_k(
-            self.version, *best_k(len(prepared), k, owners, distances, ids, metric)
-        )
+        return distances, ids
 
     def _row_steps(
         self, prepared: Float32, list_nos: Int64, distances: Float32, deadline: Deadline
@@ -326,6 +332,33 @@ class ServedIndex:
         """Close the index."""
         for index in self._indexes:
             index.close()
+
+
+@dataclass(frozen=True)
+class _OwnedStages:
+    """Both stages among lists that a server owns; see ``Stages``."""
+
+    index: ServedIndex
+    prepared: Float32
+    list_nos: Int64
+    distances: Float32
+    deadline: Deadline
+
+    @property
+    def ntotal(self) -> int:
+        return self.index.manifest.ntotal
+
+    @property
+    def metric(self) -> Metric:
+        return self.index.metric
+
+    def scan(self, capacity: int) -> Iterator[Candidates]:
+        yield self.index.sketched(
+            self.prepared, self.list_nos, self.distances, capacity, self.deadline
+        )
+
+    def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
+        return owners, *self.index.refined(self.prepared, owners, places, self.deadline)
 
 
 def ranges_text(ranges: Ranges) -> str:
