@@ -18,7 +18,7 @@ from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.pairs import Pairs
 from teravec.search.lists import IndexLists
-from teravec.search.ordering import by_query
+from teravec.search.ordering import by_query, sort_rows
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.range_reader import RangeReader
@@ -93,9 +93,7 @@ class Batch:
         del scan  # what its threads kept takes more than the results
         ids = self._ids_of(places)
         if (best[:, 1:] == best[:, :-1]).any():  # these go by id, whatever the lists' order
-            sign = -1.0 if resources.index.model.metric.larger_is_closer else 1.0
-            order = np.lexsort((ids, sign * best), axis=1)
-            best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
+            return sort_rows(best, ids, resources.index.model.metric)
         return best, ids
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.native import extensions as compiled
+from teravec.search.ordering import first_of_each
 
 __all__ = ["best_k", "candidates_kept", "chosen", "without"]
 
@@ -76,11 +77,6 @@ def best_k(
         return best, best_ids
     best = np.full((nq, k), metric.worst, np.float32)
     best_ids = np.full((nq, k), -1, np.int64)
-    sign = -1.0 if metric.larger_is_closer else 1.0
-    order = np.lexsort((ids, sign * distances, owners))
-    counts = np.bincount(owners, minlength=nq)
-    rank = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-    query, kept = np.repeat(np.arange(nq), counts), rank < k
-    best[query[kept], rank[kept]] = distances[order][kept]
-    best_ids[query[kept], rank[kept]] = ids[order][kept]
+    which, *at = first_of_each(nq, k, owners, distances, ids, metric)
+    best[tuple(at)], best_ids[tuple(at)] = distances[which], ids[which]
     return best, best_ids

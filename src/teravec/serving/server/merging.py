@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
 from teravec.search.candidates import best_k
+from teravec.search.ordering import by_query
 from teravec.serving.wire.protocol import Answer, Wanted
 
 __all__ = ["Part", "merged", "together"]
@@ -42,9 +43,8 @@ def merged(
     if len(parts) == 1 and len(parts[0].rows) == nq:
         return parts[0].answer
     owner, distances, ids = together(parts)
+    metric = Metric.IP if larger_is_closer else Metric.L2
     if wanted.k is not None:
-        metric = Metric.IP if larger_is_closer else Metric.L2
         return Answer.of_top_k(version, *best_k(nq, wanted.k, owner, distances, ids, metric))
-    order = np.lexsort((ids, -distances if larger_is_closer else distances, owner))
-    counts = np.bincount(owner, minlength=nq)
-    return Answer(version, counts.astype(np.uint32), distances[order], ids[order])
+    lims, distances, ids = by_query(nq, owner, distances, ids, metric)
+    return Answer(version, np.diff(lims).astype(np.uint32), distances, ids)

@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from teravec.errors import ProtocolError
 from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
+from teravec.search.ordering import first_of_each
 from teravec.serving.server.merging import Part
 from teravec.serving.wire.protocol import Answer
 
@@ -52,13 +54,10 @@ def put_together(parts: Sequence[Part], nq: int, capacity: int) -> Candidates:
     estimate = np.concatenate([part.answer.distances for part in parts])
     place = np.concatenate([part.answer.ids for part in parts])
     error = np.concatenate([part.answer.errors for part in parts])
-    order = np.lexsort((place, estimate, owner))
-    counts = np.bincount(owner, minlength=nq)
-    rank = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order, kept = order[rank < capacity], rank[rank < capacity]
-    at = owner[order], kept
-    candidates.entries["estimate"][at] = estimate[order]
-    candidates.entries["error"][at] = error[order]
-    candidates.entries["place"][at] = place[order]
-    candidates.counts[:] = np.minimum(counts, capacity)
+    # Estimates of every metric are lower where vectors are closer, as distances are.
+    which, *at = first_of_each(nq, capacity, owner, estimate, place, Metric.L2)
+    candidates.entries["estimate"][tuple(at)] = estimate[which]
+    candidates.entries["error"][tuple(at)] = error[which]
+    candidates.entries["place"][tuple(at)] = place[which]
+    candidates.counts[:] = np.bincount(at[0], minlength=nq)
     return candidates
