@@ -20,18 +20,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from teravec.serving.overdue import HedgeBudget, Usual
 from teravec.serving.served import Ranges
 
 __all__ = ["Replica", "Replicas", "State"]
 
-# Jacobson's estimate of when an answer is overdue, as in TCP (RFC 6298): the smoothed time
-# plus four times its smoothed deviation.
-_SMOOTH, _SMOOTH_DEVIATION, _DEVIATIONS = 1 / 8, 1 / 4, 4.0
-_HEDGE_LEAST_S, _HEDGE_MOST_S, _HEDGE_UNKNOWN_S = 0.02, 2.0, 0.25
-# Hedges may add at most this share of the calls (Dean and Barroso, The Tail at Scale, 2013),
-# beyond a few at once: where everything is slow, asking twice makes it slower.
-_HEDGE_SHARE, _HEDGE_BURST = 0.1, 20.0
-_SLOW_FACTOR, _SLOW_LEAST_S, _SLOW_HALF_LIFE_S = 2.0, 0.01, 5.0
+_SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
 _BUSY_S = 0.05  # how long one that said 'busy' is asked last
 
@@ -97,18 +91,6 @@ class Replica:
         )
 
 
-@dataclass
-class _Expected:
-    """Smoothed seconds, and their deviation, of calls of about the same size."""
-
-    mean_s: float
-    deviation_s: float
-
-    def ratio(self, seconds: float) -> float:
-        """How many times longer than expected; differences of a few milliseconds are none."""
-        return min(100.0, seconds / max(_SLOW_LEAST_S, self.mean_s))
-
-
 class Replicas:
     """All servers.
 
@@ -119,8 +101,7 @@ class Replicas:
 
     def __init__(self, addresses: Iterable[str]) -> None:
         self._replicas = {address: Replica(address) for address in addresses}
-        self._expected: dict[int, _Expected] = {}
-        self._hedge_budget = _HEDGE_BURST
+        self._usual, self._budget = Usual(), HedgeBudget()
         self._turn = 0
 
     def __getitem__(self, address: str) -> Replica:
@@ -164,7 +145,7 @@ class Replicas:
 
     def started(self, address: str, size: int, hedge: bool = False) -> None:
         """A call of ``size`` bytes to scan is under way."""
-        self._hedge_budget = min(_HEDGE_BURST, self._hedge_budget + _HEDGE_SHARE) - hedge
+        self._budget.started(hedge=hedge)
         if replica := self._replicas.get(address):
             self._turn += 1
             replica.calls, replica.turn = replica.calls + 1, self._turn
@@ -180,44 +161,28 @@ class Replicas:
         if seconds is None:
             return
         replica.harms = 0
-        expected = self._expected.get(_size_class(size))
-        if expected is not None:
-            ratio = expected.ratio(seconds)
+        ratio = self._usual.ratio(size, seconds)
+        if ratio is not None:
             before = replica.slowness_at(now_s)
             replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
         replica.latency_s += (seconds - replica.latency_s) / (1 if not replica.latency_s else 8)
-        self._learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
+        self._usual.learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
 
     def overdue(self, address: str, size: int, seconds: float, now_s: float) -> None:
         """A call has taken ``seconds`` and is not answered: that counts as slowness too."""
-        replica, expected = self._replicas.get(address), self._expected.get(_size_class(size))
-        if replica is not None and expected is not None:
-            ratio = expected.ratio(seconds)
-            if ratio > (before := replica.slowness_at(now_s)):
-                replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
-
-    def _learn(self, size: int, seconds: float, slow: bool) -> None:
-        """What to expect is learnt from servers that are not slow, of calls of this size."""
-        key = _size_class(size)
-        expected = self._expected.get(key)
-        if expected is None:
-            self._expected[key] = _Expected(seconds, seconds / 2)
-        elif not slow:
-            error = seconds - expected.mean_s
-            expected.deviation_s += (abs(error) - expected.deviation_s) * _SMOOTH_DEVIATION
-            expected.mean_s += error * _SMOOTH
+        replica, ratio = self._replicas.get(address), self._usual.ratio(size, seconds)
+        if replica is None or ratio is None:
+            return
+        if ratio > (before := replica.slowness_at(now_s)):
+            replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
 
     def hedge_after_s(self, size: int) -> float:
         """Seconds after which a call of this size is overdue, and another replica is asked."""
-        expected = self._expected.get(_size_class(size))
-        if expected is None:
-            return _HEDGE_UNKNOWN_S
-        overdue = expected.mean_s + _DEVIATIONS * expected.deviation_s
-        return min(_HEDGE_MOST_S, max(_HEDGE_LEAST_S, 2 * overdue))
+        return self._usual.overdue_after_s(size)
 
     def may_hedge(self) -> bool:
         """Whether one more call may be asked twice."""
-        return self._hedge_budget >= 1.0
+        return self._budget.may_hedge
 
     def live(self, version: str) -> list[Replica]:
         """Servers that are asked, and have this version."""
@@ -238,8 +203,3 @@ class Replicas:
             }
             for r in self._replicas.values()
         ]  # fmt: skip
-
-
-def _size_class(size: int) -> int:
-    """Calls within a factor of four are compared."""
-    return max(0, size.bit_length() - 14) // 2
