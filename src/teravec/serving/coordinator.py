@@ -61,9 +61,10 @@ class Coordinator:
         self._path, self._fleet = absolute(path), fleet
         self._limits, self._metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # closing a version, within, takes it again
         self._next: ServedIndex | None = None  # waits for servers that have it
-        self.versions = Versions(self._open())
+        # Nobody names a version to a coordinator: the one before goes with its last search.
+        self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         fleet.start(self._go_over)
 
     def _open(self) -> ServedIndex:
@@ -195,7 +196,12 @@ class Coordinator:
                 self.versions.replace(index)
                 log.info("serving version %s", index.version)
             self._next = None
-            self._fleet.forget({i.version for i in self.versions.open})
+
+    def _forget(self) -> None:
+        """Ask servers for versions that are open here, and for no others."""
+        with self._lock:
+            waiting = [] if self._next is None else [self._next]
+            self._fleet.forget({i.version for i in (*self.versions.open, *waiting)})
 
     def close(self) -> None:
         """Close connections and the index."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -215,7 +216,8 @@ class Fleet:
         address, deadline = str(entry.address), Deadline.after(_POLL_TIMEOUT_S)
         try:
             peer = self.peer(address)
-            versions, refused = _state(peer.tell("statistics", deadline))
+            wanted = json.dumps({"wanted": list(self._wanted)}).encode()
+            versions, refused = _state(peer.tell("statistics", deadline, wanted))
             refused = refused or self._mismatch(entry, versions)
             for version in set(versions) & set(self._wanted):
                 self._learn_sizes(peer, version, versions[version], deadline)

@@ -67,7 +67,7 @@ class FlightPort:
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": lambda _: _json(service.info()),
-            "statistics": lambda _: _json(service.statistics()),
+            "statistics": self._statistics,
             "list-sizes": self._list_sizes,
             "reload": lambda _: _json({"version": service.reload()}),
         }
@@ -156,12 +156,26 @@ class FlightPort:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}
         return Reply(action_types(names), last=True)
 
+    def _statistics(self, body: memoryview) -> bytes:
+        """State and load; a coordinator's body says which versions its requests are for."""
+        if body:
+            self._service.want(_wanted(body))
+        return _json(self._service.statistics())
+
     def _list_sizes(self, body: memoryview) -> bytes:
         version = decode(body)[0].get("version") if body else None
         if version is not None and not isinstance(version, str):
             raise ProtocolError("version is not a text")
         named, sizes = self._service.list_sizes(version)
         return encode({"version": named}, {"sizes": sizes})
+
+
+def _wanted(body: memoryview) -> set[str]:
+    """The versions that a body of ``statistics`` names."""
+    try:
+        return {str(version) for version in json.loads(bytes(body))["wanted"]}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ProtocolError('{"wanted": [version, ...]} expected') from None
 
 
 def _tls(security: ServerSecurity) -> ssl.SSLContext | None:

@@ -15,7 +15,7 @@ from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.served import Ranges, ServedIndex, ranges_text, slice_ranges
-from teravec.serving.versions import Versions
+from teravec.serving.versions import IDLE_S, Versions
 from teravec.storage.layout import absolute
 
 __all__ = ["LocalLists"]
@@ -36,12 +36,14 @@ class LocalLists:
     slices : tuple of int, optional
         Slices whose lists to own.
     memory_bytes, threads : int, optional
+    idle_s : float
+        See ``Versions``.
     """
 
     def __init__(
         self, path: Path, limits: Limits, *, ranges: Ranges | None = None,
         slices: tuple[int, ...] | None = None, memory_bytes: int | None = None,
-        threads: int | None = None,
+        threads: int | None = None, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
@@ -49,7 +51,7 @@ class LocalLists:
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
         self._reloading = threading.Lock()
-        self.versions = Versions(self._open())
+        self.versions = Versions(self._open(), idle_s=idle_s)
 
     def _open(self) -> ServedIndex:
         ranges = self._ranges

@@ -18,6 +18,7 @@ from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
 from teravec.search.candidates import best_k, chosen
 from teravec.search.index import Index, open_index
+from teravec.serving.budget import release_memory
 from teravec.serving.deadline import Deadline
 from teravec.serving.limits import Limits
 from teravec.serving.merging import Part, merged
@@ -305,10 +306,32 @@ class ServedIndex:
         lims, found, ids = index.range_search_lists(prepared, list_nos, distances, wanted.radius)
         return Answer(self.version, np.diff(lims).astype(np.uint32), found, ids)
 
+    @property
+    def model_bytes(self) -> int:
+        """Memory that it holds without any cache."""
+        return sum(index.caches.model_bytes for index in self._indexes)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the lists and finer codes that are kept."""
+        return sum(index.caches.kept_bytes for index in self._indexes)
+
+    def hold_back(self, size: int) -> None:
+        """Keep so many bytes less than memory allows: see ``IndexCaches.hold_back``."""
+        for index in self._indexes:
+            index.caches.hold_back(size // len(self._indexes))
+
+    def release_caches(self) -> None:
+        """Give up what is kept, and its memory, for good."""
+        for index in self._indexes:
+            index.caches.release()
+        release_memory()
+
     def close(self) -> None:
         """Close the index."""
         for index in self._indexes:
             index.close()
+        release_memory()
 
 
 def ranges_text(ranges: Ranges) -> str:

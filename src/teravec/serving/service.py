@@ -207,6 +207,10 @@ class SearchService:
             **backend.statistics(),
         }  # fmt: skip
 
+    def want(self, versions: set[str]) -> None:
+        """Keep these versions open, if they are: a coordinator makes requests for them."""
+        self.backend.versions.want(versions)
+
     def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
         """Version, and vectors of every list that is searched here, 0 for others."""
         with self.backend.versions.using(version) as index:
