@@ -135,10 +135,12 @@ def test_a_coordinator_that_hangs_costs_one_request_a_moment(index: Path, spawn:
             assert fronts[other].process is not None
 
 
-def test_both_hang_is_late_and_says_where(index: Path, serve: Launch) -> None:
+def test_both_hang_is_late_and_says_where(
+    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = serve(index)
     with silent() as bad, teravec.connect(f"{url(server)},{bad}", timeout_s=5) as remote:
-        server.service.answer_frame = lambda *_: (time.sleep(2), b"")[1]  # type: ignore[method-assign]
+        monkeypatch.setattr(server.service, "answer_frame", lambda *_: time.sleep(2))
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded, match="no answer in time"):
             remote.search(QUERIES[:1], 10, 60, timeout_s=0.6)
@@ -192,7 +194,8 @@ def test_runs_of_one_search_have_one_version(
     with teravec.open(other) as local:
         true = local.search(QUERIES, 10, 60)[1]
     with teravec.connect(f"{url(one)},{url(two)}", timeout_s=5) as remote:
-        answer, answered = one.service._answer, []
+        answer = one.service._answer
+        answered: list[int] = []
 
         def once(*arguments: Any) -> Any:
             if answered:

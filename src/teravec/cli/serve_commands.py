@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -173,8 +174,16 @@ def serve(
     if on_ray:
         deploy(options, engine_options, replicas, topology, drain, as_json=json)
         return
+    log_for_operators()
     server = launch(options)
     server.run(drain, ready=lambda: _tell(options, server.address, server.http_address, json))
+
+
+def log_for_operators() -> None:
+    """Log with time, level and logger, for those who read it afterwards."""
+    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(form)
 
 
 def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:
@@ -195,3 +204,4 @@ def _tell(options: ServeOptions, address: object, http_address: object, as_json:
         print(memory_line(options.memory_bound))
     sys.stdout.flush()
     warn_if_open(options)
+    logging.getLogger("teravec.serving").setLevel(logging.INFO)

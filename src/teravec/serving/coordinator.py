@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Metric
 
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.kernels.sketch import CANDIDATE
@@ -20,10 +22,12 @@ from teravec.search.candidates import chosen
 from teravec.serving.deadline import Deadline
 from teravec.serving.fanout import FanOut
 from teravec.serving.fleet import Fleet
+from teravec.serving.gauges import gauge, server_gauges
 from teravec.serving.limits import Limits
 from teravec.serving.merging import Part, merged
 from teravec.serving.metrics import Metrics
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.serving.replicas import State
 from teravec.serving.rounds import ListRound, RefineRound, Round, SketchRound
 from teravec.serving.served import Ranges, ServedIndex
 from teravec.serving.shares import Pairs, PlacePairs
@@ -167,8 +171,21 @@ class Coordinator:
         return {
             "servers": self._fleet.describe(),
             "covered": self._fleet.covered(self.versions.current.version),
+            "one_owner": self._fleet.at_risk(self.versions.current.version),
             "next_version": None if waiting is None else waiting.version,
         }
+
+    def gauges(self) -> Iterable[Metric]:
+        """State of the servers, and how many of the lists they have."""
+        version = self.versions.current.version
+        yield from server_gauges(self._fleet.describe(), State)
+        yield gauge("lists_covered_ratio", "Share of the lists that have an owner to ask.",
+                    self._fleet.covered(version))  # fmt: skip
+        yield gauge("lists_one_owner_ratio",
+                    "Share of the lists that have an owner, but not two live ones.",
+                    self._fleet.at_risk(version))  # fmt: skip
+        yield gauge("next_version_waiting", "Whether a version waits for servers that have it.",
+                    self._next is not None)  # fmt: skip
 
     def reload(self) -> str:
         """Open the directory's index; go over to it when servers have all of its lists."""

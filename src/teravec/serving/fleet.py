@@ -70,7 +70,7 @@ class Fleet:
     def start(self, watcher: Callable[[], None]) -> None:
         """Ask all servers once, then go on asking; call ``watcher`` after every round."""
         self._watchers.append(watcher)
-        self._round()
+        self._ask_all()
         self._poller.start()
 
     def want(self, version: str, nlist: int, mean_size: float) -> None:
@@ -102,13 +102,23 @@ class Fleet:
             ]
 
     def covered(self, version: str) -> float:
-        """Share of the lists that have a live owner."""
+        """Share of the lists that have an owner to ask."""
+        return float((self._counted_owners(version, damaged=True) > 0).mean())
+
+    def at_risk(self, version: str) -> float:
+        """Share of the lists that have an owner, but not two live ones."""
+        owned = self._counted_owners(version, damaged=True) > 0
+        return float((owned & (self._counted_owners(version, damaged=False) < 2)).mean())
+
+    def _counted_owners(self, version: str, *, damaged: bool) -> npt.NDArray[np.int64]:
+        """Owners of each list."""
         with self._lock:
-            owned = np.zeros(len(self._wanted[version]), bool)
+            owners = np.zeros(len(self._wanted[version]), np.int64)
             for replica in self._replicas.live(version):
-                for start, stop in replica.versions[version]:
-                    owned[start:stop] = True
-        return float(owned.mean())
+                if damaged or replica.state is State.LIVE:
+                    for start, stop in replica.versions[version]:
+                        owners[start:stop] += 1
+        return owners
 
     def peer(self, address: str) -> FlightPeer:
         """The connection to a server.
@@ -151,16 +161,17 @@ class Fleet:
 
     def failed(self, address: str, size: int, error: Exception) -> None:
         """A call failed; what the failure says of the server decides whether it is asked again."""
-        now_s = time.monotonic()
+        now_s, why = time.monotonic(), _why(address, error)
         with self._lock:
             self._replicas.ended(address, size, None, now_s)
             if isinstance(error, Busy):
                 self._replicas.busy(address, now_s)
             elif isinstance(error, Unavailable | AccessDenied | OtherIndex | ProtocolError):
                 harmful = isinstance(error, ProtocolError)
-                self._replicas.failed(address, _why(address, error), now_s, harmful=harmful)
-        if not isinstance(error, Busy | DeadlineExceeded | InvalidArgument):
-            log.warning("server %s failed: %s", address, error)
+                self._replicas.failed(address, why, now_s, harmful=harmful)
+            elif not isinstance(error, DeadlineExceeded | InvalidArgument):
+                self._replicas.damaged(address, why, now_s)
+        self._log_changes()
 
     def hedge_after_s(self, size: int) -> float:
         """Seconds after which a call of this size is overdue."""
@@ -179,7 +190,7 @@ class Fleet:
 
     def why_missing(self) -> str:
         """Servers that are not live, and why."""
-        down = [r for r in self.describe() if r["state"] != State.LIVE]
+        down = [r for r in self.describe() if r["state"] not in (State.LIVE, State.DAMAGED)]
         return "; ".join(f"{r['address']} is {r['state']}: {r['why']}" for r in down)[:1000]
 
     def _follow(self, topology: Topology) -> None:
@@ -203,9 +214,10 @@ class Fleet:
                     self._follow(changed)
             except TeravecError as error:
                 log.warning("the topology stays as it was: %s", error)
-            self._round()
+            self._ask_all()
+            self._log_changes()
 
-    def _round(self) -> None:
+    def _ask_all(self) -> None:
         for future in [self._polls.submit(self._ask, e) for e in self._topology.entries]:
             future.result()
         for watcher in self._watchers:
@@ -217,17 +229,31 @@ class Fleet:
         try:
             peer = self.peer(address)
             wanted = json.dumps({"wanted": list(self._wanted)}).encode()
-            versions, refused = _state(peer.tell("statistics", deadline, wanted))
+            versions, refused, damaged = _state(peer.tell("statistics", deadline, wanted))
             refused = refused or self._mismatch(entry, versions)
             for version in set(versions) & set(self._wanted):
                 self._learn_sizes(peer, version, versions[version], deadline)
             with self._lock:
-                self._replicas.status(address, versions, refused, time.monotonic())
+                self._replicas.status(address, versions, refused, time.monotonic(), damaged)
         except Exception as error:
             if not isinstance(error, TeravecError):
                 log.exception("asking %s for its state", address)
             with self._lock:
-                self._replicas.failed(address, _why(address, error), time.monotonic())
+                now_s = time.monotonic()
+                self._replicas.failed(address, _why(address, error), now_s, polled=True)
+
+    def _log_changes(self) -> None:
+        """One line for each change of a server's state.
+
+        A server that is live when it is first asked is as it should be.
+        """
+        with self._lock:
+            changes = self._replicas.changes()
+        for change in changes:
+            if change.after is not State.LIVE:
+                log.warning("server %s is %s: %s", change.address, change.after, change.why)
+            elif change.before is not State.UNKNOWN:
+                log.warning("server %s is live again, after %s", change.address, change.before)
 
     def _mismatch(self, entry: ServerEntry, versions: dict[str, Ranges]) -> str:
         """Why a server is not one of ours, empty if it is."""
@@ -277,16 +303,21 @@ def _why(address: str, error: Exception) -> str:
     return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
 
 
-def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str]:
-    """Versions with their lists, and why not to ask; ProtocolError where that is not told."""
+def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:
+    """Versions with their lists, why not to ask, and damaged lists.
+
+    ProtocolError where that is not told.
+    """
     try:
         versions = {
             str(version): tuple((int(start), int(stop)) for start, stop in ranges)
             for version, ranges in statistics["versions"].items()
         }
         ready, draining = bool(statistics["ready"]), bool(statistics["draining"])
+        damaged = int(statistics.get("damaged_lists", 0))  # earlier releases do not count them
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"statistics without {error}") from None
     if any(start < 0 or start > stop for ranges in versions.values() for start, stop in ranges):
         raise ProtocolError("statistics with impossible ranges of lists")
-    return versions, "shutting down" if draining else "" if ready else "not ready"
+    refused = "shutting down" if draining else "" if ready else "not ready"
+    return versions, refused, damaged

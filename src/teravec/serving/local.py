@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Metric
 
 from teravec.errors import InvalidArgument, Unavailable
+from teravec.serving.damage import Damage
 from teravec.serving.deadline import Deadline
+from teravec.serving.gauges import gauge
 from teravec.serving.limits import Limits
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.served import Ranges, ServedIndex, ranges_text, slice_ranges
@@ -50,7 +54,7 @@ class LocalLists:
         self._path, self._limits = absolute(path), limits
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._reloading = threading.Lock()
+        self._reloading, self._damage = threading.Lock(), Damage()
         self.versions = Versions(self._open(), idle_s=idle_s)
 
     def _open(self) -> ServedIndex:
@@ -61,7 +65,7 @@ class LocalLists:
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
-        with self.versions.using() as index:
+        with self._damage.noted(), self.versions.using() as index:
             request = index.within_ntotal(request)
             prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             missing = 0.0
@@ -84,7 +88,7 @@ class LocalLists:
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that a coordinator chose."""
-        with self.versions.using(request.version) as index:
+        with self._damage.noted(), self.versions.using(request.version) as index:
             list_nos, distances = request.table()
             if request.candidates is not None:
                 return index.sketch_lists(
@@ -96,7 +100,7 @@ class LocalLists:
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
         """Compare queries with vectors that a coordinator chose."""
-        with self.versions.using(request.version) as index:
+        with self._damage.noted(), self.versions.using(request.version) as index:
             return index.refine(
                 request.queries, request.counts, request.places, request.wanted, deadline
             )
@@ -110,11 +114,20 @@ class LocalLists:
         return None
 
     def statistics(self) -> dict[str, Any]:
-        """Nothing beside what every server tells."""
-        return {}
+        """Damage that searches met."""
+        return self._damage.describe()
+
+    def gauges(self) -> Iterable[Metric]:
+        """Damage that searches met, and memory of what is kept."""
+        yield gauge("damaged_lists", "Damaged lists, pages and files met since the last reload.",
+                    len(self._damage))  # fmt: skip
+        yield gauge("cached_bytes", "Bytes of lists and finer codes that are kept in memory.",
+                    sum(index.cached_bytes for index in self.versions.open))  # fmt: skip
 
     def reload(self) -> str:
         """Open the directory's index again; return its version, and serve it if it is another.
+
+        The same version takes the place of one that is damaged: its files may be repaired.
 
         Raises
         ------
@@ -123,10 +136,11 @@ class LocalLists:
         """
         with self._reloading:
             index = self._open()
-            if index.version == self.versions.current.version:
+            if index.version == self.versions.current.version and not len(self._damage):
                 index.close()
             else:
                 self.versions.replace(index)
+                self._damage.forget()
                 log.info("serving version %s", index.version)
             return self.versions.current.version
 
