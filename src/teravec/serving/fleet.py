@@ -190,7 +190,7 @@ class Fleet:
 
     def why_missing(self) -> str:
         """Servers that are not live, and why."""
-        down = [r for r in self.describe() if r["state"] not in (State.LIVE, State.DAMAGED)]
+        down = [r for r in self.describe() if r["state"] != State.LIVE]
         return "; ".join(f"{r['address']} is {r['state']}: {r['why']}" for r in down)[:1000]
 
     def _follow(self, topology: Topology) -> None:
