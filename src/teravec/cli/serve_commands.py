@@ -80,6 +80,10 @@ def serve(
         Path | None, typer.Option(help="Callers need a token: one of this file's lines.",
                                   show_default=False)
     ] = None,
+    admin_token_file: Annotated[
+        Path | None, typer.Option(help="Tokens that may also do the action reload.",
+                                  show_default=False)
+    ] = None,
     servers_ca: Annotated[
         Path | None, typer.Option(help="PEM authority of the servers' certificates: speak TLS "
                                   "with them.", show_default=False)
@@ -153,7 +157,8 @@ def serve(
         servers=servers,
         topology=None if on_ray else topology,
         security=ServerSecurity(
-            tls_cert, tls_key, client_ca, token_file, insecure, open_probes, tuple(allow_host or ())
+            tls_cert, tls_key, client_ca, token_file, insecure, open_probes,
+            tuple(allow_host or ()), admin_token_file,
         ),
         servers_tls=servers_ca is not None,
         servers_security=ClientSecurity.read(

@@ -28,6 +28,7 @@ from teravec.serving.deadline import Deadline
 from teravec.serving.exchanges import Call
 from teravec.serving.flight_client import FlightPeer
 from teravec.serving.replicas import Replicas, State
+from teravec.serving.rotation import FileStamps
 from teravec.serving.security import ClientSecurity
 from teravec.serving.served import Ranges, ranges_text
 from teravec.serving.shares import Owner
@@ -51,11 +52,12 @@ class Fleet:
     scheme : str
         ``grpc`` or ``grpc+tls``.
     security : ClientSecurity
-        What this coordinator shows them.
+        What this coordinator shows them; read again when its files change.
     """
 
     def __init__(self, topology: Topology, scheme: str, security: ClientSecurity) -> None:
         self._topology, self._scheme, self._security = topology, scheme, security
+        self._secrets = FileStamps([*security.files.values()])
         self._lock = threading.Lock()
         self._peers: dict[str, FlightPeer] = {}
         self._replicas = Replicas(())
@@ -206,6 +208,15 @@ class Fleet:
         for peer in left.values():
             peer.close()
 
+    def _show(self, security: ClientSecurity) -> None:
+        """Connect anew, with another token or certificate; calls under way end as they began."""
+        with self._lock:
+            before, self._security = self._peers, security
+            self._peers = {a: FlightPeer(f"{self._scheme}://{a}", security) for a in before}
+        log.info("servers are shown the token and certificate that the files have now")
+        for peer in before.values():
+            peer.close()
+
     def _poll(self) -> None:
         while not self._closed.wait(_POLL_S):
             try:
@@ -214,6 +225,11 @@ class Fleet:
                     self._follow(changed)
             except TeravecError as error:
                 log.warning("the topology stays as it was: %s", error)
+            try:
+                if self._secrets.changed():
+                    self._show(self._security.read_again())
+            except TeravecError as error:
+                log.warning("what servers are shown stays as it was: %s", error)
             self._ask_all()
             self._log_changes()
 
