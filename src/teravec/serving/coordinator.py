@@ -72,9 +72,11 @@ class Coordinator:
         fleet.start(self._go_over)
 
     def _open(self) -> ServedIndex:
+        name = self._path.resolve().name
         index = ServedIndex(self._path, (), self._memory_bytes, self._threads)
         manifest = index.manifest
-        self._fleet.want(index.version, manifest.nlist, manifest.ntotal / manifest.nlist)
+        mean_size = manifest.ntotal / manifest.nlist
+        self._fleet.want(index.version, manifest.nlist, mean_size, name)
         return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
@@ -174,6 +176,9 @@ class Coordinator:
             "one_owner": self._fleet.at_risk(self.versions.current.version),
             "next_version": None if waiting is None else waiting.version,
         }
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Nothing: nobody makes requests for versions of a coordinator."""
 
     def gauges(self) -> Iterable[Metric]:
         """State of the servers, and how many of the lists they have."""

@@ -63,6 +63,7 @@ class Fleet:
         self._replicas = Replicas(())
         self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
+        self._names: dict[str, str] = {}
         self._closed = threading.Event()
         self._follow(topology)
         self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
@@ -75,9 +76,13 @@ class Fleet:
         self._ask_all()
         self._poller.start()
 
-    def want(self, version: str, nlist: int, mean_size: float) -> None:
-        """Ask for the sizes of this version's lists; until they are known, take their mean."""
+    def want(self, version: str, nlist: int, mean_size: float, name: str) -> None:
+        """Ask for the sizes of this version's lists; until they are known, take their mean.
+
+        ``name`` is that of its directory: servers that have it beside their own open it.
+        """
         with self._lock:
+            self._names[version] = name
             if version not in self._wanted:
                 self._wanted[version] = np.full(nlist, max(1, round(mean_size)), np.int64)
                 self._known[version] = np.zeros(nlist, bool)
@@ -86,7 +91,7 @@ class Fleet:
         """Keep nothing of versions other than these."""
         with self._lock:
             for version in set(self._wanted) - versions:
-                del self._wanted[version], self._known[version]
+                del self._wanted[version], self._known[version], self._names[version]
 
     def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
         """Vectors of each list: as its owners told, or the mean."""
@@ -244,7 +249,8 @@ class Fleet:
         address, deadline = str(entry.address), Deadline.after(_POLL_TIMEOUT_S)
         try:
             peer = self.peer(address)
-            wanted = json.dumps({"wanted": list(self._wanted)}).encode()
+            with self._lock:
+                wanted = json.dumps({"wanted": self._names}).encode()
             versions, refused, damaged = _state(peer.tell("statistics", deadline, wanted))
             refused = refused or self._mismatch(entry, versions)
             for version in set(versions) & set(self._wanted):

@@ -189,12 +189,13 @@ class FlightPort:
         return encode({"version": named}, {"sizes": sizes})
 
 
-def _wanted(body: memoryview) -> set[str]:
-    """The versions that a body of ``statistics`` names."""
+def _wanted(body: memoryview) -> dict[str, str]:
+    """The versions that a body of ``statistics`` names, and their directories' names."""
     try:
-        return {str(version) for version in json.loads(bytes(body))["wanted"]}
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ProtocolError('{"wanted": [version, ...]} expected') from None
+        wanted = json.loads(bytes(body))["wanted"]
+        return {str(version): str(name) for version, name in wanted.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProtocolError('{"wanted": {version: name, ...}} expected') from None
 
 
 def _tls(security: ServerSecurity) -> ssl.SSLContext | None:

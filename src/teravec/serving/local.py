@@ -12,13 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Metric
 
-from teravec.errors import InvalidArgument, Unavailable
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
 from teravec.serving.damage import Damage
 from teravec.serving.deadline import Deadline
 from teravec.serving.gauges import gauge
 from teravec.serving.limits import Limits
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
-from teravec.serving.served import Ranges, ServedIndex, ranges_text, slice_ranges
+from teravec.serving.served import (
+    Ranges,
+    ServedIndex,
+    ranges_text,
+    slice_ranges,
+    version_beside,
+)
 from teravec.serving.versions import IDLE_S, Versions
 from teravec.storage.layout import absolute
 
@@ -55,13 +61,15 @@ class LocalLists:
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
         self._reloading, self._damage = threading.Lock(), Damage()
+        self._looked_for: set[str] = set()  # versions, that lie beside or not
         self.versions = Versions(self._open(), idle_s=idle_s)
 
-    def _open(self) -> ServedIndex:
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        path = path or self._path
         ranges = self._ranges
         if self._slices is not None:
-            ranges = slice_ranges(self._path, self._slices)
-        return ServedIndex(self._path, ranges, self._memory_bytes, self._threads)
+            ranges = slice_ranges(path, self._slices)
+        return ServedIndex(path, ranges, self._memory_bytes, self._threads)
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
@@ -141,8 +149,42 @@ class LocalLists:
             else:
                 self.versions.replace(index)
                 self._damage.forget()
+                self._looked_for.clear()
                 log.info("serving version %s", index.version)
             return self.versions.current.version
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Serve versions that coordinators make requests for, by name of their directories.
+
+        One that is not open is opened, if it lies beside this server's index: a server that was
+        restarted after the index's path had moved on serves what its coordinators still want.
+        """
+        for version in self.versions.want(versions) - self._looked_for:
+            self._looked_for.add(version)
+            opening = threading.Thread(
+                target=self._open_beside, args=(version, versions[version]),
+                name="teravec-previous", daemon=True,
+            )  # fmt: skip
+            opening.start()
+
+    def _open_beside(self, version: str, name: str) -> None:
+        with self._reloading:
+            if len(self.versions.open) > 1:
+                self._looked_for.discard(version)  # there may be room later
+                return
+            try:
+                path = version_beside(self._path, version, name)
+                if path is None:
+                    return
+                index = self._open(path)
+                if index.version != version or not self.versions.add_previous(index):
+                    index.close()
+                    return
+            except TeravecError as error:
+                log.error("version %s, which a coordinator wants, cannot be opened: %s",
+                          version, error)  # fmt: skip
+            else:
+                log.info("serving version %s of %s too, which a coordinator wants", version, path)
 
     def close(self) -> None:
         """Close the index."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, OtherIndex
+from teravec.errors import InvalidArgument, OtherIndex, TeravecError
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
@@ -28,7 +28,14 @@ from teravec.storage.jsonfile import json_checksum
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
 
-__all__ = ["Ranges", "ServedIndex", "index_version", "ranges_text", "slice_ranges"]
+__all__ = [
+    "Ranges",
+    "ServedIndex",
+    "index_version",
+    "ranges_text",
+    "slice_ranges",
+    "version_beside",
+]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -63,6 +70,22 @@ def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
             start = ranges.pop()[0]
         ranges.append((start, stop))
     return tuple(ranges)
+
+
+def version_beside(path: Path, version: str, name: str) -> Path | None:
+    """The directory of another version, ``name``, beside the one that ``path`` leads to.
+
+    None where there is none of that name and version. The name may come from a stranger: it is
+    one part of a path, and the version must be right.
+    """
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        return None
+    beside = path.resolve().parent / name
+    try:
+        found = index_version(read_manifest(IndexPaths(beside)))
+    except TeravecError:
+        return None
+    return beside if found == version else None
 
 
 class ServedIndex:

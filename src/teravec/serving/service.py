@@ -66,6 +66,9 @@ class Backend(Protocol):
     def statistics(self) -> dict[str, Any]:
         """What it tells beside the service's own numbers."""
 
+    def want(self, versions: dict[str, str]) -> None:
+        """Serve these versions as long as a coordinator makes requests for them."""
+
     def gauges(self) -> Iterable[Metric]:
         """What it is at this moment, beside the service's own gauges."""
 
@@ -214,9 +217,9 @@ class SearchService:
             **backend.statistics(),
         }  # fmt: skip
 
-    def want(self, versions: set[str]) -> None:
-        """Keep these versions open, if they are: a coordinator makes requests for them."""
-        self.backend.versions.want(versions)
+    def want(self, versions: dict[str, str]) -> None:
+        """A coordinator makes requests for these versions, by name of their directories."""
+        self.backend.want(versions)
 
     def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
         """Version, and vectors of every list that is searched here, 0 for others."""

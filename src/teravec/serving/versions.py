@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from teravec.errors import OtherIndex
@@ -80,11 +80,26 @@ class Versions:
             if self._retired:
                 self._close_unused()
 
-    def want(self, versions: set[str]) -> None:
-        """Note that a coordinator makes requests for these versions."""
+    def want(self, versions: Iterable[str]) -> set[str]:
+        """Note that a coordinator makes requests for these; return those that are not open."""
         with self._lock:
-            if self._open[0].version in versions:
+            wanted = set(versions)
+            if self._open[0].version in wanted:
                 self._wanted_at_s = time.monotonic()
+            return wanted - {index.version for index in self._open}
+
+    def add_previous(self, index: ServedIndex) -> bool:
+        """Serve ``index`` as the previous version; False if there is one, or it is the current."""
+        with self._lock:
+            if len(self._open) > 1 or index.version == self._open[0].version:
+                return False
+            current = self._open[0]
+            self._open = [index, current]
+            current.hold_back(index.model_bytes)
+            self._wanted_at_s = time.monotonic()
+            self._look_again(self._idle_s)
+        index.release_caches()
+        return True
 
     def replace(self, index: ServedIndex) -> None:
         """Make ``index`` the current version; what was current stays as the previous one."""
