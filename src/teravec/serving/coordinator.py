@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Metric
 
-from teravec.errors import InvalidArgument, Unavailable
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.index.manifest import read_manifest
 from teravec.kernels.sketch import CANDIDATE
 from teravec.search.candidates import chosen
 from teravec.serving.deadline import Deadline
@@ -29,11 +30,11 @@ from teravec.serving.metrics import Metrics
 from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest
 from teravec.serving.replicas import State
 from teravec.serving.rounds import ListRound, RefineRound, Round, SketchRound
-from teravec.serving.served import Ranges, ServedIndex
+from teravec.serving.served import Ranges, ServedIndex, version_beside
 from teravec.serving.shares import Pairs, PlacePairs
 from teravec.serving.two_stages import put_together
 from teravec.serving.versions import Versions
-from teravec.storage.layout import absolute
+from teravec.storage.layout import IndexPaths, absolute
 
 __all__ = ["Coordinator"]
 
@@ -71,12 +72,11 @@ class Coordinator:
         self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         fleet.start(self._go_over)
 
-    def _open(self) -> ServedIndex:
-        name = self._path.resolve().name
-        index = ServedIndex(self._path, (), self._memory_bytes, self._threads)
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
-        self._fleet.want(index.version, manifest.nlist, mean_size, name)
+        self._fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
         return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
@@ -205,19 +205,51 @@ class Coordinator:
     def _go_over(self) -> None:
         """Make the next version current if its lists have owners, at least as many as now."""
         with self._lock:
-            index = self._next
+            index = self._next or self._look_beside()
             if index is None:
                 return
             current = self.versions.current.version
             if index.version == current:
                 index.close()
-            else:
-                covered = self._fleet.covered(index.version)
-                if covered < 1.0 and covered <= self._fleet.covered(current):
-                    return
-                self.versions.replace(index)
-                log.info("serving version %s", index.version)
+                self._next = None
+                return
+            covered, now_covered = self._fleet.covered(index.version), self._fleet.covered(current)
+            if covered < 1.0 and covered <= now_covered:
+                self._next = index
+                return
+            ours = index.path == self._path.resolve()
+            if now_covered == 1.0 and not ours:  # it is not needed any more
+                index.close()
+                self._next = None
+                self._forget()
+                return
+            self.versions.replace(index)
+            log.info("serving version %s", index.version)
             self._next = None
+            if not ours:
+                self._next = self._open()  # as soon as servers have it
+
+    def _look_beside(self) -> ServedIndex | None:
+        """A version that servers have whole and that lies beside, where ours lacks owners.
+
+        So it is while servers are restarted one by one with a new version, and where this
+        coordinator was restarted before them.
+        """
+        if self._fleet.covered(self.versions.current.version) == 1.0:
+            return None
+        for version, (name, ranges) in self._fleet.others().items():
+            path = version_beside(self._path, version, name)
+            if path is None:
+                continue
+            owned = np.zeros(read_manifest(IndexPaths(path)).nlist, bool)
+            for start, stop in ranges:
+                owned[start:stop] = True
+            if owned.all():
+                try:
+                    return self._open(path)
+                except TeravecError as error:
+                    log.error("version %s of %s cannot be opened: %s", version, path, error)
+        return None
 
     def _forget(self) -> None:
         """Ask servers for versions that are open here, and for no others."""

@@ -63,7 +63,8 @@ class Fleet:
         self._replicas = Replicas(())
         self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
-        self._names: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # of directories, by version wanted
+        self._told_names: dict[str, str] = {}  # by version that servers have
         self._closed = threading.Event()
         self._follow(topology)
         self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
@@ -74,6 +75,8 @@ class Fleet:
         """Ask all servers once, then go on asking; call ``watcher`` after every round."""
         self._watchers.append(watcher)
         self._ask_all()
+        if len(self._wanted) > 1:  # the first answers showed that another version is wanted
+            self._ask_all()
         self._poller.start()
 
     def want(self, version: str, nlist: int, mean_size: float, name: str) -> None:
@@ -92,6 +95,19 @@ class Fleet:
         with self._lock:
             for version in set(self._wanted) - versions:
                 del self._wanted[version], self._known[version], self._names[version]
+
+    def others(self) -> dict[str, tuple[str, Ranges]]:
+        """Versions that servers have and nobody wants: name of the directory, and their lists."""
+        with self._lock:
+            told = [r.versions for r in self._replicas.answering()]
+            known = {version for versions in told for version in versions}
+            self._told_names = {v: n for v, n in self._told_names.items() if v in known}
+            others = known - set(self._wanted)
+            return {
+                version: (self._told_names.get(version, ""),
+                          tuple(r for versions in told for r in versions.get(version, ())))
+                for version in others
+            }  # fmt: skip
 
     def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
         """Vectors of each list: as its owners told, or the mean."""
@@ -251,11 +267,14 @@ class Fleet:
             peer = self.peer(address)
             with self._lock:
                 wanted = json.dumps({"wanted": self._names}).encode()
-            versions, refused, damaged = _state(peer.tell("statistics", deadline, wanted))
+            statistics = peer.tell("statistics", deadline, wanted)
+            versions, refused, damaged = _state(statistics)
+            names = {version: _name(statistics, version) for version in versions}
             refused = refused or self._mismatch(entry, versions)
             for version in set(versions) & set(self._wanted):
                 self._learn_sizes(peer, version, versions[version], deadline)
             with self._lock:
+                self._told_names |= names
                 self._replicas.status(address, versions, refused, time.monotonic(), damaged)
         except Exception as error:
             if not isinstance(error, TeravecError):
@@ -323,6 +342,12 @@ def _why(address: str, error: Exception) -> str:
     """What went wrong with a server, without its address."""
     known = isinstance(error, TeravecError)
     return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
+
+
+def _name(statistics: dict[str, Any], version: str) -> str:
+    """Of a version's directory; empty where that is not told."""
+    names = statistics.get("names")
+    return str(names.get(version, "")) if isinstance(names, dict) else ""
 
 
 def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:

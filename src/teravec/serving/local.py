@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from teravec.storage.layout import absolute
 __all__ = ["LocalLists"]
 
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S, _MOST_LOOKED_FOR = 5.0, 64
 
 
 class LocalLists:
@@ -61,7 +65,8 @@ class LocalLists:
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
         self._reloading, self._damage = threading.Lock(), Damage()
-        self._looked_for: set[str] = set()  # versions, that lie beside or not
+        self._looked_for: dict[str, float] = {}  # when, by version
+        self._looking = threading.Lock()
         self.versions = Versions(self._open(), idle_s=idle_s)
 
     def _open(self, path: Path | None = None) -> ServedIndex:
@@ -159,8 +164,15 @@ class LocalLists:
         One that is not open is opened, if it lies beside this server's index: a server that was
         restarted after the index's path had moved on serves what its coordinators still want.
         """
-        for version in self.versions.want(versions) - self._looked_for:
-            self._looked_for.add(version)
+        missing, now_s = self.versions.want(versions), time.monotonic()
+        for version in missing:
+            if now_s - self._looked_for.get(version, -math.inf) < _LOOK_AGAIN_S:
+                continue
+            if not self._looking.acquire(blocking=False):
+                return  # one at a time, whatever callers name; polls come again
+            if len(self._looked_for) >= _MOST_LOOKED_FOR:
+                self._looked_for.clear()
+            self._looked_for[version] = now_s
             opening = threading.Thread(
                 target=self._open_beside, args=(version, versions[version]),
                 name="teravec-previous", daemon=True,
@@ -168,23 +180,22 @@ class LocalLists:
             opening.start()
 
     def _open_beside(self, version: str, name: str) -> None:
-        with self._reloading:
-            if len(self.versions.open) > 1:
-                self._looked_for.discard(version)  # there may be room later
-                return
-            try:
+        try:
+            with self._reloading:
                 path = version_beside(self._path, version, name)
-                if path is None:
+                if path is None or len(self.versions.open) > 1:
                     return
                 index = self._open(path)
-                if index.version != version or not self.versions.add_previous(index):
+                if index.version == version and self.versions.add_previous(index):
+                    log.info("serving version %s of %s too, which a coordinator wants",
+                             version, path)  # fmt: skip
+                else:
                     index.close()
-                    return
-            except TeravecError as error:
-                log.error("version %s, which a coordinator wants, cannot be opened: %s",
-                          version, error)  # fmt: skip
-            else:
-                log.info("serving version %s of %s too, which a coordinator wants", version, path)
+        except TeravecError as error:
+            log.error("version %s, which a coordinator wants, cannot be opened: %s",
+                      version, error)  # fmt: skip
+        finally:
+            self._looking.release()
 
     def close(self) -> None:
         """Close the index."""

@@ -268,6 +268,10 @@ class Replicas:
         asked = State.LIVE, State.DAMAGED
         return [r for r in self._replicas.values() if r.state in asked and version in r.versions]
 
+    def answering(self) -> list[Replica]:
+        """Servers that told their state lately, whether they are asked or not."""
+        return [r for r in self._replicas.values() if r.state not in (State.DOWN, State.UNKNOWN)]
+
     def describe(self, now_s: float) -> list[dict[str, Any]]:
         """For statistics and console."""
         return [

@@ -116,6 +116,7 @@ class ServedIndex:
         memory_bytes: int | None = None,
         threads: int | None = None,
     ) -> None:
+        path = path.resolve()  # a link may be moved on while we open
         manifest = read_manifest(IndexPaths(path))
         self.path, self.version = path, index_version(manifest)
         self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
