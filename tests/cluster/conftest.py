@@ -127,7 +127,9 @@ class Harmful(NoProgress):
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[Bar]:
-        if name.partition(",")[0] != self.stage_name or self.total:  # a stage of several rounds is harmed in one
+        if (
+            name.partition(",")[0] != self.stage_name or self.total
+        ):  # a stage of several rounds is harmed in one
             yield NoBar()
             return
         os.kill(self.pid, signal.SIGSTOP)

@@ -83,18 +83,19 @@ def test_a_server_that_comes_late_has_what_is_wanted(
     """As after a reboot, when the path had moved on meanwhile."""
     link = two[0].parent / "current-late"
     link.symlink_to(two[0])
-    first = serve(link)
-    coordinator = serve(link, servers=addresses([first]))
+    first, other = serve(link, lists="0:30"), serve(link, lists="30:60")
+    coordinator = serve(link, servers=addresses([first, other]))
     address = first.address
     first.close()
     link.unlink()
     link.symlink_to(two[1])
-    late = serve(link, listen=address, idle_s=0.5)
+    late = serve(link, listen=address, lists="0:30", idle_s=0.5)
     with teravec.connect(url(coordinator)) as remote:
         np.testing.assert_array_equal(remote.search(QUERIES, 10, NLIST)[1], true_ids(two[0]))
         assert len(open_versions(late)) == 2
         assert open_versions(late)[0].cached_bytes == 0
-        coordinator.reload()
+        for server in (coordinator, other):
+            server.reload()
         until(lambda: remote.info()["version"] == open_versions(late)[-1].version)
         until(lambda: len(open_versions(late)) == 1, 10)
 

@@ -72,6 +72,7 @@ class Index(Fixed):
     root: Path
     stats: SearchStats
     batch_bytes: int
+    caches: IndexCaches
 
     def __init__(
         self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
