@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak results
 
-$(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/kernels/*.c src/teravec/kernels/*.h)
+$(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
@@ -48,7 +48,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build demo-output src/teravec/kernels/*.so
+	rm -rf $(VENV) build demo-output src/teravec/native/*.so
 
 # What needs PyTorch (hundreds of megabytes, in an environment of its own), on a GPU where there is
 # one. TORCH names another build of it.

@@ -1,6 +1,6 @@
 """Builds the optional C kernels; everything else is in pyproject.toml.
 
-Without a compiler the extension is left out and teravec.kernels falls back to NumPy.
+Without a compiler the extension is left out and teravec.native falls back to NumPy.
 """
 
 from pathlib import Path
@@ -10,9 +10,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            f"teravec.kernels.{name}",
-            sources=[f"src/teravec/kernels/{name}.c"],
-            depends=sorted(map(str, Path("src/teravec/kernels").glob("_*.h"))),
+            f"teravec.native.{name}",
+            sources=[f"src/teravec/native/{name}.c"],
+            depends=sorted(map(str, Path("src/teravec/native").glob("_*.h"))),
             extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
             py_limited_api=True,
             optional=True,

@@ -23,12 +23,12 @@ import numpy as np
 from benchmarks import data, measure
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
+from teravec.model.transform import Transform
 from teravec.training.distributed import Passes, distributed_passes
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.sums import Sums, next_centroids
 from teravec.training.training_set import TrainingSet
-from teravec.training.transform import Transform
 
 D = 96
 MEMORY = 4 << 30

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data, measure
-from teravec.search.results import read_neighbors
+from teravec.bulk.results import read_neighbors
 
 K, NPROBE = 10, 16
 LIMITS = ("32MiB", "64MiB", "256MiB", "1GiB")

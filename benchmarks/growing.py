@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import data, measure, seed
+from teravec.model.transform import Transform
 from teravec.progress import NoProgress
 from teravec.training import schedule
 from teravec.training.kmeans import kmeans
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
-from teravec.training.transform import Transform
 
 THREADS = 2
 SEED = 1234

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import teravec
 from benchmarks import data, measure
+from teravec.evaluation.evaluation import recall_at
 from teravec.search.effort import Effort
-from teravec.search.evaluation import recall_at
 from teravec.search.index import Index
 
 ASKED = (0.8, 0.9, 0.95, 0.98)

@@ -24,15 +24,15 @@ import pyarrow as pa
 from pyarrow import flight
 
 from benchmarks import measure, records
-from teravec.serving.budget import Budget
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.flight_messages import FlightData, flight_data
-from teravec.serving.grpc_call import Call, CallRefused, Method, Reply, Status
-from teravec.serving.grpc_connection import Bounds
-from teravec.serving.grpc_server import GrpcServer
-from teravec.serving.protocol import Answer, SearchRequest, Wanted
-from teravec.serving.security import Address, ClientSecurity
+from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
+from teravec.serving.flight.connection import Bounds
+from teravec.serving.flight.messages import FlightData, flight_data
+from teravec.serving.flight.server import GrpcServer
+from teravec.serving.server.budget import Budget
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.wire.security import Address, ClientSecurity
 
 REQUEST = SearchRequest(np.zeros((1, 128), np.float32), Wanted(k=10), 16).encode()
 ANSWER = Answer.of_top_k("v", np.zeros((1, 10), np.float32), np.zeros((1, 10), np.int64)).encode()

@@ -26,15 +26,15 @@ import numpy as np
 import teravec
 from benchmarks import data, measure, seed
 from teravec.engines.resources import Resources
+from teravec.model.model import Model
+from teravec.model.transform import Transform
 from teravec.progress import NoProgress
 from teravec.storage.layout import IndexPaths
 from teravec.training.kmeans import kmeans
-from teravec.training.model import Model
 from teravec.training.options import KMeansOptions, TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
-from teravec.training.transform import Transform
 
 THREADS = 2
 MEMORY = 1 << 30

@@ -14,8 +14,8 @@ import pytest
 
 import teravec
 from teravec import Index, InvalidArgument, RemoteIndex, TeravecError
-from teravec.serving.client import connect
-from teravec.serving.launch import ServeOptions, launch
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.wire.client import connect
 from tests.conftest import clustered
 
 X = clustered(300, 8)

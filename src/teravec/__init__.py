@@ -25,6 +25,8 @@ from teravec.api import (
     train,
     verify,
 )
+from teravec.bulk.corpus import CorpusSummary
+from teravec.bulk.results import Neighbors
 from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
@@ -47,21 +49,19 @@ from teravec.errors import (
     Unavailable,
     WorkerLost,
 )
+from teravec.evaluation.evaluation import Evaluation
 from teravec.index.calibration import Calibration, Measured, Reach
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
+from teravec.model.description import ModelDescription
 from teravec.progress import Bar, Progress
 from teravec.querying import evaluate, groundtruth, info, range_search, search
-from teravec.search.corpus import CorpusSummary
 from teravec.search.effort import Effort
-from teravec.search.evaluation import Evaluation
 from teravec.search.index import Index
-from teravec.search.results import Neighbors
 from teravec.search.stats import SearchStats
-from teravec.serving.client import RemoteIndex
-from teravec.slices.entry import RowsEntry, SliceEntry
-from teravec.training.description import ModelDescription
+from teravec.segments.entry import RowsEntry, SliceEntry
+from teravec.serving.wire.client import RemoteIndex
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 

@@ -11,27 +11,27 @@ import numpy.typing as npt
 
 from teravec import building
 from teravec.arguments import checked_range, flag, instance, path_of, whole_numbers
+from teravec.bulk.given import Truth, as_neighbors, read_whole
+from teravec.bulk.results import check_place
 from teravec.engines.opening import open_engine
-from teravec.engines.options import EngineOptions
+from teravec.engines.options import CPU, EngineOptions
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
+from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
 from teravec.index.calibration import Calibration
-from teravec.index.export import export_faiss as _export_faiss
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
-from teravec.kernels.device import CPU, open_torch, parse_device
+from teravec.interchange.export import export_faiss as _export_faiss
+from teravec.kernels.device import open_torch, parse_device
 from teravec.memory import granted_memory, parse_bytes
+from teravec.model.description import ModelDescription
 from teravec.processors import check_threads
 from teravec.progress import Progress, as_progress
-from teravec.search.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
-from teravec.search.given import Truth, as_neighbors, read_whole
 from teravec.search.index import open_index as open
-from teravec.search.results import check_place
-from teravec.serving.client import connect
+from teravec.serving.wire.client import connect
 from teravec.sources import Data, PathLike
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
-from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 

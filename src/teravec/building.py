@@ -23,6 +23,7 @@ from teravec.errors import (
     OutputExists,
     storage_errors,
 )
+from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
 from teravec.index.replacing import (
@@ -31,14 +32,14 @@ from teravec.index.replacing import (
     put_in_place,
     successor,
 )
-from teravec.kernels.native import warn_if_missing
-from teravec.search.calibrating import CalibrationOptions, calibrate_index
+from teravec.model.description import ModelDescription
+from teravec.native.extensions import warn_if_missing
 from teravec.search.effort import shortfall
-from teravec.shards.plan import RowRange
-from teravec.shards.shard import clipped_vectors, shard
-from teravec.slices.entry import SliceEntry
-from teravec.slices.merge import MergeOptions, merge
-from teravec.slices.repeated import find_repeated
+from teravec.segments.entry import SliceEntry
+from teravec.segments.merge import MergeOptions, merge
+from teravec.segments.repeated import find_repeated
+from teravec.segments.shard import clipped_vectors, shard
+from teravec.segments.shard_plan import RowRange
 from teravec.sources import (
     Data,
     PathLike,
@@ -55,7 +56,6 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.files import remove, sync_directory
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
-from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import (
     BuildRecord,

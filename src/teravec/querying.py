@@ -12,24 +12,24 @@ import numpy.typing as npt
 
 from teravec.api import resources
 from teravec.arguments import path_of
+from teravec.bulk.corpus import CorpusSummary, answers, search_corpus
+from teravec.bulk.formats.found import FoundArrays
+from teravec.bulk.given import Truth, as_neighbors, opened, read_whole
+from teravec.bulk.questions import Question, TopK, Within, with_index_ids
+from teravec.bulk.results import check_output, write_neighbors
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
+from teravec.evaluation.checkpoint import remove_checkpoint
+from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.evaluation import evaluate as _evaluate
+from teravec.evaluation.groundtruth import groundtruth as exact_neighbors
 from teravec.index.calibration import read_calibration
 from teravec.index.info import describe_index
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
-from teravec.search.checkpoint import remove_checkpoint
-from teravec.search.corpus import CorpusSummary, answers, search_corpus
 from teravec.search.effort import shortfall
-from teravec.search.evaluation import Evaluation
-from teravec.search.evaluation import evaluate as _evaluate
-from teravec.search.formats.found import FoundArrays
-from teravec.search.given import Truth, as_neighbors, opened, read_whole
-from teravec.search.groundtruth import groundtruth as exact_neighbors
 from teravec.search.index import Index, open_index
-from teravec.search.questions import Question, TopK, Within, with_index_ids
-from teravec.search.results import check_output, write_neighbors
 from teravec.sources import (
     Data,
     PathLike,

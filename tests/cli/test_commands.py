@@ -19,7 +19,7 @@ import teravec
 from teravec.cli.main import app
 from teravec.cli.search_commands import _evaluation_table
 from teravec.cli.stats_table import stats_table
-from teravec.search.evaluation import Evaluation
+from teravec.evaluation.evaluation import Evaluation
 from teravec.search.stats import SearchStats
 from teravec.storage.jsonfile import read_json
 from tests.conftest import clustered, write_fbin

@@ -16,13 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 import teravec
+from teravec.bulk.results import read_neighbors
 from teravec.cli.main import app
 from teravec.cli.search_commands import _evaluation_table
 from teravec.cli.stats_table import print_table, stats_table
-from teravec.search.evaluation import Evaluation
-from teravec.search.results import read_neighbors
+from teravec.evaluation.evaluation import Evaluation
 from teravec.search.stats import SearchStats
-from teravec.serving.launch import ServeOptions, launch
+from teravec.serving.deploy.launch import ServeOptions, launch
 from tests.conftest import clustered
 
 X = clustered(420, 6)

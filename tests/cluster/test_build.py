@@ -22,11 +22,12 @@ from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile, TeravecError
-from teravec.kernels import native as compiled
+from teravec.evaluation import groundtruth as groundtruth_module
+from teravec.evaluation.groundtruth import groundtruth
 from teravec.kernels.metric import Metric
+from teravec.model.description import ModelDescription
+from teravec.native import extensions as compiled
 from teravec.progress import Bar, NoProgress, Progress
-from teravec.search import groundtruth as groundtruth_module
-from teravec.search.groundtruth import groundtruth
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
 from teravec.training import distributed as distributed_module
@@ -34,7 +35,6 @@ from teravec.training import moments as moments_module
 from teravec.training import sample as sample_module
 from teravec.training import splitting as splitting_module
 from teravec.training import training_set as set_module
-from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers

@@ -23,9 +23,9 @@ from teravec.cli.main import app
 from teravec.engines.options import EngineOptions
 from teravec.engines.residents import Machine
 from teravec.errors import InvalidArgument
-from teravec.serving.deployment import Deployment, DeploymentOptions
-from teravec.serving.launch import ServeOptions
-from teravec.serving.security import Address
+from teravec.serving.deploy.deployment import Deployment, DeploymentOptions
+from teravec.serving.deploy.launch import ServeOptions
+from teravec.serving.wire.security import Address
 from tests.cluster.conftest import SimulatedCluster
 from tests.serving.conftest import NLIST, QUERIES, Launch, built, serve, url
 
@@ -183,7 +183,7 @@ def test_addresses_of_several_machines(index: Path, tmp_path: Path) -> None:
     here = ServeOptions(index)
     with pytest.raises(InvalidArgument, match=r"2 machines cannot be reached at 127\.0\.0\.1"):
         Deployment(DeploymentOptions(here, RAY, tmp_path))._share_out(servers)
-    from teravec.serving.security import ServerSecurity
+    from teravec.serving.wire.security import ServerSecurity
 
     wide = ServeOptions(
         index, listen=Address("0.0.0.0", 7400), security=ServerSecurity(insecure=True)

@@ -20,11 +20,11 @@ import pytest
 # after each block, and blocks are small, so that there is something to resume.
 _SERVER = """
 import json, os, sys, time
-import teravec.search.exact_scan
-import teravec.search.groundtruth as g
+import teravec.evaluation.exact_scan
+import teravec.evaluation.groundtruth as g
 from teravec.cli.main import app
 g.groundtruth.__kwdefaults__["checkpoint_every_s"] = 0.0
-teravec.search.exact_scan._BLOCK_BYTES = 1 << 20
+teravec.evaluation.exact_scan._BLOCK_BYTES = 1 << 20
 
 def command(arguments):
     errors = os.open("/dev/null", os.O_WRONLY)

@@ -16,19 +16,20 @@ from typer.testing import CliRunner
 import teravec
 from teravec.cli.main import app
 from teravec.engines.resources import Resources
+from teravec.evaluation import exact_scan
+from teravec.evaluation.groundtruth import groundtruth
 from teravec.index.manifest import read_manifest, write_manifest
 from teravec.index.verify import verify
 from teravec.kernels.metric import Metric
+from teravec.model.description import ModelDescription
 from teravec.progress import NoProgress, Progress
-from teravec.search import exact_scan, memory_shares
-from teravec.search.groundtruth import groundtruth
+from teravec.search import memory_shares
 from teravec.search.lists import IndexLists
 from teravec.sources import open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.conftest import clustered

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 LEVELS = [-1] if compiled.native is None else [-1, *range(compiled.native.best_level() + 1)]
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teravec.errors import InvalidArgument
-from teravec.kernels import native as compiled
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.native import half_norms
+from teravec.kernels.panels import half_norms
+from teravec.native import extensions as compiled
 from tests.kernels.conftest import LEVELS, use
 
 needs_native = pytest.mark.skipif(compiled.native is None, reason="installed without compiler")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teravec.kernels import native as compiled
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.centre import common_centre
 from teravec.kernels.metric import Metric
 from teravec.kernels.nearest import ExactQuantizer
+from teravec.native import extensions as compiled
 from tests.kernels.test_assignment import clustered
 
 D = 24

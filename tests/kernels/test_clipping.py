@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teravec.kernels import native as compiled
 from teravec.kernels.clipping import ScalarRange
 from teravec.kernels.codec import Codec, decode, empty_ivf, encode, flat_quantizer, train_codec
 from teravec.kernels.metric import Metric
+from teravec.native import extensions as compiled
 
 RNG = np.random.default_rng(11)
 

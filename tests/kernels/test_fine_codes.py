@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
 from teravec.kernels.fine_codes import FineCodes
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import CANDIDATE, Candidates
+from teravec.native import extensions as compiled
 from teravec.search.candidates import best_k
 from tests.kernels.conftest import LEVELS, use
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.kernels import native as compiled
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.pairs import Pairs
+from teravec.native import extensions as compiled
 from teravec.search.list_cache import NOT_KEPT, ListCache
 
 pytestmark = pytest.mark.skipif(compiled.listing is None, reason="not compiled")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from teravec.errors import InvalidArgument
-from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.kernels.nearest import ExactQuantizer, smallest_k
+from teravec.native import extensions as compiled
 from tests.kernels.conftest import LEVELS, use
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
 from teravec.kernels.compiled_scanner import CompiledScanner
 from teravec.kernels.faiss_scanner import FaissScanner
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
+from teravec.native import extensions as compiled
 from tests.kernels.conftest import LEVELS
 
 pytestmark = pytest.mark.skipif(compiled.scanning is None, reason="not compiled")

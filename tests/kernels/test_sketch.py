@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.kernels import native as compiled
 from teravec.kernels import sketch
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
@@ -22,8 +21,9 @@ from teravec.kernels.sketch import (
     encode_sketches,
     sketch_size,
 )
+from teravec.model.transform import Moments, TransformKind, train_transform
+from teravec.native import extensions as compiled
 from teravec.sources import open_source
-from teravec.training.transform import Moments, TransformKind, train_transform
 from tests.conftest import RealSet, clustered
 from tests.kernels.conftest import LEVELS, use
 

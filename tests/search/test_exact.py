@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
+from teravec.model.model import Model
 from teravec.search.lists import IndexLists
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
-from teravec.training.model import Model
 from tests.conftest import RealSet, clustered
 
 METRICS = ("l2", "ip", "cosine")

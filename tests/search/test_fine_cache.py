@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 from teravec.search.fine_cache import FineCache
 from tests.kernels.conftest import LEVELS
 

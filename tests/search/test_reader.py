@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index import opened
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 from teravec.search import reader as reading
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
-from teravec.kernels import native as compiled
 from teravec.kernels.codec import decode
+from teravec.native import extensions as compiled
 from teravec.search.effort import Effort
 from teravec.search.index import open_index
 from teravec.search.lists import IndexLists

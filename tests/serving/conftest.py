@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.serving.launch import ServeOptions, launch
-from teravec.serving.program import Server
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.deploy.program import Server
 from tests.conftest import clustered
 
 N, D, NLIST, SLICES = 6000, 24, 60, 6

@@ -11,8 +11,8 @@ from types import TracebackType
 
 import hpack
 
-from teravec.serving.http2 import PREFACE, Flag, Kind, frame, word
-from teravec.serving.security import Address
+from teravec.serving.flight.http2 import PREFACE, Flag, Kind, frame, word
+from teravec.serving.wire.security import Address
 
 PATH = "/arrow.flight.protocol.FlightService/"
 END = Flag.END_STREAM

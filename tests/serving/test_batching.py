@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from teravec.errors import Busy, DeadlineExceeded
-from teravec.serving.batching import Batcher, Job
-from teravec.serving.deadline import Deadline
-from teravec.serving.limits import Limits
-from teravec.serving.protocol import Answer
+from teravec.serving.server.batching import Batcher, Job
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer
 
 
 def answer_named(name: str) -> Answer:

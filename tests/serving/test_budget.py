@@ -8,8 +8,8 @@ import time
 import pytest
 
 from teravec.errors import Busy
-from teravec.serving import budget as budget_module
-from teravec.serving.budget import Budget
+from teravec.serving.server import budget as budget_module
+from teravec.serving.server.budget import Budget
 
 
 def test_shares_fit_or_are_refused() -> None:

@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 import teravec
 from teravec.errors import InvalidArgument, TeravecError
-from teravec.serving.certificates import (
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.wire.certificates import (
     check_authority,
     check_pair,
     warn_of_dates,
     warn_of_readers,
 )
-from teravec.serving.launch import ServeOptions, launch
-from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.certificates import Authority, Pem
 from tests.serving.conftest import QUERIES, Launch
 

@@ -16,7 +16,7 @@ import pytest
 
 import teravec
 from teravec.errors import AccessDenied, InvalidArgument, OutputExists
-from teravec.serving.security import ServerSecurity
+from teravec.serving.wire.security import ServerSecurity
 from teravec.storage.output_lock import hold_file
 from tests.serving.conftest import QUERIES, Launch, built, url
 
@@ -105,8 +105,8 @@ def test_a_server_that_moves_reloads_its_index(
 
 
 def test_results_of_a_server_are_held_as_well(index: Path, serve: Launch, tmp_path: Path) -> None:
+    from teravec.bulk.formats.found import FoundArrays
     from teravec.cli.remote import Remote
-    from teravec.search.formats.found import FoundArrays
 
     np.save(tmp_path / "q.npy", QUERIES)
     remote = Remote(url(serve(index)), None, None, None, None, exclude_self=False)

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from teravec.cli.main import app
 from teravec.errors import Unavailable
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.security import ClientSecurity, ServerSecurity
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.security import ClientSecurity, ServerSecurity
 from tests.serving.certificates import Authority
 from tests.serving.conftest import QUERIES, Launch, Process, url
 

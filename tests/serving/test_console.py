@@ -16,8 +16,8 @@ from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.ui import WebDriverWait
 
 import teravec
-from teravec.serving.program import Server
-from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.deploy.program import Server
+from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import QUERIES, Launch, addresses, url
 
 LOCAL = Address("127.0.0.1", 0)

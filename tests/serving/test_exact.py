@@ -58,9 +58,10 @@ def test_any_split_of_two_stages_equals_the_local_index(
     split: str, metric: str, two_stages: dict[str, Path], serve: Launch,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("teravec.serving.coordinator._CANDIDATE_BYTES", 50_000)  # in runs
+    module = "teravec.serving.coordinator.coordinator"
+    monkeypatch.setattr(f"{module}._CANDIDATE_BYTES", 50_000)  # in runs
     if split == "five":
-        monkeypatch.setattr("teravec.serving.served._STEP_BYTES", 20_000)
+        monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 20_000)
     path = two_stages[metric]
     servers = [serve(path, lists=lists) for lists in SPLITS[split]]
     coordinator = serve(path, servers=addresses(servers))
@@ -126,7 +127,7 @@ def test_only_the_slices_owned_need_be_there(index: Path, serve: Launch, tmp_pat
 
 
 def test_large_requests_go_in_runs(index: Path, serve: Launch) -> None:
-    from teravec.serving.limits import Limits
+    from teravec.serving.wire.limits import Limits
 
     server = serve(index, limits=Limits(queries=7, answer_bytes=12 * 25))
     with teravec.open(index) as local, teravec.connect(url(server)) as remote:
@@ -137,7 +138,7 @@ def test_large_requests_go_in_runs(index: Path, serve: Launch) -> None:
 def test_work_in_steps_is_the_same(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.serving.served._STEP_BYTES", 50_000)
+    monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 50_000)
     server = serve(index)
     with teravec.open(index) as local, teravec.connect(url(server)) as remote:
         found, true = remote.search(QUERIES, 20, 30), local.search(QUERIES, 20, 30)

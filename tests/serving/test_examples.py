@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from teravec.cli.main import app
-from teravec.serving.topology import Topology
+from teravec.serving.coordinator.topology import Topology
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

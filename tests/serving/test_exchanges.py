@@ -19,10 +19,10 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import DeadlineExceeded, Unavailable
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.protocol import Answer
-from teravec.serving.security import ClientSecurity
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.protocol import Answer
+from teravec.serving.wire.security import ClientSecurity
 from tests.serving.conftest import QUERIES, Launch, url
 from tests.serving.test_faults import until
 
@@ -97,7 +97,7 @@ def test_one_that_the_server_ends_is_opened_again(echo: Echo, peer: FlightPeer) 
 def test_idle_ones_are_closed(
     echo: Echo, peer: FlightPeer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.serving.exchanges._IDLE_S", 0.05)
+    monkeypatch.setattr("teravec.serving.wire.exchanges._IDLE_S", 0.05)
     ask(peer)
     until(lambda: echo.ended == 1)
     assert ask(peer) == "v"
@@ -175,9 +175,9 @@ def test_a_process_ends_as_soon_as_it_has_its_answer(
 def test_an_exit_waits_for_no_server_that_hangs(echo: Echo) -> None:
     script = (
         "import sys, threading, time\n"
-        "from teravec.serving.deadline import Deadline\n"
-        "from teravec.serving.flight_client import FlightPeer\n"
-        "from teravec.serving.security import ClientSecurity\n"
+        "from teravec.serving.wire.deadline import Deadline\n"
+        "from teravec.serving.wire.flight_client import FlightPeer\n"
+        "from teravec.serving.wire.security import ClientSecurity\n"
         "peer = FlightPeer(sys.argv[1], ClientSecurity())\n"
         "def ask():\n"
         "    try: peer.ask('search', b'', Deadline.after(60))\n"

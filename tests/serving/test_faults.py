@@ -17,9 +17,9 @@ import pytest
 import teravec
 from teravec.errors import Busy, CorruptFile, DeadlineExceeded, TeravecError, Unavailable
 from teravec.search.effort import Effort
-from teravec.serving.client import RemoteIndex
-from teravec.serving.limits import Limits
-from teravec.serving.program import Server
+from teravec.serving.deploy.program import Server
+from teravec.serving.wire.client import RemoteIndex
+from teravec.serving.wire.limits import Limits
 from tests.serving.conftest import QUERIES, Launch, addresses, built, url
 
 Mangle = Callable[[bytes], bytes]
@@ -100,7 +100,7 @@ def test_a_server_that_hangs(
 
 def swapped(frame: bytes) -> bytes:
     """An answer with a right checksum whose rows are in the wrong order."""
-    from teravec.serving.protocol import Answer
+    from teravec.serving.wire.protocol import Answer
 
     a = Answer.decode(frame)
     return Answer(a.version, a.counts, a.distances[::-1].copy(), a.ids).encode()
@@ -205,7 +205,7 @@ def test_a_full_server_says_busy(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(index, limits=Limits(queue=1))
-    from teravec.serving.served import ServedIndex
+    from teravec.serving.server.served import ServedIndex
 
     search, begun, go = ServedIndex._search, threading.Event(), threading.Event()
 
@@ -231,10 +231,10 @@ def test_a_full_server_says_busy(
 def test_work_past_its_deadline_stops(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.serving.served._STEP_BYTES", 1000)
+    monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 1000)
     server = serve(index)
     steps: list[int] = []
-    from teravec.serving.served import ServedIndex
+    from teravec.serving.server.served import ServedIndex
 
     search = ServedIndex._search
 

@@ -11,10 +11,10 @@ import grpc
 import pytest
 
 from teravec.errors import Busy, ProtocolError, TeravecError
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.flight_messages import flight_data
-from teravec.serving.security import ClientSecurity
+from teravec.serving.flight.messages import flight_data
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.security import ClientSecurity
 from tests.serving.test_fuzz import resident_bytes
 from tests.serving.test_grpc_bounds import RESIDENT_BYTES
 

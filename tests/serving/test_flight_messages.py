@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pyarrow import flight
 
 from teravec.errors import ProtocolError
-from teravec.serving.flight_messages import Action, FlightData, action_types, flight_data, result
-from teravec.serving.http2 import FrameReader, Http2Error, header_block
+from teravec.serving.flight.http2 import FrameReader, Http2Error, header_block
+from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
 
 PREFIX_BYTES = 5
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from teravec.errors import ProtocolError, TeravecError
-from teravec.serving.frames import decode, encode
-from teravec.serving.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
+from teravec.serving.wire.frames import decode, encode
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=9)
 

@@ -22,14 +22,14 @@ from schemathesis.openapi import from_asgi
 
 import teravec
 from teravec.errors import ProtocolError, TeravecError
-from teravec.serving.http_app import http_app
-from teravec.serving.limits import Limits
-from teravec.serving.local import LocalLists
-from teravec.serving.metrics import Metrics
-from teravec.serving.program import Server
-from teravec.serving.protocol import Answer, SearchRequest, Wanted
-from teravec.serving.security import Address
-from teravec.serving.service import SearchService
+from teravec.serving.deploy.program import Server
+from teravec.serving.http.app import http_app
+from teravec.serving.server.local import LocalLists
+from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.service import SearchService
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.wire.security import Address
 from tests.serving.conftest import QUERIES, Launch, url
 
 GOOD = SearchRequest(QUERIES[:2], Wanted(k=3), nprobe=4).encode()

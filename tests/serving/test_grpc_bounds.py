@@ -21,18 +21,18 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import Busy, LimitExceeded, ProtocolError, TeravecError
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.flight_messages import flight_data
-from teravec.serving.flight_port import FlightPort
-from teravec.serving.grpc_connection import Bounds
-from teravec.serving.http2 import Code, Flag, Kind, frame, word
-from teravec.serving.limits import Limits
-from teravec.serving.local import LocalLists
-from teravec.serving.metrics import Metrics
-from teravec.serving.protocol import Answer, SearchRequest, Wanted, error_of_text
-from teravec.serving.security import Address, ClientSecurity, ServerSecurity
-from teravec.serving.service import SearchService
+from teravec.serving.flight.connection import Bounds
+from teravec.serving.flight.http2 import Code, Flag, Kind, frame, word
+from teravec.serving.flight.messages import flight_data
+from teravec.serving.flight.port import FlightPort
+from teravec.serving.server.local import LocalLists
+from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.service import SearchService
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted, error_of_text
+from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from tests.serving.conftest import QUERIES, Process
 from tests.serving.raw_http2 import END, PATH, Peer, data, message, within
 from tests.serving.test_faults import until
@@ -348,7 +348,7 @@ def test_silent_connections_and_calls_end(port: Callable[..., FlightPort]) -> No
 def test_who_says_nothing_is_closed(
     port: Callable[..., FlightPort], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.serving.grpc_connection._PREFACE_S", 0.1)
+    monkeypatch.setattr("teravec.serving.flight.connection._PREFACE_S", 0.1)
     opened = port()
     for said in (b"", b"PRI * HT", b"GET / HTTP/1.1\r\n\r\n"):
         with Peer(opened.address, greets=False) as peer, within(5):

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.serving import http_guard
-from teravec.serving.limits import Limits
-from teravec.serving.program import Server
-from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.deploy.program import Server
+from teravec.serving.http import guard as http_guard
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, N, addresses
 
 LOCAL = Address("127.0.0.1", 0)
@@ -187,7 +187,7 @@ def test_large_bodies_and_answers_equal_small_ones(web: httpx.Client) -> None:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Searches wait for this event."""
-    from teravec.serving.local import LocalLists
+    from teravec.serving.server.local import LocalLists
 
     search, go = LocalLists.search, threading.Event()
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from teravec.errors import InvalidArgument, LimitExceeded
-from teravec.serving import http_body
-from teravec.serving.http_body import read_body, timeout_of
+from teravec.serving.http import body as http_body
+from teravec.serving.http.body import read_body, timeout_of
 
 BLANKS = b" " * http_body.SMALL_BODY_BYTES
 

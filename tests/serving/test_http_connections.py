@@ -14,10 +14,11 @@ import httpx
 import numpy as np
 import pytest
 
-from teravec.serving import http_connections, http_guard
-from teravec.serving.http_connections import most_connections
-from teravec.serving.program import Server
-from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.deploy.program import Server
+from teravec.serving.http import connections as http_connections
+from teravec.serving.http import guard as http_guard
+from teravec.serving.http.connections import most_connections
+from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.certificates import Authority
 from tests.serving.conftest import NLIST, QUERIES, Launch
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from teravec.errors import InvalidArgument
-from teravec.serving.launch import ServeOptions, launch
-from teravec.serving.limits import Limits, check_seconds
-from teravec.serving.memory_bound import memory_bound, memory_line
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.deploy.memory_bound import memory_bound, memory_line
+from teravec.serving.wire.limits import Limits, check_seconds
 from tests.serving.conftest import Launch
 
 

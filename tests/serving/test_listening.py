@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from teravec.errors import InvalidArgument
-from teravec.serving.launch import ServeOptions, launch
-from teravec.serving.listening import bound_socket, check_free
-from teravec.serving.security import Address, ServerSecurity
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.server.listening import bound_socket, check_free
+from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import Launch
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import teravec
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
-from teravec.serving.lookup import VectorLookup
-from teravec.serving.security import Address
+from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.wire.security import Address
 from tests.conftest import clustered
 from tests.serving.conftest import Launch
 

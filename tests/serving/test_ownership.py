@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teravec.errors import InvalidArgument
-from teravec.serving.ownership import owned_lists
+from teravec.serving.deploy.ownership import owned_lists
 
 
 @given(

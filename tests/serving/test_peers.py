@@ -16,9 +16,9 @@ import pytest
 
 import teravec
 from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, ProtocolError, Unavailable
-from teravec.serving.limits import Limits
-from teravec.serving.overdue import HedgeBudget, Usual
-from teravec.serving.program import Server
+from teravec.serving.deploy.program import Server
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.overdue import HedgeBudget, Usual
 from tests.serving.conftest import QUERIES, Launch, Process, built, url
 from tests.serving.test_faults import assert_exact
 

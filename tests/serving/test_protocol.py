@@ -9,9 +9,10 @@ import pytest
 
 from teravec import errors
 from teravec.errors import InvalidArgument, LimitExceeded, ProtocolError, TeravecError
-from teravec.serving.limits import Limits
-from teravec.serving.merging import Part, merged
-from teravec.serving.protocol import (
+from teravec.serving.server.merging import Part, merged
+from teravec.serving.server.two_stages import check_candidates
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import (
     Answer,
     ListRequest,
     RefineRequest,
@@ -20,7 +21,6 @@ from teravec.serving.protocol import (
     encode_error,
     error_code,
 )
-from teravec.serving.two_stages import check_candidates
 
 XQ = np.arange(12, dtype=np.float32).reshape(3, 4)
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import teravec
 from teravec.errors import CorruptFile
-from teravec.serving.program import Server
+from teravec.serving.deploy.program import Server
 from tests.serving.conftest import QUERIES, Launch, Process, addresses, built, url
 from tests.serving.test_faults import assert_exact, state_of, until
 
@@ -211,4 +211,4 @@ def test_lines_have_time_level_and_logger(index: Path, spawn: Spawn) -> None:
     assert len(told) == 1
     words = told[0].split()
     assert words[0].count("-") == words[1].count(":") == 2
-    assert words[2:4] == ["WARNING", "teravec.serving.fleet:"]
+    assert words[2:4] == ["WARNING", "teravec.serving.coordinator.fleet:"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from teravec.serving.replicas import Replicas, State
-from teravec.serving.served import Ranges
+from teravec.serving.coordinator.replicas import Replicas, State
+from teravec.serving.server.served import Ranges
 
 V: dict[str, Ranges] = {"v": ((0, 10),)}
 MIB = 1 << 20

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.serving.deadline import Deadline
-from teravec.serving.flight_client import FlightPeer
-from teravec.serving.program import Server
-from teravec.serving.security import ClientSecurity
-from teravec.serving.served import index_version, version_beside
+from teravec.serving.deploy.program import Server
+from teravec.serving.server.served import index_version, version_beside
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.security import ClientSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, addresses, built, url
 from tests.serving.test_changes import Load, true_ids
 from tests.serving.test_faults import until

@@ -14,8 +14,8 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import AccessDenied, InvalidArgument, TeravecError
-from teravec.serving.program import Server
-from teravec.serving.security import Address, ClientSecurity, ServerSecurity
+from teravec.serving.deploy.program import Server
+from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from tests.serving.certificates import Authority, Pem
 from tests.serving.conftest import QUERIES, Launch, addresses, url
 from tests.serving.test_faults import assert_exact, state_of, until
@@ -45,7 +45,7 @@ def reloaded(server: Server, token: str | None) -> dict[str, object]:
     options = flight.FlightCallOptions(headers=headers, timeout=5)
     with flight.FlightClient(url(server)) as client:
         result = next(iter(client.do_action(flight.Action("reload", b""), options)))
-    from teravec.serving.protocol import Answer
+    from teravec.serving.wire.protocol import Answer
 
     data = result.body.to_pybytes()
     if data[:4] == b"TVFR":

@@ -15,9 +15,9 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import AccessDenied, InvalidArgument, TeravecError, Unavailable
-from teravec.serving.launch import ServeOptions, launch
-from teravec.serving.program import Server
-from teravec.serving.security import Address, ClientSecurity, ServerSecurity, Tokens
+from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.deploy.program import Server
+from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity, Tokens
 from tests.serving.certificates import Authority, Pem
 from tests.serving.conftest import QUERIES, Launch
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teravec.serving.shares import Owner, Pairs, shared_out
+from teravec.serving.coordinator.shares import Owner, Pairs, shared_out
 
 MIB = 1 << 20
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from teravec.errors import InvalidArgument, MissingFile
-from teravec.serving.served import ServedIndex, ranges_text, slice_ranges
-from teravec.serving.topology import Topology, parse_ranges
+from teravec.serving.coordinator.topology import Topology, parse_ranges
+from teravec.serving.server.served import ServedIndex, ranges_text, slice_ranges
 
 
 def test_addresses() -> None:

@@ -12,11 +12,11 @@ import pytest
 import teravec
 from teravec.errors import OtherIndex
 from teravec.search.effort import Effort
-from teravec.serving.deadline import Deadline
-from teravec.serving.local import LocalLists
-from teravec.serving.program import Server
-from teravec.serving.protocol import ListRequest, Wanted
-from teravec.serving.served import ServedIndex
+from teravec.serving.deploy.program import Server
+from teravec.serving.server.local import LocalLists
+from teravec.serving.server.served import ServedIndex
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.protocol import ListRequest, Wanted
 from tests.serving.conftest import NLIST, QUERIES, Launch, addresses, built, url
 from tests.serving.test_faults import until
 

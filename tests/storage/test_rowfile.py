@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
-from teravec.kernels import native
+from teravec.native import extensions as native
 from teravec.storage.files import publishing
 from teravec.storage.rowfile import (
     RowFile,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from teravec.errors import StorageError
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 from teravec.storage.uring import PENDING, Uring
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from teravec.model.transform import Transform
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
-from teravec.training.transform import Transform
 
 
 def training_set(

@@ -10,7 +10,8 @@ import pytest
 
 from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidSource, MemoryLimitTooSmall
-from teravec.kernels import native as compiled
+from teravec.model.transform import Moments, TransformKind, train_transform
+from teravec.native import extensions as compiled
 from teravec.progress import NoBar, NoProgress
 from teravec.storage.jsonfile import read_json
 from teravec.training import distributed as distributed_module
@@ -19,7 +20,6 @@ from teravec.training.distributed import distributed_passes, part_bytes
 from teravec.training.kmeans import KMeansState, kmeans
 from teravec.training.options import KMeansOptions
 from teravec.training.sums import Sums
-from teravec.training.transform import Moments, TransformKind, train_transform
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
 from tests.stopping import Stopped, StopsAfter

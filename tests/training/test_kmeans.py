@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, TeravecError
+from teravec.model.list_sizes import imbalance
 from teravec.progress import NoProgress, Progress
 from teravec.training import training_set as set_module
 from teravec.training.kmeans import KMeansState, kmeans
-from teravec.training.list_sizes import imbalance
 from teravec.training.options import KMeansOptions
 from teravec.training.schedule import looked_at, picked, stride_of
 from teravec.training.training_set import TrainingSet

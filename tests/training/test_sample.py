@@ -11,13 +11,13 @@ import pytest
 
 from teravec.engines.local import LocalEngine
 from teravec.errors import CorruptFile, ForeignFile
+from teravec.model.transform import Transform
 from teravec.progress import NoProgress
 from teravec.sources import Source, open_source
 from teravec.training import sample as sample_module
 from teravec.training import training_set as set_module
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 from teravec.training.sample import Sample, draw_sample
-from teravec.training.transform import Transform
 from tests.training.sets import training_set
 
 N = 20_000

@@ -12,9 +12,9 @@ import teravec
 from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.assignment import CentroidAssigner
+from teravec.model.list_sizes import ListsEstimate
 from teravec.progress import NoProgress
 from teravec.training import splitting
-from teravec.training.list_sizes import ListsEstimate
 from teravec.training.splitting import SplitOptions, split_large_lists
 from teravec.training.training_set import TrainingSet
 from tests.conftest import clustered, write_fbin

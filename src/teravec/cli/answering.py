@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.bars import Bars, counted
+from teravec.bulk.corpus import answers, search_corpus
+from teravec.bulk.formats.found import FoundArrays
+from teravec.bulk.questions import Question
+from teravec.bulk.results import is_stdout, stdout_texts
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
-from teravec.search.corpus import answers, search_corpus
-from teravec.search.formats.found import FoundArrays
 from teravec.search.index import Index
-from teravec.search.questions import Question
-from teravec.search.results import is_stdout, stdout_texts
 from teravec.sources import Source
 
 __all__ = ["answer", "check_one_output", "found_as_json", "print_found", "print_texts"]

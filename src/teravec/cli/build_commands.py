@@ -14,17 +14,16 @@ from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
-from teravec.engines.options import EngineOptions
+from teravec.engines.options import CPU, EngineOptions
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest
-from teravec.kernels.device import CPU
 from teravec.memory import MIB
+from teravec.model.description import ModelDescription
 from teravec.search.effort import shortfall
 from teravec.storage.layout import IndexPaths
-from teravec.training.description import ModelDescription
 from teravec.training.record import LayoutOptions
 
 __all__ = ["add_build_commands"]

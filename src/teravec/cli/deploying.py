@@ -13,7 +13,7 @@ from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from teravec.serving.launch import ServeOptions
+    from teravec.serving.deploy.launch import ServeOptions
 
 __all__ = ["deploy", "warn_if_open"]
 
@@ -25,7 +25,7 @@ def deploy(
     drain_s: float, *, as_json: bool,
 ) -> None:  # fmt: skip
     """Start the servers, tell of them, and stay until they are to end."""
-    from teravec.serving.deployment import Deployment, DeploymentOptions
+    from teravec.serving.deploy.deployment import Deployment, DeploymentOptions
 
     if find_spec("ray") is None:
         raise InvalidArgument(f"engine ray needs Ray, which is not here: {install('ray')}")

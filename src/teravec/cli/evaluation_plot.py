@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from teravec.arguments import install
 from teravec.errors import InvalidArgument
-from teravec.search.evaluation import Evaluation
+from teravec.evaluation.evaluation import Evaluation
 from teravec.storage.files import publishing, write_all
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from teravec import querying
 from teravec.bars import Bars
 from teravec.cli import options as o
 from teravec.cli.running import as_typed, command, print_json
-from teravec.index.export import export_faiss
 from teravec.index.manifest import describe_repeated
 from teravec.index.verify import verify as verify_index
+from teravec.interchange.export import export_faiss
 from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]

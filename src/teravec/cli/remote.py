@@ -14,14 +14,14 @@ import typer
 
 from teravec import api
 from teravec.bars import counted
+from teravec.bulk.formats.found import FoundArrays
+from teravec.bulk.results import check_ids, is_stdout, write_found
 from teravec.cli.answering import found_as_json, print_found, print_texts
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
 from teravec.memory import require
-from teravec.search.formats.found import FoundArrays
-from teravec.search.results import check_ids, is_stdout, write_found
-from teravec.serving.client import RemoteIndex, connect
+from teravec.serving.wire.client import RemoteIndex, connect
 from teravec.sources import open_rows
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file

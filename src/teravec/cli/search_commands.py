@@ -12,6 +12,9 @@ from rich.table import Table
 
 from teravec import querying
 from teravec.bars import Bars, counted
+from teravec.bulk.formats.found import FoundArrays
+from teravec.bulk.questions import TopK, Within, with_index_ids
+from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
@@ -19,13 +22,10 @@ from teravec.cli.remote import REQUEST_S, Ca, Remote, Server, TlsCert, TlsKey, T
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
+from teravec.evaluation.evaluation import Evaluation
 from teravec.index.manifest import read_manifest
-from teravec.search.evaluation import Evaluation
-from teravec.search.formats.found import FoundArrays
 from teravec.search.index import open_index
-from teravec.search.questions import TopK, Within, with_index_ids
 from teravec.search.request import checked_k
-from teravec.search.results import check_output, is_stdout, read_neighbors
 from teravec.sources import Source, open_rows, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file

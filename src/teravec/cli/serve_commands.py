@@ -19,7 +19,7 @@ from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from teravec.serving.launch import ServeOptions
+    from teravec.serving.deploy.launch import ServeOptions
 
 __all__ = ["add_serve_commands"]
 
@@ -133,14 +133,14 @@ def serve(
         raise InvalidArgument("replicas are for engine ray; this one is local")
     on_ray = engine == "ray"
     try:
-        from teravec.serving.launch import ServeOptions, launch
+        from teravec.serving.deploy.launch import ServeOptions, launch
     except ModuleNotFoundError as error:
         raise InvalidArgument(
             f"{error.name} is not installed; serving needs {install('serve')}"
         ) from error
     from teravec.memory import parse_bytes
-    from teravec.serving.limits import Limits, check_seconds, check_setting
-    from teravec.serving.security import Address, ClientSecurity, ServerSecurity
+    from teravec.serving.wire.limits import Limits, check_seconds, check_setting
+    from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 
     check_seconds("--drain", drain, 30.0)
     check_setting("--replicas", replicas, 1, 1024, 1)
@@ -192,7 +192,7 @@ def log_for_operators() -> None:
 
 
 def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:
-    from teravec.serving.memory_bound import memory_line
+    from teravec.serving.deploy.memory_bound import memory_line
 
     secure = "s" if options.security.certificate is not None else ""
     url = f"grpc{'+tls' if secure else ''}://{address}"

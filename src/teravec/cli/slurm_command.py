@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
+from teravec.bulk.results import check_place
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.errors import storage_errors
 from teravec.memory import parse_bytes
-from teravec.search.results import check_place
 from teravec.slurm import SlurmOptions, script, submit
 from teravec.storage.files import publishing, write_all
 from teravec.storage.output_lock import hold_file

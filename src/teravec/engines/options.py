@@ -8,7 +8,10 @@ from teravec.arguments import text
 from teravec.errors import InvalidArgument, shown
 from teravec.processors import check_workers
 
-__all__ = ["EngineOptions"]
+__all__ = ["CPU", "EngineOptions"]
+
+CPU = "cpu"
+"""The device of the compiled kernels; every other device is PyTorch's."""
 
 
 @dataclass(frozen=True)

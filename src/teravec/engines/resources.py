@@ -5,7 +5,7 @@ from __future__ import annotations
 from teravec.arguments import whole_number
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
-from teravec.kernels.device import CPU
+from teravec.engines.options import CPU
 from teravec.memory import default_memory
 from teravec.processors import default_threads
 from teravec.progress import Progress, as_progress

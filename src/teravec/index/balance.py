@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.index.manifest import Manifest
-from teravec.shards.shard import sealed_shards
+from teravec.model.description import ModelDescription
+from teravec.model.list_sizes import imbalance
+from teravec.segments.shard import sealed_shards
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.training.description import ModelDescription
-from teravec.training.list_sizes import imbalance
 
 __all__ = ["describe_lists", "index_lists", "shard_lists"]
 

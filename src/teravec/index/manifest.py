@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, storage_errors
-from teravec.slices.entry import RowsEntry, SliceEntry
+from teravec.model.description import ModelDescription
+from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
-from teravec.training.description import ModelDescription
 
 __all__ = [
     "Manifest",

@@ -8,14 +8,14 @@ import numpy as np
 
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
-from teravec.slices.entry import SliceEntry
+from teravec.model.model import Model
+from teravec.segments.entry import SliceEntry
 from teravec.storage.device import measured_gap_bytes
 from teravec.storage.files import allow_open_files, check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.read_files import ReadFile, ReadFiles
 from teravec.storage.rowfile import RowFile
-from teravec.training.model import Model
 
 __all__ = ["OPENED_LIST_BYTES", "OpenedIndex"]
 

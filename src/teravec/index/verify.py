@@ -11,7 +11,7 @@ from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, 
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.progress import Progress
-from teravec.slices.entry import RowsEntry, SliceEntry
+from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.storage.arrays import check_file
 from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths

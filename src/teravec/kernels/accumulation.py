@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
-from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
+from teravec.native import extensions as compiled
 
 __all__ = ["accumulate"]
 

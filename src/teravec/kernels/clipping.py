@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.codec import Codec
 from teravec.kernels.decoding import STEPS
+from teravec.native import extensions as compiled
 
 __all__ = ["ScalarRange"]
 

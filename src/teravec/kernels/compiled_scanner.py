@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec
 from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
+from teravec.native import extensions as compiled
 
 __all__ = ["CompiledScan", "CompiledScanner"]
 

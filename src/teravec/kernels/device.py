@@ -9,12 +9,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from teravec.arguments import install, text
+from teravec.engines.options import CPU
 from teravec.errors import InvalidArgument
 
 __all__ = ["CPU", "found_gpus", "open_torch", "parse_device"]
-
-CPU = "cpu"
-"""The compiled kernels; every other device is PyTorch's."""
 
 _TORCH_CPU = "torch-cpu"  # the code of GPUs on the processor: slower, for trying it without one
 

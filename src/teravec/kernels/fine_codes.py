@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.threads import once
-from teravec.kernels import native as compiled
 from teravec.kernels.codec import Codec, decode
 from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
+from teravec.native import extensions as compiled
 
 __all__ = ["FineCodes", "rows_at"]
 

@@ -15,8 +15,9 @@ from math import ceil, inf, nan, pow
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.accumulation import accumulate
+from teravec.kernels.panels import half_norms
+from teravec.native import extensions as compiled
 
 __all__ = ["SCORED_ROWS", "Grouping", "default_groups", "group_centroids"]
 
@@ -119,4 +120,4 @@ def group_centroids(
         return None
     order = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[order], np.arange(len(centers) + 1))
-    return Grouping(centers, compiled.half_norms(centers), group, order, bounds)
+    return Grouping(centers, half_norms(centers), group, order, bounds)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import one_of
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 __all__ = ["LARGEST_SQUARE", "Metric", "longest_square", "normalized"]
 

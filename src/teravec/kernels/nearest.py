@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
-from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.metric import Metric
-from teravec.kernels.native import Panels, half_norms, pack_panels
+from teravec.kernels.panels import Panels, half_norms, pack_panels
+from teravec.native import extensions as compiled
 
 __all__ = ["ExactQuantizer", "smallest_k"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 __all__ = ["Pairs"]
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
-from teravec.kernels.native import pack_panels
+from teravec.kernels.panels import pack_panels
+from teravec.native import extensions as compiled
 
 __all__ = ["AffineMap"]
 

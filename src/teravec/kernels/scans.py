@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.groups import Grouping
-from teravec.kernels.native import half_norms, pack_panels, panel_places
+from teravec.kernels.panels import half_norms, pack_panels
+from teravec.native import extensions as compiled
+from teravec.native.extensions import panel_places
 
 __all__ = ["Scan", "open_scan"]
 

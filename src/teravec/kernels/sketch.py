@@ -35,11 +35,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
+from teravec.native import extensions as compiled
 
 __all__ = [
     "CANDIDATE",

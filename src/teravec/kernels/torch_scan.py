@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.kernels.device import open_torch
-from teravec.kernels.native import half_norms
+from teravec.kernels.panels import half_norms
 
 __all__ = ["TorchScan"]
 

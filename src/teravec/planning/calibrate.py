@@ -16,6 +16,9 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import storage_errors
+from teravec.evaluation.calibrating import CalibrationOptions
+from teravec.evaluation.checkpoint import BestSoFar
+from teravec.evaluation.exact_scan import ScanTask, plan_block, scan_rows
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import ITERATION_AGREEMENT, SHARD_AGREEMENT, CentroidAssigner
 from teravec.kernels.codec import Codec, empty_ivf, encode, flat_quantizer, train_codec
@@ -28,9 +31,6 @@ from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
 from teravec.planning.model import truth_rows
 from teravec.processors import default_threads
-from teravec.search.calibrating import CalibrationOptions
-from teravec.search.checkpoint import BestSoFar
-from teravec.search.exact_scan import ScanTask, plan_block, scan_rows
 from teravec.selftest.vectors import made
 from teravec.sources import open_source
 from teravec.storage.files import byte_view, publishing, read_into, sync_file, write_all

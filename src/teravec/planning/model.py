@@ -11,16 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from teravec.evaluation.calibrating import CalibrationOptions, codes_searched
 from teravec.index.opened import OPENED_LIST_BYTES
 from teravec.kernels.assignment import FEWEST_LISTS
+from teravec.model.description import GRAPH_LIST_BYTES
 from teravec.planning.constants import Constants
 from teravec.planning.prediction import Plan, QueryPlan, Stage
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
-from teravec.search.calibrating import CalibrationOptions, codes_searched
-from teravec.shards.plan import bytes_of_rows, fixed_bytes, rows_in_memory
-from teravec.slices.plan import slice_count
+from teravec.segments.shard_plan import bytes_of_rows, fixed_bytes, rows_in_memory
+from teravec.segments.slice_plan import slice_count
 from teravec.sources import GAP_BYTES
-from teravec.training.description import GRAPH_LIST_BYTES
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of

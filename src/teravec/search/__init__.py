@@ -1,1 +1,1 @@
-"""Top-k and range search from disk, and how good they are."""
+"""What is near? Top-k and range search from disk."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
+from teravec.native import extensions as compiled
 
 __all__ = ["best_k", "candidates_kept", "chosen", "without"]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 __all__ = ["FineCache"]
 

@@ -19,8 +19,8 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.native import extensions as compiled
 from teravec.storage.listfile import ID_BYTES
 
 __all__ = ["NOT_KEPT", "ListCache"]

@@ -36,8 +36,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
 from teravec.kernels.metric import Metric
+from teravec.native import extensions as compiled
 
 __all__ = ["list_gaps", "prune_lists", "prune_weight", "worth_visiting"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.index.opened import OpenedIndex
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 from teravec.search.plan import Chunk
 from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers

@@ -14,10 +14,10 @@ from teravec.errors import TeravecError
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.reference import faiss_kmeans
+from teravec.model.list_sizes import imbalance
 from teravec.processors import default_threads
 from teravec.selftest.routes import Route, Task
 from teravec.selftest.vectors import hard, write_npy
-from teravec.training.list_sizes import imbalance
 
 __all__ = ["Result", "compare"]
 

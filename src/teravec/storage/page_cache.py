@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 __all__ = ["cached_bytes", "knows_cached_bytes"]
 

@@ -31,7 +31,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 from teravec.storage.files import byte_view, read_exactly, reserve, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import StorageError
-from teravec.kernels import native as compiled
+from teravec.native import extensions as compiled
 
 __all__ = ["PENDING", "Uring"]
 

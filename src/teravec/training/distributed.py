@@ -36,13 +36,13 @@ import numpy.typing as npt
 
 from teravec.engines.engine import Actors, Engine, Held, Steps
 from teravec.memory import require
+from teravec.model.transform import Transform
 from teravec.progress import Bar, NoBar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.schedule import picked
 from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
-from teravec.training.transform import Transform
 from teravec.training.weights import SampleWeights
 
 __all__ = ["Pass", "Passes", "distributed_passes"]

@@ -26,12 +26,12 @@ import numpy.typing as npt
 
 from teravec.engines.engine import Engine
 from teravec.errors import CorruptFile
+from teravec.model.list_sizes import imbalance
 from teravec.progress import Bar, Progress
 from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
-from teravec.training.list_sizes import imbalance
 from teravec.training.options import KMeansOptions
 from teravec.training.schedule import looked_at, picked
 from teravec.training.sums import (

@@ -7,9 +7,9 @@ from functools import reduce
 
 from teravec.engines.engine import Engine, Steps
 from teravec.memory import require
+from teravec.model.transform import Moments
 from teravec.progress import Progress
 from teravec.training.sample import Sample
-from teravec.training.transform import Moments
 
 __all__ = ["sample_moments"]
 

@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from teravec.arguments import whole_number
+from teravec.engines.options import CPU
 from teravec.errors import InvalidArgument
 from teravec.kernels.codec import Codec, code_bytes
-from teravec.kernels.device import CPU
 from teravec.kernels.metric import Metric
+from teravec.model.transform import TransformKind
 from teravec.storage.listfile import ID_BYTES
-from teravec.training.transform import TransformKind
 
 __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", "plan_training"]
 

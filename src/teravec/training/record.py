@@ -18,12 +18,12 @@ from teravec.errors import (
     TeravecError,
     storage_errors,
 )
+from teravec.model.description import ModelDescription
 from teravec.sources import Source, Weights
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths, is_of_system
 from teravec.storage.output_lock import hold_directory
-from teravec.training.description import ModelDescription
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
 __all__ = [

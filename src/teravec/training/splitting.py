@@ -26,10 +26,10 @@ from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.metric import normalized
 from teravec.memory import require
+from teravec.model.transform import Transform
 from teravec.progress import Progress
 from teravec.training.sample import Sample
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
-from teravec.training.transform import Transform
 
 __all__ = [
     "SplitOptions",

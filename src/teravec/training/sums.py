@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.options import CPU
 from teravec.errors import InvalidSource
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import ITERATION_AGREEMENT, CentroidAssigner
 from teravec.kernels.centre import common_centre
-from teravec.kernels.device import CPU
 from teravec.kernels.metric import normalized
 from teravec.training.options import KMeansOptions
 from teravec.training.training_set import TrainingSet

@@ -20,15 +20,16 @@ from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
+from teravec.model.description import ModelDescription
+from teravec.model.list_sizes import ListsEstimate
+from teravec.model.transform import Transform, train_transform
 from teravec.progress import NoProgress, Progress
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.files import make_directory, publishing, sync_directory, write_all
 from teravec.storage.layout import IndexPaths
 from teravec.training.apart import Kept, checked_places
-from teravec.training.description import ModelDescription
 from teravec.training.kmeans import kmeans
-from teravec.training.list_sizes import ListsEstimate
 from teravec.training.locality import locality_order
 from teravec.training.moments import sample_moments
 from teravec.training.options import KMeansOptions, TrainPlan
@@ -41,7 +42,6 @@ from teravec.training.splitting import (
     splitting_bytes,
 )
 from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
-from teravec.training.transform import Transform, train_transform
 from teravec.training.weights import draw_weights
 
 __all__ = ["EXACT_QUANTIZER_NLIST", "train"]

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from teravec.model.transform import Transform
 from teravec.training.sample import Sample
-from teravec.training.transform import Transform
 from teravec.training.weights import SampleWeights
 
 __all__ = ["BLOCK_BYTES", "PROBE", "TrainingSet"]

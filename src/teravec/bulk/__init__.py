@@ -1,0 +1,1 @@
+"""All queries of a source answered, and written."""

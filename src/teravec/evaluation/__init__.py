@@ -1,0 +1,1 @@
+"""How good is it? Exact neighbours, recall against effort, calibration."""

@@ -1,0 +1,228 @@
+"""How good and how costly searches of an index are, against the true neighbours."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.bulk.results import Neighbors
+from teravec.errors import InvalidArgument
+from teravec.evaluation.fitting import fit_truth
+from teravec.evaluation.truth import Truth, count_found
+from teravec.kernels.metric import Metric
+from teravec.search.effort import Effort
+from teravec.search.index import Index
+from teravec.search.stats import SearchStats
+
+__all__ = ["Evaluation", "evaluate", "recall_at"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_ALONE = 100  # queries searched one at a time, for latencies
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Recall and cost at one effort.
+
+    Parameters
+    ----------
+    nprobe : int
+        Most lists read a query, at most nlist.
+    k : int
+    recall : float
+        Recall@k over all queries.
+    queries_per_s : float
+        All queries in one call.
+    latency_p50_s, latency_p99_s : float
+        Seconds of a query searched alone, over up to 100 of them spread evenly, after the
+        batch: lists may be in the page cache.
+    bytes_per_query : float
+        Read from the files for a query searched alone, ids included.
+    batch_bytes_per_query : float
+        The same in the batch, where each list is read once for all queries that want it.
+    lists_per_query, codes_per_query : float
+        Lists and codes scanned for a query, on average over all.
+    asked : float, optional
+        The recall that was asked for instead of an nprobe.
+    """
+
+    nprobe: int
+    k: int
+    recall: float
+    queries_per_s: float
+    latency_p50_s: float
+    latency_p99_s: float
+    bytes_per_query: float
+    batch_bytes_per_query: float
+    lists_per_query: float
+    codes_per_query: float
+    asked: float | None = None
+
+
+def recall_at(
+    found_ids: Int64, true_ids: Int64, k: int, *, found_distances: Float32 | None = None,
+    true_distances: Float32 | None = None, metric: str = "l2",
+) -> float:  # fmt: skip
+    """Share of the true k nearest among the k returned.
+
+    With distances of both, by distance: a neighbour as near as the k-th true one counts,
+    whatever its id. Without, by id.
+
+    Parameters
+    ----------
+    found_ids, true_ids : ndarray of shape (n, k or more), int64
+        Best first; -1 is none; an id counts once a row. All columns of the truth say which
+        vectors tie with the k-th.
+    k : int
+    found_distances, true_distances : ndarray of the ids' shapes, optional
+        As ``Index.search`` returns them.
+    metric : {"l2", "ip", "cosine"}
+
+    Returns
+    -------
+    float
+        0 to 1: of k neighbours a query, or of as many as its truth has.
+
+    Raises
+    ------
+    InvalidArgument
+        Shapes that do not fit each other or k; no true neighbour at all.
+    """
+    found, true = np.asarray(found_ids), np.asarray(true_ids)
+    _check_ids(found, "found ids", k)
+    _check_ids(true, "true ids", k)
+    if len(found) != len(true):
+        raise InvalidArgument(
+            f"results of {len(found):,} queries found, {len(true):,} expected as in the truth"
+        )
+    sign = -1.0 if Metric.parse(metric).larger_is_closer else 1.0
+    truth, costs = Truth.of_ids(true.astype(np.int64)), np.zeros(found.shape)
+    if true_distances is not None and found_distances is not None:
+        true_costs = np.where(true == -1, np.inf, sign * np.asarray(true_distances, np.float64))
+        truth = Truth(truth.ids, true_costs, comparable=True)
+        costs = sign * np.asarray(found_distances, np.float64)
+    return _recall(truth, found, costs, k)
+
+
+def _recall(truth: Truth, ids: Int64, costs: npt.NDArray[np.float64], k: int) -> float:
+    found, wanted = count_found(truth, ids, costs, k)
+    if not wanted.any():
+        raise InvalidArgument("no true neighbours found: every id is -1")
+    return float(found.sum() / wanted.sum())
+
+
+def evaluate(
+    index: Index,
+    queries: Float32,
+    truth: Neighbors,
+    k: int,
+    nprobes: Sequence[int],
+    *,
+    recalls: Sequence[float] = (),
+    candidates: int | None = None,
+) -> list[Evaluation]:
+    """Search with each nprobe and for each recall, and compare with the truth.
+
+    Parameters
+    ----------
+    index : Index
+        Nothing else should search it meanwhile: its counts are taken for ours.
+    queries : ndarray of shape (nq, d), float32
+    truth : Neighbors
+        As ``read_neighbors`` gives it; k or more columns. What is strange about it is logged.
+    k : int
+    nprobes : sequence of int
+        More than nlist is taken as nlist.
+    recalls : sequence of float
+        Recalls to ask a calibrated index for.
+    candidates : int, optional
+        As for ``Index.search``.
+
+    Returns
+    -------
+    list of Evaluation
+        One for each nprobe and then for each recall, in order.
+
+    Raises
+    ------
+    InvalidArgument
+        Truth of other queries, of fewer neighbours than k, or of other vectors than the
+        index's: see ``fit_truth``.
+    """
+    queries = np.asarray(queries)
+    if not (nprobes or recalls) or min(nprobes, default=1) < 1:
+        raise InvalidArgument(f"nprobe {list(nprobes)} found, numbers of at least 1 expected")
+    efforts: list[tuple[float | None, Effort]] = [
+        (None, index.effort(min(nprobe, index.nlist), k=k, candidates=candidates))
+        for nprobe in nprobes
+    ]
+    efforts += [
+        (recall, index.effort(recall=recall, k=k, candidates=candidates)) for recall in recalls
+    ]
+    fitted = fit_truth(index, queries, truth, k)
+    for doubt in fitted.doubts:
+        log.warning("%s", doubt)
+    return [_evaluate(index, queries, fitted.truth, k, each, asked) for asked, each in efforts]
+
+
+def _evaluate(
+    index: Index, queries: Float32, truth: Truth, k: int, effort: Effort, asked: float | None
+) -> Evaluation:
+    before, started = replace(index.stats), time.perf_counter()
+    distances, ids = index.search_at(queries, k, effort)
+    seconds = time.perf_counter() - started
+    batch = _difference(index.stats, before)
+    before = replace(index.stats)
+    latencies = _latencies(index, queries, k, effort)
+    alone = _difference(index.stats, before)
+    costs = distances.astype(np.float64) * (-1 if Metric(index.metric).larger_is_closer else 1)
+    return Evaluation(
+        nprobe=effort.nprobe,
+        k=k,
+        recall=_recall(truth, ids, costs, k),
+        queries_per_s=len(queries) / seconds,
+        latency_p50_s=float(np.percentile(latencies, 50)),
+        latency_p99_s=float(np.percentile(latencies, 99)),
+        bytes_per_query=alone.bytes_read / alone.queries,
+        batch_bytes_per_query=batch.bytes_read / batch.queries,
+        lists_per_query=batch.lists_wanted / batch.queries,
+        codes_per_query=batch.codes_scanned / batch.queries,
+        asked=asked,
+    )
+
+
+def _latencies(index: Index, queries: Float32, k: int, effort: Effort) -> list[float]:
+    count = min(_ALONE, len(queries))
+    rows = np.linspace(0, len(queries) - 1, count).astype(np.int64)
+    seconds = []
+    for row in rows.tolist():
+        started = time.perf_counter()
+        index.search_at(queries[row : row + 1], k, effort)
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def _difference(after: SearchStats, before: SearchStats) -> SearchStats:
+    return SearchStats(
+        **{
+            field.name: getattr(after, field.name) - getattr(before, field.name)
+            for field in fields(SearchStats)
+        }
+    )
+
+
+def _check_ids(ids: Int64, what: str, k: int) -> None:
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or not 1 <= k <= ids.shape[1]:
+        raise InvalidArgument(
+            f"{what} {ids.dtype} of shape {ids.shape} found, "
+            f"integers of shape (n, {k} or more) expected for k {k}"
+        )

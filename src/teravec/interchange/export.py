@@ -1,0 +1,100 @@
+"""Exporting an index to Faiss."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import cast
+
+from teravec.errors import OutputExists, StorageError, storage_errors
+from teravec.index.opened import OpenedIndex
+from teravec.interchange.faiss_file import ExportedIndex, write_faiss_index
+from teravec.progress import Progress
+from teravec.storage.concatenation import concatenate
+from teravec.storage.files import publishing
+from teravec.storage.listfile import ID_BYTES
+from teravec.storage.output_lock import hold_file
+
+__all__ = ["export_faiss"]
+
+_WINDOW_BYTES = 8 << 20
+_BUFFER_BYTES = 4 << 20
+
+
+def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
+    """Write what ``faiss.read_index`` opens and searches with the same results.
+
+    Of codes in two stages, the finer ones are written. Lists are verified and streamed, one
+    whole list in memory at a time; Faiss itself will
+    hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
+
+    Raises
+    ------
+    OutputExists
+        ``out`` is there already, or another process writes it now.
+    CorruptFile
+        A list is damaged; no file is left.
+    """
+    path = Path(out)
+    with storage_errors(path, "write"):
+        taken = path.exists()
+        nowhere = not path.parent.is_dir()
+    if taken:
+        raise OutputExists(f"{path} exists")
+    if nowhere:
+        raise StorageError(f"{path}: cannot write: no directory {path.parent}")
+    with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
+        model = index.model
+        exported = ExportedIndex(
+            model.empty_ivf(), model.metric, model.d, model.transform.matrix,
+            model.transform.whole_offset,
+        )  # fmt: skip
+        total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
+        lists = _fine_lists if model.sketch_size else _lists
+        buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
+        with progress.stage("export", total, "bytes") as bar:
+
+            def counted() -> Iterator[tuple[bytes, bytes]]:
+                for codes, ids in lists(index):
+                    yield codes, ids
+                    bar.advance(len(codes) + len(ids))
+
+            write_faiss_index(cast(io.BytesIO, buffered), exported, index.sizes, counted())
+        buffered.flush()
+        buffered.detach()
+
+
+def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Codes and ids of every list, in order.
+
+    A list larger than a window comes in parts, which are put together: Faiss wants all
+    codes of a list before its ids.
+    """
+    for file in index.slices:
+        sizes = iter(file.sizes.tolist())
+        codes_parts, ids_parts, wanted, held = [], [], next(sizes, 0), 0
+        for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
+            at = 0
+            while True:
+                take = min(wanted - held, len(codes) - at)
+                codes_parts.append(codes[at : at + take].tobytes())
+                ids_parts.append(ids[at : at + take].tobytes())
+                at, held = at + take, held + take
+                if held < wanted:
+                    break
+                yield b"".join(codes_parts), b"".join(ids_parts)
+                codes_parts, ids_parts, held = [], [], 0
+                following = next(sizes, None)
+                if following is None:
+                    break
+                wanted = following
+
+
+def _fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Likewise, of the finer codes of codes in two stages."""
+    for file, rows in zip(index.slices, index.fine, strict=True):
+        for start, stop in pairwise(file.starts.tolist()):
+            held = rows.read_rows(start, stop)
+            yield held[:, :-ID_BYTES].tobytes(), held[:, -ID_BYTES:].tobytes()

@@ -1,0 +1,1 @@
+"""The empty index: description, centroids, transform, codec."""

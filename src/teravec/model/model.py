@@ -1,0 +1,234 @@
+"""The model: an empty trained index, in memory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.options import CPU
+from teravec.errors import CorruptFile, InvalidArgument, storage_errors
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.kernels.clipping import ScalarRange
+from teravec.kernels.codec import (
+    Codec,
+    empty_ivf,
+    encode,
+    flat_quantizer,
+    quantizer_vectors,
+    residuals_of,
+)
+from teravec.kernels.compiled_scanner import CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScanner
+from teravec.kernels.fine_codes import FineCodes
+from teravec.kernels.hnsw import load_hnsw, search_hnsw
+from teravec.kernels.metric import Metric, normalized
+from teravec.kernels.nearest import ExactQuantizer
+from teravec.kernels.sketch import encode_sketches
+from teravec.model.description import ModelDescription
+from teravec.model.transform import Transform
+from teravec.storage.arrays import check_file, read_array
+
+__all__ = ["Model"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+class Model:
+    """A trained model in memory: transform, centroids, coarse quantizer, codec.
+
+    Attributes
+    ----------
+    description : ModelDescription
+    metric : Metric
+    codec : Codec
+    centroids : ndarray of shape (nlist, d_index), float32
+        A view of the one copy that the Faiss quantizer holds.
+    """
+
+    def __init__(
+        self,
+        description: ModelDescription,
+        transform: Transform,
+        centroids: Float32,
+        parameters: Float32,
+        graph: bytes | None,
+    ) -> None:
+        self.description = description
+        self.metric, self.codec = Metric(description.metric), Codec.parse(description.codec)
+        self.transform, self._parameters = transform, parameters
+        self._quantizer = flat_quantizer(centroids, self.metric)
+        self._graph = None if graph is None else load_hnsw(graph, self._quantizer)
+        self.centroids = quantizer_vectors(self._quantizer)
+
+    @classmethod
+    def read(cls, directory: Path) -> Model:
+        """Read and verify the model in ``directory``.
+
+        Raises
+        ------
+        MissingFile, CorruptFile
+        """
+        description = ModelDescription.read(directory)
+        files, d, d_index = description.files, description.d, description.d_index
+        centroids = read_array(
+            directory / "centroids.npy", files["centroids.npy"], (description.nlist, d_index)
+        )
+        parameters = read_array(directory / "codec.npy", files["codec.npy"])
+        packed = None
+        if "transform.npy" in files:
+            path = directory / "transform.npy"
+            packed = read_array(path, files["transform.npy"])
+            if packed.shape not in ((d_index, d + 1), (d_index + 1, d + 1)):
+                raise CorruptFile(f"{path}: shape {packed.shape} found, {d_index, d + 1} expected")
+        graph = None
+        if "quantizer.hnsw" in files:
+            path = directory / "quantizer.hnsw"
+            check_file(path, files["quantizer.hnsw"])
+            with storage_errors(path, "read"):
+                graph = path.read_bytes()
+        return cls(description, Transform.unpacked(packed, d_index), centroids, parameters, graph)
+
+    @property
+    def d(self) -> int:
+        """Dimensions of the user's vectors."""
+        return self.description.d
+
+    @property
+    def nlist(self) -> int:
+        """Inverted lists."""
+        return self.description.nlist
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of a vector's code, of both stages where there are two."""
+        return self.description.code_size
+
+    @property
+    def sketch_size(self) -> int:
+        """Bytes of a sketch; 0 where there is one stage."""
+        return self.description.sketch_size
+
+    @property
+    def tag(self) -> int:
+        """The checksum as a number, as list files carry it."""
+        return self.description.tag
+
+    @property
+    def memory_bytes(self) -> int:
+        """About the memory that the model takes."""
+        return self.description.memory_bytes
+
+    @cached_property
+    def _exact(self) -> ExactQuantizer:
+        return ExactQuantizer(self.centroids, self.metric)
+
+    def make_ready(self) -> None:
+        """Lay the centroids out for queries now, not when the first one comes."""
+        if self._graph is None:
+            _ = self._exact
+
+    def prepare(self, vectors: Float32, threads: int = 1) -> Float32:
+        """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
+
+        Raises
+        ------
+        InvalidArgument
+            Wrong number of dimensions.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.d:
+            raise InvalidArgument(f"vectors of shape {vectors.shape} found, (n, {self.d}) expected")
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        if self.metric is Metric.COSINE:
+            vectors = normalized(vectors)
+        return self.transform.apply(vectors, threads)
+
+    def nearest_lists(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
+        """The nprobe lists to visit for each prepared query.
+
+        Returns
+        -------
+        list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 where none
+        distances : ndarray of shape (nq, nprobe), float32
+            Squared distance to the centroid (l2), or inner product with it.
+        """
+        if self._graph is None:
+            return self._exact.search(queries, nprobe, threads=threads)
+        list_nos = search_hnsw(self._graph, queries, nprobe, threads)
+        distances = np.empty(list_nos.shape, np.float32)
+        for query, nearest, out in zip(queries, list_nos, distances, strict=True):
+            rows = self.centroids[nearest]
+            if self.metric.larger_is_closer:
+                out[:] = rows @ query
+            else:
+                out[:] = ((rows - query) ** 2).sum(1)
+        return list_nos, distances
+
+    def assigner(
+        self, threads: int, device: str = CPU, sample: Float32 | None = None
+    ) -> CentroidAssigner:
+        """What finds the list of a vector while sharding, as trained and measured.
+
+        A device other than the processor is compared with it on a sample of prepared vectors.
+        """
+        if device != CPU:
+            checked = self.centroids[:0] if sample is None else sample
+            return CentroidAssigner.on_device(self.centroids, checked, device, threads=threads)
+        margin = self.description.assignment["margin"]
+        if margin is None:
+            return CentroidAssigner.exact(self.centroids)
+        return CentroidAssigner.grouped(
+            self.centroids, seed=self.description.seed, threads=threads, margin=margin
+        )
+
+    def scanner(self) -> CompiledScanner | FaissScanner:
+        """What finds the k best codes of lists in memory: the quickest that knows the codec."""
+        if CompiledScanner.scans(self.codec):
+            return CompiledScanner(self.codec, self.metric, self.centroids, self._parameters)
+        return self.faiss_scanner()
+
+    def faiss_scanner(self) -> FaissScanner:
+        """What scans lists in memory by Faiss's scanners, for any codec."""
+        return FaissScanner(self.empty_ivf(), self.metric)
+
+    def fine_codes(self) -> FineCodes:
+        """What compares queries with the fine codes of single vectors."""
+        return FineCodes(
+            self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf
+        )  # fmt: skip
+
+    def encode(
+        self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
+    ) -> npt.NDArray[np.uint8]:
+        """Codes of prepared vectors (n, d_index) in their lists (n,), (n, code_size).
+
+        Of two stages, the sketch comes first.
+        """
+        fine = encode(self._encoder, vectors, list_nos, threads)
+        if not self.codec.sketch_bits:
+            return fine
+        residuals = residuals_of(self._quantizer, vectors, list_nos)
+        sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
+        return np.concatenate([sketches, fine], axis=1)
+
+    def clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
+        """How many prepared vectors lie outside of what a scalar quantizer was trained on."""
+        if self._range is None:
+            return 0
+        return self._range.clipped(vectors, list_nos, self.centroids, threads)
+
+    @cached_property
+    def _range(self) -> ScalarRange | None:
+        return ScalarRange.of(self.codec, self._parameters)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self.empty_ivf()
+
+    def empty_ivf(self) -> Any:
+        """A trained Faiss IVF index of the fine codes, without lists, on this quantizer."""
+        return empty_ivf(self.codec, self._quantizer, self.metric, self._parameters)

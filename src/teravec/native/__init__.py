@@ -1,0 +1,1 @@
+"""What is compiled, and what loads it: the only room that knows."""

@@ -1,0 +1,1 @@
+"""Which rows are in these files? Shards and slices: encoding rows, merging lists."""

@@ -1,0 +1,180 @@
+"""The merge stage: all shards in, slices of list ranges out, in bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.engine import Steps
+from teravec.engines.resources import Resources
+from teravec.errors import MissingFile
+from teravec.memory import require
+from teravec.segments.entry import SliceEntry
+from teravec.segments.shard import sealed_shards
+from teravec.segments.slice_files import SliceFiles
+from teravec.segments.slice_plan import (
+    ListRange,
+    SealedRange,
+    check_coverage,
+    slice_count,
+    slice_ranges,
+)
+from teravec.storage.concatenation import concatenate
+from teravec.storage.files import allow_open_files, make_directory
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ID_BYTES, ListFile
+
+__all__ = ["MergeOptions", "merge"]
+
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_WINDOW_BYTES = 16 << 20  # some processors' last cache; more buys nothing while shards are few
+_READ_BYTES = 4 << 20  # from each shard in a window: what a spinning disk wants between seeks
+_TABLE_ENTRY = 64  # bytes a list of a shard: its entry as read and kept, and its first row
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """Options of the merge stage.
+
+    Parameters
+    ----------
+    model_tag : int
+        Checksum of the model that must have encoded the shards.
+    code_size, sketch_size : int
+        Bytes of a vector's code, and how many of them are its sketch; 0: one stage.
+    nlist, ntotal : int
+        What the model and the source say.
+    slices : int, optional
+        Not given: slices of about 1 GiB.
+    """
+
+    model_tag: int
+    code_size: int
+    sketch_size: int
+    nlist: int
+    ntotal: int
+    slices: int | None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a vector in a shard: code and id."""
+        return self.code_size + ID_BYTES
+
+
+def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[SliceEntry]:
+    """Write every slice that is not sealed yet; return what the manifest says of them all.
+
+    Raises
+    ------
+    MissingFile, ForeignFile, CorruptFile
+        A shard is missing, belongs to another index, overlaps another or is damaged; the
+        message names it, and no slice that holds its bytes is left behind.
+    """
+    engine, shards = resources.engine, sealed_shards(paths)
+    if not shards:
+        raise MissingFile(f"{paths.shards}: there are no shards to merge")
+    # All lists' entries of one shard, sums of sizes; a slice's while it is written.
+    table_bytes = 8 * 8 * options.nlist
+    require(table_bytes + (8 << 20), engine.memory_bytes, f"merging {options.nlist:,} lists")
+    allow_open_files(len(shards))
+    sizes, ordered = _survey(shards, options)
+    total_bytes = options.ntotal * options.row_bytes
+    count = slice_count(options.slices, options.nlist, total_bytes)
+    make_directory(paths.slices)
+    tasks = []
+    for number, lists in enumerate(slice_ranges(sizes, count)):
+        wanted = sizes[slice(*lists)]
+        files = SliceFiles(
+            paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
+            options.model_tag, options.code_size, options.sketch_size,
+        )  # fmt: skip
+        tasks.append(_SliceTask(files, wanted))
+    merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
+    sealed = []
+    with resources.progress.stage("merge", total_bytes, "bytes") as bar:
+        for entry in engine.run(merger, _merge_slice, tasks, bar):
+            log.info("slice of lists %d to %d, seal %s", *entry.lists, entry.checksum)
+            sealed.append(entry)
+    return sealed
+
+
+def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
+    """Total size of each list, and the shards in row order, after checking that they fit."""
+    sizes, ranges = np.zeros(options.nlist, np.int64), []
+    for path in shards:
+        with ListFile(path) as file:
+            file.check_belongs(model=options.model_tag, code_size=options.code_size)
+            ranges.append(SealedRange(file.header.row_start, file.header.row_stop, path))
+            sizes += file.sizes
+    check_coverage(ranges, options.ntotal)
+    return sizes, [shard.path for shard in sorted(ranges)]
+
+
+@contextmanager
+def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
+
+
+@dataclass(frozen=True)
+class _Merger:
+    """What a worker merges: all shards, in row order."""
+
+    shards: tuple[Path, ...]
+    row_bytes: int
+    memory_bytes: int
+    threads: int
+
+    def make(self) -> _Merger:
+        """Files are opened for each slice; the process must be allowed so many."""
+        allow_open_files(len(self.shards))
+        return self
+
+    @property
+    def window_bytes(self) -> int:
+        """Bytes of a part of the concatenation, of which a few are in memory."""
+        wanted = max(_WINDOW_BYTES, len(self.shards) * _READ_BYTES)
+        return min(wanted, self.memory_bytes // (4 * (self.threads + 2)))
+
+    @property
+    def span_lists(self) -> int:
+        """Lists whose entries of all shards' tables a quarter of the memory holds."""
+        return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * len(self.shards)))
+
+
+@dataclass(frozen=True)
+class _SliceTask:
+    """One slice: its files, and the vectors of each of its lists, (n,) int64."""
+
+    files: SliceFiles
+    sizes: Int64
+
+
+def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SliceEntry]:
+    """Write a slice, unless it is there."""
+    files = task.files
+    if files.are_sealed():
+        yield files.ntotal * merger.row_bytes
+    else:
+        yield from _write_slice(merger, files, task.sizes)
+    return files.entry()
+
+
+def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[int]:
+    start, stop = files.lists
+    span = merger.span_lists
+    with files.writing(sizes) as write:
+        for first in range(start, stop, span):
+            with _opened(merger.shards, (first, min(first + span, stop))) as opened:
+                for codes, ids in concatenate(opened, merger.window_bytes, merger.threads):
+                    write(codes, ids)
+                    yield codes.nbytes + ids.nbytes

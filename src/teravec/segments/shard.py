@@ -1,0 +1,204 @@
+"""The shard stage: encode ranges of rows into sealed files, sorted by list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.engine import Engine, Steps
+from teravec.engines.options import CPU
+from teravec.engines.resources import Resources
+from teravec.engines.threads import ahead
+from teravec.errors import ForeignFile, InvalidArgument
+from teravec.kernels.assignment import CentroidAssigner
+from teravec.memory import require
+from teravec.model.description import ModelDescription
+from teravec.model.model import Model
+from teravec.segments.shard_plan import (
+    BLOCK_BYTES,
+    WRITE_BYTES,
+    RowRange,
+    fixed_bytes,
+    missing_ranges,
+    rows_in_memory,
+    shard_ranges,
+)
+from teravec.sources import Source, SourceFiles
+from teravec.storage.files import make_directory, publishing
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
+
+__all__ = ["clipped_vectors", "sealed_shards", "shard"]
+
+log = logging.getLogger(__name__)
+
+_CHECKED_ROWS = 1024  # on which a device is compared with the processor
+
+
+def sealed_shards(paths: IndexPaths) -> list[Path]:
+    """The shard files there are, in row order."""
+    return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
+
+
+def clipped_vectors(paths: IndexPaths) -> int:
+    """Vectors of all shards outside of what the codec's scalar quantizer was trained on."""
+    count = 0
+    for path in sealed_shards(paths):
+        with ListFile(path, lists=(0, 0)) as file:
+            count += file.header.clipped
+    return count
+
+
+def shard(
+    source: Source, model: ModelDescription, paths: IndexPaths, shards: int | None,
+    rows: RowRange | None, resources: Resources,
+) -> list[Path]:  # fmt: skip
+    """Encode the rows that no sealed shard covers; return the files written.
+
+    Ranges may be encoded in any order, by several processes at once, and again after a
+    crash: a shard appears under its name only when it is whole and verified.
+
+    Parameters
+    ----------
+    source : Source
+    model : ModelDescription
+    paths : IndexPaths
+    shards : int, optional
+        Shards to cut all rows into, at least.
+    rows : tuple of int, optional
+        Encode only rows [start, stop). Not given: every row that no shard covers yet.
+    resources : Resources
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+        The model and one block of vectors leave no room to sort.
+    ForeignFile
+        A shard of another model is in the way.
+    """
+    engine = resources.engine
+    block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
+    code_size = model.code_size
+    fixed = fixed_bytes(model.memory_bytes)
+    require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
+    rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
+    make_directory(paths.shards)
+    done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
+    missing = missing_ranges(_wanted(source.ntotal, shards, rows, rows_most, engine), done)
+    maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
+    with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
+        written = []
+        for path in engine.run(maker, _write_shard, missing, bar):
+            log.info("shard %s sealed", path.name)
+            written.append(path)
+    return written
+
+
+def _wanted(
+    ntotal: int, shards: int | None, rows: RowRange | None, rows_most: int, engine: Engine
+) -> list[RowRange]:
+    if rows is None:
+        return shard_ranges(ntotal, shards, rows_most, engine.workers)
+    start, stop = rows
+    if not 0 <= start < stop <= ntotal:
+        raise InvalidArgument(f"rows {start}:{stop} asked for; the source has {ntotal:,}")
+    ranges = shard_ranges(stop - start, None, rows_most, engine.workers)
+    return [(start + a, start + b) for a, b in ranges]
+
+
+def _sealed_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
+    with ListFile(path) as file:
+        file.check_belongs(model=model.tag, code_size=code_size)
+        if file.lists != (0, model.nlist):
+            raise ForeignFile(f"{path}: lists {file.lists} found, all {model.nlist:,} expected")
+        return file.header.row_start, file.header.row_stop
+
+
+@dataclass(frozen=True)
+class _EncoderMaker:
+    """What a worker makes an encoder from."""
+
+    source: SourceFiles
+    paths: IndexPaths
+    block_rows: int
+    threads: int
+    device: str
+
+    def make(self) -> _Encoder:
+        model, source = Model.read(self.paths.model), self.source.open()
+        sample = None
+        if self.device != CPU:
+            rows = np.linspace(0, source.ntotal - 1, min(source.ntotal, _CHECKED_ROWS))
+            sample = model.prepare(source.take(np.unique(rows.astype(np.int64))), self.threads)
+        assigner = model.assigner(self.threads, self.device, sample)
+        return _Encoder(source, self.paths, model, assigner, self.block_rows, self.threads)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    source: Source
+    paths: IndexPaths
+    model: Model
+    assigner: CentroidAssigner
+    block_rows: int
+    threads: int
+
+    def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
+        """Codes, ids and list numbers of a range, in row order; how many vectors were clipped."""
+        count, clipped = rows[1] - rows[0], 0
+        codes = np.empty((count, self.model.code_size), np.uint8)
+        ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
+        for block in self.source.blocks(*rows, self.block_rows):
+            vectors = self.model.prepare(block.vectors, self.threads)
+            assigned, distances = self.assigner.assign(vectors, threads=self.threads)
+            # No vector is let in that none could find.
+            if not np.isfinite(distances).all():
+                rows_of = np.arange(block.start, block.start + len(vectors))
+                self.source.check_lengths(rows_of, block.vectors)
+            self.model.codec.check_values(vectors, partial(self._place_of, block.start))
+            at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
+            list_nos[at], ids[at] = assigned, block.ids
+            codes[at] = self.model.encode(vectors, assigned, self.threads)
+            clipped += self.model.clipped(vectors, assigned, self.threads)
+            yield len(vectors)
+        return codes, ids, list_nos, clipped
+
+    def _place_of(self, start: int, number: int) -> str:
+        return self.source.place_of(start + number)
+
+
+def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
+    codes, ids, list_nos, clipped = yield from encoder.encode(rows)
+    nlist = encoder.model.nlist
+    sizes = np.bincount(list_nos, minlength=nlist)
+    order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
+    del list_nos
+    header = ListFileHeader(
+        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag,
+        clipped,
+    )  # fmt: skip
+    path = encoder.paths.shard(*rows)
+    with (
+        publishing(path, verify=verify_lists) as file,
+        ListFileWriter(file, header, sizes) as writer,
+    ):
+        for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
+            writer.write(part_codes, part_ids)
+        writer.finish()
+    return path
+
+
+def _in_order(
+    codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
+        yield codes[part], ids[part]

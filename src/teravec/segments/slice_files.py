@@ -1,0 +1,143 @@
+"""The files of one slice: its list file and, of codes in two stages, the finer codes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.segments.entry import RowsEntry, SliceEntry
+from teravec.segments.slice_plan import ListRange
+from teravec.storage.files import publishing
+from teravec.storage.listfile import (
+    ID_BYTES,
+    ListFile,
+    ListFileHeader,
+    ListFileWriter,
+    verify_lists,
+)
+from teravec.storage.rowfile import (
+    RowFile,
+    RowFileHeader,
+    RowFileWriter,
+    page_bytes_for,
+    verify_rows,
+)
+
+__all__ = ["SliceFiles"]
+
+Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SliceFiles:
+    """What the files of a slice must be.
+
+    Where codes have two stages, shards hold both side by side. The list file of a slice has
+    the sketches, which a search scans, and the row file the finer codes, each with its id.
+
+    Parameters
+    ----------
+    path, fine_path : Path
+        The list file; the row file, which one-stage codes do not have.
+    lists : tuple of int
+    ntotal, row_stop : int
+        Vectors of the slice; rows of the source.
+    model_tag : int
+        Checksum of the model.
+    code_size, sketch_size : int
+        Bytes of a vector's code, and how many of them are its sketch; 0: one stage.
+    """
+
+    path: Path
+    fine_path: Path
+    lists: ListRange
+    ntotal: int
+    row_stop: int
+    model_tag: int
+    code_size: int
+    sketch_size: int
+
+    @property
+    def _header(self) -> ListFileHeader:
+        code_size = self.sketch_size or self.code_size
+        return ListFileHeader(code_size, *self.lists, 0, self.row_stop, self.ntotal, self.model_tag)
+
+    @property
+    def _fine_header(self) -> RowFileHeader:
+        row_size = self.code_size - self.sketch_size + ID_BYTES
+        return RowFileHeader(
+            row_size, page_bytes_for(row_size), *self.lists, self.ntotal, self.model_tag
+        )
+
+    def are_sealed(self) -> bool:
+        """Whether the files are there and are what is wanted, checked to their last bytes.
+
+        A file of another model is an error; one of other lists is to be written anew.
+        """
+        return self._list_file_is_sealed() and (not self.sketch_size or self._row_file_is_sealed())
+
+    def _list_file_is_sealed(self) -> bool:
+        if not self.path.exists():
+            return False
+        with ListFile(self.path) as file:
+            file.check_belongs(model=self.model_tag, code_size=self._header.code_size)
+            if file.lists != self.lists or file.header.ntotal != self.ntotal:
+                return False
+        verify_lists(self.path)  # the shards, which could mend it, are about to go
+        return True
+
+    def _row_file_is_sealed(self) -> bool:
+        if not self.fine_path.exists():
+            return False
+        with RowFile(self.fine_path) as file:
+            file.check_belongs(model=self.model_tag, row_size=self._fine_header.row_size)
+            if file.header != self._fine_header:
+                return False
+        verify_rows(self.fine_path)
+        return True
+
+    @contextmanager
+    def writing(self, sizes: Int64) -> Iterator[Callable[[Bytes, Int64], None]]:
+        """Publish the files; the body writes all codes (n, code_size) and ids, in order."""
+        with ExitStack() as stack:
+            fine = None
+            if self.sketch_size:
+                rows = stack.enter_context(publishing(self.fine_path, verify=verify_rows))
+                fine = RowFileWriter(rows, self._fine_header)
+            file = stack.enter_context(publishing(self.path, verify=verify_lists))
+            lists = stack.enter_context(ListFileWriter(file, self._header, sizes))
+
+            def write(codes: Bytes, ids: Int64) -> None:
+                if fine is None:
+                    lists.write(codes, ids)
+                    return
+                lists.write(np.ascontiguousarray(codes[:, : self.sketch_size]), ids)
+                id_bytes = ids.astype("<i8")[:, None].view(np.uint8)
+                fine.write(np.concatenate([codes[:, self.sketch_size :], id_bytes], axis=1))
+
+            yield write
+            lists.finish()
+            if fine is not None:
+                fine.finish()
+
+    def entry(self) -> SliceEntry:
+        """What the manifest says of the sealed files."""
+        fine = None
+        if self.sketch_size:
+            with RowFile(self.fine_path) as rows:
+                fine = RowsEntry(_below_index(self.fine_path), rows.header.file_size, rows.seal)
+        with ListFile(self.path) as file:
+            return SliceEntry(
+                _below_index(self.path), self.lists, self.ntotal, file.header.file_size,
+                file.seal, fine=fine,
+            )  # fmt: skip
+
+
+def _below_index(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -1,0 +1,1 @@
+"""Answering from many servers as one machine would."""

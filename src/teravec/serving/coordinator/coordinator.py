@@ -1,0 +1,265 @@
+"""The coordinator: chooses lists, has servers search them, and merges what they find.
+
+It needs manifest, model and calibration of the index, and no slice.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import Metric
+
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.index.manifest import read_manifest
+from teravec.kernels.sketch import CANDIDATE
+from teravec.search.candidates import chosen
+from teravec.serving.coordinator.fanout import FanOut
+from teravec.serving.coordinator.fleet import Fleet
+from teravec.serving.coordinator.replicas import State
+from teravec.serving.coordinator.rounds import ListRound, RefineRound, Round, SketchRound
+from teravec.serving.coordinator.shares import Pairs, PlacePairs
+from teravec.serving.server.gauges import gauge, server_gauges
+from teravec.serving.server.merging import Part, merged
+from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.served import Ranges, ServedIndex, version_beside
+from teravec.serving.server.two_stages import put_together
+from teravec.serving.server.versions import Versions
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.storage.layout import IndexPaths, absolute
+
+__all__ = ["Coordinator"]
+
+log = logging.getLogger(__name__)
+
+Float32 = npt.NDArray[np.float32]
+
+_CANDIDATE_BYTES = 64 << 20  # of all queries; every server of a list may send as many
+
+
+class Coordinator:
+    """Answers through servers.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory with manifest and model.
+    fleet : Fleet
+        Closed with the coordinator.
+    limits : Limits
+    metrics : Metrics
+    memory_bytes, threads : int, optional
+    """
+
+    def __init__(
+        self, path: Path, fleet: Fleet, limits: Limits, metrics: Metrics, *,
+        memory_bytes: int | None = None, threads: int | None = None,
+    ) -> None:  # fmt: skip
+        self._path, self._fleet = absolute(path), fleet
+        self._limits, self._metrics = limits, metrics
+        self._memory_bytes, self._threads = memory_bytes, threads
+        self._lock = threading.RLock()  # closing a version, within, takes it again
+        self._next: ServedIndex | None = None  # waits for servers that have it
+        # Nobody names a version to a coordinator: the one before goes with its last search.
+        self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
+        fleet.start(self._go_over)
+
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
+        manifest = index.manifest
+        mean_size = manifest.ntotal / manifest.nlist
+        self._fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
+        return index
+
+    def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        """Answer queries; exactly as one machine would, if every list has a live owner."""
+        with self.versions.using() as index:
+            request = index.within_ntotal(request)
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
+            sizes = self._fleet.list_sizes(index.version)
+            pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
+            search = self._in_two_rounds if index.two_stages and request.wanted.k else self._at_once
+            answer, left = search(index, prepared, pairs, request, deadline)
+            missing = sum(p.total_bytes for p in left) / max(1, pairs.total_bytes)
+            if left and not request.allow_partial:
+                raise Unavailable(self._told(left, missing))
+            self._limits.check_results(len(answer.ids))
+            return replace(answer, missing=missing)
+
+    def _at_once(
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
+        deadline: Deadline,
+    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+        """The answer, and pairs that no live server could search."""
+        wanted, larger = request.wanted, index.larger_is_closer
+        listed = ListRound(index.version, prepared, wanted, larger)
+        parts, left = self._fan_out(listed, deadline).search(pairs)
+        return merged(parts, len(prepared), wanted, larger, index.version), left
+
+    def _in_two_rounds(
+        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
+        deadline: Deadline,
+    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+        """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
+        wanted = request.wanted
+        assert wanted.k is not None
+        ntotal, nq = index.manifest.ntotal, len(prepared)
+        head = index.version, prepared, wanted, index.larger_is_closer
+        kept = index.candidates_kept(wanted.k, request.candidates)
+        owners, places, left = [], [], []
+        # So many queries at a time that memory holds what the servers keep of them.
+        rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * kept))
+        for start in range(0, nq, rows):
+            mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
+            sketched = SketchRound(*head, capacity=kept)
+            parts, unowned = self._fan_out(sketched, deadline).search(pairs.only(mine))
+            left += unowned
+            shifted = [Part(part.rows - start, part.answer) for part in parts]
+            together = put_together(shifted, min(rows, nq - start), kept)
+            of, at = chosen(together, wanted.k, ntotal)
+            owners.append(of + start)
+            places.append(at)
+        of, at = (np.concatenate([np.empty(0, np.int64), *each]) for each in (owners, places))
+        wished = PlacePairs.of_places(of, at, index.row_bytes)
+        parts, unowned = self._fan_out(RefineRound(*head), deadline).search(wished)
+        # What was lost between the rounds is missing as its lists are.
+        lost = [pairs.only(np.flatnonzero(np.isin(pairs.list_nos, p.list_nos))) for p in unowned]
+        return merged(parts, nq, wanted, index.larger_is_closer, index.version), left + lost
+
+    def _fan_out(self, round: Round, deadline: Deadline) -> FanOut:
+        return FanOut(self._fleet, self._metrics, round, deadline)
+
+    def _told(self, left: list[Pairs], missing: float) -> str:
+        list_nos = np.unique(np.concatenate([p.list_nos for p in left]))
+        return (
+            f"{len(list_nos):,} lists of {list_nos[0]} to {list_nos[-1]}, {100 * missing:.2f} % of "
+            f"the bytes to scan, have no live owner ({self._fleet.why_missing()}); "
+            "allow a partial answer to go without"
+        )
+
+    def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
+        """Refuse: lists are searched where they are."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Refuse, as ``search_lists``."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, and the ranges that are known."""
+        return self._fleet.list_sizes(index.version), ((0, index.nlist),)
+
+    def why_not_ready(self) -> str | None:
+        """None if every list has a live owner."""
+        covered = self._fleet.covered(self.versions.current.version)
+        if covered == 1.0:
+            return None
+        return (
+            f"{100 * (1 - covered):.2f} % of the lists have no live owner "
+            f"({self._fleet.why_missing()})"
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """State and load of the servers."""
+        waiting = self._next
+        return {
+            "servers": self._fleet.describe(),
+            "covered": self._fleet.covered(self.versions.current.version),
+            "one_owner": self._fleet.at_risk(self.versions.current.version),
+            "next_version": None if waiting is None else waiting.version,
+        }
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Nothing: nobody makes requests for versions of a coordinator."""
+
+    def gauges(self) -> Iterable[Metric]:
+        """State of the servers, and how many of the lists they have."""
+        version = self.versions.current.version
+        yield from server_gauges(self._fleet.describe(), State)
+        yield gauge("lists_covered_ratio", "Share of the lists that have an owner to ask.",
+                    self._fleet.covered(version))  # fmt: skip
+        yield gauge("lists_one_owner_ratio",
+                    "Share of the lists that have an owner, but not two live ones.",
+                    self._fleet.at_risk(version))  # fmt: skip
+        yield gauge("next_version_waiting", "Whether a version waits for servers that have it.",
+                    self._next is not None)  # fmt: skip
+
+    def reload(self) -> str:
+        """Open the directory's index; go over to it when servers have all of its lists."""
+        index = self._open()
+        with self._lock:
+            unused, self._next = self._next, index
+        if unused is not None:
+            unused.close()
+        self._go_over()
+        return index.version
+
+    def _go_over(self) -> None:
+        """Make the next version current if its lists have owners, at least as many as now."""
+        with self._lock:
+            index = self._next or self._look_beside()
+            if index is None:
+                return
+            current = self.versions.current.version
+            if index.version == current:
+                index.close()
+                self._next = None
+                return
+            covered, now_covered = self._fleet.covered(index.version), self._fleet.covered(current)
+            if covered < 1.0 and covered <= now_covered:
+                self._next = index
+                return
+            ours = index.path == self._path.resolve()
+            if now_covered == 1.0 and not ours:  # it is not needed any more
+                index.close()
+                self._next = None
+                self._forget()
+                return
+            self.versions.replace(index)
+            log.info("serving version %s", index.version)
+            self._next = None
+            if not ours:
+                self._next = self._open()  # as soon as servers have it
+
+    def _look_beside(self) -> ServedIndex | None:
+        """A version that servers have whole and that lies beside, where ours lacks owners.
+
+        So it is while servers are restarted one by one with a new version, and where this
+        coordinator was restarted before them.
+        """
+        if self._fleet.covered(self.versions.current.version) == 1.0:
+            return None
+        for version, (name, ranges) in self._fleet.others().items():
+            path = version_beside(self._path, version, name)
+            if path is None:
+                continue
+            owned = np.zeros(read_manifest(IndexPaths(path)).nlist, bool)
+            for start, stop in ranges:
+                owned[start:stop] = True
+            if owned.all():
+                try:
+                    return self._open(path)
+                except TeravecError as error:
+                    log.error("version %s of %s cannot be opened: %s", version, path, error)
+        return None
+
+    def _forget(self) -> None:
+        """Ask servers for versions that are open here, and for no others."""
+        with self._lock:
+            waiting = [] if self._next is None else [self._next]
+            self._fleet.forget({i.version for i in (*self.versions.open, *waiting)})
+
+    def close(self) -> None:
+        """Close connections and the index."""
+        self._fleet.close()
+        if self._next is not None:
+            self._next.close()
+        self.versions.close()

@@ -1,0 +1,218 @@
+"""One search over many servers: send, wait, ask another where one is slow or fails, gather."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import InvalidArgument, ProtocolError, TeravecError
+from teravec.serving.coordinator.fleet import Fleet
+from teravec.serving.coordinator.rounds import Round
+from teravec.serving.coordinator.shares import Pairs, shared_out
+from teravec.serving.server.merging import Part
+from teravec.serving.server.metrics import Metrics
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.exchanges import Call
+from teravec.serving.wire.flight_client import answer_of
+
+__all__ = ["FanOut"]
+
+_UNOWNED_WAIT_S = 1.5  # for a server to be noticed that has come, or come back
+_UNOWNED_PAUSE_S = 0.05
+_ALWAYS_HEDGE_S = 1.0  # a call this late is asked elsewhere, budget or not
+
+
+@dataclass(eq=False)
+class _Sent:
+    """A call under way: of the queries ``rows``."""
+
+    address: str
+    pairs: Pairs
+    rows: npt.NDArray[np.int64]
+    size: int
+    started_s: float
+    attempt: _Attempt
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """Calls that together answer a task."""
+
+    task: _Task
+    waiting: dict[Call, _Sent] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Task:
+    """Pairs to be answered once, by whichever attempt is first."""
+
+    pairs: Pairs
+    excluded: frozenset[str]
+    hedge_at_s: float
+    attempts: list[_Attempt] = field(default_factory=list)
+    hedged: bool = False
+
+
+class FanOut:
+    """Searches pairs of queries and lists on the servers that own the lists.
+
+    Parameters
+    ----------
+    fleet : Fleet
+    metrics : Metrics
+    round : Round
+    deadline : Deadline
+    """
+
+    def __init__(self, fleet: Fleet, metrics: Metrics, round: Round, deadline: Deadline) -> None:
+        self._fleet, self._metrics, self._version = fleet, metrics, round.version
+        self._round, self._deadline = round, deadline
+        self._tasks: list[_Task] = []
+        self._arrivals: SimpleQueue[Call] = SimpleQueue()
+        self._sent: dict[Call, _Sent] = {}
+        self._unowned: list[Pairs] = []
+        self._wait_until_s = time.monotonic() + min(_UNOWNED_WAIT_S, deadline.left_s / 2)
+        self._parts: list[Part] = []
+
+    def search(self, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:
+        """Parts of the answer, and the pairs that no live server could answer.
+
+        Raises
+        ------
+        DeadlineExceeded
+        InvalidArgument
+            A server has a narrower bound than this one.
+        """
+        try:
+            self._begin(pairs, frozenset())
+            while self._tasks or self._retry_unowned():
+                self._deadline.check()
+                self._advance()
+            return self._parts, self._unowned
+        finally:
+            for task in self._tasks:
+                self._give_up(task.attempts)
+
+    def _begin(self, pairs: Pairs, excluded: frozenset[str]) -> None:
+        """Share pairs out; each share is a task."""
+        shares, left = shared_out(pairs, self._fleet.owners(self._version, excluded))
+        for address, share in shares.items():
+            hedge_s = self._fleet.hedge_after_s(share.total_bytes)
+            task = _Task(share, excluded, time.monotonic() + hedge_s)
+            self._tasks.append(task)
+            self._attempt(task, {address: share}, hedge=False)
+        if len(left):
+            self._unowned.append(left)
+
+    def _retry_unowned(self) -> bool:
+        """Try pairs without an owner again, for a moment; False when that is over."""
+        if not self._unowned or time.monotonic() >= self._wait_until_s:
+            return False
+        time.sleep(_UNOWNED_PAUSE_S)
+        unowned, self._unowned = self._unowned, []
+        for pairs in unowned:
+            self._begin(pairs, frozenset())
+        return True
+
+    def _advance(self) -> None:
+        """Wait for the next answer, failure or overdue call, and act on it."""
+        if not self._sent:
+            return
+        hedges = [task.hedge_at_s for task in self._tasks if not task.hedged]
+        until_s = min([self._deadline.at_s, *hedges])
+        try:
+            call = self._arrivals.get(timeout=max(0.0, until_s - time.monotonic()))
+        except Empty:
+            now_s = time.monotonic()
+            for task in self._tasks:
+                if not task.hedged and task.hedge_at_s <= now_s:
+                    self._hedge(task, now_s)
+        else:
+            if (sent := self._sent.pop(call, None)) is not None:  # else it was given up
+                del sent.attempt.waiting[call]
+                self._collect(call, sent)
+
+    def _collect(self, call: Call, sent: _Sent) -> None:
+        """Take in what a call has brought."""
+        attempt, task = sent.attempt, sent.attempt.task
+        try:
+            attempt.parts.append(self._part(call, sent))
+        except InvalidArgument as error:
+            self._fleet.failed(sent.address, sent.size, error)
+            raise
+        except TeravecError as error:
+            self._fleet.failed(sent.address, sent.size, error)
+            task.excluded |= {sent.address}
+            task.attempts.remove(attempt)
+            self._give_up([attempt])
+            if not task.attempts:
+                self._tasks.remove(task)
+                self._metrics.retry("failed")
+                self._begin(task.pairs, task.excluded)
+            return
+        self._fleet.answered(sent.address, sent.size, call.ended_s - sent.started_s)
+        if not attempt.waiting:
+            self._finish(task, attempt)
+
+    def _finish(self, task: _Task, attempt: _Attempt) -> None:
+        self._tasks.remove(task)
+        self._parts += attempt.parts
+        task.attempts.remove(attempt)
+        self._give_up(task.attempts)
+
+    def _give_up(self, attempts: Iterable[_Attempt]) -> None:
+        for attempt in attempts:
+            for call, sent in attempt.waiting.items():
+                del self._sent[call]
+                call.give_up()
+                seconds = time.monotonic() - sent.started_s
+                self._fleet.given_up(sent.address, sent.size, seconds)
+            attempt.waiting.clear()
+
+    def _hedge(self, task: _Task, now_s: float) -> None:
+        """Ask others too, where a task is overdue and others own its lists."""
+        late_s = now_s - min(s.started_s for a in task.attempts for s in a.waiting.values())
+        if not self._fleet.may_hedge() and late_s < _ALWAYS_HEDGE_S:
+            task.hedge_at_s = now_s + min(_ALWAYS_HEDGE_S, 2 * late_s)
+            return
+        slow = {s.address for a in task.attempts for s in a.waiting.values()}
+        owners = self._fleet.owners(self._version, task.excluded | slow)
+        shares, left = shared_out(task.pairs, owners)
+        task.hedged = True
+        if not len(left):
+            self._metrics.retry("slow")
+            self._attempt(task, shares, hedge=True)
+
+    def _attempt(self, task: _Task, shares: dict[str, Pairs], *, hedge: bool) -> None:
+        """Send a task's pairs to servers, as one more attempt."""
+        attempt = _Attempt(task)
+        task.attempts.append(attempt)
+        for address, pairs in shares.items():
+            rows, counts = pairs.by_query()
+            size, now_s = pairs.total_bytes, time.monotonic()
+            frame = self._round.frame(pairs, rows, counts, max(0.001, self._deadline.at_s - now_s))
+            call = self._fleet.send(address, self._round.method, frame, self._arrivals)
+            self._fleet.started(address, size, hedge)
+            self._metrics.moved("fanned-out", len(frame))
+            sent = _Sent(address, pairs, rows, size, now_s, attempt)
+            attempt.waiting[call] = self._sent[call] = sent
+
+    def _part(self, call: Call, sent: _Sent) -> Part:
+        """What a call has brought, checked."""
+        answer, size = answer_of(call, sent.address)
+        self._metrics.moved("gathered", size)
+        try:
+            self._round.check(answer, sent.pairs, len(sent.rows))
+            if answer.version != self._version:
+                raise ProtocolError(
+                    f"index version {answer.version} answered, {self._version} asked for"
+                )
+        except ProtocolError as error:
+            raise ProtocolError(f"{sent.address}: {error}") from None
+        return Part(sent.rows, answer)

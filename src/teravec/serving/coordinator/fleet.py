@@ -1,0 +1,370 @@
+"""A coordinator's servers: their connections, and their state, kept by polling."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.errors import (
+    AccessDenied,
+    Busy,
+    DeadlineExceeded,
+    InvalidArgument,
+    OtherIndex,
+    ProtocolError,
+    TeravecError,
+    Unavailable,
+)
+from teravec.serving.coordinator.replicas import Replicas, State
+from teravec.serving.coordinator.shares import Owner
+from teravec.serving.coordinator.topology import ServerEntry, Topology
+from teravec.serving.server.served import Ranges, ranges_text
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.exchanges import Call
+from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.rotation import FileStamps
+from teravec.serving.wire.security import ClientSecurity
+
+__all__ = ["Fleet"]
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.5
+_POLL_TIMEOUT_S = 1.5
+
+
+class Fleet:
+    """Servers, from a topology.
+
+    Parameters
+    ----------
+    topology : Topology
+        Read again when its file changes.
+    scheme : str
+        ``grpc`` or ``grpc+tls``.
+    security : ClientSecurity
+        What this coordinator shows them; read again when its files change.
+    """
+
+    def __init__(self, topology: Topology, scheme: str, security: ClientSecurity) -> None:
+        self._topology, self._scheme, self._security = topology, scheme, security
+        self._secrets = FileStamps([*security.files.values()])
+        self._lock = threading.Lock()
+        self._peers: dict[str, FlightPeer] = {}
+        self._replicas = Replicas(())
+        self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
+        self._known: dict[str, npt.NDArray[np.bool_]] = {}
+        self._names: dict[str, str] = {}  # of directories, by version wanted
+        self._told_names: dict[str, str] = {}  # by version that servers have
+        self._closed = threading.Event()
+        self._follow(topology)
+        self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
+        self._polls = ThreadPoolExecutor(32, thread_name_prefix="teravec-poll")
+        self._watchers: list[Callable[[], None]] = []
+
+    def start(self, watcher: Callable[[], None]) -> None:
+        """Ask all servers once, then go on asking; call ``watcher`` after every round."""
+        self._watchers.append(watcher)
+        self._ask_all()
+        if len(self._wanted) > 1:  # the first answers showed that another version is wanted
+            self._ask_all()
+        self._poller.start()
+
+    def want(self, version: str, nlist: int, mean_size: float, name: str) -> None:
+        """Ask for the sizes of this version's lists; until they are known, take their mean.
+
+        ``name`` is that of its directory: servers that have it beside their own open it.
+        """
+        with self._lock:
+            self._names[version] = name
+            if version not in self._wanted:
+                self._wanted[version] = np.full(nlist, max(1, round(mean_size)), np.int64)
+                self._known[version] = np.zeros(nlist, bool)
+
+    def forget(self, versions: set[str]) -> None:
+        """Keep nothing of versions other than these."""
+        with self._lock:
+            for version in set(self._wanted) - versions:
+                del self._wanted[version], self._known[version], self._names[version]
+
+    def others(self) -> dict[str, tuple[str, Ranges]]:
+        """Versions that servers have and nobody wants: name of the directory, and their lists."""
+        with self._lock:
+            told = [r.versions for r in self._replicas.answering()]
+            known = {version for versions in told for version in versions}
+            self._told_names = {v: n for v, n in self._told_names.items() if v in known}
+            others = known - set(self._wanted)
+            return {
+                version: (self._told_names.get(version, ""),
+                          tuple(r for versions in told for r in versions.get(version, ())))
+                for version in others
+            }  # fmt: skip
+
+    def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
+        """Vectors of each list: as its owners told, or the mean."""
+        with self._lock:
+            return self._wanted[version]
+
+    def owners(self, version: str, excluded: frozenset[str] = frozenset()) -> list[Owner]:
+        """Servers to ask for lists of a version."""
+        now_s = time.monotonic()
+        with self._lock:
+            return [
+                Owner(r.address, r.versions[version], r.load(now_s))
+                for r in self._replicas.live(version)
+                if r.address not in excluded
+            ]
+
+    def covered(self, version: str) -> float:
+        """Share of the lists that have an owner to ask."""
+        return float((self._counted_owners(version, damaged=True) > 0).mean())
+
+    def at_risk(self, version: str) -> float:
+        """Share of the lists that have an owner, but not two live ones."""
+        owned = self._counted_owners(version, damaged=True) > 0
+        return float((owned & (self._counted_owners(version, damaged=False) < 2)).mean())
+
+    def _counted_owners(self, version: str, *, damaged: bool) -> npt.NDArray[np.int64]:
+        """Owners of each list."""
+        with self._lock:
+            owners = np.zeros(len(self._wanted[version]), np.int64)
+            for replica in self._replicas.live(version):
+                if damaged or replica.state is State.LIVE:
+                    for start, stop in replica.versions[version]:
+                        owners[start:stop] += 1
+        return owners
+
+    def peer(self, address: str) -> FlightPeer:
+        """The connection to a server.
+
+        Raises
+        ------
+        Unavailable
+            It has left.
+        """
+        with self._lock:
+            if address not in self._peers:
+                raise Unavailable(f"{address}: left the topology")
+            return self._peers[address]
+
+    def send(self, address: str, method: str, frame: bytes, arrivals: SimpleQueue[Call]) -> Call:
+        """Send a request to a server: see ``FlightPeer.send``."""
+        try:
+            return self.peer(address).send(method, frame, arrivals)
+        except Unavailable as left:
+            call = Call(frame, arrivals)
+            call.end(None, left)
+            return call
+
+    def started(self, address: str, size: int, hedge: bool) -> None:
+        """A call of ``size`` bytes to scan begins."""
+        with self._lock:
+            self._replicas.started(address, size, hedge)
+
+    def answered(self, address: str, size: int, seconds: float) -> None:
+        """A call was answered well."""
+        with self._lock:
+            self._replicas.ended(address, size, seconds, time.monotonic())
+
+    def given_up(self, address: str, size: int, seconds: float) -> None:
+        """A call was given up, because another server had answered."""
+        now_s = time.monotonic()
+        with self._lock:
+            self._replicas.overdue(address, size, seconds, now_s)
+            self._replicas.ended(address, size, None, now_s)
+
+    def failed(self, address: str, size: int, error: Exception) -> None:
+        """A call failed; what the failure says of the server decides whether it is asked again."""
+        now_s, why = time.monotonic(), _why(address, error)
+        with self._lock:
+            self._replicas.ended(address, size, None, now_s)
+            if isinstance(error, Busy):
+                self._replicas.busy(address, now_s)
+            elif isinstance(error, Unavailable | AccessDenied | OtherIndex | ProtocolError):
+                harmful = isinstance(error, ProtocolError)
+                self._replicas.failed(address, why, now_s, harmful=harmful)
+            elif not isinstance(error, DeadlineExceeded | InvalidArgument):
+                self._replicas.damaged(address, why, now_s)
+        self._log_changes()
+
+    def hedge_after_s(self, size: int) -> float:
+        """Seconds after which a call of this size is overdue."""
+        with self._lock:
+            return self._replicas.hedge_after_s(size)
+
+    def may_hedge(self) -> bool:
+        """Whether one more call may be asked twice."""
+        with self._lock:
+            return self._replicas.may_hedge()
+
+    def describe(self) -> list[dict[str, Any]]:
+        """State and load of every server."""
+        with self._lock:
+            return self._replicas.describe(time.monotonic())
+
+    def why_missing(self) -> str:
+        """Servers that are not live, and why."""
+        down = [r for r in self.describe() if r["state"] != State.LIVE]
+        return "; ".join(f"{r['address']} is {r['state']}: {r['why']}" for r in down)[:1000]
+
+    def _follow(self, topology: Topology) -> None:
+        """Connect to what joined, and forget what left."""
+        self._topology = topology
+        addresses = [str(entry.address) for entry in topology.entries]
+        with self._lock:
+            left = {a: self._peers.pop(a) for a in set(self._peers) - set(addresses)}
+            for address in set(addresses) - set(self._peers):
+                url = f"{self._scheme}://{address}"
+                self._peers[address] = FlightPeer(url, self._security)
+            self._replicas.update(addresses)
+        for peer in left.values():
+            peer.close()
+
+    def _show(self, security: ClientSecurity) -> None:
+        """Connect anew, with another token or certificate; calls under way end as they began."""
+        with self._lock:
+            before, self._security = self._peers, security
+            self._peers = {a: FlightPeer(f"{self._scheme}://{a}", security) for a in before}
+        log.info("servers are shown the token and certificate that the files have now")
+        for peer in before.values():
+            peer.close()
+
+    def _poll(self) -> None:
+        while not self._closed.wait(_POLL_S):
+            try:
+                if (changed := self._topology.changed()) is not None:
+                    log.info("the topology has %d servers now", len(changed.entries))
+                    self._follow(changed)
+            except TeravecError as error:
+                log.warning("the topology stays as it was: %s", error)
+            try:
+                if self._secrets.changed():
+                    self._show(self._security.read_again())
+            except TeravecError as error:
+                log.warning("what servers are shown stays as it was: %s", error)
+            self._ask_all()
+            self._log_changes()
+
+    def _ask_all(self) -> None:
+        for future in [self._polls.submit(self._ask, e) for e in self._topology.entries]:
+            future.result()
+        for watcher in self._watchers:
+            watcher()
+
+    def _ask(self, entry: ServerEntry) -> None:
+        """Ask one server for its state."""
+        address, deadline = str(entry.address), Deadline.after(_POLL_TIMEOUT_S)
+        try:
+            peer = self.peer(address)
+            with self._lock:
+                wanted = json.dumps({"wanted": self._names}).encode()
+            statistics = peer.tell("statistics", deadline, wanted)
+            versions, refused, damaged = _state(statistics)
+            names = {version: _name(statistics, version) for version in versions}
+            refused = refused or self._mismatch(entry, versions)
+            for version in set(versions) & set(self._wanted):
+                self._learn_sizes(peer, version, versions[version], deadline)
+            with self._lock:
+                self._told_names |= names
+                self._replicas.status(address, versions, refused, time.monotonic(), damaged)
+        except Exception as error:
+            if not isinstance(error, TeravecError):
+                log.exception("asking %s for its state", address)
+            with self._lock:
+                now_s = time.monotonic()
+                self._replicas.failed(address, _why(address, error), now_s, polled=True)
+
+    def _log_changes(self) -> None:
+        """One line for each change of a server's state.
+
+        A server that is live when it is first asked is as it should be.
+        """
+        with self._lock:
+            changes = self._replicas.changes()
+        for change in changes:
+            if change.after is not State.LIVE:
+                log.warning("server %s is %s: %s", change.address, change.after, change.why)
+            elif change.before is not State.UNKNOWN:
+                log.warning("server %s is live again, after %s", change.address, change.before)
+
+    def _mismatch(self, entry: ServerEntry, versions: dict[str, Ranges]) -> str:
+        """Why a server is not one of ours, empty if it is."""
+        wanted = set(self._wanted)
+        if wanted and not wanted & set(versions):
+            return f"serves index version {', '.join(versions)}; {', '.join(wanted)} expected"
+        if entry.lists is not None:
+            for version in wanted & set(versions):
+                if versions[version] != entry.lists:
+                    return (
+                        f"owns lists {ranges_text(versions[version])}; the topology says "
+                        f"{ranges_text(entry.lists)}"
+                    )
+        return ""
+
+    def _learn_sizes(
+        self, peer: FlightPeer, version: str, ranges: Ranges, deadline: Deadline
+    ) -> None:
+        with self._lock:
+            known = self._known.get(version)
+        if known is None or all(known[start:stop].all() for start, stop in ranges):
+            return
+        if any(stop > len(known) for _, stop in ranges):
+            raise ProtocolError(f"{peer.address}: owns lists that the index does not have")
+        sizes = peer.list_sizes(version, len(known), deadline)
+        with self._lock:
+            if version in self._wanted:
+                updated = self._wanted[version].copy()  # searches hold the old one
+                for start, stop in ranges:
+                    updated[start:stop] = sizes[start:stop]
+                    known[start:stop] = True
+                self._wanted[version] = updated
+
+    def close(self) -> None:
+        """Stop asking and close connections."""
+        self._closed.set()
+        if self._poller.is_alive():
+            self._poller.join()
+        self._polls.shutdown()
+        for peer in self._peers.values():
+            peer.close()
+
+
+def _why(address: str, error: Exception) -> str:
+    """What went wrong with a server, without its address."""
+    known = isinstance(error, TeravecError)
+    return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
+
+
+def _name(statistics: dict[str, Any], version: str) -> str:
+    """Of a version's directory; empty where that is not told."""
+    names = statistics.get("names")
+    return str(names.get(version, "")) if isinstance(names, dict) else ""
+
+
+def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:
+    """Versions with their lists, why not to ask, and damaged lists.
+
+    ProtocolError where that is not told.
+    """
+    try:
+        versions = {
+            str(version): tuple((int(start), int(stop)) for start, stop in ranges)
+            for version, ranges in statistics["versions"].items()
+        }
+        ready, draining = bool(statistics["ready"]), bool(statistics["draining"])
+        damaged = int(statistics.get("damaged_lists", 0))  # earlier releases do not count them
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtocolError(f"statistics without {error}") from None
+    if any(start < 0 or start > stop for ranges in versions.values() for start, stop in ranges):
+        raise ProtocolError("statistics with impossible ranges of lists")
+    refused = "shutting down" if draining else "" if ready else "not ready"
+    return versions, refused, damaged

@@ -1,0 +1,126 @@
+"""What a coordinator asks of servers in one round, and what it takes for an answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.serving.coordinator.shares import Pairs, PlacePairs
+from teravec.serving.server.two_stages import check_candidates
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, Wanted
+
+__all__ = ["ListRound", "RefineRound", "Round", "SketchRound"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+
+class Round(Protocol):
+    """One round of a search.
+
+    Attributes
+    ----------
+    method : str
+        Of the servers.
+    version : str
+        Of the index.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def version(self) -> str: ...
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """The request for some pairs: of queries ``rows``, with ``counts`` pairs each."""
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """Raise ProtocolError where this cannot be the answer to it."""
+
+
+@dataclass(frozen=True)
+class _NearestRound:
+    version: str
+    prepared: Float32
+    wanted: Wanted
+    larger_is_closer: bool
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """See ``Answer.check``."""
+        answer.check(nq, self.wanted, self.larger_is_closer)
+
+    def _queries(self, rows: Int64) -> Float32:
+        return self.prepared if len(rows) == len(self.prepared) else self.prepared[rows]
+
+
+@dataclass(frozen=True)
+class ListRound(_NearestRound):
+    """Search lists.
+
+    Parameters
+    ----------
+    version : str
+    prepared : ndarray of shape (nq, d_index), float32
+    wanted : Wanted
+    larger_is_closer : bool
+    """
+
+    method: ClassVar[str] = "search-lists"
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """A ``ListRequest``."""
+        return self._request(pairs, rows, counts, timeout_s, None)
+
+    def _request(
+        self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float, candidates: int | None
+    ) -> bytes:
+        return ListRequest(
+            self.version, self._queries(rows), counts.astype(np.uint32),
+            pairs.list_nos.astype(np.uint32), pairs.distances, self.wanted, timeout_s, candidates,
+        ).encode()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SketchRound(ListRound):
+    """Scan the sketches of lists, of codes in two stages: candidates.
+
+    Parameters
+    ----------
+    capacity : int
+        Candidates a query.
+    """
+
+    capacity: int = 1
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """A ``ListRequest`` for candidates."""
+        return self._request(pairs, rows, counts, timeout_s, self.capacity)
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """See ``check_candidates``."""
+        check_candidates(answer, nq, self.capacity, pairs.list_nos)
+
+
+@dataclass(frozen=True)
+class RefineRound(_NearestRound):
+    """Compare queries with the finer codes of chosen vectors; its pairs are ``PlacePairs``.
+
+    Parameters
+    ----------
+    version, prepared, wanted, larger_is_closer
+        As of ``ListRound``.
+    """
+
+    method: ClassVar[str] = "refine"
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """A ``RefineRequest``."""
+        assert isinstance(pairs, PlacePairs)
+        return RefineRequest(
+            self.version, self._queries(rows), counts.astype(np.uint32), pairs.places,
+            self.wanted, timeout_s,
+        ).encode()  # fmt: skip

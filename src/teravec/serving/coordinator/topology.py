@@ -1,0 +1,121 @@
+"""Which servers there should be: a list of addresses, or a file that can change while we run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from teravec.errors import InvalidArgument, storage_errors
+from teravec.serving.server.served import ranges_text
+from teravec.serving.wire.rotation import FileStamps
+from teravec.serving.wire.security import Address
+from teravec.storage.files import publishing, write_all
+from teravec.storage.layout import absolute
+
+__all__ = ["ServerEntry", "Topology", "parse_ranges"]
+
+_LARGEST_FILE = 16 << 20
+
+
+@dataclass(frozen=True)
+class ServerEntry:
+    """One server.
+
+    Parameters
+    ----------
+    address : Address
+    lists : tuple of (start, stop), optional
+        What it should own; a server that tells otherwise is refused. Not given: what it tells.
+    """
+
+    address: Address
+    lists: tuple[tuple[int, int], ...] | None = None
+
+
+class Topology:
+    """The servers that a coordinator should know.
+
+    Parameters
+    ----------
+    entries : sequence of ServerEntry
+    path : Path, optional
+        File to read them from again when it changes.
+    """
+
+    def __init__(self, entries: Sequence[ServerEntry], path: Path | None = None) -> None:
+        self.entries, self._path = tuple(entries), None if path is None else absolute(path)
+        self._stamps = FileStamps([] if self._path is None else [self._path])
+        addresses = [str(entry.address) for entry in self.entries]
+        if not addresses or len(set(addresses)) != len(addresses):
+            raise InvalidArgument(f"servers {addresses} found; one at least, each once, expected")
+
+    @classmethod
+    def parse(cls, text: str) -> Topology:
+        """Addresses separated by commas."""
+        return cls([ServerEntry(Address.parse(part)) for part in text.split(",")])
+
+    @classmethod
+    def read(cls, path: Path) -> Topology:
+        """Read a topology file.
+
+        It is JSON: ``{"servers": [{"address": "host:port", "lists": "0:100,200:300"}, ...]}``;
+        ``lists`` may be left out.
+        """
+        with storage_errors(path, "read"):
+            if path.stat().st_size > _LARGEST_FILE:
+                raise InvalidArgument(f"{path}: more than {_LARGEST_FILE:,} bytes found")
+            text = path.read_text("utf-8", "replace")
+        try:
+            entries = [_entry(entry) for entry in json.loads(text)["servers"]]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if isinstance(error, InvalidArgument):
+                raise InvalidArgument(f"{path}: {error}") from None
+            raise InvalidArgument(
+                f'{path}: {{"servers": [{{"address": "host:port"}}, ...]}} expected'
+            ) from None
+        return cls(entries, path)
+
+    def write(self, path: Path) -> None:
+        """Publish it as a file that ``read`` takes.
+
+        Raises
+        ------
+        StorageError
+        """
+        servers = [
+            {"address": str(entry.address)}
+            | ({} if entry.lists is None else {"lists": ranges_text(entry.lists)})
+            for entry in self.entries
+        ]
+        text = json.dumps({"servers": servers}, indent=1) + "\n"
+        with publishing(path) as file:
+            write_all(file, text.encode(), 0)
+
+    def changed(self) -> Topology | None:
+        """The topology as its file is now, None if it is as it was."""
+        if self._path is None or not self._stamps.changed():
+            return None
+        return Topology.read(self._path)
+
+
+def _entry(entry: dict[str, Any]) -> ServerEntry:
+    lists = entry.get("lists")
+    return ServerEntry(
+        Address.parse(entry["address"]), None if lists is None else parse_ranges(lists)
+    )
+
+
+def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
+    """Ranges of lists written as ``0:100,200:300``; ascending and apart."""
+    try:
+        pairs = [tuple(int(n) for n in part.split(":")) for part in text.split(",")]
+        ranges = tuple((start, stop) for start, stop in pairs)
+    except (ValueError, AttributeError):
+        raise InvalidArgument(f"lists {text!r} found; A:B or A:B,C:D expected") from None
+    ends = [end for pair in ranges for end in pair]
+    if ends != sorted(ends) or any(start >= stop for start, stop in ranges) or ends[0] < 0:
+        raise InvalidArgument(f"lists {text!r} found; ascending ranges from 0 expected")
+    return ranges

@@ -1,0 +1,1 @@
+"""Starting servers and coordinators: here, or on a cluster."""

@@ -1,0 +1,131 @@
+"""A server as a process: its ports, its signals, its orderly end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from teravec.errors import TeravecError
+from teravec.serving.flight.port import FlightPort
+from teravec.serving.http.port import HttpPort
+from teravec.serving.server.listening import check_free
+from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.service import SearchService
+from teravec.serving.server.signals import heeded
+from teravec.serving.wire.rotation import FileWatch
+from teravec.serving.wire.security import Address, ServerSecurity
+
+__all__ = ["Server"]
+
+log = logging.getLogger(__name__)
+
+_CLOSE_S = 2.0
+_END_S = 10.0  # after draining, for ports and files to close
+
+
+class Server:
+    """A service on its ports.
+
+    Parameters
+    ----------
+    service : SearchService
+        Closed with the server.
+    listen : Address
+        Of the Flight port.
+    http : Address, optional
+        Of the HTTP port; none if not given.
+    security : ServerSecurity
+    lookup : VectorLookup, optional
+    """
+
+    def __init__(
+        self, service: SearchService, listen: Address, http: Address | None,
+        security: ServerSecurity, lookup: VectorLookup | None = None,
+    ) -> None:  # fmt: skip
+        self.service, self._security = service, security
+        self._http: HttpPort | None = None
+        for address in (listen, *([] if http is None else [http])):
+            security.check_address(address)
+            check_free(address)
+        security.check_files()
+        self._flight = FlightPort(service, listen, security, reload=self._reload)
+        try:
+            if http is not None:
+                self._http = HttpPort(service, http, security, lookup)
+        except BaseException:
+            self._flight.close(_CLOSE_S)
+            raise
+        self._watch = FileWatch(security.files, self._read_secrets)
+
+    @property
+    def address(self) -> Address:
+        """Of the Flight port."""
+        return self._flight.address
+
+    @property
+    def http_address(self) -> Address | None:
+        """Of the HTTP port."""
+        return None if self._http is None else self._http.address
+
+    def reload(self) -> None:
+        """Read tokens and certificates again, and go over to the directory's present index."""
+        try:
+            log.info("reloaded; index version %s", self._reload())
+        except TeravecError as error:
+            log.error("reload failed, what was served goes on: %s", error)
+
+    def _reload(self) -> str:
+        self._read_secrets()
+        return self.service.reload()
+
+    def _read_secrets(self) -> None:
+        tokens = self._security.tokens()
+        ports: list[FlightPort | HttpPort] = [self._flight]
+        if self._http is not None:
+            ports.append(self._http)
+        for port in ports:
+            port.use_tokens(tokens)
+        for port in ports:
+            port.use_certificates(self._security)
+
+    def close(self, drain_s: float = 0.0) -> bool:
+        """Refuse new requests, finish those here, close; False if some were cut off."""
+        self._watch.close()
+        drained = self.service.drain(drain_s)
+        if self._http is not None:
+            self._http.close(_CLOSE_S)
+        drained = self._flight.close(_CLOSE_S) and drained
+        self.service.close()
+        return drained
+
+    def run(self, drain_s: float, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads.
+
+        Parameters
+        ----------
+        drain_s : float
+            Longest wait for requests that are being answered.
+        ready : callable
+            Called when signals are heeded.
+        """
+        with heeded() as signals:
+            ready()
+            while signals.next() == signal.SIGHUP:
+                self.reload()
+        log.info("draining for at most %.0f s", drain_s)
+        latest = threading.Timer(drain_s + _END_S, _end_now)
+        latest.daemon = True
+        latest.start()
+        if not self.close(drain_s):
+            _end_now()
+        latest.cancel()
+
+
+def _end_now() -> None:
+    """End the process although a caller holds a call open: waiting would be waiting for ever."""
+    log.warning("some calls were cut off")
+    logging.shutdown()
+    os._exit(0)

@@ -1,0 +1,1 @@
+"""The Flight port: a bounded gRPC server of our own."""

@@ -1,0 +1,348 @@
+"""One call of gRPC on a connection: messages in, messages out, each against a bound.
+
+A message's length is checked, and held of the budget, before its bytes are let in: until then a
+caller can send what HTTP/2 lets everybody send, ``STREAM_WINDOW`` bytes. An answer is held until
+it is sent. A caller that neither sends nor takes is let go.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from teravec.errors import Busy, LimitExceeded
+from teravec.serving.flight.http2 import STREAM_WINDOW, Code
+from teravec.serving.server.budget import Budget, Share
+
+__all__ = ["Call", "CallRefused", "Method", "Reply", "Status"]
+
+log = logging.getLogger(__name__)
+
+_PREFIX_BYTES = 5
+_AROUND_BYTES = 4096  # of a message, around what it carries
+_STEP_BYTES = 1 << 20  # of a large message, held and let in at a time
+_ENOUGH_BYTES = 256 << 10  # of a message, or of an answer, while a caller's patience lasts
+
+
+class Status:
+    """Codes of gRPC that are used here."""
+
+    OK = 0
+    INVALID_ARGUMENT = 3
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+class CallRefused(Exception):
+    """Ends a call with a status instead of an answer."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What answers a message: bytes with gRPC's prefixes; ``last`` ends the call after them.
+
+    None at all: the message needs no answer.
+    """
+
+    parts: tuple[bytes, ...]
+    last: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a path of gRPC does.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Of what one message carries.
+    answer : callable
+        Given the call and a message, None where the caller ended without one; returns the Reply,
+        or raises CallRefused. Runs on a thread of its own.
+    refuse : callable
+        The Reply that tells an error of a message.
+    refuse_unread : callable
+        What tells an error of a message that is not read to its end. It must be a status: Flight's
+        client forgets what was answered when it cannot go on writing.
+    """
+
+    most_bytes: int
+    answer: Callable[[Call, memoryview | None], Reply]
+    refuse: Callable[[Exception], Reply]
+    refuse_unread: Callable[[Exception], CallRefused]
+
+
+class Stream(Protocol):
+    """The connection, as its calls see it."""
+
+    peer: str
+    peer_window: int
+    budget: Budget
+    draining: bool
+
+    def answer(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered by a worker; False if all are busy."""
+
+    def grant(self, call: Call, more: int) -> None:
+        """Let the peer send so many bytes more."""
+
+    def send(self, call: Call) -> None:
+        """Send what the call has to send, as fast as the peer takes it."""
+
+    def end(self, call: Call, status: int, why: str = "") -> None:
+        """End the call with a status."""
+
+    def reset(self, call: Call, code: Code) -> None:
+        """End the call by force."""
+
+    def flush(self) -> None:
+        """Write what is to be sent."""
+
+
+class Call:
+    """A stream of a connection, from its headers until both sides are done.
+
+    Parameters
+    ----------
+    stream : int
+    connection : Stream
+    method : Method
+    caller : object
+        What the method keeps of who calls.
+    """
+
+    def __init__(self, stream: int, connection: Stream, method: Method, caller: Any) -> None:
+        self.stream, self.caller = stream, caller
+        self.notes: dict[str, str] = {}  # the method's own
+        self.headers_sent = self.input_ended = self.closed = False
+        self.receive_window, self.send_window = STREAM_WINDOW, connection.peer_window
+        self.output: deque[memoryview] = deque()
+        self.connection, self._method = connection, method
+        self._answering = self._last = self._answered_once = False
+        self._working = False  # a worker has it, and may hold more or less of the budget
+        self._prefix = b""
+        self._message: bytearray | None = None
+        self._start = self._filled = 0  # where the message begins in its buffer, and goes on
+        self._early = bytearray()  # came before the answer to what came before
+        self._since, self._moved = time.monotonic(), 0
+        self._held, self._early_held = ExitStack(), ExitStack()
+        self.share: Share | None = None  # of the budget, while a message or an answer is here
+
+    # --- what comes in
+
+    def received(self, data: memoryview) -> None:
+        """Bytes of messages."""
+        self._moved += len(data)
+        while data and not (self._answering or self.closed):
+            data = self._begin(data) if self._message is None else self._fill(data)
+        if data and not self.closed:
+            self._keep_early(data)
+
+    def end_input(self) -> None:
+        """The caller sends no more."""
+        self.input_ended = True
+        if not self._answering:
+            self._conclude()
+
+    def _begin(self, data: memoryview) -> memoryview:
+        """Take what stands before a message, and make room for it; return what is left."""
+        if not self._prefix:
+            self._since, self._moved = time.monotonic(), 0
+        taken = _PREFIX_BYTES - len(self._prefix)
+        self._prefix += bytes(data[:taken])
+        if len(self._prefix) < _PREFIX_BYTES:
+            return data[taken:]
+        size = int.from_bytes(self._prefix[1:], "big")
+        if self._prefix[0]:
+            self.connection.end(self, Status.UNIMPLEMENTED, "compressed messages are not taken")
+        elif size > self._method.most_bytes + _AROUND_BYTES:
+            self.refuse(
+                LimitExceeded(
+                    f"request bytes: {size:,} asked for, this server takes at most "
+                    f"{self._method.most_bytes:,}"
+                )
+            )
+        elif self._hold(min(size, _STEP_BYTES)):
+            # The end is aligned to 8 bytes, so what a frame brings there last is aligned too.
+            self._start = self._filled = -size % 8
+            self._message = bytearray(self._start + size)
+            self._grant()
+            if not size:
+                self._deliver()
+        self._prefix = b""
+        return data[taken:]
+
+    def _fill(self, data: memoryview) -> memoryview:
+        """Put bytes into the message; return what is left."""
+        assert self._message is not None
+        taken = min(len(data), len(self._message) - self._filled)
+        self._message[self._filled : self._filled + taken] = data[:taken]
+        self._filled += taken
+        if self._filled == len(self._message):
+            self._deliver()
+        elif self._hold(min(len(self._message), self._filled + _STEP_BYTES)):
+            self._grant()
+        return data[taken:]
+
+    def _grant(self) -> None:
+        """Let the caller send the next step of the message."""
+        assert self._message is not None
+        wanted = min(len(self._message) - self._filled, _STEP_BYTES)
+        if self.receive_window < wanted and self.receive_window <= _STEP_BYTES // 2:
+            self.connection.grant(self, wanted - self.receive_window)
+
+    def _deliver(self) -> None:
+        """Have the message answered."""
+        assert self._message is not None
+        message = memoryview(self._message).toreadonly()[self._start :]
+        self._message = None
+        if self.receive_window < STREAM_WINDOW // 2:
+            self.connection.grant(self, STREAM_WINDOW - self.receive_window)
+        self._ask(message)
+
+    def _ask(self, message: memoryview | None) -> None:
+        self._answering = self._answered_once = True
+        self._working = self.connection.answer(self, message)
+        if not self._working:
+            self._release()
+            self._send(self._method.refuse(Busy("as many requests as may be are being answered")))
+
+    # --- what goes out
+
+    def run(self, message: memoryview | None) -> Reply | CallRefused:
+        """The reply to a message; for a worker."""
+        try:
+            return self._method.answer(self, message)
+        except CallRefused as refused:
+            return refused
+        except Exception as error:
+            return self._method.refuse(error)
+
+    def answered(self, reply: Reply | CallRefused) -> None:
+        """Send what a worker found."""
+        self._working = False
+        if self.closed:
+            self._release()
+            return
+        if isinstance(reply, CallRefused):
+            self.connection.end(self, reply.status, str(reply))
+        elif not reply.parts:
+            self._release()
+            self._answering = self._answered_once = False
+            self._conclude()
+        else:
+            self._send(self._held_reply(reply))
+
+    def _held_reply(self, reply: Reply) -> Reply:
+        """The reply, held until it is sent; where it does not fit, one that says so."""
+        try:
+            if self.share is not None:
+                self.share.hold(sum(map(len, reply.parts)))
+        except Busy as error:
+            self._release()
+            return self._method.refuse(error)
+        return reply
+
+    def _send(self, reply: Reply) -> None:
+        self._answering, self._last = True, reply.last
+        self._since, self._moved = time.monotonic(), 0
+        self.output.extend(memoryview(part) for part in reply.parts if part)
+        self.connection.send(self)
+
+    def moved(self, size: int) -> None:
+        """So many bytes of the answer are on their way."""
+        self._moved += size
+        if not self.output:
+            self._release()
+            self._answering = False
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """After an answer, or the end of the input: end the call, or go on with what is here."""
+        early = self._take_early()
+        if self._last or self.connection.draining:
+            self.connection.end(self, Status.OK)
+        elif early:
+            self.received(memoryview(early))
+        if self.input_ended and not (self._answering or self.closed):
+            if self._prefix or self._message is not None:
+                self.connection.end(self, Status.INTERNAL, "the call ended inside of a message")
+            elif self._answered_once:
+                self.connection.end(self, Status.OK)
+            else:
+                self._ask(None)
+
+    def refuse(self, error: Exception) -> None:
+        """End with an error, whatever the caller is sending."""
+        refused = self._method.refuse_unread(error)
+        self.connection.end(self, refused.status, str(refused))
+
+    # --- what bounds both
+
+    def _hold(self, size: int) -> bool:
+        """Hold so many bytes of the budget for a message; end where they do not fit."""
+        if self.share is None:
+            self.share = self._held.enter_context(self.connection.budget.share())
+        try:
+            self.share.hold(size)
+        except Busy as error:
+            self.refuse(error)
+            return False
+        return True
+
+    def _keep_early(self, data: memoryview) -> None:
+        """Keep what came before its turn; it counts too."""
+        if not self._early:
+            self._early_share = self._early_held.enter_context(self.connection.budget.share())
+        self._early += data
+        try:
+            self._early_share.hold(len(self._early))
+        except Busy as error:
+            self.refuse(error)
+
+    def _take_early(self) -> bytearray:
+        early, self._early = self._early, bytearray()
+        self._early_held.close()
+        return early
+
+    def _release(self) -> None:
+        self.share = None
+        self._held.close()
+
+    def close(self) -> None:
+        """Forget all; the stream is gone."""
+        self.closed = True
+        self.output.clear()
+        self._message = None
+        self._take_early()
+        if not self._working:
+            self._release()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: the caller may send a message, and has not begun."""
+        return not (self._answering or self._prefix or self._message is not None)
+
+    def check_progress(self, now: float, patience_s: float, idle_s: float) -> None:
+        """Let the caller go who neither sends what was begun, nor takes what was answered."""
+        if self.is_idle:
+            if now - self._since > idle_s:
+                self.connection.end(self, Status.OK)
+        elif self._answering and not self.output:
+            self._since = now  # ours to do
+        elif now - self._since > patience_s:
+            if self._moved < _ENOUGH_BYTES:
+                log.warning("%s sends or takes nothing: let go", self.connection.peer)
+                self.connection.reset(self, Code.CANCEL)
+            self._since, self._moved = now, 0

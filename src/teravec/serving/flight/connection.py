@@ -1,0 +1,436 @@
+"""One connection of HTTP/2, for calls of gRPC only, with bounds on all that a peer can send.
+
+| a peer sends | at most |
+| --- | --- |
+| nothing of HTTP/2 | 10 s |
+| a frame | 16 KiB |
+| headers of a call | 16 KiB in 16 frames, 16 KiB expanded |
+| frames that belong to no message | 10,000 a second |
+| calls that are refused, before the first that is not | 64 |
+| anything, while it takes nothing | what fits into the sockets' buffers, for 30 s |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import hpack
+
+from teravec.errors import Busy
+from teravec.serving.flight import http2
+from teravec.serving.flight.call import Call, CallRefused, Method, Status
+from teravec.serving.flight.http2 import Code, Flag, FrameReader, Http2Error, Kind
+from teravec.serving.flight.output import Output
+from teravec.serving.server.budget import Budget
+
+__all__ = ["Bounds", "Connection", "Headers", "Host"]
+
+log = logging.getLogger(__name__)
+
+_PREFACE_S = 10.0
+_CLOSE_S = 5.0  # for what is written last to go out
+_MOST_HEADER_BYTES = 16 << 10
+_MOST_HEADER_FRAMES = 16
+_MOST_FRAMES_A_SECOND = 10_000
+_FRAMES_A_MESSAGE = 4  # windows and pings that come with it
+_MOST_REFUSED = 64
+_WRITE_BYTES = 256 << 10  # in this process's buffer for a peer
+Headers = dict[bytes, list[bytes]]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a server of gRPC takes.
+
+    Parameters
+    ----------
+    workers : int
+        Messages that are answered at a time.
+    calls : int
+        Open calls.
+    connections : int
+        One more is let in where one without a call can be closed for it.
+    patience_s : float
+        How long a caller may go on without 256 KiB of progress, in a message or in an answer.
+    idle_call_s, idle_s : float
+        When a call without a message ends, and a connection without a call.
+    """
+
+    workers: int
+    calls: int
+    connections: int = 4096
+    patience_s: float = 30.0
+    idle_call_s: float = 120.0
+    idle_s: float = 300.0
+
+
+class Host(Protocol):
+    """The server, as its connections see it."""
+
+    bounds: Bounds
+    budget: Budget
+    calls: int  # open, on all connections
+    accept: Callable[[Headers], tuple[Method, Any]]
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a connection in; False where there is no room."""
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+
+    def start(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered; False if all workers are busy."""
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do something after what else is to be done now."""
+
+
+class Connection(asyncio.Protocol):
+    """Frames of one peer; all of it runs on the server's loop.
+
+    Parameters
+    ----------
+    server : Host
+    """
+
+    def __init__(self, server: Host) -> None:
+        self.server = server
+        self.budget = server.budget
+        self.calls: dict[int, Call] = {}
+        self.peer_window = 65535  # of a new call, as the peer has it
+        self.draining = False
+        self.peer = "?"
+        self.active_s = self._made_s = time.monotonic()  # active: a call began or ended
+        self._transport: Any = None
+        self._reader = FrameReader()
+        self._decoder = hpack.Decoder(_MOST_HEADER_BYTES)
+        self._began = False
+        self._headers = bytearray()  # of a call, until all its frames are here
+        self._headers_of: tuple[int, int] | None = None  # stream and flags
+        self._header_frames = 0
+        self._last_stream = 0
+        self._receive_window = http2.STREAM_WINDOW
+        self._output = Output()
+        self._paused_s: float | None = None
+        self._closing_s: float | None = None
+        self._frames = self._refused = 0
+        self._accepted = False
+        self._on_frame: dict[int, Callable[[int, int, memoryview], None]] = {
+            Kind.DATA: self._data, Kind.HEADERS: self._headers_begin,
+            Kind.RST_STREAM: self._rst_stream, Kind.SETTINGS: self._settings,
+            Kind.PUSH_PROMISE: self._push_promise, Kind.PING: self._ping,
+            Kind.WINDOW_UPDATE: self._window_update, Kind.CONTINUATION: self._continuation,
+            Kind.GOAWAY: self._goaway,
+        }  # fmt: skip
+
+    # --- asyncio's side
+
+    def connection_made(self, transport: Any) -> None:
+        """Say what a peer may send."""
+        self._transport = transport
+        transport.set_write_buffer_limits(_WRITE_BYTES)
+        found = transport.get_extra_info("peername")
+        self.peer = f"{found[0]}:{found[1]}" if isinstance(found, tuple) else "?"
+        if not self.server.admit(self):
+            transport.abort()
+            return
+        settings = b"".join(
+            number.to_bytes(2, "big") + http2.word(value)
+            for number, value in ((3, self.server.bounds.calls), (6, _MOST_HEADER_BYTES))
+        )
+        self._output.write(Kind.SETTINGS, 0, 0, settings)
+        self._open_window()
+        self.flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Forget all calls."""
+        self.server.forget(self)
+        self.draining = False
+        for call in list(self.calls.values()):
+            self._drop(call)
+
+    def data_received(self, data: bytes) -> None:
+        """Do what each frame says."""
+        if self._closing_s is not None:
+            return
+        try:
+            for kind, flags, stream, payload in self._reader.read(data):
+                if self._headers_of is not None and kind != Kind.CONTINUATION:
+                    raise Http2Error(Code.PROTOCOL_ERROR, "headers broke off")
+                if kind != Kind.DATA:
+                    self._frames += 1
+                    if not self._began and kind != Kind.SETTINGS:
+                        raise Http2Error(Code.PROTOCOL_ERROR, "no settings first")
+                    if self._frames > _MOST_FRAMES_A_SECOND:
+                        raise Http2Error(Code.ENHANCE_YOUR_CALM, "a flood of frames")
+                if (act := self._on_frame.get(kind)) is not None:
+                    act(flags, stream, payload)
+                if self._closing_s is not None:
+                    return
+        except Http2Error as error:
+            log.info("%s: %s", self.peer, error)
+            self.close(error.code)
+            return
+        self.flush()
+
+    def pause_writing(self) -> None:
+        """The peer takes less than it is sent: read no more of it until it has."""
+        self._paused_s = time.monotonic()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._paused_s = None
+        self._transport.resume_reading()
+        self.flush()
+
+    # --- frames that come
+
+    def _data(self, flags: int, stream: int, payload: memoryview) -> None:
+        size = len(payload)
+        self._receive_window -= size
+        if self._receive_window < 0:
+            raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data than was granted")
+        if self._receive_window < http2.CONNECTION_WINDOW // 2:
+            self._open_window()
+        call = self.calls.get(stream)
+        if call is None:
+            if stream > self._last_stream or not stream:
+                raise Http2Error(Code.PROTOCOL_ERROR, "data of no call")
+            return  # of one that ended here first
+        call.receive_window -= size
+        if call.receive_window < 0 or call.input_ended:
+            raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data of a call than was granted")
+        if not size:
+            self._frames += 1
+            if self._frames > _MOST_FRAMES_A_SECOND:
+                raise Http2Error(Code.ENHANCE_YOUR_CALM, "a flood of frames")
+        data = http2.unpadded(Kind.DATA, flags, payload) if flags & Flag.PADDED else payload
+        call.received(data)
+        if flags & Flag.END_STREAM and not call.closed:
+            call.end_input()
+
+    def _headers_begin(self, flags: int, stream: int, payload: memoryview) -> None:
+        if not stream & 1:
+            raise Http2Error(Code.PROTOCOL_ERROR, "a call with an even number")
+        self._headers_of, self._header_frames = (stream, flags), 0
+        self._headers_more(flags, http2.unpadded(Kind.HEADERS, flags, payload))
+
+    def _continuation(self, flags: int, stream: int, payload: memoryview) -> None:
+        if self._headers_of is None or self._headers_of[0] != stream:
+            raise Http2Error(Code.PROTOCOL_ERROR, "headers go on that did not begin")
+        self._headers_more(flags, payload)
+
+    def _headers_more(self, flags: int, block: memoryview) -> None:
+        self._headers += block
+        self._header_frames += 1
+        if len(self._headers) > _MOST_HEADER_BYTES or self._header_frames > _MOST_HEADER_FRAMES:
+            raise Http2Error(Code.ENHANCE_YOUR_CALM, "headers that are too long")
+        if not flags & Flag.END_HEADERS:
+            return
+        assert self._headers_of is not None
+        stream, first_flags = self._headers_of
+        block, self._headers, self._headers_of = memoryview(self._headers), bytearray(), None
+        try:
+            headers = self._decoder.decode(bytes(block), raw=True)
+        except (hpack.HPACKError, ValueError, IndexError) as error:
+            raise Http2Error(Code.COMPRESSION_ERROR, f"headers: {error}") from None
+        if (call := self.calls.get(stream)) is not None:
+            if not first_flags & Flag.END_STREAM or call.input_ended:
+                raise Http2Error(Code.PROTOCOL_ERROR, "headers twice")
+            call.end_input()
+        elif stream > self._last_stream:
+            self._last_stream = stream
+            self._open(stream, headers, bool(first_flags & Flag.END_STREAM))
+
+    def _open(self, stream: int, headers: Any, ended: bool) -> None:
+        """Begin a call, or refuse it."""
+        if self.draining or len(self.calls) >= 2 * self.server.bounds.calls:
+            self._output.reset(stream, Code.REFUSED_STREAM)
+            return
+        found: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            found.setdefault(bytes(name), []).append(bytes(value))
+        try:
+            if not (found.get(b"content-type") or [b""])[0].startswith(b"application/grpc"):
+                raise CallRefused(Status.UNIMPLEMENTED, "only gRPC is spoken here")
+            method, caller = self.server.accept(found)
+        except CallRefused as refused:
+            self._output.end(stream, refused.status, str(refused), headers_sent=False)
+            self._refused += not self._accepted
+            if self._refused > _MOST_REFUSED:
+                raise Http2Error(Code.ENHANCE_YOUR_CALM, "one refused call after another") from None
+            return
+        self._accepted, self.active_s = True, time.monotonic()
+        call = self.calls[stream] = Call(stream, self, method, caller)
+        self.server.calls += 1
+        if self.server.calls > self.server.bounds.calls:
+            call.input_ended = ended
+            call.refuse(
+                Busy(f"{self.server.calls} calls are open, at most {self.server.bounds.calls}")
+            )
+        elif ended:
+            call.end_input()
+
+    def _rst_stream(self, flags: int, stream: int, payload: memoryview) -> None:
+        if len(payload) != 4:
+            raise Http2Error(Code.FRAME_SIZE_ERROR, "a reset of another length")
+        if stream > self._last_stream or not stream:
+            raise Http2Error(Code.PROTOCOL_ERROR, "a reset of no call")
+        if (call := self.calls.get(stream)) is not None:
+            self._drop(call)
+
+    def _settings(self, flags: int, stream: int, payload: memoryview) -> None:
+        self._began = True
+        if flags & Flag.ACK:
+            return
+        for name, value in http2.settings_of(payload):
+            if name == 4:
+                if value > http2.LARGEST_WINDOW:
+                    raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window that is too large")
+                change, self.peer_window = value - self.peer_window, value
+                for call in self.calls.values():
+                    call.send_window += change
+                    if call.output:
+                        self.send(call)
+            elif name == 5:
+                if not http2.LARGEST_FRAME <= value < 1 << 24:
+                    raise Http2Error(Code.PROTOCOL_ERROR, "a frame size that is none")
+                self._output.use_frame_bytes(value)
+        self._output.write(Kind.SETTINGS, Flag.ACK, 0)
+
+    def _push_promise(self, flags: int, stream: int, payload: memoryview) -> None:
+        raise Http2Error(Code.PROTOCOL_ERROR, "a push from a client")
+
+    def _ping(self, flags: int, stream: int, payload: memoryview) -> None:
+        if len(payload) != 8:
+            raise Http2Error(Code.FRAME_SIZE_ERROR, "a ping of another length")
+        if not flags & Flag.ACK:
+            self._output.write(Kind.PING, Flag.ACK, 0, payload)
+
+    def _goaway(self, flags: int, stream: int, payload: memoryview) -> None:
+        self.draining = True
+        self._close_if_done()
+
+    def _window_update(self, flags: int, stream: int, payload: memoryview) -> None:
+        if len(payload) != 4:
+            raise Http2Error(Code.FRAME_SIZE_ERROR, "a window update of another length")
+        more = int.from_bytes(payload, "big") & http2.LARGEST_WINDOW
+        if not stream:
+            self._output.window += more
+            if not more or self._output.window > http2.LARGEST_WINDOW:
+                raise Http2Error(Code.FLOW_CONTROL_ERROR, "a window that is none")
+        elif (call := self.calls.get(stream)) is not None:
+            call.send_window += more
+            if not more or call.send_window > http2.LARGEST_WINDOW:
+                self.reset(call, Code.FLOW_CONTROL_ERROR)
+            elif call.output:
+                self.send(call)
+        elif stream > self._last_stream:
+            raise Http2Error(Code.PROTOCOL_ERROR, "a window of no call")
+
+    # --- what calls want
+
+    def answer(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered by a worker; False if all are busy."""
+        self._frames -= _FRAMES_A_MESSAGE
+        return self.server.start(call, message)
+
+    def grant(self, call: Call, more: int) -> None:
+        """Let a call's peer send so many bytes more."""
+        call.receive_window += more
+        if not call.input_ended:
+            self._output.write(Kind.WINDOW_UPDATE, 0, call.stream, http2.word(more))
+
+    def send(self, call: Call) -> None:
+        """Send what a call has to send, as fast as the peer takes it."""
+        self._output.add(call)
+
+    def end(self, call: Call, status: int, why: str = "") -> None:
+        """End a call with a status."""
+        self._output.end(call.stream, status, why, call.headers_sent)
+        self._drop(call)
+
+    def reset(self, call: Call, code: Code) -> None:
+        """End a call by force."""
+        self._output.reset(call.stream, code)
+        self._drop(call)
+
+    def _drop(self, call: Call) -> None:
+        del self.calls[call.stream]
+        self.server.calls -= 1
+        self.active_s = time.monotonic()
+        self._output.remove(call)
+        call.close()
+        self._close_if_done()
+
+    # --- what goes out
+
+    def _open_window(self) -> None:
+        more = http2.CONNECTION_WINDOW - self._receive_window
+        self._receive_window += more
+        self._output.write(Kind.WINDOW_UPDATE, 0, 0, http2.word(more))
+
+    def flush(self) -> None:
+        """Send what is waiting, as far as windows and the peer's reading allow."""
+        if self._paused_s is not None or self._closing_s is not None:
+            return
+        self._frames -= self._output.fill()  # the peer opens its window for each
+        if data := self._output.take():
+            self._transport.write(data)
+            if self._output.has_more:  # others' turn in between
+                self.server.soon(self.flush)
+
+    # --- ends
+
+    def drain(self) -> None:
+        """Take no new calls, and close when those here have ended."""
+        if not self.draining:
+            self.draining = True
+            self._output.go_away(self._last_stream, Code.NO_ERROR)
+            for call in list(self.calls.values()):
+                if call.is_idle:
+                    self.end(call, Status.OK)
+            self.flush()
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.draining and not self.calls:
+            self.close(Code.NO_ERROR)
+
+    def close(self, code: Code) -> None:
+        """Say why, and close."""
+        if self._closing_s is None and self._transport is not None:
+            self._output.go_away(self._last_stream, code)
+            self._transport.write(self._output.take())
+            self._closing_s = time.monotonic()
+            for call in list(self.calls.values()):
+                self._drop(call)
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close without a word."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """Once a second: let go who does not go on."""
+        self._frames = 0
+        waiting_s = self._paused_s if self._closing_s is None else self._closing_s
+        most_s = self.server.bounds.patience_s if self._closing_s is None else _CLOSE_S
+        if waiting_s is not None and now - waiting_s > most_s:
+            self.abort()
+            return
+        if not self._began and now - self._made_s > _PREFACE_S:
+            self.abort()
+            return
+        for call in list(self.calls.values()):
+            call.check_progress(now, self.server.bounds.patience_s, self.server.bounds.idle_call_s)
+        self.flush()
+        if not self.calls and now - self.active_s > self.server.bounds.idle_s:
+            self.close(Code.NO_ERROR)

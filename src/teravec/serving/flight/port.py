@@ -1,0 +1,222 @@
+"""The Flight port: frames in, frames out.
+
+``DoExchange`` with the command ``search``, ``search-lists`` or ``refine`` answers each frame with
+one, as long as its caller keeps it open; ``DoAction`` tells ``info``, ``statistics``,
+``list-sizes``, and does ``reload``.
+
+It speaks Arrow Flight's protocol, as far as frames and actions need it, on a server of our own:
+pyarrow's has no bound for a message and expands compressed ones before a token is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
+from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
+from teravec.serving.flight.connection import Bounds, Headers
+from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
+from teravec.serving.flight.server import GrpcServer
+from teravec.serving.server.service import SearchService
+from teravec.serving.wire.frames import decode, encode
+from teravec.serving.wire.protocol import encode_error, error_code, error_text
+from teravec.serving.wire.security import Address, ServerSecurity, Tokens
+
+__all__ = ["FlightPort"]
+
+log = logging.getLogger(__name__)
+
+_LARGEST_ACTION = 64 << 10
+_SERVICE = b"/arrow.flight.protocol.FlightService/"
+
+
+class FlightPort:
+    """Serves one service on one address, from its making until ``close``.
+
+    Parameters
+    ----------
+    service : SearchService
+    address : Address
+    security : ServerSecurity
+    bounds : Bounds, optional
+        As the service's queue has it if not given.
+    reload : callable, optional
+        What the action ``reload`` does, instead of the service's; returns the index's version.
+
+    Raises
+    ------
+    InvalidArgument
+        The address is taken, or not this machine's; or a certificate is none.
+    """
+
+    def __init__(
+        self, service: SearchService, address: Address, security: ServerSecurity,
+        bounds: Bounds | None = None, *, reload: Callable[[], str] | None = None,
+    ) -> None:  # fmt: skip
+        self._service, self._tokens = service, security.tokens()
+        self._knows_callers, self._reload = security.knows_callers, reload or service.reload
+        limits = service.limits
+        self._methods = {
+            _SERVICE + name: Method(most_bytes, answer, refuse, self._status)
+            for name, most_bytes, answer, refuse in (
+                (b"DoExchange", limits.request_bytes, self._exchange, self._exchange_error),
+                (b"DoAction", _LARGEST_ACTION, self._action, self._action_error),
+                (b"ListActions", 0, self._list_actions, self._action_error),
+            )
+        }
+        self._actions: dict[str, Callable[[memoryview], bytes]] = {
+            "info": lambda _: _json(service.info()),
+            "statistics": self._statistics,
+            "list-sizes": self._list_sizes,
+            "reload": lambda _: _json({"version": self._reload()}),
+        }
+        if bounds is None:
+            bounds = Bounds(workers=limits.queue + 16, calls=4 * limits.queue + 64)
+        self._context = _tls(security)
+        self._server = GrpcServer(address, self._accept, service.budget, bounds, self._context)
+        self.address = self._server.address
+
+    def use_tokens(self, tokens: Tokens) -> None:
+        """Ask for these tokens from now on."""
+        self._tokens = tokens
+
+    def use_certificates(self, security: ServerSecurity) -> None:
+        """Show new connections the certificate as its file is now."""
+        if self._context is not None:
+            security.use_certificates(self._context)
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop listening and finish calls; False if some did not end in time."""
+        return self._server.close(timeout_s)
+
+    def _accept(self, headers: Headers) -> tuple[Method, tuple[str, Tokens]]:
+        """A call's method, and the token that it came with; CallRefused without a valid one."""
+        given = headers.get(b"authorization", [])
+        text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
+        token = text[7:] if text[:7].lower() == "bearer " else text
+        caller = self._checked(token)
+        method = self._methods.get(headers.get(b":path", [b""])[0])
+        if method is None:
+            raise CallRefused(Status.UNIMPLEMENTED, "not served here; see docs/serving.md")
+        encoding = headers.get(b"grpc-encoding", [b"identity"])[0]
+        if encoding != b"identity":
+            raise CallRefused(Status.UNIMPLEMENTED, "compressed messages are not taken")
+        return method, caller
+
+    def _checked(self, token: str) -> tuple[str, Tokens]:
+        tokens = self._tokens
+        if tokens and not tokens.accept(token):
+            raise CallRefused(Status.UNAUTHENTICATED, "a valid token is needed")
+        return token, tokens
+
+    def _exchange(self, call: Call, message: memoryview | None) -> Reply:
+        """Answer a frame by a frame."""
+        token, tokens = call.caller
+        if tokens is not self._tokens:
+            call.caller = self._checked(token)  # it may have been withdrawn
+        data = FlightData() if message is None else FlightData.decode(message)
+        if data.command is not None:
+            call.notes.setdefault("method", data.command[:40])
+        if data.frame is None and data.command is not None and not data.has_batches:
+            return Reply(())  # pyarrow's clients send the command first
+        if data.frame is None:
+            raise ProtocolError("no frame found in the call")
+        method = call.notes.get("method", "")
+        answer = self._service.answer_frame(method, data.frame, call.share)
+        return Reply(flight_data(answer), last=self._service.draining)
+
+    def _exchange_error(self, error: Exception) -> Reply:
+        # The call goes on: Flight's client forgets the answer of one that ends while it writes.
+        return Reply(flight_data(self._error(error)))
+
+    def _action(self, call: Call, message: memoryview | None) -> Reply:
+        """Do one of the listed actions."""
+        action = Action.decode(message or memoryview(b""))
+        act = self._actions.get(action.name)
+        if act is None:
+            names = ", ".join(self._actions)
+            raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
+        if action.name == "reload":
+            self._check_admin(*call.caller)
+        return Reply(result(act(action.body)), last=True)
+
+    def _check_admin(self, token: str, tokens: Tokens) -> None:
+        """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
+        if self._knows_callers and not tokens.accept_admin(token):
+            raise AccessDenied(
+                "reload is an administrator's right: send SIGHUP to the server, or show a token "
+                "of its --admin-token-file"
+            )
+
+    def _action_error(self, error: Exception) -> Reply:
+        return Reply(result(self._error(error)), last=True)
+
+    def _error(self, error: Exception) -> bytes:
+        """A frame that tells an error."""
+        self._count(error)
+        return encode_error(error)
+
+    def _status(self, error: Exception) -> CallRefused:
+        """A status that tells an error; clients read its code and message from the text."""
+        self._count(error)
+        status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
+        return CallRefused(status, error_text(error))
+
+    def _count(self, error: Exception) -> None:
+        if error_code(error) == "internal":
+            log.error("a call failed", exc_info=error)
+        self._service.metrics.request("other", error_code(error), 0.0, 0, 0)
+
+    def _list_actions(self, call: Call, message: memoryview | None) -> Reply:
+        names = {name: f"see docs/serving.md, {name}" for name in self._actions}
+        return Reply(action_types(names), last=True)
+
+    def _statistics(self, body: memoryview) -> bytes:
+        """State and load; a coordinator's body says which versions its requests are for."""
+        if body:
+            self._service.want(_wanted(body))
+        return _json(self._service.statistics())
+
+    def _list_sizes(self, body: memoryview) -> bytes:
+        version = decode(body)[0].get("version") if body else None
+        if version is not None and not isinstance(version, str):
+            raise ProtocolError("version is not a text")
+        named, sizes = self._service.list_sizes(version)
+        return encode({"version": named}, {"sizes": sizes})
+
+
+def _wanted(body: memoryview) -> dict[str, str]:
+    """The versions that a body of ``statistics`` names, and their directories' names."""
+    try:
+        wanted = json.loads(bytes(body))["wanted"]
+        return {str(version): str(name) for version, name in wanted.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProtocolError('{"wanted": {version: name, ...}} expected') from None
+
+
+def _tls(security: ServerSecurity) -> ssl.SSLContext | None:
+    """What TLS is spoken with, None without it."""
+    if security.certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_cert_chain(security.certificate, security.key)
+    except (ssl.SSLError, OSError) as error:
+        raise InvalidArgument(f"{security.certificate}: not a certificate and its key") from error
+    if security.client_ca is not None:
+        try:
+            context.load_verify_locations(security.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(f"{security.client_ca}: not a certificate") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, allow_nan=False).encode()

@@ -1,0 +1,172 @@
+"""A server of gRPC whose every bound holds before memory is taken: sockets, loop and workers.
+
+One thread reads and writes all connections; what their messages ask for is done by workers. An
+open call that asks for nothing costs no thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from teravec.serving.flight.call import Call, CallRefused, Method, Reply
+from teravec.serving.flight.connection import Bounds, Connection, Headers
+from teravec.serving.flight.workers import Workers
+from teravec.serving.server.budget import Budget
+from teravec.serving.server.listening import bound_socket
+from teravec.serving.wire.security import Address
+
+__all__ = ["GrpcServer"]
+
+log = logging.getLogger(__name__)
+
+_HANDSHAKE_S = 10.0
+_TICK_S = 1.0
+_BACKLOG = 1024
+_AT_ONCE = 64
+_OTHER_DESCRIPTORS = 256
+
+
+class GrpcServer:
+    """Listens on an address, from its making until ``close``.
+
+    Parameters
+    ----------
+    address : Address
+    accept : callable
+        Given a call's headers, returns its Method and what that keeps of the caller, or raises
+        CallRefused. No data of the call is read before.
+    budget : Budget
+        What messages and answers may hold together.
+    bounds : Bounds
+    tls : SSLContext, optional
+    """
+
+    def __init__(
+        self, address: Address, accept: Callable[[Headers], tuple[Method, Any]], budget: Budget,
+        bounds: Bounds, tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
+        self.accept, self.budget, self.bounds = accept, budget, bounds
+        self.calls = 0  # open, on all connections
+        self._connections: set[Connection] = set()
+        self._most_connections = min(bounds.connections, _free_descriptors())
+        self._workers = Workers(bounds.workers)
+        self._done: deque[tuple[Call, Reply | CallRefused]] = deque()
+        self._woken = False
+        self._tls = tls
+        self._socket = bound_socket(address)
+        self.address = Address(address.host, self._socket.getsockname()[1])
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="teravec-grpc", daemon=True)
+        self._thread.start()
+        self._listener = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+
+    # --- for connections, on the loop
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a connection in; False where there is no room."""
+        if len(self._connections) >= self._most_connections:
+            idle = (each for each in self._connections if not each.calls)
+            oldest = min(idle, key=lambda each: each.active_s, default=None)
+            if oldest is None:
+                log.warning("%d connections are open: one more is refused", self._most_connections)
+                return False
+            self.forget(oldest)
+            oldest.abort()
+        self._connections.add(connection)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+
+    def start(self, call: Call, message: memoryview | None) -> bool:
+        """Have a message answered; False if all workers are busy."""
+        return self._workers.start(partial(self._answer, call, message))
+
+    def soon(self, act: Callable[[], None]) -> None:
+        """Do something after what else is to be done now."""
+        self._loop.call_soon(act)
+
+    def _collect(self) -> None:
+        """Hand answers to their calls."""
+        self._woken = False
+        connections = set()
+        while self._done:
+            call, reply = self._done.popleft()
+            call.answered(reply)
+            connections.add(call.connection)
+        for connection in connections:
+            connection.flush()
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.check(now)
+        self._loop.call_later(_TICK_S, self._check)
+
+    # --- on workers
+
+    def _answer(self, call: Call, message: memoryview | None) -> None:
+        self._done.append((call, call.run(message)))
+        if not self._woken:
+            self._woken = True
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._collect)
+
+    # --- for who made it
+
+    def close(self, timeout_s: float) -> bool:
+        """Stop listening and finish calls; False if some did not end in time."""
+        if not self._thread.is_alive():
+            return True
+        ended = asyncio.run_coroutine_threadsafe(self._end(timeout_s), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._workers.close()
+        return ended
+
+    def _run(self) -> None:
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _listen(self) -> asyncio.Server:
+        self._loop.call_later(_TICK_S, self._check)
+        handshake_s = None if self._tls is None else _HANDSHAKE_S
+        # So many are accepted before any of them is looked at: the fewer, the sooner idle ones go.
+        listener = await self._loop.create_server(
+            lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_AT_ONCE,
+            ssl_handshake_timeout=handshake_s,
+        )  # fmt: skip
+        self._socket.listen(_BACKLOG)
+        return listener
+
+    async def _end(self, timeout_s: float) -> bool:
+        self._listener.close()
+        for connection in list(self._connections):
+            connection.drain()
+        until = time.monotonic() + timeout_s
+        while self._connections and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        ended = not self.calls
+        for connection in list(self._connections):
+            connection.abort()
+        await asyncio.sleep(0)
+        return ended
+
+
+def _free_descriptors() -> int:
+    """Connections that this process's limit leaves room for, half of them for this port."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    return max(16, (soft - _OTHER_DESCRIPTORS) // 2)

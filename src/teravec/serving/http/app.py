@@ -1,0 +1,147 @@
+"""The HTTP application: health, metrics, JSON search, and the console's page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.exceptions import HTTPException
+
+from teravec.errors import TeravecError
+from teravec.serving.http.answer import Refusal, SearchAnswer
+from teravec.serving.http.body import SearchBody
+from teravec.serving.http.search import HttpSearches
+from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.service import SearchService
+from teravec.serving.wire.protocol import error_code, error_message
+
+__all__ = ["http_app"]
+
+_STATUS = {
+    "invalid-argument": 422, "protocol": 422, "limit-exceeded": 413, "access-denied": 401,
+    "busy": 503, "unavailable": 503, "other-index": 503, "deadline-exceeded": 504,
+}  # fmt: skip
+_HTTP = {404: "not-found", 405: "method-not-allowed", 408: "deadline-exceeded"}
+_PAGE = {
+    "index.html": "text/html; charset=utf-8",
+    "console.css": "text/css; charset=utf-8",
+    "console.js": "text/javascript; charset=utf-8",
+}
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Refusal, "description": "A body that cannot be read."},
+    401: {"model": Refusal, "description": "No valid token."},
+    408: {"model": Refusal, "description": "The body took too long to come."},
+    413: {"model": Refusal, "description": "Over a bound of the server; it says which."},
+    422: {"model": Refusal, "description": "Not what the index, or this page, expects."},
+    500: {"model": Refusal, "description": "The server failed."},
+    503: {"model": Refusal, "description": "Busy, or lists without a live owner: try again."},
+    504: {"model": Refusal, "description": "Past the deadline."},
+}
+
+
+def http_app(service: SearchService, lookup: VectorLookup | None = None) -> FastAPI:
+    """Make the application for one service.
+
+    Parameters
+    ----------
+    service : SearchService
+    lookup : VectorLookup, optional
+        Lets queries be given by id.
+    """
+    app = FastAPI(
+        title="teravec", version="1", docs_url=None, redoc_url=None,
+        description="Search an inverted-file vector index.",
+    )  # fmt: skip
+    _add_refusals(app)
+    _add_probes(app, service)
+    _add_page(app)
+
+    app.state.searches = searches = HttpSearches(service, lookup)
+
+    @app.post(
+        "/search", responses=_REFUSALS, response_model=SearchAnswer, openapi_extra=_search_body(),
+        summary="Find nearest vectors",
+    )  # fmt: skip
+    async def search() -> Response:
+        return searches
+
+    @app.get("/info", responses={401: _REFUSALS[401]}, summary="What is served, and the bounds")
+    async def info() -> dict[str, Any]:
+        content = await searches.run(lambda: service.info() | {"histogram": service.histogram()})
+        return {**content, "ids": lookup is not None}
+
+    @app.get("/statistics", responses={401: _REFUSALS[401]}, summary="State, load and latencies")
+    async def statistics() -> dict[str, Any]:
+        return await searches.run(service.statistics)
+
+    return app
+
+
+def _search_body() -> dict[str, Any]:
+    """OpenAPI's words for the body, which we read ourselves: see ``http_body``."""
+    content = {"application/json": {"schema": SearchBody.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _add_probes(app: FastAPI, service: SearchService) -> None:
+    @app.get("/healthz", response_class=PlainTextResponse, summary="Whether the process lives")
+    async def healthz() -> str:
+        return "ok\n"
+
+    @app.get(
+        "/readyz", response_class=PlainTextResponse, summary="Whether requests are answered",
+        responses={503: {"description": "Not now; says why."}},
+    )  # fmt: skip
+    async def readyz() -> Response:
+        why = service.why_not_ready()
+        return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus")
+    async def metrics() -> Response:
+        return Response(
+            service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+
+def _add_page(app: FastAPI) -> None:
+    folder = files("teravec.serving.http") / "console"
+    pages = {name: (folder / name).read_bytes() for name in _PAGE}
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response(pages["index.html"], media_type=_PAGE["index.html"])
+
+    @app.get("/console/{name}", include_in_schema=False)
+    async def page(name: str) -> Response:
+        if name not in pages:
+            raise HTTPException(404)
+        return Response(pages[name], media_type=_PAGE[name])
+
+
+def _add_refusals(app: FastAPI) -> None:
+    def refused(status: int, code: str, message: str) -> JSONResponse:
+        headers = {"Retry-After": "1"} if status == 503 else None
+        return JSONResponse({"error": code, "message": message}, status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code, message = _HTTP.get(error.status_code, "invalid-argument"), str(error.detail)
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            message = f"{request.method} found; {request.url.path} takes {allowed}"
+        answer = refused(error.status_code, code, message)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(TeravecError)
+    async def typed(_: Request, error: TeravecError) -> JSONResponse:
+        code = error_code(error)
+        return refused(_STATUS.get(code, 500), code, error_message(error))
+
+    @app.exception_handler(Exception)
+    async def other(_: Request, error: Exception) -> JSONResponse:
+        return refused(503 if isinstance(error, MemoryError) else 500, error_code(error),
+                       error_message(error))  # fmt: skip

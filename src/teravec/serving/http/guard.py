@@ -1,0 +1,174 @@
+"""What every HTTP request passes first: by which name it calls this server, and its token.
+
+Nothing of a body is read here. An answer that is not read ends the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import json
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from teravec.serving.http.search import ARRIVED
+from teravec.serving.wire.security import Tokens
+
+__all__ = ["HostNames", "HttpGuard"]
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # of an answer that a client takes, at least that fast
+_HEADERS = [
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+
+
+class HostNames:
+    """Names that a server may be called by: localhost, this machine's loopback, and those given.
+
+    A web page can give its own name the address 127.0.0.1, and then read what a server there
+    answers (DNS rebinding). Its browser still sends the page's name.
+
+    Parameters
+    ----------
+    names : tuple of str
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = {"localhost", *(name.lower().rstrip(".").strip("[]") for name in names)}
+
+    def accept(self, host: str) -> bool:
+        """Whether ``host``, with or without a port, is such a name."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        except ValueError:
+            return False
+        if name in self._names:
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False
+
+
+class HttpGuard:
+    """Wraps an ASGI application.
+
+    Parameters
+    ----------
+    app : callable
+    tokens : Tokens
+        May be replaced while requests come.
+    open_paths : tuple of str
+        Paths that need no token.
+    hosts : HostNames, optional
+        Asked where no token tells friends from strangers.
+    """
+
+    def __init__(
+        self, app: App, tokens: Tokens, open_paths: tuple[str, ...],
+        hosts: HostNames | None = None,
+    ) -> None:  # fmt: skip
+        self._app, self.tokens = app, tokens
+        self._open_paths, self._hosts = open_paths, hosts
+
+    async def __call__(
+        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
+    ) -> None:  # fmt: skip
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no websockets here
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await _send_in_pieces(send, message)
+
+        try:
+            if await self._refused(scope, send_with_headers):
+                return
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]
+            passed = {**scope, "method": method, ARRIVED: time.monotonic()}
+            await self._app(passed, receive, send_with_headers)
+        except (TimeoutError, ConnectionResetError):
+            return  # nobody reads: the connection is closed, and the answer's memory free
+
+    async def _refused(self, scope: MutableMapping[str, Any], send: Send) -> bool:
+        if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
+            challenge = [(b"www-authenticate", b'Basic realm="teravec", charset="UTF-8"')]
+            await _refuse(send, 401, "access-denied", "a valid token is needed", challenge)
+            return True
+        if self._hosts is None or self.tokens:
+            return False
+        if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
+            await _refuse(
+                send, 421, "access-denied",
+                f"called by the name {host[:80]!r}; this server has no tokens, and answers by the "
+                "names localhost, 127.0.0.1 and [::1] only; teravec serve --allow-host NAME adds "
+                "one",
+            )  # fmt: skip
+            return True
+        origin = _header(scope, b"origin")
+        if origin is not None and not self._hosts.accept(origin.rpartition("://")[2]):
+            await _refuse(
+                send, 403, "access-denied",
+                f"asked by a page of {origin[:80]!r}; this server has no tokens, and answers pages "
+                "of its own names only; teravec serve --allow-host NAME adds one",
+            )  # fmt: skip
+            return True
+        return False
+
+    def _may(self, scope: MutableMapping[str, Any]) -> bool:
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(given) != 1:
+            return False
+        kind, _, secret = given[0].decode("latin-1").partition(" ")
+        if kind.lower() == "basic":  # what browsers ask their user for; the name is ours to ignore
+            try:
+                decoded = base64.b64decode(secret, validate=True).decode("utf-8")
+            except (binascii.Error, ValueError):
+                return False
+            return self.tokens.accept(decoded.partition(":")[2])
+        return kind.lower() == "bearer" and self.tokens.accept(secret)
+
+
+def _header(scope: MutableMapping[str, Any], name: bytes) -> str | None:
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[0].decode("latin-1").strip() if values else None
+
+
+async def _send_in_pieces(send: Send, message: Message) -> None:
+    """Pass a message on, or raise TimeoutError where the client does not read."""
+    body, more = message.get("body", b""), message.get("more_body", False)
+    if message["type"] != "http.response.body" or len(body) <= _PIECE_BYTES:
+        async with asyncio.timeout(_PIECE_S):
+            await send(message)
+        return
+    for start in range(0, len(body), _PIECE_BYTES):
+        stop = start + _PIECE_BYTES
+        piece = {**message, "body": body[start:stop], "more_body": more or stop < len(body)}
+        async with asyncio.timeout(_PIECE_S):
+            await send(piece)
+
+
+async def _refuse(
+    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:  # fmt: skip
+    body = json.dumps({"error": code, "message": message}).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,206 @@
+"""POST /search: from a body to an answer, in bounded memory and off the event loop.
+
+What a request holds counts from before its body is read until its answer is sent. Searches have
+threads of their own; with all of them taken, or no bytes left, the answer is ``busy`` at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceeded
+from teravec.serving.http.answer import answer_pieces
+from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
+from teravec.serving.server.budget import Share
+from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.service import SearchService
+from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+
+__all__ = ["ARRIVED", "HttpSearches"]
+
+T = TypeVar("T")
+
+ARRIVED = "teravec.arrived"  # in a request's scope: when its header had come
+_MOST_SEARCHES = 128  # at a time: each takes a thread, and batches join their requests
+_SMALL_RESULTS = 4096  # of an answer that is written at once
+_BODY_S = 30.0
+_TURNS = 4
+_SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # an answer is taken in 30 s and a second for each 128 KiB
+_TEXT_BYTES = 30  # of a result in JSON, about
+
+
+class HttpSearches(Response):
+    """Answers searches; an ASGI application, and as such what the route returns.
+
+    Parameters
+    ----------
+    service : SearchService
+    lookup : VectorLookup, optional
+        Lets queries be given by id.
+    """
+
+    def __init__(self, service: SearchService, lookup: VectorLookup | None) -> None:
+        super().__init__()
+        self._service, self._lookup, self._limits = service, lookup, service.limits
+        self._most = min(service.limits.queue, _MOST_SEARCHES)
+        self._under_way = 0
+        self._searching = ThreadPoolExecutor(self._most, "teravec-http")
+        # One thread each for large bodies and answers: both work in Python, and hold its lock.
+        self._reading = ThreadPoolExecutor(1, "teravec-read-json")
+        self._writing = ThreadPoolExecutor(1, "teravec-write-json")
+        self._turn = asyncio.Semaphore(_TURNS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or raise why not."""
+        arrived_s = scope.get(ARRIVED) or time.monotonic()
+        self._check_room()
+        with self._service.budget.share() as share:
+            share.hold(_body_bytes(scope, self._limits.json_bytes))
+            body = await self._read(receive, self._limits.json_bytes)
+            if body is None:
+                return  # the client has gone
+            self._check_room()
+            self._under_way += 1
+            try:
+                pieces = await self._answer(body, share, arrived_s)
+            finally:
+                self._under_way -= 1
+            del body
+            await self._send(send, pieces, share)
+
+    async def _read(self, receive: Receive, most: int) -> bytearray | None:
+        """A whole body; None if the client has gone."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return None
+                    body += message.get("body", b"")
+                    _check(len(body), most)
+                    if not message.get("more_body"):
+                        return body
+                    # Of many large bodies a few go on in each round of the event loop.
+                    async with self._turn:
+                        await asyncio.sleep(0)
+        except TimeoutError:
+            raise HTTPException(408, f"no whole body within {_BODY_S:.0f} s") from None
+
+    def close(self) -> None:
+        """Begin no search any more."""
+        for threads in (self._searching, self._reading, self._writing):
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _check_room(self) -> None:
+        if self._under_way >= self._most:
+            raise Busy(f"{self._most} searches are under way over HTTP, as many as may be")
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Call a function that takes some milliseconds, beside the event loop."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writing, function)
+
+    async def _answer(
+        self, body: bytearray, share: Share, arrived_s: float
+    ) -> Iterator[bytes] | list[bytes]:
+        """The answer's pieces; a list of one where it is small."""
+        loop, asked = asyncio.get_running_loop(), None
+        d = self._service.backend.versions.current.d
+        if len(body) > SMALL_BODY_BYTES:
+            reading = loop.run_in_executor(self._reading, read_body, body, d, self._limits.queries)
+            left_s = arrived_s + timeout_of(body) - time.monotonic()
+            await asyncio.wait([reading], timeout=max(0.0, left_s))
+            if not reading.done():
+                reading.cancel()  # other large bodies were before it
+                raise DeadlineExceeded("the deadline was over before the body was read")
+            asked = reading.result()
+        return await loop.run_in_executor(
+            self._searching, self._search, asked, body, d, share, arrived_s
+        )
+
+    def _search(
+        self, asked: Asked | None, body: bytearray, d: int, share: Share, arrived_s: float
+    ) -> Iterator[bytes] | list[bytes]:
+        """Search, on a thread of its own."""
+        if asked is None:
+            asked = read_body(body, d, self._limits.queries)
+        body.clear()
+        request, string_ids = self._request(asked), asked.options.string_ids
+        request.check(self._limits)
+        left_s = arrived_s + request.timeout_s - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded("the request's deadline is over; it was not searched")
+        results = len(request.queries) * (request.wanted.k or 0)
+        share.hold(request.queries.nbytes + self._limits.result_bytes(results))
+        answer = self._service.search(replace(request, timeout_s=left_s))
+        share.hold(self._limits.result_bytes(len(answer.ids)))
+        seconds = time.monotonic() - arrived_s
+        if len(answer.ids) <= _SMALL_RESULTS:
+            return [b"".join(answer_pieces(answer, seconds, string_ids))]
+        return answer_pieces(_alone(answer), seconds, string_ids)
+
+    def _request(self, asked: Asked) -> SearchRequest:
+        options, queries = asked.options, asked.queries
+        if queries is None:
+            if self._lookup is None:
+                raise InvalidArgument("this server has no vectors to look ids up in (--vectors)")
+            self._lookup.check(self._service.backend.versions.current.manifest)
+            queries = self._lookup.vectors([int(i) for i in options.ids or []])
+        return SearchRequest(
+            queries, Wanted(options.k, options.radius), options.nprobe, options.recall,
+            float(options.timeout_s), options.allow_partial, options.candidates,
+        )  # fmt: skip
+
+    async def _send(self, send: Send, pieces: Iterable[bytes], share: Share) -> None:
+        """Send an answer, or raise TimeoutError where its client reads too slowly."""
+        headers = [(b"content-type", b"application/json")]
+        if isinstance(pieces, list):
+            headers.append((b"content-length", str(len(pieces[0])).encode()))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": pieces[0]})
+            return
+        loop, left = asyncio.get_running_loop(), iter(pieces)
+        async with asyncio.timeout(_SEND_S + share.peak_bytes / 12 * _TEXT_BYTES / _SEND_BYTES_S):
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while piece := await loop.run_in_executor(self._writing, next, left, b""):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+
+def _body_bytes(scope: Scope, most: int) -> int:
+    """What a body may be, before it is read; LimitExceeded where that is too much."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise InvalidArgument(
+                f"content-encoding {value.decode('latin-1')[:40]!r} found; bodies are taken "
+                "uncompressed only"
+            )
+        if name == b"content-length":
+            size = int(value[:20]) if value.isdigit() else most
+            _check(size, most)
+            return size
+    return most
+
+
+def _check(size: int, most: int) -> None:
+    if size > most:
+        raise LimitExceeded(
+            f"request bytes: {size:,} found, this server takes at most {most:,} over HTTP; send "
+            "fewer queries at a time"
+        )
+
+
+def _alone(answer: Answer) -> Answer:
+    """The answer without the batch that it was found in, which would stay until it is sent."""
+    return replace(answer, distances=np.array(answer.distances), ids=np.array(answer.ids))

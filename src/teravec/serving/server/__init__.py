@@ -1,0 +1,1 @@
+"""One process that answers requests from the lists that it owns."""

@@ -1,0 +1,202 @@
+"""Searching the lists that this machine has."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from prometheus_client import Metric
+
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.serving.server.damage import Damage
+from teravec.serving.server.gauges import gauge
+from teravec.serving.server.served import (
+    Ranges,
+    ServedIndex,
+    ranges_text,
+    slice_ranges,
+    version_beside,
+)
+from teravec.serving.server.versions import IDLE_S, Versions
+from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.storage.layout import absolute
+
+__all__ = ["LocalLists"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S, _MOST_LOOKED_FOR = 5.0, 64
+
+
+class LocalLists:
+    """Answers from the files of this machine.
+
+    Parameters
+    ----------
+    path : Path
+        Index directory.
+    limits : Limits
+    ranges : tuple of (start, stop), optional
+        Lists to own; all if neither these nor slices are given.
+    slices : tuple of int, optional
+        Slices whose lists to own.
+    memory_bytes, threads : int, optional
+    idle_s : float
+        See ``Versions``.
+    """
+
+    def __init__(
+        self, path: Path, limits: Limits, *, ranges: Ranges | None = None,
+        slices: tuple[int, ...] | None = None, memory_bytes: int | None = None,
+        threads: int | None = None, idle_s: float = IDLE_S,
+    ) -> None:  # fmt: skip
+        if ranges is not None and slices is not None:
+            raise InvalidArgument("lists and slices given; one of them expected")
+        self._path, self._limits = absolute(path), limits
+        self._ranges, self._slices = ranges, slices
+        self._memory_bytes, self._threads = memory_bytes, threads
+        self._reloading, self._damage = threading.Lock(), Damage()
+        self._looked_for: dict[str, float] = {}  # when, by version
+        self._looking = threading.Lock()
+        self.versions = Versions(self._open(), idle_s=idle_s)
+
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        path = path or self._path
+        ranges = self._ranges
+        if self._slices is not None:
+            ranges = slice_ranges(path, self._slices)
+        return ServedIndex(path, ranges, self._memory_bytes, self._threads)
+
+    def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        """Choose lists and search them; only the whole index can do that alone."""
+        with self._damage.noted(), self.versions.using() as index:
+            request = index.within_ntotal(request)
+            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
+            missing = 0.0
+            if len(index.ranges) != 1 or index.ranges[0] != (0, index.nlist):
+                owned = (list_nos >= 0) & index.owned[list_nos]
+                missing = 1.0 - float(owned.sum()) / max(1, int((list_nos >= 0).sum()))
+                if missing and not request.allow_partial:
+                    raise Unavailable(
+                        f"this server has lists {ranges_text(index.ranges)} of "
+                        f"{index.nlist:,} only; ask a coordinator, or allow a partial answer"
+                    )
+                list_nos = np.where(owned, list_nos, -1)
+            answer = index.search_lists(
+                prepared, list_nos, distances, request.wanted, deadline, self._limits,
+                request.candidates,
+            )  # fmt: skip
+            return answer if not missing else Answer(
+                answer.version, answer.counts, answer.distances, answer.ids, missing
+            )  # fmt: skip
+
+    def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
+        """Search lists that a coordinator chose."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            list_nos, distances = request.table()
+            if request.candidates is not None:
+                return index.sketch_lists(
+                    request.queries, list_nos, distances, request.candidates, deadline
+                )
+            return index.search_lists(
+                request.queries, list_nos, distances, request.wanted, deadline, self._limits
+            )
+
+    def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Compare queries with vectors that a coordinator chose."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            return index.refine(
+                request.queries, request.counts, request.places, request.wanted, deadline
+            )
+
+    def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
+        """Vectors of each list, 0 where it is not owned, and the ranges that are."""
+        return index.sizes, index.ranges
+
+    def why_not_ready(self) -> str | None:
+        """None: what was opened is ready."""
+        return None
+
+    def statistics(self) -> dict[str, Any]:
+        """Damage that searches met."""
+        return self._damage.describe()
+
+    def gauges(self) -> Iterable[Metric]:
+        """Damage that searches met, and memory of what is kept."""
+        yield gauge("damaged_lists", "Damaged lists, pages and files met since the last reload.",
+                    len(self._damage))  # fmt: skip
+        yield gauge("cached_bytes", "Bytes of lists and finer codes that are kept in memory.",
+                    sum(index.cached_bytes for index in self.versions.open))  # fmt: skip
+
+    def reload(self) -> str:
+        """Open the directory's index again; return its version, and serve it if it is another.
+
+        The same version takes the place of one that is damaged: its files may be repaired.
+
+        Raises
+        ------
+        TeravecError
+            It cannot be opened; what was served goes on.
+        """
+        with self._reloading:
+            index = self._open()
+            if index.version == self.versions.current.version and not len(self._damage):
+                index.close()
+            else:
+                self.versions.replace(index)
+                self._damage.forget()
+                self._looked_for.clear()
+                log.info("serving version %s", index.version)
+            return self.versions.current.version
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Serve versions that coordinators make requests for, by name of their directories.
+
+        One that is not open is opened, if it lies beside this server's index: a server that was
+        restarted after the index's path had moved on serves what its coordinators still want.
+        """
+        missing, now_s = self.versions.want(versions), time.monotonic()
+        for version in missing:
+            if now_s - self._looked_for.get(version, -math.inf) < _LOOK_AGAIN_S:
+                continue
+            if not self._looking.acquire(blocking=False):
+                return  # one at a time, whatever callers name; polls come again
+            if len(self._looked_for) >= _MOST_LOOKED_FOR:
+                self._looked_for.clear()
+            self._looked_for[version] = now_s
+            opening = threading.Thread(
+                target=self._open_beside, args=(version, versions[version]),
+                name="teravec-previous", daemon=True,
+            )  # fmt: skip
+            opening.start()
+
+    def _open_beside(self, version: str, name: str) -> None:
+        try:
+            with self._reloading:
+                path = version_beside(self._path, version, name)
+                if path is None or len(self.versions.open) > 1:
+                    return
+                index = self._open(path)
+                if index.version == version and self.versions.add_previous(index):
+                    log.info("serving version %s of %s too, which a coordinator wants",
+                             version, path)  # fmt: skip
+                else:
+                    index.close()
+        except TeravecError as error:
+            log.error("version %s, which a coordinator wants, cannot be opened: %s",
+                      version, error)  # fmt: skip
+        finally:
+            self._looking.release()
+
+    def close(self) -> None:
+        """Close the index."""
+        self.versions.close()

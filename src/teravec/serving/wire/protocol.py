@@ -1,0 +1,466 @@
+"""What clients, coordinator and servers say to each other, as types and as frames.
+
+A client asks a ``SearchRequest``. The coordinator turns it into one ``ListRequest`` a server:
+prepared queries, and for each the lists to scan there. Both get an ``Answer``, or an error by
+its code. ``docs/serving.md`` writes the protocol out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec import errors
+from teravec.errors import InvalidArgument, ProtocolError, ServiceError, TeravecError
+from teravec.serving.wire.frames import Array, decode, encode
+from teravec.serving.wire.limits import Limits
+
+__all__ = [
+    "METHODS",
+    "Answer",
+    "ListRequest",
+    "RefineRequest",
+    "SearchRequest",
+    "Wanted",
+    "encode_error",
+    "error_code",
+    "error_message",
+    "error_of_text",
+    "error_text",
+]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+_Arrays = dict[str, tuple[str, int]]
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+# Error types by their code on the wire; what is not here is 'internal'.
+_CODES: dict[str, type[TeravecError]] = {
+    "busy": errors.Busy,
+    "deadline-exceeded": errors.DeadlineExceeded,
+    "unavailable": errors.Unavailable,
+    "other-index": errors.OtherIndex,
+    "access-denied": errors.AccessDenied,
+    "protocol": errors.ProtocolError,
+    "limit-exceeded": errors.LimitExceeded,
+    "invalid-argument": errors.InvalidArgument,
+    "corrupt-file": errors.CorruptFile,
+    "missing-file": errors.MissingFile,
+    "storage": errors.StorageError,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to find: the k nearest, or all within a radius; the other one is None."""
+
+    k: int | None = None
+    radius: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.radius is None):
+            raise InvalidArgument("k or radius expected, and not both")
+        if self.k is not None and not (type(self.k) is int and self.k >= 1):
+            raise InvalidArgument(f"k is {self.k!r}; a whole number from 1 expected")
+        if self.radius is not None and not _is_finite(self.radius):
+            raise InvalidArgument(f"radius is {self.radius!r}; a finite number of float32 expected")
+
+
+class _Request:
+    """What all requests are as frames: of their fields, arrays are arrays, others the header."""
+
+    _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
+    __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
+    queries: Float32
+    wanted: Wanted
+
+    @property
+    def results(self) -> int:
+        """Most results of its answer; 0 where only the search tells."""
+        most = max(self.wanted.k or 0, getattr(self, "candidates", None) or 0)
+        return len(self.queries) * most
+
+    def encode(self) -> bytes:
+        """The request as a frame."""
+        content = {**vars(self)}
+        arrays: dict[str, Array] = {name: content.pop(name) for name in self._ARRAYS}
+        content |= vars(content.pop("wanted"))
+        return encode({n: value for n, value in content.items() if value is not None}, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Self:
+        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        header, arrays = decode(data)
+        content = {name: header.get(name) for name in cls.__match_args__}
+        for name, (kind, ndim) in cls._ARRAYS.items():
+            content[name] = _array(arrays, name, kind, ndim)
+        content["wanted"] = Wanted(header.get("k"), header.get("radius"))
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class SearchRequest(_Request):
+    """Queries as a user has them.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (nq, d), float32
+    wanted : Wanted
+    nprobe : int, optional
+        Lists to visit a query.
+    recall : float, optional
+        What to aim at instead, by the index's calibration. Neither: the index's default.
+    timeout_s : float
+        Seconds from sending until the answer is of no use any more.
+    allow_partial : bool
+        Answer without the lists that no live server owns, and say what share is missing.
+    candidates : int, optional
+        Of codes in two stages: most vectors a query whose finer codes are read.
+    """
+
+    _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
+
+    queries: Float32
+    wanted: Wanted
+    nprobe: int | None = None
+    recall: float | None = None
+    timeout_s: float = 10.0
+    allow_partial: bool = False
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        _check_candidates(self.candidates, self.wanted)
+        if self.nprobe is not None and self.recall is not None:
+            raise InvalidArgument(f"nprobe {self.nprobe} and recall {self.recall}; one expected")
+        if self.nprobe is not None and not (type(self.nprobe) is int and self.nprobe >= 1):
+            raise InvalidArgument(f"nprobe is {self.nprobe!r}; a whole number from 1 expected")
+        if self.recall is not None and not (_is_finite(self.recall) and 0 < self.recall <= 1):
+            raise InvalidArgument(f"recall is {self.recall!r}; above 0, at most 1 expected")
+        if type(self.allow_partial) is not bool:
+            raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        if self.nprobe is not None:
+            limits.check_nprobe(len(self.queries), self.nprobe)
+        if self.candidates is not None:
+            limits.check_results(len(self.queries) * self.candidates)
+
+
+@dataclass(frozen=True)
+class ListRequest(_Request):
+    """Prepared queries, and the lists that each wants of one server.
+
+    Parameters
+    ----------
+    version : str
+        Of the index that lists and queries were made for.
+    queries : ndarray of shape (nq, d_index), float32
+        Scaled and transformed.
+    counts : ndarray of shape (nq,), uint32
+        Lists wanted by each query.
+    list_nos, distances : ndarray of shape (sum of counts,), uint32 and float32
+        Those lists, query after query, and their centroids' distances.
+    wanted : Wanted
+    timeout_s : float
+    candidates : int, optional
+        Of codes in two stages, the first alone: the answer holds so many candidates a query, by
+        their estimates.
+    """
+
+    _ARRAYS: ClassVar[_Arrays] = {
+        "queries": ("f", 2), "counts": ("u", 1), "list_nos": ("u", 1), "distances": ("f", 1),
+    }  # fmt: skip
+
+    version: str
+    queries: Float32
+    counts: npt.NDArray[np.uint32]
+    list_nos: npt.NDArray[np.uint32]
+    distances: Float32
+    wanted: Wanted
+    timeout_s: float
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        if not isinstance(self.version, str):
+            raise ProtocolError(f"version is {self.version!r}; a text expected")
+        total = int(self.counts.sum(dtype=np.uint64))
+        if len(self.counts) != len(self.queries) or not (
+            total == len(self.list_nos) == len(self.distances)
+        ):
+            raise ProtocolError(
+                f"{len(self.queries)} queries, {len(self.counts)} counts, {total} lists counted, "
+                f"{len(self.list_nos)} lists and {len(self.distances)} distances do not fit"
+            )
+        if not np.isfinite(self.distances).all():
+            raise InvalidArgument("a centroid's distance is NaN or infinite")
+        _check_candidates(self.candidates, self.wanted)
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        if len(self.counts):
+            # The table of lists is as wide as its longest row.
+            limits.check_nprobe(len(self.queries), int(self.counts.max()))
+        if self.candidates is not None:
+            limits.check_results(len(self.queries) * self.candidates)
+
+    def table(self) -> tuple[Int64, Float32]:
+        """Lists and distances as tables of shape (nq, most lists of a query), -1 for none."""
+        width = int(self.counts.max()) if len(self.counts) else 0
+        if width * len(self.counts) == len(self.list_nos):  # as many of each
+            shape = len(self.counts), width
+            return self.list_nos.astype(np.int64).reshape(shape), self.distances.reshape(shape)
+        filled = np.arange(width) < self.counts[:, None]
+        list_nos = np.full(filled.shape, -1, np.int64)
+        distances = np.zeros(filled.shape, np.float32)
+        list_nos[filled], distances[filled] = self.list_nos, self.distances
+        return list_nos, distances
+
+
+@dataclass(frozen=True)
+class RefineRequest(_Request):
+    """Prepared queries, and vectors to compare them with by their finer codes.
+
+    Parameters
+    ----------
+    version : str
+        Of the index.
+    queries : ndarray of shape (nq, d_index), float32
+    counts : ndarray of shape (nq,), uint32
+        Vectors of each query.
+    places : ndarray of shape (sum of counts,), int64
+        Those, query after query: ``list_no << 32 | row``.
+    wanted : Wanted
+        The k best of them.
+    timeout_s : float
+    """
+
+    _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2), "counts": ("u", 1), "places": ("i", 1)}
+
+    version: str
+    queries: Float32
+    counts: npt.NDArray[np.uint32]
+    places: Int64
+    wanted: Wanted
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        _check_queries(self.queries)
+        _check_timeout(self.timeout_s)
+        if not isinstance(self.version, str) or self.wanted.k is None:
+            raise ProtocolError("no version, or no k found")
+        total = int(self.counts.sum(dtype=np.uint64))
+        if len(self.counts) != len(self.queries) or total != len(self.places):
+            raise ProtocolError(
+                f"{len(self.queries)} queries, {len(self.counts)} counts, {total} vectors counted "
+                f"and {len(self.places)} places do not fit"
+            )
+        if len(self.places) and self.places.min() < 0:
+            raise InvalidArgument(f"place {self.places.min()} found; 0 or more expected")
+
+    def check(self, limits: Limits) -> None:
+        """Raise LimitExceeded where the request is over a bound."""
+        limits.check_queries(len(self.queries), self.wanted.k)
+        limits.check_timeout(self.timeout_s)
+        limits.check_results(len(self.places))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Results, query after query, best first.
+
+    Parameters
+    ----------
+    version : str
+        Of the index that was searched.
+    counts : ndarray of shape (nq,), uint32
+        Results of each query.
+    distances, ids : ndarray of shape (sum of counts,), float32 and int64
+    missing : float
+        Share of the (query, list) pairs' bytes that no live server could scan; 0 if whole.
+    errors : ndarray of float32, optional
+        Of candidates: distances are then estimates with these bounds, lower is closer, ids are
+        places, and there is no order.
+    """
+
+    version: str
+    counts: npt.NDArray[np.uint32]
+    distances: Float32
+    ids: Int64
+    missing: float = 0.0
+    errors: Float32 | None = None
+
+    @classmethod
+    def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
+        """From tables (nq, k) in which -1 means none; those are not sent."""
+        held = ids >= 0
+        if held.all():
+            counts = np.full(len(ids), ids.shape[1], np.uint32)
+            return cls(version, counts, distances.reshape(-1), ids.reshape(-1))
+        return cls(version, held.sum(axis=1).astype(np.uint32), distances[held], ids[held])
+
+    @property
+    def lims(self) -> Int64:
+        """Results of query i are at [lims[i], lims[i + 1])."""
+        return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
+
+    def top_k(self, k: int, worst: float) -> tuple[Float32, Int64]:
+        """As tables (nq, k): missing results have id -1 and the worst distance."""
+        shape = len(self.counts), k
+        if len(self.ids) == shape[0] * k:
+            return self.distances.reshape(shape), self.ids.reshape(shape)
+        filled = np.arange(k) < self.counts[:, None]
+        distances = np.full(filled.shape, worst, np.float32)
+        ids = np.full(filled.shape, -1, np.int64)
+        distances[filled], ids[filled] = self.distances, self.ids
+        return distances, ids
+
+    def split(self, rows: Sequence[int]) -> list[Answer]:
+        """The answers to so many queries each."""
+        stops = np.cumsum(rows).tolist()
+        ends = self.lims[[0, *stops]].tolist()
+        parts = [slice(*part) for part in pairwise(ends)]
+        return [
+            Answer(
+                self.version, self.counts[start:stop], self.distances[part], self.ids[part],
+                self.missing, None if self.errors is None else self.errors[part],
+            )
+            for (start, stop), part in zip(pairwise([0, *stops]), parts, strict=True)
+        ]  # fmt: skip
+
+    def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
+        """Raise ProtocolError where this cannot be the answer to a request."""
+        most = wanted.k
+        if len(self.counts) != nq or (most is not None and (self.counts > most).any()):
+            raise ProtocolError(f"{len(self.counts)} rows of results found, {nq} expected")
+        values = -self.distances if larger_is_closer else self.distances
+        if len(values) and (not np.isfinite(values).all() or self.ids.min() < 0):
+            raise ProtocolError("a result has no finite distance, or a negative id")
+        if wanted.radius is not None and len(values):
+            radius = -wanted.radius if larger_is_closer else wanted.radius
+            if values.max() > radius:
+                raise ProtocolError("a result lies outside the radius")
+        descends = values[1:] < values[:-1]
+        if descends.any():
+            first = np.zeros(len(values) + 1, bool)  # of a query's results
+            first[self.lims] = True
+            descends &= ~first[1:-1]
+        if descends.any():
+            raise ProtocolError("results are not ordered, best first")
+
+    def encode(self) -> bytes:
+        """The answer as a frame."""
+        header = {"version": self.version, "missing": self.missing}
+        arrays: dict[str, Array] = {
+            "counts": self.counts, "distances": self.distances, "ids": self.ids,
+        }  # fmt: skip
+        if self.errors is not None:
+            arrays["errors"] = self.errors
+        return encode(header, arrays)
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> Answer:
+        """Read a frame; raises the error that it holds, or ProtocolError if it is no answer."""
+        header, arrays = decode(data)
+        if "error" in header:
+            raise _error(header)
+        counts = _array(arrays, "counts", "u", 1)
+        distances, ids = _array(arrays, "distances", "f", 1), _array(arrays, "ids", "i", 1)
+        total, missing = int(counts.sum(dtype=np.uint64)), header.get("missing")
+        errors = _array(arrays, "errors", "f", 1) if "errors" in arrays else None
+        if errors is not None and len(errors) != total:
+            raise ProtocolError(f"{total} results counted, {len(errors)} errors found")
+        if not total == len(distances) == len(ids):
+            raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
+        if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
+            raise ProtocolError("an answer says no version, or not what is missing")
+        return cls(header["version"], counts, distances, ids, missing, errors)
+
+
+# What a server can be asked, by name on the wire.
+METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
+    "search": SearchRequest,
+    "search-lists": ListRequest,
+    "refine": RefineRequest,
+}
+
+
+def error_code(error: Exception) -> str:
+    """The code of an error on the wire; ``internal`` for what is no error of ours."""
+    if isinstance(error, MemoryError):
+        return "busy"
+    return next((code for code, kind in _CODES.items() if isinstance(error, kind)), "internal")
+
+
+def error_message(error: Exception) -> str:
+    """What a client may know: the message of an error of ours, and nothing of others."""
+    if isinstance(error, TeravecError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the server is out of memory"
+    return "the server failed; its log says why"
+
+
+def encode_error(error: Exception) -> bytes:
+    """An error as a frame: its code and its message, and nothing of where it was raised."""
+    return encode({"error": error_code(error), "message": error_message(error)}, {})
+
+
+def error_text(error: Exception) -> str:
+    """An error as a line, for where no frame can be sent; ``error_of_text`` reads it."""
+    return f"{error_code(error)}: {error_message(error)}"
+
+
+def error_of_text(text: str) -> TeravecError | None:
+    """The error that a line tells; None where it tells none."""
+    code, _, message = text.partition(": ")
+    kind = _CODES.get(code)
+    return None if kind is None else kind(message[:2000])
+
+
+def _error(header: dict[str, Any]) -> TeravecError:
+    message, code = str(header.get("message"))[:2000], header["error"]
+    kind = _CODES.get(code) if isinstance(code, str) else None
+    return ServiceError(message) if kind is None else kind(message)
+
+
+def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
+    array = arrays.get(name)
+    if array is None or array.dtype.kind != kind or array.ndim != ndim:
+        raise ProtocolError(f"no array {name!r} of kind {kind!r} and {ndim} dimensions found")
+    return array
+
+
+def _is_finite(value: object) -> bool:
+    """Whether it is a number that float32 has, as radii are."""
+    return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
+
+
+def _check_timeout(timeout_s: object) -> None:
+    if not (_is_finite(timeout_s) and timeout_s > 0):  # type: ignore[operator]
+        raise InvalidArgument(f"timeout_s is {timeout_s!r}; a number above 0 expected")
+
+
+def _check_candidates(most: object, wanted: Wanted) -> None:
+    if most is not None and not (type(most) is int and most >= 1 and wanted.k is not None):
+        raise InvalidArgument(f"candidates is {most!r}; a whole number from 1, and k, expected")
+
+
+def _check_queries(queries: Float32) -> None:
+    if not np.isfinite(queries).all():
+        bad = np.flatnonzero(~np.isfinite(queries).all(axis=1))
+        raise InvalidArgument(f"query {bad[0]} holds NaN or an infinite value")

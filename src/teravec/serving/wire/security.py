@@ -1,0 +1,350 @@
+"""Who may ask: addresses, TLS, tokens and client certificates.
+
+Tokens are lines of a file, never of a command line, which other users of a machine can see.
+They are compared as digests in constant time, and neither logged nor told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import re
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from teravec.errors import InvalidArgument
+from teravec.serving.wire.certificates import (
+    check_authority,
+    check_pair,
+    read_small,
+    warn_of_dates,
+    warn_of_readers,
+)
+from teravec.storage.layout import absolute
+
+__all__ = ["Address", "ClientSecurity", "ServerSecurity", "Tokens"]
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_TOKEN = 16
+_MOST_PORT = 65535
+_FILES = ("certificate", "key", "client_ca", "token_file", "admin_token_file")
+_HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        0 where any free one will do.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``host:port`` or ``[v6]:port``, or raise InvalidArgument."""
+        try:
+            parts = urlsplit(f"//{text.strip()}")
+            if not parts.hostname or parts.port is None or parts.path or parts.username:
+                raise ValueError
+            if parts.hostname == "*" or (":" in parts.hostname and "[" not in text):
+                raise ValueError
+        except ValueError:
+            raise InvalidArgument(
+                f"address {text!r} found; host:port expected{_hint(text.strip())}"
+            ) from None
+        return cls(parts.hostname, parts.port)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+def _hint(text: str) -> str:
+    """What is wrong with a text that is no ``host:port``; nothing if that is not known."""
+    host, _, port = text.rpartition(":")
+    if "://" in text:
+        return f": leave {text.split('://')[0]}:// out"
+    if "/" in text or "@" in text:
+        return ", and nothing else"
+    if text.isdecimal():
+        return f", as 127.0.0.1:{text}"
+    if host == "*":
+        return f": 0.0.0.0:{port} is every IPv4 address of this machine, [::]:{port} IPv6 too"
+    if ":" in host.strip("[]") and not (host.startswith("[") and host.endswith("]")):
+        return ": an IPv6 address stands in brackets, as [::1]:7400"
+    if text.startswith(":"):
+        return f": the host is missing; 127.0.0.1{text} is this machine"
+    if not host:
+        return f": the port is missing, as {text or '127.0.0.1'}:7400"
+    if not (port.isdecimal() and int(port[:9]) <= _MOST_PORT):
+        return f": a port is 0 to {_MOST_PORT}"
+    return ""
+
+
+class Tokens:
+    """Secrets of which a caller must know one; empty: none is asked for.
+
+    Parameters
+    ----------
+    tokens : iterable of str
+    admins : iterable of str
+        Those that may reload, too.
+    """
+
+    def __init__(self, tokens: tuple[str, ...] = (), admins: tuple[str, ...] = ()) -> None:
+        if any(len(token) < _SHORTEST_TOKEN for token in (*tokens, *admins)):
+            raise InvalidArgument(f"a token is shorter than {_SHORTEST_TOKEN} characters")
+        self._admins = [_digest(token) for token in admins]
+        self._digests = [*(_digest(token) for token in tokens), *self._admins]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    @classmethod
+    def read(cls, path: Path, admins: Path | None = None) -> Tokens:
+        """One token a line; blank lines and those beginning with # are left out."""
+        return cls(_lines(path), () if admins is None else _lines(admins))
+
+    def accept(self, given: str) -> bool:
+        """Whether ``given`` is one of the tokens; the time taken does not tell which."""
+        return _is_one(given, self._digests)
+
+    def accept_admin(self, given: str) -> bool:
+        """Whether ``given`` is the token of an administrator."""
+        return _is_one(given, self._admins)
+
+
+@dataclass(frozen=True)
+class ServerSecurity:
+    """What a server asks of its callers.
+
+    Parameters
+    ----------
+    certificate, key : Path, optional
+        PEM files; both or none.
+    client_ca : Path, optional
+        PEM file: callers need a certificate signed by it.
+    token_file : Path, optional
+    admin_token_file : Path, optional
+        Tokens that may reload, beside what all tokens may.
+    insecure : bool
+        Listen beyond this machine without TLS, or without asking who calls.
+    open_probes : bool
+        Answer /healthz and /readyz without a token.
+    allow_hosts : tuple of str
+        Names that HTTP requests may call this server by, where it looks at them; localhost and
+        addresses of this machine's loopback always are.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    client_ca: Path | None = None
+    token_file: Path | None = None
+    insecure: bool = False
+    open_probes: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    admin_token_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidArgument("a TLS certificate and its key are given together")
+        if self.client_ca is not None and self.certificate is None:
+            raise InvalidArgument("client certificates need TLS: give a certificate and a key")
+        for name in _FILES:  # read again later
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(path))
+        if self.admin_token_file is not None and self.token_file is None:
+            raise InvalidArgument("tokens of administrators need tokens of callers (--token-file)")
+        for name in self.allow_hosts:
+            if not _HOST_NAME.fullmatch(name):
+                raise InvalidArgument(
+                    f"--allow-host {name!r} found; a name such as db.example.org expected, without "
+                    "http:// and port"
+                )
+
+    def check_address(self, address: Address) -> None:
+        """Raise InvalidArgument where strangers could listen, or ask."""
+        if address.is_loopback or self.insecure:
+            return
+        if self.certificate is None:
+            raise InvalidArgument(
+                f"{address} can be reached from other machines: it needs TLS (--tls-cert, "
+                "--tls-key), or --insecure"
+            )
+        if self.token_file is None and self.client_ca is None:
+            raise InvalidArgument(
+                f"{address} can be reached from other machines: it needs tokens (--token-file) "
+                "or client certificates (--client-ca), or --insecure"
+            )
+
+    def checks_host(self, address: Address) -> bool:
+        """Whether requests must call this server by one of its names.
+
+        On this machine's loopback, and without tokens or client certificates, a web page could
+        otherwise have its visitor's browser read the index.
+        """
+        strangers = self.token_file is None and self.client_ca is None
+        return strangers and (address.is_loopback or bool(self.allow_hosts))
+
+    def check_files(self) -> None:
+        """Raise InvalidArgument for a certificate, key or authority that cannot be used.
+
+        What peers will refuse, and secrets that others can read, are logged.
+        """
+        secrets = [p for p in (self.token_file, self.admin_token_file) if p is not None]
+        warnings = [line for path in secrets for line in warn_of_readers(path)]
+        if self.certificate is not None and self.key is not None:
+            check_pair(self.certificate, self.key)
+            warnings += warn_of_dates(self.certificate) + warn_of_readers(self.key)
+        if self.client_ca is not None:
+            check_authority(self.client_ca)
+            warnings += warn_of_dates(self.client_ca)
+        for line in warnings:
+            log.warning("%s", line)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files named here."""
+        return tuple(path for name in _FILES if (path := getattr(self, name)) is not None)
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers show who they are."""
+        return self.token_file is not None or self.client_ca is not None
+
+    def tokens(self) -> Tokens:
+        """The tokens as the files have them now."""
+        if self.token_file is None:
+            return Tokens()
+        return Tokens.read(self.token_file, self.admin_token_file)
+
+    def use_certificates(self, context: ssl.SSLContext) -> None:
+        """Have a server's context use the certificate, key and authority as the files are now.
+
+        Connections that are open go on. An authority that was taken out of its file is trusted
+        until a restart.
+
+        Raises
+        ------
+        InvalidArgument
+            Certificate and key do not belong together (yet): the context is as it was.
+        """
+        if self.certificate is None or self.key is None:
+            return
+        check_pair(self.certificate, self.key)
+        if self.client_ca is not None:
+            check_authority(self.client_ca)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(f"{self.certificate}: {error}; try again") from error
+
+    def pems(self) -> tuple[bytes, bytes] | None:
+        """Certificate and key, None without TLS."""
+        if self.certificate is None or self.key is None:
+            return None
+        return read_small(self.certificate), read_small(self.key)
+
+    def client_ca_pem(self) -> bytes | None:
+        """What signs callers' certificates, None if they need none."""
+        return None if self.client_ca is None else read_small(self.client_ca)
+
+
+@dataclass(frozen=True, repr=False)
+class ClientSecurity:
+    """What a caller shows, and how it knows the server.
+
+    Parameters
+    ----------
+    token : str, optional
+    ca : bytes, optional
+        PEM: what signed the server's certificate; the system's own list if not given.
+    certificate, key : bytes, optional
+        PEM: the caller's own, for servers that ask for one.
+    insecure : bool
+        Send a token over plain text to another machine.
+    files : dict of Path
+        What it was read from, by the names that ``read`` has for them.
+    """
+
+    token: str | None = None
+    ca: bytes | None = None
+    certificate: bytes | None = None
+    key: bytes | None = None
+    insecure: bool = False
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls, *, token_file: Path | None = None, ca: Path | None = None,
+        certificate: Path | None = None, key: Path | None = None, insecure: bool = False,
+    ) -> ClientSecurity:  # fmt: skip
+        """From files; of several tokens the first is used."""
+        if (certificate is None) != (key is None):
+            raise InvalidArgument("a client certificate and its key are given together")
+        if certificate is not None and key is not None:
+            check_pair(certificate, key)
+        if ca is not None:
+            check_authority(ca)
+        token = None
+        if token_file is not None:
+            Tokens.read(token_file)  # checks
+            token = _lines(token_file)[0]
+        ca_pem, own, own_key = (
+            None if p is None else read_small(p) for p in (ca, certificate, key)
+        )
+        named = {"token_file": token_file, "ca": ca, "certificate": certificate, "key": key}
+        files = {name: absolute(path) for name, path in named.items() if path is not None}
+        return cls(token, ca_pem, own, own_key, insecure, files)
+
+    def read_again(self) -> ClientSecurity:
+        """What the same files hold now."""
+        return ClientSecurity.read(**self.files, insecure=self.insecure)
+
+    def check_address(self, address: Address, tls: bool) -> None:
+        """Raise InvalidArgument rather than send a token where others can read it."""
+        if self.token is not None and not (tls or address.is_loopback or self.insecure):
+            raise InvalidArgument(
+                f"a token would go to {address} in plain text; use grpc+tls://, or say insecure"
+            )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """The tokens of a file."""
+    lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise InvalidArgument(f"{path}: no token found")
+    return tokens
+
+
+def _is_one(given: str, digests: list[bytes]) -> bool:
+    digest, found = _digest(given), False
+    for own in digests:
+        found |= hmac.compare_digest(own, digest)
+    return found
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

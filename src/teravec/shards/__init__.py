@@ -1,1 +1,0 @@
-"""Vertical slices: one range of rows, all lists, encoded and sorted by list."""

@@ -1,1 +1,0 @@
-"""Horizontal slices: one range of lists, all rows, contiguous on disk."""
