@@ -18,7 +18,6 @@ from teravec.bulk.given import Truth, as_neighbors, opened, read_whole
 from teravec.bulk.questions import Question, TopK, Within, with_index_ids
 from teravec.bulk.results import check_output, write_neighbors
 from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.evaluation import Evaluation
 from teravec.evaluation.evaluation import evaluate as _evaluate
@@ -46,6 +45,7 @@ from teravec.storage.output_lock import hold_file
 __all__ = ["evaluate", "groundtruth", "info", "range_search", "search", "skipped_rows"]
 
 _SKIPPED = ".skipped.json"
+_NPROBES = (1, 4, 16, 64)  # tried where nothing is asked for
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -296,7 +296,7 @@ def evaluate(
     nprobe : int or sequence of int, optional
         Numbers of lists to try. Not given, without recall: 1, 4, 16 and 64.
     recall : float or sequence of float, optional
-        Recalls to ask for instead; needs a calibrated index.
+        Recalls to ask for, after the nprobes; needs a calibrated index.
     candidates, memory, threads
         As for ``search``.
     vector_column, format : str, optional
@@ -307,13 +307,11 @@ def evaluate(
     Returns
     -------
     list of Evaluation
-        One for each nprobe or recall, in order.
+        One for each nprobe, then for each recall.
     """
-    if nprobe is not None and recall is not None:
-        raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = (
-        _several(nprobe) if nprobe is not None else [] if recall is not None else [1, 4, 16, 64]
-    )
+    if nprobe is None and recall is None:
+        nprobe = _NPROBES
+    nprobes = [] if nprobe is None else _several(nprobe)
     recalls = [] if recall is None else _several(recall)
     limits = resources(memory, threads, None)
     neighbors = as_neighbors(truth, truth_format)
