@@ -111,24 +111,42 @@ def groundtruth(
         if place is not None:
             stack.enter_context(hold_file(place))
         granted = stack.enter_context(resources(memory, threads, progress, options))
-        source = stack.enter_context(opened(
-            data, granted, _beside(place, ".spool"), shared=not granted.engine.in_process,
-            ids=ids, id_column=id_column, vector_column=vector_column, format=format,
-            skip_bad=skip_bad,
-        ))  # fmt: skip
+        source = stack.enter_context(
+            opened(
+                data,
+                granted,
+                _beside(place, ".spool"),
+                shared=not granted.engine.in_process,
+                ids=ids,
+                id_column=id_column,
+                vector_column=vector_column,
+                format=format,
+                skip_bad=skip_bad,
+            )
+        )
         if place is not None:
             source.check_not(place)
         vectors = read_whole(
-            queries, granted, "queries", query_column=query_column, vector_column=vector_column,
-            format=format, exact=True, not_at=place,
-        )  # fmt: skip
+            queries,
+            granted,
+            "queries",
+            query_column=query_column,
+            vector_column=vector_column,
+            format=format,
+            exact=True,
+            not_at=place,
+        )
         if source.skipped is not None:
             source = find_bad(source, granted.threads, granted.progress)
         checkpoint = _beside(place, ".partial")
         distances, found = exact_neighbors(
-            source, vectors, k, metric=Metric.parse(metric), resources=granted,
+            source,
+            vectors,
+            k,
+            metric=Metric.parse(metric),
+            resources=granted,
             checkpoint=checkpoint,
-        )  # fmt: skip
+        )
         if place is not None and checkpoint is not None:
             write_neighbors(place, distances, found)
             _list_skipped(place, source)
@@ -203,9 +221,18 @@ def search(
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
     with _asked(
-        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
-        id_column=id_column, vector_column=vector_column, format=format,
-    ) as asked:  # fmt: skip
+        index,
+        queries,
+        out,
+        memory,
+        threads,
+        progress,
+        exclude_self,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as asked:
         effort = asked.index.effort(nprobe, recall, k=k, candidates=candidates)
         found = asked.answer(TopK(k, effort, exclude_self))
     if isinstance(found, CorpusSummary):
@@ -256,9 +283,18 @@ def range_search(
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
     with _asked(
-        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
-        id_column=id_column, vector_column=vector_column, format=format,
-    ) as asked:  # fmt: skip
+        index,
+        queries,
+        out,
+        memory,
+        threads,
+        progress,
+        exclude_self,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as asked:
         effort = asked.index.effort(nprobe, recall, radius=radius)
         found = asked.answer(Within(radius, effort, exclude_self))
     if isinstance(found, CorpusSummary):
@@ -360,9 +396,15 @@ class _Asked:
 
 @contextmanager
 def _asked(
-    index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
-    threads: int | None, progress: Progress | bool | None, exclude_self: bool, **given: Any,
-) -> Iterator[_Asked]:  # fmt: skip
+    index: PathLike | Index,
+    queries: Data,
+    out: PathLike | None,
+    memory: str | int | None,
+    threads: int | None,
+    progress: Progress | bool | None,
+    exclude_self: bool,
+    **given: Any,
+) -> Iterator[_Asked]:
     place = None if out is None else path_of(out, "out")
     if place is not None:
         check_output(place)

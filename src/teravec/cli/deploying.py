@@ -21,9 +21,14 @@ _TOPOLOGY = Path("topology.json")
 
 
 def deploy(
-    options: ServeOptions, engine: EngineOptions, replicas: int, topology: Path | None,
-    drain_s: float, *, as_json: bool,
-) -> None:  # fmt: skip
+    options: ServeOptions,
+    engine: EngineOptions,
+    replicas: int,
+    topology: Path | None,
+    drain_s: float,
+    *,
+    as_json: bool,
+) -> None:
     """Start the servers, tell of them, and stay until they are to end."""
     from teravec.serving.deploy.deployment import Deployment, DeploymentOptions
 
@@ -34,10 +39,13 @@ def deploy(
 
     def ready(servers: list[Any]) -> None:
         described = [
-            {"address": server.told.address, "host": server.machine.host,
-             "lists": deployment.lists_of(server)}
+            {
+                "address": server.told.address,
+                "host": server.machine.host,
+                "lists": deployment.lists_of(server),
+            }
             for server in servers
-        ]  # fmt: skip
+        ]
         if as_json:
             print_json({"index": str(options.path), "topology": str(path), "servers": described})
         else:

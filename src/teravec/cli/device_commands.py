@@ -34,14 +34,18 @@ def add_device_commands(app: typer.Typer) -> None:
 def bench_disk(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", show_default=False,
-                       help="Index, whose largest slice is read and which keeps the result as "
-                       "device.json; or a file to read; or a directory, for a scratch file."),
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="Index, whose largest slice is read and which keeps the result as "
+            "device.json; or a file to read; or a directory, for a scratch file.",
+        ),
     ],
     seconds: Annotated[float, typer.Option(help="Time to read for, in all.")] = 10.0,
     size: Annotated[str, typer.Option(help="Size of a scratch file.")] = "1GiB",
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Measure how fast the disk reads, cold: in order, and at random by size and depth."""
     paths = IndexPaths(path)
     is_index = paths.manifest.exists()
@@ -52,9 +56,11 @@ def bench_disk(
         target = path / largest.file if largest.size >= _LARGE_ENOUGH or read_only else path
     with hold_directory(path) if is_index and not read_only else nullcontext():
         profile = measure_device(
-            target, seconds=seconds, scratch_bytes=parse_bytes(size),
+            target,
+            seconds=seconds,
+            scratch_bytes=parse_bytes(size),
             progress=Bars(quiet=quiet or json),
-        )  # fmt: skip
+        )
         kept = _keep(profile, paths.device) if is_index else None
     if json:
         print_json({"path": str(path), **profile.to_dict(), "kept": kept is None and is_index})

@@ -88,9 +88,12 @@ def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
 
 
 def _panel(
-    axes: Axes, results: Sequence[Evaluation], value: Callable[[Evaluation], float], side: str,
+    axes: Axes,
+    results: Sequence[Evaluation],
+    value: Callable[[Evaluation], float],
+    side: str,
     shown: Callable[[float, Any], str],
-) -> None:  # fmt: skip
+) -> None:
     """One curve on a logarithmic axis; names of points below it, on the side where it is not."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -107,10 +110,15 @@ def _panel(
     axes.tick_params(axis="x", labelsize=9)
     for result, x in zip(results, values, strict=True):
         axes.annotate(
-            f"{result.nprobe:,}", (x, result.recall), xytext=(-5 if side == "left" else 5, -5),
-            textcoords="offset points", ha="right" if side == "left" else "left", va="top",
-            fontsize=9, color=_GREY,
-        )  # fmt: skip
+            f"{result.nprobe:,}",
+            (x, result.recall),
+            xytext=(-5 if side == "left" else 5, -5),
+            textcoords="offset points",
+            ha="right" if side == "left" else "left",
+            va="top",
+            fontsize=9,
+            color=_GREY,
+        )
 
 
 def _bytes(value: float, _: Any) -> str:

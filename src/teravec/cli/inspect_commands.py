@@ -167,8 +167,9 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
 def export(
     index: o.IndexDir,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Write an index file that faiss.read_index opens, with the same results."""
     export_faiss(index, out, Bars(quiet=quiet or json))
     if json:

@@ -50,7 +50,7 @@ __all__ = [
     "Workers",
     "train_options",
     "unset",
-]  # fmt: skip
+]
 
 
 def unset(text: str, *names: str) -> Any:
@@ -209,15 +209,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def train_options(
-    nlist: str, metric: str, transform: str | None, codec: str, sample: int | None, niter: int,
-    seed: int = 1234, max_list_bytes: str | None = None,
-) -> TrainOptions:  # fmt: skip
+    nlist: str,
+    metric: str,
+    transform: str | None,
+    codec: str,
+    sample: int | None,
+    niter: int,
+    seed: int = 1234,
+    max_list_bytes: str | None = None,
+) -> TrainOptions:
     """Options of training as they are typed, or InvalidArgument."""
     try:
         lists = None if nlist.lower() == "auto" else int(nlist)
     except ValueError:
         raise InvalidArgument(f"nlist is {shown(nlist)}; a whole number or auto expected") from None
     return TrainOptions(
-        lists, metric, transform, codec, sample, niter, seed,
+        lists,
+        metric,
+        transform,
+        codec,
+        sample,
+        niter,
+        seed,
         None if max_list_bytes is None else parse_bytes(max_list_bytes, "max-list-bytes"),
-    )  # fmt: skip
+    )

@@ -32,8 +32,11 @@ def add_selftest_command(app: typer.Typer) -> None:
 def selftest(
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA...]", help="Vectors to test with.  [default: made ones]",
-                       show_default=False),
+        typer.Argument(
+            metavar="[DATA...]",
+            help="Vectors to test with.  [default: made ones]",
+            show_default=False,
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="ray: a missing Ray is an error, not a line in the table.")
@@ -42,8 +45,10 @@ def selftest(
     address: Annotated[
         str | None, o.unset("Of a Ray cluster.  [default: one started here]")
     ] = None,
-    threads: o.Threads = None, format: o.Format = None, json: o.Json = False,
-) -> None:  # fmt: skip
+    threads: o.Threads = None,
+    format: o.Format = None,
+    json: o.Json = False,
+) -> None:
     """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
     check_threads(threads)
     check_workers(workers)
@@ -82,9 +87,11 @@ def _numbers(result: Result) -> tuple[str, ...]:
     if isnan(result.objective):
         return ("",) * 4
     return (
-        f"{result.objective:,.6g}", f"{result.imbalance:.3f}", f"{result.seconds:.4f}",
+        f"{result.objective:,.6g}",
+        f"{result.imbalance:.3f}",
+        f"{result.seconds:.4f}",
         str(result.empty),
-    )  # fmt: skip
+    )
 
 
 def _outcome(result: Result) -> str:

@@ -31,8 +31,11 @@ def add_slurm_command(app: typer.Typer) -> None:
 def slurm(
     run: Annotated[
         list[str],
-        typer.Argument(metavar="-- COMMAND...", show_default=False,
-                       help="What to run, as build DATA --out INDEX; engine and address are set."),
+        typer.Argument(
+            metavar="-- COMMAND...",
+            show_default=False,
+            help="What to run, as build DATA --out INDEX; engine and address are set.",
+        ),
     ],
     nodes: Annotated[int, typer.Option(help="Nodes, with one Ray process each.")],
     time: Annotated[str, typer.Option(help="Limit, as sbatch takes it: 90, 12:00:00, 2-12.")],
@@ -54,12 +57,18 @@ def slurm(
     out: Annotated[Path, typer.Option("--script", help="Where to write it.")] = _SCRIPT,
     do_submit: Annotated[bool, typer.Option("--submit", help="Hand it to sbatch too.")] = False,
     json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Write, and submit, a script that runs a command on Ray across nodes of Slurm."""
     options = SlurmOptions(
-        nodes, time, cpus, memory, partition, parse_bytes(store) if store else None,
-        tuple(sbatch or ()), wait,
-    )  # fmt: skip
+        nodes,
+        time,
+        cpus,
+        memory,
+        partition,
+        parse_bytes(store) if store else None,
+        tuple(sbatch or ()),
+        wait,
+    )
     text = script(options, run)
     _write(out, text)
     job = submit(out) if do_submit else None

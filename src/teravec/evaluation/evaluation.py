@@ -69,9 +69,14 @@ class Evaluation:
 
 
 def recall_at(
-    found_ids: Int64, true_ids: Int64, k: int, *, found_distances: Float32 | None = None,
-    true_distances: Float32 | None = None, metric: str = "l2",
-) -> float:  # fmt: skip
+    found_ids: Int64,
+    true_ids: Int64,
+    k: int,
+    *,
+    found_distances: Float32 | None = None,
+    true_distances: Float32 | None = None,
+    metric: str = "l2",
+) -> float:
     """Share of the true k nearest among the k returned.
 
     With distances of both, by distance: a neighbour as near as the k-th true one counts,

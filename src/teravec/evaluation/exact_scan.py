@@ -388,7 +388,8 @@ def plan_block(source: Source, task: ScanTask, memory_bytes: int) -> int:
     row = _BLOCKS * ((item + 4) * d + 64)
     fewest = min(_FEWEST_ROWS, source.ntotal)
     require(
-        fixed + fewest * row, memory_bytes,
+        fixed + fewest * row,
+        memory_bytes,
         f"ground truth of {nq:,} queries of {d} dimensions with k {k:,}",
-    )  # fmt: skip
+    )
     return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (item * d)))))

@@ -119,15 +119,19 @@ def groundtruth(
     with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
         bar.advance(begin)
         for _ in _searched(source, task, best, resources.engine, bar):
-            if store and best.rows < source.ntotal and (
-                time.monotonic() - saved >= checkpoint_every_s
-            ):  # fmt: skip
+            if (
+                store
+                and best.rows < source.ntotal
+                and (time.monotonic() - saved >= checkpoint_every_s)
+            ):
                 store.save(best)
                 saved = time.monotonic()
     log.info(
         "ground truth: %d queries against %d vectors in %.1f s",
-        len(queries), source.ntotal - begin, time.monotonic() - started,
-    )  # fmt: skip
+        len(queries),
+        source.ntotal - begin,
+        time.monotonic() - started,
+    )
     if metric is not Metric.COSINE:
         check_distances(source, queries, best)
     return best.distances(metric), best.ids
@@ -151,9 +155,13 @@ def _searched(
             yield
         return
     maker = _SearcherMaker(
-        source.opened_by, task.queries, task.k, str(task.metric), engine.threads,
+        source.opened_by,
+        task.queries,
+        task.k,
+        str(task.metric),
+        engine.threads,
         engine.memory_bytes,
-    )  # fmt: skip
+    )
     # Several ranges for each worker, so that none waits long for the last one.
     count = min(_RANGES * engine.workers, max(1, (source.ntotal - best.rows) // _FEWEST_RANGE))
     bounds = [best.rows + (source.ntotal - best.rows) * i // count for i in range(count + 1)]

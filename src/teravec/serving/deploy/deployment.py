@@ -204,7 +204,7 @@ class Deployment:
                 http=serve.http and own(serve.http),
                 lists=self._lists[number],
             )
-        )  # fmt: skip
+        )
 
     def _check_version(self, servers: Residents[Server, _Told]) -> None:
         for resident in servers.all:
@@ -222,8 +222,10 @@ class Deployment:
                 self._down.add(number)
                 log.warning(
                     "the server of lists %s on %s was lost, and is started again: %s",
-                    lists, resident.machine.host, resident.why,
-                )  # fmt: skip
+                    lists,
+                    resident.machine.host,
+                    resident.why,
+                )
             elif resident.told is not None and number in self._down:
                 self._down.discard(number)
                 log.warning("the server of lists %s is back at %s", lists, resident.told.address)

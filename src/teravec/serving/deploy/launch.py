@@ -95,9 +95,11 @@ class ServeOptions:
         """Bytes that the server may take, by what takes them."""
         coordinates = self.servers is not None or self.topology is not None
         return memory_bound(
-            self.limits, self.memory_bytes or default_memory(),
-            batches=_COORDINATOR_BATCHES if coordinates else 1, http=self.http is not None,
-        )  # fmt: skip
+            self.limits,
+            self.memory_bytes or default_memory(),
+            batches=_COORDINATOR_BATCHES if coordinates else 1,
+            http=self.http is not None,
+        )
 
 
 def launch(options: ServeOptions) -> Server:
@@ -139,17 +141,25 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
     if topology is None:
         ranges = None if options.lists is None else parse_ranges(options.lists)
         local = LocalLists(
-            options.path, options.limits, ranges=ranges, slices=options.slices,
-            memory_bytes=options.memory_bytes, threads=options.threads,
-        )  # fmt: skip
+            options.path,
+            options.limits,
+            ranges=ranges,
+            slices=options.slices,
+            memory_bytes=options.memory_bytes,
+            threads=options.threads,
+        )
         return local, 1
     scheme = "grpc+tls" if options.servers_tls else "grpc"
     fleet = Fleet(topology, scheme, options.servers_security)
     try:
         coordinator = Coordinator(
-            options.path, fleet, options.limits, metrics, memory_bytes=options.memory_bytes,
+            options.path,
+            fleet,
+            options.limits,
+            metrics,
+            memory_bytes=options.memory_bytes,
             threads=options.threads,
-        )  # fmt: skip
+        )
     except BaseException:
         fleet.close()
         raise

@@ -49,8 +49,9 @@ def owned_lists(
     if servers > len(sizes):
         raise InvalidArgument(f"{servers} servers for {len(sizes)} lists; one list each expected")
     bounds = _bounds(sizes, servers)
-    return tuple(_joined([bounds[(i + j) % servers] for j in range(replicas)])
-                 for i in range(servers))  # fmt: skip
+    return tuple(
+        _joined([bounds[(i + j) % servers] for j in range(replicas)]) for i in range(servers)
+    )
 
 
 def _bounds(sizes: npt.NDArray[np.int64], runs: int) -> list[tuple[int, int]]:

@@ -41,9 +41,13 @@ class Server:
     """
 
     def __init__(
-        self, service: SearchService, listen: Address, http: Address | None,
-        security: ServerSecurity, lookup: VectorLookup | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        service: SearchService,
+        listen: Address,
+        http: Address | None,
+        security: ServerSecurity,
+        lookup: VectorLookup | None = None,
+    ) -> None:
         self.service, self._security = service, security
         self._http: HttpPort | None = None
         for address in (listen, *([] if http is None else [http])):

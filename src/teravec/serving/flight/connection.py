@@ -121,12 +121,16 @@ class Connection(asyncio.Protocol):
         self._frames = self._refused = 0
         self._accepted = False
         self._on_frame: dict[int, Callable[[int, int, memoryview], None]] = {
-            Kind.DATA: self._data, Kind.HEADERS: self._headers_begin,
-            Kind.RST_STREAM: self._rst_stream, Kind.SETTINGS: self._settings,
-            Kind.PUSH_PROMISE: self._push_promise, Kind.PING: self._ping,
-            Kind.WINDOW_UPDATE: self._window_update, Kind.CONTINUATION: self._continuation,
+            Kind.DATA: self._data,
+            Kind.HEADERS: self._headers_begin,
+            Kind.RST_STREAM: self._rst_stream,
+            Kind.SETTINGS: self._settings,
+            Kind.PUSH_PROMISE: self._push_promise,
+            Kind.PING: self._ping,
+            Kind.WINDOW_UPDATE: self._window_update,
+            Kind.CONTINUATION: self._continuation,
             Kind.GOAWAY: self._goaway,
-        }  # fmt: skip
+        }
 
     # --- asyncio's side
 

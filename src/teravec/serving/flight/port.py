@@ -52,9 +52,12 @@ class FlightPort:
     """
 
     def __init__(
-        self, service: SearchService, address: Address, security: ServerSecurity,
+        self,
+        service: SearchService,
+        address: Address,
+        security: ServerSecurity,
         bounds: Bounds | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._service, self._tokens = service, security.tokens()
         limits = service.limits
         self._methods = {

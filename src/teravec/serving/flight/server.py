@@ -52,9 +52,13 @@ class GrpcServer:
     """
 
     def __init__(
-        self, address: Address, accept: Callable[[Headers], tuple[Method, Any]], budget: Budget,
-        bounds: Bounds, tls: ssl.SSLContext | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        address: Address,
+        accept: Callable[[Headers], tuple[Method, Any]],
+        budget: Budget,
+        bounds: Bounds,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.accept, self.budget, self.bounds = accept, budget, bounds
         self.calls = 0  # open, on all connections
         self._connections: set[Connection] = set()
@@ -144,9 +148,12 @@ class GrpcServer:
         handshake_s = None if self._tls is None else _HANDSHAKE_S
         # So many are accepted before any of them is looked at: the fewer, the sooner idle ones go.
         listener = await self._loop.create_server(
-            lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_AT_ONCE,
+            lambda: Connection(self),
+            sock=self._socket,
+            ssl=self._tls,
+            backlog=_AT_ONCE,
             ssl_handshake_timeout=handshake_s,
-        )  # fmt: skip
+        )
         self._socket.listen(_BACKLOG)
         return listener
 

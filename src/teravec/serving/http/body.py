@@ -54,9 +54,12 @@ class SearchBody(BaseModel):
         ),
     ] = None
     string_ids: Annotated[
-        bool, Field(description="Answer with ids as strings: for readers of JSON that round "
-                    "numbers above 2^53, as JavaScript's does.")
-    ] = False  # fmt: skip
+        bool,
+        Field(
+            description="Answer with ids as strings: for readers of JSON that round "
+            "numbers above 2^53, as JavaScript's does."
+        ),
+    ] = False
     k: Annotated[int | None, Field(ge=1, le=_I64, description="Results a query.")] = None
     radius: Annotated[Number | None, Field(description="Instead: all within it.")] = None
     nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists visited a query.")] = None

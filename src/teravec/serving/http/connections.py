@@ -127,11 +127,15 @@ class ConnectionServer(uvicorn.Server):
         handshake_s, end_s = (None, None) if config.ssl is None else (_HANDSHAKE_S, _END_S)
         self.servers = [
             await loop.create_server(
-                connect, sock=each, ssl=config.ssl, backlog=config.backlog,
-                ssl_handshake_timeout=handshake_s, ssl_shutdown_timeout=end_s,
+                connect,
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=end_s,
             )
             for each in sockets or []
-        ]  # fmt: skip
+        ]
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:

@@ -77,15 +77,12 @@ class HttpGuard:
     """
 
     def __init__(
-        self, app: App, tokens: Tokens, open_paths: tuple[str, ...],
-        hosts: HostNames | None = None,
-    ) -> None:  # fmt: skip
+        self, app: App, tokens: Tokens, open_paths: tuple[str, ...], hosts: HostNames | None = None
+    ) -> None:
         self._app, self.tokens = app, tokens
         self._open_paths, self._hosts = open_paths, hosts
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:  # fmt: skip
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
@@ -116,19 +113,23 @@ class HttpGuard:
             return False
         if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
             await _refuse(
-                send, 421, "access-denied",
+                send,
+                421,
+                "access-denied",
                 f"called by the name {host[:80]!r}; this server has no tokens, and answers by the "
                 "names localhost, 127.0.0.1 and [::1] only; teravec serve --allow-host NAME adds "
                 "one",
-            )  # fmt: skip
+            )
             return True
         origin = _header(scope, b"origin")
         if origin is not None and not self._hosts.accept(origin.rpartition("://")[2]):
             await _refuse(
-                send, 403, "access-denied",
+                send,
+                403,
+                "access-denied",
                 f"asked by a page of {origin[:80]!r}; this server has no tokens, and answers pages "
                 "of its own names only; teravec serve --allow-host NAME adds one",
-            )  # fmt: skip
+            )
             return True
         return False
 
@@ -166,8 +167,8 @@ async def _send_in_pieces(send: Send, message: Message) -> None:
 
 
 async def _refuse(
-    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = (),
-) -> None:  # fmt: skip
+    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     body = json.dumps({"error": code, "message": message}).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})

@@ -42,9 +42,12 @@ class HttpPort:
     """
 
     def __init__(
-        self, service: SearchService, address: Address, security: ServerSecurity,
+        self,
+        service: SearchService,
+        address: Address,
+        security: ServerSecurity,
         lookup: VectorLookup | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         open_paths = ("/healthz", "/readyz") if security.open_probes else ()
         app = http_app(service, lookup)
         self._searches = app.state.searches
@@ -53,10 +56,18 @@ class HttpPort:
             app, security.tokens(), open_paths, hosts if security.checks_host(address) else None
         )
         config = uvicorn.Config(
-            self._guard, log_config=None, access_log=False, lifespan="off", server_header=False,
-            proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
-            ws="none", log_level="error", **_tls(security),
-        )  # fmt: skip
+            self._guard,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=5,
+            ws="none",
+            log_level="error",
+            **_tls(security),
+        )
         # Whoever computes in Python lets the event loop in after a millisecond, not after five.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._socket = bound_socket(address)
@@ -98,9 +109,7 @@ class HttpPort:
 def _tls(security: ServerSecurity) -> dict[str, Any]:
     if security.certificate is None:
         return {}
-    options: dict[str, Any] = {
-        "ssl_certfile": security.certificate, "ssl_keyfile": security.key,
-    }  # fmt: skip
+    options: dict[str, Any] = {"ssl_certfile": security.certificate, "ssl_keyfile": security.key}
     if security.client_ca is not None:
         options |= {"ssl_ca_certs": security.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return options

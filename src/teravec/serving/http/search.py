@@ -158,9 +158,14 @@ class HttpSearches(Response):
             self._lookup.check(self._service.backend.versions.current.manifest)
             queries = self._lookup.vectors([int(i) for i in options.ids or []])
         return SearchRequest(
-            queries, Wanted(options.k, options.radius), options.nprobe, options.recall,
-            float(options.timeout_s), options.allow_partial, options.candidates,
-        )  # fmt: skip
+            queries,
+            Wanted(options.k, options.radius),
+            options.nprobe,
+            options.recall,
+            float(options.timeout_s),
+            options.allow_partial,
+            options.candidates,
+        )
 
     async def _send(self, send: Send, pieces: Iterable[bytes], share: Share) -> None:
         """Send an answer, or raise TimeoutError where its client reads too slowly."""

@@ -90,9 +90,14 @@ class Batcher:
     """
 
     def __init__(
-        self, run: Run, limits: Limits, *, batch_rows: int = 1024, workers: int = 1,
+        self,
+        run: Run,
+        limits: Limits,
+        *,
+        batch_rows: int = 1024,
+        workers: int = 1,
         linger_s: float = 0.002,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._run, self._limits, self._batch_rows = run, limits, batch_rows
         self._linger_s, self._workers = linger_s, workers
         self._changed = threading.Condition()

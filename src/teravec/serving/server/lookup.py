@@ -50,9 +50,12 @@ class VectorLookup:
     """
 
     def __init__(
-        self, path: str, index: Path, memory_bytes: int | None = None,
+        self,
+        path: str,
+        index: Path,
+        memory_bytes: int | None = None,
         vector_column: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         manifest = read_manifest(IndexPaths(index))
         self._made_of = manifest.source
         column = manifest.source.get("id_column")

@@ -43,13 +43,18 @@ class Metrics:
         self._bytes = counter("bytes", "Bytes of frames.", "direction")
         self._retries = counter("retries", "Searches sent to another replica.", "why")
         self._latency = Histogram(
-            "teravec_request_seconds", "Time from a request's arrival to its answer.", ["method"],
-            buckets=_LATENCIES, registry=self.registry,
-        )  # fmt: skip
-        self._joined = Histogram(
-            "teravec_batch_requests", "Requests joined into a batch.", buckets=_JOINED,
+            "teravec_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ["method"],
+            buckets=_LATENCIES,
             registry=self.registry,
-        )  # fmt: skip
+        )
+        self._joined = Histogram(
+            "teravec_batch_requests",
+            "Requests joined into a batch.",
+            buckets=_JOINED,
+            registry=self.registry,
+        )
         self._lock = threading.Lock()
         self._children: dict[tuple[object, ...], Any] = {}
         self._moved = dict.fromkeys(DIRECTIONS, 0)

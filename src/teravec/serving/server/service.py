@@ -87,9 +87,14 @@ class SearchService:
     """
 
     def __init__(
-        self, backend: Backend, limits: Limits, metrics: Metrics, *, workers: int = 1,
+        self,
+        backend: Backend,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        workers: int = 1,
         batch_rows: int = 1024,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.backend, self.limits, self.metrics = backend, limits, metrics
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
@@ -200,12 +205,14 @@ class SearchService:
             "draining": self._draining,
             "uptime_s": time.time() - self._started,
             "waiting": self._batcher.waiting,
-            "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
-                         for i in backend.versions.open},
+            "versions": {
+                i.version: [list(r) for r in backend.list_sizes(i)[1]]
+                for i in backend.versions.open
+            },
             "recent": self.metrics.recent(),
             "bytes": self.metrics.bytes_moved(),
             **backend.statistics(),
-        }  # fmt: skip
+        }
 
     def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
         """Version, and vectors of every list that is searched here, 0 for others."""
@@ -254,6 +261,7 @@ def _joined(requests: Sequence[Any]) -> _Request:
 
     arrays = [name for name, value in vars(first).items() if isinstance(value, np.ndarray)]
     return replace(  # type: ignore[no-any-return]
-        first, timeout_s=max(request.timeout_s for request in requests),
+        first,
+        timeout_s=max(request.timeout_s for request in requests),
         **{name: column(name) for name in arrays},
-    )  # fmt: skip
+    )

@@ -69,8 +69,11 @@ class FlightPeer:
         security.check_address(self.address, tls)
         options: dict[str, Any] = {}
         if tls:
-            options = {"tls_root_certs": security.ca, "cert_chain": security.certificate,
-                       "private_key": security.key}  # fmt: skip
+            options = {
+                "tls_root_certs": security.ca,
+                "cert_chain": security.certificate,
+                "private_key": security.key,
+            }
         # gRPC waits up to 2 minutes before it tries a dead address again: too long here.
         options["generic_options"] = [
             ("grpc.initial_reconnect_backoff_ms", 100),
@@ -137,9 +140,12 @@ class FlightPeer:
         header, arrays = decode(data)
         sizes = arrays.get("sizes")
         if (
-            sizes is None or sizes.shape != (nlist,) or sizes.dtype.kind != "i"
-            or (sizes < 0).any() or header.get("version") != version
-        ):  # fmt: skip
+            sizes is None
+            or sizes.shape != (nlist,)
+            or sizes.dtype.kind != "i"
+            or (sizes < 0).any()
+            or header.get("version") != version
+        ):
             raise ProtocolError(f"{self.address}: sizes of {nlist:,} lists expected")
         return sizes
 

@@ -180,8 +180,11 @@ class ListRequest(_Request):
     """
 
     _ARRAYS: ClassVar[_Arrays] = {
-        "queries": ("f", 2), "counts": ("u", 1), "list_nos": ("u", 1), "distances": ("f", 1),
-    }  # fmt: skip
+        "queries": ("f", 2),
+        "counts": ("u", 1),
+        "list_nos": ("u", 1),
+        "distances": ("f", 1),
+    }
 
     version: str
     queries: Float32
@@ -337,11 +340,15 @@ class Answer:
         parts = [slice(*part) for part in pairwise(ends)]
         return [
             Answer(
-                self.version, self.counts[start:stop], self.distances[part], self.ids[part],
-                self.missing, None if self.errors is None else self.errors[part],
+                self.version,
+                self.counts[start:stop],
+                self.distances[part],
+                self.ids[part],
+                self.missing,
+                None if self.errors is None else self.errors[part],
             )
             for (start, stop), part in zip(pairwise([0, *stops]), parts, strict=True)
-        ]  # fmt: skip
+        ]
 
     def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
         """Raise ProtocolError if this cannot be the answer to a request."""
@@ -367,8 +374,10 @@ class Answer:
         """Return the answer as a frame."""
         header = {"version": self.version, "missing": self.missing}
         arrays: dict[str, Array] = {
-            "counts": self.counts, "distances": self.distances, "ids": self.ids,
-        }  # fmt: skip
+            "counts": self.counts,
+            "distances": self.distances,
+            "ids": self.ids,
+        }
         if self.errors is not None:
             arrays["errors"] = self.errors
         return encode(header, arrays)

@@ -252,9 +252,14 @@ class ClientSecurity:
 
     @classmethod
     def read(
-        cls, *, token_file: Path | None = None, ca: Path | None = None,
-        certificate: Path | None = None, key: Path | None = None, insecure: bool = False,
-    ) -> ClientSecurity:  # fmt: skip
+        cls,
+        *,
+        token_file: Path | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        insecure: bool = False,
+    ) -> ClientSecurity:
         """Read from files; the first of several tokens is used."""
         if (certificate is None) != (key is None):
             raise InvalidArgument("a client certificate and its key are given together")
