@@ -182,7 +182,7 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
 
 def _skipped_line(manifest: Manifest, out: Path) -> str:
     skipped = manifest.source["skipped"]["rows"]
-    return f"{IndexPaths(out).skipped}: {skipped:,} rows that are no vectors were left out"
+    return f"{IndexPaths(out).skipped}: {skipped:,} bad rows were left out"
 
 
 def _lists_line(lists: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def _report_index(
     cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)
     try:
         calibration = read_calibration(IndexPaths(out), manifest)
-    except CorruptFile:  # verify says so; an index is whole without one
+    except CorruptFile:  # verify reports it; an index is complete without a calibration
         calibration = None
     if as_json:
         print_json({

@@ -65,7 +65,7 @@ def calibrate(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure recall against effort, for searches by recall; replaces the calibration there is."""
+    """Measure recall against effort, for searches by recall; replaces an earlier calibration."""
     bars = Bars(quiet=quiet or json)
     calibration = api.calibrate(
         index,

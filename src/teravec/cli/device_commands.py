@@ -23,7 +23,7 @@ from teravec.storage.output_lock import hold_directory
 
 __all__ = ["add_device_commands"]
 
-_LARGE_ENOUGH = 256 << 20  # a slice that caches between kernel and disk are not likely to hold
+_LARGE_ENOUGH = 256 << 20  # a slice too large for most caches between kernel and disk
 
 
 def add_device_commands(app: typer.Typer) -> None:
@@ -69,13 +69,13 @@ def bench_disk(
         print_table(table)
     _print_advice(profile)
     if kept is not None:
-        print(f"not kept, so searches do not use it: {kept}")
+        print(f"not saved, so searches do not use it: {kept}")
     elif is_index:
-        print(f"kept in {paths.device}")
+        print(f"saved in {paths.device}")
 
 
 def _keep(profile: DeviceProfile, path: Path) -> str | None:
-    """Keep the result in the index; why not, where that is not permitted."""
+    """Save the result in the index; return the reason if that is not permitted."""
     try:
         profile.write(path)
     except StorageError as error:
@@ -105,7 +105,7 @@ def _print_advice(profile: DeviceProfile) -> None:
     for method, why in profile.unavailable.items():
         print(f"{method}: not measured: {why}")
     if profile.cold is False:
-        print("the page cache keeps this file: these are rates of memory, not of a disk")
+        print("this file stays in the page cache: these are rates of memory, not of a disk")
     chosen, best = profile.recommended, profile.best
     wait_s = profile.cost_model(depth=1)[0]
     print(

@@ -1,4 +1,4 @@
-"""plan: what a build and a query will take."""
+"""plan: the predicted cost of a build and of a query."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_plan_command"]
 
-_Nprobe = Annotated[int, typer.Option(help="Lists that a query reads.")]
+_Nprobe = Annotated[int, typer.Option(help="Lists that a query visits.")]
 _UNITS = ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _TIMES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -53,9 +53,9 @@ def plan(
     sample: o.Sample = None,
     niter: o.Niter = 10,
     item_bytes: Annotated[
-        int, typer.Option(help="Bytes of an element of the source: 1, 2 or 4.")
+        int, typer.Option(help="Bytes per element of the source: 1, 2 or 4.")
     ] = 4,
-    imbalance: Annotated[float, typer.Option(help="Expected; 1 is even lists.")] = 1.5,
+    imbalance: Annotated[float, typer.Option(help="Expected imbalance; 1 is even lists.")] = 1.5,
     machines: Annotated[int, typer.Option(help="Machines, one process on each.")] = 1,
     servers: Annotated[int | None, o.unset("Machines that answer queries.  [default: all]")] = None,
     shards: o.Shards = None,
@@ -69,22 +69,22 @@ def plan(
     constants: Annotated[
         Path | None,
         o.unset(
-            "File of speeds, which may be edited.  [default: constants.json in the user's "
+            "File of measured speeds; it may be edited.  [default: constants.json in the user's "
             "cache directory]"
         ),
     ] = None,
     read_rate: Annotated[
-        str | None, o.unset("Bytes a second of a machine's disk instead of the file's, as 500MB.")
+        str | None, o.unset("A machine's disk reads, in bytes a second, instead of the file's.")
     ] = None,
-    write_rate: Annotated[str | None, o.unset("The same, written.")] = None,
+    write_rate: Annotated[str | None, o.unset("A machine's disk writes, likewise.")] = None,
     network_rate: Annotated[
         str | None, o.unset("Bytes a second that a machine sends, instead of the file's.")
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="First measure this machine, some 10 seconds.")
+        bool, typer.Option("--calibrate", help="First measure this machine, for some 10 seconds.")
     ] = False,
     folder: Annotated[
-        Path | None, o.unset("On the disk to measure.  [default: the temporary directory]")
+        Path | None, o.unset("Directory on the disk to measure.  [default: the temporary one]")
     ] = None,
     json: o.Json = False,
 ) -> None:
@@ -96,7 +96,7 @@ def plan(
         with hold_file(path):
             write_constants(path, measure(folder, threads))
     elif not path.exists():
-        raise InvalidArgument(f"{path} is not there: run teravec plan --calibrate first")
+        raise InvalidArgument(f"{path} does not exist: run teravec plan --calibrate first")
     speeds = _with_rates(read_constants(path), read_rate, write_rate, network_rate)
     if ntotal is None or d is None:
         if not calibrate:
@@ -164,7 +164,7 @@ def _content(work: Workload, result: Plan) -> dict[str, Any]:
 def _show_constants(path: Path, speeds: Constants) -> None:
     for name, value in asdict(speeds).items():
         print(f"{name:>16}  {value:,.4g}")
-    print(f"kept in {path}")
+    print(f"saved in {path}")
 
 
 def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
@@ -186,7 +186,7 @@ def _show(work: Workload, cluster: Cluster, result: Plan) -> None:
             _bytes(stage.disk_bytes),
         )
     print_table(table)
-    print(f"build: {_time(result.seconds)}; memory is of one process, the rest of all machines")
+    print(f"build: {_time(result.seconds)}; memory is per process, the rest for all machines")
     print(
         f"query of {query.lists:,} lists, cold: {_time(query.latency_s)}, "
         f"{_bytes(query.read_bytes)}, limited by {query.limit}"

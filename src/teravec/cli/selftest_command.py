@@ -34,7 +34,7 @@ def selftest(
         list[str] | None,
         typer.Argument(
             metavar="[DATA...]",
-            help="Vectors to test with.  [default: made ones]",
+            help="Vectors to test with.  [default: random ones]",
             show_default=False,
         ),
     ] = None,
@@ -43,13 +43,13 @@ def selftest(
     ] = "local",
     workers: Annotated[int, typer.Option(help="Workers of the Ray route.")] = 2,
     address: Annotated[
-        str | None, o.unset("Of a Ray cluster.  [default: one started here]")
+        str | None, o.unset("Address of a Ray cluster.  [default: start Ray here]")
     ] = None,
     threads: o.Threads = None,
     format: o.Format = None,
     json: o.Json = False,
 ) -> None:
-    """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
+    """Build one small index by every route, and compare with plain Faiss; exit 1 if one differs."""
     check_threads(threads)
     check_workers(workers)
     if engine not in ("local", "ray"):
@@ -95,5 +95,5 @@ def _numbers(result: Result) -> tuple[str, ...]:
 
 
 def _outcome(result: Result) -> str:
-    # What rich takes for its markup, as in 'teravec[gpu]', is meant.
+    # Escape brackets, as in 'teravec[gpu]', which rich would take for markup.
     return escape(f"FAILED: {result.fault}" if result.fault else result.note or "ok")

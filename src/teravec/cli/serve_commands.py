@@ -33,7 +33,7 @@ def serve(
     listen: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of Arrow Flight.  [default: 127.0.0.1:7400, with --engine ray "
+            help="HOST:PORT for Arrow Flight.  [default: 127.0.0.1:7400, with --engine ray "
             "127.0.0.1:0]",
             show_default=False,
         ),
@@ -41,7 +41,7 @@ def serve(
     http: Annotated[
         str | None,
         typer.Option(
-            help="HOST:PORT of health, metrics, JSON and console, or none.  [default: "
+            help="HOST:PORT for health, metrics, JSON and console, or none.  [default: "
             "127.0.0.1:7480, with --engine ray none]",
             show_default=False,
         ),
@@ -61,17 +61,16 @@ def serve(
     topology: Annotated[
         Path | None,
         typer.Option(
-            help="Coordinate the servers of this JSON file; it is read "
-            "again when it changes. With --engine ray: where to write it.  "
-            "[default: topology.json]",
+            help="Coordinate the servers in this JSON file, which is read again when it changes. "
+            "With --engine ray: where to write it.  [default: topology.json]",
             show_default=False,
         ),
     ] = None,
     engine: Annotated[
         str,
         typer.Option(
-            help="local, this process; or ray: a server on each machine of a Ray "
-            "cluster, which share the lists out."
+            help="local: this process; or ray: a server on each machine of a Ray cluster, each "
+            "with a part of the lists."
         ),
     ] = "local",
     address: o.Address = None,
@@ -84,7 +83,7 @@ def serve(
     ] = None,
     client_ca: Annotated[
         Path | None,
-        typer.Option(help="PEM authority: callers need a certificate of it.", show_default=False),
+        typer.Option(help="PEM authority that callers' certificates need.", show_default=False),
     ] = None,
     token_file: Annotated[
         Path | None,
@@ -93,16 +92,16 @@ def serve(
     servers_ca: Annotated[
         Path | None,
         typer.Option(
-            help="PEM authority of the servers' certificates: speak TLS with them.",
+            help="PEM authority of the servers' certificates; use TLS with them.",
             show_default=False,
         ),
     ] = None,
     servers_token_file: Annotated[
-        Path | None, typer.Option(help="Token to show to the servers.", show_default=False)
+        Path | None, typer.Option(help="Token file for the servers.", show_default=False)
     ] = None,
     servers_cert: Annotated[
         Path | None,
-        typer.Option(help="PEM certificate to show to the servers.", show_default=False),
+        typer.Option(help="PEM certificate for the servers.", show_default=False),
     ] = None,
     servers_key: Annotated[
         Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
@@ -116,23 +115,23 @@ def serve(
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another name by which HTTP requests may call a server without tokens; "
-            "localhost and 127.0.0.1 always may. May be repeated.",
+            help="Another host name that HTTP requests may use for a server without tokens, in "
+            "addition to localhost and 127.0.0.1. May be repeated.",
             show_default=False,
         ),
     ] = None,
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="Vectors by id, for queries by id: what the index was built from.",
+            help="For queries by id: the files that the index was built from.",
             show_default=False,
         ),
     ] = None,
     vector_column: o.VectorColumn = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more are told 'busy'.")] = 512,
-    max_k: Annotated[int, typer.Option(help="Most results a query.")] = 10_000,
-    max_nprobe: Annotated[int, typer.Option(help="Most lists a query.")] = 65_536,
-    max_queries: Annotated[int, typer.Option(help="Most queries a request.")] = 16_384,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 'busy'.")] = 512,
+    max_k: Annotated[int, typer.Option(help="Most results per query.")] = 10_000,
+    max_nprobe: Annotated[int, typer.Option(help="Most lists per query.")] = 65_536,
+    max_queries: Annotated[int, typer.Option(help="Most queries per request.")] = 16_384,
     max_request: Annotated[str, typer.Option(help="Most bytes of a request.")] = "64MiB",
     max_answer: Annotated[str, typer.Option(help="Most bytes of an answer.")] = "256MiB",
     max_waiting: Annotated[str, typer.Option(help="Most bytes of waiting requests.")] = "256MiB",
@@ -144,10 +143,10 @@ def serve(
     threads: o.Threads = None,
     json: o.Json = False,
 ) -> None:
-    """Serve an index, or some of its lists, or coordinate servers that have them."""
+    """Serve an index, serve some of its lists, or coordinate such servers."""
     engine_options = EngineOptions(engine, address=address)
     if engine == "local" and replicas != 1:
-        raise InvalidArgument("replicas are for engine ray; this one is local")
+        raise InvalidArgument("replicas need engine ray; the engine is local")
     on_ray = engine == "ray"
     try:
         from teravec.serving.deploy.launch import ServeOptions, launch

@@ -1,4 +1,4 @@
-"""A server as a process: its ports, its signals, its orderly end."""
+"""A server as a process: its ports, its signals, its orderly shutdown."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ __all__ = ["Server"]
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
-_END_S = 10.0  # after draining, for ports and files to close
+_END_S = 10.0  # after draining, to close ports and files
 
 
 class Server:
-    """A service on its ports.
+    """A service and its ports.
 
     Parameters
     ----------
     service : SearchService
         Closed with the server.
     listen : Address
-        Of the Flight port.
+        Address of the Flight port.
     http : Address, optional
-        Of the HTTP port; none if not given.
+        Address of the HTTP port. Not given: no HTTP.
     security : ServerSecurity
     lookup : VectorLookup, optional
     """
@@ -64,16 +64,16 @@ class Server:
 
     @property
     def address(self) -> Address:
-        """Of the Flight port."""
+        """Address of the Flight port."""
         return self._flight.address
 
     @property
     def http_address(self) -> Address | None:
-        """Of the HTTP port."""
+        """Address of the HTTP port."""
         return None if self._http is None else self._http.address
 
     def reload(self) -> None:
-        """Read tokens again, and go over to the directory's present index."""
+        """Read the tokens again, and switch to the index that is now in the directory."""
         try:
             tokens = self._security.tokens()
             self._flight.use_tokens(tokens)
@@ -81,10 +81,10 @@ class Server:
                 self._http.use_tokens(tokens)
             log.info("reloaded; index version %s", self.service.reload())
         except TeravecError as error:
-            log.error("reload failed, what was served goes on: %s", error)
+            log.error("reload failed; the server goes on with the previous index: %s", error)
 
     def close(self, drain_s: float = 0.0) -> bool:
-        """Refuse new requests, finish those here, close; False if some were cut off."""
+        """Refuse new requests, finish the others, and close; False if some were cut off."""
         drained = self.service.drain(drain_s)
         if self._http is not None:
             self._http.close(_CLOSE_S)
@@ -98,9 +98,9 @@ class Server:
         Parameters
         ----------
         drain_s : float
-            Longest wait for requests that are being answered.
+            Longest wait for requests under way.
         ready : callable
-            Called when signals are heeded.
+            Called once signals are handled.
         """
         with heeded() as signals:
             ready()
@@ -116,7 +116,7 @@ class Server:
 
 
 def _end_now() -> None:
-    """End the process although a caller holds a call open: waiting would be waiting for ever."""
+    """End the process although a caller holds a call open, possibly for ever."""
     log.warning("some calls were cut off")
     logging.shutdown()
     os._exit(0)

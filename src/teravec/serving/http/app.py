@@ -1,4 +1,4 @@
-"""The HTTP application: health, metrics, JSON search, and the console's page."""
+"""The HTTP application: health, metrics, JSON search, and the console."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
     ----------
     service : SearchService
     lookup : VectorLookup, optional
-        Lets queries be given by id.
+        For queries by id.
     """
     app = FastAPI(
         title="teravec",
@@ -93,7 +93,7 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
 
 
 def _search_body() -> dict[str, Any]:
-    """OpenAPI's words for the body, which we read ourselves: see ``http_body``."""
+    """Describe the body for OpenAPI; ``serving/http/body.py`` parses it."""
     content = {"application/json": {"schema": SearchBody.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 

@@ -1,6 +1,6 @@
-"""What every HTTP request passes first: by which name it calls this server, and its token.
+"""The first checks of every HTTP request: the host name that it uses, and its token.
 
-Nothing of a body is read here. An answer that is not read ends the connection.
+Bodies are not read here. A client that does not read its answer loses the connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # of an answer that a client takes, at least that fast
+_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # a client must read a piece of this size in this time
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -35,10 +35,10 @@ _HEADERS = [
 
 
 class HostNames:
-    """Names that a server may be called by: localhost, this machine's loopback, and those given.
+    """Host names that requests may use: localhost, loopback addresses, and those given.
 
-    A web page can give its own name the address 127.0.0.1, and then read what a server there
-    answers (DNS rebinding). Its browser still sends the page's name.
+    A web page can point its own name at 127.0.0.1 and then read the answers of a server there (DNS
+    rebinding). The browser still sends the page's name, which this check refuses.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class HostNames:
         self._names = {"localhost", *(name.lower().rstrip(".").strip("[]") for name in names)}
 
     def accept(self, host: str) -> bool:
-        """Whether ``host``, with or without a port, is such a name."""
+        """Whether ``host``, with or without a port, is one of the names."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
@@ -69,11 +69,11 @@ class HttpGuard:
     ----------
     app : callable
     tokens : Tokens
-        May be replaced while requests come.
+        May be replaced while requests arrive.
     open_paths : tuple of str
         Paths that need no token.
     hosts : HostNames, optional
-        Asked where no token tells friends from strangers.
+        Checked where callers need no token.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class HttpGuard:
             passed = {**scope, "method": method, ARRIVED: time.monotonic()}
             await self._app(passed, receive, send_with_headers)
         except (TimeoutError, ConnectionResetError):
-            return  # nobody reads: the connection is closed, and the answer's memory free
+            return  # nobody reads: the connection closes, and the answer's memory is freed
 
     async def _refused(self, scope: MutableMapping[str, Any], send: Send) -> bool:
         if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
@@ -138,7 +138,7 @@ class HttpGuard:
         if len(given) != 1:
             return False
         kind, _, secret = given[0].decode("latin-1").partition(" ")
-        if kind.lower() == "basic":  # what browsers ask their user for; the name is ours to ignore
+        if kind.lower() == "basic":  # from a browser's dialog; the user name is ignored
             try:
                 decoded = base64.b64decode(secret, validate=True).decode("utf-8")
             except (binascii.Error, ValueError):

@@ -26,7 +26,7 @@ _SWITCH_S = 0.001
 
 
 class HttpPort:
-    """Serves one service on one address, from its making until ``close``.
+    """Serves one service on one address, from its creation until ``close``.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class HttpPort:
     Raises
     ------
     InvalidArgument
-        The address is taken, or not this machine's; or a certificate is none.
+        The address is in use or not this machine's, or a certificate is invalid.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class HttpPort:
             log_level="error",
             **_tls(security),
         )
-        # Whoever computes in Python lets the event loop in after a millisecond, not after five.
+        # Other Python threads give way to the event loop after a millisecond, not after five.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._socket = bound_socket(address)
         try:
@@ -95,7 +95,7 @@ class HttpPort:
         raise Unavailable(f"the HTTP port {self.address} did not start within {_START_S:.0f} s")
 
     def use_tokens(self, tokens: Tokens) -> None:
-        """Ask for these tokens from now on."""
+        """Require these tokens from now on."""
         self._guard.tokens = tokens
 
     def close(self, timeout_s: float) -> None:
