@@ -49,8 +49,8 @@ def test_the_most_memory_adds_up() -> None:
     limits = Limits(queue_bytes=500 << 20, answer_bytes=10 << 20)
     parts = memory_bound(limits, 1 << 30, batches=3, http=False)
     assert parts["--memory"] == 1 << 30
-    assert sum(parts.values()) == (1024 + 300 + 500 + 30) << 20
-    assert memory_line(parts).startswith("memory at most 1,854 MiB: --memory 1,024, ")
+    assert sum(parts.values()) == (1024 + 300 + 500 + 30 + 160) << 20
+    assert memory_line(parts).startswith("memory at most 2,014 MiB: --memory 1,024, ")
     assert "HTTP" in memory_bound(limits, 1 << 30)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from teravec import querying
-from teravec.bars import Bars
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import as_typed, command, print_json
 from teravec.index.manifest import describe_repeated
@@ -97,9 +97,8 @@ def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
     if not content["clipped"]:
         return {}
     share = 100 * content["clipped"] / content["ntotal"]
-    return {
-        "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
-    }
+    clipped = counted(content["clipped"], "vectors")
+    return {"clipped": f"{clipped} ({share:.2g} %), outside of the sample's range"}
 
 
 def _ids_row(content: dict[str, Any]) -> dict[str, str]:
