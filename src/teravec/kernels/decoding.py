@@ -29,7 +29,7 @@ class Decoding:
         The codec's number in the kernels.
     code_size : int
     low, step : ndarray of float32
-        Padded to whole vectors; ``low`` is empty unless codes are of residuals.
+        Padded to whole vectors; ``low`` is None unless codes are of residuals.
     centroids : ndarray of shape (nlist, d), float32
         None unless codes are of residuals.
     """

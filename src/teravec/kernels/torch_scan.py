@@ -60,10 +60,12 @@ class TorchScan:
                 part = slice(start, start + self._columns)
                 scores = self._torch.addmm(
                     self._half[part], rows, self._centroids[part].T, alpha=-1
-                ) found = scores.argmin(dim=1)  # the first of equal ones, which ``min`` does not
-                promise score = scores.gather(1, found[:, None])[:, 0] lower = score < best  # on
-                ties between blocks, the first stays best = self._torch.where(lower, score, best) at
-                = self._torch.where(lower, found + start, at)
+                )
+                found = scores.argmin(dim=1)  # the first of equal ones; ``min`` may differ
+                score = scores.gather(1, found[:, None])[:, 0]
+                lower = score < best  # on ties between blocks, the first stays
+                best = self._torch.where(lower, score, best)
+                at = self._torch.where(lower, found + start, at)
             squared = (rows * rows).sum(dim=1) + 2 * best
             list_no[:] = at.cpu().numpy()
             distance[:] = squared.clamp(min=0).cpu().numpy()
