@@ -123,9 +123,9 @@ class FlightPeer:
         self._exchanges[method].send(call)
         return call
 
-    def tell(self, action: str, deadline: Deadline) -> dict[str, Any]:
+    def tell(self, action: str, deadline: Deadline, body: bytes = b"") -> dict[str, Any]:
         """Run an action and return its JSON object."""
-        data = self._act(action, b"", deadline)
+        data = self._act(action, body, deadline)
         try:
             content = json.loads(data)
         except (ValueError, RecursionError):
