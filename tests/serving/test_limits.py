@@ -38,7 +38,7 @@ def test_times_of_no_use(value: float) -> None:
 
 def test_bounds_below_one_query(index: Path) -> None:
     for limits in (Limits(request_bytes=1100), Limits(queue_bytes=1100)):
-        with pytest.raises(InvalidArgument, match="one query of 24 numbers takes 1,120"):
+        with pytest.raises(InvalidArgument, match="one query of 24 dimensions takes 1,120"):
             launch(ServeOptions(index, limits=limits))
     for options in ({"threads": 0}, {"threads": 10**11}, {"batch_rows": 0}):
         with pytest.raises(InvalidArgument, match="is usual"):
