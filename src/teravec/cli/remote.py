@@ -18,7 +18,8 @@ __all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 Server = Annotated[
     str | None,
     typer.Option(help="Ask this server instead of a directory: HOST:PORT, grpc://HOST:PORT or "
-                 "grpc+tls://HOST:PORT.", show_default=False),
+                 "grpc+tls://HOST:PORT. Several, separated by commas: the next is asked where one "
+                 "is late or fails.", show_default=False),
 ]  # fmt: skip
 TokenFile = Annotated[
     Path | None, typer.Option(help="Token to show to the server.", show_default=False)

@@ -1,11 +1,11 @@
 """The Flight port: frames in, frames out.
 
 ``DoExchange`` with the command ``search``, ``search-lists`` or ``refine`` answers each frame with
-one, as long as its caller keeps it open; ``DoAction`` tells ``info``, ``statistics``,
-``list-sizes``, and does ``reload``.
+one frame, as long as its caller keeps the call open. ``DoAction`` offers ``info``, ``statistics``,
+``list-sizes`` and ``reload``.
 
-It speaks Arrow Flight's protocol, as far as frames and actions need it, on a server of our own:
-pyarrow's has no bound for a message and expands compressed ones before a token is looked at.
+The port implements as much of Arrow Flight's protocol as this needs, on our own gRPC server.
+pyarrow's server has no bound on messages, and decompresses them before it checks the token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from teravec.errors import Busy, InvalidArgument, ProtocolError
+from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
 from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
@@ -35,7 +35,7 @@ _SERVICE = b"/arrow.flight.protocol.FlightService/"
 
 
 class FlightPort:
-    """Serves one service on one address, from its making until ``close``.
+    """Serves one service on one address, from its creation until ``close``.
 
     Parameters
     ----------
@@ -43,19 +43,27 @@ class FlightPort:
     address : Address
     security : ServerSecurity
     bounds : Bounds, optional
-        As the service's queue has it if not given.
+        Not given: derived from the service's queue.
+    reload : callable, optional
+        Replaces the service's own reload for the action ``reload``; returns the index's version.
 
     Raises
     ------
     InvalidArgument
-        The address is taken, or not this machine's; or a certificate is none.
+        The address is in use or not this machine's, or a certificate is invalid.
     """
 
     def __init__(
-        self, service: SearchService, address: Address, security: ServerSecurity,
+        self,
+        service: SearchService,
+        address: Address,
+        security: ServerSecurity,
         bounds: Bounds | None = None,
-    ) -> None:  # fmt: skip
+        *,
+        reload: Callable[[], str] | None = None,
+    ) -> None:
         self._service, self._tokens = service, security.tokens()
+        self._knows_callers, self._reload = security.knows_callers, reload or service.reload
         limits = service.limits
         self._methods = {
             _SERVICE + name: Method(most_bytes, answer, refuse, self._status)
@@ -67,25 +75,31 @@ class FlightPort:
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": self._info,
-            "statistics": lambda _: _json(service.statistics()),
+            "statistics": self._statistics,
             "list-sizes": self._list_sizes,
-            "reload": lambda _: _json({"version": service.reload()}),
+            "reload": lambda _: _json({"version": self._reload()}),
         }
         if bounds is None:
             bounds = Bounds(workers=limits.queue + 16, calls=4 * limits.queue + 64)
-        self._server = GrpcServer(address, self._accept, service.budget, bounds, _tls(security))
+        self._context = _tls(security)
+        self._server = GrpcServer(address, self._accept, service.budget, bounds, self._context)
         self.address = self._server.address
 
     def use_tokens(self, tokens: Tokens) -> None:
-        """Ask for these tokens from now on."""
+        """Require these tokens from now on."""
         self._tokens = tokens
+
+    def use_certificates(self, security: ServerSecurity) -> None:
+        """Show new connections the certificate as its file is now."""
+        if self._context is not None:
+            security.use_certificates(self._context)
 
     def close(self, timeout_s: float) -> bool:
         """Stop listening and finish calls; False if some did not end in time."""
         return self._server.close(timeout_s)
 
     def _accept(self, headers: Headers) -> tuple[Method, tuple[str, Tokens]]:
-        """A call's method, and the token that it came with; CallRefused without a valid one."""
+        """Return a call's method and its token; raises CallRefused without a valid token."""
         given = headers.get(b"authorization", [])
         text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
         token = text[7:] if text[:7].lower() == "bearer " else text
@@ -105,7 +119,7 @@ class FlightPort:
         return token, tokens
 
     def _exchange(self, call: Call, message: memoryview | None) -> Reply:
-        """Answer a frame by a frame."""
+        """Answer a frame with a frame."""
         token, tokens = call.caller
         if tokens is not self._tokens:
             call.caller = self._checked(token)  # it may have been withdrawn
@@ -121,28 +135,38 @@ class FlightPort:
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:
-        # The call goes on: Flight's client forgets the answer of one that ends while it writes.
+        # The call stays open: Flight's client drops an answer if the call ends while it writes.
         return Reply(flight_data(self._error(error)))
 
     def _action(self, call: Call, message: memoryview | None) -> Reply:
-        """Do one of the listed actions."""
+        """Run a listed action."""
         action = Action.decode(message or memoryview(b""))
         act = self._actions.get(action.name)
         if act is None:
             names = ", ".join(self._actions)
             raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
+        if action.name == "reload":
+            self._check_admin(*call.caller)
         return Reply(result(act(action.body)), last=True)
+
+    def _check_admin(self, token: str, tokens: Tokens) -> None:
+        """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
+        if self._knows_callers and not tokens.accept_admin(token):
+            raise AccessDenied(
+                "reload is an administrator's right: send SIGHUP to the server, or show a token "
+                "of its --admin-token-file"
+            )
 
     def _action_error(self, error: Exception) -> Reply:
         return Reply(result(self._error(error)), last=True)
 
     def _error(self, error: Exception) -> bytes:
-        """A frame that tells an error."""
+        """Return an error as a frame."""
         self._count(error)
         return encode_error(error)
 
     def _status(self, error: Exception) -> CallRefused:
-        """A status that tells an error; clients read its code and message from the text."""
+        """Return an error as a status, whose text gives clients its code and message."""
         self._count(error)
         status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
         return CallRefused(status, error_text(error))
@@ -161,6 +185,12 @@ class FlightPort:
         told = self._service.details(asked) if asked else {}
         return _json({**self._service.info(), **told})
 
+    def _statistics(self, body: memoryview) -> bytes:
+        """State and load; a coordinator's body says which versions its requests are for."""
+        if body:
+            self._service.want(_wanted(body))
+        return _json(self._service.statistics())
+
     def _list_sizes(self, body: memoryview) -> bytes:
         version = decode(body)[0].get("version") if body else None
         if version is not None and not isinstance(version, str):
@@ -169,8 +199,17 @@ class FlightPort:
         return encode({"version": named}, {"sizes": sizes})
 
 
+def _wanted(body: memoryview) -> dict[str, str]:
+    """The versions that a body of ``statistics`` names, and their directories' names."""
+    try:
+        wanted = json.loads(bytes(body))["wanted"]
+        return {str(version): str(name) for version, name in wanted.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProtocolError('{"wanted": {version: name, ...}} expected') from None
+
+
 def _tls(security: ServerSecurity) -> ssl.SSLContext | None:
-    """What TLS is spoken with, None without it."""
+    """Make the TLS context; None without a certificate."""
     if security.certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

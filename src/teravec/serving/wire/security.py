@@ -1,7 +1,7 @@
-"""Who may ask: addresses, TLS, tokens and client certificates.
+"""Access to servers: addresses, TLS, tokens and client certificates.
 
-Tokens are lines of a file, never of a command line, which other users of a machine can see.
-They are compared as digests in constant time, and neither logged nor told.
+Tokens come from a file, never from a command line, which other users of the machine can see.
+They are compared as digests in constant time, and appear in no log and no message.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import hmac
 import ipaddress
 import logging
 import re
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_TOKEN = 16
 _MOST_PORT = 65535
+_FILES = ("certificate", "key", "client_ca", "token_file", "admin_token_file")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
@@ -42,7 +44,7 @@ class Address:
     ----------
     host : str
     port : int
-        0 where any free one will do.
+        0 for any free port.
     """
 
     host: str
@@ -77,7 +79,7 @@ class Address:
 
 
 def _hint(text: str) -> str:
-    """What is wrong with a text that is no ``host:port``; nothing if that is not known."""
+    """Explain why a text is no ``host:port``; empty if the reason is unknown."""
     host, _, port = text.rpartition(":")
     if "://" in text:
         return f": leave {text.split('://')[0]}:// out"
@@ -99,57 +101,58 @@ def _hint(text: str) -> str:
 
 
 class Tokens:
-    """Secrets of which a caller must know one; empty: none is asked for.
+    """Secrets, one of which each caller must present. Without tokens, callers need none.
 
     Parameters
     ----------
     tokens : iterable of str
+    admins : iterable of str
+        Those that may reload, too.
     """
 
-    def __init__(self, tokens: tuple[str, ...] = ()) -> None:
-        if any(len(token) < _SHORTEST_TOKEN for token in tokens):
+    def __init__(self, tokens: tuple[str, ...] = (), admins: tuple[str, ...] = ()) -> None:
+        if any(len(token) < _SHORTEST_TOKEN for token in (*tokens, *admins)):
             raise InvalidArgument(f"a token is shorter than {_SHORTEST_TOKEN} characters")
-        self._digests = [_digest(token) for token in tokens]
+        self._admins = [_digest(token) for token in admins]
+        self._digests = [*(_digest(token) for token in tokens), *self._admins]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     @classmethod
-    def read(cls, path: Path) -> Tokens:
-        """One token a line; blank lines and those beginning with # are left out."""
-        lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
-        tokens = tuple(line for line in lines if line and not line.startswith("#"))
-        if not tokens:
-            raise InvalidArgument(f"{path}: no token found")
-        return cls(tokens)
+    def read(cls, path: Path, admins: Path | None = None) -> Tokens:
+        """Read one token per line, skipping blank lines and lines that begin with #."""
+        return cls(_lines(path), () if admins is None else _lines(admins))
 
     def accept(self, given: str) -> bool:
-        """Whether ``given`` is one of the tokens; the time taken does not tell which."""
-        digest = _digest(given)
-        found = False
-        for own in self._digests:
-            found |= hmac.compare_digest(own, digest)
-        return found
+        """Whether ``given`` is one of the tokens, in a time that does not depend on which."""
+        return _is_one(given, self._digests)
+
+    def accept_admin(self, given: str) -> bool:
+        """Whether ``given`` is an administrator's token."""
+        return _is_one(given, self._admins)
 
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """What a server asks of its callers.
+    """What a server requires of its callers.
 
     Parameters
     ----------
     certificate, key : Path, optional
-        PEM files; both or none.
+        PEM files; both or neither.
     client_ca : Path, optional
-        PEM file: callers need a certificate signed by it.
+        PEM file: callers need a certificate signed by this authority.
     token_file : Path, optional
+    admin_token_file : Path, optional
+        Tokens that may reload, beside what all tokens may.
     insecure : bool
-        Listen beyond this machine without TLS, or without asking who calls.
+        Listen beyond this machine without TLS, or without identifying callers.
     open_probes : bool
         Answer /healthz and /readyz without a token.
     allow_hosts : tuple of str
-        Names that HTTP requests may call this server by, where it looks at them; localhost and
-        addresses of this machine's loopback always are.
+        Host names that HTTP requests may use for this server, where it checks them. localhost
+        and loopback addresses are always allowed.
     """
 
     certificate: Path | None = None
@@ -159,15 +162,18 @@ class ServerSecurity:
     insecure: bool = False
     open_probes: bool = False
     allow_hosts: tuple[str, ...] = ()
+    admin_token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("a TLS certificate and its key are given together")
         if self.client_ca is not None and self.certificate is None:
             raise InvalidArgument("client certificates need TLS: give a certificate and a key")
-        for name in ("certificate", "key", "client_ca", "token_file"):  # read again later
+        for name in _FILES:  # read again later
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, absolute(path))
+        if self.admin_token_file is not None and self.token_file is None:
+            raise InvalidArgument("tokens of administrators need tokens of callers (--token-file)")
         for name in self.allow_hosts:
             if not _HOST_NAME.fullmatch(name):
                 raise InvalidArgument(
@@ -176,7 +182,7 @@ class ServerSecurity:
                 )
 
     def check_address(self, address: Address) -> None:
-        """Raise InvalidArgument where strangers could listen, or ask."""
+        """Raise InvalidArgument if strangers could eavesdrop or send requests."""
         if address.is_loopback or self.insecure:
             return
         if self.certificate is None:
@@ -191,10 +197,10 @@ class ServerSecurity:
             )
 
     def checks_host(self, address: Address) -> bool:
-        """Whether requests must call this server by one of its names.
+        """Whether requests must name one of this server's host names.
 
-        On this machine's loopback, and without tokens or client certificates, a web page could
-        otherwise have its visitor's browser read the index.
+        On loopback without tokens or client certificates, a web page could otherwise read the
+        index through its visitor's browser (DNS rebinding).
         """
         strangers = self.token_file is None and self.client_ca is None
         return strangers and (address.is_loopback or bool(self.allow_hosts))
@@ -202,9 +208,10 @@ class ServerSecurity:
     def check_files(self) -> None:
         """Raise InvalidArgument for a certificate, key or authority that cannot be used.
 
-        What peers will refuse, and secrets that others can read, are logged.
+        Certificates that peers will refuse, and secrets that others can read, are logged.
         """
-        warnings = [] if self.token_file is None else warn_of_readers(self.token_file)
+        secrets = [p for p in (self.token_file, self.admin_token_file) if p is not None]
+        warnings = [line for path in secrets for line in warn_of_readers(path)]
         if self.certificate is not None and self.key is not None:
             check_pair(self.certificate, self.key)
             warnings += warn_of_dates(self.certificate) + warn_of_readers(self.key)
@@ -214,34 +221,71 @@ class ServerSecurity:
         for line in warnings:
             log.warning("%s", line)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files named here."""
+        return tuple(path for name in _FILES if (path := getattr(self, name)) is not None)
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers show who they are."""
+        return self.token_file is not None or self.client_ca is not None
+
     def tokens(self) -> Tokens:
-        """The tokens as the file has them now."""
-        return Tokens() if self.token_file is None else Tokens.read(self.token_file)
+        """Read the tokens from their files."""
+        if self.token_file is None:
+            return Tokens()
+        return Tokens.read(self.token_file, self.admin_token_file)
+
+    def use_certificates(self, context: ssl.SSLContext) -> None:
+        """Load the certificate, key and authority from their files into a server's context.
+
+        Open connections go on. An authority that was removed from its file stays trusted until a
+        restart.
+
+        Raises
+        ------
+        InvalidArgument
+            Certificate and key do not belong together (yet); the context is unchanged.
+        """
+        if self.certificate is None or self.key is None:
+            return
+        check_pair(self.certificate, self.key)
+        if self.client_ca is not None:
+            check_authority(self.client_ca)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(f"{self.certificate}: {error}; try again") from error
 
     def pems(self) -> tuple[bytes, bytes] | None:
-        """Certificate and key, None without TLS."""
+        """Return certificate and key as PEM; None without TLS."""
         if self.certificate is None or self.key is None:
             return None
         return read_small(self.certificate), read_small(self.key)
 
     def client_ca_pem(self) -> bytes | None:
-        """What signs callers' certificates, None if they need none."""
+        """Return the authority for callers' certificates; None if callers need none."""
         return None if self.client_ca is None else read_small(self.client_ca)
 
 
 @dataclass(frozen=True, repr=False)
 class ClientSecurity:
-    """What a caller shows, and how it knows the server.
+    """How a client proves who it is, and how it checks the server.
 
     Parameters
     ----------
     token : str, optional
     ca : bytes, optional
-        PEM: what signed the server's certificate; the system's own list if not given.
+        PEM of the authority of the server's certificate. Not given: the system's list.
     certificate, key : bytes, optional
-        PEM: the caller's own, for servers that ask for one.
+        PEM of the client's own certificate, for servers that ask for one.
     insecure : bool
         Send a token over plain text to another machine.
+    files : dict of Path
+        What it was read from, by the names that ``read`` has for them.
     """
 
     token: str | None = None
@@ -249,13 +293,19 @@ class ClientSecurity:
     certificate: bytes | None = None
     key: bytes | None = None
     insecure: bool = False
+    files: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(
-        cls, *, token_file: Path | None = None, ca: Path | None = None,
-        certificate: Path | None = None, key: Path | None = None, insecure: bool = False,
-    ) -> ClientSecurity:  # fmt: skip
-        """From files; of several tokens the first is used."""
+        cls,
+        *,
+        token_file: Path | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        insecure: bool = False,
+    ) -> ClientSecurity:
+        """Read from files; the first of several tokens is used."""
         if (certificate is None) != (key is None):
             raise InvalidArgument("a client certificate and its key are given together")
         if certificate is not None and key is not None:
@@ -264,13 +314,18 @@ class ClientSecurity:
             check_authority(ca)
         token = None
         if token_file is not None:
-            Tokens.read(token_file)  # checks
-            lines = read_small(token_file).decode("utf-8", "replace").splitlines()
-            token = next(s for line in lines if (s := line.strip()) and not s.startswith("#"))
+            Tokens.read(token_file)  # raises if a token is too short
+            token = _lines(token_file)[0]
         ca_pem, own, own_key = (
             None if p is None else read_small(p) for p in (ca, certificate, key)
         )
-        return cls(token, ca_pem, own, own_key, insecure)
+        named = {"token_file": token_file, "ca": ca, "certificate": certificate, "key": key}
+        files = {name: absolute(path) for name, path in named.items() if path is not None}
+        return cls(token, ca_pem, own, own_key, insecure, files)
+
+    def read_again(self) -> ClientSecurity:
+        """What the same files hold now."""
+        return ClientSecurity.read(**self.files, insecure=self.insecure)
 
     def check_address(self, address: Address, tls: bool) -> None:
         """Raise InvalidArgument rather than send a token where others can read it."""
@@ -278,6 +333,22 @@ class ClientSecurity:
             raise InvalidArgument(
                 f"a token would go to {address} in plain text; use grpc+tls://, or say insecure"
             )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """The tokens of a file."""
+    lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise InvalidArgument(f"{path}: no token found")
+    return tokens
+
+
+def _is_one(given: str, digests: list[bytes]) -> bool:
+    digest, found = _digest(given), False
+    for own in digests:
+        found |= hmac.compare_digest(own, digest)
+    return found
 
 
 def _digest(token: str) -> bytes:
