@@ -35,9 +35,12 @@ PathArgument = str | os.PathLike[str]
 
 
 def real_number(
-    value: Any, what: str, least: float | None = None, most: float | None = None,
+    value: Any,
+    what: str,
+    least: float | None = None,
+    most: float | None = None,
     expected: str = "a finite number",
-) -> float:  # fmt: skip
+) -> float:
     """The value as a finite float, or InvalidArgument.
 
     Numbers of any library are taken, 0-dimensional arrays too; no texts, and no booleans.

@@ -156,10 +156,13 @@ class Bars:
     def summary(self) -> list[dict[str, Any]]:
         """The stages that ended, fit for JSON."""
         return [
-            {**asdict(stage), "seconds": round(stage.seconds, 3),
-             "cpu_seconds": round(stage.cpu_seconds, 3)}
+            {
+                **asdict(stage),
+                "seconds": round(stage.seconds, 3),
+                "cpu_seconds": round(stage.cpu_seconds, 3),
+            }
             for stage in self.stages
-        ]  # fmt: skip
+        ]
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
@@ -193,15 +196,19 @@ class Bars:
             yield bar
             seconds = max(time.monotonic() - started, 1e-9)
             rate = _rate(bar.done / seconds, unit)
-            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
-                  file=sys.stderr)  # fmt: skip
+            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}", file=sys.stderr)
 
 
 def _rich_progress(console: Console) -> RichProgress:
     return RichProgress(
-        TextColumn("{task.description:<12}"), BarColumn(), _Amount(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        _Amount(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
 def _notebook_display() -> Any:

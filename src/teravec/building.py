@@ -85,9 +85,13 @@ _LEAST_CALIBRATION_S = 30.0  # whatever the rest of a build took
 
 
 def train_model(
-    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
-    resources: Resources, weights: Weights | None = None,
-) -> ModelDescription:  # fmt: skip
+    source: Source,
+    paths: IndexPaths,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    resources: Resources,
+    weights: Weights | None = None,
+) -> ModelDescription:
     """Begin or continue a build, up to its sealed model."""
     with begin_build(paths, source, options, layout, weights) as record:
         _list_skipped(source, paths)
@@ -95,10 +99,16 @@ def train_model(
 
 
 def open_vectors(
-    data: Data, paths: IndexPaths, resources: Resources, *, ids: Any = None,
-    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
+    data: Data,
+    paths: IndexPaths,
+    resources: Resources,
+    *,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
     skip_bad: bool = False,
-) -> Source:  # fmt: skip
+) -> Source:
     """Open the vectors of an index as its build has them: the order of files, and bad rows.
 
     A build that began without bad rows goes on without them. One that is new leaves them out
@@ -107,10 +117,16 @@ def open_vectors(
     check_free(paths)  # before a stream is read for it
     begun = _begun_with(paths)
     source = open_data(
-        data, ids=ids, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad or "skipped" in begun, spool_path=paths.spool,
-        shared=not resources.engine.in_process, progress=resources.progress,
-    )  # fmt: skip
+        data,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+        skip_bad=skip_bad or "skipped" in begun,
+        spool_path=paths.spool,
+        shared=not resources.engine.in_process,
+        progress=resources.progress,
+    )
     return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
 
 
@@ -170,9 +186,13 @@ def _merge_shards(
     else:
         model = ModelDescription.read(paths.model)
         options = MergeOptions(
-            model.tag, model.code_size, model.sketch_size, model.nlist, record.ntotal,
+            model.tag,
+            model.code_size,
+            model.sketch_size,
+            model.nlist,
+            record.ntotal,
             record.layout.slices,
-        )  # fmt: skip
+        )
         slices = merge(paths, options, resources)
         manifest = _manifest(
             record, model, slices, paths, _repeated(record, slices, paths, resources)
@@ -244,17 +264,29 @@ def _warn_if_clipped(manifest: Manifest) -> None:
             "%d of %d vectors lie outside of the range that %s was trained on, and are encoded as "
             "the nearest inside: the sample does not represent the data; build anew with a larger "
             "--sample, or with another codec (flat, fp16)",
-            manifest.clipped, manifest.ntotal, manifest.codec,
-        )  # fmt: skip
+            manifest.clipped,
+            manifest.ntotal,
+            manifest.codec,
+        )
 
 
 def build_index(
-    data: Data, out: PathLike, *,
-    options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
-    ids: Any = None, id_column: str | None = None, vector_column: str | None = None,
-    calibrate: bool = True, weights: Any = None, format: str | None = None, skip_bad: bool = False,
+    data: Data,
+    out: PathLike,
+    *,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    keep_shards: bool,
+    resources: Resources,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    calibrate: bool = True,
+    weights: Any = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     overwrite: bool = False,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """Train, shard, merge and calibrate; a rerun does only what is missing.
 
     Searches of the calibration take about as long as the rest at most: codecs that are slow to
@@ -271,9 +303,15 @@ def build_index(
         nonlocal given
         started = time.monotonic()
         source = open_vectors(
-            given, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column,
-            format=format, skip_bad=skip_bad,
-        )  # fmt: skip
+            given,
+            paths,
+            resources,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
+            skip_bad=skip_bad,
+        )
         if are_paths(given) is None:
             given = source  # a stream can be read once only
         return _build(
@@ -300,9 +338,16 @@ def build_index(
 
 
 def _build(
-    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
-    resources: Resources, keep_shards: bool, calibrate: bool, weights: Any, started: float,
-) -> Manifest:  # fmt: skip
+    source: Source,
+    paths: IndexPaths,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    resources: Resources,
+    keep_shards: bool,
+    calibrate: bool,
+    weights: Any,
+    started: float,
+) -> Manifest:
     weighed = weights_of(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
         _list_skipped(source, paths)

@@ -122,8 +122,9 @@ def _address_space(root: Path) -> Iterator[tuple[int, str]]:
     """What limits on addresses leave; libraries take far more addresses than memory."""
     taken = _kilobytes(root / "proc/self/status")
     for kind, name, option in (
-        (resource.RLIMIT_AS, "VmSize", "ulimit -v"), (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
-    ):  # fmt: skip
+        (resource.RLIMIT_AS, "VmSize", "ulimit -v"),
+        (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
+    ):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
             # The interpreter is in what is taken already.

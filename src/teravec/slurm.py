@@ -215,9 +215,13 @@ def script(options: SlurmOptions, command: Sequence[str]) -> str:
             raise InvalidArgument(f"{word}: the script sets engine and address itself")
     arguments = "" if options.store is None else f" --object-store-memory={options.store}"
     return _TEMPLATE.format(
-        directives=options.directives(), python=shlex.quote(sys.executable), nodes=options.nodes,
-        wait_s=options.wait_s, ray_arguments=arguments, command=shlex.join(command),
-    )  # fmt: skip
+        directives=options.directives(),
+        python=shlex.quote(sys.executable),
+        nodes=options.nodes,
+        wait_s=options.wait_s,
+        ray_arguments=arguments,
+        command=shlex.join(command),
+    )
 
 
 def submit(path: Path) -> str:

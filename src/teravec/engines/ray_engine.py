@@ -159,9 +159,13 @@ class _Chains:
     """Items on their way along the actors."""
 
     def __init__(
-        self, crew: Crew, held: dict[int, Any], work: Callable[..., Any], items: Sequence[Any],
+        self,
+        crew: Crew,
+        held: dict[int, Any],
+        work: Callable[..., Any],
+        items: Sequence[Any],
         argument: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._crew, self._makers = crew, list(held.items())
         self._work, self._items, self._argument = work, items, argument
         self._places = [0] * len(items)  # the actor that each item is at

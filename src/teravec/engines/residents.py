@@ -98,9 +98,7 @@ class Residents(Generic[M, R]):
         Given what was made, what it tells of itself: plain values. Called again and again.
     """
 
-    def __init__(
-        self, ray: Any, room: Room, maker_of: MakerOf[M], tell: Callable[[M], R]
-    ) -> None:  # fmt: skip
+    def __init__(self, ray: Any, room: Room, maker_of: MakerOf[M], tell: Callable[[M], R]) -> None:
         self._ray, self._room, self._maker_of, self._tell = ray, room, maker_of, tell
         found = self._machines()
         if not found:
@@ -233,9 +231,12 @@ class Residents(Generic[M, R]):
 
 @contextmanager
 def residents(
-    options: EngineOptions, threads: int | None, memory_bytes: int, maker_of: MakerOf[M],
+    options: EngineOptions,
+    threads: int | None,
+    memory_bytes: int,
+    maker_of: MakerOf[M],
     tell: Callable[[M], R],
-) -> Iterator[Residents[M, R]]:  # fmt: skip
+) -> Iterator[Residents[M, R]]:
     """Residents of the cluster that ``options`` name, until the body ends; none is up yet.
 
     Parameters

@@ -37,9 +37,13 @@ class Resources:
     """
 
     def __init__(
-        self, memory_bytes: int = 0, threads: int = 0, progress: Progress | bool | None = None,
-        engine: Engine | None = None, device: str = CPU,
-    ) -> None:  # fmt: skip
+        self,
+        memory_bytes: int = 0,
+        threads: int = 0,
+        progress: Progress | bool | None = None,
+        engine: Engine | None = None,
+        device: str = CPU,
+    ) -> None:
         memory_bytes = whole_number(memory_bytes, "memory_bytes", 0)
         threads = whole_number(threads, "threads", 0)
         self.memory_bytes = memory_bytes or default_memory()

@@ -108,9 +108,13 @@ class Worker:
         return WorkerInfo(_peak(), host, os.getpid())
 
     def perform(
-        self, key: int, maker: Held[Any], work: Callable[..., Any], arguments: Sequence[Any],
+        self,
+        key: int,
+        maker: Held[Any],
+        work: Callable[..., Any],
+        arguments: Sequence[Any],
         keep: bool,
-    ) -> Generator[Any, None, None]:  # fmt: skip
+    ) -> Generator[Any, None, None]:
         """Do one task, and tell of it.
 
         Parameters

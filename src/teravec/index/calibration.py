@@ -144,9 +144,8 @@ class Calibration:
 
     def __repr__(self) -> str:
         best = ", ".join(
-            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}"
-            for i, k in enumerate(self.ks)
-        )  # fmt: skip
+            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}" for i, k in enumerate(self.ks)
+        )
         return f"<teravec.Calibration: recall{best}, on {self.queries:,} queries ({self.origin})>"
 
     def probing_for(self, recall: float, k: int) -> tuple[int, float]:

@@ -37,10 +37,17 @@ def check_only_index(paths: IndexPaths) -> None:
     own = {
         path.name
         for path in (
-            paths.manifest, paths.build, paths.device, paths.model, paths.training, paths.shards,
-            paths.slices, paths.calibration, paths.calibrating,
+            paths.manifest,
+            paths.build,
+            paths.device,
+            paths.model,
+            paths.training,
+            paths.shards,
+            paths.slices,
+            paths.calibration,
+            paths.calibrating,
         )
-    }  # fmt: skip
+    }
     with storage_errors(paths.root, "read"):
         names = sorted(path.name for path in paths.root.iterdir())
     others = [n for n in names if n.removesuffix(".tmp") not in own and not n.startswith(".")]

@@ -48,9 +48,12 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
         exported = ExportedIndex(
-            model.empty_ivf(), model.metric, model.d, model.transform.matrix,
+            model.empty_ivf(),
+            model.metric,
+            model.d,
+            model.transform.matrix,
             model.transform.whole_offset,
-        )  # fmt: skip
+        )
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
         lists = _fine_lists if model.sketch_size else _lists
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)

@@ -53,15 +53,27 @@ class ListsEstimate:
 
     @classmethod
     def of(
-        cls, counts: Int64, ntotal: int, row_bytes: int, *, max_bytes: int | None = None,
-        added: int = 0, rounds: int = 0,
-    ) -> ListsEstimate:  # fmt: skip
+        cls,
+        counts: Int64,
+        ntotal: int,
+        row_bytes: int,
+        *,
+        max_bytes: int | None = None,
+        added: int = 0,
+        rounds: int = 0,
+    ) -> ListsEstimate:
         """Scale the lists' counts in a part of the sample to the whole source."""
         counted = int(counts.sum())
         sizes = counts * (ntotal / max(1, counted))
         above = 0 if max_bytes is None else int((sizes * row_bytes > max_bytes).sum())
         largest = round(float(sizes.max()))
         return cls(
-            counted, imbalance(counts), largest, largest * row_bytes, max_bytes, above, added,
+            counted,
+            imbalance(counts),
+            largest,
+            largest * row_bytes,
+            max_bytes,
+            above,
+            added,
             rounds,
-        )  # fmt: skip
+        )

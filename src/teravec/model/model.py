@@ -197,9 +197,7 @@ class Model:
 
     def fine_codes(self) -> FineCodes:
         """What compares queries with the fine codes of single vectors."""
-        return FineCodes(
-            self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf
-        )  # fmt: skip
+        return FineCodes(self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf)
 
     def encode(
         self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int

@@ -48,15 +48,22 @@ def predict(
     """Predict a build and a query."""
     model = _Model(work, cluster, constants)
     stages = (
-        model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge(),
-        model.truth(), model.searches(),
-    )  # fmt: skip
+        model.sample(),
+        model.kmeans(),
+        model.seal(),
+        model.shard(),
+        model.merge(),
+        model.truth(),
+        model.searches(),
+    )
     hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
     index_bytes = work.ntotal * work.row_bytes
     return Plan(
-        stages, model.query(queries), hours * prices.machine_hour,
+        stages,
+        model.query(queries),
+        hours * prices.machine_hour,
         index_bytes / 1e9 * prices.disk_gb_month,
-    )  # fmt: skip
+    )
 
 
 def comparisons(nlist: int, constants: Constants) -> float:
@@ -107,9 +114,15 @@ class _Model:
         reading = max(parts["disk read"], parts["disk latency"])
         return Stage(
             "sample",
-            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"], parts,
-            read + again, written, 0, draw_bytes(self.cluster.threads), written, machines,
-        )  # fmt: skip
+            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"],
+            parts,
+            read + again,
+            written,
+            0,
+            draw_bytes(self.cluster.threads),
+            written,
+            machines,
+        )
 
     def kmeans(self) -> Stage:
         """Every iteration: send centroids, assign and sum parts, reduce the sums, checkpoint.
@@ -148,12 +161,16 @@ class _Model:
         )
         memory = training_bytes(train, self.cluster.threads)
         return Stage(
-            "k-means", train.niter * seconds,
+            "k-means",
+            train.niter * seconds,
             {name: train.niter * value for name, value in parts.items()},
-            train.niter * sample_bytes, train.niter * written,
-            train.niter * machines * each_sends, memory,
-            sample_bytes + 2 * work.centroid_bytes, machines,
-        )  # fmt: skip
+            train.niter * sample_bytes,
+            train.niter * written,
+            train.niter * machines * each_sends,
+            memory,
+            sample_bytes + 2 * work.centroid_bytes,
+            machines,
+        )
 
     def seal(self) -> Stage:
         """Measure the assignment, train the codec, build the graph: one process."""
@@ -176,9 +193,15 @@ class _Model:
             "disk write": written / speed.write_bytes + 5 * speed.sync_s,
         }
         return Stage(
-            "codec and graph", sum(parts.values()), parts,
-            rows * 4 * train.d, written, 0, training_bytes(train, self.cluster.threads), written,
-        )  # fmt: skip
+            "codec and graph",
+            sum(parts.values()),
+            parts,
+            rows * 4 * train.d,
+            written,
+            0,
+            training_bytes(train, self.cluster.threads),
+            written,
+        )
 
     # ------------------------------------------------------------------ shard
 
@@ -207,11 +230,16 @@ class _Model:
         sent = machines * self._model_bytes() if machines > 1 else 0
         sorting = int(bytes_of_rows(work.code_size, rows / files))
         return Stage(
-            "shard", seconds, parts,
-            work.source_bytes + written + machines * self._model_bytes(), written, sent,
+            "shard",
+            seconds,
+            parts,
+            work.source_bytes + written + machines * self._model_bytes(),
+            written,
+            sent,
             min(self.cluster.memory_bytes, fixed_bytes(self._model_memory()) + sorting),
-            written, machines,
-        )  # fmt: skip
+            written,
+            machines,
+        )
 
     # ------------------------------------------------------------------ merge
 
@@ -240,9 +268,16 @@ class _Model:
             shards * 64 * math.ceil(train.nlist / slices), self.cluster.memory_bytes // 4
         )
         return Stage(
-            "merge", seconds, parts, read + written, written, sent,
-            held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
-        )  # fmt: skip
+            "merge",
+            seconds,
+            parts,
+            read + written,
+            written,
+            sent,
+            held + self.cluster.memory_bytes // 4,
+            2 * lists_bytes,
+            busiest,
+        )
 
     # ------------------------------------------------------------------ calibrate
 
@@ -262,9 +297,16 @@ class _Model:
         }
         width = max(CalibrationOptions().ks) + 1
         return Stage(
-            "true neighbours", max(parts.values()), parts, work.source_bytes, 0,
-            (machines - 1) * queries * width * 16, 5 * 2 * _TRUTH_BLOCK_BYTES, 0, machines,
-        )  # fmt: skip
+            "true neighbours",
+            max(parts.values()),
+            parts,
+            work.source_bytes,
+            0,
+            (machines - 1) * queries * width * 16,
+            5 * 2 * _TRUTH_BLOCK_BYTES,
+            0,
+            machines,
+        )
 
     def searches(self) -> Stage:
         """One process searches the same queries at growing effort.
@@ -311,20 +353,24 @@ class _Model:
         codes = nprobe * list_codes * work.code_size
         ids = min(queries.k, nprobe) * list_codes * 8
         rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
+        scanners = self.cluster.threads * min(servers, nprobe)
         parts = {
             "coarse": coarse,
             "disk read": (codes + ids) / (speed.read_bytes * min(servers, nprobe)),
             "disk latency": rounds * speed.read_latency_s,
-            "scan": nprobe * list_codes * train.d_index
-            / (speed.scan_dims * self.cluster.threads * min(servers, nprobe)),
-        }  # fmt: skip
+            "scan": nprobe * list_codes * train.d_index / (speed.scan_dims * scanners),
+        }
         whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
         return QueryPlan(
             parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
-            parts, int(codes + ids), nprobe, servers * speed.read_bytes / (codes + ids),
+            parts,
+            int(codes + ids),
+            nprobe,
+            servers * speed.read_bytes / (codes + ids),
             servers * self.cluster.threads / whole,
-            self._opened(), work.ntotal * work.row_bytes // servers,
-        )  # fmt: skip
+            self._opened(),
+            work.ntotal * work.row_bytes // servers,
+        )
 
     # ------------------------------------------------------------------ parts
 

@@ -94,9 +94,15 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     for number, lists in enumerate(slice_ranges(sizes, count)):
         wanted = sizes[slice(*lists)]
         files = SliceFiles(
-            paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
-            options.model_tag, options.code_size, options.sketch_size,
-        )  # fmt: skip
+            paths.slice(number),
+            paths.fine(number),
+            lists,
+            int(wanted.sum()),
+            options.ntotal,
+            options.model_tag,
+            options.code_size,
+            options.sketch_size,
+        )
         tasks.append(_SliceTask(files, wanted))
     merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
     sealed = []

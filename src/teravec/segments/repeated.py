@@ -87,9 +87,12 @@ def find_repeated(
         return None
     scale = parts / passes
     return RepeatedIds(
-        round(counted.ids * scale), round((counted.ids + counted.extra) * scale), counted.most,
-        counted.example, counted.exact and passes == parts,
-    )  # fmt: skip
+        round(counted.ids * scale),
+        round((counted.ids + counted.extra) * scale),
+        counted.most,
+        counted.example,
+        counted.exact and passes == parts,
+    )
 
 
 def _blocks(slices: Sequence[Path]) -> Iterator[Int64]:

@@ -57,9 +57,13 @@ def clipped_vectors(paths: IndexPaths) -> int:
 
 
 def shard(
-    source: Source, model: ModelDescription, paths: IndexPaths, shards: int | None,
-    rows: RowRange | None, resources: Resources,
-) -> list[Path]:  # fmt: skip
+    source: Source,
+    model: ModelDescription,
+    paths: IndexPaths,
+    shards: int | None,
+    rows: RowRange | None,
+    resources: Resources,
+) -> list[Path]:
     """Encode the rows that no sealed shard covers; return the files written.
 
     Ranges may be encoded in any order, by several processes at once, and again after a
@@ -181,9 +185,15 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
     order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
     del list_nos
     header = ListFileHeader(
-        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag,
+        codes.shape[1],
+        0,
+        nlist,
+        rows[0],
+        rows[1],
+        len(codes),
+        encoder.model.tag,
         clipped,
-    )  # fmt: skip
+    )
     path = encoder.paths.shard(*rows)
     with (
         publishing(path, verify=verify_lists) as file,

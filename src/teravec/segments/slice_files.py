@@ -134,9 +134,13 @@ class SliceFiles:
                 fine = RowsEntry(_below_index(self.fine_path), rows.header.file_size, rows.seal)
         with ListFile(self.path) as file:
             return SliceEntry(
-                _below_index(self.path), self.lists, self.ntotal, file.header.file_size,
-                file.seal, fine=fine,
-            )  # fmt: skip
+                _below_index(self.path),
+                self.lists,
+                self.ntotal,
+                file.header.file_size,
+                file.seal,
+                fine=fine,
+            )
 
 
 def _below_index(path: Path) -> str:

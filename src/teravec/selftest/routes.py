@@ -116,9 +116,15 @@ def _whole(task: Task, out: Path, **more: Any) -> float:
     watch = _Stopwatch()
     arguments: dict[str, Any] = {"threads": task.threads, **more}
     api.build(
-        task.data, out, nlist=task.nlist, sample=task.n, niter=task.niter, seed=task.seed,
-        progress=watch, **arguments,
-    )  # fmt: skip
+        task.data,
+        out,
+        nlist=task.nlist,
+        sample=task.n,
+        niter=task.niter,
+        seed=task.seed,
+        progress=watch,
+        **arguments,
+    )
     return watch.seconds["k-means"]
 
 
@@ -130,12 +136,19 @@ def _processes(task: Task, out: Path) -> float:
     bounds = [task.n * i // _PROCESSES for i in range(_PROCESSES + 1)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "teravec", "shard", str(task.data), "--out", str(out),
-             "--rows", f"{start}:{stop}", "--threads", "1", "--quiet"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-m",
+                "teravec",
+                *("shard", str(task.data), "--out", str(out), "--rows", f"{start}:{stop}"),
+                *("--threads", "1", "--quiet"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for start, stop in pairwise(bounds)
-    ]  # fmt: skip
+    ]
     ends = [(process.communicate()[1], process.returncode) for process in started]
     for messages, code in ends:
         if code:

@@ -15,9 +15,16 @@ from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import SKIP_HINT
 
 __all__ = [
-    "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
-    "how_to_convert", "is_id", "is_vectors", "vector_kind",
-]  # fmt: skip
+    "VECTOR_TYPES",
+    "VectorKind",
+    "decode_ids",
+    "decode_vectors",
+    "first_length",
+    "how_to_convert",
+    "is_id",
+    "is_vectors",
+    "vector_kind",
+]
 
 _DTYPES: dict[Any, np.dtype] = {
     pa.float32(): np.dtype("f4"),
@@ -69,9 +76,12 @@ class VectorKind:
 def _is_list(kind: Any) -> bool:
     types = pa.types
     return bool(
-        types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
-        or types.is_list_view(kind) or types.is_large_list_view(kind)
-    )  # fmt: skip
+        types.is_fixed_size_list(kind)
+        or types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def vector_kind(kind: Any) -> VectorKind | None:

@@ -88,10 +88,8 @@ def write_bad(path: Path, source: Source) -> None:
     for part in source.files:
         runs = skipped.between(part.start, part.stop) - part.start
         if len(runs):
-            files.append({
-                "name": part.path.name, "first_row": part.start, "n": part.n,
-                "rows": runs.tolist(),
-            })  # fmt: skip
+            at = {"name": part.path.name, "first_row": part.start, "n": part.n}
+            files.append({**at, "rows": runs.tolist()})
     head = {"format": _FORMAT, "version": _VERSION, "rows": skipped.rows}
     write_json(path, {**head, "files": files})
 

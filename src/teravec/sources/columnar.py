@@ -75,8 +75,13 @@ class ColumnPath:
     fields: tuple[str, ...]
     kind: Any
 
+    def child(self, field: Any) -> ColumnPath:
+        """The path of one field of this struct."""
+        name, fields = f"{self.name}.{field.name}", (*self.fields, field.name)
+        return ColumnPath(name, self.column, fields, field.type)
+
     def field(self, array: Any) -> Any:
-        """The field's array, of the column's; null where a struct above it is null."""
+        """Take the field's array out of the column's; null where a struct above it is null."""
         for name in self.fields:
             array = array.storage if isinstance(array, pa.ExtensionArray) else array
             array = pc.struct_field(array, name)
@@ -286,11 +291,7 @@ def _all_paths(table: ColumnTable) -> list[ColumnPath]:
         kind = path.kind
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
         if pa.types.is_struct(kind):
-            left += [
-                ColumnPath(f"{path.name}.{field.name}", path.column, (*path.fields, field.name),
-                           field.type)
-                for field in kind
-            ]  # fmt: skip
+            left += [path.child(field) for field in kind]
     return found
 
 

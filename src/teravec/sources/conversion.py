@@ -91,9 +91,12 @@ def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_exact(
-    file: VectorFile, native: np.ndarray, out: np.ndarray, rows: Sequence[int] | np.ndarray,
+    file: VectorFile,
+    native: np.ndarray,
+    out: np.ndarray,
+    rows: Sequence[int] | np.ndarray,
     offset: int,
-) -> None:  # fmt: skip
+) -> None:
     """Raise at the first whole number that ``out``, of float64, cannot hold."""
     if out.dtype != np.float64 or native.dtype.kind not in "iu" or native.dtype.itemsize < 8:
         return

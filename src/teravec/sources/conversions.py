@@ -7,8 +7,17 @@ from pathlib import Path
 
 __all__ = ["conversion"]
 
-_PACKED = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2", ".lz4": "unlz4",
-           ".zip": "unzip", ".tar": "tar xf", ".tgz": "tar xzf", ".7z": "7z x"}  # fmt: skip
+_PACKED = {
+    ".gz": "gunzip",
+    ".zst": "unzstd",
+    ".xz": "unxz",
+    ".bz2": "bunzip2",
+    ".lz4": "unlz4",
+    ".zip": "unzip",
+    ".tar": "tar xf",
+    ".tgz": "tar xzf",
+    ".7z": "7z x",
+}
 
 _CONVERSIONS: dict[str, str] = {
     **dict.fromkeys(
@@ -16,7 +25,8 @@ _CONVERSIONS: dict[str, str] = {
         "np.save('{stem}.npy', h5py.File('{name}')['train'])  # or the name of another data set",
     ),
     **dict.fromkeys(
-        (".csv", ".tsv"), "duckdb.read_csv('{name}').write_parquet('{stem}.parquet')  # with the "
+        (".csv", ".tsv"),
+        "duckdb.read_csv('{name}').write_parquet('{stem}.parquet')  # with the "
         "vector in one column, of type FLOAT[]",
     ),
     ".txt": "np.save('{stem}.npy', np.loadtxt('{name}', dtype='float32'))",
@@ -50,7 +60,7 @@ _CONVERSIONS: dict[str, str] = {
         "np.save('{stem}.npy', index.reconstruct_n(0, index.ntotal)) of a Faiss index",
     ),
     ".ibin": "it holds neighbours, not vectors; give the file of vectors",
-}  # fmt: skip
+}
 
 
 def conversion(path: Path) -> str | None:

@@ -102,9 +102,12 @@ def open_data(
                 "as np.load(path, mmap_mode='r')"
             )
         return open_source(
-            paths, id_column=id_column, vector_column=vector_column, format=format,
+            paths,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
             skip_bad=skip_bad,
-        )  # fmt: skip
+        )
     if format is not None:
         raise InvalidArgument(f"format={format!r} is for files; {type(data).__name__} found")
     if ids is not None and id_column is not None:
@@ -131,8 +134,10 @@ def open_data(
         batches = _with_ids_of_all(batches, ids)
     return open_files(
         [spool(batches, spool_path, shown, skip_bad=skip_bad)],
-        id_column, vector_column, skip_bad=skip_bad,
-    )  # fmt: skip
+        id_column,
+        vector_column,
+        skip_bad=skip_bad,
+    )
 
 
 def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:

@@ -25,9 +25,14 @@ from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = [
-    "EXTENSIONS", "FORMATS", "by_magic", "has_columns", "known_format", "open_vector_file",
+    "EXTENSIONS",
+    "FORMATS",
+    "by_magic",
+    "has_columns",
+    "known_format",
+    "open_vector_file",
     "parse_format",
-]  # fmt: skip
+]
 
 _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
     **{name: partial(vecs.open_vecs, dtype=dtype) for name, dtype in vecs.DTYPES.items()},

@@ -102,9 +102,12 @@ def is_frame(data: Any) -> bool:
 def is_held_table(data: Any) -> bool:
     """Whether this is a table that lies in memory, not a stream that may be read once."""
     known = (pa.Table, pa.RecordBatch, pa.Array, pa.ChunkedArray)
-    return is_frame(data) or isinstance(data, known) or hasattr(data, "__arrow_c_array__") or (
-        type(data).__module__.startswith("polars.") and hasattr(data, "__arrow_c_stream__")
-    )  # fmt: skip
+    return (
+        is_frame(data)
+        or isinstance(data, known)
+        or hasattr(data, "__arrow_c_array__")
+        or (type(data).__module__.startswith("polars.") and hasattr(data, "__arrow_c_stream__"))
+    )
 
 
 def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
@@ -163,9 +166,11 @@ def _array(path: Path, data: Any) -> np.ndarray:
 
 
 def _numpy_knows(data: Any) -> bool:
-    return isinstance(data, list | tuple | range) or not hasattr(data, "__dlpack__") or any(
-        hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__")
-    )  # fmt: skip
+    return (
+        isinstance(data, list | tuple | range)
+        or not hasattr(data, "__dlpack__")
+        or any(hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__"))
+    )
 
 
 def gives_slices(data: Any) -> bool:

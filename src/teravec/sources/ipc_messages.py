@@ -150,9 +150,12 @@ def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
     buffers = _vector(raw, batch, 2, 16).view("<i8").reshape(-1, 2).copy()
     starts, sizes = buffers.T
     if len(buffers) and not (
-        starts.min() >= 0 and sizes.min() >= 0 and (starts + sizes).max() <= message.body_size
-        and starts.max() <= message.body_size and sizes.max() <= message.body_size
-    ):  # fmt: skip
+        starts.min() >= 0
+        and sizes.min() >= 0
+        and (starts + sizes).max() <= message.body_size
+        and starts.max() <= message.body_size
+        and sizes.max() <= message.body_size
+    ):
         raise ValueError(f"buffers outside of a body of {message.body_size} bytes")
     starts += message.body
     views = tuple(_vector(raw, batch, 4, 8).view("<i8").tolist())

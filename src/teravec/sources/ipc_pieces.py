@@ -154,7 +154,11 @@ def _buffers(kind: Any) -> int:
     if types.is_struct(kind) or types.is_fixed_size_list(kind):
         return 1
     three = (
-        types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind)
-        or types.is_large_binary(kind) or types.is_list_view(kind) or types.is_large_list_view(kind)
-    )  # fmt: skip
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
     return 3 if three else 2

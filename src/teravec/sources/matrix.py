@@ -122,9 +122,11 @@ class SourceFiles:
         if self.held is not None:
             return self.held
         source = open_source(
-            self.paths, id_column=self.id_column, vector_column=self.vector_column,
+            self.paths,
+            id_column=self.id_column,
+            vector_column=self.vector_column,
             skip_bad=self.skipped is not None,
-        )  # fmt: skip
+        )
         return source if self.skipped is None else source.without(self.skipped)
 
 
@@ -147,10 +149,13 @@ class Source:
     """
 
     def __init__(
-        self, files: Sequence[VectorFile], id_column: str | None = None,
-        vector_column: str | None = None, members: Sequence[Member] | None = None,
+        self,
+        files: Sequence[VectorFile],
+        id_column: str | None = None,
+        vector_column: str | None = None,
+        members: Sequence[Member] | None = None,
         skipped: Skipped | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         members = members or [Member(file.path) for file in files]
         self.files = tuple(map(SourceFile, starts[:-1], files, members))
@@ -181,9 +186,12 @@ class Source:
 
     def _of(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
         return Source(
-            [part.file for part in parts], self.id_column, self.vector_column,
-            [part.member for part in parts], skipped,
-        )  # fmt: skip
+            [part.file for part in parts],
+            self.id_column,
+            self.vector_column,
+            [part.member for part in parts],
+            skipped,
+        )
 
     @cached_property
     def ntotal(self) -> int:
@@ -523,9 +531,12 @@ def open_source(
 
 
 def open_files(
-    files: Sequence[VectorFile], id_column: str | None = None, vector_column: str | None = None,
-    *, skip_bad: bool = False,
-) -> Source:  # fmt: skip
+    files: Sequence[VectorFile],
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    *,
+    skip_bad: bool = False,
+) -> Source:
     """Make one source of open files that are not all empty and have one dimension."""
     _check_dimensions(files)
     source = Source(files, id_column, vector_column, None, NONE if skip_bad else None)

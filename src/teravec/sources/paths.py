@@ -32,10 +32,9 @@ log = logging.getLogger(__name__)
 
 _NAMED = 3  # names in a message; more are counted
 _HEAD_BYTES = 1 << 16  # of a build.json, in which its format is found
-_COMPANIONS = (
-    ".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".crc",
-    ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh", ".gz", ".zip", ".png", ".jpg",
-)  # fmt: skip
+_TEXT_FILES = (".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml")
+_SIDE_FILES = (".crc", ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh")
+_COMPANIONS = (*_TEXT_FILES, *_SIDE_FILES, ".gz", ".zip", ".png", ".jpg")
 """Extensions that ``format`` does not override for members of a folder or pattern."""
 
 

@@ -15,9 +15,12 @@ __all__ = ["open_queries"]
 
 
 def open_queries(
-    paths: PathLike | Sequence[PathLike], *, query_column: str | None = None,
-    vector_column: str | None = None, format: str | None = None,
-) -> Source:  # fmt: skip
+    paths: PathLike | Sequence[PathLike],
+    *,
+    query_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+) -> Source:
     """Open queries by their own column, or by that of the vectors where their files have columns.
 
     Parameters

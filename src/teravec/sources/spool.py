@@ -54,9 +54,15 @@ class SpoolFile(PackedFile):
     by_content = True
 
     def __init__(
-        self, path: Path, shape: tuple[int, int], dtype: np.dtype, size: int, *, has_ids: bool,
+        self,
+        path: Path,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        size: int,
+        *,
+        has_ids: bool,
         checksum: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         prefix = _ID.itemsize if has_ids else 0
         super().__init__(path, shape, dtype, size, offset=_HEADER.size, prefix_bytes=prefix)
         self.has_ids, self._checksum = has_ids, checksum
@@ -87,9 +93,12 @@ class SpoolFile(PackedFile):
         """Rows as bytes, a piece at a time; the next overwrites the last."""
         step = max(1, _PIECE_BYTES // self._row_bytes)
         bytes_ = PackedFile(
-            self.path, (self.n, self._row_bytes), np.dtype("u1"), self.size_bytes,
+            self.path,
+            (self.n, self._row_bytes),
+            np.dtype("u1"),
+            self.size_bytes,
             offset=_HEADER.size,
-        )  # fmt: skip
+        )
         with bytes_.reading() as read:
             for row in range(start, stop, step):
                 yield read(row, min(stop, row + step))
@@ -112,9 +121,13 @@ def open_spool(path: Path) -> SpoolFile:
 
 
 def spool(
-    blocks: Iterable[VectorFile], path: Path, progress: Progress, total: int = 0, *,
+    blocks: Iterable[VectorFile],
+    path: Path,
+    progress: Progress,
+    total: int = 0,
+    *,
     skip_bad: bool = False,
-) -> SpoolFile:  # fmt: skip
+) -> SpoolFile:
     """Write vectors to a spool, block after block; or find them written before.
 
     Parameters
@@ -165,8 +178,10 @@ def _resumed(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
         )
     log.warning(
         "%s: going on with the %s vectors that an earlier run took from the stream; remove the "
-        "file to read the stream anew", path, f"{found.n:,}",
-    )  # fmt: skip
+        "file to read the stream anew",
+        path,
+        f"{found.n:,}",
+    )
     return found
 
 

@@ -54,9 +54,9 @@ class FrameTable(ColumnTable):
 
     def __init__(self, path: Path, columns: dict[str, Any], n: int) -> None:
         self._columns = columns
-        schema = pa.schema([
-            (name, _type_of(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()
-        ])  # fmt: skip
+        schema = pa.schema(
+            [(name, _type_of(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()]
+        )
         super().__init__(path, 0, schema, _group_rows(n))
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:

@@ -157,9 +157,11 @@ class _Part:
         del pieces
         for at, block, rows, _ in self._blocks(centroids.number):
             self._list_nos[at], self._distances[at] = assign_block(
-                block[rows], assigner,
-                spherical=self._options.spherical, threads=self._options.threads,
-            )  # fmt: skip
+                block[rows],
+                assigner,
+                spherical=self._options.spherical,
+                threads=self._options.threads,
+            )
             yield at.stop - at.start
         self._assigned = centroids.number
         return assigner.agreement
@@ -183,8 +185,10 @@ class _Part:
             sums.add(
                 block[np.arange(len(block))[rows][inside]],
                 None if weights is None else weights[inside],
-                here[inside], self._distances[at][inside], threads=self._options.threads,
-            )  # fmt: skip
+                here[inside],
+                self._distances[at][inside],
+                threads=self._options.threads,
+            )
         self._sent_bytes += sums.nbytes
         return sums
 
@@ -224,9 +228,10 @@ def distributed_passes(
     makers = list(_plan_parts(vectors, options, engine))
     largest = max(stop - start for start, stop in (maker.rows for maker in makers))
     require(
-        part_bytes(makers[0].options, vectors.d, largest), engine.memory_bytes,
+        part_bytes(makers[0].options, vectors.d, largest),
+        engine.memory_bytes,
         f"a worker's part of {options.nlist:,} lists",
-    )  # fmt: skip
+    )
     with engine.actors(makers) as actors:
         passes = Passes(engine, actors, options, vectors.d, len(makers))
         yield passes
@@ -244,9 +249,15 @@ def _plan_parts(
     for i in range(count):
         start, stop = blocks * i // count * rows, min(blocks * (i + 1) // count * rows, vectors.n)
         yield _PartMaker(
-            vectors.sample, vectors.weights, vectors.transform.packed(), vectors.d, rows,
-            (start, stop), own, engine.memory_bytes,
-        )  # fmt: skip
+            vectors.sample,
+            vectors.weights,
+            vectors.transform.packed(),
+            vectors.d,
+            rows,
+            (start, stop),
+            own,
+            engine.memory_bytes,
+        )
 
 
 class Passes:
@@ -290,9 +301,11 @@ class Passes:
         traffic = self._actors.each(_traffic, None, NoBar())
         for number, each in enumerate(traffic):
             log.info(
-                "k-means, part %d: %d bytes received, %d sent", number, each.received_bytes,
+                "k-means, part %d: %d bytes received, %d sent",
+                number,
+                each.received_bytes,
                 each.sent_bytes,
-            )  # fmt: skip
+            )
         return traffic
 
 

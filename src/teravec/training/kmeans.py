@@ -75,9 +75,12 @@ class KMeansState:
 
 
 def kmeans(
-    vectors: TrainingSet, options: KMeansOptions, directory: Path, progress: Progress,
+    vectors: TrainingSet,
+    options: KMeansOptions,
+    directory: Path,
+    progress: Progress,
     engine: Engine | None = None,
-) -> KMeansState:  # fmt: skip
+) -> KMeansState:
     """Cluster the training vectors, from the last checkpoint in ``directory`` if there is one.
 
     Parameters
@@ -102,9 +105,11 @@ def kmeans(
         while len(state.history) < options.niter:
             gathered = make_pass(state.centroids, len(state.history), bar)
             state.centroids, empty = next_centroids(
-                gathered, spherical=options.spherical, seed=options.seed,
+                gathered,
+                spherical=options.spherical,
+                seed=options.seed,
                 iteration=len(state.history),
-            )  # fmt: skip
+            )
             _record(state, gathered, empty, looks[len(state.history)], vectors.n)
             log.info("k-means %d/%d: %s", len(state.history), options.niter, _said(state))
             _checkpoint(directory, _identity(options, vectors), state)
@@ -135,9 +140,12 @@ def _whole_pass(
             block, assigner, spherical=options.spherical, threads=options.threads
         )
         sums.add(
-            block, None if weights is None else weights[part], list_nos, distances,
+            block,
+            None if weights is None else weights[part],
+            list_nos,
+            distances,
             threads=options.threads,
-        )  # fmt: skip
+        )
         bar.advance(len(block))
         start = stop
     check_errors(sums.errors)
@@ -145,9 +153,12 @@ def _whole_pass(
     filled = sums.counts > 0
     means[filled] = sums.vectors[filled] / sums.counts[filled, None]
     return Gathered(
-        sums.counts, sums.errors, assigner.agreement, means.astype(np.float32),
+        sums.counts,
+        sums.errors,
+        assigner.agreement,
+        means.astype(np.float32),
         means.__getitem__,
-    )  # fmt: skip
+    )
 
 
 def _record(state: KMeansState, gathered: Gathered, empty: int, looked: int, n: int) -> None:

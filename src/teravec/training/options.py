@@ -164,9 +164,18 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
             f"at least {1 << codec.bits:,} expected"
         )
     plan = TrainPlan(
-        d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed, ntotal,
+        d,
+        d_index,
+        nlist,
+        metric,
+        transform,
+        codec,
+        sample,
+        options.niter,
+        options.seed,
+        ntotal,
         options.max_list_bytes,
-    )  # fmt: skip
+    )
     mean = ntotal * plan.row_bytes / nlist
     if options.max_list_bytes is not None and options.max_list_bytes < mean:
         raise InvalidArgument(

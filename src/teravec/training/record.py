@@ -108,8 +108,13 @@ class BuildRecord:
         """The JSON object to seal."""
         head = {"format": _FORMAT, "version": _VERSION}
         weights = {} if self.weights is None else {"weights": self.weights}
-        return {**head, "train": asdict(self.train), "layout": asdict(self.layout),
-                "source": self.source, **weights}  # fmt: skip
+        return {
+            **head,
+            "train": asdict(self.train),
+            "layout": asdict(self.layout),
+            "source": self.source,
+            **weights,
+        }
 
     def check_source(self, source: Source, where: Path) -> None:
         """Raise OutputExists unless this is the source that the build began with."""
@@ -145,18 +150,23 @@ def read_record(paths: IndexPaths) -> BuildRecord:
     content = read_json(paths.build, _FORMAT, _VERSION)
     try:
         return BuildRecord(
-            TrainOptions(**content["train"]), LayoutOptions(**content["layout"]),
-            content["source"], content.get("weights"),
-        )  # fmt: skip
+            TrainOptions(**content["train"]),
+            LayoutOptions(**content["layout"]),
+            content["source"],
+            content.get("weights"),
+        )
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.build}: unexpected fields: {error}") from error
 
 
 @contextmanager
 def begin_build(
-    paths: IndexPaths, source: Source, train: TrainOptions, layout: LayoutOptions,
+    paths: IndexPaths,
+    source: Source,
+    train: TrainOptions,
+    layout: LayoutOptions,
     weights: Weights | None = None,
-) -> Iterator[BuildRecord]:  # fmt: skip
+) -> Iterator[BuildRecord]:
     """Begin a build in a new or empty directory, or continue the same build, and hold it.
 
     Nothing is written before every option is known to fit, and no other command may write there

@@ -131,9 +131,12 @@ def draw_sample(
         directory / "sample.f32", plan.sample, plan.d, sample_parts(plan.sample, plan.d)
     )
     maker = _DrawerMaker(
-        source.opened_by, sample, SampleRows(plan.ntotal, plan.sample, plan.seed),
-        plan.metric is Metric.COSINE, engine.threads,
-    )  # fmt: skip
+        source.opened_by,
+        sample,
+        SampleRows(plan.ntotal, plan.sample, plan.seed),
+        plan.metric is Metric.COSINE,
+        engine.threads,
+    )
     with progress.stage("sample", plan.sample, "vectors") as bar:
         for _ in engine.run(maker, _draw_part, range(sample.parts), bar):
             pass

@@ -76,9 +76,13 @@ class SplitOptions:
 
 
 def split_large_lists(
-    vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner,
-    engine: Engine, progress: Progress,
-) -> tuple[Float32, Int64, int]:  # fmt: skip
+    vectors: TrainingSet,
+    centroids: Float32,
+    options: SplitOptions,
+    make: MakeAssigner,
+    engine: Engine,
+    progress: Progress,
+) -> tuple[Float32, Int64, int]:
     """Split lists until none is expected above the cap, or none of those can be split.
 
     Nothing is kept on disk: a run that was killed splits again from k-means' last checkpoint,
@@ -106,9 +110,10 @@ def split_large_lists(
     rows = range(0, vectors.n, max(1, vectors.n // _COUNTED_ROWS))
     for rounds in range(_MOST_ROUNDS):
         require(
-            splitting_bytes(len(centroids), vectors.d, engine.threads), engine.memory_bytes,
+            splitting_bytes(len(centroids), vectors.d, engine.threads),
+            engine.memory_bytes,
             f"splitting {len(centroids):,} lists",
-        )  # fmt: skip
+        )
         maker = _SplitterMaker(
             vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
         )
@@ -130,8 +135,12 @@ def split_large_lists(
                 added.append(found[1:])
         log.info(
             "splitting: round %d, %d of %d lists above %d vectors split into %d more",
-            rounds + 1, len(added), len(parts), options.max_vectors, sum(map(len, added)),
-        )  # fmt: skip
+            rounds + 1,
+            len(added),
+            len(parts),
+            options.max_vectors,
+            sum(map(len, added)),
+        )
         if added:
             centroids = np.concatenate([centroids, *added])
     return centroids, counts, rounds
@@ -229,9 +238,11 @@ class _CounterMaker:
         splitter, centroids = self.splitter.make(), self.centroids.get()
         if isfinite(self.margin):
             assigner = CentroidAssigner.grouped(
-                centroids, seed=splitter.options.seed, threads=splitter.threads,
+                centroids,
+                seed=splitter.options.seed,
+                threads=splitter.threads,
                 margin=self.margin,
-            )  # fmt: skip
+            )
         else:
             assigner = CentroidAssigner.exact(centroids)
         return _Counter(splitter.vectors, assigner, splitter.threads)

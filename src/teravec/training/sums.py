@@ -70,9 +70,14 @@ class Sums:
         return Sums(self.vectors.copy(), self.counts.copy(), self.errors.copy())
 
     def add(
-        self, block: Float32, weights: Float32 | None, places: Int32, distances: Float32, *,
+        self,
+        block: Float32,
+        weights: Float32 | None,
+        places: Int32,
+        distances: Float32,
+        *,
         threads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add vectors to the lists at ``places``, in their order."""
         accumulate(block, places, self.vectors, None, threads=threads, weights=weights)
         n = len(self.counts)
@@ -112,9 +117,12 @@ def iteration_assigner(
     if options.device != CPU:
         return CentroidAssigner.on_device(centroids, probe, options.device, threads=options.threads)
     return CentroidAssigner.auto(
-        centroids, probe, seed=options.seed, threads=options.threads,
+        centroids,
+        probe,
+        seed=options.seed,
+        threads=options.threads,
         min_agreement=ITERATION_AGREEMENT,
-    )  # fmt: skip
+    )
 
 
 def assign_block(

@@ -58,9 +58,12 @@ _CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss ta
 
 
 def train(
-    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
+    source: Source,
+    record: BuildRecord,
+    paths: IndexPaths,
+    resources: Resources,
     weights: Weights | None,
-) -> ModelDescription:  # fmt: skip
+) -> ModelDescription:
     """Train the model of a build, or find it trained.
 
     The sample and every iteration of k-means are kept in ``training/`` until the model is
@@ -108,18 +111,24 @@ def train(
 
 
 def _training_set(
-    source: Source, plan: TrainPlan, paths: IndexPaths, resources: Resources,
+    source: Source,
+    plan: TrainPlan,
+    paths: IndexPaths,
+    resources: Resources,
     weights: Weights | None,
-) -> TrainingSet:  # fmt: skip
+) -> TrainingSet:
     """The sample and its weights, drawn; and the transform, trained."""
     engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
     whole = TrainingSet(sample, Transform.unpacked(None), plan.d)
     transform = train_transform(
-        plan.transform, plan.d,
+        plan.transform,
+        plan.d,
         lambda: sample_moments(sample, whole.block_rows, engine, progress),
-        centered=plan.metric is Metric.L2, seed=plan.seed, some=whole.probe,
-    )  # fmt: skip
+        centered=plan.metric is Metric.L2,
+        seed=plan.seed,
+        some=whole.probe,
+    )
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     return TrainingSet(sample, transform, plan.d_index, drawn)
 
@@ -161,9 +170,13 @@ class _Lists:
 
 
 def _lists(
-    plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
+    plan: TrainPlan,
+    centroids: Float32,
+    vectors: TrainingSet,
+    part: Float32,
+    probe: Float32,
     resources: Resources,
-) -> _Lists:  # fmt: skip
+) -> _Lists:
     """k-means' lists, those above the cap split, in an order that has near ones side by side."""
     threads = resources.threads
 
@@ -183,9 +196,13 @@ def _lists(
         vectors, centroids, options, make, resources.engine, resources.progress
     )
     estimate = ListsEstimate.of(
-        counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
-        added=len(split) - len(centroids), rounds=rounds,
-    )  # fmt: skip
+        counts,
+        plan.ntotal,
+        plan.row_bytes,
+        max_bytes=plan.max_list_bytes,
+        added=len(split) - len(centroids),
+        rounds=rounds,
+    )
     split = split[locality_order(split)]
     return _Lists(split, make(split), estimate)
 
@@ -223,9 +240,14 @@ def codec_rows(plan: TrainPlan) -> int:
 
 
 def _seal(
-    plan: TrainPlan, arrays: dict[str, Any], lists: _Lists, history: list[dict[str, float]],
-    ntrain: int, paths: IndexPaths, progress: Progress,
-) -> ModelDescription:  # fmt: skip
+    plan: TrainPlan,
+    arrays: dict[str, Any],
+    lists: _Lists,
+    history: list[dict[str, float]],
+    ntrain: int,
+    paths: IndexPaths,
+    progress: Progress,
+) -> ModelDescription:
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
     quantizer = "exact"
@@ -247,10 +269,21 @@ def _seal(
         "agreement": assigner.agreement,
     }
     description = ModelDescription(
-        plan.d, plan.d_index, nlist, plan.code_size, ntrain, str(plan.metric), plan.transform.name,
-        plan.codec.name, quantizer, plan.seed, assignment, history, files,
+        plan.d,
+        plan.d_index,
+        nlist,
+        plan.code_size,
+        ntrain,
+        str(plan.metric),
+        plan.transform.name,
+        plan.codec.name,
+        quantizer,
+        plan.seed,
+        assignment,
+        history,
+        files,
         asdict(lists.estimate),
-    )  # fmt: skip
+    )
     description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
     return description
