@@ -34,7 +34,7 @@ def deploy(
 
     def ready(servers: list[Any]) -> None:
         described = [
-            {"address": server.told.address, "host": server.machine.host,
+            {"address": server.status.address, "host": server.machine.host,
              "lists": deployment.lists_of(server)}
             for server in servers
         ]  # fmt: skip
