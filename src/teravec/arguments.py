@@ -17,7 +17,7 @@ from teravec.errors import InvalidArgument, shown, whole_number
 
 __all__ = [
     "PathArgument",
-    "checked_range",
+    "check_range",
     "flag",
     "install",
     "instance",
@@ -78,7 +78,7 @@ def whole_numbers(values: Any, what: str, least: int | None = None) -> tuple[int
     return tuple(whole_number(item, what, least) for item in items)
 
 
-def checked_range(value: Any, what: str) -> tuple[int, int] | None:
+def check_range(value: Any, what: str) -> tuple[int, int] | None:
     """Two whole numbers [start, stop), or None where there are none; or InvalidArgument."""
     if value is None:
         return None

@@ -59,21 +59,21 @@ def counted(count: float, plural: str) -> str:
     return f"1 {plural.removesuffix('s')}"
 
 
-def _amount(count: float, unit: str) -> str:
+def _format_amount(count: float, unit: str) -> str:
     return decimal(int(count)) if unit == "bytes" else counted(round(count), unit)
 
 
-def _rate(count: float, unit: str) -> str:
+def _format_rate(count: float, unit: str) -> str:
     """So many a second; of slow stages a decimal, which is all there is to see."""
     slow = unit != "bytes" and count < 10
-    return f"{count:.1f} {unit}/s" if slow else f"{_amount(count, unit)}/s"
+    return f"{count:.1f} {unit}/s" if slow else f"{_format_amount(count, unit)}/s"
 
 
-def _done_of(done: float, total: float, unit: str, speed: float) -> str:
+def _format_done(done: float, total: float, unit: str, speed: float) -> str:
     if not total:  # a stream does not say how long it is
-        return f"{_amount(done, unit)}  {_rate(speed, unit)}"
+        return f"{_format_amount(done, unit)}  {_format_rate(speed, unit)}"
     shown = decimal(int(done)) if unit == "bytes" else f"{done:,.0f}"
-    return f"{shown}/{_amount(total, unit)}  {_rate(speed, unit)}"
+    return f"{shown}/{_format_amount(total, unit)}  {_format_rate(speed, unit)}"
 
 
 class _Amount(ProgressColumn):
@@ -81,7 +81,7 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed or 0
-        return Text(_done_of(task.completed, task.total or 0, task.fields["unit"], speed))
+        return Text(_format_done(task.completed, task.total or 0, task.fields["unit"], speed))
 
 
 class _StageBar:
@@ -125,7 +125,7 @@ class _NotebookBar:
         seconds = max(self._shown - self._started, 1e-9)
         share = min(1.0, self._done / self._total) if self._total else 1.0
         bar = "█" * round(_WIDTH * share) + "░" * (_WIDTH - round(_WIDTH * share))
-        amounts = _done_of(self._done, self._total, self._unit, self._done / seconds)
+        amounts = _format_done(self._done, self._total, self._unit, self._done / seconds)
         left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share < 1 else ""
         line = f"{self._name:<12} {bar} {amounts}  {seconds:,.1f} s{left}"
         self._handle.update({"text/plain": line}, raw=True)
@@ -179,7 +179,7 @@ class Bars:
     def _shown(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
         if self._quiet:
             yield _StageBar(lambda _: None)
-        elif (display := _notebook_display()) is not None:
+        elif (display := _find_notebook_display()) is not None:
             handle = display({"text/plain": name}, raw=True, display_id=True)
             drawn = _NotebookBar(handle, name, total, unit)
             try:
@@ -187,7 +187,7 @@ class Bars:
             finally:
                 drawn.draw()
         elif self.console.is_terminal:
-            with _rich_progress(self.console) as progress:
+            with _make_rich_progress(self.console) as progress:
                 task = progress.add_task(name, total=total, unit=unit)
                 yield _StageBar(lambda amount: progress.advance(task, amount))
         else:
@@ -195,11 +195,14 @@ class Bars:
             bar = _StageBar(lambda _: None)
             yield bar
             seconds = max(time.monotonic() - started, 1e-9)
-            rate = _rate(bar.done / seconds, unit)
-            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}", file=sys.stderr)
+            rate = _format_rate(bar.done / seconds, unit)
+            print(
+                f"{name}: {_format_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
+                file=sys.stderr,
+            )
 
 
-def _rich_progress(console: Console) -> RichProgress:
+def _make_rich_progress(console: Console) -> RichProgress:
     return RichProgress(
         TextColumn("{task.description:<12}"),
         BarColumn(),
@@ -211,7 +214,7 @@ def _rich_progress(console: Console) -> RichProgress:
     )
 
 
-def _notebook_display() -> Any:
+def _find_notebook_display() -> Any:
     """IPython's ``display`` where this process is a notebook's kernel; else None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None

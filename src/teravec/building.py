@@ -38,7 +38,7 @@ from teravec.search.effort import shortfall
 from teravec.segments.entry import SliceEntry
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.repeated import find_repeated
-from teravec.segments.shard import clipped_vectors, shard
+from teravec.segments.shard import count_clipped, shard
 from teravec.segments.shard_plan import RowRange
 from teravec.sources import (
     Data,
@@ -46,7 +46,7 @@ from teravec.sources import (
     Source,
     Weights,
     are_paths,
-    as_described,
+    match_description,
     open_data,
     open_source,
     read_bad,
@@ -71,10 +71,10 @@ __all__ = [
     "build_index",
     "merge_shards",
     "open_vectors",
+    "open_weights",
     "remove_spool",
     "shard_rows",
     "train_model",
-    "weights_of",
 ]
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def open_vectors(
     where that is asked for. Streams, and what other processes need, are spooled beside the index.
     """
     check_free(paths)  # before a stream is read for it
-    begun = _begun_with(paths)
+    begun = _read_described(paths)
     source = open_data(
         data,
         ids=ids,
@@ -127,16 +127,16 @@ def open_vectors(
         shared=not resources.engine.in_process,
         progress=resources.progress,
     )
-    return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
+    return match_description(source, begun, paths.skipped, resources.threads, resources.progress)
 
 
-def _begun_with(paths: IndexPaths) -> dict[str, Any]:
+def _read_described(paths: IndexPaths) -> dict[str, Any]:
     """Description of the source that a build began with; empty where none was begun."""
     with storage_errors(paths.root, "read"):
         return read_record(paths).source if paths.build.exists() else {}
 
 
-def weights_of(weights: Any, source: Source) -> Weights | None:
+def open_weights(weights: Any, source: Source) -> Weights | None:
     """The weights of a file or array, one for each row of the source's files."""
     return None if weights is None else Weights(weights, source.nrows, source.skipped)
 
@@ -194,11 +194,11 @@ def _merge_shards(
             record.layout.slices,
         )
         slices = merge(paths, options, resources)
-        manifest = _manifest(
-            record, model, slices, paths, _repeated(record, slices, paths, resources)
+        manifest = _make_manifest(
+            record, model, slices, paths, _count_repeated(record, slices, paths, resources)
         )
         if manifest.repeated_ids is not None:
-            rows = [] if source is None else _rows_of(source, manifest.repeated_ids["example"])
+            rows = [] if source is None else _find_rows(source, manifest.repeated_ids["example"])
             log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
@@ -209,7 +209,7 @@ def _merge_shards(
     return manifest
 
 
-def _repeated(
+def _count_repeated(
     record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
 ) -> dict[str, Any] | None:
     """Ids of a column that occur more than once; row numbers never do."""
@@ -220,7 +220,7 @@ def _repeated(
     return None if found is None else asdict(found)
 
 
-def _rows_of(source: Source, wanted: int) -> list[int]:
+def _find_rows(source: Source, wanted: int) -> list[int]:
     """The first two rows that have an id."""
     rows: list[int] = []
     for start in range(0, source.ntotal, _ID_ROWS):
@@ -231,7 +231,7 @@ def _rows_of(source: Source, wanted: int) -> list[int]:
     return rows[:2]
 
 
-def _manifest(
+def _make_manifest(
     record: BuildRecord,
     model: ModelDescription,
     slices: Sequence[SliceEntry],
@@ -252,7 +252,7 @@ def _manifest(
         files={path.name: describe_file(path) for path in files},
         slices=tuple(slices),
         source=record.source,
-        clipped=clipped_vectors(paths),
+        clipped=count_clipped(paths),
         repeated_ids=repeated_ids,
     )
 
@@ -348,19 +348,21 @@ def _build(
     weights: Any,
     started: float,
 ) -> Manifest:
-    weighed = weights_of(weights, source)
+    weighed = open_weights(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
         _list_skipped(source, paths)
         if not paths.manifest.exists():
-            with _no_spool_of_bad_vectors(source, paths):
+            with _removing_bad_spool(source, paths):
                 train(source, record, paths, resources, weighed)
                 _shard_rows(source, paths, None, resources)
         manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
         calibration = None
         if calibrate:
-            calibration = _calibrated(paths, manifest)
+            calibration = _read_own_calibration(paths, manifest)
             if calibration is None:
-                seconds = max(_built_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S)
+                seconds = max(
+                    _count_build_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S
+                )
                 calibration = _calibrate(source, paths, resources, seconds)
             if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
                 log.warning("%s: %s", paths.root, why)
@@ -369,14 +371,14 @@ def _build(
     return manifest
 
 
-def _built_s(paths: IndexPaths) -> float:
+def _count_build_s(paths: IndexPaths) -> float:
     """Seconds from the beginning of a build to its manifest, whichever runs did it."""
     with storage_errors(paths.root, "read"):
         return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
 
 
 @contextmanager
-def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None]:
+def _removing_bad_spool(source: Source, paths: IndexPaths) -> Iterator[None]:
     """Remove the spool of vectors that turn out to be bad: they can never be indexed."""
     try:
         yield
@@ -393,7 +395,7 @@ def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
             remove(paths.spool)
 
 
-def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
+def _read_own_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
     try:
         return read_calibration(paths, manifest)
     except CorruptFile as error:

@@ -73,8 +73,8 @@ def default_memory(root: Path = _ROOT) -> int:
     root : Path
         Where ``proc`` and control groups are looked for; another one in tests.
     """
-    bounds = [limit for limit, _ in _limits(root)]
-    bounds += [size for size, _ in (*_address_space(root), *_available(root))]
+    bounds = [limit for limit, _ in _find_limits(root)]
+    bounds += [size for size, _ in (*_find_address_limits(root), *_find_available(root))]
     least = min(bounds)
     return max(_SMALLEST_DEFAULT, min(_DEFAULT, least // 2, least - BESIDE_BYTES))
 
@@ -94,7 +94,7 @@ def granted_memory(memory: str | int | None, root: Path = _ROOT) -> int:
     memory_bytes = parse_bytes(memory)
     if memory_bytes < 1:
         raise InvalidArgument(f"memory is {memory}; at least 1 expected")
-    least, why = min([*_limits(root), *_address_space(root)])
+    least, why = min([*_find_limits(root), *_find_address_limits(root)])
     if memory_bytes + BESIDE_BYTES > least:
         _warn_once(
             f"memory {memory} and {BESIDE_BYTES // MIB} MiB for the interpreter are more than the "
@@ -108,7 +108,7 @@ def _warn_once(text: str) -> None:
     log.warning(text)
 
 
-def _limits(root: Path) -> Iterator[tuple[int, str]]:
+def _find_limits(root: Path) -> Iterator[tuple[int, str]]:
     """What this process's memory may never exceed, in bytes, and who says so."""
     yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
     for limit, path in memory_limits(root):
@@ -118,9 +118,9 @@ def _limits(root: Path) -> Iterator[tuple[int, str]]:
         yield resident, "ulimit -m"
 
 
-def _address_space(root: Path) -> Iterator[tuple[int, str]]:
+def _find_address_limits(root: Path) -> Iterator[tuple[int, str]]:
     """What limits on addresses leave; libraries take far more addresses than memory."""
-    taken = _kilobytes(root / "proc/self/status")
+    taken = _read_kilobytes(root / "proc/self/status")
     for kind, name, option in (
         (resource.RLIMIT_AS, "VmSize", "ulimit -v"),
         (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
@@ -131,14 +131,14 @@ def _address_space(root: Path) -> Iterator[tuple[int, str]]:
             yield max(0, limit - taken.get(name, 0)) + BESIDE_BYTES, option
 
 
-def _available(root: Path) -> Iterator[tuple[int, str]]:
+def _find_available(root: Path) -> Iterator[tuple[int, str]]:
     """What the machine has left, without what the page cache would give up."""
-    available = _kilobytes(root / "proc/meminfo").get("MemAvailable")
+    available = _read_kilobytes(root / "proc/meminfo").get("MemAvailable")
     if available:
         yield available, "what other programs leave"
 
 
-def _kilobytes(path: Path) -> dict[str, int]:
+def _read_kilobytes(path: Path) -> dict[str, int]:
     """Lines as ``VmSize:  1234 kB`` of a file of proc, in bytes; none where there is no file."""
     try:
         text = path.read_text(errors="replace")

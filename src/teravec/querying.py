@@ -39,7 +39,7 @@ from teravec.sources import (
     open_source,
     write_bad,
 )
-from teravec.sources.bad_rows import bad_rows_listed
+from teravec.sources.bad_rows import count_bad_rows
 from teravec.storage.files import remove
 from teravec.storage.output_lock import hold_file
 
@@ -147,7 +147,7 @@ def _list_skipped(out: Path, source: Source) -> None:
 def skipped_rows(out: Path) -> int:
     """How many rows the ground truth in a file leaves out, as the list beside it says."""
     listed = out.with_name(out.name + _SKIPPED)
-    return bad_rows_listed(listed) if listed.exists() else 0
+    return count_bad_rows(listed) if listed.exists() else 0
 
 
 def search(

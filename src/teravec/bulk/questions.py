@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from teravec.bulk.formats.found import FoundArrays
 from teravec.errors import InvalidArgument, InvalidSource, MemoryLimitTooSmall
-from teravec.index.manifest import copies_of_an_id
+from teravec.index.manifest import count_copies_of_id
 from teravec.kernels.metric import Metric
 from teravec.search.effort import Effort
 from teravec.search.index import Index
@@ -102,7 +102,7 @@ class TopK:
 
     def _spare(self, index: Index) -> int:
         """Results to ask for beside k: as many as may have the query's own id."""
-        most = copies_of_an_id(index.manifest) if self.exclude_self else 0
+        most = count_copies_of_id(index.manifest) if self.exclude_self else 0
         return max(0, min(most, _MOST_COPIES, index.ntotal - self.k))
 
     def describe(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
 
 def index_lists(paths: IndexPaths, manifest: Manifest) -> dict[str, Any]:
     """Of an index's slices."""
-    sizes = np.concatenate(list(_sizes(paths.root / e.file for e in manifest.slices)))
+    sizes = np.concatenate(list(_read_sizes(paths.root / e.file for e in manifest.slices)))
     return describe_lists(sizes, ModelDescription.read(paths.model))
 
 
@@ -54,12 +54,12 @@ def shard_lists(paths: IndexPaths) -> dict[str, Any] | None:
     """Of the shards that are sealed so far, together; None where there are none."""
     model = ModelDescription.read(paths.model)
     total, shards = np.zeros(model.nlist, np.int64), sealed_shards(paths)
-    for sizes in _sizes(shards):
+    for sizes in _read_sizes(shards):
         total += sizes
     return describe_lists(total, model) if shards else None
 
 
-def _sizes(files: Iterable[Path]) -> Iterable[Int64]:
+def _read_sizes(files: Iterable[Path]) -> Iterable[Int64]:
     for path in files:
         with ListFile(path) as file:
             yield file.sizes.astype(np.int64)

@@ -21,7 +21,7 @@ __all__ = [
     "Calibration",
     "Measured",
     "Reach",
-    "checked_recall",
+    "check_recall",
     "read_calibration",
     "write_calibration",
 ]
@@ -32,7 +32,7 @@ _SATURATED = 0.002  # less was gained by a doubling of nprobe
 CONFIDENCE = 1.645  # standard errors below the measured recall: its one-sided 95 % bound
 
 
-def checked_recall(recall: float) -> float:
+def check_recall(recall: float) -> float:
     """The recall if it is a number that a calibration may promise, or InvalidArgument."""
     expected = "a number between 0 and 1"
     number = real_number(recall, "recall", expected=expected)
@@ -190,13 +190,13 @@ class Calibration:
         self, recall: float, measured: Sequence[tuple[float, float]], what: str
     ) -> tuple[int, float]:
         """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
-        recall = checked_recall(recall)
+        recall = check_recall(recall)
         lower = [mean - CONFIDENCE * error for mean, error in measured]
         curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
         at = int(np.searchsorted(curve, recall))
         if at == len(curve):
             best = max(mean for mean, _ in measured)
-            raise InvalidArgument(self._out_of_reach(recall, curve.tolist(), best, what))
+            raise InvalidArgument(self._explain_out_of_reach(recall, curve.tolist(), best, what))
         point = self.points[at]
         if at == 0:
             return point.nprobe, point.prune
@@ -205,7 +205,9 @@ class Calibration:
         grown = before.nprobe * (point.nprobe / before.nprobe) ** share
         return math.ceil(grown - 1e-9), before.prune + share * (point.prune - before.prune)
 
-    def _out_of_reach(self, recall: float, curve: Sequence[float], best: float, what: str) -> str:
+    def _explain_out_of_reach(
+        self, recall: float, curve: Sequence[float], best: float, what: str
+    ) -> str:
         last = self.points[-1]
         why = (
             f"recall {recall} {what} is out of reach: at most {max(curve[-1], 0.0):.4f} can be "
@@ -261,8 +263,10 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     content = read_json(path, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
-        points = tuple(Measured(**{n: _fixed(v) for n, v in p.items()}) for p in content["points"])
-        found = Calibration(**{n: _fixed(v) for n, v in {**content, "points": points}.items()})
+        points = tuple(
+            Measured(**{n: _to_tuple(v) for n, v in p.items()}) for p in content["points"]
+        )
+        found = Calibration(**{n: _to_tuple(v) for n, v in {**content, "points": points}.items()})
     except (TypeError, KeyError, AttributeError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
     seals = tuple(entry.checksum for entry in manifest.slices)
@@ -275,5 +279,5 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     return found
 
 
-def _fixed(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value

@@ -81,11 +81,11 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         },
         "calibration": None if calibration is None else calibration.summary(),
         "repeated_ids": manifest.repeated_ids,
-        "source": {**manifest.source, "files": _placed(manifest.source["files"])},
+        "source": {**manifest.source, "files": _add_first_rows(manifest.source["files"])},
     }
 
 
-def _placed(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _add_first_rows(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The source's files, each with the number of its first row: what ids are, without a column."""
     rows = np.cumsum([0, *(file["n"] for file in files)]).tolist()
     return [{**file, "first_row": first} for file, first in zip(files, rows, strict=False)]

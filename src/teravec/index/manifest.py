@@ -15,7 +15,7 @@ from teravec.storage.layout import IndexPaths
 
 __all__ = [
     "Manifest",
-    "copies_of_an_id",
+    "count_copies_of_id",
     "describe_repeated",
     "read_manifest",
     "read_model_description",
@@ -75,7 +75,7 @@ class Manifest:
         )
 
 
-def copies_of_an_id(manifest: Manifest) -> int:
+def count_copies_of_id(manifest: Manifest) -> int:
     """Most vectors that have the same id."""
     return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
 
@@ -93,7 +93,7 @@ def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str
 def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     """Publish the manifest: from then on the directory is an index."""
     head = {"format": _FORMAT, "version": _VERSION}
-    content = {**head, **vars(manifest), "slices": [_entry(s) for s in manifest.slices]}
+    content = {**head, **vars(manifest), "slices": [_entry_content(s) for s in manifest.slices]}
     if not manifest.clipped:
         del content["clipped"]
     if manifest.repeated_ids is None:
@@ -101,14 +101,14 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     write_json(paths.manifest, content)
 
 
-def _entry(entry: SliceEntry) -> dict[str, Any]:
+def _entry_content(entry: SliceEntry) -> dict[str, Any]:
     content = {**asdict(entry), "lists": list(entry.lists)}
     if entry.fine is None:
         del content["fine"]
     return content
 
 
-def _entry_of(content: dict[str, Any]) -> SliceEntry:
+def _parse_entry(content: dict[str, Any]) -> SliceEntry:
     fine = RowsEntry(**content["fine"]) if "fine" in content else None
     return SliceEntry(**{**content, "lists": tuple(content["lists"]), "fine": fine})
 
@@ -123,13 +123,13 @@ def read_manifest(paths: IndexPaths) -> Manifest:
     CorruptFile, IncompatibleVersion
     """
     with storage_errors(paths.manifest, "read"):
-        missing = None if paths.manifest.exists() else _why_missing(paths)
+        missing = None if paths.manifest.exists() else _explain_missing(paths)
     if missing:
         raise MissingFile(missing)
     content = read_json(paths.manifest, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
-        slices = [_entry_of(entry) for entry in content.pop("slices")]
+        slices = [_parse_entry(entry) for entry in content.pop("slices")]
         manifest = Manifest(**content, slices=tuple(slices))
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error
@@ -155,7 +155,7 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
     return model
 
 
-def _why_missing(paths: IndexPaths) -> str:
+def _explain_missing(paths: IndexPaths) -> str:
     if paths.build.exists():
         return (
             f"{paths.root}: the build is not finished (no {paths.manifest.name}); "

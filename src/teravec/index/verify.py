@@ -40,7 +40,10 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     entries: list[SliceEntry | RowsEntry] = [*manifest.slices]
     entries += [entry.fine for entry in manifest.slices if entry.fine is not None]
     with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
-        for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
+        for name, described in [
+            *manifest.files.items(),
+            *_list_model_files(paths, manifest, damages),
+        ]:
             with _collecting(damages):
                 check_file(paths.root / name, described)
         with _collecting(damages):
@@ -60,7 +63,7 @@ def _collecting(damages: list[TeravecError]) -> Iterator[None]:
         damages.append(damage)
 
 
-def _model_files(
+def _list_model_files(
     paths: IndexPaths, manifest: Manifest, damages: list[TeravecError]
 ) -> list[tuple[str, dict[str, Any]]]:
     """The files that the model names, if the model is the manifest's."""

@@ -55,7 +55,7 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
             model.transform.whole_offset,
         )
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
-        lists = _fine_lists if model.sketch_size else _lists
+        lists = _read_fine_lists if model.sketch_size else _read_lists
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
         with progress.stage("export", total, "bytes") as bar:
 
@@ -69,7 +69,7 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         buffered.detach()
 
 
-def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     """Codes and ids of every list, in order.
 
     A list larger than a window comes in parts, which are put together: Faiss wants all
@@ -95,7 +95,7 @@ def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
                 wanted = following
 
 
-def _fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+def _read_fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     """Likewise, of the finer codes of codes in two stages."""
     for file, rows in zip(index.slices, index.fine, strict=True):
         for start, stop in pairwise(file.starts.tolist()):

@@ -52,7 +52,7 @@ class ExportedIndex:
             linear.is_trained = True
             self._chain.append(linear)
 
-    def serialized(self, ntotal: int) -> bytes:
+    def serialize(self, ntotal: int) -> bytes:
         """The index up to its inverted lists.
 
         Raises
@@ -91,7 +91,7 @@ def write_faiss_index(
     lists : iterable of (codes, ids)
         Bytes of every list, in order; read as they are written.
     """
-    file.write(index.serialized(int(sizes.sum())))
+    file.write(index.serialize(int(sizes.sum())))
     ivf = index.ivf
     file.write(struct.pack("<4sQQ4sQ", b"ilar", ivf.nlist, ivf.code_size, b"full", len(sizes)))
     file.write(sizes.astype("<u8").tobytes())

@@ -91,7 +91,7 @@ class Model:
             check_file(path, files["quantizer.hnsw"])
             with storage_errors(path, "read"):
                 graph = path.read_bytes()
-        return cls(description, Transform.unpacked(packed, d_index), centroids, parameters, graph)
+        return cls(description, Transform.unpack(packed, d_index), centroids, parameters, graph)
 
     @property
     def d(self) -> int:
@@ -213,7 +213,7 @@ class Model:
         sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
         return np.concatenate([sketches, fine], axis=1)
 
-    def clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
+    def count_clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
         """How many prepared vectors lie outside of what a scalar quantizer was trained on."""
         if self._range is None:
             return 0

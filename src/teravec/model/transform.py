@@ -109,7 +109,7 @@ class Transform:
         assert self.matrix is not None
         return AffineMap(self.matrix, self.offset)
 
-    def packed(self) -> Float32 | None:
+    def pack(self) -> Float32 | None:
         """Matrix and offset side by side, (d_out, d_in + 1), as it is stored.
 
         One row more is the centre, where there is one, and a zero.
@@ -122,8 +122,8 @@ class Transform:
         return np.vstack([packed, np.append(self.centre, np.float32(0))])
 
     @classmethod
-    def unpacked(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
-        """The inverse of ``packed``, given the dimensions after the transform."""
+    def unpack(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
+        """The inverse of `pack`, given the dimensions after the transform."""
         if packed is None:
             return cls(None, np.zeros(0, np.float32))
         matrix, offset = packed[:d_out, :-1], packed[:d_out, -1]
@@ -196,7 +196,7 @@ def train_transform(
         Returns some of them, (n, d), which say whether all lie far from the origin.
     """
     if kind.name == "none":
-        return Transform.unpacked(None)
+        return Transform.unpack(None)
     if kind.name == "rotation":
         matrix, offset = _random_rotation(d, seed), np.zeros(d)
     else:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, checked_range, flag, path_of
+from teravec.arguments import PathArgument, check_range, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
@@ -516,7 +516,7 @@ def open_index(
     check_threads(threads)
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
-    path, lists = path_of(path, "the index"), checked_range(lists, "lists")
+    path, lists = path_of(path, "the index"), check_range(lists, "lists")
     opened = OpenedIndex(path, lists=lists)
     try:
         index = Index(

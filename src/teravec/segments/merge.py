@@ -126,7 +126,7 @@ def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[
 
 
 @contextmanager
-def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
+def _open_lists(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
     with ExitStack() as stack:
         yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
 
@@ -180,7 +180,7 @@ def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[i
     span = merger.span_lists
     with files.writing(sizes) as write:
         for first in range(start, stop, span):
-            with _opened(merger.shards, (first, min(first + span, stop))) as opened:
+            with _open_lists(merger.shards, (first, min(first + span, stop))) as opened:
                 for codes, ids in concatenate(opened, merger.window_bytes, merger.threads):
                     write(codes, ids)
                     yield codes.nbytes + ids.nbytes

@@ -73,8 +73,8 @@ def find_repeated(
         buffer = np.empty(room, np.int64)
         for part in range(passes):
             filled = 0
-            for ids in _blocks(slices):
-                mine = ids[_parts_of(ids, parts) == part] if parts > 1 else ids
+            for ids in _read_blocks(slices):
+                mine = ids[_hash_parts(ids, parts) == part] if parts > 1 else ids
                 if filled + len(mine) > room:  # an id that very many rows have
                     filled = _thin(buffer[:filled])
                     counted.exact = False
@@ -95,14 +95,14 @@ def find_repeated(
     )
 
 
-def _blocks(slices: Sequence[Path]) -> Iterator[Int64]:
+def _read_blocks(slices: Sequence[Path]) -> Iterator[Int64]:
     for path in slices:
         with ListFile(path) as file:
             for start in range(0, file.header.ntotal, _BLOCK):
                 yield file.read_ids(start, min(start + _BLOCK, file.header.ntotal))
 
 
-def _parts_of(ids: Int64, parts: int) -> Int64:
+def _hash_parts(ids: Int64, parts: int) -> Int64:
     high = (ids.view(np.uint64) * _HASH) >> np.uint64(33)
     return (high % np.uint64(parts)).astype(np.int64)
 

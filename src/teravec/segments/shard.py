@@ -35,7 +35,7 @@ from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 
-__all__ = ["clipped_vectors", "sealed_shards", "shard"]
+__all__ = ["count_clipped", "sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def sealed_shards(paths: IndexPaths) -> list[Path]:
     return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
 
 
-def clipped_vectors(paths: IndexPaths) -> int:
+def count_clipped(paths: IndexPaths) -> int:
     """Vectors of all shards outside of what the codec's scalar quantizer was trained on."""
     count = 0
     for path in sealed_shards(paths):
@@ -94,8 +94,8 @@ def shard(
     require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
     rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
     make_directory(paths.shards)
-    done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
-    missing = missing_ranges(_wanted(source.ntotal, shards, rows, rows_most, engine), done)
+    done = [_read_range(path, model, code_size) for path in sealed_shards(paths)]
+    missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
     maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
     with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
@@ -105,7 +105,7 @@ def shard(
     return written
 
 
-def _wanted(
+def _plan_ranges(
     ntotal: int, shards: int | None, rows: RowRange | None, rows_most: int, engine: Engine
 ) -> list[RowRange]:
     if rows is None:
@@ -117,7 +117,7 @@ def _wanted(
     return [(start + a, start + b) for a, b in ranges]
 
 
-def _sealed_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
+def _read_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
     with ListFile(path) as file:
         file.check_belongs(model=model.tag, code_size=code_size)
         if file.lists != (0, model.nlist):
@@ -170,7 +170,7 @@ class _Encoder:
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)
-            clipped += self.model.clipped(vectors, assigned, self.threads)
+            clipped += self.model.count_clipped(vectors, assigned, self.threads)
             yield len(vectors)
         return codes, ids, list_nos, clipped
 
@@ -199,13 +199,13 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
         publishing(path, verify=verify_lists) as file,
         ListFileWriter(file, header, sizes) as writer,
     ):
-        for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
+        for part_codes, part_ids in ahead(_order_by_list(codes, ids, order)):
             writer.write(part_codes, part_ids)
         writer.finish()
     return path
 
 
-def _in_order(
+def _order_by_list(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))

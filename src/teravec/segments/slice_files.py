@@ -131,10 +131,10 @@ class SliceFiles:
         fine = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
-                fine = RowsEntry(_below_index(self.fine_path), rows.header.file_size, rows.seal)
+                fine = RowsEntry(_relative_name(self.fine_path), rows.header.file_size, rows.seal)
         with ListFile(self.path) as file:
             return SliceEntry(
-                _below_index(self.path),
+                _relative_name(self.path),
                 self.lists,
                 self.ntotal,
                 file.header.file_size,
@@ -143,5 +143,5 @@ class SliceFiles:
             )
 
 
-def _below_index(path: Path) -> str:
+def _relative_name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"

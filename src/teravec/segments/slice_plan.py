@@ -43,17 +43,17 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
     covered, before = 0, None
     for shard in sorted(shards):
         if shard.start > covered:
-            raise MissingFile(_gap(covered, shard.start, before, shard.path))
+            raise MissingFile(_describe_gap(covered, shard.start, before, shard.path))
         if shard.start < covered:
             raise ForeignFile(
                 f"{shard.path}: rows {shard.start:,} to {shard.stop:,} overlap those of {before}"
             )
         covered, before = shard.stop, shard.path
     if covered < ntotal:
-        raise MissingFile(_gap(covered, ntotal, before, None))
+        raise MissingFile(_describe_gap(covered, ntotal, before, None))
 
 
-def _gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
+def _describe_gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
     where = " and ".join(str(path) for path in (before, after) if path is not None)
     return f"no shard has rows {start:,} to {stop:,}" + (f" (beside {where})" if where else "")
 

@@ -17,7 +17,7 @@ from teravec.kernels.reference import faiss_kmeans
 from teravec.model.list_sizes import imbalance
 from teravec.processors import default_threads
 from teravec.selftest.routes import Route, Task
-from teravec.selftest.vectors import hard, write_npy
+from teravec.selftest.vectors import make_hard, write_npy
 
 __all__ = ["Result", "compare"]
 
@@ -69,7 +69,7 @@ def compare(vectors: Float32, routes: list[Route], threads: int | None = None) -
     the hard set's index no list may be empty.
     """
     threads = threads or default_threads()
-    for name, x in (("vectors", vectors), ("half of them identical", hard(vectors))):
+    for name, x in (("vectors", vectors), ("half of them identical", make_hard(vectors))):
         with tempfile.TemporaryDirectory(prefix="teravec-selftest-") as folder:
             yield from _compare_on(name, x, routes, threads, Path(folder))
 
@@ -80,7 +80,7 @@ def _compare_on(
     nlist = max(_FEWEST_LISTS, len(x) // _LIST_ROWS)
     task = Task(write_npy(folder / "x.npy", x), len(x), nlist, _NITER, _SEED, threads)
     centroids, seconds = faiss_kmeans(x, nlist, niter=_NITER, seed=_SEED, threads=threads)
-    reference, sizes = _objective(x, centroids, threads)
+    reference, sizes = _measure(x, centroids, threads)
     yield Result(name, REFERENCE, reference, imbalance(sizes), seconds, int((sizes == 0).sum()))
     first = None
     for number, route in enumerate(routes):
@@ -94,21 +94,21 @@ def _compare_on(
             yield Result(name, route.name, fault=str(error))
             continue
         with OpenedIndex(out) as index:
-            objective, _ = _objective(x, np.array(index.model.centroids), threads)
+            objective, _ = _measure(x, np.array(index.model.centroids), threads)
             sizes = index.sizes
         empty = int((sizes == 0).sum())
-        fault = _fault(objective, reference, first, empty)
+        fault = _find_fault(objective, reference, first, empty)
         first = objective if first is None else first
         yield Result(name, route.name, objective, imbalance(sizes), seconds, empty, fault=fault)
 
 
-def _objective(x: Float32, centroids: Float32, threads: int) -> tuple[float, npt.NDArray[np.int64]]:
+def _measure(x: Float32, centroids: Float32, threads: int) -> tuple[float, npt.NDArray[np.int64]]:
     list_nos, distances = CentroidAssigner.exact(centroids).assign(x, threads=threads)
     counts = np.bincount(list_nos, minlength=len(centroids))
     return float(distances.sum(dtype=np.float64)), counts
 
 
-def _fault(objective: float, reference: float, first: float | None, empty: int) -> str:
+def _find_fault(objective: float, reference: float, first: float | None, empty: int) -> str:
     if not objective <= (1 + _WORSE_THAN_FAISS) * reference:
         return f"objective {objective / reference:.4f} times that of {REFERENCE}"
     if first is not None and not abs(objective - first) <= _FROM_EACH_OTHER * first:

@@ -89,11 +89,11 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
     arguments = {"engine": "ray", "workers": workers, "address": address}
     gpus, no_gpu = found_gpus()
     return [
-        Route("in process", lambda task, out: _whole(task, out)),
-        Route("one thread", lambda task, out: _whole(task, out, threads=1)),
-        Route(f"{_PROCESSES} processes", _processes),
-        Route(f"ray, {workers} workers", lambda t, o: _whole(t, o, **arguments), missing),
-        *(Route(gpu, partial(_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
+        Route("in process", lambda task, out: _build_whole(task, out)),
+        Route("one thread", lambda task, out: _build_whole(task, out, threads=1)),
+        Route(f"{_PROCESSES} processes", _build_in_processes),
+        Route(f"ray, {workers} workers", lambda t, o: _build_whole(t, o, **arguments), missing),
+        *(Route(gpu, partial(_build_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
     ]
 
 
@@ -112,7 +112,7 @@ class _Stopwatch(NoProgress):
         self.seconds[plain] = self.seconds.get(plain, 0) + time.perf_counter() - started
 
 
-def _whole(task: Task, out: Path, **more: Any) -> float:
+def _build_whole(task: Task, out: Path, **more: Any) -> float:
     watch = _Stopwatch()
     arguments: dict[str, Any] = {"threads": task.threads, **more}
     api.build(
@@ -128,7 +128,7 @@ def _whole(task: Task, out: Path, **more: Any) -> float:
     return watch.seconds["k-means"]
 
 
-def _processes(task: Task, out: Path) -> float:
+def _build_in_processes(task: Task, out: Path) -> float:
     """Train here, shard in several processes at once, merge here."""
     watch = _Stopwatch()
     resources = Resources(threads=task.threads, progress=watch)

@@ -170,28 +170,28 @@ def decode_vectors(
     InvalidSource
         A null row, a null inside a row, or a list of another length; the message names the row.
     """
-    lists = _stored(array)
-    sound = _sound(lists, d)
+    lists = _unwrap(array)
+    sound = _find_sound(lists, d)
     if lenient and not sound.all():
-        return _with_gaps(lists, sound, d)
+        return _fill_gaps(lists, sound, d)
     if not sound.all():
         _refuse(path, lists, first, int(sound.argmin()), d)
     while _is_list(lists.type):
-        lists = _stored(lists.flatten())
+        lists = _unwrap(lists.flatten())
     matrix: np.ndarray = lists.to_numpy().reshape(len(array), d)
     return matrix
 
 
-def _stored(array: Any) -> Any:
+def _unwrap(array: Any) -> Any:
     """The array below extension types and dictionaries."""
     if isinstance(array, pa.ExtensionArray):
-        return _stored(array.storage)
+        return _unwrap(array.storage)
     if isinstance(array, pa.DictionaryArray):
-        return _stored(array.dictionary_decode())
+        return _unwrap(array.dictionary_decode())
     return array
 
 
-def _lengths(lists: Any) -> np.ndarray:
+def _read_lengths(lists: Any) -> np.ndarray:
     """Elements of each row; of a null row, anything."""
     kind = lists.type
     if pa.types.is_fixed_size_list(kind):
@@ -203,27 +203,27 @@ def _lengths(lists: Any) -> np.ndarray:
     return lengths
 
 
-def _sound(lists: Any, d: int) -> np.ndarray:
+def _find_sound(lists: Any, d: int) -> np.ndarray:
     """Which rows, (n,) bool, hold ``d`` numbers and nothing else."""
     inside = lists.type.value_type
     nested = isinstance(inside, pa.BaseExtensionType) or _is_list(inside)
-    sound = _lengths(lists) == (1 if nested else d)
+    sound = _read_lengths(lists) == (1 if nested else d)
     if lists.null_count:
         sound &= lists.is_valid().to_numpy(zero_copy_only=False)
-    values = _stored((lists if sound.all() else lists.filter(pa.array(sound))).flatten())
+    values = _unwrap((lists if sound.all() else lists.filter(pa.array(sound))).flatten())
     if nested:
-        sound[sound] = _sound(values, d)
+        sound[sound] = _find_sound(values, d)
     elif values.null_count:
         valid = values.is_valid().to_numpy(zero_copy_only=False)
         sound[sound] = valid.reshape(-1, d).all(axis=1)
     return np.asarray(sound)
 
 
-def _with_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
+def _fill_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
     """The rows that are sound; NaN in the others."""
     values = lists.filter(pa.array(sound))
     while _is_list(values.type):
-        values = _stored(values.flatten())
+        values = _unwrap(values.flatten())
     rows: np.ndarray = values.to_numpy().reshape(-1, d)
     dtype = rows.dtype if rows.dtype.kind == "f" else np.dtype("f8")
     matrix = np.full((len(sound), d), np.nan, dtype)
@@ -236,9 +236,9 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
 
     Where ``lenient``, the length that most rows of the piece have, those without values apart.
     """
-    lists = _stored(array)
+    lists = _unwrap(array)
     if lenient:
-        filled = (_lengths(lists) > 0) & lists.is_valid().to_numpy(zero_copy_only=False)
+        filled = (_read_lengths(lists) > 0) & lists.is_valid().to_numpy(zero_copy_only=False)
         lists = lists.filter(pa.array(filled))
     if not len(lists):
         return None
@@ -246,10 +246,10 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
         raise InvalidSource(
             f"{path}: row {first} has a null vector, expected a vector; {SKIP_HINT}"
         )
-    inside = _stored((lists if lenient else lists[0:1]).flatten())
+    inside = _unwrap((lists if lenient else lists[0:1]).flatten())
     if not _is_list(inside.type):
-        lengths, counts = np.unique(_lengths(lists), return_counts=True)
-        return int(lengths[counts.argmax()] if lenient else _lengths(lists)[0])
+        lengths, counts = np.unique(_read_lengths(lists), return_counts=True)
+        return int(lengths[counts.argmax()] if lenient else _read_lengths(lists)[0])
     if not len(inside) and not lenient:
         return 0
     return first_length(inside, path, first, lenient=lenient)
@@ -260,8 +260,8 @@ def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
     found, one = f"{path}: row {first + row}", lists[row : row + 1]
     if one.null_count:
         raise InvalidSource(f"{found} has a null vector, expected one in every row; {SKIP_HINT}")
-    length = int(_lengths(one)[0])
-    values = _stored(one.flatten())
+    length = int(_read_lengths(one)[0])
+    values = _unwrap(one.flatten())
     if _is_list(values.type):
         if length != 1:
             raise InvalidSource(
@@ -279,7 +279,7 @@ def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> 
 
     Where ``lenient``, a null is -1: an error only if a vector has that id.
     """
-    array = _plain(array)
+    array = _decode_runs(array)
     if array.null_count and not lenient:
         row = first + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise InvalidSource(f"{path}: row {row} has a null id, expected one in every row")
@@ -294,9 +294,9 @@ def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> 
         raise InvalidSource(f"{path}: ids from row {first} on are not integers: {error}") from error
 
 
-def _plain(array: Any) -> Any:
+def _decode_runs(array: Any) -> Any:
     """The numbers of a column, each where its row is."""
-    array = _stored(array)
+    array = _unwrap(array)
     if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
+        return _decode_runs(pc.run_end_decode(array))
     return array

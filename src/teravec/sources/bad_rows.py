@@ -20,13 +20,13 @@ from teravec.sources.matrix import Source, SourceFile
 from teravec.sources.skipped import Int64, Skipped
 from teravec.storage.jsonfile import read_json, write_json
 
-__all__ = ["as_described", "bad_rows_listed", "find_bad", "read_bad", "write_bad"]
+__all__ = ["count_bad_rows", "find_bad", "match_description", "read_bad", "write_bad"]
 
 _FORMAT, _VERSION = "teravec-skipped", 1
 _BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
 
 
-def as_described(
+def match_description(
     source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
 ) -> Source:
     """The source in the order, and without the bad rows, that a description of it records.
@@ -43,11 +43,11 @@ def as_described(
     progress : Progress
     """
     if described:
-        source = source.in_order_of(described)
+        source = source.match_order(described)
     if source.skipped is None:
         return source
     known = read_bad(listed, described["skipped"]) if "skipped" in described else None
-    return find_bad(source, threads, progress) if known is None else source.without(known)
+    return find_bad(source, threads, progress) if known is None else source.drop_rows(known)
 
 
 def find_bad(source: Source, threads: int, progress: Progress) -> Source:
@@ -62,7 +62,9 @@ def find_bad(source: Source, threads: int, progress: Progress) -> Source:
     with progress.stage("check", source.nrows, "vectors") as bar:
 
         def counted() -> Iterator[Int64]:
-            for part, begin, end, bad in ordered_map(_bad_in, _blocks(source), threads=threads):
+            for part, begin, end, bad in ordered_map(
+                _find_bad_in, _plan_blocks(source), threads=threads
+            ):
                 bar.advance(end - begin)
                 if end == part.stop:
                     part.file.release()
@@ -74,7 +76,7 @@ def find_bad(source: Source, threads: int, progress: Progress) -> Source:
             f"{source.files[0].path}: all {skipped.rows:,} rows of the source are bad (null, of "
             "another length, NaN or infinite), expected 1 or more that are vectors"
         )
-    return source.without(skipped)
+    return source.drop_rows(skipped)
 
 
 def write_bad(path: Path, source: Source) -> None:
@@ -94,7 +96,7 @@ def write_bad(path: Path, source: Source) -> None:
     write_json(path, {**head, "files": files})
 
 
-def bad_rows_listed(path: Path) -> int:
+def count_bad_rows(path: Path) -> int:
     """How many rows such a list names."""
     return int(read_json(path, _FORMAT, _VERSION)["rows"])
 
@@ -112,14 +114,14 @@ def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
     return skipped if skipped.describe() == described else None
 
 
-def _blocks(source: Source) -> Iterator[tuple[SourceFile, int, int]]:
+def _plan_blocks(source: Source) -> Iterator[tuple[SourceFile, int, int]]:
     rows = max(1, _BLOCK_BYTES // (4 * source.d))
     for part in source.files:
         for begin in range(part.start, part.stop, rows):
             yield part, begin, min(begin + rows, part.stop)
 
 
-def _bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, Int64]:
+def _find_bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, Int64]:
     part, begin, end = block
     bad = np.empty(0, np.int64)
     if part.file.is_decoded or part.file.dtype.kind == "f":

@@ -147,7 +147,7 @@ class ColumnarFile(VectorFile):
 
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
         with arrow_errors(table.path):  # names that are not UTF-8
-            self._column = _vector_column(table, columns.vectors)
+            self._column = _find_vector_column(table, columns.vectors)
             ids = None if columns.ids is None else _id_column(table, columns.ids)
         kind = vector_kind(self._column.kind)
         assert kind is not None
@@ -196,56 +196,58 @@ def arrow_errors(path: Path) -> Iterator[None]:
         if error.errno is not None:
             with source_errors(path):
                 raise
-        raise _unsound(path, error) from error
+        raise _unsound_error(path, error) from error
     except (pa.ArrowException, ValueError) as error:  # a name that is not UTF-8 is a ValueError
-        raise _unsound(path, error) from error
+        raise _unsound_error(path, error) from error
 
 
-def _unsound(path: Path, error: Exception) -> InvalidSource:
+def _unsound_error(path: Path, error: Exception) -> InvalidSource:
     why = " ".join(str(error).split())
     return InvalidSource(f"{path}: not a sound file of its format: {why}")
 
 
-def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
+def _find_vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
     if named is not None:
-        path = _resolved(table, named)
+        path = _resolve(table, named)
         if not is_vectors(path.kind):
             raise InvalidSource(
                 f"{table.path}: column {named!r} of type {path.kind} found, "
                 f"expected {VECTOR_TYPES}{how_to_convert(path.kind)}"
             )
         return path
-    vectors = [path for path in _top(table) if is_vectors(path.kind)]
+    vectors = [path for path in _list_columns(table) if is_vectors(path.kind)]
     best = min((_kind(path).rank for path in vectors), default=0)
     candidates = [path for path in vectors if _kind(path).rank == best]
     if len(candidates) > 1:
         raise InvalidSource(
-            f"{table.path}: vector columns {_names(candidates)} found, expected one; "
+            f"{table.path}: vector columns {_join_names(candidates)} found, expected one; "
             f"name the column to read: --vector-column {candidates[0].name}"
         )
     if not candidates:
-        raise InvalidSource(_no_vectors(table))
+        raise InvalidSource(_explain_no_vectors(table))
     return candidates[0]
 
 
-def _no_vectors(table: ColumnTable) -> str:
+def _explain_no_vectors(table: ColumnTable) -> str:
     """What a table has instead of vectors, and what to do with it."""
-    found = ", ".join(f"{path.name} ({path.kind})" for path in _top(table)[:_NAMED]) or "none"
+    found = (
+        ", ".join(f"{path.name} ({path.kind})" for path in _list_columns(table)[:_NAMED]) or "none"
+    )
     more = len(table.names) - _NAMED
     found += f" and {more:,} more" if more > 0 else ""
     message = f"{table.path}: columns {found} found, expected {VECTOR_TYPES}"
-    inside = [path for path in _all_paths(table) if is_vectors(path.kind)]
+    inside = [path for path in _list_all_paths(table) if is_vectors(path.kind)]
     if inside:
         return f"{message}; name the field to read: --vector-column {inside[0].name}"
-    if sum(pa.types.is_floating(path.kind) for path in _top(table)) > 1:
+    if sum(pa.types.is_floating(path.kind) for path in _list_columns(table)) > 1:
         values = "df.select_dtypes('floating').to_numpy('float32')"
         return f"{message}; one column a dimension is saved as np.save('x.npy', {values})"
-    hints = (how_to_convert(path.kind) for path in _top(table))
+    hints = (how_to_convert(path.kind) for path in _list_columns(table))
     return message + next((hint for hint in hints if hint), "")
 
 
 def _id_column(table: ColumnTable, name: str) -> ColumnPath:
-    path = _resolved(table, name)
+    path = _resolve(table, name)
     if not is_id(path.kind):
         hint = (
             "other ids are not there yet: leave out --id-column (id_column), ids are then row "
@@ -260,14 +262,14 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     return path
 
 
-def _resolved(table: ColumnTable, name: str) -> ColumnPath:
+def _resolve(table: ColumnTable, name: str) -> ColumnPath:
     """The column of this name, or else the field: a column's own name may have dots."""
     count = len(table.schema.get_all_field_indices(name))
     if count == 1:
         return ColumnPath(name, name, (), table.schema.field(name).type)
-    paths = [] if count else [path for path in _all_paths(table) if path.name == name]
+    paths = [] if count else [path for path in _list_all_paths(table) if path.name == name]
     if len(paths) != 1:
-        fields = [path.name for path in _all_paths(table) if path.fields]
+        fields = [path.name for path in _list_all_paths(table) if path.fields]
         names = ", ".join(table.names[:_MOST_NAMES]) or "none"
         more = len(table.names) - _MOST_NAMES
         names += f" and {more:,} more" if more > 0 else ""
@@ -278,13 +280,13 @@ def _resolved(table: ColumnTable, name: str) -> ColumnPath:
     return paths[0]
 
 
-def _top(table: ColumnTable) -> list[ColumnPath]:
+def _list_columns(table: ColumnTable) -> list[ColumnPath]:
     return [ColumnPath(field.name, field.name, (), field.type) for field in table.schema]
 
 
-def _all_paths(table: ColumnTable) -> list[ColumnPath]:
+def _list_all_paths(table: ColumnTable) -> list[ColumnPath]:
     """Columns, and the fields of structs among them at any depth."""
-    found, left = [], _top(table)
+    found, left = [], _list_columns(table)
     while left:
         path = left.pop(0)
         found.append(path)
@@ -301,7 +303,7 @@ def _kind(path: ColumnPath) -> VectorKind:
     return kind
 
 
-def _names(paths: list[ColumnPath]) -> str:
+def _join_names(paths: list[ColumnPath]) -> str:
     return ", ".join(path.name for path in paths)
 
 

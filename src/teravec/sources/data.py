@@ -94,7 +94,7 @@ def open_data(
     """
     if isinstance(data, Source):
         return data
-    data, paths = _paths(data, name)
+    data, paths = _find_paths(data, name)
     if paths is not None:
         if ids is not None:
             raise InvalidArgument(
@@ -113,9 +113,9 @@ def open_data(
     if ids is not None and id_column is not None:
         raise InvalidArgument("ids and id_column given, one expected")
     columns, shown = Columns(id_column, vector_column, lenient=skip_bad), progress or NoProgress()
-    files = _held(data, columns, f"{name} in memory")
+    files = _hold_all(data, columns, f"{name} in memory")
     if files is not None:
-        source = open_files(_with_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
+        source = open_files(_attach_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
         if not shared:
             return source
         if spool_path is None:
@@ -123,15 +123,15 @@ def open_data(
                 f"{name} in memory found, which the engine's workers cannot see; give a path, or "
                 "an output beside which they are spooled"
             )
-        return _spooled_source(source, spool_path, shown, skip_bad=skip_bad)
+        return _spool_source(source, spool_path, shown, skip_bad=skip_bad)
     if spool_path is None:
         raise InvalidArgument(
             f"a stream ({type(data).__name__}) found where there is no place to spool it; give "
             "an array, a table or a path"
         )
-    batches = _batches(data, columns)
+    batches = _hold_batches(data, columns)
     if ids is not None:
-        batches = _with_ids_of_all(batches, ids)
+        batches = _attach_ids_to_stream(batches, ids)
     return open_files(
         [spool(batches, spool_path, shown, skip_bad=skip_bad)],
         id_column,
@@ -140,7 +140,7 @@ def open_data(
     )
 
 
-def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
+def _find_paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
     """The paths that data are, or None; and the data, of which an iterator's first is looked at."""
     if data is None:
         raise InvalidArgument(
@@ -180,7 +180,7 @@ def _is_path(data: Data) -> bool:
     return isinstance(data, str | bytes | os.PathLike)
 
 
-def _held(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
+def _hold_all(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
     """Data in memory as files; None of a stream."""
     if is_held_table(data) or isinstance(data, Mapping | np.ndarray) or gives_slices(data):
         return [hold(Path(name), data, columns)]
@@ -214,9 +214,9 @@ def _is_dataset(data: Data) -> bool:
     return hasattr(data, "with_format") and hasattr(data, "iter")
 
 
-def _batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
+def _hold_batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
     """A stream's batches, each held when it is asked for."""
-    batches = _numbered(_opened(data))
+    batches = _number_batches(_open_stream(data))
     for number, batch in batches:
         name = Path(f"batch {number} of the stream")
         if _is_path(batch):
@@ -225,7 +225,7 @@ def _batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
         del batch  # before the next is made
 
 
-def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+def _number_batches(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     number = 0
     while True:
         with _stream_errors(f"at batch {number}"):
@@ -249,7 +249,7 @@ def _stream_errors(where: str) -> Iterator[None]:
         raise InvalidSource(f"the stream failed {where}: {why}") from error
 
 
-def _opened(data: Data) -> Iterator[Any]:
+def _open_stream(data: Data) -> Iterator[Any]:
     """The batches of a stream, small ones where it lets us choose."""
     try:
         if _is_dataset(data):
@@ -266,7 +266,7 @@ def _opened(data: Data) -> Iterator[Any]:
     return iter(data)
 
 
-def _with_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
+def _attach_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
     if ids is None:
         return files
     known = check_ids(ids, sum(file.n for file in files), Path("ids"))
@@ -278,7 +278,7 @@ def _with_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
     return files
 
 
-def _with_ids_of_all(batches: Iterator[VectorFile], ids: Any) -> Iterator[VectorFile]:
+def _attach_ids_to_stream(batches: Iterator[VectorFile], ids: Any) -> Iterator[VectorFile]:
     known = check_ids(ids, len(ids), Path("ids"))
     start = 0
     for batch in batches:
@@ -301,7 +301,7 @@ def _refuse_second_ids(file: HeldFile) -> None:
         raise InvalidArgument(f"{file.path}: ids found beside the vectors, and ids= given")
 
 
-def _spooled_source(source: Source, path: Path, progress: Progress, *, skip_bad: bool) -> Source:
+def _spool_source(source: Source, path: Path, progress: Progress, *, skip_bad: bool) -> Source:
     """The same source from a spool, which may be there already."""
     if path.exists() and not skip_bad:  # bad rows have no content to compare
         before = open_files([open_spool(path)], source.id_column)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from teravec.sources.packed import opened, read_exactly
+from teravec.sources.packed import open_fd, read_exactly
 from teravec.sources.vectorfile import source_errors
 
 __all__ = ["content_fingerprint", "fingerprint"]
@@ -33,18 +33,18 @@ def fingerprint(path: Path) -> str:
     str
         XXH3 of 64 bits, as 16 hexadecimal digits.
     """
-    with opened(path) as fd:
+    with open_fd(path) as fd:
         with source_errors(path):
             size = os.fstat(fd).st_size
         digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
-        for start, stop in _probes(size):
+        for start, stop in _plan_probes(size):
             piece = np.empty(stop - start, np.uint8)
             read_exactly(fd, piece, start, path)
             digest.update(piece.data)
     return digest.hexdigest()
 
 
-def _probes(size: int) -> list[tuple[int, int]]:
+def _plan_probes(size: int) -> list[tuple[int, int]]:
     """Byte ranges to read, in order; a small file is read whole by its two ends."""
     ends = [(0, min(size, _END_BYTES)), (max(0, size - _END_BYTES), size)]
     last = max(0, size - _PROBE_BYTES)

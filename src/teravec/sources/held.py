@@ -95,18 +95,18 @@ class SlicedFile(HeldFile):
     def __init__(self, path: Path, matrix: Any) -> None:
         self.path, self._matrix = path, matrix
         _check_shape(path, tuple(matrix.shape))
-        dtype = check_array(path, self._rows(0, 0)).dtype
+        dtype = check_array(path, self._read_rows(0, 0)).dtype
         n, d = map(int, matrix.shape)
         super().__init__(path, n, d, dtype, n * d * dtype.itemsize)
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
         """Yield a reader of blocks."""
-        yield self._rows
+        yield self._read_rows
 
-    def _rows(self, start: int, stop: int) -> np.ndarray:
+    def _read_rows(self, start: int, stop: int) -> np.ndarray:
         try:
-            return check_array(self.path, self._converted(self._matrix[start:stop]))
+            return check_array(self.path, self._convert(self._matrix[start:stop]))
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             if isinstance(error, TeravecError):
                 raise
@@ -115,7 +115,7 @@ class SlicedFile(HeldFile):
                 f"{self.path}: {type(self._matrix).__name__} that NumPy cannot read: {why}"
             ) from error
 
-    def _converted(self, rows: Any) -> np.ndarray:
+    def _convert(self, rows: Any) -> np.ndarray:
         return np.asarray(rows)
 
 
@@ -128,7 +128,7 @@ class TensorFile(SlicedFile):
     def __init__(self, path: Path, tensor: Any) -> None:
         super().__init__(path, tensor.detach())
 
-    def _converted(self, rows: Any) -> np.ndarray:
+    def _convert(self, rows: Any) -> np.ndarray:
         rows = rows.cpu()
         if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
             rows = rows.float()  # NumPy has no such type, or does not count it as a number
@@ -145,7 +145,7 @@ def hold_array(path: Path, array: np.ndarray) -> HeldFile:
         Not a matrix of real numbers; the message says what to do.
     """
     array = check_array(path, array)
-    mapped = _mapped_at(array)
+    mapped = _find_mapping(array)
     if mapped is None:
         return ArrayFile(path, array)
     filename, offset = mapped
@@ -186,7 +186,7 @@ def _check_type(path: Path, dtype: np.dtype) -> None:
     raise InvalidSource(f"{path}: array of {dtype} found, real numbers expected; {what_to_do}")
 
 
-def _mapped_at(array: np.ndarray) -> tuple[Path, int] | None:
+def _find_mapping(array: np.ndarray) -> tuple[Path, int] | None:
     """The file that a C-contiguous array maps, and where in it row 0 begins; else None."""
     root: Any = array
     while isinstance(root.base, np.ndarray):

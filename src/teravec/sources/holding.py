@@ -50,7 +50,7 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
     """
     if isinstance(data, Mapping):
         return _hold_mapping(path, data, columns)
-    if (table := _table(path, data, columns)) is not None:
+    if (table := _open_table(path, data, columns)) is not None:
         return _hold_table(table, columns)
     if columns.ids is not None or columns.vectors is not None:
         named = columns.ids if columns.vectors is None else columns.vectors
@@ -63,8 +63,8 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
     if gives_slices(data):
         return SlicedFile(path, data)
     if isinstance(data, list | tuple):
-        data = [_on_host(row) for row in data]
-    array = _array(path, data)
+        data = [_to_host(row) for row in data]
+    array = _to_array(path, data)
     if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]) == 1:
         return _hold_table(FrameTable(path, {_VECTORS: array}, len(array)), Columns())
     return hold_array(path, array)
@@ -79,8 +79,8 @@ def hold_block(path: Path, block: Any, columns: Columns) -> HeldFile:
         return file
     if isinstance(block, list | tuple) and len(block) == 1:
         return hold_block(path, block[0], columns)  # a PyTorch loader's batches are such lists
-    if _rank(block) == 1 and not _is_columnar(block):
-        block = _array(path, _on_host(block))[None]
+    if _count_dimensions(block) == 1 and not _is_columnar(block):
+        block = _to_array(path, _to_host(block))[None]
     return hold(path, block, columns)
 
 
@@ -89,8 +89,8 @@ def is_pair(block: Any) -> bool:
     if not isinstance(block, list | tuple) or len(block) != 2:
         return False
     ids, vectors = block
-    return (_rank(ids), _rank(vectors)) == (1, 2) or (
-        isinstance(ids, Integral) and _rank(vectors) == 1
+    return (_count_dimensions(ids), _count_dimensions(vectors)) == (1, 2) or (
+        isinstance(ids, Integral) and _count_dimensions(vectors) == 1
     )
 
 
@@ -112,7 +112,7 @@ def is_held_table(data: Any) -> bool:
 
 def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
     """Return ids as int64 of shape (n,), or raise InvalidArgument: none negative, each once."""
-    found = _array(path, ids)
+    found = _to_array(path, ids)
     if found.dtype.kind not in "iu" or found.shape != (n,):
         raise InvalidArgument(
             f"{path}: ids of type {found.dtype} and shape {found.shape} found, whole numbers of "
@@ -134,14 +134,14 @@ def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
     return found
 
 
-def _array(path: Path, data: Any) -> np.ndarray:
+def _to_array(path: Path, data: Any) -> np.ndarray:
     """What NumPy makes of an object; an array as it is."""
     if isinstance(data, np.ndarray):
         return data
     if hasattr(data, "toarray"):
         raise InvalidSource(f"{path}: sparse {type(data).__name__} found; X.toarray() is dense")
     if hasattr(data, "__cuda_array_interface__"):
-        raise _on_device(path, data)
+        raise _device_error(path, data)
     try:
         with warnings.catch_warnings():
             # Of classes whose __array__ is older than NumPy 2; not the caller's to mend.
@@ -149,8 +149,8 @@ def _array(path: Path, data: Any) -> np.ndarray:
             array = np.asarray(data) if _numpy_knows(data) else np.from_dlpack(data)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
         if hasattr(data, "__dlpack__"):
-            raise _on_device(path, data) from error
-        raise InvalidSource(f"{path}: {_why_no_matrix(data, error)}") from error
+            raise _device_error(path, data) from error
+        raise InvalidSource(f"{path}: {_explain_no_matrix(data, error)}") from error
     if array.ndim == 0:
         late = next((name for name in ("collect", "compute") if hasattr(data, name)), None)
         if late is not None:  # polars, dask and others that compute when they are asked to
@@ -181,19 +181,19 @@ def gives_slices(data: Any) -> bool:
     return isinstance(data.dtype, np.dtype) and len(data.shape) == 2
 
 
-def _on_device(path: Path, data: Any) -> InvalidSource:
+def _device_error(path: Path, data: Any) -> InvalidSource:
     return InvalidSource(
         f"{path}: {type(data).__name__} found whose memory NumPy cannot read (of a device?); "
         "copy it to the host first, as X.cpu() or X.get()"
     )
 
 
-def _on_host(row: Any) -> Any:
+def _to_host(row: Any) -> Any:
     """One vector, as float32 on the host where it is a PyTorch tensor."""
     return row.detach().cpu().float().numpy() if hasattr(row, "detach") else row
 
 
-def _why_no_matrix(data: Any, error: Exception) -> str:
+def _explain_no_matrix(data: Any, error: Exception) -> str:
     rows = list(data) if isinstance(data, list | tuple) else []
     lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
     for row, length in enumerate(lengths):
@@ -203,14 +203,14 @@ def _why_no_matrix(data: Any, error: Exception) -> str:
     return f"{type(data).__name__} that NumPy makes no array of: {' '.join(str(error).split())}"
 
 
-def _rank(data: Any) -> int:
+def _count_dimensions(data: Any) -> int:
     """Dimensions of an array or of nested lists, without making one of the other."""
     if hasattr(data, "ndim"):
         return int(data.ndim)
     if hasattr(data, "shape"):
         return len(data.shape)
     if isinstance(data, list | tuple | range):
-        return 1 + (_rank(data[0]) if len(data) else 0)
+        return 1 + (_count_dimensions(data[0]) if len(data) else 0)
     if isinstance(data, pa.Array | pa.ChunkedArray):
         return 1
     known = hasattr(data, "__array__") or hasattr(data, "__array_interface__")
@@ -236,21 +236,21 @@ def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> Held
         return hold_block(path, vectors, Columns())
     ids = data[columns.ids]
     single = isinstance(ids, Integral)
-    return hold_block(path, (ids if single else _array(path, ids), vectors), Columns())
+    return hold_block(path, (ids if single else _to_array(path, ids), vectors), Columns())
 
 
-def _table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
+def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
     """The columns of tables and data frames; None of what has no columns."""
     if not is_held_table(data):
         return None
     if is_frame(data):
-        return _frame_table(path, data)
+        return _open_frame(path, data)
     if type(data).__module__.startswith("polars.") and hasattr(data, "columns"):
-        data = _wanted_columns(path, data, columns)
-    return ArrowTable(path, _arrow(path, data))
+        data = _select_columns(path, data, columns)
+    return ArrowTable(path, _to_arrow(path, data))
 
 
-def _wanted_columns(path: Path, frame: Any, columns: Columns) -> Any:
+def _select_columns(path: Path, frame: Any, columns: Columns) -> Any:
     """Leave out the columns of a polars frame that are not read: text would be copied."""
     head = pa.table(frame.head(0)).schema
     kept = {columns.ids, columns.vectors} & set(head.names)
@@ -262,7 +262,7 @@ def _wanted_columns(path: Path, frame: Any, columns: Columns) -> Any:
     )
 
 
-def _arrow(path: Path, data: Any) -> Any:
+def _to_arrow(path: Path, data: Any) -> Any:
     """A pyarrow.Table of data that Arrow knows; its buffers are shared."""
     try:
         if isinstance(data, pa.Table):
@@ -284,7 +284,7 @@ def _arrow(path: Path, data: Any) -> Any:
         ) from error
 
 
-def _frame_table(path: Path, frame: Any) -> FrameTable:
+def _open_frame(path: Path, frame: Any) -> FrameTable:
     if not hasattr(frame, "columns"):  # a series
         return FrameTable(path, {_VECTORS: frame.iloc}, len(frame))
     names = list(map(str, frame.columns))

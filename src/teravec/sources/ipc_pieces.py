@@ -65,55 +65,57 @@ class BatchColumn:
         Of compressed batches, ranges are best read one after another.
         """
         self._node, self._buffer = self._first
-        return self._array(self._kind, start, stop)
+        return self._read_array(self._kind, start, stop)
 
     def pass_over(self, buffers: int) -> None:
         """Go on to the node after this one and its buffers."""
         self._node, self._buffer = self._node + 1, self._buffer + buffers
 
-    def _array(self, kind: Any, start: int, stop: int) -> Any:
+    def _read_array(self, kind: Any, start: int, stop: int) -> Any:
         if isinstance(kind, pa.BaseExtensionType):
-            return pa.ExtensionArray.from_storage(kind, self._array(kind.storage_type, start, stop))
+            return pa.ExtensionArray.from_storage(
+                kind, self._read_array(kind.storage_type, start, stop)
+            )
         length, nulls = (int(value) for value in self._batch.nodes[self._node])
         if stop > length:
             raise ValueError(f"an array of {length} found, {stop} or more expected")
         first, validity, fixed = start - start % ALIGNED_ROWS, self._buffer, None
         self._node += 1
         self._buffer += 1
-        valid = self._bits(validity, first, stop) if nulls else None
+        valid = self._read_bits(validity, first, stop) if nulls else None
         rows, children = stop - first, []
         if pa.types.is_struct(kind):
             children = [
-                self._array(kind.field(i).type, first, stop) for i in range(kind.num_fields)
+                self._read_array(kind.field(i).type, first, stop) for i in range(kind.num_fields)
             ]
         elif pa.types.is_fixed_size_list(kind):
             size = kind.list_size
-            children = [self._array(kind.value_type, first * size, stop * size)]
+            children = [self._read_array(kind.value_type, first * size, stop * size)]
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             dtype = np.dtype("<i4" if pa.types.is_list(kind) else "<i8")
             # An array without rows may have no buffer of offsets at all.
             end = stop + 1 if rows else first
-            offsets = self._values(first, end, dtype.itemsize).view(dtype)
+            offsets = self._read_values(first, end, dtype.itemsize).view(dtype)
             offsets = offsets if rows else np.zeros(1, dtype)
             if (np.diff(offsets) < 0).any() or offsets[0] < 0:
                 raise ValueError("offsets of lists that do not ascend")
-            children = [self._array(kind.value_type, int(offsets[0]), int(offsets[-1]))]
+            children = [self._read_array(kind.value_type, int(offsets[0]), int(offsets[-1]))]
             fixed = np.ascontiguousarray(offsets - offsets[0])
         else:
-            fixed = self._values(first, stop, kind.bit_width // 8)
+            fixed = self._read_values(first, stop, kind.bit_width // 8)
         buffers = [valid] + ([] if fixed is None else [pa.py_buffer(fixed)])
         whole = pa.Array.from_buffers(kind, rows, buffers, children=children)
         return whole.slice(start - first)
 
-    def _values(self, first: int, stop: int, width: int) -> npt.NDArray[np.uint8]:
-        values = self._bytes(self._buffer, first * width, stop * width)
+    def _read_values(self, first: int, stop: int, width: int) -> npt.NDArray[np.uint8]:
+        values = self._read_bytes(self._buffer, first * width, stop * width)
         self._buffer += 1
         return values
 
-    def _bits(self, number: int, first: int, stop: int) -> Any:
-        return pa.py_buffer(self._bytes(number, first // 8, -(-stop // 8)))
+    def _read_bits(self, number: int, first: int, stop: int) -> Any:
+        return pa.py_buffer(self._read_bytes(number, first // 8, -(-stop // 8)))
 
-    def _bytes(self, number: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+    def _read_bytes(self, number: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
         at, size = (int(value) for value in self._batch.buffers[number])
         if self._batch.codec is not None and size:
             if number not in self._unpacked:
@@ -139,13 +141,13 @@ def _skip(kind: Any, column: BatchColumn, views: list[int]) -> None:
     if types.is_string_view(kind) or types.is_binary_view(kind):
         column.pass_over(2 + views.pop(0))
         return
-    column.pass_over(_buffers(kind))
+    column.pass_over(_count_buffers(kind))
     children = kind.num_fields if types.is_nested(kind) else 0
     for number in range(children):
         _skip(kind.field(number).type, column, views)
 
 
-def _buffers(kind: Any) -> int:
+def _count_buffers(kind: Any) -> int:
     types = pa.types
     if types.is_null(kind) or types.is_run_end_encoded(kind):
         return 0

@@ -127,7 +127,7 @@ class SourceFiles:
             vector_column=self.vector_column,
             skip_bad=self.skipped is not None,
         )
-        return source if self.skipped is None else source.without(self.skipped)
+        return source if self.skipped is None else source.drop_rows(self.skipped)
 
 
 class Source:
@@ -165,11 +165,11 @@ class Source:
         self._starts = np.array(starts[:-1], np.int64)
         self._gaps = skipped or NONE
 
-    def without(self, skipped: Skipped) -> Source:
+    def drop_rows(self, skipped: Skipped) -> Source:
         """The same files, less these rows."""
-        return self._of(self.files, skipped)
+        return self._replace(self.files, skipped)
 
-    def in_order_of(self, described: dict[str, Any]) -> Source:
+    def match_order(self, described: dict[str, Any]) -> Source:
         """The source in the order of a description, where an earlier release made that.
 
         Before, members of a folder or pattern were sorted by name, chunk-10 before chunk-2. An
@@ -181,10 +181,10 @@ class Source:
         by_name = sorted(self.files, key=lambda part: (part.member.argument, part.path))
         if recorded != [part.outline for part in by_name]:
             return self
-        older = self._of(by_name, self.skipped)
+        older = self._replace(by_name, self.skipped)
         return older if older.is_described_by(described) else self
 
-    def _of(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
+    def _replace(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
         return Source(
             [part.file for part in parts],
             self.id_column,
@@ -276,7 +276,7 @@ class Source:
         shift = self._gaps.before(start)
         start, stop = start + shift, stop + shift
         out = np.empty((stop - start, self.d), dtype)
-        for part, begin, end in self._parts(start, stop):
+        for part, begin, end in self._find_parts(start, stop):
             rows = out[begin - start : end - start]
             read_range(part.file, begin - part.start, rows, part.start)
         return out
@@ -298,7 +298,7 @@ class Source:
         if self.id_column is None or start == stop:
             return rows
         out = rows.copy()
-        for part, begin, end in self._parts(int(rows[0]), int(rows[-1]) + 1):
+        for part, begin, end in self._find_parts(int(rows[0]), int(rows[-1]) + 1):
             first, last = np.searchsorted(rows, [begin, end]).tolist()
             for low, high in spans(rows[first:last], out.itemsize) if first < last else ():
                 near = rows[first + low : first + high]
@@ -357,7 +357,7 @@ class Source:
         out = np.empty((len(rows), self.d), dtype)
         if len(rows) == 0:
             return out
-        for part, _, _ in self._parts(int(rows[0]), int(rows[-1]) + 1):
+        for part, _, _ in self._find_parts(int(rows[0]), int(rows[-1]) + 1):
             begin, end = np.searchsorted(rows, [part.start, part.stop]).tolist()
             if begin < end:
                 wanted = rows[begin:end] - part.start
@@ -395,7 +395,7 @@ class Source:
     def place_of(self, row: int) -> str:
         """A row's file and number, for messages."""
         row = int(self._gaps.places(np.array([row]))[0])
-        part, _, _ = next(self._parts(row, row + 1))
+        part, _, _ = next(self._find_parts(row, row + 1))
         return f"{part.path}: row {row - part.start} (row {row} of the source)"
 
     def describe(self) -> dict[str, Any]:
@@ -449,7 +449,7 @@ class Source:
     def _filled(self) -> list[VectorFile]:
         return [part.file for part in self.files if part.n > 0]
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
+    def _find_parts(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
         """Files that hold rows of [start, stop), each with its rows among them."""
         number = int(np.searchsorted(self._starts, start, "right")) - 1
         while start < stop:

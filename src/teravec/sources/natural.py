@@ -21,11 +21,11 @@ def natural_key(path: PurePath) -> tuple[tuple[Key, str], ...]:
     come last: x.npy before x-1.npy. Names that differ in leading zeros alone (1, 01) keep the
     order of their characters.
     """
-    folders = tuple(((_pieces(part),), part) for part in path.parts[:-1])
-    return (*folders, ((_pieces(path.stem), _pieces(path.suffix)), path.name))
+    folders = tuple(((_split_digits(part),), part) for part in path.parts[:-1])
+    return (*folders, ((_split_digits(path.stem), _split_digits(path.suffix)), path.name))
 
 
-def _pieces(part: str) -> tuple[str | int, ...]:
+def _split_digits(part: str) -> tuple[str | int, ...]:
     *before, last = _DIGITS.split(part)
     pieces = (int(piece) if place % 2 else piece + "0" for place, piece in enumerate(before))
     return (*pieces, last)

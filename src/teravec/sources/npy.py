@@ -39,9 +39,11 @@ def open_npy(path: Path, *, column: bool = False) -> VectorFile:
     stream = io.BytesIO(head)
     shape, fortran, dtype = _read_header(path, stream)
     if dtype.kind not in _KINDS or dtype.itemsize > _LARGEST_ITEM:
-        raise InvalidSource(f"{path}: dtype {dtype.str} found, {_expected(dtype)}")
+        raise InvalidSource(f"{path}: dtype {dtype.str} found, {_describe_expected(dtype)}")
     if len(shape) != (1 if column else 2) or min(shape) < 0:
-        raise InvalidSource(f"{path}: array of shape {shape} found, {_other_shape(shape, column)}")
+        raise InvalidSource(
+            f"{path}: array of shape {shape} found, {_describe_shape(shape, column)}"
+        )
     n, d = (*shape, 1) if column else shape
     offset = stream.tell()
     dtype = np.dtype("u1") if dtype.kind == "b" else dtype
@@ -50,7 +52,7 @@ def open_npy(path: Path, *, column: bool = False) -> VectorFile:
     return layout(path, (n, d), dtype, size, offset=offset)
 
 
-def _expected(dtype: np.dtype) -> str:
+def _describe_expected(dtype: np.dtype) -> str:
     if dtype.kind == "O":
         return (
             "expected numbers; objects are never unpickled: save np.stack(x).astype('float32'), "
@@ -61,7 +63,7 @@ def _expected(dtype: np.dtype) -> str:
     return "expected real numbers of up to 8 bytes; save x.astype('float32')"
 
 
-def _other_shape(shape: tuple[int, ...], column: bool) -> str:
+def _describe_shape(shape: tuple[int, ...], column: bool) -> str:
     if column:
         return "expected (n,)"
     if len(shape) == 1:

@@ -16,7 +16,7 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
-__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "opened", "read_exactly", "read_head"]
+__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "open_fd", "read_exactly", "read_head"]
 
 
 class PackedFile(VectorFile):
@@ -61,7 +61,7 @@ class PackedFile(VectorFile):
             read_exactly(fd, raw, self._offset + start * self._row_bytes, self.path)
             return self._decode(raw.reshape(stop - start, self._row_bytes), start)
 
-        with opened(self.path) as fd:
+        with open_fd(self.path) as fd:
             yield read
 
     def _decode(self, rows: np.ndarray, start: int) -> np.ndarray:
@@ -99,12 +99,12 @@ class ColumnMajorFile(VectorFile):
                 read_exactly(fd, column.view(np.uint8), at, self.path)
             return columns.T
 
-        with opened(self.path) as fd:
+        with open_fd(self.path) as fd:
             yield read
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
+def open_fd(path: Path) -> Iterator[int]:
     """Open a file for reading and yield its descriptor; only opening is guarded, not the body."""
     with source_errors(path, "open"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -133,7 +133,7 @@ def read_exactly(fd: int, out: np.ndarray, offset: int, path: Path) -> None:
 
 def read_head(path: Path, count: int) -> tuple[bytes, int]:
     """Read up to ``count`` first bytes of a file; return them and the size of the file."""
-    with opened(path) as fd, source_errors(path):
+    with open_fd(path) as fd, source_errors(path):
         return os.pread(fd, count, 0), os.fstat(fd).st_size
 
 

@@ -86,7 +86,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     InvalidSource
         Nothing there, nothing that can be read there, or one file reached twice.
     """
-    named = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else _list_paths(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     asked = None if format is None else parse_format(format)
@@ -99,7 +99,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     return found
 
 
-def _listed(paths: Any) -> list[Any]:
+def _list_paths(paths: Any) -> list[Any]:
     try:
         return list(paths)
     except TypeError:  # arrays of 0 dimensions have an iterator, which fails
@@ -116,14 +116,14 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
         if plain and suffix.lower() in (extension[1:] for extension in EXTENSIONS):
             return _expand(plain, parse_format(suffix))
         if glob.has_magic(str(path)):
-            return _matches(str(here), format)
+            return _match_pattern(str(here), format)
         raise
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(here)!r}: not a file name: {error}") from error
-    return _members(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
+    return _list_folder(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
 
 
-def _matches(pattern: str, format: str | None) -> list[Member]:
+def _match_pattern(pattern: str, format: str | None) -> list[Member]:
     # Path.glob takes no absolute pattern.
     found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
     files = [path for path in found if not path.is_dir()]
@@ -132,8 +132,8 @@ def _matches(pattern: str, format: str | None) -> list[Member]:
     left_out: list[str] = []
     if not files and "**" not in pattern:  # folders are entered, as if a shell had named them
         walks = [_walk(path, path.name, left_out, ()) for path in found]
-        return _readable(pattern, [m for walk in walks for m in walk], left_out, format)
-    root = _before_pattern(pattern)
+        return _select_readable(pattern, [m for walk in walks for m in walk], left_out, format)
+    root = _find_root(pattern)
     members = []
     for path in files:
         folders = [above for above in path.parents if above != root and root in above.parents]
@@ -142,24 +142,24 @@ def _matches(pattern: str, format: str | None) -> list[Member]:
             continue
         folder = str(path.parent.relative_to(root)) if folders else ""
         members.append(Member(path, folder=folder))
-    return _readable(pattern, members, left_out, format)
+    return _select_readable(pattern, members, left_out, format)
 
 
-def _before_pattern(pattern: str) -> Path:
+def _find_root(pattern: str) -> Path:
     """The folder that the first part with a wildcard is looked for in."""
     parts = Path(pattern).parts
     plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:plain])
 
 
-def _members(directory: Path, format: str | None) -> list[Member]:
+def _list_folder(directory: Path, format: str | None) -> list[Member]:
     if _is_index(directory):
         raise InvalidSource(f"{directory}: a teravec index found, expected files of vectors")
     left_out: list[str] = []
     files = list(_walk(directory, "", left_out, ()))
     if (line := conversion(directory)) and not any(known_format(file.path) for file in files):
         raise InvalidSource(f"{directory}: a folder {directory.suffix} found; convert it: {line}")
-    return _readable(str(directory), files, left_out, format)
+    return _select_readable(str(directory), files, left_out, format)
 
 
 def _walk(
@@ -197,7 +197,7 @@ def _is_index(directory: Path) -> bool:
         return False
 
 
-def _readable(
+def _select_readable(
     where: str, files: list[Member], left_out: list[str], format: str | None
 ) -> list[Member]:
     """The members that hold vectors, in order; a warning names the others.
@@ -211,11 +211,11 @@ def _readable(
         kept = [m for m in files if known_format(m.path) not in (None, "bin")]
         kept = kept or [m for m in files if _may_hold_vectors(m.path)]
     if not kept:
-        raise InvalidSource(_nothing_there(where, files, left_out))
+        raise InvalidSource(_describe_nothing(where, files, left_out))
     chosen = set(kept)
-    others = [_name(m) for m in files if m not in chosen] + left_out
+    others = [_display_name(m) for m in files if m not in chosen] + left_out
     if others:
-        log.warning("%s: left out, as no files of vectors: %s", where, _some(others))
+        log.warning("%s: left out, as no files of vectors: %s", where, _join_some(others))
     kinds = sorted({format or known_format(m.path) or "" for m in kept})
     if len(kinds) > 1:
         log.warning("%s: files of several formats are read: %s", where, ", ".join(kinds))
@@ -229,22 +229,22 @@ def _may_hold_vectors(path: Path) -> bool:
     return known_format(path) == "bin" or (not path.suffix and by_magic(path) is not None)
 
 
-def _nothing_there(where: str, files: list[Member], left_out: list[str]) -> str:
-    names = [_name(member) for member in files] + left_out
+def _describe_nothing(where: str, files: list[Member], left_out: list[str]) -> str:
+    names = [_display_name(member) for member in files] + left_out
     expected = f"expected files ending in {', '.join(EXTENSIONS)}"
     if not names:
         return f"{where}: nothing found, {expected}"
-    message = f"{where}: no file of vectors among {_some(names)}; {expected}"
+    message = f"{where}: no file of vectors among {_join_some(names)}; {expected}"
     lines = (conversion(member.path) for member in files)
     line = next((line for line in lines if line), None)
     return message + (f"; convert it: {line}" if line else ", or add --format to say what they are")
 
 
-def _name(member: Member) -> str:
+def _display_name(member: Member) -> str:
     return f"{member.folder}/{member.path.name}" if member.folder else member.path.name
 
 
-def _some(names: list[str]) -> str:
+def _join_some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

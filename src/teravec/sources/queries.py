@@ -41,7 +41,7 @@ def open_queries(
     """
     if query_column is not None:
         return open_source(paths, vector_column=query_column, format=format)
-    column = vector_column if _with_columns(paths, format) else None
+    column = vector_column if _have_columns(paths, format) else None
     try:
         return open_source(paths, vector_column=column, format=format)
     except InvalidSource as error:
@@ -50,7 +50,7 @@ def open_queries(
         raise InvalidSource(f"{error}; name that of the queries by --query-column") from error
 
 
-def _with_columns(paths: Any, format: str | None) -> bool:
+def _have_columns(paths: Any, format: str | None) -> bool:
     """Whether files have columns; of what is no path, its reader knows."""
     named = [paths] if isinstance(paths, str | os.PathLike) else paths
     try:

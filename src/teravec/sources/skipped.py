@@ -46,7 +46,7 @@ class Skipped:
         InvalidSource
             More runs than are skipped.
         """
-        return Skipped.of_runs(map(_runs, rows), most)
+        return Skipped.of_runs(map(_find_runs, rows), most)
 
     @staticmethod
     def of_runs(found: Iterable[Int64], most: int = MOST_RUNS) -> Skipped:
@@ -107,7 +107,7 @@ class Skipped:
         return {"rows": self.rows, "checksum": checksum}
 
 
-def _runs(rows: Int64) -> Int64:
+def _find_runs(rows: Int64) -> Int64:
     """Runs (n, 2) of consecutive numbers among ascending ones."""
     if not len(rows):
         return np.empty((0, 2), np.int64)

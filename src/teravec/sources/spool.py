@@ -75,13 +75,13 @@ class SpoolFile(PackedFile):
         """Read the ids of rows [start, stop); None where they are row numbers."""
         if not self.has_ids:
             return None
-        pieces = [rows[:, : _ID.itemsize].copy() for rows in self._raw(start, stop)]
+        pieces = [rows[:, : _ID.itemsize].copy() for rows in self._read_raw(start, stop)]
         return np.concatenate(pieces).view(_ID)[:, 0]
 
     def verify(self) -> None:
         """Raise CorruptFile unless the rows are those that were written."""
         digest = xxhash.xxh3_64()
-        for rows in self._raw(0, self.n):
+        for rows in self._read_raw(0, self.n):
             digest.update(rows.data)
         if digest.intdigest() != self._checksum:
             raise CorruptFile(
@@ -89,7 +89,7 @@ class SpoolFile(PackedFile):
                 "expected; remove the file and give the data again"
             )
 
-    def _raw(self, start: int, stop: int) -> Iterator[np.ndarray]:
+    def _read_raw(self, start: int, stop: int) -> Iterator[np.ndarray]:
         """Rows as bytes, a piece at a time; the next overwrites the last."""
         step = max(1, _PIECE_BYTES // self._row_bytes)
         bytes_ = PackedFile(
@@ -153,7 +153,7 @@ def spool(
         No space or no permission; run again with the same data.
     """
     if path.exists():
-        return _resumed(blocks, path)
+        return _resume(blocks, path)
     make_directory(path.parent)
     with publishing(path, verify=lambda temporary: open_spool(temporary).verify()) as file:
         writer = _Writer(file, skip_bad=skip_bad)
@@ -166,7 +166,7 @@ def spool(
     return open_spool(path)
 
 
-def _resumed(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
+def _resume(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
     """A spool that is whole, if the data given now begin as it does."""
     found = open_spool(path)
     found.verify()
@@ -186,7 +186,7 @@ def _resumed(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
 
 
 def _begins_with(found: SpoolFile, block: VectorFile) -> bool:
-    if block.n > found.n or (block.d, _stored(block.dtype)) != (found.d, found.dtype):
+    if block.n > found.n or (block.d, _stored_dtype(block.dtype)) != (found.d, found.dtype):
         return False
     step = max(1, _PIECE_BYTES // (found.d * found.dtype.itemsize))
     ids = block.read_ids(0, block.n)
@@ -196,10 +196,10 @@ def _begins_with(found: SpoolFile, block: VectorFile) -> bool:
         return False
     with found.reading() as ours, block.reading() as theirs:
         spans = ((row, min(block.n, row + step)) for row in range(0, block.n, step))
-        return all(_same(ours(*span), theirs(*span)) for span in spans)
+        return all(_are_equal(ours(*span), theirs(*span)) for span in spans)
 
 
-def _same(ours: np.ndarray, theirs: np.ndarray) -> bool:
+def _are_equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Whether values are equal; NaN, which bad rows hold, is itself."""
     return np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f")
 
@@ -210,7 +210,7 @@ def _read_ids(found: SpoolFile, n: int) -> np.ndarray:
     return ids
 
 
-def _stored(dtype: np.dtype) -> np.dtype:
+def _stored_dtype(dtype: np.dtype) -> np.dtype:
     """The type that values are written as: little-endian, float64 for wider ones."""
     little = dtype.newbyteorder("<")
     return little if little in _DTYPES else np.dtype("<f8")
@@ -235,7 +235,11 @@ class _Writer:
             return
         ids = block.read_ids(0, 1)
         if not self.n:
-            self._d, self._dtype, self._has_ids = block.d, _stored(block.dtype), ids is not None
+            self._d, self._dtype, self._has_ids = (
+                block.d,
+                _stored_dtype(block.dtype),
+                ids is not None,
+            )
         self._check_fits(block, ids is not None)
         row_bytes = self._d * self._dtype.itemsize + _ID.itemsize * self._has_ids
         step = max(1, _PIECE_BYTES // max(4 * self._d, row_bytes))
@@ -246,7 +250,7 @@ class _Writer:
                 if not self._skip_bad:
                     # Raises at a value that is not finite; what it converts is not what is kept.
                     read_range(block, start, checked[: stop - start], self.n - start)
-                self._append(self._packed(block, read(start, stop), start, stop))
+                self._append(self._pack(block, read(start, stop), start, stop))
                 self.n += stop - start
                 yield stop - start
 
@@ -262,7 +266,9 @@ class _Writer:
     def _check_fits(self, block: VectorFile, has_ids: bool) -> None:
         if block.d != self._d:
             raise InvalidSource(f"{block.path}: dimension {block.d} found, expected {self._d}")
-        if not np.can_cast(block.dtype, self._dtype, "same_kind" if self._wide(block) else "safe"):
+        if not np.can_cast(
+            block.dtype, self._dtype, "same_kind" if self._is_wide(block) else "safe"
+        ):
             raise InvalidSource(
                 f"{block.path}: {block.dtype} found, expected {self._dtype} as in the first batch"
             )
@@ -270,10 +276,10 @@ class _Writer:
             found, expected = ("ids", "none") if has_ids else ("no ids", "ids")
             raise InvalidSource(f"{block.path}: {found} found, {expected} expected as at first")
 
-    def _wide(self, block: VectorFile) -> bool:
+    def _is_wide(self, block: VectorFile) -> bool:
         return block.dtype.kind == "f" and block.dtype.itemsize > 8
 
-    def _packed(self, block: VectorFile, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    def _pack(self, block: VectorFile, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
         """Rows as they lie in the file, uint8."""
         kind = [("id", _ID)] if self._has_ids else []
         packed = np.empty(stop - start, [*kind, ("values", self._dtype, (self._d,))])

@@ -21,7 +21,7 @@ _LOOK_ROWS = 1000
 """Rows whose values say what type a column of Python objects has."""
 
 
-def _group_rows(n: int) -> list[int]:
+def _plan_groups(n: int) -> list[int]:
     return [min(_GROUP_ROWS, n - start) for start in range(0, n, _GROUP_ROWS)]
 
 
@@ -29,7 +29,7 @@ class ArrowTable(ColumnTable):
     """A pyarrow.Table; its columns are sliced, never copied."""
 
     def __init__(self, path: Path, table: Any) -> None:
-        super().__init__(path, table.nbytes, table.schema, _group_rows(table.num_rows))
+        super().__init__(path, table.nbytes, table.schema, _plan_groups(table.num_rows))
         self._table = table
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
@@ -55,16 +55,16 @@ class FrameTable(ColumnTable):
     def __init__(self, path: Path, columns: dict[str, Any], n: int) -> None:
         self._columns = columns
         schema = pa.schema(
-            [(name, _type_of(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()]
+            [(name, _infer_type(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()]
         )
-        super().__init__(path, 0, schema, _group_rows(n))
+        super().__init__(path, 0, schema, _plan_groups(n))
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
         kind = self.schema.field(column).type
         for start in range(int(self.starts[group]), int(self.starts[-1]), rows):
             stop = min(start + rows, int(self.starts[-1]))
             try:
-                yield from _chunks(self._columns[column][start:stop], kind)
+                yield from _to_chunks(self._columns[column][start:stop], kind)
             except (pa.ArrowException, TypeError, ValueError) as error:
                 why = " ".join(str(error).split())
                 raise InvalidSource(
@@ -73,17 +73,17 @@ class FrameTable(ColumnTable):
                 ) from error
 
 
-def _chunks(values: Any, kind: Any = None) -> list[Any]:
+def _to_chunks(values: Any, kind: Any = None) -> list[Any]:
     found = pa.array(values, type=kind, from_pandas=True)
     return found.chunks if isinstance(found, pa.ChunkedArray) else [found]
 
 
-def _type_of(values: Any) -> Any:
+def _infer_type(values: Any) -> Any:
     """Arrow type of some first values; null where they have none in common."""
     if isinstance(values, np.ndarray) and values.dtype.kind != "O":
         return pa.from_numpy_dtype(values.dtype)
     try:
-        chunks = _chunks(values)
+        chunks = _to_chunks(values)
     except (pa.ArrowException, TypeError, ValueError):
         return pa.null()
     return chunks[0].type if chunks else pa.null()

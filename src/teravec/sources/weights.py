@@ -48,7 +48,7 @@ class Weights:
             file: VectorFile = open_npy(self.path, column=True)
         else:
             self.path = Path("weights in memory")
-            file = _held(self.path, weights)
+            file = _hold(self.path, weights)
         if file.n != ntotal:
             raise InvalidSource(
                 f"{self.path}: {file.n:,} weights found, {ntotal:,} expected, one for each vector"
@@ -77,7 +77,7 @@ class Weights:
         return described
 
 
-def _held(path: Path, weights: npt.ArrayLike) -> VectorFile:
+def _hold(path: Path, weights: npt.ArrayLike) -> VectorFile:
     array = np.asarray(weights)
     if array.ndim != 1:
         raise InvalidSource(f"{path}: array of shape {array.shape} found, (ntotal,) expected")

@@ -60,11 +60,11 @@ class Kept:
 
     def is_lost(self) -> str | None:
         """In words, where too much is lost; None where vectors are told apart."""
-        return self._moved_by(_TOO_FAR, "most")
+        return self._describe_moved(_TOO_FAR, "most")
 
     def is_coarse(self) -> str | None:
         """In words, where much is lost."""
-        return self._moved_by(_FAR, "some")
+        return self._describe_moved(_FAR, "some")
 
     def is_too_near(self, *, unit: bool) -> str | None:
         """In words, where vectors are too near to each other for float32.
@@ -72,7 +72,7 @@ class Kept:
         ``unit`` are vectors of unit length that are compared by their cosine.
         """
         near = self._nearest < (_NO_ANGLE if unit else _NO_SQUARE)
-        if not self._many(near, _MOST):
+        if not self._are_many(near, _MOST):
             return None
         row = int(np.argmax(near))
         told = f"{self.place_of(row)} and its nearest of {len(near) - 1} others, like most vectors,"
@@ -86,9 +86,9 @@ class Kept:
             "float32; scale all vectors and queries"
         )
 
-    def _moved_by(self, share: float, amount: str) -> str | None:
+    def _describe_moved(self, share: float, amount: str) -> str | None:
         lost = self._moved > share * self._nearest
-        if not self._many(lost, _SHARE):
+        if not self._are_many(lost, _SHARE):
             return None
         row = int(np.argmax(np.where(lost, self._moved / self._nearest, 0)))
         return (
@@ -99,7 +99,7 @@ class Kept:
             "scale all vectors and queries, or subtract the mean from them"
         )
 
-    def _many(self, lost: npt.NDArray[np.bool_], share: float) -> bool:
+    def _are_many(self, lost: npt.NDArray[np.bool_], share: float) -> bool:
         apart = np.isfinite(self._nearest)
         return bool(np.count_nonzero(lost & apart) > share * np.count_nonzero(apart))
 

@@ -40,7 +40,7 @@ from teravec.model.transform import Transform
 from teravec.progress import Bar, NoBar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
-from teravec.training.schedule import picked
+from teravec.training.schedule import pick_rows
 from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.weights import SampleWeights
@@ -108,7 +108,7 @@ class _Part:
     def __init__(self, maker: _PartMaker) -> None:
         self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
         self._vectors = TrainingSet(
-            maker.sample, Transform.unpacked(maker.transform, maker.d), maker.d, maker.weights
+            maker.sample, Transform.unpack(maker.transform, maker.d), maker.d, maker.weights
         )
         n = maker.rows[1] - maker.rows[0]
         self.memory_bytes = part_bytes(maker.options, maker.d, n)
@@ -141,7 +141,7 @@ class _Part:
                 block = self._vectors.read(row, end)
                 if self._keeps:
                     self._kept[row] = block
-            rows = picked(self._options, self._vectors.n, number, row, end)
+            rows = pick_rows(self._options, self._vectors.n, number, row, end)
             weights = self._vectors.weights_of(row, end)
             at = slice(looked, looked + len(np.arange(end - row)[rows]))
             yield at, block, rows, None if weights is None else weights[rows]
@@ -251,7 +251,7 @@ def _plan_parts(
         yield _PartMaker(
             vectors.sample,
             vectors.weights,
-            vectors.transform.packed(),
+            vectors.transform.pack(),
             vectors.d,
             rows,
             (start, stop),

@@ -33,7 +33,7 @@ from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
 from teravec.training.options import KMeansOptions
-from teravec.training.schedule import looked_at, picked
+from teravec.training.schedule import count_assigned, pick_rows
 from teravec.training.sums import (
     Gathered,
     Sums,
@@ -93,12 +93,14 @@ def kmeans(
         Whose workers share the vectors; with the compiled kernels their number changes no
         byte. Not given: this process.
     """
-    state = _restore(directory, options, vectors) or KMeansState(_first_centroids(vectors, options))
+    state = _restore(directory, options, vectors) or KMeansState(_draw_centroids(vectors, options))
     if len(state.history) == options.niter:
         return state
-    looks = [looked_at(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)]
+    looks = [
+        count_assigned(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)
+    ]
     with (
-        _passes(vectors, options, engine) as make_pass,
+        _open_passes(vectors, options, engine) as make_pass,
         progress.stage(f"k-means, {options.niter} iterations", sum(looks), "assignments") as bar,
     ):
         bar.advance(sum(looks[: len(state.history)]))
@@ -111,12 +113,12 @@ def kmeans(
                 iteration=len(state.history),
             )
             _record(state, gathered, empty, looks[len(state.history)], vectors.n)
-            log.info("k-means %d/%d: %s", len(state.history), options.niter, _said(state))
+            log.info("k-means %d/%d: %s", len(state.history), options.niter, _format_last(state))
             _checkpoint(directory, _identity(options, vectors), state)
     return state
 
 
-def _passes(
+def _open_passes(
     vectors: TrainingSet, options: KMeansOptions, engine: Engine | None
 ) -> AbstractContextManager[Pass]:
     if engine is None or engine.in_process:
@@ -133,7 +135,7 @@ def _whole_pass(
     start = 0
     for whole in vectors.blocks():
         stop = start + len(whole)
-        part = picked(options, vectors.n, number, start, stop)
+        part = pick_rows(options, vectors.n, number, start, stop)
         weights = vectors.weights_of(start, stop)
         block = whole[part]
         list_nos, distances = assign_block(
@@ -172,14 +174,14 @@ def _record(state: KMeansState, gathered: Gathered, empty: int, looked: int, n: 
     state.history.append(entry)
 
 
-def _said(state: KMeansState) -> str:
+def _format_last(state: KMeansState) -> str:
     return (
         "{vectors} vectors, objective {objective:.6g}, imbalance {imbalance:.3f}, "
         "{empty} empty lists repaired, {agreement:.2%} assigned as exact"
     ).format(**state.history[-1])
 
 
-def _first_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
+def _draw_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
     rng = np.random.default_rng([options.seed, 2])
     rows = rng.choice(vectors.n, options.nlist, replace=False, shuffle=False)
     return vectors.take(np.sort(rows))

@@ -53,26 +53,29 @@ def locality_order(centroids: Float32) -> Int64:
     while stack:
         start, stop, before, after = stack.pop()
         part = order[start:stop]
-        axis = _principal_axis(centroids[part[:: -(-len(part) // _SAMPLE)]])
+        axis = _find_principal_axis(centroids[part[:: -(-len(part) // _SAMPLE)]])
         if before is not None or after is not None:
-            middle = _mean(centroids[part])
+            middle = _compute_mean(centroids[part])
             ahead = (middle if after is None else after) - (middle if before is None else before)
             axis = axis if ahead @ axis >= 0 else -axis
-        part[:] = part[np.argsort(_products(centroids, part, axis), kind="stable")]
+        part[:] = part[np.argsort(_compute_products(centroids, part, axis), kind="stable")]
         if len(part) > _LEAF:
             cut = len(part) // 2
-            lower, upper = _mean(centroids[part[:cut]]), _mean(centroids[part[cut:]])
+            lower, upper = (
+                _compute_mean(centroids[part[:cut]]),
+                _compute_mean(centroids[part[cut:]]),
+            )
             stack.append((start, start + cut, before, upper))
             stack.append((start + cut, stop, lower, after))
     return order
 
 
-def _mean(rows: Float32) -> Float64:
+def _compute_mean(rows: Float32) -> Float64:
     mean: Float64 = rows.mean(0, dtype=np.float64)
     return mean
 
 
-def _products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
+def _compute_products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
     """Inner products of some rows with the axis."""
     products = np.empty(len(rows))
     for start in range(0, len(rows), _SAMPLE):
@@ -81,9 +84,9 @@ def _products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
     return products
 
 
-def _principal_axis(rows: Float32) -> Float64:
+def _find_principal_axis(rows: Float32) -> Float64:
     """About the direction in which rows (n, d) differ most, of unit length; any if they do not."""
-    apart = rows - _mean(rows)
+    apart = rows - _compute_mean(rows)
     axis = np.zeros(apart.shape[1])
     axis[np.einsum("ij,ij->j", apart, apart).argmax()] = 1
     for _ in range(_ROUNDS):

@@ -121,18 +121,18 @@ class BuildRecord:
         if source.is_described_by(self.source):
             return
         found = source.describe()
-        ours, theirs = _file_names(self.source), _file_names(found)
+        ours, theirs = _describe_files(self.source), _describe_files(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
         raise OtherBuild(f"{where} was begun with other vectors: {detail}")
 
 
-def _file_names(description: dict[str, Any]) -> str:
+def _describe_files(description: dict[str, Any]) -> str:
     names = [file["name"] for file in description["files"]]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{description['ntotal']:,} x {description['d']} from {shown}"
 
 
-def _named(record: BuildRecord) -> str:
+def _describe_weights(record: BuildRecord) -> str:
     if record.weights is None:
         return "no weights"
     return f"weights {record.weights['name']} ({record.weights['fingerprint']})"
@@ -180,7 +180,7 @@ def begin_build(
     InvalidArgument
         An option is out of range or does not fit the source.
     """
-    record = _checked_record(source, train, layout, weights)
+    record = _check_record(source, train, layout, weights)
     check_free(paths)  # what is refused is not touched
     with hold_directory(paths.root, create=True):
         if begun := check_free(paths):
@@ -192,13 +192,11 @@ def begin_build(
             yield record
         except InvalidArgument as error:
             if begun and not isinstance(error, OutputExists):
-                _remove_what_was_begun(
-                    paths, record, vectors_are_bad=isinstance(error, InvalidSource)
-                )
+                _remove_bad_build(paths, record, vectors_are_bad=isinstance(error, InvalidSource))
             raise
 
 
-def _checked_record(
+def _check_record(
     source: Source, train: TrainOptions, layout: LayoutOptions, weights: Weights | None
 ) -> BuildRecord:
     described = None if weights is None else weights.describe()
@@ -241,12 +239,12 @@ def _check_same_build(
     _check_same_options(before, now, paths)
     before.check_source(source, paths.root)
     if before.weights != now.weights:
-        raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(now)}")
+        raise OtherBuild(
+            f"{paths.root} was begun with {_describe_weights(before)}, not {_describe_weights(now)}"
+        )
 
 
-def _remove_what_was_begun(
-    paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool
-) -> None:
+def _remove_bad_build(paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool) -> None:
     """Remove a build whose input turned out to be bad, unless something of it may be saved.
 
     Bad vectors can never be indexed, and before the model is sealed there is nothing to save.

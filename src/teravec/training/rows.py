@@ -47,14 +47,14 @@ class SampleRows:
 
     def rows(self, start: int, stop: int) -> Int64:
         """Row numbers of the sample's rows [start, stop), ascending."""
-        block = self._block_at(start)
+        block = self._find_block(start)
         found = [np.empty(0, np.int64)]
-        while (first := self._before(block)) < stop:
-            found.append(self._drawn(block)[max(0, start - first) : stop - first])
+        while (first := self._count_before(block)) < stop:
+            found.append(self._draw_block(block)[max(0, start - first) : stop - first])
             block += 1
         return np.concatenate(found)
 
-    def left_out(self, count: int) -> Int64:
+    def draw_outside(self, count: int) -> Int64:
         """Draw ``count`` rows uniformly from those that are not the sample's, or all of them.
 
         Returns
@@ -68,11 +68,13 @@ class SampleRows:
         numbers = np.sort(rng.choice(free, min(count, free), replace=False, shuffle=False))
         found = [np.empty(0, np.int64)]
         while len(numbers):
-            block = bisect_right(range(self._blocks), int(numbers[0]), key=self._free_before) - 1
-            inside = int(np.searchsorted(numbers, self._free_before(block + 1)))
-            drawn = self._drawn(block) - block * self._block_rows
+            block = (
+                bisect_right(range(self._blocks), int(numbers[0]), key=self._count_free_before) - 1
+            )
+            inside = int(np.searchsorted(numbers, self._count_free_before(block + 1)))
+            drawn = self._draw_block(block) - block * self._block_rows
             # Row r of a block is its free row r - (rows drawn before it).
-            among = numbers[:inside] - self._free_before(block)
+            among = numbers[:inside] - self._count_free_before(block)
             before = np.searchsorted(drawn - np.arange(len(drawn)), among, "right")
             found.append(block * self._block_rows + among + before)
             numbers = numbers[inside:]
@@ -90,23 +92,23 @@ class SampleRows:
     def _offset(self) -> int:
         return int(np.random.default_rng([self.seed, 1]).integers(self.ntotal))
 
-    def _before(self, block: int) -> int:
+    def _count_before(self, block: int) -> int:
         """Rows of the sample in the blocks before this one."""
         rows = min(self.ntotal, block * self._block_rows)
         return (self.n * rows + self._offset) // self.ntotal
 
-    def _free_before(self, block: int) -> int:
-        return min(self.ntotal, block * self._block_rows) - self._before(block)
+    def _count_free_before(self, block: int) -> int:
+        return min(self.ntotal, block * self._block_rows) - self._count_before(block)
 
-    def _block_at(self, number: int) -> int:
+    def _find_block(self, number: int) -> int:
         """The block that the sample's row ``number`` is in."""
-        return bisect_right(range(self._blocks), number, key=self._before) - 1
+        return bisect_right(range(self._blocks), number, key=self._count_before) - 1
 
-    def _drawn(self, block: int) -> Int64:
+    def _draw_block(self, block: int) -> Int64:
         """Row numbers drawn from one block, ascending."""
         start = block * self._block_rows
         rows = min(self.ntotal, start + self._block_rows) - start
-        count = self._before(block + 1) - self._before(block)
+        count = self._count_before(block + 1) - self._count_before(block)
         # Not 0, which a seed sequence is filled up with: that is the offset's generator.
         rng = np.random.default_rng([self.seed, 1, 1 + block])
         drawn: Int64 = rng.choice(rows, count, replace=False, shuffle=False)

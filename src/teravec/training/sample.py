@@ -25,7 +25,7 @@ from teravec.training.apart import Kept, checked_places
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
 
-__all__ = ["Sample", "draw_bytes", "draw_sample", "rows_left_out", "sample_parts"]
+__all__ = ["Sample", "draw_bytes", "draw_rows_outside", "draw_sample", "sample_parts"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -143,7 +143,7 @@ def draw_sample(
     return sample
 
 
-def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
+def draw_rows_outside(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
     """Draw rows uniformly from those that are not in the training sample.
 
     Returns
@@ -151,7 +151,7 @@ def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]
     ndarray of shape (at most n,), int64
         Ascending and distinct; all that there are where they are fewer.
     """
-    return SampleRows(ntotal, plan.sample, plan.seed).left_out(n)
+    return SampleRows(ntotal, plan.sample, plan.seed).draw_outside(n)
 
 
 @dataclass(frozen=True)

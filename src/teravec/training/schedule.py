@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from teravec.training.options import KMeansOptions
 
-__all__ = ["FEWEST_PER_LIST", "looked_at", "picked", "stride_of"]
+__all__ = ["FEWEST_PER_LIST", "count_assigned", "pick_rows", "stride_of"]
 
 FEWEST_PER_LIST = 3
 """Vectors that an iteration has for each list, at least.
@@ -38,7 +38,7 @@ def stride_of(options: KMeansOptions, n: int, number: int) -> int:
     return stride
 
 
-def picked(
+def pick_rows(
     options: KMeansOptions, n: int, number: int, start: int, stop: int
 ) -> slice | npt.NDArray[np.int64]:
     """Where in a block, of the sample's rows [start, stop), the rows of an iteration are.
@@ -55,7 +55,7 @@ def picked(
     return found
 
 
-def looked_at(options: KMeansOptions, n: int, number: int, block_rows: int) -> int:
+def count_assigned(options: KMeansOptions, n: int, number: int, block_rows: int) -> int:
     """How many vectors an iteration looks at, in blocks of so many."""
     stride = stride_of(options, n, number)
     return n // block_rows * -(-block_rows // stride) + -(-(n % block_rows) // stride)

@@ -115,15 +115,15 @@ def split_large_lists(
             f"splitting {len(centroids):,} lists",
         )
         maker = _SplitterMaker(
-            vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
+            vectors.sample, vectors.transform.pack(), vectors.d, options, engine.threads
         )
         counter = _CounterMaker(maker, engine.hold(centroids), make(centroids).margin)
-        list_nos = _lists_of(rows, counter, engine, progress)
+        list_nos = _assign_rows(rows, counter, engine, progress)
         counts = np.bincount(list_nos, minlength=len(centroids))
-        parts = _parts(counts, whole, options)
+        parts = _plan_parts(counts, whole, options)
         if not parts or rounds == _MOST_ROUNDS - 1:
             break
-        large = _large_lists(rows, list_nos, counts, parts)
+        large = _select_members(rows, list_nos, counts, parts)
         del list_nos
         added = []
         with progress.stage("split lists", len(large), "lists") as bar:
@@ -154,7 +154,7 @@ def splitting_bytes(nlist: int, d: int, threads: int) -> int:
     return centroids + counted + 5 * BLOCK_BYTES + threads * (8 << 20)
 
 
-def _parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
+def _plan_parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
     """Into how many parts to split which lists now, the largest first."""
     cap = options.max_vectors * int(counts.sum()) / options.ntotal
     large = np.flatnonzero((counts > cap) & (counts >= _FEWEST))
@@ -175,7 +175,7 @@ class _Large:
     rows: Int64
 
 
-def _large_lists(
+def _select_members(
     rows: range, list_nos: Int32, counts: Int64, parts: dict[int, int]
 ) -> list[_Large]:
     """Some vectors of each list that is split: evenly out of it, as sources may be sorted."""
@@ -195,7 +195,7 @@ def _large_lists(
 # ---------------------------------------------------------------------- tasks
 
 
-def _lists_of(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
+def _assign_rows(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
     """The lists of these rows of the sample."""
     tasks = [rows[i : i + _TASK_ROWS] for i in range(0, len(rows), _TASK_ROWS)]
     with progress.stage("count lists", len(rows), "vectors") as bar:
@@ -214,7 +214,7 @@ class _SplitterMaker:
 
     def make(self) -> _Splitter:
         """Nothing is read yet."""
-        transform = Transform.unpacked(self.transform, self.d)
+        transform = Transform.unpack(self.transform, self.d)
         return _Splitter(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
 
 
@@ -267,12 +267,12 @@ def _count(counter: _Counter, rows: range) -> Steps[Int32]:
 
 def _split(splitter: _Splitter, large: _Large) -> Steps[Float32]:
     members = splitter.vectors.take(large.rows)
-    found = _clustered(members, large, splitter.options, splitter.threads)
+    found = _cluster(members, large, splitter.options, splitter.threads)
     yield 1
     return found
 
 
-def _clustered(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
+def _cluster(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
     """A small k-means over a list's vectors; parts without vectors are left out."""
     distinct = np.unique(members, axis=0)
     if len(distinct) < 2:

@@ -22,7 +22,7 @@ from teravec.errors import (
     ProtocolError,
     Unavailable,
 )
-from teravec.index.calibration import checked_recall
+from teravec.index.calibration import check_recall
 from teravec.search.fixed import Fixed
 from teravec.search.request import (
     as_queries,
@@ -192,7 +192,7 @@ class RemoteIndex(Fixed):
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         nprobe = None if nprobe is None else checked_nprobe(nprobe)
-        recall = None if recall is None else checked_recall(recall)
+        recall = None if recall is None else check_recall(recall)
         candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
         timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         allow_partial = flag(allow_partial, "allow_partial")
