@@ -1,4 +1,4 @@
-"""Building an index: train, shard, merge, each of which does only what is missing."""
+"""Building an index: train, shard, merge and calibrate, each skipping work that is done."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_MANY_CLIPPED = 0.01  # of all vectors; more are a warning
-_ID_ROWS = 1 << 20  # read at a time
-_LEAST_CALIBRATION_S = 30.0  # whatever the rest of a build took
+_MANY_CLIPPED = 0.01  # share of all vectors above which a warning is due
+_ID_ROWS = 1 << 20  # rows whose ids are read at a time
+_LEAST_CALIBRATION_S = 30.0  # allowed even after a very quick build
 
 
 def train_model(
@@ -109,12 +109,13 @@ def open_vectors(
     format: str | None = None,
     skip_bad: bool = False,
 ) -> Source:
-    """Open the vectors of an index as its build has them: the order of files, and bad rows.
+    """Open a build's vectors in the order, and without the bad rows, that its record has.
 
-    A build that began without bad rows goes on without them. One that is new leaves them out
-    where that is asked for. Streams, and what other processes need, are spooled beside the index.
+    A build that began without bad rows continues without them; a new build leaves them out if
+    ``skip_bad`` is set. Streams are spooled beside the index, and so are data in memory that
+    other processes need.
     """
-    check_free(paths)  # before a stream is read for it
+    check_free(paths)  # fail before reading a stream
     begun = _read_described(paths)
     source = open_data(
         data,
@@ -131,18 +132,18 @@ def open_vectors(
 
 
 def _read_described(paths: IndexPaths) -> dict[str, Any]:
-    """Description of the source that a build began with; empty where none was begun."""
+    """Read the recorded description of a build's source; empty if no build began."""
     with storage_errors(paths.root, "read"):
         return read_record(paths).source if paths.build.exists() else {}
 
 
 def open_weights(weights: Any, source: Source) -> Weights | None:
-    """The weights of a file or array, one for each row of the source's files."""
+    """Open a file or array of weights, one for each row of the source's files."""
     return None if weights is None else Weights(weights, source.nrows, source.skipped)
 
 
 def _list_skipped(source: Source, paths: IndexPaths) -> None:
-    """Seal the list of rows that are left out, unless it is there."""
+    """Seal the list of skipped rows, unless it exists."""
     skipped = source.skipped
     if skipped and skipped.rows and read_bad(paths.skipped, skipped.describe()) is None:
         write_bad(paths.skipped, source)
@@ -212,7 +213,7 @@ def _merge_shards(
 def _count_repeated(
     record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
 ) -> dict[str, Any] | None:
-    """Ids of a column that occur more than once; row numbers never do."""
+    """Count the ids of an id column that occur more than once; row numbers never do."""
     if record.source.get("id_column") is None:
         return None
     files = [paths.root / entry.file for entry in slices]
@@ -220,12 +221,12 @@ def _count_repeated(
     return None if found is None else asdict(found)
 
 
-def _find_rows(source: Source, wanted: int) -> list[int]:
-    """The first two rows that have an id."""
+def _find_rows(source: Source, id_: int) -> list[int]:
+    """Find the first two rows that have this id."""
     rows: list[int] = []
     for start in range(0, source.ntotal, _ID_ROWS):
         ids = source.read_ids(start, min(start + _ID_ROWS, source.ntotal))
-        rows += (start + np.flatnonzero(ids == wanted)).tolist()
+        rows += (start + np.flatnonzero(ids == id_)).tolist()
         if len(rows) > 1:
             break
     return rows[:2]
@@ -258,12 +259,12 @@ def _make_manifest(
 
 
 def _warn_if_clipped(manifest: Manifest) -> None:
-    """Say so where codes do not fit the vectors; a few that lie outside are in every set."""
+    """Warn if the codec's range does not fit the vectors; every set has a few outliers."""
     if manifest.clipped > _MANY_CLIPPED * manifest.ntotal:
         log.warning(
             "%d of %d vectors lie outside of the range that %s was trained on, and are encoded as "
-            "the nearest inside: the sample does not represent the data; build anew with a larger "
-            "--sample, or with another codec (flat, fp16)",
+            "the nearest point inside: the sample does not represent the data; build again with a "
+            "larger --sample, or with another codec (flat, fp16)",
             manifest.clipped,
             manifest.ntotal,
             manifest.codec,
@@ -287,11 +288,11 @@ def build_index(
     skip_bad: bool = False,
     overwrite: bool = False,
 ) -> Manifest:
-    """Train, shard, merge and calibrate; a rerun does only what is missing.
+    """Train, shard, merge and calibrate; a rerun does only the missing work.
 
-    Searches of the calibration take about as long as the rest at most: codecs that are slow to
-    search would take most of a build. With ``overwrite``, another index that is at ``out`` is
-    replaced when the new one is whole.
+    The searches of the calibration take at most about as long as the rest of the build, since
+    some codecs are slow to search. With ``overwrite``, another index at ``out`` is replaced once
+    the new one is complete.
     """
     warn_if_missing()
     paths = IndexPaths(path_of(out, "out"))
@@ -330,7 +331,7 @@ def build_index(
         manifest = build(successor(paths))
     except OtherBuild as error:
         raise OutputExists(
-            f"{error.found}: it was begun to replace {paths.root}; remove it to begin anew"
+            f"{error.found}: it was begun to replace {paths.root}; remove it to start again"
         ) from error
     put_in_place(paths)
     remove_spool(paths, manifest)
@@ -372,14 +373,14 @@ def _build(
 
 
 def _count_build_s(paths: IndexPaths) -> float:
-    """Seconds from the beginning of a build to its manifest, whichever runs did it."""
+    """Count the seconds from the beginning of a build to its manifest, over all its runs."""
     with storage_errors(paths.root, "read"):
         return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
 
 
 @contextmanager
 def _removing_bad_spool(source: Source, paths: IndexPaths) -> Iterator[None]:
-    """Remove the spool of vectors that turn out to be bad: they can never be indexed."""
+    """Remove the spool if its vectors turn out to be bad: they can never be indexed."""
     try:
         yield
     except InvalidSource:
@@ -389,8 +390,8 @@ def _removing_bad_spool(source: Source, paths: IndexPaths) -> Iterator[None]:
 
 
 def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
-    """Remove the vectors spooled beside an index that is whole, if they are its own."""
-    with suppress(CorruptFile, InvalidSource):  # a file of this name that is none of ours stays
+    """Remove the spool of a finished index, if it holds this index's vectors."""
+    with suppress(CorruptFile, InvalidSource):  # leave a file of this name that is not our spool
         if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
             remove(paths.spool)
 
@@ -406,11 +407,11 @@ def _read_own_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration 
 def _calibrate(
     source: Source, paths: IndexPaths, resources: Resources, seconds: float
 ) -> Calibration | None:
-    """Calibrate, if memory suffices and there is a vector to compare a query with."""
+    """Calibrate, if memory suffices and the source has two vectors to compare."""
     if source.ntotal < 2:
         return None
     try:
         return calibrate_index(paths, source, CalibrationOptions(seconds=seconds), resources)
     except MemoryLimitTooSmall as error:
-        log.warning("%s; the index is whole, but not calibrated", error)
+        log.warning("%s; the index is complete, but not calibrated", error)
         return None

@@ -1,7 +1,7 @@
-"""What the control groups of Linux allow this process: a container's memory and processors.
+"""Limits of Linux control groups on this process: a container's memory and processors.
 
-A process is in one group of each hierarchy, and every group above it limits it too. Version 1
-has a hierarchy for each controller, version 2 one for all; a machine may have both.
+A process is in one group of each hierarchy, and every group above limits it too. Version 1 has
+one hierarchy per controller, version 2 one for all controllers. A machine may have both.
 
 References
 ----------
@@ -17,30 +17,30 @@ from pathlib import Path
 __all__ = ["memory_limits", "processor_quotas"]
 
 _ROOT = Path("/")
-_NO_LIMIT = 1 << 60  # version 1 writes "none" as the largest multiple of a page
+_NO_LIMIT = 1 << 60  # version 1 writes "no limit" as the largest multiple of a page
 
 
 def memory_limits(root: Path = _ROOT) -> Iterator[tuple[int, Path]]:
-    """Limits on this process's memory, in bytes, and the file that states each.
+    """Yield every limit on this process's memory, in bytes, with the file that states it.
 
     Parameters
     ----------
     root : Path
-        Where ``proc`` and the groups are mounted; another one in tests.
+        Directory that has ``proc`` and the mounted groups; tests pass another one.
     """
     for group in _find_groups(root, "memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
             limit = _read_number(group / name)
             if limit is not None and 0 <= limit < _NO_LIMIT:
                 yield limit, group / name
-        # In version 1 a container does not see the groups above its own, but their limit.
+        # In version 1 a container cannot see the groups above its own; this line has their limit.
         for limit in _read_numbers(group / "memory.stat", "hierarchical_memory_limit"):
             if limit < _NO_LIMIT:
                 yield limit, group / "memory.stat"
 
 
 def processor_quotas(root: Path = _ROOT) -> Iterator[float]:
-    """Processors that this process may use on average, as 1.5."""
+    """Yield every quota of processors, such as 1.5."""
     for group in _find_groups(root, "cpu"):
         quota, _, period = _read_text(group / "cpu.max").partition(" ")
         if not quota:
@@ -51,7 +51,7 @@ def processor_quotas(root: Path = _ROOT) -> Iterator[float]:
 
 
 def _find_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Directories of this process's groups that may limit it, the innermost first."""
+    """Yield the directories of the groups that may limit this process, the innermost first."""
     mounts = list(_find_mounts(root, controller))
     for line in _read_text(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
@@ -62,7 +62,7 @@ def _find_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _find_mounts(root: Path, controller: str) -> Iterator[tuple[bool, str, str]]:
-    """Hierarchies with the controller: whether of version 2, the group mounted, and where."""
+    """Yield the hierarchies of a controller: is it version 2, the mounted group, the mount."""
     for line in _read_text(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
@@ -74,7 +74,7 @@ def _find_mounts(root: Path, controller: str) -> Iterator[tuple[bool, str, str]]
 
 
 def _path_below(path: str, mounted: str) -> str:
-    """The path of a group relative to the group that is mounted; "" where it is not below."""
+    """Return a group's path relative to the mounted group, or "" if it is not below that."""
     if mounted == "/":
         return path.strip("/")
     inside = path == mounted or path.startswith(mounted + "/")
@@ -88,12 +88,12 @@ def _walk_up(mount: Path, path: str) -> Iterator[Path]:
 
 
 def _unescape(text: str) -> str:
-    """A name as mountinfo writes it, with blanks as ``\\040``."""
+    """Undo mountinfo's escapes, such as ``\\040`` for a blank."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
 
 
 def _read_text(path: Path) -> str:
-    """What a file says; nothing where it is not there, or not for us."""
+    """Read a file; return "" if it is missing or unreadable."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

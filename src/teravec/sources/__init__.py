@@ -1,4 +1,4 @@
-"""Where vectors come from: files, memory or streams as one matrix, read by ranges of rows."""
+"""Where do vectors come from? Files, memory or streams, as one matrix read by ranges of rows."""
 
 from teravec.sources.bad_rows import find_bad, match_description, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans

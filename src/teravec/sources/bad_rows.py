@@ -1,8 +1,7 @@
-"""Finding the rows that are no vectors, and keeping a list of them.
+"""Finding bad rows, which are no vectors, and keeping a list of them.
 
-A row is bad where it is null, holds a null, is of another length, or holds NaN, infinity or what
-is infinite in float32. Which rows are bad depends on the files alone, so a list that is lost or
-damaged is made again.
+A row is bad if it is null, holds a null, has another length, or holds a value that is not finite
+in float32. Bad rows depend on the files alone: a lost or damaged list can be made again.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from teravec.storage.jsonfile import read_json, write_json
 __all__ = ["count_bad_rows", "find_bad", "match_description", "read_bad", "write_bad"]
 
 _FORMAT, _VERSION = "teravec-skipped", 1
-_BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
+_BLOCK_BYTES = 4 << 20  # of float32 that a thread checks at a time
 
 
 def match_description(
     source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
 ) -> Source:
-    """The source in the order, and without the bad rows, that a description of it records.
+    """Bring a source into its recorded order, and drop its recorded bad rows.
 
     Parameters
     ----------
     source : Source
-        Opened to skip bad rows where ``described`` has any, or where that is asked for.
+        Opened with ``skip_bad`` if ``described`` has bad rows, or if the user asks for it.
     described : dict
-        ``Source.describe()`` of a build or index; empty where there is none yet.
+        ``Source.describe()`` of a build or index; empty before a build.
     listed : Path
-        The list of bad rows beside it; they are looked for where it is missing or damaged.
+        The list of bad rows beside the index. If it is missing or damaged, all rows are checked.
     threads : int
     progress : Progress
     """
@@ -51,14 +50,14 @@ def match_description(
 
 
 def find_bad(source: Source, threads: int, progress: Progress) -> Source:
-    """Look at every row of a source that was opened to skip bad ones; return it without them.
+    """Check every row of a source that was opened with ``skip_bad``; drop the bad rows.
 
     Raises
     ------
     InvalidSource
-        No row is left, or bad rows lie at more places than can be skipped.
+        All rows are bad, or the bad rows form too many runs.
     """
-    threads = 1 if source.is_decoded else threads  # what is decoded is decoded in order
+    threads = 1 if source.is_decoded else threads  # rows can only be decoded in order
     with progress.stage("check", source.nrows, "vectors") as bar:
 
         def counted() -> Iterator[Int64]:
@@ -80,9 +79,9 @@ def find_bad(source: Source, threads: int, progress: Progress) -> Source:
 
 
 def write_bad(path: Path, source: Source) -> None:
-    """Seal the list of the rows that a source skips: of each file, its runs of bad rows.
+    """Seal the list of a source's bad rows: the runs of bad rows of each file.
 
-    The file is bounded, as the number of runs is.
+    Its size is bounded by the largest number of runs.
     """
     skipped = source.skipped
     assert skipped is not None
@@ -97,12 +96,12 @@ def write_bad(path: Path, source: Source) -> None:
 
 
 def count_bad_rows(path: Path) -> int:
-    """How many rows such a list names."""
+    """Count the rows in a list of bad rows."""
     return int(read_json(path, _FORMAT, _VERSION)["rows"])
 
 
 def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
-    """Read such a list; None where it is missing, damaged, or not the one described."""
+    """Read a list of bad rows; None if it is missing, damaged, or not the one described."""
     try:
         content = read_json(path, _FORMAT, _VERSION)
         skipped = Skipped.of_runs(

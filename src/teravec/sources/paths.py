@@ -1,8 +1,8 @@
-"""From what the user named to the list of files, in the stated order.
+"""Expanding the user's paths, folders and patterns to a list of files.
 
-Members of a folder or pattern come in natural order of their paths. Folders are entered. What
-holds no vectors there (hidden files, README.md, _SUCCESS and the like) is left out and named in
-one warning; a file that the user named himself is never left out.
+Members of a folder or pattern come in natural order of their paths. Subfolders are entered.
+Files that hold no vectors (hidden files, README.md, _SUCCESS and the like) are skipped and named
+in one warning. A file that the user named explicitly is never skipped.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PathLike = PathArgument
 
 log = logging.getLogger(__name__)
 
-_NAMED = 3  # names in a message; more are counted
-_HEAD_BYTES = 1 << 16  # of a build.json, in which its format is found
+_NAMED = 3  # names in a message; the rest is only counted
+_HEAD_BYTES = 1 << 16  # leading bytes of a build.json that state its format
 _TEXT_FILES = (".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml")
 _SIDE_FILES = (".crc", ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh")
 _COMPANIONS = (*_TEXT_FILES, *_SIDE_FILES, ".gz", ".zip", ".png", ".jpg")
@@ -46,11 +46,11 @@ class Member:
     ----------
     path : Path
     format : str, optional
-        The format asked for; None where the file's name says it.
+        The format that the user stated; None if the file's name states it.
     argument : int
-        Which of the paths asked for it belongs to.
+        Position of the user's path that led to this file.
     folder : str
-        The folder that it lies in below a folder asked for, as "lang=en"; else "".
+        Its folder, relative to the user's folder, such as "lang=en"; else "".
     """
 
     path: Path
@@ -60,7 +60,7 @@ class Member:
 
     @property
     def spelled(self) -> str:
-        """What `discover` finds this very member by."""
+        """The argument by which `discover` finds exactly this member."""
         return f"{self.path}:{self.format}" if self.format else str(self.path)
 
 
@@ -70,11 +70,11 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     Parameters
     ----------
     paths : path, or sequence of paths
-        Each a file; a folder, for the files in it and in its folders that have a known
-        extension; or a glob pattern (``**`` for folders at any depth), where nothing bears the
-        pattern's very name. ``PATH:FORMAT`` says the format of one of them.
+        Each is a file; a folder, which stands for all files of a known extension below it; or a
+        glob pattern (``**`` for folders at any depth), unless a file has exactly that name.
+        ``PATH:FORMAT`` states the format of one path.
     format : str, optional
-        The format of all of them, whatever their names say.
+        The format of all files, whatever their names.
 
     Returns
     -------
@@ -84,7 +84,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     Raises
     ------
     InvalidSource
-        Nothing there, nothing that can be read there, or one file reached twice.
+        A path is missing or has no readable file, or two paths lead to one file.
     """
     named = [paths] if isinstance(paths, str | os.PathLike) else _list_paths(paths)
     if not named:
@@ -130,7 +130,7 @@ def _match_pattern(pattern: str, format: str | None) -> list[Member]:
     if not found:
         raise InvalidSource(f"{pattern}: no file matches, expected one or more")
     left_out: list[str] = []
-    if not files and "**" not in pattern:  # folders are entered, as if a shell had named them
+    if not files and "**" not in pattern:  # enter folders, as if the shell had expanded them
         walks = [_walk(path, path.name, left_out, ()) for path in found]
         return _select_readable(pattern, [m for walk in walks for m in walk], left_out, format)
     root = _find_root(pattern)
@@ -146,7 +146,7 @@ def _match_pattern(pattern: str, format: str | None) -> list[Member]:
 
 
 def _find_root(pattern: str) -> Path:
-    """The folder that the first part with a wildcard is looked for in."""
+    """Return the folder above the pattern's first part with a wildcard."""
     parts = Path(pattern).parts
     plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:plain])
@@ -165,9 +165,10 @@ def _list_folder(directory: Path, format: str | None) -> list[Member]:
 def _walk(
     directory: Path, below: str, left_out: list[str], above: tuple[tuple[int, int], ...]
 ) -> Iterator[Member]:
-    """Files of a folder and of its folders; what is passed over is added to ``left_out``.
+    """Yield the files below a folder; add skipped names to ``left_out``.
 
-    ``above`` are the folders that lead here, so that a link to one of them is no endless way.
+    ``above`` identifies the folders above this one. A link back to one of them is skipped;
+    following it would never end.
     """
     with source_errors(directory, "list"):
         status = directory.stat()
@@ -187,7 +188,7 @@ def _walk(
 
 
 def _is_index(directory: Path) -> bool:
-    """Whether teravec works there: its model and parts are arrays too, and no input."""
+    """Whether the directory is an index or a part of one, whose arrays are no input."""
     if directory.suffix == ".partial":
         return True
     try:
@@ -200,10 +201,10 @@ def _is_index(directory: Path) -> bool:
 def _select_readable(
     where: str, files: list[Member], left_out: list[str], format: str | None
 ) -> list[Member]:
-    """The members that hold vectors, in order; a warning names the others.
+    """Select the members that hold vectors, in order; warn about the others.
 
-    A .bin, or a file without an extension, is only looked at where nothing else is there:
-    neighbours and models have such names too.
+    A .bin, or a file without an extension, counts only if there is nothing else: neighbours and
+    models have such names too.
     """
     if format is not None:
         kept = [m for m in files if m.path.suffix.lower() not in _COMPANIONS]

@@ -1,4 +1,4 @@
-"""Queries that stand beside the vectors they are compared with."""
+"""Opening queries, which may be a column of the same files as the vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def open_queries(
     vector_column: str | None = None,
     format: str | None = None,
 ) -> Source:
-    """Open queries by their own column, or by that of the vectors where their files have columns.
+    """Open queries by their own column, or else by the vectors' column if the files have columns.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def open_queries(
     Raises
     ------
     InvalidSource
-        As `open_source`; there is no such column.
+        As for `open_source`; or a file lacks the column.
     """
     if query_column is not None:
         return open_source(paths, vector_column=query_column, format=format)
@@ -47,14 +47,14 @@ def open_queries(
     except InvalidSource as error:
         if column is None or column not in str(error):
             raise
-        raise InvalidSource(f"{error}; name that of the queries by --query-column") from error
+        raise InvalidSource(f"{error}; name the queries' column by --query-column") from error
 
 
 def _have_columns(paths: Any, format: str | None) -> bool:
-    """Whether files have columns; of what is no path, its reader knows."""
+    """Whether the files have columns; True for anything that is not a path."""
     named = [paths] if isinstance(paths, str | os.PathLike) else paths
     try:
         members = discover(named, format)
         return any(has_columns(member.format or known_format(member.path)) for member in members)
     except (InvalidSource, InvalidArgument):
-        return True  # open_source says what is wrong
+        return True  # open_source will raise the proper error
