@@ -1,4 +1,4 @@
-"""Arrow columns as NumPy arrays: which types hold vectors and ids, and what rows must not hold."""
+"""Arrow columns as NumPy arrays: the types of vectors and ids, and the checks of rows."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ _DTYPES: dict[Any, np.dtype] = {
 }
 
 VECTOR_TYPES = "a list or fixed-size list of " + ", ".join(dtype.name for dtype in _DTYPES.values())
-"""Column types that are read as vectors, in words."""
+"""The column types that hold vectors, for messages."""
 
 _MOST_ID = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class VectorKind:
-    """What a column type says of the vectors in it.
+    """The vectors in a column, as far as the column's type states them.
 
     Parameters
     ----------
     dtype : numpy.dtype
-        Of the elements.
+        Type of the elements.
     d : int or None
         Dimension that the type states; None for lists of free length.
     is_nested : bool
-        Each row is a list that holds the vector alone.
+        Whether each row is a list with the vector as its only item.
     """
 
     dtype: np.dtype
@@ -66,7 +66,7 @@ class VectorKind:
 
     @property
     def rank(self) -> int:
-        """Lower for what is rather the vector column, where none is named.
+        """Preference among columns if none is named: lower ranks are likelier to be the vectors.
 
         Lists of larger integers are often token numbers, and nested lists boxes or parts.
         """
@@ -85,7 +85,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def vector_kind(kind: Any) -> VectorKind | None:
-    """What vectors a column of this Arrow type holds, or None where it holds no vectors."""
+    """Return the kind of vectors that an Arrow type holds, or None if it holds none."""
     if isinstance(kind, pa.FixedShapeTensorType):
         if sum(size != 1 for size in kind.shape) > 1:
             return None
@@ -122,7 +122,7 @@ def is_id(kind: Any) -> bool:
 
 
 def how_to_convert(kind: Any) -> str:
-    """What makes vectors of a column that is not read as such, or nothing."""
+    """Return advice on converting a column of this type to vectors, or ""."""
     types = pa.types
     if isinstance(kind, pa.FixedShapeTensorType):
         shape = f"{tuple(kind.shape)} is no vector: reshape it to ({prod(kind.shape)},)"
@@ -152,18 +152,18 @@ def decode_vectors(
     Parameters
     ----------
     path : Path
-        For messages, with ``first``, the row in the file of the piece's first row.
+        For messages, like ``first``, the number of the piece's first row in the file.
     array : pyarrow.Array
         Array of a type that has a `vector_kind`.
     d : int
         Length that every list must have.
     lenient : bool
-        Rows that are no vectors become NaN, in a floating type.
+        Turn bad rows into NaN, in a floating type, instead of raising.
 
     Returns
     -------
     ndarray of shape (len(array), d)
-        A view of Arrow's memory where that is possible.
+        A view of Arrow's memory if possible.
 
     Raises
     ------
@@ -183,7 +183,7 @@ def decode_vectors(
 
 
 def _unwrap(array: Any) -> Any:
-    """The array below extension types and dictionaries."""
+    """Return the plain array inside extension types and dictionaries."""
     if isinstance(array, pa.ExtensionArray):
         return _unwrap(array.storage)
     if isinstance(array, pa.DictionaryArray):
@@ -192,7 +192,7 @@ def _unwrap(array: Any) -> Any:
 
 
 def _read_lengths(lists: Any) -> np.ndarray:
-    """Elements of each row; of a null row, anything."""
+    """Return the number of elements in each row; undefined for null rows."""
     kind = lists.type
     if pa.types.is_fixed_size_list(kind):
         return np.full(len(lists), kind.list_size)
@@ -204,7 +204,7 @@ def _read_lengths(lists: Any) -> np.ndarray:
 
 
 def _find_sound(lists: Any, d: int) -> np.ndarray:
-    """Which rows, (n,) bool, hold ``d`` numbers and nothing else."""
+    """Find the rows, (n,) bool, that hold exactly ``d`` numbers."""
     inside = lists.type.value_type
     nested = isinstance(inside, pa.BaseExtensionType) or _is_list(inside)
     sound = _read_lengths(lists) == (1 if nested else d)
@@ -220,7 +220,7 @@ def _find_sound(lists: Any, d: int) -> np.ndarray:
 
 
 def _fill_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
-    """The rows that are sound; NaN in the others."""
+    """Return the sound rows, with NaN in place of the others."""
     values = lists.filter(pa.array(sound))
     while _is_list(values.type):
         values = _unwrap(values.flatten())
@@ -232,9 +232,9 @@ def _fill_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
 
 
 def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | None:
-    """Length of the first vector of a piece; None where it has no row.
+    """Return the length of a piece's first vector; None if the piece has no rows.
 
-    Where ``lenient``, the length that most rows of the piece have, those without values apart.
+    If ``lenient``, return the commonest length among the rows that have values.
     """
     lists = _unwrap(array)
     if lenient:
@@ -256,7 +256,7 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
 
 
 def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
-    """Raise for a row that is no vector, and say what it is."""
+    """Raise for a bad row; the message says what the row holds."""
     found, one = f"{path}: row {first + row}", lists[row : row + 1]
     if one.null_count:
         raise InvalidSource(f"{found} has a null vector, expected one in every row; {SKIP_HINT}")
@@ -277,7 +277,7 @@ def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
 def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
     """Convert one piece of an id column to int64; nulls and ids of 2^63 or more are errors.
 
-    Where ``lenient``, a null is -1: an error only if a vector has that id.
+    If ``lenient``, a null becomes -1, which is an error later, if its row has a vector.
     """
     array = _decode_runs(array)
     if array.null_count and not lenient:
@@ -295,7 +295,7 @@ def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> 
 
 
 def _decode_runs(array: Any) -> Any:
-    """The numbers of a column, each where its row is."""
+    """Unwrap a column, and expand its runs to one number per row."""
     array = _unwrap(array)
     if pa.types.is_run_end_encoded(array.type):
         return _decode_runs(pc.run_end_decode(array))

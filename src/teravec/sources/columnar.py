@@ -1,4 +1,4 @@
-"""What Parquet and Arrow IPC files share: a vector column, and an id column where one is named."""
+"""The common part of Parquet and Arrow files: a vector column and an optional id column."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ __all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors
 _PIECE_BYTES = 2 << 20
 _ID_ROWS = 64 << 10
 _FIRST_ROWS = 1 << 10
-_NAMED, _MOST_NAMES = 10, 50  # columns in a message, with and without their types
+_NAMED, _MOST_NAMES = 10, 50  # most columns in a message, with and without their types
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What to read of a table.
+    """The columns to read.
 
     Parameters
     ----------
     ids, vectors : str, optional
-        Columns, or fields of structs by dotted name; None for row numbers, and for the only
-        vector column.
+        Names of columns, or dotted names of fields in structs. Without ``ids``, ids are row
+        numbers. Without ``vectors``, the table must have one vector column.
     lenient : bool
-        Rows that are no vectors are read as NaN, not refused.
+        Read bad rows as NaN instead of raising.
     """
 
     ids: str | None = None
@@ -57,16 +57,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class ColumnPath:
-    """A column, or a field inside of it.
+    """A column, or a field inside a column of structs.
 
     Parameters
     ----------
     name : str
-        As the user writes it: "embedding.values".
+        The user's notation, such as "embedding.values".
     column : str
-        The column that holds it.
+        The column.
     fields : tuple of str
-        From the column down to the field.
+        Names of the fields from the column down.
     kind : pyarrow.DataType
     """
 
@@ -76,7 +76,7 @@ class ColumnPath:
     kind: Any
 
     def child(self, field: Any) -> ColumnPath:
-        """The path of one field of this struct."""
+        """Return the path of one field of this struct."""
         name, fields = f"{self.name}.{field.name}", (*self.fields, field.name)
         return ColumnPath(name, self.column, fields, field.type)
 
@@ -120,7 +120,7 @@ class ColumnTable(ABC):
         """
 
     def pieces(self, path: ColumnPath, group: int, rows: int) -> Iterator[tuple[int, Any]]:
-        """As `arrays`, each with its first row's number, and errors named after the file."""
+        """Yield `arrays` with the numbers of their first rows; errors name the file."""
         row = int(self.starts[group])
         arrays = self.arrays(path.column, group, rows)
         while True:
@@ -128,7 +128,7 @@ class ColumnTable(ABC):
                 array = next(arrays, None)
                 if array is None:
                     return
-                array.validate(full=True)  # IPC hands on whatever offsets a damaged file claims
+                array.validate(full=True)  # pyarrow passes on the offsets of a damaged IPC file
                 array = path.field(array)
             yield row, array
             row += len(array)
@@ -140,13 +140,13 @@ class ColumnarFile(VectorFile):
     Raises
     ------
     InvalidSource
-        No column, or more than one, that could be meant, or one of an unfit type.
+        No column fits, several fit, or the named column has an unsuitable type.
     """
 
     is_decoded = True
 
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
-        with arrow_errors(table.path):  # names that are not UTF-8
+        with arrow_errors(table.path):  # names may not be UTF-8
             self._column = _find_vector_column(table, columns.vectors)
             ids = None if columns.ids is None else _id_column(table, columns.ids)
         kind = vector_kind(self._column.kind)
@@ -163,15 +163,15 @@ class ColumnarFile(VectorFile):
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
-        """Yield a reader that goes on from where an earlier one stopped."""
+        """Yield a reader that continues where an earlier one stopped."""
         yield self._vectors.read
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the id column of rows [start, stop); None where none is named."""
+        """Read the id column of rows [start, stop); None without an id column."""
         return None if self._id_column is None else self._ids.read(start, stop)
 
     def release(self) -> None:
-        """Close the file and forget decoded rows."""
+        """Close the file and drop decoded rows."""
         self._vectors.release()
         self._ids.release()
 
@@ -187,7 +187,7 @@ class ColumnarFile(VectorFile):
 
 @contextmanager
 def arrow_errors(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises into typed errors; it also raises ``OSError`` for corrupt bytes."""
+    """Turn pyarrow's errors into typed errors; pyarrow raises ``OSError`` for corrupt bytes too."""
     try:
         yield
     except TeravecError:
@@ -229,7 +229,7 @@ def _find_vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
 
 
 def _explain_no_vectors(table: ColumnTable) -> str:
-    """What a table has instead of vectors, and what to do with it."""
+    """Describe the columns of a table without vectors, and advise what to do."""
     found = (
         ", ".join(f"{path.name} ({path.kind})" for path in _list_columns(table)[:_NAMED]) or "none"
     )
@@ -250,8 +250,8 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     path = _resolve(table, name)
     if not is_id(path.kind):
         hint = (
-            "other ids are not there yet: leave out --id-column (id_column), ids are then row "
-            "numbers, and join by row number"
+            "other types of ids are not supported: leave out --id-column (id_column); ids are "
+            "then row numbers, by which you can join"
         )
         if pa.types.is_floating(path.kind):
             hint = f"cast it: {name}.astype('int64')"
@@ -263,7 +263,7 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
 
 
 def _resolve(table: ColumnTable, name: str) -> ColumnPath:
-    """The column of this name, or else the field: a column's own name may have dots."""
+    """Find the column of this name, or else the field: a column's own name may have dots."""
     count = len(table.schema.get_all_field_indices(name))
     if count == 1:
         return ColumnPath(name, name, (), table.schema.field(name).type)
@@ -285,7 +285,7 @@ def _list_columns(table: ColumnTable) -> list[ColumnPath]:
 
 
 def _list_all_paths(table: ColumnTable) -> list[ColumnPath]:
-    """Columns, and the fields of structs among them at any depth."""
+    """List the columns, and the fields of structs at any depth."""
     found, left = [], _list_columns(table)
     while left:
         path = left.pop(0)
@@ -308,7 +308,7 @@ def _join_names(paths: list[ColumnPath]) -> str:
 
 
 def _first_dimension(table: ColumnTable, column: ColumnPath, lenient: bool) -> int:
-    """Length of row 0; where bad rows are skipped, of the first row that has any."""
+    """Read the length of row 0; if ``lenient``, the commonest length in the first piece."""
     for row, array in table.pieces(column, 0, _FIRST_ROWS if lenient else 1):
         length = first_length(array, table.path, row, lenient=lenient)
         if length is not None:

@@ -1,4 +1,4 @@
-"""What to do with a file of a format that is not read: the conversion, in one line."""
+"""How to convert files of other formats: one line for each."""
 
 from __future__ import annotations
 
@@ -64,10 +64,9 @@ _CONVERSIONS: dict[str, str] = {
 
 
 def conversion(path: Path) -> str | None:
-    """What makes a readable file of this one, or None where nothing is known of its extension.
+    """Return the line that converts a file, for the user to run; None for unknown extensions.
 
-    Only the extension is looked at, and the names of the arrays in an .npz; the line is for the
-    user to run.
+    It depends on the extension only and, for an .npz, on the names of its arrays.
     """
     suffix = path.suffix.lower()
     if suffix in _PACKED:

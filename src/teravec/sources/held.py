@@ -1,6 +1,6 @@
-"""Vectors that the caller holds in memory, as files that the stages read by range.
+"""Data in the caller's memory, as files that the stages read by range.
 
-Nothing is copied whole: each read views, or converts, the rows that it is asked for.
+Nothing is copied as a whole: each read views or converts its own rows only.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Int64 = npt.NDArray[np.int64]
 
 
 class HeldFile(VectorFile):
-    """Vectors in memory; ``path`` is only what messages call them.
+    """Vectors in memory; ``path`` is only their name in messages.
 
     Attributes
     ----------
     held_ids : ndarray of shape (n,), int64, or None
-        Ids that were given beside the vectors.
+        Ids that the user gave beside the vectors.
     """
 
     by_content = True
@@ -47,11 +47,11 @@ class HeldFile(VectorFile):
     held_ids: Int64 | None = None
 
     def hold_ids(self, ids: Int64) -> None:
-        """Take the ids of the rows; the caller has checked them."""
+        """Set the ids of the rows; the caller has checked them."""
         self.held_ids, self.id_name = ids, "ids"
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the ids given beside the vectors, or else those of a column."""
+        """Read the ids that were given beside the vectors, or else a column's ids."""
         if self.held_ids is None:
             return super().read_ids(start, stop)
         return self.held_ids[start:stop]
@@ -61,7 +61,7 @@ class HeldFile(VectorFile):
 
 
 class ArrayFile(HeldFile):
-    """A NumPy array of shape (n, d): of any real type, order, strides and byte order."""
+    """A NumPy array of shape (n, d), with any real type, order, strides and byte order."""
 
     def __init__(self, path: Path, array: np.ndarray) -> None:
         n, d = array.shape
@@ -75,7 +75,7 @@ class ArrayFile(HeldFile):
 
 
 class MappedFile(HeldFile, PackedFile):
-    """Rows of a memory map, read from the mapped file: the map's pages would count as ours."""
+    """A memory map, read by ``pread``: pages of the map would count as memory of this process."""
 
 
 class TableFile(HeldFile, ColumnarFile):
@@ -83,13 +83,13 @@ class TableFile(HeldFile, ColumnarFile):
 
 
 class SlicedFile(HeldFile):
-    """A matrix that gives rows by slices: of HDF5, Zarr and others that need not be in memory.
+    """A matrix of HDF5, Zarr or the like, read by slices; it need not be in memory.
 
     Parameters
     ----------
     path : Path
     matrix : object
-        With a shape of two numbers; NumPy makes an array of each slice of it.
+        Has a two-dimensional shape and slices that NumPy converts to arrays.
     """
 
     def __init__(self, path: Path, matrix: Any) -> None:
@@ -120,9 +120,9 @@ class SlicedFile(HeldFile):
 
 
 class TensorFile(SlicedFile):
-    """A PyTorch tensor, on any device; each read copies its rows to the host if need be.
+    """A PyTorch tensor on any device; each read copies its rows to the host if necessary.
 
-    It is known by its methods, because PyTorch is imported nowhere else than in ``kernels``.
+    It is recognised by its methods, because only ``kernels`` imports PyTorch.
     """
 
     def __init__(self, path: Path, tensor: Any) -> None:
@@ -131,13 +131,13 @@ class TensorFile(SlicedFile):
     def _convert(self, rows: Any) -> np.ndarray:
         rows = rows.cpu()
         if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
-            rows = rows.float()  # NumPy has no such type, or does not count it as a number
+            rows = rows.float()  # NumPy lacks these types, or does not count them as numbers
         found: np.ndarray = rows.numpy()
         return found
 
 
 def hold_array(path: Path, array: np.ndarray) -> HeldFile:
-    """Hold an array, or the file that it maps where its rows lie there one after another.
+    """Hold an array; if it maps consecutive rows of a file, hold that file instead.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def _check_type(path: Path, dtype: np.dtype) -> None:
 
 
 def _find_mapping(array: np.ndarray) -> tuple[Path, int] | None:
-    """The file that a C-contiguous array maps, and where in it row 0 begins; else None."""
+    """Return the file that a C-contiguous array maps and the offset of row 0, or None."""
     root: Any = array
     while isinstance(root.base, np.ndarray):
         root = root.base

@@ -1,4 +1,4 @@
-"""What kind of data in memory an object is, and what holds it as a file."""
+"""Recognising the kinds of data in memory, and holding each as a file."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ __all__ = [
     "is_pair",
 ]
 
-_VECTORS = "vectors"  # the column of what has no column names
+_VECTORS = "vectors"  # column name for data without column names
 
 
 def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
-    """Hold a matrix, table or data frame as a file; nothing is copied where that is possible.
+    """Hold a matrix, table or data frame as a file, without a copy if possible.
 
     Parameters
     ----------
     path : Path
-        What messages call it.
+        Its name in messages.
     data : object
-        A NumPy array or what NumPy makes one of (``__array__``, ``__array_interface__``,
-        ``__dlpack__``, lists of lists); a PyTorch tensor; a table of pyarrow, pandas or polars;
-        a mapping of column names to such.
+        A NumPy array, or an object that NumPy converts to one (``__array__``,
+        ``__array_interface__``, ``__dlpack__``, lists of lists); a PyTorch tensor; a table of
+        pyarrow, pandas or polars; a mapping of column names to any of these.
     columns : Columns
 
     Raises
     ------
     InvalidSource
-        No vectors that can be read; says what was found, and what to do.
+        No readable vectors; the message says what was found and what to do.
     """
     if isinstance(data, Mapping):
         return _hold_mapping(path, data, columns)
@@ -78,14 +78,14 @@ def hold_block(path: Path, block: Any, columns: Columns) -> HeldFile:
         file.hold_ids(check_ids([ids] if isinstance(ids, Integral) else ids, file.n, path))
         return file
     if isinstance(block, list | tuple) and len(block) == 1:
-        return hold_block(path, block[0], columns)  # a PyTorch loader's batches are such lists
+        return hold_block(path, block[0], columns)  # batches of a PyTorch loader are such lists
     if _count_dimensions(block) == 1 and not _is_columnar(block):
         block = _to_array(path, _to_host(block))[None]
     return hold(path, block, columns)
 
 
 def is_pair(block: Any) -> bool:
-    """Whether this is ids with their vectors, or one id with its vector."""
+    """Whether this is (ids, vectors), or one id with its vector."""
     if not isinstance(block, list | tuple) or len(block) != 2:
         return False
     ids, vectors = block
@@ -95,12 +95,12 @@ def is_pair(block: Any) -> bool:
 
 
 def is_frame(data: Any) -> bool:
-    """Whether this is a pandas data frame or series, or what behaves as one."""
+    """Whether this is a pandas data frame or series, or behaves like one."""
     return hasattr(data, "iloc") and (hasattr(data, "columns") or hasattr(data, "name"))
 
 
 def is_held_table(data: Any) -> bool:
-    """Whether this is a table that lies in memory, not a stream that may be read once."""
+    """Whether this is a table in memory, not a stream that can be read only once."""
     known = (pa.Table, pa.RecordBatch, pa.Array, pa.ChunkedArray)
     return (
         is_frame(data)
@@ -111,7 +111,7 @@ def is_held_table(data: Any) -> bool:
 
 
 def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
-    """Return ids as int64 of shape (n,), or raise InvalidArgument: none negative, each once."""
+    """Return ids as int64 of shape (n,); raise InvalidArgument if one is negative or repeated."""
     found = _to_array(path, ids)
     if found.dtype.kind not in "iu" or found.shape != (n,):
         raise InvalidArgument(
@@ -135,7 +135,7 @@ def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
 
 
 def _to_array(path: Path, data: Any) -> np.ndarray:
-    """What NumPy makes of an object; an array as it is."""
+    """Convert an object to a NumPy array; return an array unchanged."""
     if isinstance(data, np.ndarray):
         return data
     if hasattr(data, "toarray"):
@@ -144,7 +144,7 @@ def _to_array(path: Path, data: Any) -> np.ndarray:
         raise _device_error(path, data)
     try:
         with warnings.catch_warnings():
-            # Of classes whose __array__ is older than NumPy 2; not the caller's to mend.
+            # Classes with an __array__ from before NumPy 2 warn; the caller cannot change that.
             warnings.simplefilter("ignore", DeprecationWarning)
             array = np.asarray(data) if _numpy_knows(data) else np.from_dlpack(data)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
@@ -153,7 +153,7 @@ def _to_array(path: Path, data: Any) -> np.ndarray:
         raise InvalidSource(f"{path}: {_explain_no_matrix(data, error)}") from error
     if array.ndim == 0:
         late = next((name for name in ("collect", "compute") if hasattr(data, name)), None)
-        if late is not None:  # polars, dask and others that compute when they are asked to
+        if late is not None:  # a lazy frame of polars, dask and others
             raise InvalidSource(
                 f"{path}: {type(data).__name__} found, whose rows are not computed yet; give what "
                 f".{late}() returns"
@@ -174,7 +174,7 @@ def _numpy_knows(data: Any) -> bool:
 
 
 def gives_slices(data: Any) -> bool:
-    """Whether this is a matrix of another library, of which NumPy can have the rows it needs."""
+    """Whether this is another library's matrix, whose slices NumPy can convert."""
     named = ("shape", "dtype", "__getitem__", "__array__")
     if isinstance(data, np.ndarray) or not all(hasattr(data, name) for name in named):
         return False
@@ -189,7 +189,7 @@ def _device_error(path: Path, data: Any) -> InvalidSource:
 
 
 def _to_host(row: Any) -> Any:
-    """One vector, as float32 on the host where it is a PyTorch tensor."""
+    """Return one vector; a PyTorch tensor becomes float32 on the host."""
     return row.detach().cpu().float().numpy() if hasattr(row, "detach") else row
 
 
@@ -204,7 +204,7 @@ def _explain_no_matrix(data: Any, error: Exception) -> str:
 
 
 def _count_dimensions(data: Any) -> int:
-    """Dimensions of an array or of nested lists, without making one of the other."""
+    """Count the dimensions of an array or of nested lists, without a conversion."""
     if hasattr(data, "ndim"):
         return int(data.ndim)
     if hasattr(data, "shape"):
@@ -224,10 +224,10 @@ def _is_columnar(data: Any) -> bool:
 def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> HeldFile:
     others = [key for key in data if key != columns.ids]
     name = columns.vectors if columns.vectors is not None or len(others) != 1 else others[0]
-    for wanted in (name, *([] if columns.ids is None else [columns.ids])):
-        if wanted not in data:
+    for needed in (name, *([] if columns.ids is None else [columns.ids])):
+        if needed not in data:
             keys = ", ".join(map(str, data)) or "none"
-            missing = "name one as vector_column=" if wanted is None else f"{wanted!r} expected"
+            missing = "name one as vector_column=" if needed is None else f"{needed!r} expected"
             raise InvalidSource(f"{path}: columns {keys} found; {missing}")
     vectors = data[name]
     if hasattr(vectors, "with_format"):  # a DatasetDict of Hugging Face
@@ -240,7 +240,7 @@ def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> Held
 
 
 def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
-    """The columns of tables and data frames; None of what has no columns."""
+    """Open the columns of a table or data frame; return None for other data."""
     if not is_held_table(data):
         return None
     if is_frame(data):
@@ -251,7 +251,7 @@ def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
 
 
 def _select_columns(path: Path, frame: Any, columns: Columns) -> Any:
-    """Leave out the columns of a polars frame that are not read: text would be copied."""
+    """Keep only the needed columns of a polars frame: Arrow would copy its columns of text."""
     head = pa.table(frame.head(0)).schema
     kept = {columns.ids, columns.vectors} & set(head.names)
     if columns.vectors is None:
@@ -263,7 +263,7 @@ def _select_columns(path: Path, frame: Any, columns: Columns) -> Any:
 
 
 def _to_arrow(path: Path, data: Any) -> Any:
-    """A pyarrow.Table of data that Arrow knows; its buffers are shared."""
+    """Convert data that Arrow knows to a pyarrow.Table, sharing its buffers."""
     try:
         if isinstance(data, pa.Table):
             return data

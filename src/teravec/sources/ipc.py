@@ -1,7 +1,7 @@
-"""Arrow files and streams (.arrow, .arrows, .ipc, .feather), a few rows at a time.
+"""Arrow files and streams (.arrow, .arrows, .ipc, .feather), read a few rows at a time.
 
-Batches are read in pieces, so one may be larger than memory. A batch whose column needs its
-dictionary, or is of views or runs, is decoded whole, that column alone.
+Batches are read in pieces, so a batch may be larger than memory. A column with a dictionary, or
+of views or runs, is an exception: it is decoded one whole batch at a time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _IpcTable(ColumnTable):
                     yield piece
 
     def _decode_whole(self, number: int, batch: int) -> Iterator[Any]:
-        """The column from this batch on, batch by batch, as pyarrow reads it."""
+        """Yield the column batch by batch from this batch on, as pyarrow decodes it."""
         with self._open_reader(batch, [number]) as reader:
             if not self._layout.is_stream:
                 for later in range(batch, reader.num_record_batches):
@@ -68,7 +68,7 @@ class _IpcTable(ColumnTable):
 
     @contextmanager
     def _open_reader(self, batch: int, columns: list[int] | None = None) -> Iterator[Any]:
-        """A reader of pyarrow's; of a stream, one that begins with this batch."""
+        """Open pyarrow's reader; for a stream, the reader begins at this batch."""
         options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False)
         if not self._layout.is_stream:
             with (
@@ -86,7 +86,7 @@ class _IpcTable(ColumnTable):
 
 
 class _Spliced(io.RawIOBase):
-    """A stream without some of its batches: its schema and dictionaries, then one batch on."""
+    """A stream without its first batches: schema and dictionaries, then all from one batch on."""
 
     def __init__(self, fd: int, layout: Layout, batch: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Spliced(io.RawIOBase):
         self._fd = fd
 
     def readable(self) -> bool:
-        """It is for reading only."""
+        """Whether it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

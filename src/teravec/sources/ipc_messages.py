@@ -1,7 +1,7 @@
-"""Messages of Arrow files and streams: where each lies and how many rows a batch has.
+"""Messages of Arrow files and streams: their offsets, and the number of rows of each batch.
 
-pyarrow tells the number of a batch's rows only by loading the batch, so the rows are counted
-here from the metadata, which are flatbuffers::
+pyarrow must load a batch to count its rows. This module counts them from the metadata instead,
+which are flatbuffers::
 
     file:    "ARROW1" | 2 bytes | stream | footer | int32 footer size | "ARROW1"
     footer:  table { ..., field 1: Schema, ..., field 3: vector of Block }
@@ -15,7 +15,7 @@ here from the metadata, which are flatbuffers::
                    3: BodyCompression { field 0: int8 codec },
                    4: vector of int64, buffers of views }
 
-A file is a stream between its ends, but its footer finds batches without a walk.
+A file is a stream with a magic at both ends, and a footer that lists its batches.
 
 References
 ----------
@@ -50,16 +50,16 @@ _PREFIX = len(_CONTINUATION) + 4
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
 _CODECS = ("lz4", "zstd")
-_MOST_METADATA = 1 << 27  # bytes of one message; more are damage
+_MOST_METADATA = 1 << 27  # bytes of one message; a larger size means damage
 
-# A row has a byte or more. zstd, the denser codec, makes no fewer than 4 bytes of 128 KiB.
+# A row has at least one byte. zstd, the denser codec, packs 128 KiB into at least 4 bytes.
 _MOST_ROWS_PER_BYTE = 1
 _MOST_ROWS_PER_COMPRESSED_BYTE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the record batches of a file or stream lie.
+    """The positions of the record batches of a file or stream.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ class Layout:
         Bytes of the file.
     is_stream : bool
     is_little : bool
-        Whether numbers have this machine's byte order, little-endian.
+        Whether numbers are little-endian, as on this machine.
     offsets : ndarray of shape (batches,), int64
-        Where the message of each batch begins.
+        Offset of each batch's message.
     rows : list of int
-        Of each batch.
+        Rows of each batch.
     preamble : tuple of (int, int)
-        Of a stream, bytes [start, stop) of the schema and of every dictionary.
+        Bytes [start, stop) of the schema and of every dictionary of a stream.
     """
 
     size: int
@@ -92,13 +92,13 @@ class BatchMessage:
     ----------
     rows : int
     codec : str or None
-        What each buffer is compressed with: "lz4" (frames) or "zstd".
+        Compression of the buffers: "lz4" (frames) or "zstd".
     nodes : ndarray of shape (nodes, 2), int64
-        Length and nulls of each array of the batch, parents before children.
+        Length and number of nulls of each array of the batch, parents before children.
     buffers : ndarray of shape (buffers, 2), int64
-        Place in the file and bytes of each buffer.
+        Offset in the file and length of each buffer.
     views : tuple of int
-        Buffers beyond two of each array of views.
+        For each array of views, its number of buffers beyond two.
     """
 
     rows: int
@@ -110,7 +110,7 @@ class BatchMessage:
 
 @contextmanager
 def metadata_errors(path: Path) -> Iterator[None]:
-    """Turn what parsing damaged metadata raises into InvalidSource."""
+    """Turn the errors of parsing damaged metadata into InvalidSource."""
     try:
         yield
     except (struct.error, ValueError, IndexError, OverflowError) as error:
@@ -121,7 +121,7 @@ def metadata_errors(path: Path) -> Iterator[None]:
 
 
 def read_layout(path: Path) -> Layout:
-    """Find the record batches, by the footer, or by a walk from message to message."""
+    """Find the record batches, by the footer or by walking from message to message."""
     with open_fd(path) as fd, source_errors(path), metadata_errors(path):
         size = os.fstat(fd).st_size
         head = os.pread(fd, _PREFIX, 0)
@@ -166,7 +166,7 @@ def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
 
 @dataclass(frozen=True)
 class _Message:
-    """A message's metadata, and where its parts lie."""
+    """A message's metadata, and the positions of its parts."""
 
     raw: bytes
     kind: int
@@ -180,7 +180,7 @@ class _Message:
 
     @property
     def codec(self) -> str | None:
-        """What a batch's buffers are compressed with."""
+        """The compression of a batch's buffers."""
         at = _find_field(self.raw, self.header, 3)
         if at is None:
             return None
@@ -188,7 +188,7 @@ class _Message:
         return _CODECS[self.raw[codec] if codec is not None else 0]
 
     def rows(self, file_size: int) -> int:
-        """Rows of a batch."""
+        """Return the rows of a batch; raise ValueError for an impossible number."""
         at = _find_field(self.raw, self.header, 0)
         rows = 0 if at is None else int(struct.unpack_from("<q", self.raw, at)[0])
         per_byte = _MOST_ROWS_PER_COMPRESSED_BYTE if self.is_compressed else _MOST_ROWS_PER_BYTE
@@ -255,7 +255,7 @@ def _walk_stream(path: Path, fd: int, size: int) -> Layout:
 
 
 def _is_end(fd: int, at: int) -> bool:
-    """Whether the mark of a stream's end lies there, in its new or its old form."""
+    """Whether a stream's end mark lies at this offset, in its new or old form."""
     mark = os.pread(fd, _PREFIX, at)
     return mark in (_CONTINUATION + bytes(4), bytes(4)) or (at > 0 and mark[:4] == bytes(4))
 
@@ -272,7 +272,7 @@ def _read_bytes(fd: int, offset: int, size: int, file_size: int) -> bytes:
 
 
 def _read_vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:
-    """Bytes of a table's vector of fixed-size items; none where the field is missing."""
+    """Return the bytes of a table's vector of fixed-size items; empty if the field is missing."""
     at = _find_field(raw, table, number)
     if at is None:
         return np.empty(0, np.uint8)
@@ -284,7 +284,7 @@ def _read_vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDAr
 
 
 def _find_field(buffer: bytes, table: int, number: int) -> int | None:
-    """Find where a flatbuffer table's field lies; None where it has its default value."""
+    """Find the offset of a flatbuffer table's field; None if it has its default value."""
     vtable = table - int(struct.unpack_from("<i", buffer, table)[0])
     slot = 4 + 2 * number
     if slot >= struct.unpack_from("<H", buffer, vtable)[0]:

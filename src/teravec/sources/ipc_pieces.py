@@ -1,8 +1,8 @@
-"""Some rows of one column of an Arrow batch, read without the rest of the batch.
+"""Reading some rows of one column of an Arrow batch, without the rest of the batch.
 
-A writer that is handed a table may make one batch of it, however large. Buffers lie in the file
-as they do in memory, so of each the bytes of the wanted rows are read, and no others. A
-compressed buffer is unpacked from its beginning, some bytes at a time.
+Some writers put a whole table into one batch, however large. Buffers have the same layout in the
+file as in memory: a read takes only the bytes of its rows. A compressed buffer is unpacked from
+its beginning, some bytes at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from teravec.sources.unpacked import UnpackedBuffer
 __all__ = ["ALIGNED_ROWS", "BatchColumn", "is_readable"]
 
 ALIGNED_ROWS = 8
-"""Rows whose validity shares a byte; pieces are best multiples of it."""
+"""Rows that share one byte of validity bits; pieces should be multiples of it."""
 
 
 def is_readable(kind: Any) -> bool:
@@ -46,7 +46,7 @@ class BatchColumn:
     batch : BatchMessage
     schema : pyarrow.Schema
     column : int
-        Number of a column whose type `is_readable`.
+        Number of the column, whose type must satisfy `is_readable`.
     """
 
     def __init__(self, fd: int, path: Path, batch: BatchMessage, schema: Any, column: int) -> None:
@@ -60,15 +60,15 @@ class BatchColumn:
         self._unpacked: dict[int, UnpackedBuffer] = {}
 
     def read(self, start: int, stop: int) -> Any:
-        """Read rows [start, stop) as an Arrow array; ValueError where the batch is damaged.
+        """Read rows [start, stop) as an Arrow array; raise ValueError if the batch is damaged.
 
-        Of compressed batches, ranges are best read one after another.
+        Read the ranges of a compressed batch in ascending order: going back unpacks it again.
         """
         self._node, self._buffer = self._first
         return self._read_array(self._kind, start, stop)
 
     def pass_over(self, buffers: int) -> None:
-        """Go on to the node after this one and its buffers."""
+        """Skip this node and its buffers."""
         self._node, self._buffer = self._node + 1, self._buffer + buffers
 
     def _read_array(self, kind: Any, start: int, stop: int) -> Any:
@@ -93,7 +93,7 @@ class BatchColumn:
             children = [self._read_array(kind.value_type, first * size, stop * size)]
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             dtype = np.dtype("<i4" if pa.types.is_list(kind) else "<i8")
-            # An array without rows may have no buffer of offsets at all.
+            # An array without rows may lack the buffer of offsets.
             end = stop + 1 if rows else first
             offsets = self._read_values(first, end, dtype.itemsize).view(dtype)
             offsets = offsets if rows else np.zeros(1, dtype)
@@ -131,7 +131,7 @@ class BatchColumn:
 
 
 def _skip(kind: Any, column: BatchColumn, views: list[int]) -> None:
-    """Pass over the nodes and buffers of an array of this type and of its children."""
+    """Skip the nodes and buffers of an array of this type, and of its children."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         _skip(kind.storage_type, column, views)

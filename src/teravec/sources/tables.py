@@ -1,4 +1,4 @@
-"""Tables in memory: Arrow's, and data frames whose columns become Arrow a few rows at a time."""
+"""Tables in memory: Arrow tables, and data frames that are converted a few rows at a time."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from teravec.sources.columnar import ColumnTable
 __all__ = ["ArrowTable", "FrameTable"]
 
 _GROUP_ROWS = 8192
-"""Rows after which a read may begin: rows are skipped at no cost, but not converted twice."""
+"""Rows of a group. A read can start at any group for free, and converts no row before it."""
 
 _LOOK_ROWS = 1000
-"""Rows whose values say what type a column of Python objects has."""
+"""Leading rows from which the type of a column of Python objects is inferred."""
 
 
 def _plan_groups(n: int) -> list[int]:
@@ -40,16 +40,16 @@ class ArrowTable(ColumnTable):
 
 
 class FrameTable(ColumnTable):
-    """Columns of a pandas data frame, of arrays or lists too, converted block by block.
+    """Columns of a pandas data frame, of arrays or of lists, converted block by block.
 
     Parameters
     ----------
     path : Path
-        What messages call it.
+        Its name in messages.
     columns : dict of str to sequence
-        Each sliceable by position: a pandas ``.iloc``, or an array of objects.
+        Each can be sliced by position: a pandas ``.iloc``, or an array of objects.
     n : int
-        Rows.
+        Number of rows.
     """
 
     def __init__(self, path: Path, columns: dict[str, Any], n: int) -> None:
@@ -79,7 +79,7 @@ def _to_chunks(values: Any, kind: Any = None) -> list[Any]:
 
 
 def _infer_type(values: Any) -> Any:
-    """Arrow type of some first values; null where they have none in common."""
+    """Infer the Arrow type of some values; null if they have no common type."""
     if isinstance(values, np.ndarray) and values.dtype.kind != "O":
         return pa.from_numpy_dtype(values.dtype)
     try:
