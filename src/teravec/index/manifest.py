@@ -1,4 +1,4 @@
-"""The manifest: the small file, written last, that names all that is sealed and valid."""
+"""The manifest: a small file, written last, that names every sealed and valid file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FORMAT, _VERSION = "teravec-index", 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` says.
+    """The content of ``manifest.json``.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Manifest:
         Version of teravec that wrote it.
     d, ntotal, nlist : int
     code_size : int
-        Bytes of a code in the slices' list files: of the sketch where there are two stages.
+        Bytes of a code in the slices' list files; in a two-stage codec, of the sketch.
     metric, transform, codec : str
     model : str
         Checksum of the model.
@@ -46,11 +46,12 @@ class Manifest:
     source : dict
         Where the vectors came from: names, sizes and fingerprints.
     clipped : int
-        Vectors outside of what a scalar quantizer was trained on; in the file where there are any.
+        Vectors outside the scalar quantizer's trained range. The file omits the key if it is 0.
     repeated_ids : dict, optional
-        Of an id column, where ids occur more than once: ``ids``, how many do; ``rows``, that have
-        them; ``most``, rows of one id; ``example``, one of them; ``exact``, or else estimated from
-        a part of the ids. There is no such key in the file where none does.
+        Ids of an id column that occur more than once: ``ids`` (their number), ``rows`` (rows that
+        have one), ``most`` (largest number of rows with the same id), ``example`` (one id), and
+        ``exact`` (false: estimated from some of the ids). The file omits the key if there are
+        none.
     """
 
     creator: str
@@ -76,12 +77,12 @@ class Manifest:
 
 
 def count_copies_of_id(manifest: Manifest) -> int:
-    """Most vectors that have the same id."""
+    """Return the largest number of vectors with the same id."""
     return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
 
 
 def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str:
-    """In words, which ids occur more than once; ``rows`` are some that have the example."""
+    """Describe the repeated ids in words; ``rows`` are some rows of the example."""
     about = "" if repeated["exact"] else "about "
     where = f" in rows {' and '.join(f'{row:,}' for row in rows)}" if rows else ""
     return (
@@ -119,7 +120,7 @@ def read_manifest(paths: IndexPaths) -> Manifest:
     Raises
     ------
     MissingFile
-        There is no index, or its build is not finished.
+        The directory holds no index, or its build is not finished.
     CorruptFile, IncompatibleVersion
     """
     with storage_errors(paths.manifest, "read"):
@@ -143,7 +144,7 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
     Raises
     ------
     ForeignFile
-        It is another model's.
+        The description belongs to another model.
     MissingFile, CorruptFile, IncompatibleVersion
     """
     model = ModelDescription.read(paths.model)

@@ -24,18 +24,17 @@ _BUFFER_BYTES = 4 << 20
 
 
 def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
-    """Write what ``faiss.read_index`` opens and searches with the same results.
+    """Write an index that ``faiss.read_index`` opens and searches with the same results.
 
-    Of codes in two stages, the finer ones are written. Lists are verified and streamed, one
-    whole list in memory at a time; Faiss itself will
-    hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
+    A two-stage codec exports its fine codes. Lists are verified and streamed, one list in memory
+    at a time. Faiss itself will hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
 
     Raises
     ------
     OutputExists
-        ``out`` is there already, or another process writes it now.
+        ``out`` exists, or another process is writing it.
     CorruptFile
-        A list is damaged; no file is left.
+        A list is damaged; no file remains.
     """
     path = Path(out)
     with storage_errors(path, "write"):
@@ -70,10 +69,10 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
 
 
 def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
-    """Codes and ids of every list, in order.
+    """Yield codes and ids of every list, in order.
 
-    A list larger than a window comes in parts, which are put together: Faiss wants all
-    codes of a list before its ids.
+    A list larger than a window comes in parts, which are joined: Faiss's format has all codes of
+    a list before its ids.
     """
     for file in index.slices:
         sizes = iter(file.sizes.tolist())
@@ -96,7 +95,7 @@ def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _read_fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
-    """Likewise, of the finer codes of codes in two stages."""
+    """Yield fine codes and ids of every list of a two-stage codec, in order."""
     for file, rows in zip(index.slices, index.fine, strict=True):
         for start, stop in pairwise(file.starts.tolist()):
             held = rows.read_rows(start, stop)

@@ -1,4 +1,4 @@
-"""Measuring this machine: some ten seconds, 192 MiB of disk, one connection on loopback."""
+"""Measuring this machine, in about ten seconds, with 192 MiB of disk and a loopback connection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
 _DISK_BYTES = 192 << 20
 _PIECE = 8 << 20
-_TRUTH_BYTES = 1 << 30  # a limit that leaves blocks their size
+_TRUTH_BYTES = 1 << 30  # a memory limit that does not shrink the blocks
 _REPEATS = 3
 
 
@@ -55,9 +55,9 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
     Parameters
     ----------
     folder : Path, optional
-        On the disk to measure; a temporary directory when not given.
+        A folder on the disk to measure. Not given: a temporary directory.
     threads : int, optional
-        All processors when not given.
+        Not given: all processors.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
 
 
 def _measure_best(act: Callable[[], Any]) -> float:
-    """Least seconds of some runs: what the machine can do when nobody else uses it."""
+    """Time several runs and return the least seconds: the speed without other load."""
     seconds = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
@@ -104,7 +104,14 @@ def _measure_best(act: Callable[[], Any]) -> float:
 
 
 def _measure_assignment(vectors: Float32, threads: int) -> tuple[float, float, float, float]:
-    """Thread-seconds of an exact comparison, the law of comparisons, an iteration's share."""
+    """Measure assignment.
+
+    Returns
+    -------
+    tuple of float
+        Thread-seconds of one exact comparison; scale and exponent of the number of comparisons
+        as a power of nlist; an iteration's share of that number.
+    """
     rows = vectors[:32768]
     exact = CentroidAssigner.exact(vectors[-2048:])
     exact_s = (
@@ -116,7 +123,7 @@ def _measure_assignment(vectors: Float32, threads: int) -> tuple[float, float, f
             vectors[-nlist:], rows, seed=1, threads=threads, min_agreement=agreement
         )
 
-    # How many comparisons is counted, not timed: it does not depend on what else runs here.
+    # Count the comparisons instead of timing them: a count does not depend on other load.
     grouped = [assigner(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
     works = np.array([each.work for each in grouped])
     exponent, logged = np.polyfit(np.log(_NLISTS), np.log(works), 1)
@@ -149,7 +156,7 @@ def _measure_encoding(name: str, rows: Float32) -> float:
 
 
 def _measure_scanning(vectors: Float32) -> float:
-    """Eight lists of sq8 codes for one query, on one thread."""
+    """Scan eight lists of sq8 codes for one query, on one thread."""
     count, lists = 8192, np.arange(8, dtype=np.int64)
     ivf, parameters = _train("sq8", vectors)
     codes = np.random.default_rng(2).integers(0, 256, 8 * count * ivf.code_size, np.uint8)
@@ -165,7 +172,7 @@ def _measure_scanning(vectors: Float32) -> float:
 
 
 def _measure_truth(vectors: Float32, path: Path, threads: int) -> float:
-    """Some vectors against as many queries as a calibration has."""
+    """Compare some vectors exactly with as many queries as a calibration has."""
     np.save(path, vectors)
     source, options = open_source(path), CalibrationOptions()
     queries = np.ascontiguousarray(vectors[:: len(vectors) // options.queries][: options.queries])
@@ -189,7 +196,7 @@ def _measure_graph(centroids: Float32) -> float:
 
 
 def _measure_moving() -> float:
-    """Gathering codes in a random order, and their checksum."""
+    """Gather codes in random order, and compute their checksum."""
     rows = np.zeros((1 << 18, 64), np.uint8)
     order = np.random.default_rng(3).permutation(len(rows))
 
@@ -200,7 +207,7 @@ def _measure_moving() -> float:
 
 
 def _measure_disk(path: Path) -> tuple[float, float, float]:
-    """Bytes a second read and written, and seconds of a read at random, past the page cache."""
+    """Measure bytes per second read and written, and seconds of a random read, past the cache."""
     data = np.random.default_rng(4).integers(0, 256, _PIECE, np.uint8)
     view, buffer = byte_view(data), memoryview(bytearray(_PIECE))
     started = time.perf_counter()
@@ -233,7 +240,7 @@ def _publish(path: Path) -> None:
 
 
 def _measure_loopback() -> float:
-    """Bytes a second over one connection to ourselves, received into one buffer."""
+    """Measure bytes per second over one loopback connection, received into one buffer."""
     total, piece = 256 << 20, bytes(1 << 20)
     with socket.create_server(("127.0.0.1", 0)) as server:
 

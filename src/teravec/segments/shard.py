@@ -1,4 +1,4 @@
-"""The shard stage: encode ranges of rows into sealed files, sorted by list."""
+"""The shard stage: it encodes ranges of rows into sealed files, sorted by list."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ __all__ = ["count_clipped", "sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
-_CHECKED_ROWS = 1024  # on which a device is compared with the processor
+_CHECKED_ROWS = 1024  # rows on which a device is compared with the processor
 
 
 def sealed_shards(paths: IndexPaths) -> list[Path]:
-    """The shard files there are, in row order."""
+    """List the sealed shards in row order."""
     return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
 
 
 def count_clipped(paths: IndexPaths) -> int:
-    """Vectors of all shards outside of what the codec's scalar quantizer was trained on."""
+    """Count the vectors in all shards outside the scalar quantizer's trained range."""
     count = 0
     for path in sealed_shards(paths):
         with ListFile(path, lists=(0, 0)) as file:
@@ -66,8 +66,8 @@ def shard(
 ) -> list[Path]:
     """Encode the rows that no sealed shard covers; return the files written.
 
-    Ranges may be encoded in any order, by several processes at once, and again after a
-    crash: a shard appears under its name only when it is whole and verified.
+    Ranges may be encoded in any order, by several processes at once, and again after a crash. A
+    shard gets its name only when it is complete and verified.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def shard(
     model : ModelDescription
     paths : IndexPaths
     shards : int, optional
-        Shards to cut all rows into, at least.
+        Least number of shards to cut all rows into.
     rows : tuple of int, optional
         Encode only rows [start, stop). Not given: every row that no shard covers yet.
     resources : Resources
@@ -85,7 +85,7 @@ def shard(
     MemoryLimitTooSmall
         The model and one block of vectors leave no room to sort.
     ForeignFile
-        A shard of another model is in the way.
+        A shard of another model exists already.
     """
     engine = resources.engine
     block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
@@ -127,7 +127,7 @@ def _read_range(path: Path, model: ModelDescription, code_size: int) -> RowRange
 
 @dataclass(frozen=True)
 class _EncoderMaker:
-    """What a worker makes an encoder from."""
+    """The maker of a worker's encoder."""
 
     source: SourceFiles
     paths: IndexPaths
@@ -155,14 +155,14 @@ class _Encoder:
     threads: int
 
     def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
-        """Codes, ids and list numbers of a range, in row order; how many vectors were clipped."""
+        """Encode a range; return codes, ids and list numbers in row order, and clipped vectors."""
         count, clipped = rows[1] - rows[0], 0
         codes = np.empty((count, self.model.code_size), np.uint8)
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
             assigned, distances = self.assigner.assign(vectors, threads=self.threads)
-            # No vector is let in that none could find.
+            # A vector without a finite distance could never be found.
             if not np.isfinite(distances).all():
                 rows_of = np.arange(block.start, block.start + len(vectors))
                 self.source.check_lengths(rows_of, block.vectors)

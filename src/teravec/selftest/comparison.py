@@ -1,4 +1,4 @@
-"""Running the routes on every set, and judging what they found."""
+"""Running every route on every set of vectors, and judging the results."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ __all__ = ["Result", "compare"]
 Float32 = npt.NDArray[np.float32]
 
 REFERENCE = "plain Faiss"
-_LIST_ROWS = 156  # vectors a list: 256 lists of 40,000
-_FEWEST_LISTS = 64  # with few lists, equally good runs end far apart
+_LIST_ROWS = 156  # vectors per list: 256 lists of 40,000 vectors
+_FEWEST_LISTS = 64  # with fewer lists, equally good runs differ too much
 _NITER, _SEED = 10, 1234
 _WORSE_THAN_FAISS = 0.02
-_FROM_EACH_OTHER = 1e-3  # of our routes: they differ in the order of additions only
+_FROM_EACH_OTHER = 1e-3  # between our routes, which differ only in the order of additions
 
 
 @dataclass(frozen=True)
 class Result:
-    """One route on one set.
+    """The result of one route on one set of vectors.
 
     Parameters
     ----------
     set, route : str
     objective : float
-        Exact sum of squared distances to the nearest centroid; nan where there is no result.
+        Exact sum of squared distances to the nearest centroid; nan without a result.
     imbalance : float
     seconds : float
-        Of a k-means iteration.
+        Seconds of a k-means iteration.
     empty : int
-        Lists without a vector.
+        Number of empty lists.
     note : str
-        Why it was not run.
+        Why the route did not run.
     fault : str
-        What is wrong with it; empty where nothing is.
+        What is wrong with the result; empty if nothing is.
     """
 
     set: str
@@ -62,11 +62,11 @@ class Result:
 
 
 def compare(vectors: Float32, routes: list[Route], threads: int | None = None) -> Iterator[Result]:
-    """Run every route on the vectors and on a hard set made of them.
+    """Run every route on the vectors, and on a hard set made from them.
 
-    The reference is Faiss's k-means. A route's objective is off where it is 2 % above that, or
-    0.1 % from the first of our routes: all use the same seed and the same choice of vectors. In
-    the hard set's index no list may be empty.
+    The reference is Faiss's k-means. A route's objective is wrong if it is 2 % above the
+    reference, or 0.1 % away from our first route: all routes use the same seed and sample. No
+    list may be empty, also in the hard set.
     """
     threads = threads or default_threads()
     for name, x in (("vectors", vectors), ("half of them identical", make_hard(vectors))):

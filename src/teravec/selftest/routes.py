@@ -1,4 +1,4 @@
-"""The routes: each builds the same index from the same file in its own way."""
+"""The routes: each builds the same index from the same file in a different way."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PROCESSES = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What every route is to build.
+    """The build that every route does.
 
     Parameters
     ----------
     data : Path
     n : int
-        Vectors in it.
+        Number of vectors in ``data``.
     nlist, niter, seed, threads : int
     """
 
@@ -48,7 +48,7 @@ class Task:
 
     @property
     def options(self) -> TrainOptions:
-        """As the train stage takes them: all vectors are the sample."""
+        """The options of the train stage; all vectors are in the sample."""
         return TrainOptions(self.nlist, sample=self.n, niter=self.niter, seed=self.seed)
 
 
@@ -60,9 +60,9 @@ class Route:
     ----------
     name : str
     build : callable
-        Builds the task's index at a path; returns the seconds that its k-means took.
+        Builds the task's index at a path; returns the seconds of its k-means.
     missing : str
-        Why this installation does not have it; empty where it does.
+        Why this installation lacks the route; empty if it has it.
     """
 
     name: str
@@ -71,17 +71,16 @@ class Route:
 
 
 def routes(engine: str, workers: int, address: str | None) -> list[Route]:
-    """Every route, those that cannot be taken here with the reason.
+    """List every route; a route that cannot run here states why.
 
     Parameters
     ----------
     engine : str
-        ``ray`` demands the cluster's route: it is then an error that Ray is missing, not a
-        line in the table.
+        With ``ray``, a missing Ray is an error instead of a line in the table.
     workers : int
-        Of the Ray route.
+        Workers of the Ray route.
     address : str, optional
-        Of a Ray cluster; one is started on this machine when not given.
+        Address of a Ray cluster. Not given: one is started on this machine.
     """
     missing = ""
     if find_spec("ray") is None and engine != "ray":
@@ -129,7 +128,7 @@ def _build_whole(task: Task, out: Path, **more: Any) -> float:
 
 
 def _build_in_processes(task: Task, out: Path) -> float:
-    """Train here, shard in several processes at once, merge here."""
+    """Train in this process, shard in several processes at once, and merge in this process."""
     watch = _Stopwatch()
     resources = Resources(threads=task.threads, progress=watch)
     api.train(task.data, out, options=task.options, resources=resources)

@@ -1,9 +1,8 @@
-"""k-means over the sample: Lloyd's iterations with a checkpoint after each.
+"""k-means over the sample: Lloyd's iterations, with a checkpoint after each.
 
-The assignment goes through groups of centroids (``kernels.assignment``), checked against
-an exact one on some vectors in every iteration. Sums are kept in float64.
-
-Early iterations look at a part of the sample (``schedule``).
+The assignment goes through groups of centroids (``kernels.assignment``). Every iteration checks
+it against an exact assignment of some vectors. Sums are in float64. Early iterations assign only
+a part of the sample (``schedule``).
 
 References
 ----------
@@ -57,17 +56,16 @@ _CHECKPOINT_FORMAT = "teravec-kmeans"
 
 @dataclass
 class KMeansState:
-    """Where k-means stands: what a checkpoint holds.
+    """The state of k-means, which a checkpoint holds.
 
     Parameters
     ----------
     centroids : ndarray of shape (nlist, d), float32
     history : list of dict
-        One for each iteration done: ``vectors`` (that it looked at), ``objective`` (sum of
-        squared distances to the centroids that the iteration began with, scaled from these
+        One for each finished iteration: ``vectors`` (number of vectors assigned), ``objective``
+        (sum of squared distances to the centroids at the iteration's start, scaled from these
         vectors to all), ``imbalance`` (of these vectors' lists), ``empty`` (lists repaired),
-        ``agreement`` (share assigned as exact). With weights, the vectors' weights are summed
-        and not their number.
+        ``agreement`` (share assigned as by exact search). With weights, sums are weighted.
     """
 
     centroids: Float32
@@ -81,17 +79,17 @@ def kmeans(
     progress: Progress,
     engine: Engine | None = None,
 ) -> KMeansState:
-    """Cluster the training vectors, from the last checkpoint in ``directory`` if there is one.
+    """Cluster the training vectors, continuing from a checkpoint in ``directory`` if it exists.
 
     Parameters
     ----------
     vectors : TrainingSet
         n vectors of d dimensions, n >= options.nlist.
     directory : Path
-        Holds the checkpoint; the caller removes it when the model is sealed.
+        Directory of the checkpoint; the caller removes it once the model is sealed.
     engine : Engine, optional
-        Whose workers share the vectors; with the compiled kernels their number changes no
-        byte. Not given: this process.
+        Its workers divide the vectors. With the compiled kernels, their number does not change
+        the result. Not given: this process does everything.
     """
     state = _restore(directory, options, vectors) or KMeansState(_draw_centroids(vectors, options))
     if len(state.history) == options.niter:
@@ -129,7 +127,7 @@ def _open_passes(
 def _whole_pass(
     vectors: TrainingSet, options: KMeansOptions, centroids: Float32, number: int, bar: Bar
 ) -> Gathered:
-    """Assign and sum the pass's rows of the whole sample in this process."""
+    """Assign and sum one pass's rows of the whole sample in this process."""
     assigner = iteration_assigner(centroids, vectors, options)
     sums = Sums.zeros(*centroids.shape)
     start = 0

@@ -1,4 +1,4 @@
-"""The build record: what a build was asked for, so that a rerun continues that build."""
+"""The build record: a build's options and source, by which a rerun recognises the build."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _FORMAT, _VERSION = "teravec-build", 1
 
 
 class OtherBuild(OutputExists):
-    """The output holds a sound build, of other options or vectors.
+    """The output holds a sound build with other options or vectors.
 
     Attributes
     ----------
     found : str
-        What is there, without what to do about it.
+        The first half of the message: the build that was found, without advice.
     """
 
     def __init__(self, found: str, advice: str = "") -> None:
@@ -57,12 +57,12 @@ class OtherBuild(OutputExists):
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """How the index is cut; None leaves it to the stages.
+    """How the index is cut into shards and slices.
 
     Parameters
     ----------
     shards : int, optional
-        Not given: as many as the memory limit needs for one to be sorted in memory.
+        Not given: as few as possible, each small enough to be sorted in memory.
     slices : int, optional
         Not given: slices of about 1 GiB.
     """
@@ -78,7 +78,7 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """What ``build.json`` says.
+    """The content of ``build.json``.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class BuildRecord:
     source : dict
         ``Source.describe()``: names, sizes and fingerprints of the files.
     weights : dict, optional
-        ``Weights.describe()``, where training vectors have weights.
+        ``Weights.describe()``, if training vectors have weights.
     """
 
     train: TrainOptions
@@ -101,11 +101,11 @@ class BuildRecord:
         return int(self.source["ntotal"])
 
     def plan(self) -> TrainPlan:
-        """The training options with every choice made."""
+        """Return the training options with every choice made."""
         return plan_training(self.train, self.ntotal, int(self.source["d"]))
 
     def content(self) -> dict[str, Any]:
-        """The JSON object to seal."""
+        """Return the JSON object to seal."""
         head = {"format": _FORMAT, "version": _VERSION}
         weights = {} if self.weights is None else {"weights": self.weights}
         return {
@@ -117,7 +117,7 @@ class BuildRecord:
         }
 
     def check_source(self, source: Source, where: Path) -> None:
-        """Raise OutputExists unless this is the source that the build began with."""
+        """Raise OutputExists if the build began with another source."""
         if source.is_described_by(self.source):
             return
         found = source.describe()
@@ -144,7 +144,7 @@ def read_record(paths: IndexPaths) -> BuildRecord:
     Raises
     ------
     MissingFile
-        No build was begun there.
+        The directory holds no build.
     CorruptFile
     """
     content = read_json(paths.build, _FORMAT, _VERSION)
@@ -167,21 +167,21 @@ def begin_build(
     layout: LayoutOptions,
     weights: Weights | None = None,
 ) -> Iterator[BuildRecord]:
-    """Begin a build in a new or empty directory, or continue the same build, and hold it.
+    """Begin a build in a new or empty directory, or continue the same build, under its lock.
 
-    Nothing is written before every option is known to fit, and no other command may write there
-    until the body ends. If the body meets bad input, what was begun here is removed again.
+    All options are checked before anything is written. No other command can write to the
+    directory until the body ends. If the body meets bad input, a new build is removed again.
 
     Raises
     ------
     OutputExists
-        The directory holds something else, or a build with other options; or another process
-        is writing there now.
+        The directory holds something else or a build with other options, or another process
+        is writing to it.
     InvalidArgument
         An option is out of range or does not fit the source.
     """
     record = _check_record(source, train, layout, weights)
-    check_free(paths)  # what is refused is not touched
+    check_free(paths)  # before the lock file is created: a foreign directory must stay untouched
     with hold_directory(paths.root, create=True):
         if begun := check_free(paths):
             make_directory(paths.root)
@@ -210,7 +210,7 @@ def _check_record(
 
 
 def check_free(paths: IndexPaths) -> bool:
-    """Whether a build can begin there; False where one was begun. Anything else is refused."""
+    """Return True if a build can begin here, False if one has begun; raise for anything else."""
     with storage_errors(paths.root, "read"):
         if paths.build.exists():
             return False
@@ -245,10 +245,11 @@ def _check_same_build(
 
 
 def _remove_bad_build(paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool) -> None:
-    """Remove a build whose input turned out to be bad, unless something of it may be saved.
+    """Remove a build whose input turned out to be bad, unless part of it is still useful.
 
-    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
-    Only what this build made goes: without locks another process may have begun one too.
+    Bad vectors can never be indexed, and before the model is sealed nothing is useful. Only this
+    build's own files are removed: on file systems without locks, another process may have begun
+    a build too.
     """
     if paths.manifest.exists() or (ModelDescription.is_sealed(paths.model) and not vectors_are_bad):
         return

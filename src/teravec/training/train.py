@@ -1,4 +1,4 @@
-"""The train stage: source and options in, ``model/`` out, sealed."""
+"""The train stage: it makes a sealed ``model/`` from a source and options."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ Float32 = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-# Above this many lists a query finds its lists through HNSW: one query against all
-# centroids costs nlist * d multiplications, the graph a few hundred distances.
+# Above this many lists a query finds its lists through HNSW. Comparing one query with all
+# centroids costs nlist * d multiplications; the graph computes a few hundred distances.
 EXACT_QUANTIZER_NLIST = 1 << 16
-_FEWEST_HELD_OUT = 1000  # below, the sample itself tells more
-_CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss takes 100,000
+_FEWEST_HELD_OUT = 1000  # with fewer vectors outside the sample, the sample is a better test
+_CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss uses 100,000
 
 
 def train(
@@ -64,12 +64,12 @@ def train(
     resources: Resources,
     weights: Weights | None,
 ) -> ModelDescription:
-    """Train the model of a build, or find it trained.
+    """Train the model of a build, or read it if it is sealed.
 
-    The sample and every iteration of k-means are kept in ``training/`` until the model is
-    sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
-    of a PCA, k-means and splitting run on the engine. The codec is trained on a fixed number of
-    vectors, and always here. The device is where k-means finds the vectors' lists.
+    ``training/`` keeps the sample and the last iteration of k-means until the model is sealed: a
+    rerun continues where a killed run stopped. The engine draws the sample, sums the moments of
+    a PCA, runs k-means and splits lists. The codec is trained in this process, on a fixed number
+    of vectors. In k-means the device assigns the vectors.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def train(
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
     parts = plan.codec.training_parts
-    # One part is done in no time; a product quantizer takes most of a training.
+    # Show progress only for product quantizers, which take most of the training time.
     progress = resources.progress if parts > 1 else NoProgress()
     with progress.stage("codec", parts, "sub-quantizers") as bar:
         arrays["codec.npy"] = train_codec(
@@ -117,7 +117,7 @@ def _draw_training_set(
     resources: Resources,
     weights: Weights | None,
 ) -> TrainingSet:
-    """The sample and its weights, drawn; and the transform, trained."""
+    """Draw the sample and its weights, and train the transform."""
     engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
     whole = TrainingSet(sample, Transform.unpack(None), plan.d)
@@ -134,7 +134,7 @@ def _draw_training_set(
 
 
 def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None:
-    """Refuse vectors that codes or float32 cannot tell apart, before k-means is done for them."""
+    """Refuse vectors that codes or float32 cannot distinguish, before the work of k-means."""
 
     def place_of(number: int) -> str:
         return source.place_of(int(rows.rows(number, number + 1)[0]))
@@ -162,7 +162,7 @@ def _place_after(place_of: Callable[[int], str], start: int, number: int) -> str
 
 @dataclass(frozen=True)
 class _Lists:
-    """The lists as they will be: centroids, what assigns to them, and how they are filled."""
+    """The final lists: their centroids, assigner and estimated sizes."""
 
     centroids: Float32
     assigner: CentroidAssigner
@@ -177,7 +177,7 @@ def _finish_lists(
     probe: Float32,
     resources: Resources,
 ) -> _Lists:
-    """k-means' lists, those above the cap split, in an order that has near ones side by side."""
+    """Split lists above the cap, and sort all lists so that near lists are neighbours."""
     threads = resources.threads
 
     def make(centroids: Float32) -> CentroidAssigner:
@@ -208,10 +208,10 @@ def _finish_lists(
 
 
 def _read_held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
-    """Vectors on which the sealed model's assignment is checked: of those outside of the sample.
+    """Read vectors outside the sample, to check the sealed model's assignment.
 
-    k-means moved centroids towards the sample: on sift-photos 99.8 % of it were assigned as by
-    exact search, of other vectors 99.5 %.
+    The sample itself would look too good, because k-means moved the centroids towards it. On
+    sift-photos 99.8 % of the sample were assigned as by exact search, but 99.5 % of other vectors.
     """
     rows = draw_rows_outside(source.ntotal, plan, PROBE)
     if len(rows) < _FEWEST_HELD_OUT:
@@ -221,9 +221,10 @@ def _read_held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Flo
 
 
 def training_bytes(plan: TrainPlan, threads: int) -> int:
-    """Memory that training needs: centroids, their sums, and blocks in flight."""
+    """Return the memory of training: centroids, their sums, and blocks in flight."""
     row = 4 * max(plan.d, plan.d_index)
-    # float32 centroids: old, new, packed for the kernel, in the quantizer; float64 sums, means.
+    # Centroids in float32: old, new, packed for the kernel, and in the quantizer. In float64:
+    # sums and means.
     centroids = plan.most_lists * (plan.d_index * (4 * 4 + 2 * 8) + 64)
     blocks = 5 * BLOCK_BYTES + 4096 * row
     square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
@@ -235,7 +236,7 @@ def training_bytes(plan: TrainPlan, threads: int) -> int:
 
 
 def codec_rows(plan: TrainPlan) -> int:
-    """Vectors that train the codec: enough for it, and the same in any memory."""
+    """Return the number of vectors that train the codec, whatever the memory limit."""
     return max(plan.codec.min_training_vectors, _CODEC_BYTES // (4 * plan.d_index))
 
 
