@@ -94,19 +94,19 @@ import logging, sys, time
 
 import ray
 
-address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+address, expected, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
 found = 0
 while time.monotonic() < deadline:
     try:
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level=logging.FATAL)
         found = sum(node["Alive"] for node in ray.nodes())
-        if found >= wanted:
+        if found >= expected:
             sys.exit()
     except (ConnectionError, RuntimeError, ValueError, TimeoutError):
         pass
     time.sleep(1)
-sys.exit(f"teravec: {{found}} of {{wanted}} Ray nodes came within {{sys.argv[3]}} s")
+sys.exit(f"teravec: {{found}} of {{expected}} Ray nodes came within {{sys.argv[3]}} s")
 END
 }}
 wait_for 1
@@ -173,7 +173,7 @@ class SlurmOptions:
 
     def directives(self) -> str:
         """Return the script's ``#SBATCH`` lines."""
-        wanted = {
+        values = {
             "job-name": "teravec",
             "nodes": self.nodes,
             "ntasks-per-node": 1,
@@ -186,7 +186,7 @@ class SlurmOptions:
             # One minute before the end, signal the script only: it stops the build in good order.
             "signal": "B:TERM@60",
         }
-        lines = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
+        lines = [f"--{name}={value}" for name, value in values.items() if value is not None]
         return "\n".join(f"#SBATCH {line}" for line in (*lines, *self.more))
 
 

@@ -290,11 +290,11 @@ class WorkerPool:
 
     def spread(self, keys: Iterable[int]) -> None:
         """Move actors that share a worker to workers that have none."""
-        wanted = set(keys)
-        for idle in (s for s in self._slots if s.info is not None and not s.keys & wanted):
-            fullest = max(self._slots, key=lambda slot: len(slot.keys & wanted))
-            if len(fullest.keys & wanted) > 1:
-                key = max(fullest.keys & wanted)
+        moving = set(keys)
+        for idle in (s for s in self._slots if s.info is not None and not s.keys & moving):
+            fullest = max(self._slots, key=lambda slot: len(slot.keys & moving))
+            if len(fullest.keys & moving) > 1:
+                key = max(fullest.keys & moving)
                 fullest.keys.discard(key)
                 fullest.actor.release.remote([key])
                 idle.keys.add(key)

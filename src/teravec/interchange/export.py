@@ -76,22 +76,22 @@ def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     """
     for file in index.slices:
         sizes = iter(file.sizes.tolist())
-        codes_parts, ids_parts, wanted, held = [], [], next(sizes, 0), 0
+        codes_parts, ids_parts, size, held = [], [], next(sizes, 0), 0
         for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
             at = 0
             while True:
-                take = min(wanted - held, len(codes) - at)
+                take = min(size - held, len(codes) - at)
                 codes_parts.append(codes[at : at + take].tobytes())
                 ids_parts.append(ids[at : at + take].tobytes())
                 at, held = at + take, held + take
-                if held < wanted:
+                if held < size:
                     break
                 yield b"".join(codes_parts), b"".join(ids_parts)
                 codes_parts, ids_parts, held = [], [], 0
                 following = next(sizes, None)
                 if following is None:
                     break
-                wanted = following
+                size = following
 
 
 def _read_fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:

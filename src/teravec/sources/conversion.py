@@ -58,16 +58,16 @@ def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) 
     step = max(1, _PICK_BYTES // (4 * file.d))
     with file.reading() as read:
         for at in range(0, len(rows), step):
-            wanted = rows[at : at + step]
-            part = out[at : at + len(wanted)]
-            for begin, end in spans(wanted, file.d * file.dtype.itemsize):
-                first, last = int(wanted[begin]), int(wanted[end - 1])
+            picked = rows[at : at + step]
+            part = out[at : at + len(picked)]
+            for begin, end in spans(picked, file.d * file.dtype.itemsize):
+                first, last = int(picked[begin]), int(picked[end - 1])
                 span = read(first, last + 1)
                 if end - begin <= last - first:
-                    span = span[wanted[begin:end] - first]
-                _check_exact(file, span, part, wanted[begin:end], offset)
+                    span = span[picked[begin:end] - first]
+                _check_exact(file, span, part, picked[begin:end], offset)
                 _convert(span, part[begin:end])
-            _check_finite(file, part, wanted, offset)
+            _check_finite(file, part, picked, offset)
 
 
 def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:

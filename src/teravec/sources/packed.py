@@ -54,10 +54,10 @@ class PackedFile(VectorFile):
 
         def read(start: int, stop: int) -> np.ndarray:
             nonlocal buffer
-            wanted = (stop - start) * self._row_bytes
-            if wanted > buffer.size:
-                buffer = np.empty(wanted, np.uint8)
-            raw = buffer[:wanted]
+            nbytes = (stop - start) * self._row_bytes
+            if nbytes > buffer.size:
+                buffer = np.empty(nbytes, np.uint8)
+            raw = buffer[:nbytes]
             read_exactly(fd, raw, self._offset + start * self._row_bytes, self.path)
             return self._decode(raw.reshape(stop - start, self._row_bytes), start)
 
