@@ -339,7 +339,9 @@ class _Model:
         }
         seconds = max(parts["processor"] + parts["memory"], parts["disk read"])
         seconds += parts["one thread"]
-        return Stage("calibrating searches", seconds, parts, int(reads), 0, 0, self._opened())
+        return Stage(
+            "calibrating searches", seconds, parts, int(reads), 0, 0, self._count_open_bytes()
+        )
 
     # ------------------------------------------------------------------ search
 
@@ -368,7 +370,7 @@ class _Model:
             nprobe,
             servers * speed.read_bytes / (codes + ids),
             servers * self.cluster.threads / whole,
-            self._opened(),
+            self._count_open_bytes(),
             work.ntotal * work.row_bytes // servers,
         )
 
@@ -381,7 +383,7 @@ class _Model:
             return 2 * train.nlist * train.d_index / speed.flops
         return max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
 
-    def _opened(self) -> int:
+    def _count_open_bytes(self) -> int:
         """Return the memory of an open index, without cached lists."""
         return self.work.train.nlist * OPENED_LIST_BYTES + self._model_memory()
 

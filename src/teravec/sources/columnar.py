@@ -250,8 +250,8 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     path = _resolve(table, name)
     if not is_id(path.kind):
         hint = (
-            "other types of ids are not supported: leave out --id-column (id_column); ids are "
-            "then row numbers, by which you can join"
+            "other types of ids are not supported: leave out --id-column (id_column), and join by "
+            "row number, which is then the id"
         )
         if pa.types.is_floating(path.kind):
             hint = f"cast it: {name}.astype('int64')"
