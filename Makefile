@@ -28,18 +28,18 @@ test: check chromium
 chromium:
 	.ci/chromium
 
-# Ten minutes of load on a small cluster; the result goes to benchmarks/results.
+# Ten minutes of load on a small cluster; writes its result to benchmarks/results.
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
 
-# The pages of results, from the records that benchmarks left.
+# Render the pages of results from the benchmarks' records.
 results: $(READY)
 	$(BIN)/python -m benchmarks.render
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
-# What compares seconds: needs a machine with nothing else to do.
+# Tests that compare times; they need an idle machine.
 test-times: $(READY)
 	TERAVEC_TEST_TIMES=1 $(BIN)/python -m pytest -s tests/planning
 
@@ -50,15 +50,15 @@ format: $(READY)
 clean:
 	rm -rf $(VENV) build demo-output src/teravec/native/*.so
 
-# What needs PyTorch (hundreds of megabytes, in an environment of its own), on a GPU where there is
-# one. TORCH names another build of it.
+# Tests that need PyTorch (hundreds of megabytes, installed into .venv-gpu); they use a GPU if there is
+# one. TORCH names another build.
 TORCH ?= torch==2.13.0
 test-gpu:
 	$(MAKE) VENV=.venv-gpu .venv-gpu/.ready
 	.venv-gpu/bin/pip install --quiet --disable-pip-version-check $(TORCH)
 	.venv-gpu/bin/python -m pytest -rs tests/kernels/test_torch_scan.py tests/selftest/test_gpu.py tests/sources/test_torch.py
 
-# Jobs under a real Slurm of four nodes on this host; installs Slurm where it is missing.
+# Jobs under a real Slurm of four nodes on this host; installs Slurm if it is missing.
 test-slurm: $(READY)
 	command -v slurmctld > /dev/null && command -v munged > /dev/null || \
 		{ apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge; }

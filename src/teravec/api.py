@@ -1,4 +1,4 @@
-"""The functions of the package: each checks its arguments and hands typed options on."""
+"""The package's functions that make an index. Each checks its arguments and builds options."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ def resources(
     memory: str | int | None, threads: int | None, progress: Progress | bool | None,
     engine: EngineOptions | None = None, device: str = CPU,
 ) -> Resources:  # fmt: skip
-    """Memory, threads, progress, engine and device as users write them, checked.
+    """Check a user's memory, threads, progress, engine and device, and return them as Resources.
 
-    Use it as a context where there is an engine: its workers go when the body ends. On a
-    cluster, each worker has a GPU of its own where the device is one.
+    Use the result as a context manager: the engine's workers end with the body. On a cluster with a
+    GPU device, each worker has its own GPU.
     """
     memory_bytes = granted_memory(memory)
     check_threads(threads)
     chosen = engine or EngineOptions()
     if parse_device(device) != CPU:
         if chosen.name == "local":
-            open_torch(device)  # before anything is begun; a worker's is its own to find
+            open_torch(device)  # fail early; on a cluster each worker opens its own
         elif device.startswith("cuda"):
             chosen = replace(chosen, gpus=max(1, chosen.gpus))
     opened = open_engine(chosen, threads, memory_bytes)
-    # What this process does alone, it does while the workers beside it wait: on their threads.
+    # This process works alone only while its workers wait, so it may use their threads.
     here = chosen.workers or 1 if chosen.address is None else 1
     return Resources(memory_bytes, (threads or 0) * here, progress, opened, device)
 
@@ -110,18 +110,17 @@ def build(
     data : path-like or list of path-like, array-like, table, data frame or stream
         Files, folders or globs (``**`` for any depth) of .fvecs, .bvecs, .ivecs, .fbin,
         .f16bin, .u8bin, .i8bin, .npy, .parquet, .arrow or .feather files; rows in this order,
-        members of a folder in natural order of name. ``PATH:FORMAT`` says what one of them is.
+        members of a folder in natural order of name. ``PATH:FORMAT`` gives one file's format.
 
         Or vectors in memory, which are not copied: an array of shape (n, d) of NumPy, PyTorch
         or any library whose arrays NumPy reads; lists of lists; a table or data frame of
-        pyarrow, pandas or polars; a list of such, rows one after another.
+        pyarrow, pandas or polars; a list of these, whose rows follow one another.
 
-        Or a stream: what exports an Arrow stream (a RecordBatchReader, a DuckDB relation), or
-        an iterator of batches, each as above, or ``(ids, vectors)``, or one vector. It is
-        written to the file ``OUT.spool`` first, one batch at a time. A build that was killed
-        goes on from there, once the same stream is given again (only its first batch is
-        looked at), or ``OUT.spool`` as data. The file is removed when the index is whole and
-        calibrated.
+        Or a stream: an exporter of an Arrow stream (a RecordBatchReader, a DuckDB relation), or
+        an iterator of batches. A batch is data as above, ``(ids, vectors)``, or one vector. The
+        stream is first written to the file ``OUT.spool``, one batch at a time. To continue a
+        killed build, give the same stream again (only its first batch is read) or
+        ``OUT.spool``. The file is removed when the index is complete and calibrated.
     out : path-like
         Index directory: new, empty, or holding the same build.
     nlist : int or "auto", optional
@@ -138,56 +137,59 @@ def build(
     niter : int
         Iterations of k-means.
     seed : int
-        Of every random choice; the same seed gives the same bytes.
+        Seed of every random choice; the same seed gives the same bytes.
     max_list_bytes : str or int, optional
-        Split lists whose codes and ids would take more, as "64MiB": there are then more than
-        nlist. Not given: no limit.
+        Split lists whose codes and ids would take more, as "64MiB"; the index then has more than
+        nlist lists. Not given: no limit.
     shards, slices : int, optional
-        Files to cut the work and the index into. Not given: by memory, and 1 GiB a slice.
+        Files for the work and for the index. Not given: as many shards as memory requires, and
+        slices of about 1 GiB.
     keep_shards : bool
         Keep the shards after the merge.
     calibrate : bool
         Measure recall against effort on 1,000 vectors of the source, so that searches may ask
-        for a recall; see the function of that name. Its searches take no longer than the rest of
-        the build, or 30 s.
+        for a recall; see ``teravec.calibrate``. Its searches take at most as long as the rest of
+        the build, or 30 s if that is longer.
     memory : str or int, optional
-        Limit in bytes or as "4GiB", beside about 300 MiB for the interpreter and its
-        libraries. Not given: 4 GiB, or half of the memory that the machine or its container has
-        to give.
+        Limit in bytes or as "4GiB", in addition to about 300 MiB for the interpreter and its
+        libraries. Not given: 4 GiB, or half of the memory available to the machine or its
+        container if that is less.
     threads : int, optional
         Not given: the processors that this process may use, by affinity and container.
     ids : array-like of shape (n,), optional
         Ids of vectors in memory: whole numbers, 0 or more, each once.
     id_column, vector_column : str, optional
-        Of Parquet and Arrow files, tables and data frames; a field of a struct as
-        ``column.field``. Ids are row numbers where neither ``ids`` nor a column gives them.
+        Columns of Parquet and Arrow files, tables and data frames; a struct's field is
+        ``column.field``. Without ``ids`` and ``id_column``, ids are row numbers.
     format : str, optional
-        What all files are, whatever their names say: an extension without its dot.
+        Format of all files, whatever their names: an extension without its dot.
     skip_bad : bool
-        Leave out rows that are null, hold nulls, are of another length, or hold NaN or
-        infinity: one more pass over the data. They are listed in ``skipped.json``; the others
-        keep their ids.
+        Leave out rows that are null, hold nulls, have another length, or hold NaN or infinity.
+        This takes one more pass over the data. ``skipped.json`` lists the rows left out; the
+        others keep their ids.
     weights : path-like or array-like, optional
         An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
         k-means, 0 or more.
     overwrite : bool
-        Replace another index that is at ``out``, when the new one is whole: it is built beside
-        it, as ``OUT.new``. Not where ``out`` holds anything else. The same build goes on.
+        Replace another index at ``out`` once the new one is complete. The new one is built
+        beside it, as ``OUT.new``. If ``out`` holds anything but an index, that is an error; if it
+        holds the same build, that build continues.
     progress : Progress or bool, optional
-        True: a bar for each stage, in a terminal or a notebook. `teravec.Bars` is the class
-        that draws them; its ``stages`` say afterwards what each took.
+        True: a bar for each stage, in a terminal or a notebook. ``teravec.Bars`` draws them; its
+        ``stages`` list afterwards what each stage took.
     engine : {"local", "ray"}
         Where tasks run: in this process, or on a Ray cluster (``pip install 'teravec[ray]'``).
         The index is the same.
     workers : int, optional
-        Worker processes of Ray. Memory is then the limit of all of one machine's workers, and
-        threads those of each. Not given: one worker on each machine.
+        Ray's worker processes. ``memory`` then limits all workers of one machine together, and
+        ``threads`` applies to each. Not given: one worker on each machine.
     address : str, optional
-        Of a Ray cluster, whose machines see ``data`` and ``out`` under the same paths. Not
-        given: a Ray on this machine, for this build.
+        Address of a Ray cluster whose machines see ``data`` and ``out`` under the same paths.
+        Not given: start Ray on this machine for this build.
     device : str
-        What finds vectors' lists in training and sharding: ``cpu``; ``cuda`` or ``cuda:N``, a
-        GPU through PyTorch (``pip install 'teravec[gpu]'``). Of Ray, each worker takes a GPU.
+        Device that finds vectors' lists in training and sharding: ``cpu``; or ``cuda``,
+        ``cuda:N``, a GPU through PyTorch (``pip install 'teravec[gpu]'``). With Ray, each worker
+        takes a GPU.
 
     Returns
     -------
@@ -196,13 +198,13 @@ def build(
     Raises
     ------
     InvalidArgument
-        An option or input does not fit; nothing was written.
+        An option or input is wrong; nothing was written.
     OutputExists
         ``out`` holds something else, or another process is writing there now.
     StorageError
         No space or no permission; rerun to continue.
     WorkerLost
-        A task's workers died again and again; rerun to continue.
+        A task lost its worker too often; rerun to continue.
     """
     options = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, options, device) as granted:
@@ -251,13 +253,12 @@ def train(
 ) -> ModelDescription:
     """Train a model from a uniform sample of the source; the first stage of ``build``.
 
-    A rerun goes on where a killed run stood.
+    A rerun continues a killed run.
 
     Parameters
     ----------
     options, layout, resources : optional
-        The parameters that follow, put together already; those of a group that is given are
-        ignored.
+        The parameters below as ready-made groups; the parameters of a given group are ignored.
     data, out, ids, id_column, vector_column, weights, ...
         As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
 
@@ -302,11 +303,11 @@ def shard(
     address: str | None = None,
     device: str = CPU,
 ) -> list[Path]:
-    """Encode rows [start, stop), or all that no shard covers yet; the second stage.
+    """Encode rows [start, stop), or all rows without a shard; the second stage.
 
-    Ranges may be encoded in any order and by several processes at once; one whose rows another
-    process encodes now raises OutputExists. Parameters as for ``train``. Returns the shard files
-    written. Rows that ``train`` skipped are skipped here too, and are not counted.
+    Ranges may be encoded in any order and by several processes at once. If another process is
+    encoding some of the same rows, OutputExists is raised. Parameters as for ``train``. Returns the
+    shard files written. Rows that ``train`` skipped are skipped here too, and not counted.
     """
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
@@ -342,7 +343,7 @@ def _granted(
     given: Resources | None, memory: str | int | None, threads: int | None,
     progress: Progress | bool | None, engine: EngineOptions, device: str = CPU,
 ) -> Iterator[Resources]:  # fmt: skip
-    """What the caller grants, whose workers are the caller's to end; or what the others say."""
+    """Yield the caller's Resources and leave them open, or make them from the other arguments."""
     if given is not None:
         yield instance(given, Resources, "resources")
         return
@@ -386,48 +387,48 @@ def calibrate(
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
 
-    Replaces the calibration there is. An index opened before keeps what it has read.
+    Replaces an earlier calibration. An index that is already open keeps using the earlier one.
 
     Parameters
     ----------
     path : path-like
         Index directory.
     queries : optional
-        Queries like those to come, as ``build`` takes data. Not given: vectors drawn from
-        ``data``, preferably such that the model was not trained on, each left out of its own
+        Typical queries, in any form that ``build`` takes. Not given: vectors drawn from
+        ``data``, preferably ones that the model was not trained on. Each is left out of its own
         neighbours.
     data : optional
-        The vectors that the index was built from, as ``build`` takes them, for their exact
-        neighbours. An index of vectors in memory knows them by their numbers: an array, a
-        stream or a file of the same ones will do.
+        The vectors that the index was built from, in any form that ``build`` takes, for the exact
+        neighbours. If the index was built from data in memory, an array, a stream or a file of
+        the same vectors is accepted.
     truth : path-like, (distances, ids) or ids, optional
         Instead of data: the exact neighbours of ``queries``; a file, or the arrays that
         ``groundtruth`` returns.
     nqueries : int
         Vectors to draw, where no queries are given.
     ks : sequence of int
-        Numbers of neighbours to measure the recall of; searches of other k use the next one.
+        Values of k whose recall is measured; searches with another k use the next larger one.
     codes : int, optional
-        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least; three
-        times as many where 0.95 cannot be promised then.
+        Raise the effort until a query scans this many codes. Not given: a 32nd of all, at least
+        30,000; three times as many if that cannot promise 0.95.
     seconds : float, optional
-        End the searches before this is over, with what was measured by then. Not given: go on.
-        What it measures in time does not depend on the machine; how far it comes does.
+        End the searches within this time, and promise what was measured by then. Not given: no
+        limit. The time limit can shorten the measurement, but not change its values.
     truth_format : str, optional
-        Of the truth file, as "ibin", where its name and content do not tell.
+        Format of the truth file, as "ibin", if its name and content do not show it.
     memory, threads, ids, id_column, vector_column, format, progress
-        As for ``build``. The queries' files have the same vector column, if they have columns.
+        As for ``build``. ``vector_column`` applies to the queries' files too.
     query_column : str, optional
-        Column of the queries' vectors, where it is another.
+        Column of the queries' vectors, if it differs.
 
     Raises
     ------
     InvalidArgument
-        Neither or both of data and truth; or they do not fit the index. The calibration there
-        is stays.
+        Neither or both of data and truth given, or they do not fit the index. An earlier
+        calibration stays.
     MemoryLimitTooSmall
     OutputExists
-        Another process is writing into the index now.
+        Another process is writing into the index.
     StorageError
         No permission to write into the index.
     """
@@ -441,7 +442,7 @@ def calibrate(
             format=format,
         )  # fmt: skip
     if paths.root.is_dir():
-        check_place(paths.calibration)  # before hours of work
+        check_place(paths.calibration)  # fail before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
         raise InvalidArgument(
             "exact neighbours are needed: give the data that the index was built from, or "
@@ -466,7 +467,7 @@ def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
     Raises
     ------
     CorruptFile, MissingFile, ForeignFile
-        The first damage found; names the file.
+        The first damage found; the message names the file.
     """
     damages = _verify(path_of(path, "the index"), as_progress(progress))
     if damages:

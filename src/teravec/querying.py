@@ -1,4 +1,4 @@
-"""Questions about many vectors at once, as functions: each opens what it needs, and closes it."""
+"""The package's functions that query an index. Each opens what it needs, and closes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from teravec.bulk.given import Truth, as_neighbors, opened, read_whole
 from teravec.bulk.questions import Question, TopK, Within, with_index_ids
 from teravec.bulk.results import check_output, write_neighbors
 from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.evaluation import Evaluation
 from teravec.evaluation.evaluation import evaluate as _evaluate
@@ -46,6 +45,7 @@ from teravec.storage.output_lock import hold_file
 __all__ = ["evaluate", "groundtruth", "info", "range_search", "search", "skipped_rows"]
 
 _SKIPPED = ".skipped.json"
+_NPROBES = (1, 4, 16, 64)  # tried where nothing is asked for
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -76,19 +76,19 @@ def groundtruth(
     Parameters
     ----------
     data : path-like, array-like, table, data frame or stream
-        The vectors to search, as ``build`` takes them.
+        The vectors to search, in any form that ``build`` takes.
     queries : likewise
-        Held in memory whole.
+        Held in memory as a whole.
     k : int
         1 to the number of vectors.
     metric : {"l2", "ip", "cosine"}
     out : path-like, optional
-        Write them to this file too; its extension says the format: .npz .parquet .ibin .bin
-        .ivecs .npy. A run that was killed goes on from ``OUT.partial``.
+        Also write the neighbours to this file. Its extension chooses the format: .npz .parquet
+        .ibin .bin .ivecs .npy. A killed run continues from ``OUT.partial``.
     query_column : str, optional
-        Column of the queries' vectors, where it is another than ``vector_column``.
+        Column of the queries' vectors, if it differs from ``vector_column``.
     skip_bad : bool
-        Leave out rows of the data that are no vectors; they are listed in ``OUT.skipped.json``.
+        Leave out bad rows of the data, as ``build`` does; ``OUT.skipped.json`` lists them.
     ids, id_column, vector_column, format, memory, threads, progress, engine, workers, address
         As for ``build``.
 
@@ -97,7 +97,7 @@ def groundtruth(
     distances : ndarray of shape (nq, k), float32
         Squared L2 ascending (l2), or similarities descending (ip, cosine).
     ids : ndarray of shape (nq, k), int64
-        Equal distances go by id, ascending.
+        Equal distances are ordered by id, ascending.
 
     Raises
     ------
@@ -111,24 +111,42 @@ def groundtruth(
         if place is not None:
             stack.enter_context(hold_file(place))
         granted = stack.enter_context(resources(memory, threads, progress, options))
-        source = stack.enter_context(opened(
-            data, granted, _beside(place, ".spool"), shared=not granted.engine.in_process,
-            ids=ids, id_column=id_column, vector_column=vector_column, format=format,
-            skip_bad=skip_bad,
-        ))  # fmt: skip
+        source = stack.enter_context(
+            opened(
+                data,
+                granted,
+                _beside(place, ".spool"),
+                shared=not granted.engine.in_process,
+                ids=ids,
+                id_column=id_column,
+                vector_column=vector_column,
+                format=format,
+                skip_bad=skip_bad,
+            )
+        )
         if place is not None:
             source.check_not(place)
         vectors = read_whole(
-            queries, granted, "queries", query_column=query_column, vector_column=vector_column,
-            format=format, exact=True, not_at=place,
-        )  # fmt: skip
+            queries,
+            granted,
+            "queries",
+            query_column=query_column,
+            vector_column=vector_column,
+            format=format,
+            exact=True,
+            not_at=place,
+        )
         if source.skipped is not None:
             source = find_bad(source, granted.threads, granted.progress)
         checkpoint = _beside(place, ".partial")
         distances, found = exact_neighbors(
-            source, vectors, k, metric=Metric.parse(metric), resources=granted,
+            source,
+            vectors,
+            k,
+            metric=Metric.parse(metric),
+            resources=granted,
             checkpoint=checkpoint,
-        )  # fmt: skip
+        )
         if place is not None and checkpoint is not None:
             write_neighbors(place, distances, found)
             _list_skipped(place, source)
@@ -141,11 +159,11 @@ def _list_skipped(out: Path, source: Source) -> None:
     if source.skipped is not None and source.skipped.rows:
         write_bad(listed, source)
     else:
-        remove(listed)  # of an earlier run
+        remove(listed)  # left by an earlier run
 
 
 def skipped_rows(out: Path) -> int:
-    """How many rows the ground truth in a file leaves out, as the list beside it says."""
+    """Return how many rows a file of ground truth leaves out, from the list beside it."""
     listed = out.with_name(out.name + _SKIPPED)
     return count_bad_rows(listed) if listed.exists() else 0
 
@@ -170,31 +188,32 @@ def search(
 ) -> tuple[Float32, Int64] | CorpusSummary:
     """Find the k nearest neighbours of every query, however many there are.
 
-    To search again and again, open the index once: ``Index.search`` has no overhead.
+    For repeated searches, open the index once and use ``Index.search``.
 
     Parameters
     ----------
     index : path-like or Index
     queries : path-like, array-like, table, data frame or stream
-        As ``build`` takes data. With ``out``, a stream is spooled to ``OUT.spool`` meanwhile.
+        In any form that ``build`` takes. With ``out``, a stream is spooled to ``OUT.spool``.
     k, nprobe, recall, candidates
         As for ``Index.search``.
     out : path-like, optional
         Write the results to this file instead of returning them, so that they may be larger
-        than memory. Its extension says the format: .npz .parquet .ibin .bin .ivecs .npy. A run
-        that was killed goes on from ``OUT.partial``.
+        than memory. Its extension chooses the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs
+        .npy. A killed run continues from ``OUT.partial``.
     exclude_self : bool
         Leave out the vector with the query's own id: for the neighbours within one data set.
     ids, id_column, vector_column, format
-        Of the queries. Files of indexed vectors have the index's ids, unless others are named.
+        For the queries, as for ``build``. If the queries are files that the index was built from,
+        they have the index's ids by default.
     memory, threads
-        As for ``build``; an index that is open has its own.
+        As for ``build``; ignored for an open index, which has its own.
     progress : Progress, optional
 
     Returns
     -------
     (distances, ids)
-        Without ``out``: ndarrays of shape (nq, k), as of ``Index.search``.
+        Without ``out``: ndarrays of shape (nq, k), as from ``Index.search``.
     CorpusSummary
         With ``out``.
 
@@ -203,9 +222,18 @@ def search(
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
     with _asked(
-        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
-        id_column=id_column, vector_column=vector_column, format=format,
-    ) as asked:  # fmt: skip
+        index,
+        queries,
+        out,
+        memory,
+        threads,
+        progress,
+        exclude_self,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as asked:
         effort = asked.index.effort(nprobe, recall, k=k, candidates=candidates)
         found = asked.answer(TopK(k, effort, exclude_self))
     if isinstance(found, CorpusSummary):
@@ -235,9 +263,9 @@ def range_search(
     Parameters
     ----------
     radius : float
-        Squared L2 below it (l2), or similarity above it (ip, cosine).
+        Results have a smaller squared L2 distance (l2), or a larger similarity (ip, cosine).
     out : path-like, optional
-        As for ``search``; .npz or .parquet.
+        As for ``search``: .npz .parquet .csv or .jsonl.
     index, queries, nprobe, recall, exclude_self, ids, id_column, vector_column
         As for ``search``.
     format, memory, threads, progress
@@ -246,7 +274,7 @@ def range_search(
     Returns
     -------
     (lims, distances, ids)
-        Without ``out``: results of query i are at [lims[i], lims[i + 1]), as of
+        Without ``out``: query i has results [lims[i], lims[i + 1]), as from
         ``Index.range_search``.
     CorpusSummary
         With ``out``.
@@ -256,9 +284,18 @@ def range_search(
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
     with _asked(
-        index, queries, out, memory, threads, progress, exclude_self, ids=ids,
-        id_column=id_column, vector_column=vector_column, format=format,
-    ) as asked:  # fmt: skip
+        index,
+        queries,
+        out,
+        memory,
+        threads,
+        progress,
+        exclude_self,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as asked:
         effort = asked.index.effort(nprobe, recall, radius=radius)
         found = asked.answer(Within(radius, effort, exclude_self))
     if isinstance(found, CorpusSummary):
@@ -286,34 +323,32 @@ def evaluate(
     Parameters
     ----------
     index : path-like or Index
-        By path it is opened so that every search reads its lists again; an index that is open
-        may keep them, and then reads less.
+        Given a path, every search reads its lists anew. An open index may have them in its cache,
+        and then reads less.
     queries : path-like, array-like, table, data frame or stream
-        As ``build`` takes data; held in memory whole.
+        In any form that ``build`` takes; held in memory as a whole.
     truth : path-like, (distances, ids) or ids
         A file of the exact neighbours, or the arrays that ``groundtruth`` returns.
     k : int
     nprobe : int or sequence of int, optional
-        Numbers of lists to try. Not given, without recall: 1, 4, 16 and 64.
+        Values to measure. With neither nprobe nor recall: 1, 4, 16 and 64.
     recall : float or sequence of float, optional
-        Recalls to ask for instead; needs a calibrated index.
+        Recalls to ask for, after the nprobes; needs a calibrated index.
     candidates, memory, threads
         As for ``search``.
     vector_column, format : str, optional
-        Of the queries.
+        For the queries, as for ``build``.
     truth_format : str, optional
-        Of the truth file, as "ibin", where its name and content do not tell.
+        Format of the truth file, as "ibin", if its name and content do not show it.
 
     Returns
     -------
     list of Evaluation
-        One for each nprobe or recall, in order.
+        One for each nprobe, then for each recall.
     """
-    if nprobe is not None and recall is not None:
-        raise InvalidArgument("nprobe and recall given; one expected")
-    nprobes = (
-        _several(nprobe) if nprobe is not None else [] if recall is not None else [1, 4, 16, 64]
-    )
+    if nprobe is None and recall is None:
+        nprobe = _NPROBES
+    nprobes = [] if nprobe is None else _several(nprobe)
     recalls = [] if recall is None else _several(recall)
     limits = resources(memory, threads, None)
     neighbors = as_neighbors(truth, truth_format)
@@ -325,12 +360,12 @@ def evaluate(
 
 
 def info(index: PathLike) -> dict[str, Any]:
-    """Describe an index: sizes in bytes, settings, training, how its lists are filled.
+    """Describe an index: sizes in bytes, settings, training, and the sizes of its lists.
 
     Returns
     -------
     dict
-        Fit for JSON; what ``teravec info --json`` prints.
+        As ``teravec info --json`` prints it.
     """
     with OpenedIndex(path_of(index, "the index")) as there:
         calibration = read_calibration(there.paths, there.manifest)
@@ -339,14 +374,14 @@ def info(index: PathLike) -> dict[str, Any]:
 
 
 class _Asked:
-    """An index, and a source of queries; where the results go, and who is told how far it is."""
+    """An open index and a source of queries, with the output path and the progress."""
 
     def __init__(self, index: Index, source: Any, out: Path | None, progress: Progress) -> None:
         self.index = index
         self._source, self._out, self._progress = source, out, progress
 
     def answer(self, question: Question) -> FoundArrays | CorpusSummary:
-        """Write the results where that is asked for, or else return them all."""
+        """Write the results to the output path, or return them if there is none."""
         source, n = self._source, self._source.ntotal
         if self._out is not None:
             return search_corpus(self.index, source, question, self._out, self._progress)
@@ -360,9 +395,15 @@ class _Asked:
 
 @contextmanager
 def _asked(
-    index: PathLike | Index, queries: Data, out: PathLike | None, memory: str | int | None,
-    threads: int | None, progress: Progress | bool | None, exclude_self: bool, **given: Any,
-) -> Iterator[_Asked]:  # fmt: skip
+    index: PathLike | Index,
+    queries: Data,
+    out: PathLike | None,
+    memory: str | int | None,
+    threads: int | None,
+    progress: Progress | bool | None,
+    exclude_self: bool,
+    **given: Any,
+) -> Iterator[_Asked]:
     place = None if out is None else path_of(out, "out")
     if place is not None:
         check_output(place)
@@ -374,7 +415,7 @@ def _asked(
 
 
 def _with_index_ids(index: Index, queries: Data, exclude_self: bool, given: dict[str, Any]) -> Data:
-    """Files of indexed vectors, opened with the index's ids unless others are named."""
+    """Open files of indexed vectors with the index's ids, unless other ids are named."""
     paths = are_paths(queries)
     if paths is None or given["ids"] is not None or given["id_column"] is not None:
         return queries
@@ -391,7 +432,7 @@ def _with_index_ids(index: Index, queries: Data, exclude_self: bool, given: dict
 def _index(
     index: PathLike | Index, memory: str | int | None, threads: int | None, **options: Any
 ) -> Iterator[Index]:
-    """The index given, which stays open; or that at a path, open while the body runs."""
+    """Yield the given index, which stays open, or open the one at a path for the body."""
     if isinstance(index, Index):
         yield index
         return

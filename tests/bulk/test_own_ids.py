@@ -92,7 +92,9 @@ def test_range_search_as_well(root: Path, tmp_path: Path) -> None:
     assert graph["query"].to_pylist() == owners.tolist()
 
 
-def test_more_batches_than_one_name_the_same_queries(root: Path, tmp_path: Path) -> None:
+def test_more_batches_than_one_name_the_same_queries(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from teravec.bulk.corpus import search_corpus
     from teravec.bulk.questions import TopK
     from teravec.progress import NoProgress
@@ -102,7 +104,7 @@ def test_more_batches_than_one_name_the_same_queries(root: Path, tmp_path: Path)
     source = open_source(root / "x.parquet", id_column="key")
     with teravec.open(root / "named") as index:
         for name, rows in (("one", N), ("many", 70)):
-            index.batch_rows = lambda *_, rows=rows, **__: rows  # type: ignore[method-assign]
+            monkeypatch.setattr(teravec.Index, "batch_rows", lambda *_, rows=rows, **__: rows)
             summary = search_corpus(
                 index, source, TopK(3, Effort(8), exclude_self=True), tmp_path / f"{name}.parquet",
                 NoProgress(),

@@ -77,7 +77,7 @@ def test_no_value_ends_in_a_traceback(
 
     monkeypatch.chdir(place)
     monkeypatch.setattr("typer.testing._get_command", lambda _: GROUP)
-    for what in ("serving.launch.launch", "api.calibrate_index", "training.train.kmeans"):
+    for what in ("serving.deploy.launch.launch", "api.calibrate_index", "training.train.kmeans"):
         monkeypatch.setattr(f"teravec.{what}", stop)
     for value in BAD:
         given = list(COMMANDS[command])

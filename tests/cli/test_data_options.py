@@ -90,7 +90,7 @@ def test_skipping_bad_rows_is_building_of_the_others(spoiled: Path, clean: Path)
         for start, stop in file["rows"]
         for row in range(start, stop)
     ] == BAD
-    assert f"{len(BAD)} rows that are no vectors, listed in skipped.json" in run("info", root / "i")
+    assert f"{len(BAD)} bad rows, listed in skipped.json" in run("info", root / "i")
     teravec.verify(root / "i")
     with teravec.open(root / "i") as index:
         assert index.search(X[GOOD], 1, nprobe=16)[1][:, 0].tolist() == GOOD.tolist()
@@ -100,7 +100,7 @@ def test_what_follows_knows_that_rows_were_skipped(spoiled: Path) -> None:
     index = spoiled.parent / "i"
     run("build", spoiled, "-o", index, "--skip-bad", "-q", "--id-column", "id", "--nlist", 16)
     before = files(index)
-    assert "8 rows that are no vectors" in run("build", spoiled, "-o", index, "-q", "--id-column",
+    assert "8 bad rows" in run("build", spoiled, "-o", index, "-q", "--id-column",
                                                "id", "--nlist", 16)  # fmt: skip
     (index / "calibration.json").unlink()
     (index / "skipped.json").write_bytes(b"damaged")

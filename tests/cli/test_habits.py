@@ -278,7 +278,7 @@ def test_bench_disk_of_what_may_only_be_read(
 
     monkeypatch.setattr("teravec.storage.device.DeviceProfile.write", refuse)
     quick = ["bench-disk", root / "i", "--seconds", "0.1", "--size", "16MiB", "-q"]
-    assert "not kept, so searches do not use it: device.json" in run(*quick).stdout
+    assert "not saved, so searches do not use it: device.json" in run(*quick).stdout
     assert json.loads(run(*quick, "--json").stdout)["kept"] is False
 
 

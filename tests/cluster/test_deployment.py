@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_server_is_told(
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--engine", "ray", "--lists", "0:3"], "shared out by engine ray"),
+        (["--engine", "ray", "--lists", "0:3"], "engine ray chooses lists"),
         (["--engine", "ray", "--listen", "192.0.2.1:0"], "each machine's own"),
         (["--engine", "ray", "--listen", "0.0.0.0:0"], "--insecure"),
         (["--engine", "ray", "--http", "0.0.0.0:0"], "--insecure"),

@@ -90,7 +90,7 @@ def der_key(key: Path) -> bytes:
         (lambda _: b" \n\n", "the file is empty"),
         (lambda _: os.urandom(900).replace(b"\x30", b"x"), "no block of PEM|UTF-16"),
         (lambda key: key.read_text().encode("utf-16"), "UTF-16"),
-        (lambda key: damaged(key), "not a private key"),
+        (lambda key: damaged(key), "this private key cannot be used"),
     ],
 )
 def test_keys_that_are_none(wrong: object, part: str, pem: Pem, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_times_of_no_use(value: float) -> None:
 
 def test_bounds_below_one_query(index: Path) -> None:
     for limits in (Limits(request_bytes=1100), Limits(queue_bytes=1100)):
-        with pytest.raises(InvalidArgument, match="one query of 24 numbers takes 1,120"):
+        with pytest.raises(InvalidArgument, match="one query of 24 dimensions takes 1,120"):
             launch(ServeOptions(index, limits=limits))
     for options in ({"threads": 0}, {"threads": 10**11}, {"batch_rows": 0}):
         with pytest.raises(InvalidArgument, match="is usual"):
@@ -49,8 +49,10 @@ def test_the_most_memory_adds_up() -> None:
     limits = Limits(queue_bytes=500 << 20, answer_bytes=10 << 20)
     parts = memory_bound(limits, 1 << 30, batches=3, http=False)
     assert parts["--memory"] == 1 << 30
-    assert sum(parts.values()) == (1024 + 300 + 500 + 30) << 20
-    assert memory_line(parts).startswith("memory at most 1,854 MiB: --memory 1,024, ")
+    flight = parts["Flight's connections and small requests"]
+    assert flight >= 4096 * (32 << 10)
+    assert sum(parts.values()) == ((1024 + 300 + 500 + 30) << 20) + flight
+    assert memory_line(parts).startswith("memory at most 2,014 MiB: --memory 1,024, ")
     assert "HTTP" in memory_bound(limits, 1 << 30)
 
 

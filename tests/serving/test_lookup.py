@@ -117,7 +117,7 @@ def test_ids_above_2_to_53_are_whole(root: Path, serve: Launch) -> None:
 def test_the_console_keeps_ids_as_text() -> None:
     from importlib.resources import files
 
-    script = (files("teravec.serving") / "console" / "console.js").read_text()
+    script = (files("teravec.serving.http") / "console" / "console.js").read_text()
     assert "string_ids: true" in script
     ids_of_a_query = script[script.index('startsWith("#")') :].split("}")[0]
     assert "Number" not in ids_of_a_query.replace("JavaScript's numbers", "")

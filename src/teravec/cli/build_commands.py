@@ -51,8 +51,11 @@ def build(
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace another index at --out, when the new one is "
-                     "whole; it is built beside it, as OUT.new."),
+        typer.Option(
+            "--overwrite",
+            help="Replace another index at --out once the new one is complete. The new one is "
+            "built beside it, as OUT.new.",
+        ),
     ] = False,
     engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
     device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
@@ -97,8 +100,8 @@ def train(
     if json:
         print_json(result)
     else:
-        print(f"{out}: model of {counted(model.nlist, 'lists')}, {model.codec}, "
-              f"{100 * model.assignment['agreement']:.2f} % assigned as exact")  # fmt: skip
+        agreement = f"{100 * model.assignment['agreement']:.2f} % assigned as exact"
+        print(f"{out}: model of {counted(model.nlist, 'lists')}, {model.codec}, {agreement}")
         if model.lists is not None:
             print(_lists_line(model.lists))
 
@@ -179,7 +182,7 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
 
 def _skipped_line(manifest: Manifest, out: Path) -> str:
     skipped = manifest.source["skipped"]["rows"]
-    return f"{IndexPaths(out).skipped}: {skipped:,} rows that are no vectors were left out"
+    return f"{IndexPaths(out).skipped}: {skipped:,} bad rows were left out"
 
 
 def _lists_line(lists: dict[str, Any]) -> str:
@@ -201,7 +204,7 @@ def _report_index(
     cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)
     try:
         calibration = read_calibration(IndexPaths(out), manifest)
-    except CorruptFile:  # verify says so; an index is whole without one
+    except CorruptFile:  # verify reports it; an index is complete without a calibration
         calibration = None
     if as_json:
         print_json({
@@ -217,13 +220,13 @@ def _report_index(
     else:
         held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"
         slices = f"{size / 1e6:,.1f} MB in {counted(len(manifest.slices), 'slices')}"
-        print(f"{out}: {held}, {slices}; {cost['seconds']:.1f} s, "
-              f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB")  # fmt: skip
+        peak_memory = f"peak memory {cost['peak_rss_bytes'] / MIB:,.0f} MiB"
+        print(f"{out}: {held}, {slices}; {cost['seconds']:.1f} s, {peak_memory}")
         print(_lists_line(lists))
         if "skipped" in manifest.source:
             print(_skipped_line(manifest, out))
         if workers := resources.engine.peaks():
             own = ProcessPeak("this process", cost["peak_rss_bytes"], resources.memory_bytes)
             for peak in (own, *workers):
-                print(f"{peak.name}: peak memory {peak.peak_rss_bytes / MIB:,.0f} MiB, "
-                      f"{peak.memory_bytes / MIB:,.0f} MiB declared")  # fmt: skip
+                used, declared = peak.peak_rss_bytes / MIB, peak.memory_bytes / MIB
+                print(f"{peak.name}: peak memory {used:,.0f} MiB, {declared:,.0f} MiB declared")

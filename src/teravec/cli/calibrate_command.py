@@ -24,8 +24,11 @@ def calibrate(
     index: o.IndexDir,
     queries_file: Annotated[
         str | None,
-        typer.Argument(metavar="QUERIES", help="File of queries like those to come.  [default: "
-                       "vectors drawn from the data]", show_default=False),
+        typer.Argument(
+            metavar="QUERIES",
+            help="File of queries like those to come.  [default: vectors drawn from the data]",
+            show_default=False,
+        ),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -40,27 +43,48 @@ def calibrate(
     ] = "1,10,100",
     codes: Annotated[
         int | None,
-        o.unset("Go on until a query scans so many codes.  [default: a 32nd of all, 30,000 at "
-                "least; three times as many where 0.95 cannot be promised then]"),
+        o.unset(
+            "Go on until a query scans so many codes.  [default: a 32nd of all, 30,000 at "
+            "least; three times as many where 0.95 cannot be promised then]"
+        ),
     ] = None,
     seconds: Annotated[
         float | None,
-        o.unset("End before so many seconds of searching, with what was measured by then.  "
-                "[default: no limit]"),
+        o.unset(
+            "End before so many seconds of searching, with what was measured by then.  "
+            "[default: no limit]"
+        ),
     ] = None,
     truth_format: o.TruthFormat = None,
-    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, query_column: o.QueryColumn = None,
-    format: o.Format = None, json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
-    """Measure recall against effort, for searches by recall; replaces the calibration there is."""
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    query_column: o.QueryColumn = None,
+    format: o.Format = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure recall against effort, for searches by recall; replaces an earlier calibration."""
     bars = Bars(quiet=quiet or json)
     calibration = api.calibrate(
-        index, queries_file, data=data, truth=truth, nqueries=queries, ks=parse_numbers(k, "k"),
-        codes=codes, seconds=seconds, truth_format=truth_format, memory=memory, threads=threads,
-        id_column=id_column, vector_column=vector_column, query_column=query_column,
-        format=format, progress=bars,
-    )  # fmt: skip
+        index,
+        queries_file,
+        data=data,
+        truth=truth,
+        nqueries=queries,
+        ks=parse_numbers(k, "k"),
+        codes=codes,
+        seconds=seconds,
+        truth_format=truth_format,
+        memory=memory,
+        threads=threads,
+        id_column=id_column,
+        vector_column=vector_column,
+        query_column=query_column,
+        format=format,
+        progress=bars,
+    )
     if json:
         print_json({"index": str(index), **calibration.summary(), "stages": bars.summary()})
         return

@@ -1,4 +1,4 @@
-"""serve --engine ray: a search server on each machine, and what is told of them."""
+"""serve --engine ray: a search server on each machine, and the output about them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,31 @@ _TOPOLOGY = Path("topology.json")
 
 
 def deploy(
-    options: ServeOptions, engine: EngineOptions, replicas: int, topology: Path | None,
-    drain_s: float, *, as_json: bool,
-) -> None:  # fmt: skip
-    """Start the servers, tell of them, and stay until they are to end."""
+    options: ServeOptions,
+    engine: EngineOptions,
+    replicas: int,
+    topology: Path | None,
+    drain_s: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Start the servers, print where they are, and serve until a signal."""
     from teravec.serving.deploy.deployment import Deployment, DeploymentOptions
 
     if find_spec("ray") is None:
-        raise InvalidArgument(f"engine ray needs Ray, which is not here: {install('ray')}")
+        raise InvalidArgument(f"engine ray needs Ray, which is not installed: {install('ray')}")
     path = topology or _TOPOLOGY
     deployment = Deployment(DeploymentOptions(options, engine, path, replicas))
 
     def ready(servers: list[Any]) -> None:
         described = [
-            {"address": server.status.address, "host": server.machine.host,
-             "lists": deployment.lists_of(server)}
+            {
+                "address": server.status.address,
+                "host": server.machine.host,
+                "lists": deployment.lists_of(server),
+            }
             for server in servers
-        ]  # fmt: skip
+        ]
         if as_json:
             print_json({"index": str(options.path), "topology": str(path), "servers": described})
         else:
@@ -52,6 +60,10 @@ def deploy(
 
 
 def warn_if_open(options: ServeOptions) -> None:
-    """Say on standard error where anybody may ask."""
+    """Warn on standard error if callers need neither token nor certificate."""
     if options.security.insecure:
-        print("teravec: --insecure: whoever reaches the port may ask", file=sys.stderr, flush=True)
+        print(
+            "teravec: --insecure: anyone who reaches the port may search",
+            file=sys.stderr,
+            flush=True,
+        )

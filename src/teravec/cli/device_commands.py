@@ -23,7 +23,7 @@ from teravec.storage.output_lock import hold_directory
 
 __all__ = ["add_device_commands"]
 
-_LARGE_ENOUGH = 256 << 20  # a slice that caches between kernel and disk are not likely to hold
+_LARGE_ENOUGH = 256 << 20  # a slice too large for most caches between kernel and disk
 
 
 def add_device_commands(app: typer.Typer) -> None:
@@ -34,14 +34,18 @@ def add_device_commands(app: typer.Typer) -> None:
 def bench_disk(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", show_default=False,
-                       help="Index, whose largest slice is read and which keeps the result as "
-                       "device.json; or a file to read; or a directory, for a scratch file."),
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="Index, whose largest slice is read and which keeps the result as "
+            "device.json; or a file to read; or a directory, for a scratch file.",
+        ),
     ],
     seconds: Annotated[float, typer.Option(help="Time to read for, in all.")] = 10.0,
     size: Annotated[str, typer.Option(help="Size of a scratch file.")] = "1GiB",
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Measure how fast the disk reads, cold: in order, and at random by size and depth."""
     paths = IndexPaths(path)
     is_index = paths.manifest.exists()
@@ -52,9 +56,11 @@ def bench_disk(
         target = path / largest.file if largest.size >= _LARGE_ENOUGH or read_only else path
     with hold_directory(path) if is_index and not read_only else nullcontext():
         profile = measure_device(
-            target, seconds=seconds, scratch_bytes=parse_bytes(size),
+            target,
+            seconds=seconds,
+            scratch_bytes=parse_bytes(size),
             progress=Bars(quiet=quiet or json),
-        )  # fmt: skip
+        )
         kept = _keep(profile, paths.device) if is_index else None
     if json:
         print_json({"path": str(path), **profile.to_dict(), "kept": kept is None and is_index})
@@ -63,13 +69,13 @@ def bench_disk(
         print_table(table)
     _print_advice(profile)
     if kept is not None:
-        print(f"not kept, so searches do not use it: {kept}")
+        print(f"not saved, so searches do not use it: {kept}")
     elif is_index:
-        print(f"kept in {paths.device}")
+        print(f"saved in {paths.device}")
 
 
 def _keep(profile: DeviceProfile, path: Path) -> str | None:
-    """Keep the result in the index; why not, where that is not permitted."""
+    """Save the result in the index; return the reason if that is not permitted."""
     try:
         profile.write(path)
     except StorageError as error:
@@ -99,7 +105,7 @@ def _print_advice(profile: DeviceProfile) -> None:
     for method, why in profile.unavailable.items():
         print(f"{method}: not measured: {why}")
     if profile.cold is False:
-        print("the page cache keeps this file: these are rates of memory, not of a disk")
+        print("this file stays in the page cache: these are rates of memory, not of a disk")
     chosen, best = profile.recommended, profile.best
     wait_s = profile.cost_model(depth=1)[0]
     print(

@@ -1,4 +1,4 @@
-"""Recall against speed and against bytes read, drawn; the one place that knows matplotlib."""
+"""Plots of recall against speed and bytes read; the only module that uses matplotlib."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _COLOR, _GREY = "#1f5fa8", "#6b6b6b"
 
 
 def check_plot(path: Path) -> None:
-    """Refuse a plot that could not be drawn, before any work is done.
+    """Refuse a plot that could not be drawn, before any other work.
 
     Raises
     ------
     InvalidArgument
-        No matplotlib, or an extension that is not drawn.
+        matplotlib is missing, or the extension is unknown.
     """
     if path.suffix.lower() not in _EXTENSIONS:
         raise InvalidArgument(
@@ -47,7 +47,7 @@ def check_plot(path: Path) -> None:
 
 
 def _import_matplotlib() -> None:
-    """Import it whatever MPLBACKEND says: nothing here needs a window, or a notebook's."""
+    """Import matplotlib whatever MPLBACKEND says: plots go to files, not to a window."""
     named = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib  # noqa: F401
@@ -63,9 +63,9 @@ def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
     ----------
     results : sequence of Evaluation
     title : str
-        What was searched.
+        Name of the index.
     path : Path
-        Its extension says the format; replaced if it exists.
+        Replaced if it exists; its extension chooses the format.
     """
     _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -88,10 +88,13 @@ def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
 
 
 def _panel(
-    axes: Axes, results: Sequence[Evaluation], value: Callable[[Evaluation], float], side: str,
+    axes: Axes,
+    results: Sequence[Evaluation],
+    value: Callable[[Evaluation], float],
+    side: str,
     shown: Callable[[float, Any], str],
-) -> None:  # fmt: skip
-    """One curve on a logarithmic axis; names of points below it, on the side where it is not."""
+) -> None:
+    """Draw one curve on a logarithmic axis, with labels below it on its free side."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     recalls, values = [r.recall for r in results], [value(r) for r in results]
@@ -100,17 +103,22 @@ def _panel(
     axes.margins(x=0.1, y=0.08)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    # One label in a decade says little where the curve spans less than two.
+    # One label per decade is too few if the curve spans less than two decades.
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(shown))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=9)
     for result, x in zip(results, values, strict=True):
         axes.annotate(
-            f"{result.nprobe:,}", (x, result.recall), xytext=(-5 if side == "left" else 5, -5),
-            textcoords="offset points", ha="right" if side == "left" else "left", va="top",
-            fontsize=9, color=_GREY,
-        )  # fmt: skip
+            f"{result.nprobe:,}",
+            (x, result.recall),
+            xytext=(-5 if side == "left" else 5, -5),
+            textcoords="offset points",
+            ha="right" if side == "left" else "left",
+            va="top",
+            fontsize=9,
+            color=_GREY,
+        )
 
 
 def _bytes(value: float, _: Any) -> str:

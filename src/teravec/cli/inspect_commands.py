@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from teravec import querying
-from teravec.bars import Bars
+from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import as_typed, command, print_json
 from teravec.index.manifest import describe_repeated
@@ -26,11 +26,11 @@ _MEANING = {
     "cosine": "similarities, larger is nearer",
 }
 _CALIBRATE = "teravec calibrate INDEX --data DATA makes one"
-_FILES = 10  # first ones, and last ones, whose rows are shown
+_FILES = 10  # files shown at the start of the list, and as many at its end
 
 
 def add_inspect_commands(app: typer.Typer) -> None:
-    """Register the commands that look at an index."""
+    """Register the commands that inspect an index."""
     command(app, "info")(info)
     command(app, "verify")(verify)
     command(app, "export-faiss")(export)
@@ -73,7 +73,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
 
 
 def _calibrated(calibration: dict[str, Any] | None) -> str:
-    """Lists that recalls of the 10 nearest, or of what was measured, took on average."""
+    """Summarise a calibration: mean lists for some recalls of the 10 nearest (or the next k)."""
     if calibration is None:
         return f"no; {_CALIBRATE}"
     reach, points = calibration["reach"], calibration["points"]
@@ -93,17 +93,16 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
 
 
 def _clipped_row(content: dict[str, Any]) -> dict[str, str]:
-    """What to say of vectors that the codec could not hold, where there are any."""
+    """Return the row about clipped vectors, if there are any."""
     if not content["clipped"]:
         return {}
     share = 100 * content["clipped"] / content["ntotal"]
-    return {
-        "clipped": f"{content['clipped']:,} vectors ({share:.2g} %), outside of the sample's range"
-    }
+    clipped = counted(content["clipped"], "vectors")
+    return {"clipped": f"{clipped} ({share:.2g} %), outside of the sample's range"}
 
 
 def _ids_row(content: dict[str, Any]) -> dict[str, str]:
-    """What to say of an id column, where there is one."""
+    """Return the row about the id column, if there is one."""
     column, repeated = content["source"].get("id_column"), content["repeated_ids"]
     if column is None:
         return {}
@@ -111,22 +110,22 @@ def _ids_row(content: dict[str, Any]) -> dict[str, str]:
 
 
 def _limit_row(lists: dict[str, Any]) -> dict[str, str]:
-    """What to say of the limit on a list's bytes, where there is one."""
+    """Return the row about the limit on a list's bytes, if there is one."""
     if lists["max_bytes"] is None:
         return {}
     return {"list limit": f"{lists['max_bytes']:,} bytes, {lists['above']:,} lists above it"}
 
 
 def _skipped_row(source: dict[str, Any]) -> dict[str, str]:
-    """What to say of rows of the source that are not in the index, where there are some."""
+    """Return the row about skipped rows of the source, if there are any."""
     if "skipped" not in source:
         return {}
     rows = source["skipped"]["rows"]
-    return {"left out": f"{rows:,} rows that are no vectors, listed in skipped.json"}
+    return {"left out": f"{rows:,} bad rows, listed in skipped.json"}
 
 
 def _print_files(files: list[dict[str, Any]]) -> None:
-    """Which rows each file gave; of many files, the first and the last ones."""
+    """Print each file's rows; of many files, the first and the last ones."""
     print("\n  first row            rows  file")
     shown = [*files[:_FILES], None, *files[-_FILES:]] if len(files) > 2 * _FILES + 1 else files
     for file in shown:
@@ -167,8 +166,9 @@ def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> N
 def export(
     index: o.IndexDir,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Write an index file that faiss.read_index opens, with the same results."""
     export_faiss(index, out, Bars(quiet=quiet or json))
     if json:

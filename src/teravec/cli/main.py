@@ -56,7 +56,7 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    # gRPC's own lines, several for each handshake that fails; our errors have its reason.
+    # Silence gRPC's own lines, several for each failed handshake; our errors give the reason.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     logging.basicConfig(format="teravec: %(message)s", level=logging.WARNING)
     logging.getLogger("teravec").setLevel(logging.INFO if verbose else logging.WARNING)
@@ -87,7 +87,7 @@ def run() -> None:
     open_streams()
     write_whole()
     try:
-        with reporting():  # of what commands do not report themselves, such as --help
+        with reporting():  # for errors outside of commands, such as in --help
             try:
                 app()
             finally:

@@ -50,11 +50,11 @@ __all__ = [
     "Workers",
     "train_options",
     "unset",
-]  # fmt: skip
+]
 
 
 def unset(text: str, *names: str) -> Any:
-    """An option with this help, which says itself what holds where it is not given."""
+    """Make an option without a shown default; its help text states the default."""
     return typer.Option(*names, help=text, show_default=False)
 
 
@@ -63,8 +63,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA...",
         help="Files, folders or globs of .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy "
-        ".parquet .arrow .feather; their rows in this order, members of a folder in natural "
-        "order of name. PATH:FORMAT says what one of them is.",
+        ".parquet .arrow .feather. Rows come in this order, members of a folder in natural "
+        "order of name. PATH:FORMAT gives one file's format.",
         show_default=False,
     ),
 ]
@@ -79,7 +79,7 @@ QuerySource = Annotated[
     typer.Argument(
         metavar="QUERIES...",
         help="Query vectors: files, directories or globs, in the formats that build reads. "
-        "With --server there is no INDEX before them.",
+        "With --server, give no INDEX before them.",
         show_default=False,
     ),
 ]
@@ -102,12 +102,12 @@ Sample = Annotated[
     int | None, unset("Training vectors, drawn uniformly.  [default: 64 for each list]")
 ]
 Niter = Annotated[int, typer.Option(help="Iterations of k-means.")]
-Seed = Annotated[int, typer.Option(help="Of every random choice; same seed, same bytes.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice; same seed, same bytes.")]
 MaxListBytes = Annotated[
     str | None,
     unset(
-        "Split lists that would take more, as 64MiB; there are then more lists than "
-        "nlist.  [default: no limit]"
+        "Split lists that would take more, as 64MiB; the index then has more than nlist "
+        "lists.  [default: no limit]"
     ),
 ]
 Shards = Annotated[int | None, unset("Shards to encode.  [default: as few as the memory allows]")]
@@ -127,16 +127,16 @@ Engine = Annotated[
 Workers = Annotated[
     int | None,
     unset(
-        "Ray's worker processes; --threads is then of each, and --memory of all on one "
-        "machine.  [default: one a machine]"
+        "Ray's worker processes. --threads then applies to each, and --memory to all on one "
+        "machine.  [default: one per machine]"
     ),
 ]
 Address = Annotated[
-    str | None, unset("Of a Ray cluster.  [default: a Ray of our own on this machine]")
+    str | None, unset("Address of a Ray cluster.  [default: start Ray on this machine]")
 ]
 Device = Annotated[
     str,
-    typer.Option(help="What finds vectors' lists: cpu; or cuda, cuda:N, a GPU (needs PyTorch)."),
+    typer.Option(help="Device that finds vectors' lists: cpu, or cuda, cuda:N (needs PyTorch)."),
 ]
 IdColumn = Annotated[
     str | None, unset("Column with the ids (Parquet, Arrow).  [default: ids are row numbers]")
@@ -151,7 +151,7 @@ VectorColumn = Annotated[
 Format = Annotated[
     str | None,
     unset(
-        "What all files of vectors are, whatever their names say: fbin, npy, parquet and so on.  "
+        "Format of all files of vectors, whatever their names: fbin, npy, parquet and so on.  "
         "[default: by extension]"
     ),
 ]
@@ -165,7 +165,7 @@ SkipBad = Annotated[
 ]
 QueryColumn = Annotated[
     str | None,
-    unset("Column with the queries, where it is another than --vector-column's."),
+    unset("Column with the queries, if it differs from --vector-column's."),
 ]
 QueryVectors = Annotated[
     str | None,
@@ -175,32 +175,32 @@ Weights = Annotated[
     Path | None,
     unset(
         "A .npy array with a weight for each vector, 0 or more: how much it counts in "
-        "k-means.  [default: all the same]"
+        "k-means.  [default: all equal]"
     ),
 ]
-K = Annotated[int, typer.Option("-k", "--k", help="Results a query.")]
+K = Annotated[int, typer.Option("-k", "--k", help="Results per query.")]
 Nprobe = Annotated[
-    int | None, unset("Lists to read a query; disk bytes are about proportional to it.")
+    int | None, unset("Lists to visit per query; bytes read are about proportional to it.")
 ]
 Recall = Annotated[
     float | None,
     unset(
         "Instead of --nprobe: share of the true neighbours to find, as calibrated.  "
-        "[default: 0.9, or --nprobe 16 where that is not calibrated or out of reach]"
+        "[default: 0.9, or --nprobe 16 if that is not calibrated or out of reach]"
     ),
 ]
 Candidates = Annotated[
     int | None,
     unset(
-        "Most vectors a query whose finer codes are read, where codes have two stages.  "
-        "[default: 30 k with sketches of 1 bit, 15 k of 2]"
+        "For codes in two stages: most vectors per query whose finer codes are read.  "
+        "[default: 30 k with sketches of 1 bit, 15 k with 2]"
     ),
 ]
 TruthFormat = Annotated[
     str | None,
     unset(
-        "Of the file of exact neighbours, where its name does not say it: ibin, bin, ivecs, npy, "
-        "npz or parquet.  [default: by extension, else by content]",
+        "Format of the file of exact neighbours: ibin, bin, ivecs, npy, npz or parquet.  "
+        "[default: by extension, else by content]",
         "--truth-format",
     ),
 ]
@@ -209,15 +209,27 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 def train_options(
-    nlist: str, metric: str, transform: str | None, codec: str, sample: int | None, niter: int,
-    seed: int = 1234, max_list_bytes: str | None = None,
-) -> TrainOptions:  # fmt: skip
-    """Options of training as they are typed, or InvalidArgument."""
+    nlist: str,
+    metric: str,
+    transform: str | None,
+    codec: str,
+    sample: int | None,
+    niter: int,
+    seed: int = 1234,
+    max_list_bytes: str | None = None,
+) -> TrainOptions:
+    """Parse the training options of the command line."""
     try:
         lists = None if nlist.lower() == "auto" else int(nlist)
     except ValueError:
         raise InvalidArgument(f"nlist is {shown(nlist)}; a whole number or auto expected") from None
     return TrainOptions(
-        lists, metric, transform, codec, sample, niter, seed,
+        lists,
+        metric,
+        transform,
+        codec,
+        sample,
+        niter,
+        seed,
         None if max_list_bytes is None else parse_bytes(max_list_bytes, "max-list-bytes"),
-    )  # fmt: skip
+    )

@@ -1,4 +1,4 @@
-"""Running a command: one line for an error, the right exit code, a kind word for Ctrl-C."""
+"""Running a command: one line for an error, the right exit code, a clean end for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NO_READER = 141  # 128 + SIGPIPE, likewise
 def command(app: typer.Typer, name: str) -> Callable[[F], F]:
     """Register a function as a command that reports errors in one line.
 
-    Every command takes ``-v`` too, which is otherwise said before its name.
+    Every command accepts ``-v``, which also works before the command's name.
     """
 
     def register(function: F) -> F:
@@ -60,7 +60,7 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
             with reporting():
                 function(*args, **kwargs)
                 if sys.stdout is not None:
-                    sys.stdout.flush()  # here, where an error is still ours to tell
+                    sys.stdout.flush()  # here, where an error can still be reported
 
         _add_parameter(run, function, "verbose", Verbose)
         app.command(name)(run)
@@ -72,7 +72,7 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
 def _add_parameter(
     run: Callable[..., None], function: Callable[..., None], name: str, kind: Any
 ) -> None:
-    """Give ``run`` the parameters of ``function``, which it wraps, and one more."""
+    """Give ``run`` the parameters of ``function``, which it wraps, and ``verbose``."""
     signature = inspect.signature(function, eval_str=True)
     more = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
     parameters = [*signature.parameters.values(), more]
@@ -82,7 +82,7 @@ def _add_parameter(
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Turn what the body raises into one line on standard error, and the exit code.
+    """Turn the body's exceptions into one line on standard error and an exit code.
 
     Raises
     ------
@@ -93,10 +93,10 @@ def reporting() -> Iterator[None]:
     except TeravecError as error:
         _tell(as_typed(" ".join(str(error).split())))
         raise typer.Exit(error.exit_code) from None
-    except BrokenPipeError:  # who read our output has had enough, as head does
+    except BrokenPipeError:  # the reader closed the pipe, as head does
         _give_up_output()
         raise typer.Exit(NO_READER) from None
-    except OSError as error:  # of a look at a path that we may not see, or of the output
+    except OSError as error:  # from a path without permission, or from the output
         _tell(as_typed(_refusal(error)))
         raise typer.Exit(2) from None
     except MemoryError:
@@ -108,18 +108,18 @@ def reporting() -> Iterator[None]:
         _tell("the system gives no more threads; lower --threads")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        _tell("interrupted; what is sealed stays, run the same again to continue")
+        _tell("interrupted; sealed files stay, run the same command again to continue")
         raise typer.Exit(_INTERRUPTED) from None
 
 
 def _tell(message: str) -> None:
-    """Print an error, if there is anywhere to; its exit code tells it as well."""
+    """Print an error if standard error is open; the exit code reports it in any case."""
     with suppress(OSError):
         print(f"teravec: {message}", file=sys.stderr, flush=True)
 
 
 def _refusal(error: OSError) -> str:
-    """What the system refused: by path, where it is one's; or standard output."""
+    """Describe an operating system's error, with its path or standard output."""
     why = "no space left on the disk" if error.errno == errno.ENOSPC else error.strerror
     if error.filename is not None:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
@@ -131,7 +131,7 @@ def _refusal(error: OSError) -> str:
 
 
 def as_typed(message: str) -> str:
-    """A message with paths below the working directory as they were typed."""
+    """Make a message's paths below the working directory relative, as the user typed them."""
     try:
         here = f"{Path.cwd()}/"
     except OSError:
@@ -142,7 +142,7 @@ def as_typed(message: str) -> str:
 
 
 def _was_printing(error: OSError) -> bool:
-    """Whether the call that failed was one that prints: of this package's commands, or of rich."""
+    """Whether the failed call was printing, in this package's commands or in rich."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_next is not None:
         traceback = traceback.tb_next
@@ -151,13 +151,13 @@ def _was_printing(error: OSError) -> bool:
 
 
 def _give_up_output() -> None:
-    """Let what is still buffered go nowhere, or Python's end would try, and complain, again.
+    """Redirect buffered output to nowhere; otherwise Python's exit would write it and fail again.
 
     References
     ----------
     Python's documentation of ``signal``, "Note on SIGPIPE".
     """
-    with suppress(OSError, AttributeError):  # a stream that is no file, as in a test
+    with suppress(OSError, AttributeError):  # the stream is no file, as in a test
         number = sys.stdout.fileno()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, number)
@@ -165,9 +165,9 @@ def _give_up_output() -> None:
 
 
 def open_streams() -> None:
-    """Open standard streams that whoever started us has closed, so that no file takes their place.
+    """Open standard streams that the parent process closed, so that no file takes their numbers.
 
-    What is written to them goes nowhere: a message of standard error never to standard output.
+    Their output goes nowhere, so that errors never end up in standard output or in a data file.
 
     References
     ----------
@@ -177,7 +177,7 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, mode)  # takes the lowest free number
+            opened = os.open(os.devnull, mode)  # gets the lowest free number
             if opened != number:
                 os.dup2(opened, number)
                 os.close(opened)
@@ -188,7 +188,7 @@ def open_streams() -> None:
 
 
 def _bytes_or_mark(error: UnicodeError) -> tuple[bytes, int]:
-    """Bytes of a file name as they are; a question mark for what else cannot be encoded."""
+    """Encode a file name's raw bytes unchanged, and other unencodable characters as '?'."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = (ord(c) for c in error.object[error.start : error.end])
@@ -198,11 +198,11 @@ def _bytes_or_mark(error: UnicodeError) -> tuple[bytes, int]:
 
 
 def write_whole() -> None:
-    """Make standard output write all of what is printed.
+    """Make standard output write everything that is printed.
 
-    Where Python is told not to buffer it, with PYTHONUNBUFFERED as is usual in containers, one
-    call hands a text to the system, and what a pipe does not take at once, 64 KiB are usual, may
-    be lost without an error. And a locale without some character must not cost the result.
+    With PYTHONUNBUFFERED, as is usual in containers, Python hands a text to the system in one call.
+    If a pipe accepts only part of it (often 64 KiB), the rest may be lost without an error. Also,
+    a locale that lacks a character must not prevent the output.
     """
     codecs.register_error("teravec", _bytes_or_mark)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -210,9 +210,11 @@ def write_whole() -> None:
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.RawIOBase):
         sys.stdout = io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors=sys.stdout.errors,
+            io.BufferedWriter(raw),
+            encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
             line_buffering=True,
-        )  # fmt: skip
+        )
 
 
 def print_json(content: Any) -> None:
@@ -221,7 +223,7 @@ def print_json(content: Any) -> None:
 
 
 def parse_numbers(text: str, what: str) -> list[int]:
-    """Whole numbers separated by commas, or InvalidArgument."""
+    """Parse whole numbers separated by commas."""
     try:
         return [whole_number(int(part), what) for part in text.split(",")]
     except ValueError as error:
@@ -231,7 +233,7 @@ def parse_numbers(text: str, what: str) -> list[int]:
 
 
 def parse_decimals(text: str, what: str) -> list[float]:
-    """Finite numbers separated by commas, or InvalidArgument."""
+    """Parse finite numbers separated by commas."""
     try:
         return [real_number(float(part), what) for part in text.split(",")]
     except ValueError as error:
@@ -241,5 +243,5 @@ def parse_decimals(text: str, what: str) -> list[float]:
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

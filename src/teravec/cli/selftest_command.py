@@ -32,19 +32,24 @@ def add_selftest_command(app: typer.Typer) -> None:
 def selftest(
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA...]", help="Vectors to test with.  [default: made ones]",
-                       show_default=False),
+        typer.Argument(
+            metavar="[DATA...]",
+            help="Vectors to test with.  [default: random ones]",
+            show_default=False,
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="ray: a missing Ray is an error, not a line in the table.")
     ] = "local",
     workers: Annotated[int, typer.Option(help="Workers of the Ray route.")] = 2,
     address: Annotated[
-        str | None, o.unset("Of a Ray cluster.  [default: one started here]")
+        str | None, o.unset("Address of a Ray cluster.  [default: start Ray here]")
     ] = None,
-    threads: o.Threads = None, format: o.Format = None, json: o.Json = False,
-) -> None:  # fmt: skip
-    """Build the same small index by every route, and compare with plain Faiss; exit 1 if off."""
+    threads: o.Threads = None,
+    format: o.Format = None,
+    json: o.Json = False,
+) -> None:
+    """Build one small index by every route, and compare with plain Faiss; exit 1 if one differs."""
     check_threads(threads)
     check_workers(workers)
     if engine not in ("local", "ray"):
@@ -82,11 +87,13 @@ def _numbers(result: Result) -> tuple[str, ...]:
     if isnan(result.objective):
         return ("",) * 4
     return (
-        f"{result.objective:,.6g}", f"{result.imbalance:.3f}", f"{result.seconds:.4f}",
+        f"{result.objective:,.6g}",
+        f"{result.imbalance:.3f}",
+        f"{result.seconds:.4f}",
         str(result.empty),
-    )  # fmt: skip
+    )
 
 
 def _outcome(result: Result) -> str:
-    # What rich takes for its markup, as in 'teravec[gpu]', is meant.
+    # Escape brackets, as in 'teravec[gpu]', which rich would take for markup.
     return escape(f"FAILED: {result.fault}" if result.fault else result.note or "ok")

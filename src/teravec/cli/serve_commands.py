@@ -33,39 +33,49 @@ def serve(
     index: o.IndexDir,
     listen: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of Arrow Flight.  [default: 127.0.0.1:7400, with --engine ray "
-                     "127.0.0.1:0]", show_default=False),
+        typer.Option(
+            help="HOST:PORT for Arrow Flight.  [default: 127.0.0.1:7400, with --engine ray "
+            "127.0.0.1:0]",
+            show_default=False,
+        ),
     ] = None,
     http: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT of health, metrics, JSON and console, or none.  [default: "
-                     "127.0.0.1:7480, with --engine ray none]", show_default=False),
+        typer.Option(
+            help="HOST:PORT for health, metrics, JSON and console, or none.  [default: "
+            "127.0.0.1:7480, with --engine ray none]",
+            show_default=False,
+        ),
     ] = None,
     lists: Annotated[
-        str | None, typer.Option(help="Own only these lists, as A:B or A:B,C:D.",
-                                 show_default=False)
+        str | None,
+        typer.Option(help="Own only these lists, as A:B or A:B,C:D.", show_default=False),
     ] = None,
     slices: Annotated[
-        str | None, typer.Option(help="Own only the lists of these slices, as 0,3,7.",
-                                 show_default=False)
+        str | None,
+        typer.Option(help="Own only the lists of these slices, as 0,3,7.", show_default=False),
     ] = None,
     servers: Annotated[
-        str | None, typer.Option(help="Coordinate these servers: HOST:PORT,HOST:PORT,...",
-                                 show_default=False)
+        str | None,
+        typer.Option(help="Coordinate these servers: HOST:PORT,HOST:PORT,...", show_default=False),
     ] = None,
     topology: Annotated[
-        Path | None, typer.Option(help="Coordinate the servers of this JSON file; it is read "
-                                  "again when it changes. With --engine ray: where to write it.  "
-                                  "[default: topology.json]", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Coordinate the servers in this JSON file, which is read again when it changes. "
+            "With --engine ray: where to write it.  [default: topology.json]",
+            show_default=False,
+        ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="local, this process; or ray: a server on each machine of a Ray "
-                          "cluster, which share the lists out.")
+        str,
+        typer.Option(
+            help="local: this process; or ray: a server on each machine of a Ray cluster, each "
+            "with a part of the lists."
+        ),
     ] = "local",
     address: o.Address = None,
-    replicas: Annotated[
-        int, typer.Option(help="Servers of each list, with --engine ray.")
-    ] = 1,
+    replicas: Annotated[int, typer.Option(help="Servers of each list, with --engine ray.")] = 1,
     tls_cert: Annotated[
         Path | None, typer.Option(help="PEM certificate: serve TLS.", show_default=False)
     ] = None,
@@ -73,27 +83,30 @@ def serve(
         Path | None, typer.Option(help="PEM key of the certificate.", show_default=False)
     ] = None,
     client_ca: Annotated[
-        Path | None, typer.Option(help="PEM authority: callers need a certificate of it.",
-                                  show_default=False)
+        Path | None,
+        typer.Option(help="PEM authority that callers' certificates need.", show_default=False),
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="Callers need a token: one of this file's lines.",
-                                  show_default=False)
+        Path | None,
+        typer.Option(help="Callers need a token: one of this file's lines.", show_default=False),
     ] = None,
     admin_token_file: Annotated[
-        Path | None, typer.Option(help="Tokens that may also do the action reload.",
-                                  show_default=False)
+        Path | None,
+        typer.Option(help="Tokens that may also do the action reload.", show_default=False),
     ] = None,
     servers_ca: Annotated[
-        Path | None, typer.Option(help="PEM authority of the servers' certificates: speak TLS "
-                                  "with them.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="PEM authority of the servers' certificates; use TLS with them.",
+            show_default=False,
+        ),
     ] = None,
     servers_token_file: Annotated[
-        Path | None, typer.Option(help="Token to show to the servers.", show_default=False)
+        Path | None, typer.Option(help="Token file for the servers.", show_default=False)
     ] = None,
     servers_cert: Annotated[
-        Path | None, typer.Option(help="PEM certificate to show to the servers.",
-                                  show_default=False)
+        Path | None,
+        typer.Option(help="PEM certificate for the servers.", show_default=False),
     ] = None,
     servers_key: Annotated[
         Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
@@ -106,18 +119,24 @@ def serve(
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Another name by which HTTP requests may call a server without tokens; "
-                     "localhost and 127.0.0.1 always may. May be repeated.", show_default=False),
+        typer.Option(
+            help="Another host name that HTTP requests may use for a server without tokens, in "
+            "addition to localhost and 127.0.0.1. May be repeated.",
+            show_default=False,
+        ),
     ] = None,
     vectors: Annotated[
-        str | None, typer.Option(help="Vectors by id, for queries by id: what the index was "
-                                 "built from.", show_default=False)
+        str | None,
+        typer.Option(
+            help="For queries by id: the files that the index was built from.",
+            show_default=False,
+        ),
     ] = None,
     vector_column: o.VectorColumn = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more are told 'busy'.")] = 512,
-    max_k: Annotated[int, typer.Option(help="Most results a query.")] = 10_000,
-    max_nprobe: Annotated[int, typer.Option(help="Most lists a query.")] = 65_536,
-    max_queries: Annotated[int, typer.Option(help="Most queries a request.")] = 16_384,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more get 'busy'.")] = 512,
+    max_k: Annotated[int, typer.Option(help="Most results per query.")] = 10_000,
+    max_nprobe: Annotated[int, typer.Option(help="Most lists per query.")] = 65_536,
+    max_queries: Annotated[int, typer.Option(help="Most queries per request.")] = 16_384,
     max_request: Annotated[str, typer.Option(help="Most bytes of a request.")] = "64MiB",
     max_answer: Annotated[str, typer.Option(help="Most bytes of an answer.")] = "256MiB",
     max_waiting: Annotated[str, typer.Option(help="Most bytes of waiting requests.")] = "256MiB",
@@ -125,12 +144,14 @@ def serve(
         int, typer.Option(help="Queries joined into a batch; 1 joins nothing.")
     ] = 1024,
     drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
-    memory: o.Memory = None, threads: o.Threads = None, json: o.Json = False,
-) -> None:  # fmt: skip
-    """Serve an index, or some of its lists, or coordinate servers that have them."""
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    json: o.Json = False,
+) -> None:
+    """Serve an index, serve some of its lists, or coordinate such servers."""
     engine_options = EngineOptions(engine, address=address)
     if engine == "local" and replicas != 1:
-        raise InvalidArgument("replicas are for engine ray; this one is local")
+        raise InvalidArgument("replicas need engine ray; the engine is local")
     on_ray = engine == "ray"
     try:
         from teravec.serving.deploy.launch import ServeOptions, launch
@@ -157,17 +178,30 @@ def serve(
         servers=servers,
         topology=None if on_ray else topology,
         security=ServerSecurity(
-            tls_cert, tls_key, client_ca, token_file, insecure, open_probes,
-            tuple(allow_host or ()), admin_token_file,
+            tls_cert,
+            tls_key,
+            client_ca,
+            token_file,
+            insecure,
+            open_probes,
+            tuple(allow_host or ()),
+            admin_token_file,
         ),
         servers_tls=servers_ca is not None,
         servers_security=ClientSecurity.read(
-            token_file=servers_token_file, ca=servers_ca, certificate=servers_cert,
-            key=servers_key, insecure=insecure,
+            token_file=servers_token_file,
+            ca=servers_ca,
+            certificate=servers_cert,
+            key=servers_key,
+            insecure=insecure,
         ),
         limits=Limits(
-            request_bytes=parse_bytes(max_request), queries=max_queries, k=max_k,
-            nprobe=max_nprobe, answer_bytes=parse_bytes(max_answer), queue=queue,
+            request_bytes=parse_bytes(max_request),
+            queries=max_queries,
+            k=max_k,
+            nprobe=max_nprobe,
+            answer_bytes=parse_bytes(max_answer),
+            queue=queue,
             queue_bytes=parse_bytes(max_waiting),
         ),
         vectors=vectors,
@@ -175,7 +209,7 @@ def serve(
         batch_rows=batch_rows,
         memory_bytes=resources.memory_bytes,
         threads=threads if on_ray else resources.threads or None,
-    )  # fmt: skip
+    )
     if on_ray:
         deploy(options, engine_options, replicas, topology, drain, as_json=json)
         return

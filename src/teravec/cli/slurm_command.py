@@ -31,14 +31,17 @@ def add_slurm_command(app: typer.Typer) -> None:
 def slurm(
     run: Annotated[
         list[str],
-        typer.Argument(metavar="-- COMMAND...", show_default=False,
-                       help="What to run, as build DATA --out INDEX; engine and address are set."),
+        typer.Argument(
+            metavar="-- COMMAND...",
+            show_default=False,
+            help="What to run, as build DATA --out INDEX; engine and address are set.",
+        ),
     ],
     nodes: Annotated[int, typer.Option(help="Nodes, with one Ray process each.")],
-    time: Annotated[str, typer.Option(help="Limit, as sbatch takes it: 90, 12:00:00, 2-12.")],
+    time: Annotated[str, typer.Option(help="Time limit, in sbatch's form: 90, 12:00:00, 2-12.")],
     cpus: Annotated[int | None, o.unset("Processors of a node.  [default: Slurm's]")] = None,
     memory: Annotated[
-        str | None, o.unset("Of a node, as sbatch takes it.  [default: Slurm's]")
+        str | None, o.unset("Memory of a node, in sbatch's form.  [default: Slurm's]")
     ] = None,
     partition: Annotated[
         str | None,
@@ -48,18 +51,24 @@ def slurm(
         str | None, o.unset("Ray's object store on a node, as 8GiB.  [default: Ray's]")
     ] = None,
     sbatch: Annotated[
-        list[str] | None, o.unset("More for sbatch, as --sbatch=--account=x; may be repeated.")
+        list[str] | None, o.unset("Another option for sbatch, as --sbatch=--account=x; repeatable.")
     ] = None,
     wait: Annotated[int, typer.Option(help="Seconds that nodes may take to come up.")] = 300,
-    out: Annotated[Path, typer.Option("--script", help="Where to write it.")] = _SCRIPT,
-    do_submit: Annotated[bool, typer.Option("--submit", help="Hand it to sbatch too.")] = False,
+    out: Annotated[Path, typer.Option("--script", help="Where to write the script.")] = _SCRIPT,
+    do_submit: Annotated[bool, typer.Option("--submit", help="Submit it with sbatch.")] = False,
     json: o.Json = False,
-) -> None:  # fmt: skip
-    """Write, and submit, a script that runs a command on Ray across nodes of Slurm."""
+) -> None:
+    """Write (and submit) a script that runs a command on Ray across Slurm's nodes."""
     options = SlurmOptions(
-        nodes, time, cpus, memory, partition, parse_bytes(store) if store else None,
-        tuple(sbatch or ()), wait,
-    )  # fmt: skip
+        nodes,
+        time,
+        cpus,
+        memory,
+        partition,
+        parse_bytes(store) if store else None,
+        tuple(sbatch or ()),
+        wait,
+    )
     text = script(options, run)
     _write(out, text)
     job = submit(out) if do_submit else None

@@ -1,4 +1,4 @@
-"""What a search cost, as a table."""
+"""The cost of a search, as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teravec.search.stats import SearchStats
 
 __all__ = ["print_table", "stats_table"]
 
-# Of those whose own names do not say it.
+# Labels of the counters whose names need one.
 _NAMES = {
     "lists_wanted": "lists scanned",
     "lists_read": "lists read",
@@ -27,7 +27,7 @@ _NAMES = {
 
 
 def print_table(table: Table, *, to_stderr: bool = False) -> None:
-    """Print a table as wide as it is: no number is cut, whatever the terminal or pipe has."""
+    """Print a table in its full width, so that no number is cut in a narrow terminal or pipe."""
     console = Console(stderr=to_stderr)
     wide = console.options.update(width=1 << 16)
     needed = Measurement.get(console, wide, table).maximum
@@ -36,11 +36,11 @@ def print_table(table: Table, *, to_stderr: bool = False) -> None:
 
 
 def stats_table(stats: SearchStats) -> Table:
-    """Every count and time, in all and for a query."""
+    """Make a table of all counts and times, in total and per query."""
     values = asdict(stats)
     queries = values.pop("queries")
     table = Table(title=f"cost of {queries:,} queries")
-    for heading in ("", "in all", "a query"):
+    for heading in ("", "in all", "per query"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, value in values.items():
         label = _NAMES.get(name, name.removesuffix("_s").replace("_", " "))

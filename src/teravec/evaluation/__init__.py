@@ -1,1 +1,1 @@
-"""How good is it? Exact neighbours, recall against effort, calibration."""
+"""The quality of an index: exact neighbours, recall against effort, calibration."""

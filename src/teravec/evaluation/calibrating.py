@@ -1,26 +1,25 @@
 """Making a calibration: search at growing effort, and compare with the true neighbours.
 
-Which queries
--------------
-Vectors of the source that the model was not trained on, drawn uniformly, each left out of its
-own neighbours. To the index such a vector is what a fresh query of the same kind is: the truth
-is that of all other vectors, and no centroid was drawn towards it. Vectors of the training
-sample would look easier (measured: recall 0.01 higher at 0.84, 0.03 higher at one list), as k-means
-moved centroids to them. Where fewer than 100 vectors were left out of the sample, any are taken.
+Queries ------- The queries are vectors of the source that the model was not trained on, drawn
+uniformly. Each is left out of its own neighbours. For the index such a vector equals a fresh query
+of the same kind: its true neighbours are other vectors, and no centroid was moved towards it.
+Vectors of the training sample would look easier, because k-means moved centroids towards them
+(measured: recall 0.01 higher at 0.84, 0.03 higher at one list). If fewer than 100 vectors were left
+out of the sample, all vectors are eligible.
 
-A sample errs. So a promise is made of the recall measured less 1.645 standard errors, the
-one-sided 95 % bound of a mean; with 1,000 queries some 0.007 at a recall of 0.9.
+A sample has an error. The promise is therefore the measured recall less 1.645 standard errors, the
+one-sided 95 % bound of a mean: about 0.007 for 1,000 queries at a recall of 0.9.
 
 Cost
 ----
-One pass over the source for the truth, ``queries`` products a vector; then a search of all
-queries for each of about 20 efforts, each 1.4 times the one before, until recall stays, or
-0.99 can be promised, or a query scans a 32nd of the vectors (but 30,000 at least, and 2^28 at
-most); where 0.95 cannot be promised then, three times as many.
+One pass over the source finds the true neighbours, with ``queries`` products per vector. Then all
+queries are searched at about 20 efforts, each 1.4 times the one before. The efforts end when recall
+no longer grows, when 0.99 can be promised, or when a query scans a 32nd of the vectors (at least
+30,000, at most 2^28). If 0.95 cannot be promised then, they go on to three times as many.
 
-Codecs that are slow to scan would take longer so than all of a build. So a calibration may be given
-seconds: it ends before the effort that would take it beyond them, and promises what was measured by
-then. What it seals depends on the machine's speed only where it ends so.
+With codecs that are slow to scan, this would take longer than the rest of a build. A calibration
+may therefore have a time limit. It ends before the effort that would exceed the limit, and promises
+what was measured by then. Only such a calibration depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -92,12 +91,12 @@ class CalibrationOptions:
     queries : int
         Vectors to draw as queries.
     ks : tuple of int
-        Numbers of neighbours to measure the recall of, ascending.
+        Values of k whose recall is measured, ascending.
     codes : int, optional
-        Go on until a query scans so many codes. Not given: a 32nd of all, 30,000 at least and
-        2^28 at most; three times as many where 0.95 cannot be promised then.
+        Raise the effort until a query scans this many codes. Not given: a 32nd of all, at least
+        30,000 and at most 2^28; three times as many if that cannot promise 0.95.
     seconds : float, optional
-        End before the effort that would take the searches beyond this. Not given: go on.
+        End before the effort that would take the searches beyond this. Not given: no limit.
     """
 
     queries: int = 1000
@@ -123,7 +122,8 @@ class CalibrationOptions:
 class _Queries:
     """Queries and their true neighbours.
 
-    ``own`` (nq,) are the queries' own ids, which do not count; None for fresh ones.
+    ``own`` (nq,) are the queries' own ids, which do not count; None for queries that are not
+    indexed.
     """
 
     vectors: Float32
@@ -138,8 +138,8 @@ def calibrate_index(
 ) -> Calibration:  # fmt: skip
     """Measure the recall of an index against effort, and seal it as ``calibration.json``.
 
-    The true neighbours come from a pass over the source, which keeps a checkpoint; the searches
-    that are measured run in this process.
+    A pass over the source, with checkpoints, finds the true neighbours. The measured searches run
+    in this process.
 
     Parameters
     ----------
@@ -148,14 +148,14 @@ def calibrate_index(
         The vectors that the index was built from.
     options : CalibrationOptions
     resources : Resources
-        Workers find the true neighbours.
+        Its workers find the true neighbours.
     queries : ndarray of shape (nq, d), float32, optional
-        The user's. Not given: drawn from the source.
+        The user's queries. Not given: drawn from the source.
 
     Raises
     ------
     InvalidArgument
-        Another source; or too few vectors to leave any out.
+        The index was built from another source, or there are too few vectors to leave any out.
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
@@ -183,7 +183,7 @@ def calibrate_index(
 
     try:
         distances, ids = exact()
-    except (OutputExists, CorruptFile) as error:  # other queries, or damage: begin anew
+    except (OutputExists, CorruptFile) as error:  # a checkpoint of other queries, or damaged
         log.info("%s", error)
         remove_checkpoint(paths.calibrating)
         distances, ids = exact()
@@ -203,10 +203,11 @@ def calibrate_with_truth(
     paths: IndexPaths, queries: Float32, truth: Neighbors, options: CalibrationOptions,
     resources: Resources,
 ) -> Calibration:  # fmt: skip
-    """Do as ``calibrate_index`` for queries whose true neighbours are known already.
+    """Do as ``calibrate_index`` does, for queries with known true neighbours.
 
-    Without distances in the truth, or with some that are not the index's, no radii are calibrated.
-    What is only doubtful is refused as well: a calibration promises, and the one there is stays.
+    If the truth has no distances, or distances that contradict the index's, no radii are
+    calibrated. A doubtful truth is refused, because a calibration is a promise; an earlier
+    calibration stays.
     """
     if len(truth.ids) != len(queries) or not len(queries):
         raise InvalidArgument(
@@ -240,12 +241,12 @@ def _opened(paths: IndexPaths, resources: Resources) -> Index:
 
 
 def codes_searched(ntotal: int) -> int:
-    """Codes for each query up to which efforts grow, where recall does not end that before."""
+    """Return the codes per query at which efforts end at the latest."""
     return max(_CODES_ANYWAY, min(ntotal // _CODES_SHARE, _CODES_MOST))
 
 
 def _draw(paths: IndexPaths, source: Source, n: int) -> tuple[Int64, str]:
-    """Rows to take as queries, and where they are from."""
+    """Draw rows to use as queries; return them and their origin."""
     plan = read_record(paths).plan()
     rows = draw_rows_outside(source.ntotal, plan, n)
     if len(rows) >= min(n, _FEWEST_LEFT_OUT):
@@ -263,7 +264,7 @@ def _ids(source: Source, rows: Int64) -> Int64:
 def _without_own(
     values: npt.NDArray[Any], ids: Int64, own: Int64
 ) -> tuple[npt.NDArray[Any], Int64]:
-    """Leave out a query's own id, or the last column where it was not found."""
+    """Remove each query's own id, or the last column if it was not found."""
     kept, shape = all_but_own(ids, own), (len(ids), ids.shape[1] - 1)
     return values[kept].reshape(shape), ids[kept].reshape(shape)
 
@@ -301,12 +302,12 @@ def _measure(
 
 
 class _Clock:
-    """Says when the next effort would take longer than there is time.
+    """Tells whether the next effort would exceed the time limit.
 
     Attributes
     ----------
     stopped_s : float or None
-        Seconds after which it said so.
+        Seconds until the limit ended the efforts.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -315,7 +316,7 @@ class _Clock:
         self._started = self._last = monotonic()
 
     def is_over(self) -> bool:
-        """Whether another effort, half again as large as the last, would end too late."""
+        """Whether another effort, taking 1.5 times as long as the last, would end too late."""
         now = monotonic()
         took, self._last = now - self._last, now
         passed = now - self._started
@@ -326,9 +327,9 @@ class _Clock:
 
 
 def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
-    """Growing efforts, by steps of the square root of 2, up to a visit to every list.
+    """Yield efforts that grow by the square root of 2, until every list is visited.
 
-    First nprobe grows; when it has come to nlist, prune shrinks.
+    First nprobe grows; once it is nlist, prune shrinks.
     """
     some = Effort(min(_GAPS, index.nlist))
     prepared, _, distances = index.nearest_lists(queries, some)
@@ -352,12 +353,12 @@ def _search(
     codes = (index.stats.codes_scanned - before.codes_scanned) / nq
     shares = np.empty((nq, len(ks)))
     for column, k in enumerate(ks):
-        # In two stages, a search of k refines as many candidates as k needs, not as the largest.
+        # With two stages, k sets how many candidates are refined, so each k has its own search.
         fewer = index.two_stages and k < ks[-1]
         of_k = _found(index, known, effort, k) if fewer else (distances, ids)
         found, wanted = count_found(known.truth, of_k[1], sign * of_k[0].astype(np.float64), k)
         shares[:, column] = found / wanted
-    # One more query, that finds nothing: else few that all find everything would pass for certain.
+    # Add a query that finds nothing; otherwise a few perfect queries would look certain.
     errors = np.vstack([shares, np.zeros(len(ks))]).std(0, ddof=1) / np.sqrt(nq + 1)
     costs = _true_costs(ids, known.truth)
     near = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
@@ -376,7 +377,7 @@ def _search(
 
 
 def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Int64]:
-    """Distances and ids of the k found, (nq, k)."""
+    """Search for k neighbours; return distances and ids of shape (nq, k)."""
     if known.own is None:
         return index.search_at(known.vectors, k, effort)
     if index.two_stages:
@@ -387,10 +388,10 @@ def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float
 def _found_beside_own(
     index: Index, queries: Float32, own: Int64, effort: Effort, k: int
 ) -> tuple[Float32, Int64]:
-    """Do as a search for k of codes in two stages would if no query were among the vectors.
+    """Search codes in two stages as if the queries themselves were not indexed.
 
-    A query's own vector is left out between the stages. A search for k + 1 would keep more
-    candidates, and refine more of them where other vectors are bounded as closely as its own.
+    Each query's own vector is removed between the stages. A search for k + 1 would not do: it would
+    keep and refine more candidates.
     """
     kept = index.candidates_kept(k, effort.candidates)
     rows = index.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
@@ -411,17 +412,18 @@ def _found_beside_own(
 
 
 def _true_costs(ids: Int64, truth: Truth) -> Float64:
-    """True costs of the vectors found, (nq, k); infinite where one is no true neighbour."""
+    """Return the found vectors' true costs, (nq, k); infinite for one that is no neighbour."""
     rank, m = ranks_in(ids, truth.ids), truth.ids.shape[1]
     costs = np.take_along_axis(truth.costs, np.minimum(rank, m - 1), axis=1)
     return np.where(rank < m, costs, np.inf)
 
 
 def _radii(costs: Float64, ks: tuple[int, ...]) -> list[float]:
-    """Radii that typically hold 1, 10, ... vectors, ascending, as costs.
+    """Return radii that typically hold 1, 10, ... vectors, ascending, as costs.
 
-    None so wide that more than a 20th of the queries have more vectors in it than are known:
-    those left out would be the farthest, and the recall would look too high.
+    The truth lists only some neighbours. A radius is used only if, for at least 19 of 20 queries,
+    the truth lists all vectors within it. Otherwise the farthest ones would be missing, and the
+    recall would look too high.
     """
     widest = float(np.quantile(costs[:, -1], 0.05, method="lower"))
     typical = [float(np.median(costs[:, k - 1])) for k in ks]
@@ -429,7 +431,7 @@ def _radii(costs: Float64, ks: tuple[int, ...]) -> list[float]:
 
 
 def _ratio(found: Int64, within: Int64) -> tuple[float, float]:
-    """Share of all vectors within that were found, and its standard error.
+    """Return the found share of all vectors within a radius, and its standard error.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What an exact search has found so far, and its checkpoint on disk."""
+"""The intermediate results of an exact search, and their checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATE = "state.json"
 
 @dataclass
 class BestSoFar:
-    """Results after ``rows`` rows: values ascend, being squared L2 or negated similarities."""
+    """Results after ``rows`` rows; values (squared L2 or negated similarities) ascend."""
 
     rows: int
     values: Float64
@@ -38,11 +38,11 @@ class BestSoFar:
 
     @classmethod
     def none(cls, nq: int, k: int) -> BestSoFar:
-        """Nothing found yet, for nq queries."""
+        """Make empty results for nq queries."""
         return cls(0, np.full((nq, k), np.inf), np.full((nq, k), -1, np.int64))
 
     def merge(self, later: BestSoFar) -> None:
-        """Take in what was found in the rows that follow, up to ``later.rows``."""
+        """Merge the results of the following rows, up to ``later.rows``."""
         values = np.concatenate([self.values, later.values], axis=1)
         ids = np.concatenate([self.ids, later.ids], axis=1)
         order = np.lexsort((ids, values), axis=1)[:, : self.values.shape[1]]
@@ -51,7 +51,7 @@ class BestSoFar:
         self.rows = later.rows
 
     def distances(self, metric: Metric) -> Float32:
-        """The values as users see them; negates similarities in place, so call it last."""
+        """Return the values as users see them. Negates similarities in place, so call it last."""
         if metric.larger_is_closer:
             np.negative(self.values, out=self.values)
         with np.errstate(over="ignore", under="ignore"):
@@ -59,13 +59,13 @@ class BestSoFar:
 
 
 class Checkpoint:
-    """``state.json``, and the two arrays that it vouches for."""
+    """``state.json``, and the two arrays whose checksums it holds."""
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self._directory, self._identity = directory, identity
 
     def load(self) -> BestSoFar | None:
-        """The state to resume from; None where there is none."""
+        """Load the state to resume from; None if there is none."""
         path = self._directory / _STATE
         if not path.exists():
             return None
@@ -86,7 +86,7 @@ class Checkpoint:
         return BestSoFar(rows, values, ids)
 
     def save(self, best: BestSoFar) -> None:
-        """Keep the state; until ``state.json`` is replaced, the one before stays good."""
+        """Save the state. The previous one stays valid until ``state.json`` is replaced."""
         make_directory(self._directory)
         values = write_array(self._directory / f"values-{best.rows}.npy", best.values)
         ids = write_array(self._directory / f"ids-{best.rows}.npy", best.ids)
@@ -98,12 +98,12 @@ class Checkpoint:
 
 
 def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint, if there is one; other files in its directory stay."""
+    """Remove a checkpoint, if there is one. Other files in its directory stay."""
     if not checkpoint.is_dir():
         return
-    remove(checkpoint / _STATE)  # first: without it, nothing resumes from the arrays
+    remove(checkpoint / _STATE)  # first: without it, no run resumes from the arrays
     _remove_arrays(checkpoint)
-    for left_over in checkpoint.glob("*.tmp"):  # by a kill, while it was written
+    for left_over in checkpoint.glob("*.tmp"):  # from a run killed while writing
         remove(left_over)
     with storage_errors(checkpoint, "remove"):
         if not any(checkpoint.iterdir()):

@@ -1,4 +1,4 @@
-"""How good and how costly searches of an index are, against the true neighbours."""
+"""Measuring the recall and cost of searches against the true neighbours."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ class Evaluation:
     Parameters
     ----------
     nprobe : int
-        Most lists read a query, at most nlist.
+        Most lists visited per query, at most nlist.
     k : int
     recall : float
         Recall@k over all queries.
     queries_per_s : float
-        All queries in one call.
+        Throughput of all queries in one call.
     latency_p50_s, latency_p99_s : float
-        Seconds of a query searched alone, over up to 100 of them spread evenly, after the
-        batch: lists may be in the page cache.
+        Seconds of a query searched alone, over up to 100 evenly spread queries, after the batch:
+        lists may be in the page cache.
     bytes_per_query : float
-        Read from the files for a query searched alone, ids included.
+        Bytes read from the files for a query searched alone, ids included.
     batch_bytes_per_query : float
-        The same in the batch, where each list is read once for all queries that want it.
+        The same in the batch, where each list is read once for all queries that visit it.
     lists_per_query, codes_per_query : float
-        Lists and codes scanned for a query, on average over all.
+        Lists and codes scanned per query, the mean over all.
     asked : float, optional
-        The recall that was asked for instead of an nprobe.
+        The target recall, if one was given instead of nprobe.
     """
 
     nprobe: int
@@ -69,18 +69,23 @@ class Evaluation:
 
 
 def recall_at(
-    found_ids: Int64, true_ids: Int64, k: int, *, found_distances: Float32 | None = None,
-    true_distances: Float32 | None = None, metric: str = "l2",
-) -> float:  # fmt: skip
-    """Share of the true k nearest among the k returned.
+    found_ids: Int64,
+    true_ids: Int64,
+    k: int,
+    *,
+    found_distances: Float32 | None = None,
+    true_distances: Float32 | None = None,
+    metric: str = "l2",
+) -> float:
+    """Return the share of the true k nearest among the k found.
 
-    With distances of both, by distance: a neighbour as near as the k-th true one counts,
-    whatever its id. Without, by id.
+    If both sides have distances, a neighbour as near as the k-th true one counts, whatever its id.
+    Otherwise ids are compared.
 
     Parameters
     ----------
     found_ids, true_ids : ndarray of shape (n, k or more), int64
-        Best first; -1 is none; an id counts once a row. All columns of the truth say which
+        Best first; -1 is none; an id counts once per row. Columns of the truth beyond k show which
         vectors tie with the k-th.
     k : int
     found_distances, true_distances : ndarray of the ids' shapes, optional
@@ -90,12 +95,12 @@ def recall_at(
     Returns
     -------
     float
-        0 to 1: of k neighbours a query, or of as many as its truth has.
+        0 to 1, relative to k neighbours per query, or to as many as its truth has.
 
     Raises
     ------
     InvalidArgument
-        Shapes that do not fit each other or k; no true neighbour at all.
+        The shapes do not fit each other or k, or there is no true neighbour at all.
     """
     found, true = np.asarray(found_ids), np.asarray(true_ids)
     _check_ids(found, "found ids", k)
@@ -130,18 +135,18 @@ def evaluate(
     recalls: Sequence[float] = (),
     candidates: int | None = None,
 ) -> list[Evaluation]:
-    """Search with each nprobe and for each recall, and compare with the truth.
+    """Search with each nprobe and for each recall, and compare the results with the truth.
 
     Parameters
     ----------
     index : Index
-        Nothing else should search it meanwhile: its counts are taken for ours.
+        No other thread should search it meanwhile, because its counters are read.
     queries : ndarray of shape (nq, d), float32
     truth : Neighbors
-        As ``read_neighbors`` gives it; k or more columns. What is strange about it is logged.
+        From ``read_neighbors``, with k or more columns. Doubts about it are logged.
     k : int
     nprobes : sequence of int
-        More than nlist is taken as nlist.
+        Values above nlist count as nlist.
     recalls : sequence of float
         Recalls to ask a calibrated index for.
     candidates : int, optional
@@ -155,8 +160,8 @@ def evaluate(
     Raises
     ------
     InvalidArgument
-        Truth of other queries, of fewer neighbours than k, or of other vectors than the
-        index's: see ``fit_truth``.
+        The truth is of other queries, of other vectors, or has fewer than k neighbours; see
+        ``fit_truth``.
     """
     queries = np.asarray(queries)
     if not (nprobes or recalls) or min(nprobes, default=1) < 1:

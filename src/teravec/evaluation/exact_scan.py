@@ -1,9 +1,9 @@
 """Comparing queries with rows of a source exactly, in bounded memory.
 
-Every pair of query and vector gets a lower bound of its distance from one float32 matrix
-product. Only pairs whose bound does not exceed the query's k-th best exact distance so far
-are computed again, in float64 from the vectors as they are, and those are what is compared:
-rounding in the product costs time, never a neighbour.
+One float32 matrix product gives each pair of query and vector a lower bound of its distance. If the
+bound does not exceed the query's k-th best exact distance so far, the distance is computed in
+float64 from the original vectors. Only float64 distances decide, so rounding in the product costs
+time, but never a neighbour.
 
 The bound
 ---------
@@ -72,7 +72,7 @@ _BLOCKS = 5  # blocks in memory: in use, ready, being read, and two for the temp
 def scan_rows(
     source: Source, task: ScanTask, best: BestSoFar, stop: int, block_rows: int
 ) -> Iterator[int]:
-    """Compare the queries with rows ``best.rows`` to ``stop``; yield the rows of each block."""
+    """Compare the queries with rows ``best.rows`` to ``stop``; yield each block's row count."""
     with threadpool_limits(1, user_api="blas"):
         for block in ahead(_blocks(source, task, (best.rows, stop), block_rows)):
             search = partial(_search_tile, block, task, best)
@@ -84,9 +84,9 @@ def scan_rows(
 
 @dataclass(frozen=True)
 class ScanTask:
-    """What is asked; ``squares``, the queries' squared lengths, for cosine only.
+    """Queries, k and metric of a scan; ``squares``, the queries' squared lengths, for cosine only.
 
-    Queries are float64 where float32 would round them.
+    Queries are float64 if float32 would round them.
     """
 
     queries: Vectors
@@ -103,17 +103,17 @@ class ScanTask:
         return max(1, int(most))
 
     def tiles(self) -> list[slice]:
-        """Queries of each tile."""
+        """Slices of the queries, one for each tile."""
         starts = range(0, len(self.queries), self.tile_queries)
         return [slice(start, start + self.tile_queries) for start in starts]
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows of the source up to row ``stop``, prepared.
+    """Prepared rows of the source, up to row ``stop``.
 
-    ``bounds`` (n, d + 2) is the matrix of the module's docstring; ``reach`` the longest
-    vector's length, for the error of float64; ``squares`` squared lengths, for cosine only.
+    ``bounds`` (n, d + 2) is the matrix of the module's docstring. ``reach`` is the longest vector's
+    length, for the error of float64. ``squares`` are squared lengths, for cosine only.
     """
 
     stop: int
@@ -130,7 +130,7 @@ def _search_tile(block: _Block, task: ScanTask, best: BestSoFar, rows: slice) ->
 
 
 class _Tile:
-    """Some queries against one block; the only one to touch these queries' results."""
+    """Some queries against one block. No other tile changes these queries' results meanwhile."""
 
     def __init__(self, block: _Block, task: ScanTask, best: BestSoFar, rows: slice) -> None:
         self._block, self._task = block, task
@@ -143,9 +143,9 @@ class _Tile:
         self._update_limits()
 
     def _prepare(self) -> None:
-        """Bring the queries to the block's centre; say what a bound is compared with.
+        """Shift the queries to the block's centre, and compute the threshold for bounds.
 
-        A pair of value v can have a bound of at most ``v * scale + offset``.
+        A pair of value v has a bound of at most ``v * scale + offset``.
         """
         block = self._block
         x = self._queries.astype(np.float64)
@@ -171,10 +171,10 @@ class _Tile:
         self._bounds[short, d + 1] = -(lengths[short] * (1 + 4 * _U) + _TINY)
 
     def _update_limits(self) -> None:
-        """Largest bound that a pair still of interest can have, rounded up."""
+        """Compute each query's largest bound of a relevant pair, rounded up."""
         kth = self._values[:, -1]
         with np.errstate(over="ignore", invalid="ignore"):
-            # The last term is for the errors of the values themselves.
+            # The last term covers the rounding errors of the values themselves.
             slack = 4 * (self._queries.shape[1] + 16) * _U64 * np.abs(kth)
             limits = kth * self._scale + self._offset + slack
             limits = np.nextafter(limits.astype(np.float32), np.float32(np.inf))
@@ -192,7 +192,7 @@ class _Tile:
             np.matmul(self._bounds, rows.T, out=part)
             hits = np.less_equal(part, self._limits)
             if k < len(rows) and np.count_nonzero(hits) > 2 * nq * k:
-                # Loose limits, as in the first tile: tighten them by the likely best first.
+                # The limits are loose, as in the first tile: tighten them with the likely best.
                 likely, _ = smallest_k(part, k)
                 self._merge(np.repeat(np.arange(nq), k), first + likely.ravel().astype(np.int64))
                 np.put_along_axis(part, likely, np.float32(np.nan), axis=1)  # done: never a hit
@@ -213,7 +213,7 @@ class _Tile:
             self._merge(owners, rows)
 
     def _merge(self, owners: Int64, rows: Int64) -> None:
-        """Compute pairs exactly, and keep those that are among their query's best."""
+        """Compute pairs exactly, and store those among their query's best."""
         values = self._exact(owners, rows)
         ids = self._block.ids[rows]
         kth, kth_id = self._values[owners, -1], self._ids[owners, -1]
@@ -224,7 +224,7 @@ class _Tile:
         order = np.argsort(owners, kind="stable")
         owners, values, ids = owners[order], values[order], ids[order]
         place = np.arange(len(owners)) - np.searchsorted(owners, owners)
-        # As wide as the mean; the few queries that have more get further rounds.
+        # Use the mean width; the few queries with more results get further rounds.
         mean = len(owners) // int(np.count_nonzero(place == 0))
         start, width = 0, min(max(_MERGE_WIDTHS[0], mean), _MERGE_WIDTHS[1])
         while len(part := np.flatnonzero((place >= start) & (place < start + width))):
@@ -235,7 +235,7 @@ class _Tile:
     def _merge_some(
         self, owners: Int64, place: Int64, values: Float64, ids: Int64, width: int
     ) -> None:
-        """Merge at most ``width`` results a query."""
+        """Merge at most ``width`` results per query."""
         k = self._values.shape[1]
         touched, at = np.unique(owners, return_inverse=True)
         both = np.full((len(touched), k + width), np.inf)
@@ -247,13 +247,13 @@ class _Tile:
         self._ids[touched] = np.take_along_axis(both_ids, order, axis=1)
 
     def _exact(self, owners: Int64, rows: Int64) -> Float64:
-        """Values of pairs, in float64."""
+        """Compute the values of pairs in float64."""
         values = np.empty(len(rows))
         step = max(1, _EXACT_FLOATS // self._queries.shape[1])
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            # Converted before they are summed: einsum would convert in pieces that depend on
-            # the pair's place, and equal vectors must get equal values.
+            # Convert before the sums. einsum would convert in pieces that depend on the pair's
+            # position, but equal vectors must get equal values.
             x = self._block.vectors[rows[part]].astype(np.float64)
             q = self._queries[owners[part]].astype(np.float64)
             if self._task.metric is Metric.L2:
@@ -268,9 +268,9 @@ class _Tile:
 
 
 def with_squares(x: Vectors) -> Vectors:
-    """Vectors whose squares float64 can hold: rows that are too long or short, scaled by 2^n.
+    """Scale rows whose squares float64 cannot hold by a power of two.
 
-    In float32 there are none; for cosine such rows are as they were.
+    Cosine similarities stay the same. float32 has no such rows.
     """
     if x.dtype == np.float32:
         return x
@@ -283,7 +283,7 @@ def with_squares(x: Vectors) -> Vectors:
 
 
 def squared_lengths(x: npt.NDArray[Any]) -> Float64:
-    """Squared lengths of rows."""
+    """Return squared lengths of rows."""
     if x.dtype == np.float64:
         return np.asarray(np.einsum("ij,ij->i", x, x), np.float64)
     step = max(1, _EXACT_FLOATS // x.shape[1])
@@ -294,13 +294,13 @@ def squared_lengths(x: npt.NDArray[Any]) -> Float64:
 
 
 def _inverse_lengths(squares: Float64) -> Float64:
-    """1 / length; 0 for a vector of zeros, whose similarity with all is then 0."""
+    """Return 1 / length, or 0 for a vector of zeros, whose similarities are then 0."""
     inverse: Float64 = np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), 0)
     return inverse
 
 
 def _blocks(source: Source, task: ScanTask, wanted: tuple[int, int], rows: int) -> Iterator[_Block]:
-    """The wanted rows of the source, block by block, prepared."""
+    """Yield the requested rows of the source as prepared blocks."""
     start, stop = wanted
     for begin in range(start, stop, rows):
         end = min(begin + rows, stop)
@@ -314,7 +314,7 @@ def _prepared(stop: int, vectors: Vectors, ids: Int64, metric: Metric) -> _Block
     n, d = vectors.shape
     squares = squared_lengths(vectors)
     scale = _inverse_lengths(squares) if metric is Metric.COSINE else np.ones(n)
-    some = slice(None, None, max(1, n // 256))  # near the middle is enough for a centre
+    some = slice(None, None, max(1, n // 256))  # an approximate mean is enough for a centre
     centre = (vectors[some] * scale[some, None]).mean(axis=0)
     error, tiny = 2 * (d + 16) * _U, (d + 16) * _TINY
     bounds = np.zeros((n, d + 2), np.float32)
@@ -339,10 +339,10 @@ def _prepared(stop: int, vectors: Vectors, ids: Int64, metric: Metric) -> _Block
 
 
 def _without_surplus_copies(vectors: Vectors, ids: Int64, k: int) -> tuple[Vectors, Int64]:
-    """Of equal rows keep the k with the smallest ids: no result can hold more.
+    """Keep only the k smallest ids of equal rows, because no result can hold more.
 
-    Else a query whose k-th neighbour has a million copies would compare all of them exactly.
-    Equal rows are those of equal projection on a fixed direction that are then found equal.
+    Otherwise a query whose k-th neighbour has a million copies would compare all of them exactly.
+    Candidates for equal rows have equal projections on a fixed direction; then they are compared.
     """
     n, d = vectors.shape
     if n <= k:
@@ -357,7 +357,7 @@ def _without_surplus_copies(vectors: Vectors, ids: Int64, k: int) -> tuple[Vecto
     in_large = np.repeat(sizes > k, sizes)
     members, leaders = order[in_large], np.repeat(order[first], sizes)[in_large]
     equal = _equal_rows(vectors, members, leaders)
-    # Equal rows up to each, counted from the first of its group.
+    # For each row: its rank among the equal rows of its group.
     count = np.cumsum(equal, dtype=np.int64)
     begin = np.flatnonzero(np.append(True, leaders[1:] != leaders[:-1]))
     count = count - np.repeat(count[begin] - 1, np.diff(np.append(begin, len(leaders))))
@@ -376,19 +376,20 @@ def _equal_rows(vectors: Vectors, a: Int64, b: Int64) -> npt.NDArray[np.bool_]:
 
 
 def plan_block(source: Source, task: ScanTask, memory_bytes: int) -> int:
-    """Rows of a block, or MemoryLimitTooSmall."""
+    """Return the rows of a block; raises MemoryLimitTooSmall."""
     nq, d = map(int, task.queries.shape)
     k = task.k
     tile = task.tile_queries
     scratch = tile * (32 * d + 64 * (k + _MERGE_WIDTHS[1])) + 40 * max(_EXACT_FLOATS, d)
-    scratch += tile * _TILE_ROWS * 40  # scores, and pairs where all of them are hits
+    scratch += tile * _TILE_ROWS * 40  # scores, and pairs if every score is a hit
     item = source.exact_dtype.itemsize
     fixed = nq * (20 * k + task.queries.itemsize * d + 8)
     fixed += min(task.threads, -(-nq // tile)) * scratch
     row = _BLOCKS * ((item + 4) * d + 64)
     fewest = min(_FEWEST_ROWS, source.ntotal)
     require(
-        fixed + fewest * row, memory_bytes,
+        fixed + fewest * row,
+        memory_bytes,
         f"ground truth of {nq:,} queries of {d} dimensions with k {k:,}",
-    )  # fmt: skip
+    )
     return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (item * d)))))

@@ -1,4 +1,4 @@
-"""What an exact search takes and gives beyond float32: queries in float64, distances checked."""
+"""Precision of an exact search beyond float32: float64 queries, and a check of the distances."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["check_distances", "exact_queries"]
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.finfo(np.float32).tiny)
-_NO_SQUARE = 1e-100  # shorter differences are looked at, as float64 may have no square of them
-_WHOLE = 2**53  # up to which float64 has all whole numbers
+_NO_SQUARE = 1e-100  # shorter differences are checked: their squares may vanish in float64
+_WHOLE = 2**53  # float64 holds all whole numbers up to this
 _LOOKED_AT = 256
 
 
 def exact_queries(queries: npt.ArrayLike, d: int) -> Vectors:
-    """Queries (nq, d) as float32 where that has all their values, else as float64.
+    """Return queries (nq, d) as float32 if that holds all their values, otherwise as float64.
 
     Raises
     ------
@@ -44,10 +44,11 @@ def exact_queries(queries: npt.ArrayLike, d: int) -> Vectors:
 
 
 def check_distances(source: Source, queries: Vectors, best: BestSoFar) -> None:
-    """Raise InvalidSource where float32 cannot hold the distances that were found.
+    """Raise InvalidSource if float32 cannot hold the distances.
 
-    One that is too large is an error. One that is too small is 0 in float32, as it may be: a few
-    vectors of a set may be that near. But where it is so for most queries, all would look alike.
+    A single distance that is too large is an error. A distance that is too small becomes 0, which
+    is fine for a few vectors. If it happens for most queries, all their neighbours would look
+    alike, so that is an error too.
     """
     sizes = np.abs(best.values)
     if (large := np.argwhere(sizes > _LARGEST)).size:
@@ -70,7 +71,7 @@ def check_distances(source: Source, queries: Vectors, best: BestSoFar) -> None:
 
 
 def _have_no_squares(source: Source, queries: Vectors) -> bool:
-    """Whether differences of the first vectors, or all queries, are so small that squares are 0."""
+    """Whether squares of the first vectors' differences, or of all queries, vanish in float64."""
     first = source.read(0, min(_LOOKED_AT, source.ntotal), source.exact_dtype)
     apart = float(np.abs(first - first[0]).max())
     return 0 < apart < _NO_SQUARE or 0 < float(np.abs(queries).max()) < _NO_SQUARE

@@ -1,15 +1,15 @@
-"""Whether a file of true neighbours fits an index and its queries, and what its distances mean.
+"""Checking that a file of true neighbours fits an index and its queries, and reading its distances.
 
-A truth that does not fit makes every recall 0, or worse, nearly right. So before it is counted
-against, some queries are searched in all lists (of a large index in as many as take little time),
-deeper than the truth goes:
+A truth that does not fit makes every recall 0 or, worse, nearly right. Before a truth is used, some
+queries are therefore searched in all lists (in a large index, in as many as take little time), with
+more results than the truth has:
 
-- Its ids must be among what such a search finds.
-- Its distances, if there are any, must be the search's own up to the codec's error, in one of the
-  conventions that tools have: roots of squared L2, negated similarities, one less the similarity.
-- The recall of that search must be one that the codec can have.
+- The truth's ids must be among the results.
+- Its distances, if it has any, must equal the search's up to the codec's error, in a usual
+  convention: roots of squared L2, negated similarities, one less the similarity.
+- The recall of the search must be possible for the codec.
 
-What cannot be is an error; what can be, but hardly, a doubt.
+A contradiction is an error; an improbable result is a doubt.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 _DEEPEST, _REFINED, _COLUMNS = 1000, 200, 100
-_RESULTS = 1 << 20  # in memory at a time
+_RESULTS = 1 << 20  # results in memory at a time
 _FEWEST_ROWS, _MOST_ROWS = 8, 64
-_CODES, _SLOW_CODES = 1 << 22, 1 << 20  # of an index that is searched whole for a query
-_SOME_CODES, _SOME_LISTS = 1 << 18, 16  # else
-_ALL_CODES = 1 << 31  # for all queries together, where ties must be told apart
-_CHANCE = 0.05  # found of a truth that has nothing to do with the index, generously
+_CODES, _SLOW_CODES = 1 << 22, 1 << 20  # largest index whose lists are all searched for a query
+_SOME_CODES, _SOME_LISTS = 1 << 18, 16  # codes and lists searched for a query of a larger index
+_ALL_CODES = 1 << 31  # for all queries together, if ties must be told apart
+_CHANCE = 0.05  # a generous bound for the share found by chance of an unrelated truth
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a kind of codec must show.
+    """The accuracy expected of a kind of codec.
 
     Parameters
     ----------
     error : float
-        Most that its distances differ from true ones, in the middle.
+        Largest median error of its distances.
     listed : float
-        Share of the true neighbours that a search of all lists has among its deepest.
+        Least share of the true neighbours among the many results of a search of all lists.
     recall : float
-        Of a search of all lists.
+        Least recall of a search of all lists.
     """
 
     error: float
@@ -74,13 +74,13 @@ _OTHER = _Kind(0.6, 0.1, 0.0)  # product quantizers and RaBitQ may be as coarse 
 
 @dataclass(frozen=True)
 class FittedTruth:
-    """A truth to count against, and what is strange about it.
+    """A truth that fits the index, with any doubts about it.
 
     Parameters
     ----------
     truth : Truth
     doubts : tuple of str
-        Why it may not be the truth of these queries and this index.
+        Reasons why it may not be the truth of these queries and this index.
     """
 
     truth: Truth
@@ -89,7 +89,7 @@ class FittedTruth:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Some queries, searched as well as time allows.
+    """Some queries and their results, searched as thoroughly as time allows.
 
     Parameters
     ----------
@@ -106,21 +106,21 @@ class _Sample:
 
 
 def fit_truth(index: Index, queries: Float32, neighbors: Neighbors, k: int) -> FittedTruth:
-    """Compare a truth with an index, and find out what its distances are.
+    """Compare a truth with an index, and determine the convention of its distances.
 
     Parameters
     ----------
     index : Index
     queries : ndarray of shape (nq, d), float32
     neighbors : Neighbors
-        As a file has them.
+        As read from a file.
     k : int
-        True neighbours of a query that will be counted; no more than the file has.
+        True neighbours of a query that will be counted, at most as many as the file has.
 
     Raises
     ------
     InvalidArgument
-        It is not the truth of these queries, or not of this index; says what was found.
+        The truth is not of these queries, or not of this index.
     """
     _check_shape(queries, neighbors, k)
     ids = _none_last(neighbors)
@@ -165,7 +165,7 @@ def _check_shape(queries: Float32, neighbors: Neighbors, k: int) -> None:
 
 
 def _none_last(neighbors: Neighbors) -> Neighbors:
-    """Rows with what is missing at their end."""
+    """Move missing neighbours to the end of their rows."""
     missing = neighbors.ids == -1
     if not (missing[:, :-1] & ~missing[:, 1:]).any():
         return neighbors
@@ -177,7 +177,7 @@ def _none_last(neighbors: Neighbors) -> Neighbors:
 
 
 def _check_range(index: Index, ids: Int64) -> None:
-    """Row numbers are below ntotal; an id column may hold anything from 0 on."""
+    """Refuse ids out of range: row numbers are below ntotal, column ids are 0 or more."""
     column, known = index.manifest.source.get("id_column"), ids[ids != -1]
     low, high = int(known.min()), int(known.max())
     if low < 0:
@@ -214,7 +214,7 @@ def _searched(index: Index, queries: Float32, m: int) -> _Sample:
 
 
 def _effort(index: Index, nprobe: int, depth: int) -> Effort:
-    """In two stages no more candidates than a deep search needs: each may be a read."""
+    """Limit the candidates of two stages to what the search needs: each may cost a read."""
     return Effort(nprobe, candidates=4 * depth if index.two_stages else None)
 
 
@@ -227,7 +227,7 @@ _Meaning = Callable[[Float64], Float64]
 
 
 def _conventions(metric: Metric) -> dict[str, _Meaning]:
-    """What stored distances may be, each with what makes costs of them."""
+    """Return the conventions of stored distances, each with its conversion to costs."""
     if metric is Metric.L2:
         return {
             "squared L2": lambda f: f,
@@ -251,7 +251,7 @@ def _conventions(metric: Metric) -> dict[str, _Meaning]:
 def _with_distances(
     index: Index, neighbors: Neighbors, sample: _Sample, kind: _Kind
 ) -> tuple[Truth, tuple[str, ...]]:
-    """The truth with its distances as costs, where they can be understood; else a doubt."""
+    """Return the truth with its distances as costs; a doubt if no convention fits."""
     if neighbors.distances is None:
         return Truth.of_ids(neighbors.ids), ()
     stored = np.where(neighbors.ids == -1, 0.0, neighbors.distances.astype(np.float64))
@@ -260,7 +260,7 @@ def _with_distances(
     common = there & (rank < sample.ids.shape[1])
     ours = np.take_along_axis(sample.costs, np.minimum(rank, sample.ids.shape[1] - 1), axis=1)
     theirs = stored[sample.rows]
-    if not common.any():  # by rank instead: all of them may tie
+    if not common.any():  # compare by rank instead: all of them may tie
         width = min(sample.costs.shape[1], theirs.shape[1])
         ours, theirs, there = sample.costs[:, :width], theirs[:, :width], there[:, :width]
         common = there & np.isfinite(ours)
@@ -289,7 +289,7 @@ def _with_distances(
 
 
 def _scale(costs: Float64) -> float:
-    """What errors of costs are compared with: the usual cost of the farthest that were found."""
+    """Return the scale for errors of costs: the usual cost of the farthest results."""
     known = np.where(np.isfinite(costs), costs, np.nan)
     if not np.isfinite(known).any():
         return 1.0
@@ -299,7 +299,7 @@ def _scale(costs: Float64) -> float:
 
 
 def _sorted(ids: Int64, costs: Float64) -> Truth:
-    """Rows by cost: some tools store neighbours in another order."""
+    """Sort rows by cost, because some tools store neighbours in another order."""
     costs = np.where(ids == -1, np.inf, costs)
     order = np.argsort(costs, axis=1, kind="stable")
     costs = np.take_along_axis(costs, order, axis=1)
@@ -307,7 +307,7 @@ def _sorted(ids: Int64, costs: Float64) -> Truth:
 
 
 def _direction(ours: Float64, theirs: Float64, common: npt.NDArray[np.bool_]) -> int:
-    """1 where their values ascend with ours, -1 where they descend; 0 where they do neither."""
+    """Return 1 if their values ascend with ours, -1 if they descend, 0 if neither."""
     alike = total = 0.0
     for row in range(len(ours)):
         a, b = ours[row][common[row]], theirs[row][common[row]]
@@ -320,12 +320,12 @@ def _direction(ours: Float64, theirs: Float64, common: npt.NDArray[np.bool_]) ->
 
 
 def _check_listed(index: Index, truth: Truth, sample: _Sample, kind: _Kind, k: int) -> None:
-    """Refuse a truth whose ids a search of all lists does not find, however deep it goes."""
+    """Refuse a truth whose ids are not among the many results of a search of all lists."""
     width, depth = min(k, _COLUMNS), sample.ids.shape[1]
     ids = truth.ids[sample.rows][:, :width]
     last = sample.costs[:, -1:]
     kth = sample.costs[:, min(width, depth) - 1 : min(width, depth)]
-    # Where ties reach the depth, or fewer were found, what is beyond it is not known.
+    # If ties reach the last result, or there are fewer results, ids beyond them prove nothing.
     judged = (ids != -1) & np.isfinite(last)
     with np.errstate(invalid="ignore"):
         judged &= last > kth + tolerance(_scale(sample.costs), kth)
@@ -364,7 +364,7 @@ def _misfit(
 
 
 def _with_ties(index: Index, queries: Float32, truth: Truth, sample: _Sample, k: int) -> Truth:
-    """The truth with what tells ties from near misses, where there are ties."""
+    """Add the values that distinguish ties from near misses, if there are ties."""
     codec = Codec.parse(index.manifest.codec)
     if codec.kind not in ("flat", "scalar"):
         return truth
@@ -387,7 +387,7 @@ def _with_ties(index: Index, queries: Float32, truth: Truth, sample: _Sample, k:
 
 
 def _slack(truth: Truth, sample: _Sample) -> float:
-    """Half of the least that lies between two ties, if the codec errs by much less; else 0."""
+    """Return half of the smallest step between ties, if the codec's error is much less; else 0."""
     if not sample.whole:
         return 0.0
     known = truth.costs[sample.rows]
@@ -400,9 +400,9 @@ def _slack(truth: Truth, sample: _Sample) -> float:
     room = tolerance(truth.scale, levels)
     steps = np.diff(levels)
     steps = steps[steps > room[1:]]
-    if 2 * (1 + len(steps)) > both.sum():  # most values are their own: there are no levels
+    if 2 * (1 + len(steps)) > both.sum():  # most values are distinct: there are no levels
         return 0.0
-    if not len(steps):  # all tie: then what the search found deeper says what the next level is
+    if not len(steps):  # all tie: take the next level from the search's further results
         deeper = sample.costs[np.isfinite(sample.costs)]
         steps = np.array([max(0.0, float(deeper.max() - levels[-1]))])
     error = float(np.quantile(np.abs(known[both] - ours[both]), 0.99))
@@ -412,7 +412,7 @@ def _slack(truth: Truth, sample: _Sample) -> float:
 def _doubts_of_recall(
     index: Index, truth: Truth, sample: _Sample, kind: _Kind, k: int
 ) -> tuple[str, ...]:
-    """Doubt a truth of which a search of all lists finds less than the codec can."""
+    """Doubt a truth if a search of all lists finds less of it than the codec should."""
     if not sample.whole:
         return ()
     k = min(k, sample.ids.shape[1])

@@ -1,7 +1,6 @@
 """Exact k nearest neighbours by brute force, in bounded memory, resumable.
 
-How a pair is compared is in `exact_scan`; here, which rows are compared where, and what is
-kept of an unfinished run.
+``exact_scan`` compares pairs. This module distributes rows over workers and saves checkpoints.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
-_RANGES = 4  # of rows, for each worker of a cluster
-_FEWEST_RANGE = 1 << 16  # rows
+_RANGES = 4  # ranges of rows for each worker of a cluster
+_FEWEST_RANGE = 1 << 16  # rows in a range
 _NOBODY = np.iinfo(np.int64).max
 
 
@@ -62,25 +61,25 @@ def groundtruth(
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
-    Exact: what float64 arithmetic on the vectors as stored gives, whatever their norms, and
-    with ties settled by id. Vectors and queries that float32 would round (float64, integers of 32
-    bits and more) are read as float64.
+    The result is that of float64 arithmetic on the stored vectors, whatever their norms, with ties
+    ordered by id. Vectors and queries that float32 would round (float64, integers of 32 bits and
+    more) are read as float64.
 
     Parameters
     ----------
     source : Source
     queries : ndarray of shape (nq, d), a real number type
     k : int
-        1 to the vectors in the source.
+        1 to the number of vectors in the source.
     metric : Metric
     resources : Resources
-        Workers share the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
-        bytes (8 d where queries are float64), and about 100 MiB of blocks and buffers, which
-        shrink where the limit is low.
-        While it runs, BLAS in this process is set to one thread: the work is shared out here.
+        Workers divide the source's rows. Memory holds queries and results, ``nq (20 k + 4 d)``
+        bytes (8 d if queries are float64), and about 100 MiB of blocks and buffers, less if the
+        limit is low. Meanwhile BLAS in this process is set to one thread, because the threads here
+        divide the work.
     checkpoint : Path, optional
-        Directory to keep the state in and to resume from. It stays when the function
-        returns: call `checkpoint.remove_checkpoint` when the result is safe.
+        Directory for the state to save and to resume from. It stays after the function returns:
+        call ``checkpoint.remove_checkpoint`` when the result is safe.
     checkpoint_every_s : float
         Seconds of work between checkpoints.
 
@@ -90,28 +89,28 @@ def groundtruth(
         Squared L2 ascending (l2), or similarities descending (ip, cosine). A vector of zeros
         has cosine similarity 0 with all.
     ids : ndarray of shape (nq, k), int64
-        From the source's id column, or row numbers. Equal distances go by id, ascending.
+        From the source's id column, or row numbers. Equal distances are ordered by id, ascending.
 
     Raises
     ------
     InvalidArgument
         k or the queries do not fit the source.
     MemoryLimitTooSmall
-        Says how much is needed.
+        The message states how much is needed.
     OutputExists
-        The checkpoint is that of another source, other queries, k or metric.
+        The checkpoint belongs to another source, other queries, k or metric.
     CorruptFile
         The checkpoint is damaged.
     InvalidSource
-        The source holds NaN or infinity, or changed; or distances are beyond float32, in which
-        they are returned: one is too large, or those of most queries are too small.
+        The source holds NaN or infinity, or changed; or float32 cannot hold the distances: one is
+        too large, or those of most queries are too small.
     """
-    # Truth with holes is no truth, so that this, unlike a search, is not padded.
+    # Unlike a search, this is not padded: a truth must not have holes.
     queries, k = exact_queries(queries, source.d), whole_number(k, "k", 1, source.ntotal)
     if not len(queries):
         raise InvalidArgument("0 queries found, 1 or more expected")
     task = _task(queries, k, metric, resources.threads)
-    plan_block(source, task, resources.memory_bytes)  # before anything is read
+    plan_block(source, task, resources.memory_bytes)  # fail before reading anything
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
     started = saved = time.monotonic()
@@ -119,15 +118,19 @@ def groundtruth(
     with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
         bar.advance(begin)
         for _ in _searched(source, task, best, resources.engine, bar):
-            if store and best.rows < source.ntotal and (
-                time.monotonic() - saved >= checkpoint_every_s
-            ):  # fmt: skip
+            if (
+                store
+                and best.rows < source.ntotal
+                and (time.monotonic() - saved >= checkpoint_every_s)
+            ):
                 store.save(best)
                 saved = time.monotonic()
     log.info(
         "ground truth: %d queries against %d vectors in %.1f s",
-        len(queries), source.ntotal - begin, time.monotonic() - started,
-    )  # fmt: skip
+        len(queries),
+        source.ntotal - begin,
+        time.monotonic() - started,
+    )
     if metric is not Metric.COSINE:
         check_distances(source, queries, best)
     return best.distances(metric), best.ids
@@ -143,7 +146,7 @@ def _task(queries: Vectors, k: int, metric: Metric, threads: int) -> ScanTask:
 def _searched(
     source: Source, task: ScanTask, best: BestSoFar, engine: Engine, bar: Bar
 ) -> Iterator[None]:
-    """Bring ``best`` further, row by row of the source; yield where it may be saved."""
+    """Advance ``best`` through the source's rows; yield whenever it may be saved."""
     if engine.in_process:
         block_rows = plan_block(source, task, engine.memory_bytes)
         for rows in scan_rows(source, task, best, source.ntotal, block_rows):
@@ -151,10 +154,14 @@ def _searched(
             yield
         return
     maker = _SearcherMaker(
-        source.opened_by, task.queries, task.k, str(task.metric), engine.threads,
+        source.opened_by,
+        task.queries,
+        task.k,
+        str(task.metric),
+        engine.threads,
         engine.memory_bytes,
-    )  # fmt: skip
-    # Several ranges for each worker, so that none waits long for the last one.
+    )
+    # Several ranges for each worker, so that none waits long for the slowest.
     count = min(_RANGES * engine.workers, max(1, (source.ntotal - best.rows) // _FEWEST_RANGE))
     bounds = [best.rows + (source.ntotal - best.rows) * i // count for i in range(count + 1)]
     for found in engine.run(maker, _search_range, list(pairwise(bounds)), bar):
@@ -164,7 +171,7 @@ def _searched(
 
 @dataclass(frozen=True)
 class _SearcherMaker:
-    """What a worker searches with: the queries are sent, the source is opened by path."""
+    """Makes a worker's searcher: the queries are sent, the source is opened by path."""
 
     source: SourceFiles
     queries: Vectors
@@ -180,11 +187,11 @@ class _SearcherMaker:
 
 
 class _Searcher:
-    """Searches ranges of rows in a worker, each knowing how near the ones before came.
+    """Searches ranges of rows in a worker, using limits from its earlier ranges.
 
-    To find a range's first neighbours from nothing takes as long as some blocks. But what is
-    farther than the k-th found in an earlier range cannot be among the k nearest of all, so
-    such pairs are left out, and the result for all ranges together is the same.
+    Starting a range without limits costs as much as some blocks. But a vector farther than the k-th
+    of an earlier range cannot be among the k nearest of all. Such pairs are skipped, and the result
+    of all ranges together is the same.
     """
 
     def __init__(self, source: Source, task: ScanTask, block_rows: int) -> None:
@@ -192,11 +199,11 @@ class _Searcher:
         self._limits = np.full((len(task.queries), 1), np.inf)
 
     def search(self, rows: tuple[int, int]) -> Steps[BestSoFar]:
-        """The best of a range, of those that are no farther than any k found before."""
+        """Find the best of a range, skipping vectors farther than the k-th found before."""
         best = BestSoFar.none(len(self._task.queries), self._task.k)
         best.rows = rows[0]
         best.values[:] = self._limits
-        best.ids[:] = _NOBODY  # above all ids: what ties with a limit is kept
+        best.ids[:] = _NOBODY  # above all ids, so that a vector that ties with a limit stays
         yield from scan_rows(self._source, self._task, best, rows[1], self._block_rows)
         nobody = (best.ids == _NOBODY) & (best.values == self._limits)
         self._limits = best.values[:, -1:].copy()
@@ -209,7 +216,7 @@ def _search_range(searcher: _Searcher, rows: tuple[int, int]) -> Steps[BestSoFar
 
 
 def _identity(source: Source, task: ScanTask) -> dict[str, Any]:
-    """What a checkpoint belongs to."""
+    """Identify the search that a checkpoint belongs to."""
     exact = source.exact_dtype == task.queries.dtype == np.float32
     return {
         **({} if exact else {"arithmetic": "of float64 vectors"}),

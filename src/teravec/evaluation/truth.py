@@ -1,14 +1,14 @@
-"""True neighbours, and how many of them a search found: by distance, where distances are known.
+"""True neighbours, and how many of them a search found: by distance, if distances are known.
 
-Where several vectors are as near as the k-th, any of them will do. So a neighbour counts that is
-no farther than the k-th true one, whatever its id. Three cases, by what is known of a vector that
-was found:
+If several vectors are as near as the k-th, any of them is correct. A found vector therefore counts
+if it is no farther than the k-th true neighbour, whatever its id. There are three cases:
 
-- It is in the truth's row: the distance there decides, or without distances its rank.
-- It is not, and the row's last distance is above the k-th: all that tie are listed, so it is no
-  neighbour.
-- It is not, and the tie reaches the row's end: the distance that the search returned decides, as
-  far as the codec can tell (``Truth.slack``, ``Truth.decoded``).
+- The vector is in the truth's row: its distance there decides, or its rank if there are no
+  distances.
+- It is not in the row, and the row's last distance is above the k-th: the row lists all vectors
+  that tie, so the vector does not count.
+- It is not in the row, and the tie reaches the row's end: the search's own distance decides, as far
+  as the codec allows (``Truth.slack``, ``Truth.decoded``).
 
 References
 ----------
@@ -30,31 +30,31 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
-_BLOCK = 1 << 21  # ids looked at together
-# Distances of float32, summed in another order: relative to themselves, and to what is usual.
+_BLOCK = 1 << 21  # ids compared at a time
+# Tolerance for float32 sums in another order: relative to the value, and to the usual scale.
 _OWN_ROUNDING, _USUAL_ROUNDING = 1e-5, 1e-6
 
 
 @dataclass(frozen=True)
 class Truth:
-    """True neighbours of n queries, m of each.
+    """True neighbours of n queries, m for each.
 
     Parameters
     ----------
     ids : ndarray of shape (n, m), int64
-        Best first; -1, at the end of a row, is none.
+        Best first; missing neighbours are -1, at the end of a row.
     costs : ndarray of shape (n, m), float64
-        Ascending: squared L2 or negated similarities. Ranks where distances are not known.
+        Ascending: squared L2 or negated similarities; ranks if distances are not known.
     comparable : bool
-        Whether costs are on the scale of the distances that a search returns.
+        Whether costs are on the scale of a search's distances.
     exact : bool
-        Whether the codec keeps vectors as they are, so that a search's distances are true.
+        Whether the codec stores vectors exactly, so that a search's distances are true.
     slack : float
-        How much farther than the k-th a vector that ties with it may seem to a codec that is not
-        exact: less than half of what lies between one tie and the next. 0: not known.
+        For a lossy codec: how much farther than the k-th a vector may seem and still count as a
+        tie. Less than half of the step to the next level of ties; 0 if unknown.
     decoded : ndarray of shape (n, m), float64, optional
-        Distances of the true neighbours as the codec tells them, infinite where not known: equal
-        vectors have equal ones.
+        Distances of the true neighbours by their codes, infinite if unknown. Copies of a vector
+        have equal ones.
     """
 
     ids: Int64
@@ -66,50 +66,50 @@ class Truth:
 
     @classmethod
     def of_ids(cls, ids: Int64) -> Truth:
-        """Without distances."""
+        """Make a truth without distances."""
         return cls(ids, np.broadcast_to(np.arange(ids.shape[1], dtype=np.float64), ids.shape))
 
     @cached_property
     def scale(self) -> float:
-        """What costs usually are, of at most a million of them."""
+        """The usual size of costs, from at most a million of them."""
         some = self.costs[:: max(1, self.costs.size >> 20)]
         known = some[np.isfinite(some)]
         return float(np.median(np.abs(known))) if known.size else 0.0
 
     def of_rows(self, rows: Int64 | slice) -> Truth:
-        """That of some queries."""
+        """Return the truth of some queries."""
         decoded = None if self.decoded is None else self.decoded[rows]
         return replace(self, ids=self.ids[rows], costs=self.costs[rows], decoded=decoded)
 
     def kth(self, k: int) -> Float64:
-        """Cost of the last of the first k there are, (n, 1); -inf where there is none."""
+        """Return the cost of the k-th or last neighbour, (n, 1); -inf if there is none."""
         there = (self.ids[:, :k] != -1).sum(1, keepdims=True)
         last = np.take_along_axis(self.costs, np.maximum(there - 1, 0), axis=1)
         return np.where(there > 0, last, -np.inf)
 
 
 def tolerance(scale: float, kth: Float64) -> Float64:
-    """By how much costs of vectors that are as near as the k-th may differ, of kth's shape."""
+    """Return how much costs that tie with the k-th may differ by rounding, in kth's shape."""
     own = np.where(np.isfinite(kth), np.abs(kth), 0.0)
     return np.asarray(np.maximum(_OWN_ROUNDING * own, _USUAL_ROUNDING * scale))
 
 
 def count_found(truth: Truth, ids: Int64, costs: Float64, k: int) -> tuple[Int64, Int64]:
-    """How many of its k nearest each query found, and how many there are to find.
+    """Count how many of its k nearest each query found, and how many there are.
 
     Parameters
     ----------
     truth : Truth
     ids : ndarray of shape (n, k or more), int64
-        The first k of each row count; -1 is none; an id counts once a row.
+        The first k of each row count; -1 is none; an id counts once per row.
     costs : ndarray of the same shape, float64
-        As the search returned them: squared L2, or negated similarities.
+        The search's squared L2, or negated similarities.
     k : int
 
     Returns
     -------
     found, wanted : ndarray of shape (n,), int64
-        Wanted is k, or less where the truth has fewer.
+        ``wanted`` is k, or less if the truth has fewer.
     """
     rows = max(1, _BLOCK // max(k, truth.ids.shape[1]))
     blocks = [slice(start, start + rows) for start in range(0, len(ids), rows)]
@@ -119,7 +119,7 @@ def count_found(truth: Truth, ids: Int64, costs: Float64, k: int) -> tuple[Int64
 
 
 def _count(whole: Truth, truth: Truth, ids: Int64, costs: Float64, k: int) -> tuple[Int64, Int64]:
-    """As ``count_found``, for some rows of the whole."""
+    """Do as ``count_found`` does, for some rows of the whole truth."""
     wanted = _once(truth.ids[:, :k]).sum(1)
     ids, costs, m = ids[:, :k], costs[:, :k], truth.ids.shape[1]
     rank = ranks_in(ids, truth.ids)
@@ -143,7 +143,7 @@ def _count(whole: Truth, truth: Truth, ids: Int64, costs: Float64, k: int) -> tu
 
 
 def ranks_in(ids: Int64, true_ids: Int64) -> Int64:
-    """The first column of its row in ``true_ids`` (n, m) that holds each id; m where none does."""
+    """Return each id's first column in its row of ``true_ids`` (n, m); m if it is not there."""
     m = true_ids.shape[1]
     names, numbers = np.unique(true_ids, return_inverse=True)
     owners = np.arange(len(ids))[:, None] * len(names)
@@ -156,7 +156,7 @@ def ranks_in(ids: Int64, true_ids: Int64) -> Int64:
 
 
 def _once(ids: Int64) -> Bool:
-    """Where an id of a row stands for the first time; never for -1."""
+    """Mark the first occurrence of each id in a row; -1 is never marked."""
     order = np.argsort(ids, axis=1, kind="stable")
     ordered = np.take_along_axis(ids, order, axis=1)
     first = np.ones(ids.shape, bool)

@@ -23,8 +23,8 @@ def accumulate(
 ) -> None:
     """Add vectors to the sums of their lists, in place.
 
-    Threads share the columns out, so the sums do not depend on their number: each is formed in
-    the order of the vectors, with the compiled kernels. The fallback sums a call's vectors first.
+    Threads divide the columns among them, so the sums do not depend on the number of threads. The
+    compiled kernels add in the order of the vectors. The fallback sums a call's vectors first.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def accumulate(
         Each within 0 to nlist - 1.
     sums : ndarray of shape (nlist, d), float64
     counts : ndarray of shape (nlist,), int64, optional
-        Numbers of vectors, whatever their weights.
+        Vectors of each list, whatever their weights.
     threads : int
     weights : ndarray of shape (n,), float32, optional
-        Each vector is added so many times; products and sums are of float64.
+        Factor of each vector; products and sums are in float64.
 
     Raises
     ------

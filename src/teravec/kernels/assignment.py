@@ -1,10 +1,10 @@
 """Assigning many vectors to their nearest centroids.
 
-This is the core of k-means and of sharding. The compiled kernels (native.py) do it; without them
-the same scheme runs on NumPy, more slowly. Both order centroids c of a vector x by the score
-``|c|**2 / 2 - x.c`` in float32, so centroids whose distances differ by less than about
-``1e-6 * |x| * |c|`` may be taken for each other. Lengths are seen from a common centre where the
-centroids lie far from the origin (centre.py).
+This is the core of k-means and of sharding. Without the compiled kernels the same scheme runs on
+NumPy, more slowly. Both order the centroids c of a vector x by the score ``|c|**2 / 2 - x.c`` in
+float32. Centroids whose distances differ by less than about ``1e-6 * |x| * |c|`` may therefore be
+confused. If the centroids lie far from the origin, lengths are relative to a common centre
+(centre.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
 
 SHARD_AGREEMENT = 0.997
-"""Share of vectors that finished lists are to get as an exact search would give them."""
+"""Share of vectors that must get the same list as by exact search, in the final model."""
 
 ITERATION_AGREEMENT = 0.99
 """The same for an iteration of k-means.
@@ -37,9 +37,9 @@ Ten iterations on 1,000,000 x 96, 16,384 lists, took 4.4 s each at 0.997, 2.7 at
 """
 
 FEWEST_LISTS = 256
-"""Below, scanning all centroids is as quick."""
+"""Below this many lists, scanning all centroids is as fast."""
 
-_MANY_CENTERS = 2048  # from here on the centers are grouped in turn
+_MANY_CENTERS = 2048  # from this number on, the centers are grouped in turn
 _CENTER_PROBES = 40
 _OVERHEAD = 1.3  # time of the grouped scan per score, relative to the exact one
 _CALIBRATION_ROWS = 4096
@@ -49,11 +49,11 @@ _ROUNDING = 4e-6  # of a squared distance in float32, relative to the vectors' s
 class CentroidAssigner:
     """Finds the nearest centroid (squared L2) of many vectors, exactly or through groups.
 
-    The grouped assigner collects nearby centroids in groups, scores a vector against each group's
-    center, and compares it with the centroids of those groups whose score is at most ``margin``
-    above the mean of its lowest and fourth lowest. Vectors far from any boundary between groups
-    so visit few of them. Measured at equal agreement, that is 20 to 25 % fewer centroids than a
-    fixed number of groups per vector.
+    The grouped assigner collects nearby centroids in groups, and scores a vector against each
+    group's center. Its reference is the mean of the lowest and the fourth lowest score. The vector
+    is compared with the centroids of all groups whose score is at most ``margin`` above the
+    reference. A vector far from any boundary between groups visits few groups. At equal agreement
+    this takes 20 to 25 % fewer comparisons than a fixed number of groups per vector.
 
     Ties go to the lowest list number. With the compiled kernels a vector's result depends on the
     vector alone: not on threads, nor on how vectors are split over calls.
@@ -65,14 +65,14 @@ class CentroidAssigner:
     ngroups : int
         Groups of centroids; 1 where the search is exact.
     margin : float
-        Half squared L2; inf where the search is exact.
+        Half squared L2; inf if the search is exact.
     probes : int
         Groups visited per vector: the mean, rounded, over the vectors that set the margin.
     work : float
-        Centroids and centers compared per vector, likewise.
+        Mean centroids and centers compared per vector, likewise.
     agreement : float
-        Share of the calibration sample assigned as by exact search; 1.0 where the search is
-        exact, nan where it was not measured.
+        Share of the calibration sample with the same list as by exact search; 1.0 if the search is
+        exact, nan if not measured.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class CentroidAssigner:
         scan: Scan | None = None,
     ) -> None:  # fmt: skip
         self.nlist, self.d = centroids.shape
-        self._centre = centre  # that centroids, grouping and scan are seen from
+        self._centre = centre  # the origin of centroids, grouping and scan
         self.ngroups = grouping.ngroups if grouping else 1
         self.margin = grouping.margin if grouping else inf
         self.probes = max(1, round(grouping.probes)) if grouping else 1
@@ -117,15 +117,15 @@ class CentroidAssigner:
         ----------
         centroids : array of shape (nlist, d), converted to float32
         seed : int
-            Of the grouping; equal seeds give equal results on any number of threads.
+            Seed of the grouping; equal seeds give equal results on any number of threads.
         threads : int
         probes : int
-            Groups to visit per vector, on average over the centroids taken as vectors.
-            Not used with ``margin``.
+            Groups to visit per vector, the mean with the centroids as vectors. Not used with
+            ``margin``.
         margin : float, optional
             Half squared L2, such as another assigner's ``margin`` over similar centroids.
         ngroups : int, optional
-            About ``nlist ** 0.6`` when not given. With fewer than eight the search is exact.
+            Not given: about ``nlist ** 0.6``. With fewer than eight groups the search is exact.
         """
         if probes < 1:
             raise InvalidArgument(f"probes is {probes}, expected 1 or more")
@@ -160,7 +160,7 @@ class CentroidAssigner:
         seed, threads : int
         min_agreement : float
             Share of vectors, 0 to 1. The margin aims one standard error of the sample above it
-            (0.0009 for 4096 vectors at 0.997): without, other vectors fell up to 0.002 short.
+            (0.0009 for 4096 vectors at 0.997); without that, other vectors were up to 0.002 short.
         """
         data, _, centre = _centred(centroids)
         rows = _checked(sample, "sample", empty=True, d=data.shape[1])
@@ -179,9 +179,9 @@ class CentroidAssigner:
         relative = grouping.relative_scores(seen[:: -(-len(seen) // SCORED_ROWS)])
         error = sqrt(min_agreement * (1 - min_agreement) / len(rows))
         for share in (min_agreement + error, min_agreement + 2 * error, 1.0):
-            # One vector more than the share: kernel and BLAS round the last one differently.
+            # Take one vector more than the share: kernel and BLAS round the last one differently.
             rank = min(len(rows) - 1, ceil(share * len(rows)))
-            # Not below 0: the lowest group is then visited, whatever the vector.
+            # At least 0, so that every vector visits its lowest group.
             margin = max(0.0, float(np.nextafter(need[rank], np.float32(inf))))
             candidate = grouping.with_margin(margin, relative)
             if candidate.work * _OVERHEAD >= len(data):
@@ -196,13 +196,13 @@ class CentroidAssigner:
     def on_device(
         cls, centroids: npt.ArrayLike, sample: npt.ArrayLike, device: str, *, threads: int
     ) -> CentroidAssigner:
-        """Compare every vector with every centroid on a GPU, once it is known to do so rightly.
+        """Compare every vector with every centroid on a GPU, after checking its results.
 
         Parameters
         ----------
         centroids : array of shape (nlist, d), converted to float32
         sample : array of shape (n, d), converted to float32
-            Vectors like those to be assigned; at most 4096 are assigned here too.
+            Vectors like those to be assigned; up to 4096 are also assigned on the processor.
         device : str
             As ``kernels.device.parse_device`` takes it, not ``cpu``.
         threads : int
@@ -235,14 +235,14 @@ class CentroidAssigner:
         x : array of shape (n, d)
             Finite; converted to float32 block by block.
         threads : int
-            Threads to run on. Each uses about 4 MiB beside its block of at most 16384 vectors.
+            Each thread uses about 4 MiB in addition to its block of at most 16384 vectors.
 
         Returns
         -------
         list_no : ndarray of shape (n,), int32
         distance : ndarray of shape (n,), float32
-            Squared L2 to that centroid, at least 0; the error is about ``1e-6 * |x|**2``, where
-            ``|x|`` is the distance from the common centre, if there is one.
+            Squared L2 to that centroid, at least 0. The error is about ``1e-6 * |x|**2``; ``|x|``
+            is the distance from the common centre, if there is one.
 
         Raises
         ------
@@ -265,7 +265,7 @@ class CentroidAssigner:
 
 
 def _centred(centroids: npt.ArrayLike) -> tuple[Floats, None, Floats | None]:
-    """Centroids, checked, as seen from their centre; no grouping yet; the centre."""
+    """Check centroids; return them relative to their centre, no grouping, and the centre."""
     data = _checked(centroids, "centroids")
     centre = common_centre(data)
     return seen_from(centre, data), None, centre
@@ -279,9 +279,10 @@ def _calibration_rows(rows: Floats) -> Floats:
 
 
 def _agreement(centroids: Floats, rows: Floats, found: Lists, truth: Lists) -> float:
-    """Share of rows whose found centroid is as near as the true one, up to float32's rounding.
+    """Return the share of rows whose found centroid is as near as the true one, within rounding.
 
-    By distance, not by number: where many vectors are equal, so are some centroids, or almost.
+    Distances are compared, not numbers: if many vectors are equal, some centroids are equal too, or
+    almost.
     """
     other = np.flatnonzero(found != truth)
     x = rows[other].astype(np.float64)
@@ -299,7 +300,7 @@ def _group(centroids: Floats, ngroups: int, seed: int, threads: int) -> Grouping
 
 
 def _of_centers(centers: Floats, seed: int, threads: int) -> CentroidAssigner:
-    """What finds centroids their group: need not be the nearest, as groups are a means only."""
+    """Make the assigner of centroids to groups, which may be approximate."""
     if len(centers) < _MANY_CENTERS:
         return CentroidAssigner.exact(centers)
     return CentroidAssigner.grouped(centers, seed=seed, threads=threads, probes=_CENTER_PROBES)

@@ -1,4 +1,4 @@
-"""Rows by blocks, on threads."""
+"""Running a function over blocks of rows, on threads."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["over_blocks"]
 def over_blocks(
     function: Callable[[int, int], None], n: int, *, rows: int, threads: int, even: bool
 ) -> None:
-    """Call ``function(start, stop)`` for blocks of 0..n, on threads where there are several.
+    """Call ``function(start, stop)`` for blocks of 0..n, on threads if there are several blocks.
 
     Parameters
     ----------
     rows : int
         Most rows of a block.
     even : bool
-        Make blocks smaller where threads would else have nothing to do.
+        Make blocks smaller if threads would otherwise be idle.
     """
-    if n <= (min(rows, 1024) if even else rows):  # one block, and nothing to wait for
+    if n <= (min(rows, 1024) if even else rows):  # a single block needs no thread
         if n:
             function(0, n)
         return

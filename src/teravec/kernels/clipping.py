@@ -1,4 +1,4 @@
-"""Vectors outside of the range that a scalar quantizer was trained on, which codes clip."""
+"""Vectors outside of a scalar quantizer's trained range, which their codes clip."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _SHARE = 1 / 64  # of the square of a residual
 class ScalarRange:
     """The box of residuals that codes of ``sq8``, ``sq6`` or ``sq4`` can hold.
 
-    A vector counts as clipped where its residual is farther from the box than the rounding of
-    codes moves any residual inside, half of the diagonal of one step, and than an eighth of its own
-    length. So the extremes of ordinary vectors, a hair beyond those of the sample, do not count.
+    A vector counts as clipped if its residual's distance from the box is above two bounds: half of
+    the diagonal of one step, the largest rounding error inside the box; and an eighth of the
+    residual's length. Ordinary vectors slightly beyond the sample's extremes therefore do not
+    count.
 
     Parameters
     ----------
     middle, half : ndarray of shape (d,), float32
-        Of the range that the quantizer was trained on: from minimum to minimum plus range.
+        Middle and half-width of the trained range.
     most : float
         Squared distance from the box up to which a residual is not clipped.
     """
@@ -42,7 +43,7 @@ class ScalarRange:
 
     @classmethod
     def of(cls, codec: Codec, parameters: Float32) -> ScalarRange | None:
-        """The range of a codec with its parameters, (2 d,); None where it has none."""
+        """Return the range of a codec with parameters (2 d,); None if it has no range."""
         steps = STEPS.get(codec.fine_name)
         if steps is None:
             return None
@@ -53,7 +54,7 @@ class ScalarRange:
     def clipped(
         self, vectors: Float32, list_nos: npt.NDArray[np.int32], centroids: Float32, threads: int
     ) -> int:
-        """How many of the vectors (n, d) in their lists (n,) are clipped."""
+        """Count the clipped ones of vectors (n, d) in lists (n,)."""
         found = []
 
         def block(start: int, stop: int) -> None:

@@ -11,9 +11,9 @@ pqMxB     the same with B bits a sub-quantizer          M B / 8
 rabitqB   B bits a dimension and correction factors     about B d / 8 + 8 or more
 ========= ============================================ ==========================
 
-``rabitq1+FINE`` and ``rabitq2+FINE`` have two stages: a sketch of 1 or 2 bits a dimension
-(``teravec.kernels.sketch``) that a search scans, and a code of any other codec above, which it
-reads for the candidates that the sketch leaves.
+``rabitq1+FINE`` and ``rabitq2+FINE`` have two stages. A search scans sketches of 1 or 2 bits a
+dimension (``teravec.kernels.sketch``), and reads the FINE code, of any other codec above, only for
+the candidates that remain.
 
 References
 ----------
@@ -53,19 +53,19 @@ _SCALAR = {
     "fp16": faiss.ScalarQuantizer.QT_fp16,
 }
 _LARGEST_HALF = float(np.finfo(np.float16).max)
-_SPREAD = 39  # training vectors a centroid of a product quantizer, Faiss's own minimum
+_SPREAD = 39  # training vectors per centroid of a product quantizer; Faiss's own minimum
 
 
 @dataclass(frozen=True)
 class Codec:
-    """A codec's name taken apart.
+    """A parsed codec name.
 
     Parameters
     ----------
     name : str
         Canonical, as in ``pq32x8`` or ``rabitq1+sq6``.
     kind : {"flat", "scalar", "pq", "rabitq"}
-        Of the fine code, where there are two stages; likewise m and bits.
+        With two stages, ``kind``, ``m`` and ``bits`` are those of the fine code.
     m : int
         Sub-quantizers (pq), else 0.
     bits : int
@@ -82,7 +82,7 @@ class Codec:
 
     @classmethod
     def parse(cls, name: str) -> Codec:
-        """The codec of this name, or InvalidArgument."""
+        """Parse a codec's name; raises InvalidArgument."""
         given, name = name, text(name, "codec").lower()
         first, plus, fine_name = name.partition("+")
         if plus and fine_name and (match := re.fullmatch(r"rabitq([12])", first)):
@@ -108,7 +108,7 @@ class Codec:
         )
 
     def check_dimension(self, d: int) -> None:
-        """Raise InvalidArgument where the codec cannot encode d dimensions."""
+        """Raise InvalidArgument if the codec cannot encode d dimensions."""
         if self.kind != "pq" or d % self.m == 0:
             return
         bits = "" if self.bits == 8 else f"x{self.bits}"
@@ -122,7 +122,7 @@ class Codec:
 
     @property
     def training_parts(self) -> int:
-        """Parts that ``train_codec`` trains one after another; 0: nothing is trained."""
+        """Number of parts that ``train_codec`` trains in turn; 0 if nothing is trained."""
         if self.kind == "scalar":
             return int(self.fine_name != "fp16")
         return self.m
@@ -134,12 +134,12 @@ class Codec:
 
     @property
     def wants_rotation(self) -> bool:
-        """Whether the codec's error bound supposes randomly rotated vectors."""
+        """Whether the codec's error bound assumes randomly rotated vectors."""
         return self.kind == "rabitq" or self.sketch_bits > 0
 
     @property
     def fine_name(self) -> str:
-        """The name of the fine code, or of the only one."""
+        """The name of the fine code, or of the only code."""
         return self.name.rpartition("+")[2]
 
     @property
@@ -148,7 +148,7 @@ class Codec:
         return _LARGEST_HALF if self.fine_name == "fp16" else math.inf
 
     def check_values(self, vectors: Float32, place_of: Callable[[int], str]) -> None:
-        """Refuse prepared vectors (n, d) that codes cannot hold; ``place_of`` names one."""
+        """Refuse prepared vectors (n, d) that codes cannot hold; ``place_of`` names a row."""
         if math.isinf(self.largest) or not vectors.size:
             return
         if max(float(vectors.max()), -float(vectors.min())) > self.largest:
@@ -160,7 +160,7 @@ class Codec:
             )
 
     def sketch_size(self, d: int) -> int:
-        """Bytes of the sketch of d dimensions; 0 where there is one stage."""
+        """Bytes of a sketch of d dimensions; 0 if there is one stage."""
         return sketch_size(d, self.sketch_bits) if self.sketch_bits else 0
 
 
@@ -173,7 +173,7 @@ _OTHER_NAMES = {
 
 
 def _codec_hint(name: str) -> str:
-    """What the user of an unknown name is likely to mean."""
+    """Suggest what an unknown codec name is likely to mean."""
     if "," in name or name.startswith("ivf"):
         codec = name.rpartition(",")[2]
         lists = re.match(r"ivf(\d+)", name)
@@ -196,12 +196,12 @@ def _codec_hint(name: str) -> str:
 
 
 def _two_stages(name: str) -> str:
-    """The name's sketch and its plus, if it has one."""
+    """Return the name's sketch part with its plus, if it has one."""
     return "".join(name.rpartition("+")[:2])
 
 
 def _near_divisors(d: int, m: int) -> list[int]:
-    """The next two divisors of d below m and the next above it: powers of two where there are."""
+    """Return divisors of d near m, two below and one above; powers of two are preferred."""
     divisors = [n for n in range(1, d + 1) if d % n == 0]
     even = [n for n in divisors if n & (n - 1) == 0]
     chosen = even if even[-1] > m and len(even) > 2 else divisors
@@ -210,7 +210,7 @@ def _near_divisors(d: int, m: int) -> list[int]:
 
 
 def flat_quantizer(centroids: Float32, metric: Metric) -> Any:
-    """A Faiss flat index holding the centroids (nlist, d): the exact coarse quantizer."""
+    """Make a Faiss flat index of the centroids (nlist, d): the exact coarse quantizer."""
     kind = faiss.METRIC_INNER_PRODUCT if metric.larger_is_closer else faiss.METRIC_L2
     quantizer = faiss.IndexFlat(centroids.shape[1], kind)
     quantizer.add(centroids)
@@ -218,7 +218,7 @@ def flat_quantizer(centroids: Float32, metric: Metric) -> Any:
 
 
 def quantizer_vectors(quantizer: Any) -> Float32:
-    """The vectors of a flat quantizer, (nlist, d): a view, valid while the quantizer lives."""
+    """Return a view of a flat quantizer's vectors, (nlist, d), valid while the quantizer lives."""
     flat = faiss.rev_swig_ptr(quantizer.get_xb(), quantizer.ntotal * quantizer.d)
     vectors: Float32 = flat.reshape(quantizer.ntotal, quantizer.d)
     return vectors
@@ -227,7 +227,7 @@ def quantizer_vectors(quantizer: Any) -> Float32:
 def empty_ivf(
     codec: Codec, quantizer: Any, metric: Metric, parameters: Float32 | None = None
 ) -> Any:
-    """An IVF index of the fine codes, without lists, trained if ``parameters`` are given.
+    """Make an IVF index of the fine codes, without lists, trained if ``parameters`` are given.
 
     Parameters
     ----------
@@ -236,7 +236,7 @@ def empty_ivf(
         The coarse quantizer; the caller keeps it alive as long as the result.
     metric : Metric
     parameters : ndarray of float32, optional
-        What ``train_codec`` returned.
+        From ``train_codec``.
     """
     d, nlist = quantizer.d, quantizer.ntotal
     kind = faiss.METRIC_INNER_PRODUCT if metric.larger_is_closer else faiss.METRIC_L2
@@ -284,7 +284,7 @@ def train_codec(
     vectors : ndarray of shape (n, d), float32
     list_nos : ndarray of shape (n,), int32
     advance : callable
-        Told 1 for each part that is trained: there are ``training_parts``.
+        Called with 1 after each of the ``training_parts``.
 
     Returns
     -------
@@ -301,13 +301,13 @@ def train_codec(
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
             residuals = residuals_of(quantizer, vectors, list_nos)
-            ivf.pq.cp.min_points_per_centroid = 1  # a small sample is the user's, who asked for it
+            ivf.pq.cp.min_points_per_centroid = 1  # no warning: the user chose a small sample
             return _train_product(ivf.pq, residuals, advance)
     return np.empty(0, np.float32)
 
 
 def _train_product(pq: Any, residuals: Float32, advance: Callable[[int], None]) -> Float32:
-    """Do as ``pq.train`` does, sub-quantizer after sub-quantizer: the same bytes, with news."""
+    """Train as ``pq.train`` does, to the same bytes, reporting each sub-quantizer."""
     trained = []
     for m in range(pq.M):
         part = np.ascontiguousarray(residuals[:, m * pq.dsub : (m + 1) * pq.dsub])
@@ -319,7 +319,7 @@ def _train_product(pq: Any, residuals: Float32, advance: Callable[[int], None]) 
 
 
 def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
-    """Vectors (n, d) less the centroids of their lists (n,)."""
+    """Return vectors (n, d) less the centroids of their lists (n,)."""
     residuals = np.empty_like(vectors)
     keys = list_nos.astype(np.int64)
     quantizer.compute_residual_n(
@@ -331,7 +331,7 @@ def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int3
 def encode(
     ivf: Any, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
 ) -> npt.NDArray[np.uint8]:
-    """Codes of vectors (n, d) in their lists (n,), uint8 of shape (n, code_size)."""
+    """Encode vectors (n, d) in their lists (n,) as uint8 of shape (n, code_size)."""
     codes = np.zeros((len(vectors), ivf.code_size), np.uint8)
     keys = list_nos.astype(np.int64)
     vectors = np.ascontiguousarray(vectors, np.float32)
@@ -343,7 +343,7 @@ def encode(
 
 
 def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int64]) -> Float32:
-    """Vectors (n, d) of codes (n, code_size) in their lists (n,): the inverse of ``encode``."""
+    """Decode codes (n, code_size) in their lists (n,) to vectors (n, d)."""
     vectors = np.empty((len(codes), ivf.d), np.float32)
     codes, list_nos = np.ascontiguousarray(codes), np.ascontiguousarray(list_nos, np.int64)
     with faiss_threads(1):
@@ -354,7 +354,7 @@ def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int6
 
 
 def code_bytes(codec: Codec, d: int) -> int:
-    """Bytes of a code of d dimensions, sketch and fine code, without an index."""
+    """Return the bytes of a code of d dimensions (sketch and fine code), without an index."""
     return codec.sketch_size(d) + _fine_bytes(codec, d)
 
 

@@ -1,8 +1,8 @@
-"""Scanning lists by our compiled kernel: each code is unpacked once for all queries.
+"""Scanning lists with the compiled kernel, which unpacks each code once for all queries.
 
-Faiss's scanners take one query at a time, and unpack every code again for each. For codes of 6
-bits that is most of their work. So where a batch's queries share lists, this is several times
-as quick; and for one query alone the kernel has fewer instructions a code.
+Faiss's scanners take one query at a time, and unpack every code again for each query. For 6-bit
+codes that is most of their work. If a batch's queries share lists, this scanner is several times as
+fast. For a lone query it needs fewer instructions per code.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ __all__ = ["CompiledScan", "CompiledScanner"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_SPARE = 12  # values kept beside twice k: for small k, the limit is found anew less often
-_FINITE = np.finfo(np.float32).max  # what no distance that counts is above
+_SPARE = 12  # room in addition to twice k, so that small k updates its limit less often
+_FINITE = np.finfo(np.float32).max  # larger distances do not count
 
 
 class _Kept:
-    """What threads keep of each query, each for itself: see _scan.c.
+    """Each thread's own results for each query; see _scan.c.
 
     Attributes
     ----------
     best, places : ndarray of shape (threads, nq, room)
-        Values and their vectors, in no order; room for twice k and some.
+        Values and the places of their vectors, unordered; ``room`` is twice k and some spare.
     counts : ndarray of shape (threads, nq), int32
-        How many are kept.
+        Results so far.
     limits : ndarray of shape (nq,), float32
-        What a value must not be above.
+        A query's cutoff: larger values cannot be in the result.
     """
 
     def __init__(self, threads: int, nq: int, k: int) -> None:
@@ -71,14 +71,14 @@ class CompiledScanner:
         return compiled.scanning is not None and Decoding.knows(codec.name)
 
     def top_k(self, queries: Float32, k: int, threads: int) -> CompiledScan:
-        """Begin to look for the k best of each query (nq, d)."""
+        """Begin a scan for the k best of each query (nq, d)."""
         return CompiledScan(self, queries, k, threads)
 
 
 class CompiledScan:
     """The k best codes so far, for a batch of queries.
 
-    Each thread keeps results of its own, so that none waits for another.
+    Each thread has its own results, so no thread waits for another.
     """
 
     def __init__(self, scanner: CompiledScanner, queries: Float32, k: int, threads: int) -> None:
@@ -87,10 +87,10 @@ class CompiledScan:
         self._kept = _Kept(threads, len(queries), k)
 
     def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
-        """Scan lists for the queries that want them; ``pairs`` names the same lists.
+        """Scan lists for the queries that visit them; ``pairs`` names the same lists.
 
-        Each query's nearest list comes first: what is found there keeps most other codes out of
-        what is kept, which would else take as long as the distances.
+        Each query's nearest list is scanned first. Its results set a low cutoff, which excludes
+        most other codes at once; otherwise storing results would take as long as the distances.
         """
         scanner, decoding, kept = self._scanner, self._scanner.decoding, self._kept
         similarity = scanner.metric.larger_is_closer
@@ -106,9 +106,9 @@ class CompiledScan:
         )  # fmt: skip
 
     def result(self) -> tuple[Float32, Int64]:
-        """Distances (nq, k), best first, in the metric's own sign, and places, -1 for none.
+        """Return distances (nq, k), best first, in the metric's own sign, and places (-1: none).
 
-        Of equal distances those of lowest place.
+        Among equal distances, the lowest places are returned.
         """
         nq, kept = len(self._queries), self._kept
         distances, places = np.empty((nq, self._k), np.float32), np.empty((nq, self._k), np.int64)

@@ -1,4 +1,4 @@
-"""What the compiled kernels must know of a codec to read its codes."""
+"""The parameters by which the compiled kernels decode a codec's codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Float32 = npt.NDArray[np.float32]
 _NUMBERS = {"flat": 0, "fp16": 1, "sq8": 2, "sq6": 3, "sq4": 4}  # as _codes.h numbers them
 _BITS = (32, 16, 8, 6, 4)
 STEPS = {"sq8": 255, "sq6": 63, "sq4": 15}
-_LANES = 16  # values of a code are padded to as many
+_LANES = 16  # a code's values are padded to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Decoding:
     Parameters
     ----------
     number : int
-        The codec's in the kernels.
+        The codec's number in the kernels.
     code_size : int
     low, step : ndarray of float32
-        Padded to whole vectors; no ``low`` where codes are not of residuals.
+        Padded to whole vectors; ``low`` is None unless codes are of residuals.
     centroids : ndarray of shape (nlist, d), float32
-        None where codes are not of residuals.
+        None unless codes are of residuals.
     """
 
     number: int
@@ -42,17 +42,17 @@ class Decoding:
 
     @staticmethod
     def knows(name: str) -> bool:
-        """Whether the kernels read codes of this name, as ``Codec.fine_name``."""
+        """Whether the kernels can decode the codec of this ``Codec.fine_name``."""
         return name in _NUMBERS
 
     @classmethod
     def of(cls, codec: Codec, centroids: Float32, parameters: Float32) -> Decoding:
-        """How fine codes are read, or the only ones.
+        """Return the decoding of a codec's fine codes, or of its only codes.
 
         Parameters
         ----------
         codec : Codec
-            Its ``fine_name`` is known.
+            One whose ``fine_name`` the kernels know.
         centroids : ndarray of shape (nlist, d), float32
         parameters : ndarray of float32
             The codec's, from ``train_codec``.

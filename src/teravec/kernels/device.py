@@ -14,12 +14,12 @@ from teravec.errors import InvalidArgument
 
 __all__ = ["CPU", "found_gpus", "open_torch", "parse_device"]
 
-_TORCH_CPU = "torch-cpu"  # the code of GPUs on the processor: slower, for trying it without one
+_TORCH_CPU = "torch-cpu"  # the GPU code on the processor: slower, for testing without a GPU
 
 
 @cache
 def _torch() -> Any:
-    # Here, not at the top: it takes seconds and some 200 MB, and few need it.
+    # Imported here, because it takes seconds and some 200 MB, and few need it.
     return import_module("torch")
 
 
@@ -29,8 +29,7 @@ def parse_device(name: str) -> str:
     Parameters
     ----------
     name : str
-        ``cpu``, ``cuda``, ``cuda:N``; or ``torch-cpu``, which runs the code of GPUs on the
-        processor.
+        ``cpu``, ``cuda``, ``cuda:N``; or ``torch-cpu``, which runs the GPU code on the processor.
 
     Raises
     ------
@@ -44,7 +43,7 @@ def parse_device(name: str) -> str:
 
 
 def open_torch(name: str) -> tuple[Any, Any]:
-    """PyTorch, and the device in it.
+    """Import PyTorch and open one of its devices.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ def open_torch(name: str) -> tuple[Any, Any]:
 
 
 def found_gpus() -> tuple[list[str], str]:
-    """Names of the GPUs that PyTorch finds, ``cuda:0`` and so on; where none, the reason."""
+    """Return the names of PyTorch's GPUs, ``cuda:0`` and so on; if there are none, the reason."""
     try:
         torch, _ = open_torch("cuda")
     except InvalidArgument as error:

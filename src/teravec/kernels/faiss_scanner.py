@@ -1,8 +1,8 @@
-"""Scanning inverted lists that lie in a buffer of ours, by Faiss's own scanners.
+"""Scanning inverted lists in one of our buffers with Faiss's scanners.
 
-An ``OnDiskInvertedLists`` normally points into a memory map. Here it points at a buffer
-that we read and verified, which avoids the map's read-ahead and page faults and leaves the
-scanning, with its vector instructions and threads, to Faiss.
+A Faiss ``OnDiskInvertedLists`` normally points into a memory map. Here it points at a buffer of
+verified lists. That avoids the map's read-ahead and page faults, and still uses Faiss's scanners
+with their vector instructions and threads.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ __all__ = ["FaissScan", "FaissScanner"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_CODES_FOR_THREADS = 1 << 15  # scanned in about half a millisecond
+_CODES_FOR_THREADS = 1 << 15  # fewer codes, about half a millisecond's work, use one thread
 _ENTRY = np.dtype([("size", "<u8"), ("capacity", "<u8"), ("offset", "<u8")])
 
 
 class FaissScanner:
     """Scans lists in memory for many queries at once.
 
-    One scan runs at a time, on all the threads it is given.
+    One scan runs at a time, on all its threads.
 
     Parameters
     ----------
     ivf : faiss.IndexIVF
-        Trained, without lists; the scanner takes it over.
+        Trained, without lists; the scanner becomes its owner.
     metric : Metric
     """
 
@@ -60,7 +60,7 @@ class FaissScanner:
 
     @contextmanager
     def _mapped(self, lists: ListsInMemory, nprobe: int, threads: int) -> Iterator[None]:
-        """Point the Faiss lists at the buffer for the length of one scan."""
+        """Point the Faiss lists at the buffer for the duration of one scan."""
         with self._lock, faiss_threads(threads):
             entries = self._entries
             entries["size"][lists.list_nos] = lists.sizes
@@ -72,18 +72,18 @@ class FaissScanner:
             try:
                 yield
             finally:
-                self._lists.ptr = None  # its destructor would unmap what is not a map
+                self._lists.ptr = None  # otherwise the destructor would unmap our buffer
                 self._lists.totsize = 0
                 entries["size"][lists.list_nos] = 0
 
     def top_k(self, queries: Float32, k: int, threads: int) -> FaissScan:
-        """Begin to look for the k best of each query (nq, d)."""
+        """Begin a scan for the k best of each query (nq, d)."""
         return FaissScan(self, queries, k, threads)
 
     def nearest(
         self, queries: Float32, pairs: Pairs, lists: ListsInMemory, k: int, threads: int
     ) -> tuple[Int64, Float32, Int64]:
-        """The k best codes among some lists, of each query that wants one of them.
+        """Find the k best codes among some lists, for each query that visits one of them.
 
         Returns
         -------
@@ -106,13 +106,13 @@ class FaissScanner:
             )  # fmt: skip
         found = places >= 0
         places[found] += lists.row_start
-        best[~found] = self.metric.worst  # Faiss says FLT_MAX, which is also a number
+        best[~found] = self.metric.worst  # Faiss returns FLT_MAX, a possible distance
         return rows, best, places
 
     def within(
         self, queries: Float32, pairs: Pairs, lists: ListsInMemory, radius: float, threads: int
     ) -> tuple[Int64, Float32, Int64]:
-        """All codes within ``radius`` among some lists, of each query that wants one of them.
+        """Find all codes within ``radius`` among some lists, for each query that visits one.
 
         Returns
         -------
@@ -139,7 +139,7 @@ class FaissScanner:
 
 
 def _threads(lists: ListsInMemory, nq: int, threads: int) -> int:
-    """Threads for a scan: one where waking others would take longer than the scan."""
+    """Return the threads for a scan: one if waking others would take longer than the scan."""
     return 1 if int(lists.sizes.sum()) * nq < _CODES_FOR_THREADS else threads
 
 
@@ -153,7 +153,7 @@ class FaissScan:
         self._places = np.full((len(queries), k), -1, np.int64)
 
     def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
-        """Scan lists for the queries that want them; ``pairs`` names the same lists."""
+        """Scan lists for the queries that visit them; ``pairs`` names the same lists."""
         rows, found, places = self._scanner.nearest(
             self._queries, pairs, lists, self._k, self._threads
         )
@@ -165,5 +165,5 @@ class FaissScan:
         self._places[rows] = np.take_along_axis(both_places, order, axis=1)
 
     def result(self) -> tuple[Float32, Int64]:
-        """Distances (nq, k), best first, and places, -1 for none."""
+        """Return distances (nq, k), best first, and places (-1: none)."""
         return self._best, self._places

@@ -1,4 +1,4 @@
-"""Faiss's thread count, which OpenMP keeps apart for every calling thread."""
+"""Faiss's thread count, which OpenMP stores separately for each calling thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparing queries with finer codes where these lie: in a cache, or in pages just read.
+"""Comparing queries with finer codes in place: in a cache, or in pages just read.
 
 A row is a vector's finer code and its id (int64), at any byte of a buffer.
 """
@@ -30,8 +30,8 @@ _ID_BYTES = 8
 class FineCodes:
     """Compares queries with finer codes of vectors named by place, from any number of threads.
 
-    A distance depends on query and code alone. The compiled kernel knows flat, fp16 and scalar
-    codes; others are decoded by Faiss.
+    A distance depends on query and code alone. The compiled kernel handles flat, fp16 and scalar
+    codes; Faiss decodes others.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class FineCodes:
     parameters : ndarray of float32
         The codec's, from ``train_codec``.
     ivf : callable
-        Gives the trained Faiss index of the fine codes.
+        Returns the trained Faiss index of the fine codes.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FineCodes:
         self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
         distances: Float32, ids: Int64,
     ) -> None:  # fmt: skip
-        """Fill distances, in the index's metric, and ids of pairs of a query and a row.
+        """Fill distances (in the index's metric) and ids for pairs of a query and a row.
 
         Parameters
         ----------
@@ -66,9 +66,9 @@ class FineCodes:
             Row of ``queries``, and place of the vector.
         rows : ndarray of uint8
         begins : ndarray of shape (n,), int64
-            Byte of ``rows`` at which each row begins; -1 leaves a pair out.
+            Byte of ``rows`` at which each row begins; -1 skips the pair.
         distances, ids : ndarray of shape (n,), float32 and int64
-            Written, but for pairs that are left out.
+            Written, except for skipped pairs.
         """
         decoding = self._decoding
         if decoding is None or compiled.refining is None:
@@ -97,7 +97,7 @@ class FineCodes:
 
 
 def rows_at(buffer: Bytes, begins: Int64, row_bytes: int) -> Bytes:
-    """Rows that begin at some bytes of a buffer, (n, row_bytes)."""
+    """Return the rows that begin at some bytes of a buffer, (n, row_bytes)."""
     if not len(begins):
         return np.empty((0, row_bytes), np.uint8)
     rows: Bytes = np.lib.stride_tricks.sliding_window_view(buffer, row_bytes)[begins]

@@ -1,4 +1,4 @@
-"""Centroids in groups, so that a vector is compared with those of a few groups only.
+"""Groups of centroids, so that a vector is compared with the centroids of a few groups only.
 
 References
 ----------
@@ -25,12 +25,12 @@ Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
 
 Nearest = Callable[[Floats, Floats], Lists]
-"""Given centers (ngroups, d) and vectors (n, d): a center of each vector, (n,)."""
+"""Takes centers (ngroups, d) and vectors (n, d); returns each vector's center, (n,)."""
 
-SCORED_ROWS = 512  # against all groups at a time: 32 MB of scores for 10 million lists
-_GROUPING_STEPS = 4  # k-means steps over the centroids; eight save at most 5 % of the work
-_GROUPING_SAMPLE = 64  # centroids per group that those steps look at
-_FEWEST_GROUPS = 8  # the reference score takes a fourth lowest
+SCORED_ROWS = 512  # rows scored against all groups at a time: 32 MB for 10 million lists
+_GROUPING_STEPS = 4  # k-means steps over the centroids; eight would save at most 5 % of the work
+_GROUPING_SAMPLE = 64  # centroids per group used in these steps
+_FEWEST_GROUPS = 8  # the reference score needs a fourth lowest
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Grouping:
         return len(self.centers)
 
     def relative_scores(self, x: Floats) -> Floats:
-        """Scores of the centers less the vector's reference score, of shape (n, ngroups)."""
+        """Return the centers' scores less each vector's reference score, (n, ngroups)."""
         scores: Floats = self.center_half - x @ self.centers.T
         scores -= _reference(scores)
         return scores
 
     def margins(self, x: Floats, list_no: Lists) -> Floats:
-        """The least margin with which each vector's search visits the group of its list, (n,)."""
+        """Return the least margin with which each vector visits the group of its list, (n,)."""
         found = np.empty(len(x), np.float32)
         for i in range(0, len(x), SCORED_ROWS):
             part = slice(i, i + SCORED_ROWS)
@@ -67,7 +67,7 @@ class Grouping:
         return found
 
     def with_margin(self, margin: float, relative: Floats) -> Grouping:
-        """Set the margin, and the probes and work that it means for these relative scores."""
+        """Return a copy with a margin, and its probes and work for these relative scores."""
         visited = (relative <= margin).mean(axis=0)
         sizes, places = np.diff(self.bounds), compiled.panel_places()
         work = self.ngroups + float(visited @ (-(-sizes // places) * places))
@@ -81,23 +81,22 @@ def _reference(scores: Floats) -> Floats:
 
 
 def default_groups(nlist: int) -> int:
-    """Measured best: 64 to 128 groups of 2048 centroids, 192 of 8192, 1024 of 65536."""
+    """Return about nlist^0.6. Measured best: 64 to 128 for 2048, 192 for 8192, 1024 for 65536."""
     return ceil(pow(nlist, 0.6) / 16) * 16
 
 
 def group_centroids(
     centroids: Floats, ngroups: int, nearest: Nearest, *, seed: int, threads: int
 ) -> Grouping | None:
-    """Group the centroids by a short k-means; None where that leaves too few groups.
+    """Group the centroids by a short k-means; None if too few groups remain.
 
     Parameters
     ----------
     centroids : ndarray of shape (nlist, d), float32
     ngroups : int
-        To begin with: a group that gets no centroid is left out.
+        Initial groups; groups without centroids are dropped.
     nearest : callable
-        Finds centroids their group's center; it need not be the nearest one, as groups are a
-        means only.
+        Finds a center for each centroid. It may be approximate.
     seed, threads : int
     """
     if not _FEWEST_GROUPS <= ngroups < len(centroids):

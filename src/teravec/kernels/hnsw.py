@@ -25,7 +25,7 @@ _EF_CONSTRUCTION = 80
 def build_hnsw(centroids: npt.NDArray[np.float32]) -> Any:
     """Build the graph over centroids of shape (nlist, d), by squared L2.
 
-    On one thread: the graph that several threads build depends on their timing, and a
+    It is built on one thread. With several threads the graph would depend on their timing, but a
     resumed build must give the same bytes as an undisturbed one.
     """
     index = faiss.IndexHNSWFlat(centroids.shape[1], _NEIGHBORS)
@@ -36,14 +36,14 @@ def build_hnsw(centroids: npt.NDArray[np.float32]) -> Any:
 
 
 def save_hnsw(index: Any) -> bytes:
-    """The graph without its vectors, in Faiss's format."""
+    """Return the graph without its vectors, in Faiss's format."""
     writer = faiss.VectorIOWriter()
     faiss.write_index(index, writer, faiss.IO_FLAG_SKIP_STORAGE)
     return bytes(faiss.vector_to_array(writer.data))
 
 
 def load_hnsw(data: bytes, quantizer: Any) -> Any:
-    """The graph of ``save_hnsw`` over the vectors of a flat index, which it keeps alive."""
+    """Load a graph of ``save_hnsw`` over a flat index's vectors, and keep that index alive."""
     reader = faiss.VectorIOReader()
     faiss.copy_array_to_vector(np.frombuffer(data, np.uint8), reader.data)
     index = faiss.read_index(reader, faiss.IO_FLAG_SKIP_STORAGE)
@@ -55,11 +55,11 @@ def load_hnsw(data: bytes, quantizer: Any) -> Any:
 def search_hnsw(
     index: Any, queries: npt.NDArray[np.float32], nprobe: int, threads: int
 ) -> npt.NDArray[np.int64]:
-    """About the nprobe nearest centroids of each query, best first; int64 (nq, nprobe).
+    """Find roughly the nprobe nearest centroids of each query, best first; int64 (nq, nprobe).
 
-    -1 where the graph reached fewer.
+    -1 fills the row if the graph reached fewer.
     """
-    # Twice nprobe: the beam must be wider than what is asked of it.
+    # The beam must be wider than the result, so it is twice nprobe.
     parameters = faiss.SearchParametersHNSW(efSearch=max(64, 2 * nprobe))
     with faiss_threads(threads):
         _, list_nos = index.search(queries, nprobe, params=parameters)

@@ -1,4 +1,4 @@
-"""Codes of some lists, in a buffer of ours."""
+"""Codes of some lists in one buffer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ListsInMemory:
         Byte of the buffer at which each list's codes begin.
     buffer : ndarray of uint8
     row_start : int
-        Row of the list at which the codes begin: not 0 only for a part of a large list.
+        Row of the list at which the codes begin; above 0 only for a part of a large list.
     """
 
     list_nos: Int64

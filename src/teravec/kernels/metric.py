@@ -1,4 +1,4 @@
-"""Metrics, by the field's names."""
+"""Metrics: squared L2, inner product and cosine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
 """
 
 
-# As other libraries call them; "euclidean" of most means distances whose order is l2's.
+# Names in other libraries. "euclidean" usually means distances, whose order is that of l2.
 _OTHER_NAMES = {
     **dict.fromkeys(("dot", "dotproduct", "dot_product", "inner_product", "innerproduct", "inner",
                      "mips", "metric_inner_product", "max_inner_product"), "ip"),
@@ -43,7 +43,7 @@ class Metric(StrEnum):
 
     @classmethod
     def parse(cls, name: str) -> Metric:
-        """The metric of this name, or InvalidArgument."""
+        """Parse a metric's name; raises InvalidArgument."""
         return cls(one_of(name, cls, "metric", _OTHER_NAMES))
 
     @property
@@ -61,7 +61,7 @@ _SHORTEST, _LONGEST = 1e-37, 1e37  # lengths whose inverse float32 has in full p
 
 
 def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Rows scaled to unit length, float32 of the same shape; a zero row stays zero."""
+    """Scale rows to unit length, float32 of the same shape; a zero row stays zero."""
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     norms = np.sqrt(squares)
     norms[norms == 0] = 1.0
@@ -73,8 +73,8 @@ def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def longest_square(vectors: npt.NDArray[np.float32]) -> float:
-    """The greatest squared length of rows (n, d); infinite where a value is not finite."""
-    flags = vectors.flags  # what came over a network may lie at any byte
+    """Return the greatest squared length of rows (n, d); infinite if a value is not finite."""
+    flags = vectors.flags  # an array from a network may be unaligned
     if compiled.listing is not None and flags.c_contiguous and flags.aligned:
         return float(compiled.listing.longest(vectors.shape[1], vectors))
     longest = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max(initial=0)

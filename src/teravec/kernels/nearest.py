@@ -19,27 +19,27 @@ __all__ = ["ExactQuantizer", "smallest_k"]
 
 Floats = npt.NDArray[np.float32]
 
-_SCORE_FLOATS = 1 << 23  # the fallback's scores at a time: 32 MiB
-_KEY_FLOATS = 1 << 21  # scores that the fallback turns into keys at a time: 16 MiB of them
-_BYTES_FROM = 1 << 20  # numbers of centroids: 4 MiB, more than a processor's own cache
-_BYTE_PLACES = 16  # _native.c has it too
-_THREAD_FLOATS = 1 << 17  # fewer scores than this are not worth waking a thread for
+_SCORE_FLOATS = 1 << 23  # scores at a time in the fallback: 32 MiB
+_KEY_FLOATS = 1 << 21  # scores turned into keys at a time in the fallback: 16 MiB of keys
+_BYTES_FROM = 1 << 20  # floats of centroids, 4 MiB, from which on copies in bytes are used
+_BYTE_PLACES = 16  # as in _native.c
+_THREAD_FLOATS = 1 << 17  # with fewer scores, waking a thread takes too long
 
 
 @dataclass(frozen=True)
 class _Bytes:
-    """Centroids as bytes, a quarter of what floats take, which one query alone is compared with.
+    """Centroids as bytes, a quarter of their size as floats, for a first look by a lone query.
 
-    Reading all centroids is most of a single query's work, where they do not fit in a processor's
-    own cache. The error of bytes is bounded, so few need a second look, and the result is the same.
+    If centroids do not fit in a processor's own cache, reading them is most of a single query's
+    work. The error of the bytes is bounded, so only few centroids need a second look in float32,
+    and the result is the same.
 
     Parameters
     ----------
     packed : ndarray of uint8
-        Of type int8 in truth: panels of 16 centroids, in each pair after pair of elements.
+        int8 values: panels of 16 centroids, in each pair after pair of elements.
     bounds : ndarray of shape (4,), float32
-        Unit of the bytes; most of ``|c - unit * bytes|``, of ``|unit * bytes|`` and of the
-        half-norms.
+        Unit of the bytes; largest ``|c - unit * bytes|``, ``|unit * bytes|`` and half-norm.
     """
 
     packed: npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ class _Bytes:
 
     @classmethod
     def of(cls, centroids: Floats, half: Floats) -> _Bytes:
-        """Of centroids (nlist, d), and their half-norms, infinite at unused places."""
+        """Pack centroids (nlist, d) and their half-norms, infinite at unused places."""
         d = centroids.shape[1]
         npanels, pairs = -(-half.size // _BYTE_PLACES), -(-d // 2)
         packed = np.zeros((npanels, pairs, _BYTE_PLACES, 2), np.int8)
@@ -74,15 +74,15 @@ class ExactQuantizer:
 
     Scores are ``|c|**2 / 2 - q.c`` for l2 and ``-q.c`` for inner products, in float32. With
     the compiled kernels a query's result depends on the query alone, not on the batch or
-    the threads; and no BLAS threads spin on beside the scan that follows.
+    the threads, and no BLAS threads spin during the scan that follows.
 
-    For l2, centroids far from the origin and their queries are seen from a common centre
-    (centre.py). Inner products keep theirs, as their error grows with lengths and not with squares.
+    For l2, centroids far from the origin and their queries are taken relative to a common centre
+    (centre.py). Inner products do not need it: their error grows with lengths, not with squares.
 
     Parameters
     ----------
     centroids : ndarray of shape (nlist, d), float32
-        Packed into another copy.
+        Copied into panels.
     metric : Metric
     """
 
@@ -98,11 +98,11 @@ class ExactQuantizer:
             places = compiled.native.panel_places(compiled.level)
             one = np.array([0, self.nlist])
             self._panels = pack_panels(centroids, half, np.arange(self.nlist), one, places)
-            # Not of far ones: their second look would want one more copy of them, less the centre.
+            # Without a centre only: the second look would need another copy less the centre.
             if compiled.level and centroids.size >= _BYTES_FROM and self._centre is None:
                 self._bytes = _Bytes.of(centroids, self._panels.half)
             if self._centre is not None:
-                centroids, half = centroids[:0], half[:0]  # the panels have them
+                centroids, half = centroids[:0], half[:0]  # only the panels are used
         self._centroids, self._half = centroids, half
 
     def search(
@@ -183,16 +183,16 @@ def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray
     Parameters
     ----------
     scores : ndarray of shape (n, m), float32
-        Infinities count like other values; NaN comes after +inf.
+        Infinities are ordered like other values; NaN comes after +inf.
     k : int
         1 to m.
     threads : int
-        Rows are shared out among them where there are many scores.
+        Threads divide the rows if there are many scores.
 
     Returns
     -------
     index : ndarray of shape (n, k), int32
-        Columns; of equal values the lower column comes first.
+        Columns; among equal values the lower column comes first.
     value : ndarray of shape (n, k), float32
         Ascending.
     """
@@ -219,7 +219,7 @@ def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray
 
 
 def _smallest_k(scores: Floats, k: int, index: npt.NDArray[np.int32], value: Floats) -> None:
-    """By integers that order as (value, column), so that ties are settled as compiled."""
+    """Select by integer keys ordered as (value, column), so that ties go as in the kernel."""
     bits = np.where(np.isnan(scores), np.float32(np.nan), scores + np.float32(0)).view(np.uint32)
     bits ^= np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
     keys = bits.astype(np.uint64) << np.uint64(32)

@@ -1,4 +1,4 @@
-"""Which queries want which lists."""
+"""Which queries visit which lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a list and a query that wants it, list by list.
+    """Pairs of a list and a query that visits it, list by list.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Pairs:
     distances : ndarray of shape (npairs,), float32
         Squared distance of the query to the list's centroid (l2), or inner product with it.
     nearest : ndarray of shape (npairs,), bool
-        Whether the list is the one that the query named first.
+        Whether the list is the query's nearest.
     """
 
     list_nos: Int64
@@ -42,7 +42,7 @@ class Pairs:
 
     @classmethod
     def of(cls, list_nos: Int64, distances: Float32, sizes: Int64 | None = None) -> Pairs:
-        """The pairs of a matrix of wanted lists.
+        """Make the pairs of a matrix of lists to visit.
 
         Parameters
         ----------
@@ -50,7 +50,7 @@ class Pairs:
             Distinct within a row, the nearest first; -1 is none.
         distances : ndarray of shape (nq, nprobe), float32
         sizes : ndarray of shape (nlist,), int64, optional
-            Vectors of each list: those of empty ones are left out.
+            Vectors of each list; pairs of empty lists are left out.
         """
         if compiled.listing is None or not list_nos.size:
             return cls._of(list_nos, distances, sizes)
@@ -83,16 +83,16 @@ class Pairs:
 
     @property
     def counts(self) -> Int64:
-        """Queries that want each list, (n,)."""
+        """Number of queries that visit each list, (n,)."""
         counts: Int64 = self.starts[1:] - self.starts[:-1]
         return counts
 
     def of_lists(self, list_nos: Int64) -> Pairs:
-        """The pairs of some of the lists, (m,), ascending."""
-        if len(list_nos) == len(self.list_nos):  # all of them
+        """Return the pairs of some of the lists, (m,), ascending."""
+        if len(list_nos) == len(self.list_nos):  # all lists
             return self
         at = np.searchsorted(self.list_nos, list_nos)
-        if len(at) and at[-1] - at[0] + 1 == len(at):  # a run of them: a view
+        if len(at) and at[-1] - at[0] + 1 == len(at):  # consecutive lists: a view suffices
             first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
             part = slice(first, last)
             starts = self.starts[at[0] : at[-1] + 2] - first
@@ -105,12 +105,12 @@ class Pairs:
         return Pairs(list_nos, starts, self.queries[rows], self.distances[rows], self.nearest[rows])
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
-        """The pairs query by query, as Faiss takes them.
+        """Return the pairs query by query, in Faiss's form.
 
         Returns
         -------
         queries : ndarray of shape (m,), int64
-            Those that want some list, ascending.
+            Queries that visit some list, ascending.
         list_nos : ndarray of shape (m, most), int64
             Ascending in each row, then -1.
         distances : ndarray of shape (m, most), float32

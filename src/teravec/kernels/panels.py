@@ -41,7 +41,7 @@ def pack_panels(
     bounds: npt.NDArray[np.int64],
     places: int,
 ) -> Panels:
-    """Lay groups of centroids out in panels; each group starts a new one.
+    """Pack groups of centroids into panels; each group starts a new panel.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def pack_panels(
 def half_norms(centroids: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """``|c|**2 / 2`` of every row, summed in float64 so that equal rows give equal values."""
     half = np.empty(len(centroids), np.float32)
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and k-means says so
+    with np.errstate(over="ignore"):  # a value above float32 becomes infinite; k-means reports it
         for i in range(0, len(centroids), 8192):
             rows = centroids[i : i + 8192]
             half[i : i + 8192] = 0.5 * np.square(rows, dtype=np.float64).sum(axis=1)

@@ -1,8 +1,8 @@
-"""Affine maps of vectors, each row's result its own: not its batch's, block's or thread's.
+"""Affine maps of vectors, whose result for a row does not depend on batch, block or thread.
 
-NumPy's product would do neither. A row's rounding there depends on its place in a block, so
-that one shard and seventeen would not hold the same bytes. And OpenBLAS's threads wait for
-the next product in a busy loop: a scan on all processors behind one took 78 ms, not 45.
+NumPy's product has two faults here. A row's rounding depends on its position in a block, so one
+shard and seventeen shards would not hold the same bytes. And OpenBLAS's threads wait for the next
+product in a busy loop: a scan on all processors after a product took 78 ms instead of 45.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["AffineMap"]
 
 Float32 = npt.NDArray[np.float32]
 
-_TILE_ROWS = 6  # the kernel writes rows by tiles of six
+_TILE_ROWS = 6  # the kernel writes rows in tiles of six
 _BLOCK_ROWS = 682 * _TILE_ROWS
 
 

@@ -1,4 +1,4 @@
-"""k-means as plain Faiss does it: what a self-test compares with."""
+"""k-means by plain Faiss, as the reference of the self-test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Float32 = npt.NDArray[np.float32]
 def faiss_kmeans(
     vectors: Float32, nlist: int, *, niter: int, seed: int, threads: int
 ) -> tuple[Float32, float]:
-    """Cluster vectors (n, d) on all of them; centroids (nlist, d) and seconds an iteration."""
+    """Cluster vectors (n, d), using all; return centroids (nlist, d) and seconds per iteration."""
     clustering = faiss.Kmeans(
         vectors.shape[1], nlist, niter=niter, seed=seed,
         min_points_per_centroid=1, max_points_per_centroid=1 + len(vectors) // nlist,

@@ -1,4 +1,4 @@
-"""Finding the list of each vector of one block: compiled, or on NumPy."""
+"""Finding the list of each vector of a block, with the compiled kernels or NumPy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SCORE_FLOATS = 1 << 22  # 16 MiB of scores at a time in the fallback
 
 
 def open_scan(centroids: Floats, grouping: Grouping | None) -> Scan:
-    """Exact where there is no grouping; by the compiled kernels where there are any."""
+    """Open a scan: exact without a grouping, and compiled if the kernels are available."""
     if compiled.native is not None:
         return _NativeScan(centroids, grouping)
     return _NumpyScan(centroids) if grouping is None else _NumpyGroupScan(centroids, grouping)
@@ -34,9 +34,9 @@ class Scan(Protocol):
     Attributes
     ----------
     rows : int
-        Vectors of a block, at most.
+        Most vectors of a block.
     even : bool
-        A block may be of any size, as results do not depend on it.
+        Whether a block may have any size, because results do not depend on it.
     """
 
     rows: int

@@ -1,23 +1,23 @@
-"""Sketches: short codes of residuals, from which a distance is estimated within a bound.
+"""Sketches: short codes of residuals that estimate a distance within a bound.
 
-A sketch of ``bits`` a dimension holds a point y of a grid that points like the residual
+A sketch of ``bits`` a dimension holds a grid point y whose direction is near that of the residual
 ``r = x - c``, and two factors, ``f = |r|^2 / <y, r>`` and ``n = |r|^2``. Then
 ``<r, v> ~ f <y, v>`` for any v, without bias over random rotations, and
 
 - l2: ``|q - x|^2 ~ |q - c|^2 + n - 2 f <y, q - c>``
 - inner product: ``<q, x> ~ <q, c> + f <y, q>``
 
-``f y`` is r plus a part at right angles to it, of squared length ``f^2 |y|^2 - n``, whose
-direction is random. So the error of ``f <y, v>`` has a standard deviation of
-``|v| sqrt((f^2 |y|^2 - n) / (d - 1))``, and the bound given is ``EPSILON`` times that.
+``f y`` is r plus a vector at right angles to r, of squared length ``f^2 |y|^2 - n`` and random
+direction. The error of ``f <y, v>`` therefore has the standard deviation
+``|v| sqrt((f^2 |y|^2 - n) / (d - 1))``; the bound is ``EPSILON`` times that.
 
-A view v is rounded to 8 bits a dimension, by its largest value, so that products are of whole
-numbers, and sums the same in any order. Of a rotated v of 96 dimensions, that adds a 2,000th to the
-variance of the error with 2 bits, and less with 1.
+A view v is rounded to 8 bits a dimension, scaled by its largest value. Products are then whole
+numbers, whose sums are the same in any order. For a rotated v of 96 dimensions, rounding adds a
+2,000th to the variance of the error with 2 bits, and less with 1.
 
-With 1 bit, y is the sign of r in every dimension. With 2 bits, y has values of -3/2, -1/2,
-1/2 and 3/2, and is the one of all such grid points whose angle to r is least, found by
-sorting: the m dimensions of the largest |r_i| take 3/2, for the best m.
+With 1 bit, y is the sign of r in every dimension. With 2 bits, y has values -3/2, -1/2, 1/2 and
+3/2. It is the grid point with the smallest angle to r. Sorting finds it: the m dimensions with the
+largest |r_i| take 3/2, for the best m.
 
 References
 ----------
@@ -56,14 +56,14 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 EPSILON = 1.9
-"""Standard deviations of a bound: RaBitQ's epsilon_0, which fails once in 35 on either side."""
+"""Standard deviations of a bound, RaBitQ's epsilon_0: it fails once in 35 times on either side."""
 
 PRUNING = 1.2
-"""Standard deviations by which a candidate's estimate is lowered, and the k-th best's raised.
+"""Standard deviations between an estimate and its bounds when candidates are pruned.
 
-Measured on synthetic vectors (1,000,000 x 96, 512 lists, k = 10, 2 bits, 300 candidates): 1.0
-leaves 38 codes to refine and costs 0.001 of recall, 1.5 leaves 75 and costs less than 0.0005,
-1.9 leaves 114.
+A candidate is dropped if its lower bound is above the k-th smallest upper bound. Measured on
+synthetic vectors (1,000,000 x 96, 512 lists, k = 10, 2 bits, 300 candidates): 1.0 leaves 38 codes
+to refine and costs 0.001 of recall, 1.5 leaves 75 and costs less than 0.0005, 1.9 leaves 114.
 """
 
 CANDIDATE = np.dtype([("estimate", "<f4"), ("error", "<f4"), ("place", "<i8")])
@@ -74,7 +74,7 @@ _ENCODE_ROWS = 1 << 12
 
 
 def sketch_size(d: int, bits: int) -> int:
-    """Bytes of a sketch of d dimensions."""
+    """Return the bytes of a sketch of d dimensions."""
     return bits * -(-d // 8) + _FACTOR_BYTES
 
 
@@ -82,9 +82,7 @@ def sketch_size(d: int, bits: int) -> int:
 
 
 def encode_sketches(residuals: Float32, bits: int, threads: int) -> Bytes:
-    """Sketches of residuals.
-
-    A row's sketch depends on the row alone.
+    """Encode residuals as sketches; a row's sketch depends on the row alone.
 
     Parameters
     ----------
@@ -129,10 +127,10 @@ def _encode(residuals: Float32, bits: int, codes: Bytes) -> None:
 
 
 def _threshold(size: Float32) -> Float32:
-    """The least |r_i| of each row that takes 3/2, so that the angle of y and r is least.
+    """Return the least |r_i| of each row that takes 3/2, so that the angle of y and r is least.
 
-    Raising the m largest from 1/2 to 3/2 gives a product of sum(|r|) / 2 + (sum of the m
-    largest), and a squared length of d / 4 + 2 m; the best m is the one of the best ratio.
+    If the m largest are raised from 1/2 to 3/2, the product is sum(|r|) / 2 plus the sum of the m
+    largest, and the squared length is d / 4 + 2 m. The best m has the best ratio.
     """
     largest = -np.sort(-size, axis=1)
     raised = np.cumsum(largest, axis=1, dtype=np.float64)
@@ -145,10 +143,10 @@ def _threshold(size: Float32) -> Float32:
 
 
 def _packed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
-    """Positive numbers as the upper 16 of float32's 31 bits without sign, rounded.
+    """Round positive numbers to the upper 16 of float32's 31 bits without sign.
 
-    Eight bits of exponent and eight of mantissa: an error of at most 0.2 %, with the whole
-    range of float32.
+    With eight bits each of exponent and mantissa, the error is at most 0.2 % over the whole range
+    of float32.
     """
     bits = np.minimum(values, np.finfo(np.float32).max / 2).astype(np.float32).view(np.uint32)
     return ((bits + np.uint32(1 << 14)) >> np.uint32(15)).astype(np.uint16)
@@ -163,16 +161,16 @@ def _unpacked(packed: npt.NDArray[np.uint16]) -> Float32:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ``capacity`` vectors of lowest estimate found so far, for each of some queries.
+    """The ``capacity`` vectors with the lowest estimates so far, for each of some queries.
 
     Parameters
     ----------
     room : ndarray of shape (nq, 2 * capacity), CANDIDATE
-        The first ``counts[i]`` of row i are filled, in no order; a scan uses the rest.
+        The first ``counts[i]`` entries of row i are filled, unordered; a scan uses the rest.
     counts : ndarray of shape (nq,), int64
         At most capacity.
     limits : ndarray of shape (nq,), float32
-        Greatest estimate that may still enter.
+        Largest estimate that may still enter.
     """
 
     room: npt.NDArray[Any]
@@ -181,25 +179,25 @@ class Candidates:
 
     @classmethod
     def none(cls, nq: int, capacity: int) -> Candidates:
-        """Nothing found yet."""
+        """Make empty candidates for nq queries."""
         room = np.empty((nq, 2 * capacity), CANDIDATE)
         return cls(room, np.zeros(nq, np.int64), np.full(nq, np.inf, np.float32))
 
     @property
     def capacity(self) -> int:
-        """Most candidates of a query."""
+        """Most candidates per query."""
         return int(self.room.shape[1]) // 2
 
     @property
     def entries(self) -> npt.NDArray[Any]:
-        """A view of the places for candidates, (nq, capacity)."""
+        """A view of the candidates' entries, (nq, capacity)."""
         return self.room[:, : self.capacity]
 
     def worth_refining(self, k: int) -> tuple[Int64, Int64]:
-        """Queries and places of candidates that may be among the k nearest, as two arrays.
+        """Return queries and places of candidates that may be among the k nearest, as two arrays.
 
-        Those whose lower bound is at most the k-th smallest upper bound, where both lie
-        ``PRUNING`` standard deviations from the estimate.
+        Their lower bound is at most the k-th smallest upper bound. Both bounds are ``PRUNING``
+        standard deviations from the estimate.
         """
         slack = np.float32(PRUNING / EPSILON)
         if compiled.refining is not None:
@@ -212,7 +210,7 @@ class Candidates:
         entries = self.entries
         filled = np.arange(self.capacity) < self.counts[:, None]
         if self.capacity > k:
-            # Places that no candidate has filled hold whatever the memory held before.
+            # Entries that no candidate has filled hold uninitialised memory.
             estimate = np.where(filled, entries["estimate"], np.inf)
             error = slack * np.where(filled, entries["error"], 0)
             limit = np.partition(estimate + error, k - 1, axis=1)[:, k - 1 : k]
@@ -220,7 +218,7 @@ class Candidates:
         return self._named(filled)
 
     def every(self) -> tuple[Int64, Int64]:
-        """Queries and places of all candidates, as two arrays."""
+        """Return queries and places of all candidates, as two arrays."""
         return self._named(np.arange(self.capacity) < self.counts[:, None])
 
     def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
@@ -231,8 +229,8 @@ class Candidates:
 class SketchScanner:
     """Scans sketches of lists in memory for many queries at once.
 
-    What it finds for a query depends on that query and its lists, not on the others, the
-    order of the lists or the threads.
+    A query's results depend on that query and its lists alone, not on other queries, the order of
+    the lists or the threads.
 
     Parameters
     ----------
@@ -250,16 +248,16 @@ class SketchScanner:
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
         threads: int,
     ) -> None:  # fmt: skip
-        """Put into ``candidates`` what the lists have of lower estimate.
+        """Add vectors of the lists with low enough estimates to ``candidates``.
 
         Parameters
         ----------
         queries : ndarray of shape (nq, d), float32
         lists : ListsInMemory
         pairs : Pairs
-            Of the same lists, with the queries that want them.
+            The same lists, with the queries that visit them.
         candidates : Candidates
-            Of the same queries.
+            Candidates of the same queries.
         threads : int
         """
         if compiled.sketching is None:
@@ -276,7 +274,7 @@ class SketchScanner:
     def within(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
     ) -> tuple[Int64, Int64]:
-        """Queries and places of all vectors whose lower bound is within the radius.
+        """Find queries and places of all vectors whose lower bound is within the radius.
 
         Parameters as for ``scan``; ``radius`` in the index's metric.
         """
@@ -301,14 +299,14 @@ class SketchScanner:
     def estimates(
         self, query: Float32, list_no: int, distance: float, codes: Bytes
     ) -> tuple[Float32, Float32]:
-        """Estimates and their error bounds, for one query and sketches of one list.
+        """Compute estimates and their error bounds, for one query and sketches of one list.
 
         Parameters
         ----------
         query : ndarray of shape (d,), float32
         list_no : int
         distance : float
-            Of the query to the list's centroid, in the index's metric.
+            The query's distance to the list's centroid, in the index's metric.
         codes : ndarray of shape (n, sketch_size), uint8
 
         Returns
@@ -368,7 +366,7 @@ class SketchScanner:
 
 
 def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:
-    """Whole numbers of -127 to 127, and the unit by which they are about a view (d,)."""
+    """Round a view (d,) to whole numbers from -127 to 127; return them and their unit."""
     unit = np.float32(np.abs(view).max(initial=0)) / np.float32(127)
     inverse = np.float32(1) / unit if unit > 0 else np.float32(0)
     if not np.isfinite(inverse):
@@ -377,6 +375,6 @@ def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:
 
 
 def _columns(pairs: Pairs) -> tuple[Int64, Int64, Float32]:
-    """Query, position of the list and distance of each pair."""
+    """Return query, position of the list, and distance of each pair."""
     at = np.repeat(np.arange(len(pairs.list_nos)), pairs.counts)
     return pairs.queries.astype(np.int64), at, pairs.distances

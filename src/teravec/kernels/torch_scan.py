@@ -1,7 +1,7 @@
-"""Finding the list of each vector of one block with PyTorch, on a GPU.
+"""Finding the list of each vector of a block with PyTorch, on a GPU.
 
-The whole product is done, block by block: the groups of centroids, which spare most of it on a
-processor, are small and irregular work, which a GPU is slow at. So the cost grows with nlist.
+Every vector is compared with every centroid, so the cost grows with nlist. On a processor, groups
+of centroids avoid most of this work, but groups are small and irregular, which is slow on a GPU.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SCORE_FLOATS = {"cuda": 1 << 28, "cpu": 1 << 22}  # scores at a time: 1 GiB, 16
 class TorchScan:
     """Compares every vector with every centroid; a `Scan`, see scans.py.
 
-    Scores are products in float32, never in TF32, whose 10 bits would take one centroid for
-    another. How a library orders a product's additions depends on its shape, so the last bits
-    may differ between blocks; and so may, by these, the list of a vector between two centroids.
+    Scores are products in float32, never in TF32, whose 10 bits would confuse centroids. The order
+    of a product's additions depends on its shape, so the last bits may differ between blocks. The
+    list of a vector halfway between two centroids may then differ too.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class TorchScan:
 
     def __init__(self, centroids: Floats, device: str) -> None:
         self._torch, self._device = open_torch(device)
-        # One block at a time: several threads would only share the device, and want more memory.
+        # One block at a time: several threads would share the device, and need more memory.
         self._lock = Lock()
         self._centroids = self._put(centroids)
         self._half = self._put(half_norms(centroids))
@@ -61,9 +61,9 @@ class TorchScan:
                 scores = self._torch.addmm(
                     self._half[part], rows, self._centroids[part].T, alpha=-1
                 )
-                found = scores.argmin(dim=1)  # the first of equal ones, as ``min`` need not give
+                found = scores.argmin(dim=1)  # the first of equal ones; ``min`` may differ
                 score = scores.gather(1, found[:, None])[:, 0]
-                lower = score < best  # of equal ones in two blocks, the first
+                lower = score < best  # on ties between blocks, the first stays
                 best = self._torch.where(lower, score, best)
                 at = self._torch.where(lower, found + start, at)
             squared = (rows * rows).sum(dim=1) + 2 * best
@@ -71,7 +71,7 @@ class TorchScan:
             distance[:] = squared.clamp(min=0).cpu().numpy()
 
     def _put(self, array: Floats) -> Any:
-        # A copy, as PyTorch warns of arrays that may not be written.
+        # Copy, because PyTorch warns about read-only arrays.
         return self._torch.tensor(array, device=self._device)
 
     @contextmanager

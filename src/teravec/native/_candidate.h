@@ -1,4 +1,4 @@
-/* A vector that a scan of sketches left; for _sketch.c and _refine.c. As sketch.CANDIDATE. */
+/* A candidate of a scan of sketches, for _sketch.c and _refine.c; the layout of sketch.CANDIDATE. */
 typedef struct {
     float estimate, error; /* lower estimates are closer; the bound of an estimate's error */
     int64_t place;

@@ -1,7 +1,7 @@
 /* Finer codes, and the places of vectors; for _scan.c and _refine.c.
  *
- * Codes are those of Faiss: float32, float16, and scalar quantizers of 8, 6 and 4 bits of residuals,
- * where value i of a code stands for low[i] + step[i] * value.
+ * Codes are those of Faiss: float32, float16, and scalar quantizers of residuals with 8, 6 or 4 bits,
+ * where value i of a code means low[i] + step[i] * value.
  */
 
 /* A place names a vector: list number << PLACE_BITS | row within the list. */

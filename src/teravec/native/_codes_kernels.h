@@ -1,5 +1,5 @@
-/* Values of finer codes as vectors of float32; for _scan_kernels.h and _refine_kernels.h, once per
- * instruction set, with VL, NAME, FN and INLINE as they define them; hence no include guard.
+/* Unpacking finer codes to vectors of float32, for _scan_kernels.h and _refine_kernels.h. Included
+ * once per instruction set, with their VL, NAME, FN and INLINE; hence no include guard.
  */
 
 VECTOR_TYPES
@@ -64,8 +64,8 @@ INLINE VEC NAME(unpack_sq4)(const uint8_t *code, size_t k)
 #endif
 }
 
-/* Four values lie in three bytes, the first in the lowest bits. Each 32-bit lane takes the two
- * bytes that its six bits are in, and shifts them down. */
+/* Three bytes hold four values, the first in the lowest bits. Each 32-bit lane takes the two bytes
+ * with its six bits, and shifts them down. */
 INLINE VEC NAME(unpack_sq6)(const uint8_t *code, size_t k)
 {
 #if NATIVE_X86 && VL == 16
@@ -109,7 +109,7 @@ INLINE VEC NAME(unpack_flat)(const uint8_t *code, size_t k)
 
 /* ------------------------------------------------------------------ sums of lanes */
 
-/* Sums of pairs of neighbouring lanes: of a's in the lower half, of b's in the upper. */
+/* Sums of pairs of neighbouring lanes: a's sums in the lower half, b's in the upper. */
 FN VEC NAME(add_pairs)(VEC a, VEC b)
 {
 #if VL == 16

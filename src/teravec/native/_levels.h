@@ -1,4 +1,4 @@
-/* Includes the file that KERNELS names once per instruction set, with what it is compiled by:
+/* Includes the file named by KERNELS once per instruction set, with these macros:
  *
  *   VL        float32 values in a vector
  *   NAME(x)   x with the level's ending

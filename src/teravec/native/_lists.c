@@ -1,7 +1,7 @@
-/* teravec.native._lists: a search's bookkeeping of lists, of a few lists most of all.
+/* teravec.native._lists: a search's bookkeeping of lists, fast for few lists in particular.
  *
- * Each function does at once what takes some ten calls of NumPy. One call of NumPy takes as long as
- * comparing a query with a hundred codes, so for a single query they would be most of the work.
+ * Each function replaces some ten calls of NumPy. One call of NumPy takes as long as comparing a query
+ * with a hundred codes, so for a lone query these calls would be most of the work.
  */
 #include "_native_common.h"
 #include "_native_select.h"
@@ -22,8 +22,8 @@ typedef struct {
     uint8_t *out_nearest;
 } pairs_t;
 
-/* Pairs in the lists' order as keys, list above and position below; how many, or -1 for a list
- * that there is not. */
+/* Write pairs as keys, list above and position below. Returns their number, or -1 for an invalid list
+ * number. */
 static Py_ssize_t sorted_pairs(const pairs_t *p, uint64_t *keys)
 {
     size_t count = 0;
@@ -178,7 +178,7 @@ done:
     return result;
 }
 
-/* Count each list of the places as wanted, once; returns how many. `seen` has a bit for each list. */
+/* Count each list of the places once; returns their number. `seen` has a bit for each list. */
 static size_t count_lists(const int64_t *places, size_t n, size_t first_key, uint8_t *wanted,
                           uint8_t *seen)
 {
@@ -265,7 +265,7 @@ done:
 
 /* ------------------------------------------------------------------ queries and their lists */
 
-/* Sums of squares in float64, which those of float32 cannot exceed. */
+/* Sums of squares in float64, where squares of float32 cannot overflow. */
 static double longest_square(const float *x, size_t n, size_t d)
 {
     double longest = 0;
@@ -319,9 +319,9 @@ static floats_t some_floats(const float *x, size_t n)
     return values;
 }
 
-/* Rows of x whose residual is so far outside of the box of half sizes `half` around `middle` that its
- * squared distance from it is above `most`, and above a share of its own square. The sums of a row
- * have a fixed order. */
+/* Count rows of x whose residual lies outside of the box of half sizes `half` around `middle`: its
+ * squared distance from the box is above `most`, and above a share of its own square. The sums of a
+ * row have a fixed order. */
 static size_t clipped(const float *x, size_t n, size_t d, const int *list_no,
                       const float *centroids, const float *middle, const float *half, float most,
                       float share)
@@ -384,7 +384,7 @@ done:
     return result;
 }
 
-/* Ranks that a query visits, from the first: see probing.py, whose arithmetic this is. */
+/* Number of lists that a query visits, in order of rank; the same arithmetic as in probing.py. */
 static size_t worth_visiting(const float *distances, const float *allowed, size_t n, float prune,
                              const float *length)
 {

@@ -30,8 +30,8 @@ typedef struct {
     uint32_t *pair_group, *pair_row, *row_end, *group_end;
 } scratch_t;
 
-/* Centroids a second time, as bytes: what one row alone is compared with first, as reading all that
- * floats take would be most of its work. */
+/* Centroids a second time, as bytes. A lone row is compared with these first, because reading all
+ * floats would be most of its work. */
 enum { BYTE_PLACES = 16 };
 #define BYTE_SUMS ((float)(INT32_MAX / 128)) /* what a sum of products with bytes has room for */
 typedef struct {
@@ -157,7 +157,7 @@ static int check_starts(const int32_t *starts, size_t ngroups, size_t npanels)
     return good;
 }
 
-/* Rows scored at a time: a multiple of a tile's six whose scores stay in the second-level cache. */
+/* Rows scored at a time: a multiple of a tile's six rows, whose scores fit the second-level cache. */
 static size_t rows_at_once(size_t stride)
 {
     const size_t rows = 65536 / stride / 6 * 6;
@@ -173,7 +173,7 @@ static void free_scratch(scratch_t *w)
     free(w->group_end);
 }
 
-/* About 4 MiB, more only where there are many thousands of groups. */
+/* About 4 MiB; more only if there are many thousands of groups. */
 static int allocate_scratch(scratch_t *w, size_t n, size_t ngroups, size_t stride)
 {
     w->stride = stride;

@@ -1,4 +1,4 @@
-/* What the compiled kernels share: instruction sets chosen at run time, and checked buffers.
+/* Shared by the compiled kernels: instruction sets chosen at run time, and checked buffers.
  *
  * Functions take contiguous buffers, check each one's element type, alignment and size against the
  * others, raise ValueError where they disagree, and compute with the interpreter lock released.
@@ -40,7 +40,7 @@ static int best_level(void)
 #endif
 }
 
-/* Call a kernel at a level that check_level let through. */
+/* Call a kernel at a level that check_level has accepted. */
 #if NATIVE_X86
 #define AT_LEVEL(level, call, ...)                                                               \
     ((level) == 2 ? call##_avx512(__VA_ARGS__)                                                   \
@@ -59,8 +59,8 @@ static inline int check_level(int level)
 
 /* ------------------------------------------------------------------ vectors */
 
-/* GCC vectors of VL float32 lanes, named for the instruction set by NAME: both are defined where a
- * header of kernels is included, which begins with VECTOR_TYPES. VECU may lie anywhere. */
+/* GCC vectors of VL float32 lanes, with NAME's suffix of the instruction set. A header of kernels
+ * begins with VECTOR_TYPES, and VL and NAME are defined where it is included. VECU may be unaligned. */
 #define VEC NAME(vec)
 #define VECU NAME(vecu)
 #define IVEC NAME(ivec)
@@ -130,7 +130,7 @@ static int check_length(const char *name, size_t found, size_t expected)
     return 0;
 }
 
-/* found must be a times b, without overflow. */
+/* Check that `found` is a times b, without overflow. */
 static inline int check_product(const char *name, size_t found, size_t a, size_t b)
 {
     size_t expected;

@@ -92,8 +92,8 @@ FN uint32_t NAME(lane_bits)(IVEC mask)
         ROWS(ROW_STEP)                                                                           \
     }
 
-/* tile_best: lowest score over the panels and its position, the lowest position on a tie. Where
- * none is as low as the row's entry in `score`, +inf. */
+/* tile_best: lowest score over the panels and its position, the lowest position on a tie; +inf if no
+ * score is as low as the row's entry in `score`. */
 #define DEFINE_TILE_BEST(M)                                                                      \
     FN void NAME(tile_best_##M)(const float *const *rows, size_t d, const float *panels,         \
                                 const float *half, size_t npanels, float *score,                 \
@@ -116,8 +116,8 @@ FN uint32_t NAME(lane_bits)(IVEC mask)
                          position + r);                                                          \
     }
 
-/* Lowest score of the lanes and its position, which is panel * PW + lane. `score` brings the row's
- * best so far: most groups hold nothing as low, and their lanes need no closer look. */
+/* Lowest score of the lanes and its position, panel * PW + lane. `score` is the row's best so far: if
+ * no lane is as low, which is usual for a group, the lanes are not searched. */
 FN void NAME(reduce)(const float *best, const int32_t *at, float *score, uint32_t *position)
 {
     const VEC low = MINIMUM(LOAD(best), LOAD(best + VL));
@@ -157,8 +157,8 @@ FN void NAME(tile_store_6)(const float *const *rows, size_t d, const float *pane
 
 enum { NAME(PANELS) = 4 };
 
-/* Scores of one row against all panels, as score_rows has them. Four panels at a time: the sums of
- * one would wait for each other. */
+/* Scores of one row against all panels, as in score_rows. Four panels at a time, because the additions
+ * of one panel would wait for each other. */
 FN void NAME(score_row)(const float *x, size_t d, const float *packed, const float *half,
                         size_t npanels, float *out)
 {
@@ -192,8 +192,8 @@ FN void NAME(score_row)(const float *x, size_t d, const float *packed, const flo
     }
 }
 
-/* Scores of n rows against all panels: row i's at out + i * stride, stride = npanels * PW. Rows are
- * written six at a time but for a single one, so `out` has room for the next multiple of six. */
+/* Scores of n rows against all panels: row i's at out + i * stride, stride = npanels * PW. More than
+ * one row is written six at a time, so `out` needs room for the next multiple of six. */
 FN void NAME(score_rows)(const float *x, size_t n, size_t d, const float *packed, const float *half,
                          size_t stride, float *out)
 {
@@ -263,7 +263,7 @@ FN void NAME(scan)(const float *x, size_t d, const uint32_t *rows, size_t first,
     }
 }
 
-/* scan, with the panels taken in runs that stay in the second-level cache. */
+/* As scan, in runs of panels that fit the second-level cache. */
 FN void NAME(scan_runs)(const float *x, size_t d, const uint32_t *rows, size_t first, size_t nrows,
                         const float *panels, const float *half, size_t npanels, const int32_t *ids,
                         float *out_score, int32_t *out_list)
@@ -291,7 +291,7 @@ FN float NAME(squared_norm)(const float *x, size_t d)
     return total;
 }
 
-/* Scores to squared distances, in place: |x|^2 + 2 (|c|^2 / 2 - x.c), not below zero. */
+/* Turn scores into squared distances in place: |x|^2 + 2 (|c|^2 / 2 - x.c), at least zero. */
 FN void NAME(distances)(const float *x, size_t d, size_t n, float *out)
 {
     for (size_t i = 0; i < n; i++) {
@@ -341,7 +341,7 @@ FN float NAME(reference_score)(const float *scores, size_t m)
     return 0.5f * (b0 + b3);
 }
 
-/* Groups whose score is at most the limit; returns how many. */
+/* Find groups whose score is at most the limit; returns their number. */
 FN size_t NAME(select_groups)(const float *scores, size_t ngroups, float limit, uint32_t *out)
 {
     const VEC all = SPLAT(limit);
@@ -418,7 +418,7 @@ FN void NAME(assign_grouped)(const float *x, size_t n, const grouped_t *g, scrat
 
 /* ------------------------------------------------------------------ sums */
 
-/* Returns 0, or -1 where a list number is not below nlist. */
+/* Returns 0, or -1 if a list number is not below nlist. */
 FN int NAME(accumulate)(const float *x, const float *weights, size_t n, size_t d,
                         const int32_t *list_no, size_t nlist, double *sums, int64_t *counts,
                         size_t col_start, size_t col_stop)

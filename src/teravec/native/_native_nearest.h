@@ -1,4 +1,4 @@
-/* A part of _native.c: `nearest`, the centroids of lowest score, and what it works in. */
+/* A part of _native.c: `nearest`, the centroids of lowest score, and its working memory. */
 
 static size_t byte_places(size_t stride)
 {
@@ -76,7 +76,7 @@ static void free_nearest(nearest_t *s, ranks_t *ranks, size_t threads)
     free(s->bytes.lowest);
 }
 
-/* One row against a part of the centroids. */
+/* Score one row against a part of the centroids. */
 static void score_part(void *context, size_t part, size_t thread)
 {
     const rows_t *all = context;
@@ -99,7 +99,7 @@ static void rows_part(void *context, size_t part, size_t thread)
              all->distance + from * s->k);
 }
 
-/* One row is shared out by centroids, several by rows. */
+/* Threads divide the centroids of a single row, or the rows of several. */
 static void find_nearest(rows_t *all, size_t threads)
 {
     const nearest_t *s = all->search;
@@ -114,8 +114,8 @@ static void find_nearest(rows_t *all, size_t threads)
     }
 }
 
-/* Rows of a part: several where they are many, as the panels are then read less often, but such that
- * all threads have some. */
+/* Rows of a part. With many rows a part has several, so that panels are read less often, but few
+ * enough that all threads have some. */
 static size_t rows_of_part(const nearest_t *s, size_t n, size_t threads)
 {
     const size_t few = rows_at_once(s->stride), most = few < 24 ? 24 : few;

@@ -1,6 +1,6 @@
 /* The k smallest of many values, as keys: value above, index below, distinct. */
 
-/* Orders as (value, index); -0 equals +0, and NaN follows +inf. */
+/* A key ordered as (value, index); -0 equals +0, and NaN follows +inf. */
 static inline uint64_t sort_key(float value, size_t index)
 {
     uint32_t bits;
@@ -10,7 +10,7 @@ static inline uint64_t sort_key(float value, size_t index)
     return (uint64_t)bits << 32 | (uint32_t)index;
 }
 
-/* The value behind a key, or +inf for NaN, below which every number may still enter. */
+/* The value of a key; +inf for NaN, so that every number may still enter. */
 static inline float key_value(uint64_t key)
 {
     uint32_t bits = (uint32_t)(key >> 32);

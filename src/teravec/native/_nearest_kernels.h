@@ -14,7 +14,7 @@ FN void NAME(smallest_k)(const float *scores, size_t m, size_t k, uint64_t *buff
         select_keys(buffer, count, k);
         count = k;
         float limit = key_value(buffer[k - 1]);
-        /* An equal value further on loses its tie, so only lower ones enter. */
+        /* A later equal value loses the tie, so only lower values enter. */
         for (; j + 4 * VL <= m; j += 4 * VL) {
             const VEC all = SPLAT(limit);
             uint64_t bits = LESS_BITS(LOAD(scores + j), all);
@@ -84,8 +84,8 @@ FN void NAME(byte_products)(const int16_t *x, size_t pairs, const int8_t *bytes,
     }
 }
 
-/* The score of one row and one centroid, by the chain of a tile: in so many words, as a compiler may
- * put all products first. */
+/* The score of one row and one centroid, with the additions of a tile's chain. It is written out,
+ * because a compiler may compute all products first. */
 FN float NAME(score_one)(const float *x, size_t d, const float *centroid, float half)
 {
     for (size_t k = 0; k < d; k++)
@@ -111,8 +111,8 @@ FN float NAME(shorten)(const nearest_t *s, const float *x)
     return unit;
 }
 
-/* Scores of one row against places [from, to), multiples of ONE_PLACES but for the last: by bytes,
- * if there are any, which the row's 16-bit numbers are compared with. */
+/* Scores of one row against places [from, to), multiples of ONE_PLACES except the last. If there are
+ * bytes, these are compared with the row's 16-bit numbers. */
 FN void NAME(score_places)(const nearest_t *s, const float *x, float unit, size_t from, size_t to,
                            float *scores)
 {
@@ -128,19 +128,19 @@ FN void NAME(score_places)(const nearest_t *s, const float *x, float unit, size_
         scores[j] = s->half[j] - (float)b->products[j] * both;
 }
 
-/* Exact scores of one row that may be among the k lowest, in the place of scores by bytes, and their
- * centroids in `products`; how many, or 0 where numbers are too large to tell.
+/* Replace scores by bytes by exact ones, for centroids that may be among the row's k lowest, and write
+ * these centroids to `products`. Returns their number, or 0 if the numbers are too large for a bound.
  *
- * A product with bytes differs from the exact one by at most |x| times what bytes miss of a
- * centroid, and |bytes| times what 16 bits miss of x. So the k lowest of all are among those whose
- * score by bytes is at most the k-th lowest of these, plus twice that error. */
+ * A product with bytes differs from the exact one by at most |x| times the rounding of a centroid to
+ * bytes, plus |bytes| times the rounding of x to 16 bits. The k lowest of all are therefore among
+ * those whose score by bytes is at most the k-th lowest such score plus twice that error. */
 FN size_t NAME(score_exactly)(const nearest_t *s, const ranks_t *w, const float *x, float unit)
 {
     const bytes_t *b = &s->bytes;
     const size_t d = s->d, n = s->stride;
     const float norm = sqrtf(NAME(squared_norm)(x, d));
     NAME(smallest_k)(w->scores, n, s->k, w->buffer, s->capacity, w->index, b->lowest);
-    /* The last term is for roundings in float32, d additions each. */
+    /* The last term covers roundings in float32, of d additions each. */
     const float error = norm * b->missed + 0.5f * unit * sqrtf((float)d) * b->longest +
                         (float)(d + 16) * 0x1p-23f * (norm * b->longest + b->most_half);
     const float limit = b->lowest[s->k - 1] + 2 * error;
@@ -160,8 +160,8 @@ FN size_t NAME(score_exactly)(const nearest_t *s, const ranks_t *w, const float 
 
 /* ------------------------------------------------------------------ nearest centroids */
 
-/* The k of lowest score of a row, lowest first, and their squared distances, or inner products where
- * half-norms are 0. `names` are the centroids of scores, where they are not of all in turn. */
+/* The k centroids of lowest score for a row, lowest first, and their squared distances (inner products
+ * if half-norms are 0). `names` gives the centroid of each score, unless scores are of all in turn. */
 FN void NAME(write_nearest)(const nearest_t *s, const ranks_t *w, const float *x,
                             const float *scores, size_t nscores, const int32_t *names,
                             int64_t *out_list, float *out)
@@ -176,7 +176,7 @@ FN void NAME(write_nearest)(const nearest_t *s, const ranks_t *w, const float *x
     }
 }
 
-/* Of one row that was compared with all places. */
+/* The nearest centroids of one row that was compared with all places. */
 FN void NAME(nearest_scored)(const nearest_t *s, const ranks_t *w, const float *x, float unit,
                              int64_t *out_list, float *out)
 {
@@ -189,7 +189,7 @@ FN void NAME(nearest_scored)(const nearest_t *s, const ranks_t *w, const float *
     NAME(write_nearest)(s, w, x, w->scores, nscores, names, out_list, out);
 }
 
-/* Of some rows, rows_each at most. */
+/* The nearest centroids of some rows, at most rows_each. */
 FN void NAME(nearest_rows)(const nearest_t *s, const ranks_t *w, const float *x, size_t n,
                            int64_t *out_list, float *out)
 {

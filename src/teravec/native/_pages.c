@@ -1,4 +1,4 @@
-/* teravec.native._pages: pages of row files checked, and the places of a cache of them.
+/* teravec.native._pages: checking pages of row files, and the places of their cache.
  *
  * The cache has `ways` places for each set of units (pages or rows): unit u lies in set u % nsets.
  * tags[place] is the unit there, or -1; wanted[place] counts how often it was found, up to three.
@@ -51,7 +51,7 @@ static int64_t find_one(const cache_t *c, size_t i)
     const size_t set = set_of(c, i);
     for (size_t place = set; place < set + c->ways; place++)
         if (c->tags[place] == c->units[i]) {
-            /* Searches count at the same time: a count that is lost does no harm. */
+            /* Searches count concurrently; a lost count does no harm. */
             const uint8_t count = __atomic_load_n(c->wanted + place, __ATOMIC_RELAXED);
             if (count < MOST_WANTED)
                 __atomic_store_n(c->wanted + place, count + 1, __ATOMIC_RELAXED);
@@ -89,8 +89,8 @@ done:
     return result;
 }
 
-/* The place for a new unit: a free one of its set, or the least wanted. Where all were wanted, each
- * was spared once by this, and -1 is returned; so it is where the unit is there already. */
+/* The place for a new unit: a free one of its set, or the one with the lowest count. If all counts are
+ * above 0, each is lowered by one and -1 is returned; -1 also if the unit is already there. */
 static int64_t place_for(const cache_t *c, size_t i)
 {
     const size_t set = set_of(c, i), first = (size_t)c->units[i] / c->nsets;

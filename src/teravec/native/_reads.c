@@ -1,4 +1,4 @@
-/* teravec.native._reads: which bytes of files hold some lists, and what of them the page cache has. */
+/* teravec.native._reads: the byte ranges of some lists, and how much of them is in the page cache. */
 #include "_native_common.h"
 
 #include <errno.h>
@@ -7,10 +7,10 @@
 
 /* ------------------------------------------------------------------ what is read together */
 
-/* Lists (n), ascending, of files, to ranges of whole sectors: those of one file that are no farther
- * apart than `gap` are read together, about `segment` bytes at most. A range is three numbers of
- * `out`, which has room for n: first byte, length, and byte of the buffer; `bounds` gets the first
- * list of each range, and n; `at` where each list begins in the buffer. Returns how many ranges. */
+/* Combine n ascending lists of files into ranges of whole sectors. Lists of one file that are at most
+ * `gap` apart share a range, of about `segment` bytes at most. `out` has room for n ranges of three
+ * numbers: first byte, length, and byte of the buffer. `bounds` receives the first list of each range,
+ * then n; `at` receives where each list begins in the buffer. Returns the number of ranges. */
 static size_t joined(size_t n, const int64_t *files, const int64_t *offsets, const int64_t *lengths,
                      int64_t gap, int64_t segment, int64_t sector, int64_t *out, int64_t *bounds,
                      int64_t *at)

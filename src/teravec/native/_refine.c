@@ -1,5 +1,5 @@
-/* teravec.native._refine: the second of two stages: candidates chosen, compared by their finer
- * codes where these lie, and the best of each query.
+/* teravec.native._refine: the second of two stages. It chooses candidates, compares queries with their
+ * finer codes in place, and selects the best of each query.
  */
 #include "_native_common.h"
 #include "_native_select.h"
@@ -99,8 +99,8 @@ done:
 
 /* ------------------------------------------------------------------ choosing */
 
-/* Candidates of one query whose lower bound is at most the k-th smallest upper bound; all where
- * there are no more than k. Bounds lie `slack` errors from the estimate. */
+/* Choose candidates of one query whose lower bound is at most the k-th smallest upper bound; all if
+ * there are at most k. Bounds are `slack` errors away from the estimate. */
 static size_t choose(const candidate_t *items, size_t n, size_t k, float slack, uint64_t *keys,
                      int64_t *places)
 {
@@ -152,7 +152,7 @@ static PyObject *py_choose(PyObject *self, PyObject *args)
         }
         total += (size_t)counts[q];
     }
-    /* One more: what is not chosen is written too, and written over. */
+    /* Room for one more: a candidate that is not chosen is written too, then overwritten. */
     if (nowners <= total || (uintptr_t)room % _Alignof(candidate_t)) {
         PyErr_Format(PyExc_ValueError, "places are %zu, more than %zu expected", nowners, total);
         goto done;
@@ -185,7 +185,7 @@ static inline int after(float cost, int64_t id, float other, int64_t other_id)
     return cost > other || (cost == other && id > other_id);
 }
 
-/* Put a result into a heap of n whose place `at` is free, the last one on top. */
+/* Put a result into a heap of n whose place `at` is free; the worst result is on top. */
 static void sink(float *costs, int64_t *ids, size_t n, size_t at, float cost, int64_t id)
 {
     for (size_t child; (child = 2 * at + 1) < n; at = child) {

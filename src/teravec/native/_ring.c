@@ -1,7 +1,7 @@
 /* teravec.native._ring: many reads in flight by io_uring, through the kernel's two rings.
  *
- * One system call hands over many reads and waits for some, where a pool of threads does one call
- * and one switch of threads a read; and what has arrived can be used while the rest is on its way.
+ * One system call submits many reads and waits for some. A pool of threads needs one call and one
+ * thread switch for each read. Data that has arrived can be used while other reads are in flight.
  *
  * References: Axboe, "Efficient IO with io_uring", 2019; io_uring_setup(2), io_uring_enter(2).
  */
@@ -12,8 +12,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The kernel's interface, which the headers of the oldest systems that wheels are built on lack. The
- * numbers are the same on every architecture that Python and NumPy support. */
+/* The kernel's interface, which is missing in the headers of the oldest systems that wheels are built
+ * on. The numbers are the same on every architecture that Python and NumPy support. */
 enum { SETUP = 425, ENTER = 426 };
 enum { ENTER_GETEVENTS = 1, FEAT_SINGLE_MMAP = 1 /* Linux 5.4 */, OP_READ = 22 /* Linux 5.6 */ };
 #define OFF_SQES 0x10000000ull
@@ -111,7 +111,7 @@ static void reap(ring_t *r)
         r->ended++;
 }
 
-/* Hand over what is lined up, and wait for at least so many more to end; 0, or an errno. */
+/* Submit the queued reads, and wait until at least so many more have ended. Returns 0 or an errno. */
 static int enter(ring_t *r, size_t least)
 {
     const long result = syscall(ENTER, r->fd, r->unsubmitted, (unsigned)least,
@@ -123,13 +123,13 @@ static int enter(ring_t *r, size_t least)
     return code == EAGAIN || code == EBUSY ? 0 : code;
 }
 
-/* Wait until the reads before `stop` have ended, others going on; 0, or an errno. */
+/* Wait until the reads before `stop` have ended; others go on. Returns 0 or an errno. */
 static int wait_before(ring_t *r, size_t stop)
 {
     for (;;) {
         line_up(r);
         const size_t missing = stop > r->ended ? stop - r->ended : 0;
-        /* Where more are to come than the ring holds, it is filled again before it runs dry. */
+        /* If there are more reads than the ring holds, refill it before it is empty. */
         const size_t most = r->begun < r->n ? (r->in_flight + 3) / 4 : r->in_flight;
         const int code = missing || r->unsubmitted ? enter(r, missing < most ? missing : most) : 0;
         if (code || !missing)
@@ -137,7 +137,7 @@ static int wait_before(ring_t *r, size_t stop)
     }
 }
 
-/* Begin no more, and wait for those in flight. A read that the kernel never took is taken back. */
+/* Start no more reads, and wait for those in flight. Reads that the kernel never took are withdrawn. */
 static int drain(ring_t *r)
 {
     int code = 0;

@@ -1,11 +1,11 @@
 /* teravec.native._scan: the k best codes of inverted lists for many queries at once.
  *
- * A list's codes are unpacked once for all queries that want the list. Faiss's scanners unpack them
- * again for every query; unpacking is most of their work.
+ * A list's codes are unpacked once for all queries that visit the list. Faiss's scanners unpack them
+ * again for every query, which is most of their work.
  *
- * Threads share the work out by rows of codes (_threads.h). Each keeps results of its own, and all
- * have one limit for each query: what is above the k-th value of any thread is among the k lowest of
- * none. Each query's nearest list comes first, as what is found there sets a low limit.
+ * Threads divide the rows of codes (_threads.h). Each thread has its own results, and all share one
+ * limit per query: once any thread has k values below v, no value above v can be in the result. Each
+ * query's nearest list is scanned first, because its results set a low limit.
  */
 #include "_native_common.h"
 #include "_native_select.h"
@@ -18,8 +18,8 @@ enum { GROUP = 32 };
 enum { MOST_LANES = 16 };
 enum { PARTS_EACH = 8 }; /* for each thread: the last ones even out what the first took longer */
 
-/* Lists, or parts of them: sizes[e] codes at codes + offsets[e], rows from row_start of list
- * list_nos[e], wanted by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
+/* Lists, or parts of them: sizes[e] codes at codes + offsets[e] are the rows from row_start of list
+ * list_nos[e], visited by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
 typedef struct {
     int codec, similarity, level;
     size_t d, stride, code_size, k, nq, nlists;
@@ -35,10 +35,9 @@ typedef struct {
     float *limits; /* (nq,), of what may be kept; threads lower them */
 } scan_t;
 
-/* What a thread works in, and what it keeps of each query: `room` values at most, those before
- * counts[query], in no order. When they are as many, all but the k lowest go, and the k-th becomes
- * the limit. A heap would keep exactly k, but take several times as long for every value that
- * enters. */
+/* A thread's working memory, and its results for each query: counts[query] values, unordered, at most
+ * `room`. When `room` is full, all but the k lowest are dropped, and the k-th becomes the limit. A heap
+ * would hold exactly k values, but take several times as long for each value that enters. */
 typedef struct {
     float *queries, *rows; /* (GROUP, stride) and (MOST_LANES, stride) */
     float base[GROUP];
@@ -49,8 +48,8 @@ typedef struct {
     int32_t *counts;
 } work_t;
 
-/* Leave the k lowest of a query's values; of those equal to the k-th, the ones of lowest place, so
- * that what is found does not depend on the order in which lists were scanned. */
+/* Drop all but the k lowest of a query's values. Among values equal to the k-th, those of lowest place
+ * stay, so that results do not depend on the order in which lists are scanned. */
 static void leave_lowest(const scan_t *s, const work_t *w, size_t query)
 {
     float *best = w->best + query * s->room;
@@ -150,7 +149,7 @@ static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nli
     return 1;
 }
 
-/* Residual codes have both centroids and `low`, others neither. */
+/* Codes of residuals have both centroids and `low`; others have neither. */
 static int check_residual(const scan_t *s)
 {
     if (!s->low == !s->centroids)
@@ -159,7 +158,7 @@ static int check_residual(const scan_t *s)
     return 0;
 }
 
-/* A thread's memory: floats of queries and rows with zeros behind their d values, then keys. */
+/* A thread's memory: floats of queries and rows, zero-padded after d values, then keys. */
 static size_t work_bytes(const scan_t *s)
 {
     const size_t rows = at_most(GROUP, s->nq) + MOST_LANES;
@@ -175,7 +174,7 @@ static void set_work(const scan_t *s, work_t *w, char *memory)
         memset(memory, 0, 4 * (queries + rows));
 }
 
-/* Scan all lists, on as many threads as there is room for what they keep. */
+/* Scan all lists, on as many threads as there is room for their results. */
 static int scan(const scan_t *s, float *best, int64_t *places, int32_t *counts, size_t threads)
 {
     if (!s->nlists)
@@ -213,7 +212,7 @@ static int scan(const scan_t *s, float *best, int64_t *places, int32_t *counts, 
     return done;
 }
 
-/* What queries keep must be as `keep` leaves it. */
+/* Check that the queries' results have the form in which `keep` leaves them. */
 static int check_kept(const scan_t *s, const int32_t *counts, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -310,8 +309,9 @@ typedef struct {
     uint64_t *keys, *equal; /* all of nscans * room */
 } gathered_t;
 
-/* Write the places of values equal to keys[i] in ascending order; of those that lie beyond the m
- * lowest too, as which of them are among these was chance. Returns where the next value begins. */
+/* Write the places of values equal to keys[i] in ascending order, including values beyond the m
+ * lowest: which of the equal values are among the m is arbitrary. Returns where the next value
+ * begins. */
 static size_t write_equal(const gathered_t *g, size_t n, size_t i, size_t m, int64_t *out)
 {
     const float value = g->values[(uint32_t)g->keys[i]];

@@ -1,10 +1,9 @@
 /* Kernels of _scan.c, included once per instruction set by _levels.h; hence no include guard.
  *
  * VL codes at a time are unpacked to rows of float32 in the first-level cache, and each query that
- * wants the list is compared with all of them while they lie there. Where one query wants the list,
- * values go from code to sum in registers. A distance is a sum over lanes, k = lane, lane + VL, ...,
- * then over the lanes in a tree: it depends on query and code alone, not on which other queries or
- * codes are scanned with them.
+ * visits the list is compared with all of them there. If only one query visits the list, values go
+ * from code to sum in registers. A distance is a sum over lanes, k = lane, lane + VL, ..., then over
+ * the lanes in a tree. It depends on query and code alone, not on the other queries or codes.
  */
 
 #include "_codes_kernels.h"
@@ -25,7 +24,7 @@
 
 FN void NAME(unpack_tile)(const scan_t *s, const uint8_t *codes, size_t count, float *rows)
 {
-    /* Behind the last code nothing may be read. */
+    /* Nothing behind the last code may be read. */
     const size_t whole = s->codec == CODEC_SQ6 && s->d < 32 ? 0 : s->d;
     switch (s->codec) {
     case CODEC_FLAT:
@@ -54,8 +53,8 @@ FN VEC NAME(add_lanes)(VEC *sums)
     return sums[0];
 }
 
-/* Squared distances of a query, less what the codes have in common, to VL codes, or the negated
- * inner products with a query times the step, as VALUES(i, k) gives VL values of code i from k on. */
+/* Squared distances to VL codes from a query less the codes' common part, or negated inner products of
+ * VL codes with a query times the step. VALUES(i, k) gives VL values of code i from k on. */
 #define DEFINE_TILE(name, PARAMETERS, VALUES)                                                    \
     FN VEC NAME(name##_l2)(const scan_t *s, const float *query, PARAMETERS)                      \
     {                                                                                            \
@@ -82,7 +81,7 @@ FN VEC NAME(add_lanes)(VEC *sums)
         return NAME(add_lanes)(sums);                                                            \
     }
 
-/* Of unpacked codes, and of codes themselves, which then have whole vectors of values. */
+/* The same for unpacked codes, and for packed codes that have whole vectors of values. */
 #define ROW_VALUES(i, k) LOAD(rows + (size_t)(i) * s->stride + (k))
 #define FLAT_VALUES(i, k) NAME(unpack_flat)(code[i], k)
 #define FP16_VALUES(i, k) NAME(unpack_fp16)(code[i], k)
@@ -96,7 +95,7 @@ DEFINE_TILE(sq8, const uint8_t *const *code, SQ8_VALUES)
 DEFINE_TILE(sq6, const uint8_t *const *code, SQ6_VALUES)
 DEFINE_TILE(sq4, const uint8_t *const *code, SQ4_VALUES)
 
-/* Of `count` codes, the last of which stands for those that are missing. */
+/* The same for `count` codes; the last one is repeated for missing ones. */
 FN VEC NAME(compare_codes)(const scan_t *s, const float *query, const uint8_t *codes, size_t count)
 {
     const uint8_t *code[VL];
@@ -157,7 +156,7 @@ FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_
     }
 }
 
-/* Keep what is found of one tile for a query, if it is low enough. */
+/* Store a query's values of one tile that are low enough. */
 FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t query, float base, VEC found,
                         size_t count, int64_t place)
 {
@@ -169,7 +168,7 @@ FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t query, float ba
     }
 }
 
-/* Codes of one list for the first n pairs of a group. */
+/* Scan codes of one list for the first n pairs of a group. */
 FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
 {
     const uint8_t *codes = s->codes + s->offsets[run->list];
@@ -192,7 +191,7 @@ FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
     }
 }
 
-/* Codes of one list for the queries whose nearest it is, or for the others. */
+/* Scan codes of one list, for the queries whose nearest list it is or for the others. */
 FN void NAME(scan_rows)(const scan_t *s, work_t *w, const run_t *run)
 {
     const size_t stop = (size_t)s->pair_starts[run->list + 1];

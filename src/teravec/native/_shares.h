@@ -1,8 +1,8 @@
-/* Sharing out lists of codes by cost; for _scan.c and _sketch.c.
+/* Dividing lists of codes by cost, for _scan.c and _sketch.c.
  *
- * All work in turn: each list for the queries whose nearest it is, then each for the others. So what
- * is found first sets a low limit. A turn's codes cost as much as the queries that they are compared
- * with are, and a few more for unpacking. Parts are runs of equal cost, which cut lists where need be.
+ * There are two turns: first each list for the queries whose nearest it is, then each list for the
+ * others. The first turn's results set a low limit. A code costs as much as the number of its queries,
+ * plus a constant for unpacking. Parts are runs of equal cost, which may cut a list.
  */
 enum { UNPACK = 3 }; /* unpacking a code takes about as long as comparing it with three queries */
 
@@ -67,7 +67,7 @@ static run_t part_of(const turns_t *t, size_t part, size_t parts)
     return (run_t){.from = from, .to = from + each + (part < rest), .turn = turn_at(t, from)};
 }
 
-/* Go on to the next run of a part; whether there is one. */
+/* Advance to the next run of a part; returns whether there is one. */
 static int next_run(const turns_t *t, run_t *run)
 {
     for (; run->turn < 2 * t->nlists; run->turn++) {

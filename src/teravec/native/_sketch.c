@@ -6,12 +6,12 @@
  * r = x - c and y_i = u_i - (2^bits - 1) / 2, u_i the number in the planes. So <r, q> is about
  * f <y, q>, see sketch.py.
  *
- * A query is taken in 8 bits a dimension, so <y, q> is a sum of integers, the same in any order. A
- * block of codes is laid out by words, code beside code, once for all queries that want the list;
- * then every instruction works on as many codes as a register has lanes. An estimate depends on its
- * query, list and code alone. What is kept for a query is the `capacity` lowest by (estimate,
- * place), which do not depend on the order of scanning, nor on threads. Buffers are checked against each other, and
- * the interpreter lock is released.
+ * A query is rounded to 8 bits a dimension, so <y, q> is a sum of integers, the same in any order. A
+ * block of codes is laid out by words, code beside code, once for all queries that visit the list.
+ * Every instruction then works on as many codes as a register has lanes. An estimate depends on its
+ * query, list and code alone. A query's candidates are the `capacity` lowest by (estimate, place),
+ * which depend neither on the order of scanning nor on threads. Buffers are checked against each
+ * other, and the interpreter lock is released.
  */
 #include "_native_common.h"
 #include "_shares.h"
@@ -67,7 +67,7 @@ static void estimates_base(const sketch_t *s, const view_t *v, size_t nv, const 
 }
 
 #if NATIVE_X86
-/* Of eight steps, the sums of two neighbouring products of at most 3 * 127 fit 16 bits. */
+/* The sums of two neighbouring products, of at most 3 * 127, over eight steps fit 16 bits. */
 #define DOT(sums, u, q) OP(add_epi16)(sums, OP(maddubs_epi16)(u, q))
 #define WIDE(sums) OP(madd_epi16)(sums, OP(set1_epi16)(1))
 #define LANES 8
@@ -127,7 +127,7 @@ static void make_block(const sketch_t *s, block_t *b, const uint8_t *codes, size
     b->count = n;
     for (size_t p = 0; p < s->bits; p++)
         for (size_t w = 0; w < s->words; w++) {
-            /* The last word of a plane may reach into what follows, where values are zero. */
+            /* The last word may reach behind its plane, where the query's values are zero. */
             const uint8_t *at = codes + p * s->plane_bytes + 4 * w;
             uint32_t *row = b->words + (p * s->words + w) * BLOCK;
             for (size_t i = 0; i < n; i++)
@@ -162,7 +162,7 @@ static inline float error_bound(const sketch_t *s, const view_t *v, const block_
 
 /* ------------------------------------------------------------------ scanning a list */
 
-/* Which of 16 estimates are within a limit, the first in the lowest bit. */
+/* A mask of the 16 estimates that are within a limit, the first in the lowest bit. */
 static inline unsigned within_bits(const float *estimates, float limit)
 {
     unsigned bits = 0;
@@ -193,7 +193,7 @@ static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
     }
 }
 
-/* What scanning needs besides its input: views, a block, and its estimates for each view. */
+/* Working memory of a scan: views, a block, and the block's estimates for each view. */
 typedef struct {
     view_t views[VIEWS];
     block_t block;

@@ -1,8 +1,8 @@
-/* The candidates kept for a query; for _sketch.c.
+/* The candidates of a query, for _sketch.c.
  *
- * They are in no order, until they are twice as many as wanted: then all but the lowest by
- * (estimate, place) go, and the greatest of those that stay is the limit for what comes. A heap
- * took as long as the scan.
+ * They are unordered. When there are twice as many as requested, all but the lowest by (estimate,
+ * place) are dropped, and the greatest remaining estimate becomes the limit. A heap took as long as
+ * the scan.
  */
 #include "_native_select.h"
 #include "_candidate.h"

@@ -1,7 +1,7 @@
-/* Estimates of a block of sketches for some views; for _sketch.c, once for each instruction set, hence
- * no include guard. Before including, define
+/* Estimates of a block of sketches for some views, for _sketch.c. Included once per instruction set;
+ * hence no include guard. Before including, define
  *   LANES     int32 lanes of a vector register (8 or 16)
- *   AT_ONCE   views that share what is unpacked of a code
+ *   AT_ONCE   views that share an unpacked code
  *   NAME(x)   x with the instruction set's suffix
  *   REG       a register
  *   OP(x)     the intrinsic x

@@ -1,6 +1,6 @@
 /* Scanning sketches of lists on several threads; for _sketch.c. */
 
-/* Lists in memory, and the queries that want each: pair_queries[pair_starts[i]..pair_starts[i + 1]]. */
+/* Lists in memory. pair_queries[pair_starts[i]..pair_starts[i + 1]] are the queries that visit list i. */
 typedef struct {
     const float *queries, *centroids, *coarse;
     const int64_t *pair_starts, *list_nos, *sizes, *offsets;
@@ -13,9 +13,9 @@ typedef struct {
     float *limits; /* of what may be kept; threads lower them */
 } scan_t;
 
-/* The work of all threads. Fewer queries than threads are shared out by codes, and each thread has
- * candidates of its own, but for the first, which has the result's; else queries are shared out, so
- * that a batch's candidates are there once. */
+/* The work of all threads. With fewer queries than threads, threads divide the codes: the first thread
+ * uses the result's candidates, and each other thread has its own. Otherwise threads divide the
+ * queries, so a batch's candidates exist once. */
 typedef struct {
     const sketch_t *sketch;
     const scan_t *scan;
@@ -56,7 +56,7 @@ static int64_t *count_of(const shares_t *all, size_t thread, size_t query)
     return all->counts + (thread - 1) * all->scan->nq + query;
 }
 
-/* What a thread keeps of a query. */
+/* A thread's candidates of a query. */
 static kept_t kept_of(const shares_t *all, size_t thread, size_t query)
 {
     const scan_t *w = all->scan;
@@ -96,7 +96,7 @@ static void scan_codes(const shares_t *all, size_t thread, const run_t *run, con
     }
 }
 
-/* Scan codes of one list for those of queries [start, stop) that want it in this turn. */
+/* Scan codes of one list for those of queries [start, stop) that visit it in this turn. */
 static void scan_run(const shares_t *all, size_t thread, const run_t *run, size_t start, size_t stop)
 {
     const sketch_t *s = all->sketch;
@@ -121,7 +121,7 @@ static void scan_run(const shares_t *all, size_t thread, const run_t *run, size_
         scan_codes(all, thread, run, pairs, nv);
 }
 
-/* Leave the lowest of a query's candidates, those of all threads among them. */
+/* Merge all threads' candidates of a query, and drop all but the lowest. */
 static void finish(const shares_t *all, size_t thread, size_t query)
 {
     kept_t kept = kept_of(all, thread, query);
@@ -149,7 +149,7 @@ static void scan_part(void *context, size_t part, size_t thread)
         finish(all, thread, query);
 }
 
-/* Decide how the work is shared out; whether there is memory for it. */
+/* Decide how the work is divided; returns whether there is memory for it. */
 static int share_out(shares_t *all, size_t threads, size_t numbers)
 {
     const scan_t *w = all->scan;

@@ -14,12 +14,12 @@ static inline int8_t *value_of(view_t *v, size_t i)
     return (int8_t *)(v->q + i / WORD * 8 + i % 8) + i % WORD / 8;
 }
 
-/* The sum of a float of whole numbers below 2^22 and this has the rounded number, to the nearest even,
- * in its low bits. So values are rounded many at a time, on any processor. */
+/* Adding this to a float below 2^22 leaves the rounded whole number (ties to even) in the low bits. So
+ * many values are rounded at a time, on any processor. */
 #define ROUNDING 12582912.0f
 
-/* q less the centroid, which is NULL for inner products, in 8 bits a dimension. Not for each
- * instruction set: all must round alike. `values` are d and zeros up to whole words. */
+/* Round q less the centroid (NULL for inner products) to 8 bits a dimension. Compiled only once, because
+ * all instruction sets must round alike. `values` holds d values, then zeros up to whole words. */
 static void make_view(const sketch_t *s, view_t *v, float *values, const float *query,
                       const float *centroid, float coarse)
 {

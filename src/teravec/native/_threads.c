@@ -1,13 +1,13 @@
 /* teravec.native._threads: one pool of threads for all kernels of the process.
  *
- * A single query's scan takes some ten microseconds. To wake a thread of Python's for a part of it
- * takes longer: locks, the interpreter's among them. So helpers know nothing of Python. They take
- * parts of the calls that are open; who called takes parts too, so nothing waits for a busy helper,
- * and calls from several threads at once share the helpers. A helper that has nothing to do looks on
- * for a moment, as the next step of a search comes soon, and then sleeps.
+ * A single query's scan takes some ten microseconds. Waking a Python thread for a part of it takes
+ * longer, because of locks such as the interpreter's. So the helper threads know nothing of Python.
+ * They take parts of the open calls. The calling thread works as well, so progress never depends on a
+ * free helper. Calls from several threads share the helpers. An idle helper spins for a moment, because
+ * the next step of a search comes soon, and then sleeps.
  *
- * Helpers start when they are first wanted, and end with the process. A child of a fork has none,
- * and begins anew. They are deaf to signals, which are for Python's threads.
+ * Helpers start when they are first needed, and end with the process. A forked child starts with none.
+ * Helpers block all signals, which are for Python's threads.
  */
 #define _GNU_SOURCE /* sched_getcpu */
 #define PY_SSIZE_T_CLEAN
@@ -33,7 +33,8 @@ enum { CALLS = 16 }; /* that are open at once; who finds none free works alone *
 #define CROWDED_NS 2000000  /* that callers at the same time are remembered */
 #define WAITING_ROUNDS 100 /* that a caller looks for its last helper before it sleeps */
 
-/* Fields that are not atomic are written while there are no places, and read by who took one. */
+/* Fields that are not atomic are written while the call offers no places, and read by threads that took
+ * a place. */
 typedef struct {
     _Alignas(64) atomic_int taken;
     atomic_int places; /* for helpers that may still come */
@@ -63,7 +64,7 @@ static long long now_ns(void)
     return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
-/* For a while, brief calls take no more than their share of so many. */
+/* For a while, limit brief calls to their share of the processors among this many callers. */
 static void note_crowd(int together, long long now)
 {
     atomic_store(&crowd, together);
@@ -100,7 +101,7 @@ static int help(call_t *call)
         if (atomic_compare_exchange_weak(&call->places, &places, places - 1)) {
             take_parts(call, (size_t)places);
             atomic_fetch_add(&call->left, 1);
-            /* The call may be another one's by now, who is woken for nothing. */
+            /* The call may belong to another caller by now, which is then woken for nothing. */
             if (atomic_load(&call->sleeping))
                 wake(&call->left, 1);
             return 1;
@@ -116,7 +117,7 @@ static int help_any(void)
     return helped;
 }
 
-/* Look on for more calls than were opened until now; whether there are. */
+/* Spin until another call is opened; returns whether one was. */
 static int look_on(unsigned before)
 {
     const long long until = now_ns() + LOOKING_NS;
@@ -144,7 +145,7 @@ static void *helper(void *unused)
     return NULL;
 }
 
-/* Have so many helpers, if the system gives them. */
+/* Start helpers up to this number, if the system allows it. */
 static void start_helpers(size_t wanted)
 {
     sigset_t all, mask;
@@ -165,7 +166,7 @@ static void start_helpers(size_t wanted)
 
 /* ------------------------------------------------------------------ callers */
 
-/* Threads for one of so many callers. */
+/* Threads for one caller among this many. */
 static size_t fair_share(size_t threads, int together)
 {
     const long long now = now_ns();
@@ -185,7 +186,7 @@ static call_t *free_call(void)
     return NULL;
 }
 
-/* Wait until so many helpers have left. */
+/* Wait until this many helpers have left. */
 static void wait_for(call_t *call, unsigned helpers)
 {
     for (int i = 0; i < WAITING_ROUNDS && atomic_load(&call->left) < helpers; i++)
@@ -233,7 +234,7 @@ static void share(size_t parts, size_t threads, int brief, part_t work, void *co
 
 /* ------------------------------------------------------------------ the module */
 
-/* In a child of a fork: the thread that forked is the only one, and is not in `share`. */
+/* In a forked child only the forking thread exists, and it is not in `share`. */
 static void begin_anew(void)
 {
     memset(calls, 0, sizeof calls);

@@ -1,4 +1,4 @@
-/* Threads that help a kernel; for the extensions that share work out. See _threads.c.
+/* Helper threads for kernels that divide their work; see _threads.c.
  */
 #define THREADS_CAPSULE "teravec.native._threads.share"
 
@@ -8,12 +8,12 @@ enum {
     BRIEF = 1 << 25, /* in some milliseconds: see below */
 };
 
-/* One part of the work, done by thread 0 (who asked) or one of those that help it, numbered from 1. */
+/* Do one part of the work, on thread 0 (the caller) or on a helper, numbered from 1. */
 typedef void (*part_t)(void *context, size_t part, size_t thread);
 
-/* Do parts 0 to parts - 1 on at most `threads` threads, in no order; returns when all are done. To be
- * called without the interpreter lock. Of work that is `brief`, fewer than BRIEF numbers, no other
- * call's processor is worth taking. */
+/* Do parts 0 to parts - 1 on at most `threads` threads, in any order; returns when all are done. Call it
+ * without the interpreter lock. `brief` work, of fewer than BRIEF numbers, takes no processor from
+ * other calls. */
 typedef void (*share_t)(size_t parts, size_t threads, int brief, part_t work, void *context);
 
 #ifndef THREADS_C

@@ -1,7 +1,7 @@
-/* XXH3-64 with a seed, of more than XXH3_SHORT bytes: what checks a page of a row file.
+/* XXH3-64 with a seed, for more than XXH3_SHORT bytes: the checksum of a page of a row file.
  *
- * Many pages are checked by one call, without the interpreter lock. Numbers are taken as they lie,
- * so on a processor of the other byte order every page looks wrong, and is checked again in Python.
+ * One call checks many pages, without the interpreter lock. Numbers are read in native byte order, so on
+ * a big-endian processor every page looks wrong, and is checked again in Python.
  *
  * Reference: Collet, xxHash, doc/xxhash_spec.md, "XXH3 Algorithm (for long inputs)".
  */

@@ -1,8 +1,7 @@
-"""A search server on each machine of a Ray cluster, until it is told to end.
+"""A search server on each machine of a Ray cluster, until a signal ends them.
 
-Ray starts the processes and tells when one dies; what they serve, and how, is what
-``teravec serve`` on each machine would. A topology file names them for coordinators, and is
-written anew when a server has moved.
+Ray starts the processes and reports when one dies. Each serves as ``teravec serve`` on its machine
+would. A topology file lists the servers for coordinators, and is rewritten when a server moves.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ log = logging.getLogger(__name__)
 
 _ANY_HOST = ("0.0.0.0", "::")  # stands for each machine's own address
 _WARN_S = 30.0
-_END_S = 15.0  # after draining, for ports and files to close
+_END_S = 15.0  # after draining, to close ports and files
 
 
 @dataclass(frozen=True)
 class DeploymentOptions:
-    """What ``teravec serve --engine ray`` is asked for.
+    """Options of ``teravec serve --engine ray``.
 
     Parameters
     ----------
     serve : ServeOptions
-        Of every server. Hosts of its addresses are of this machine (127.0.0.1), where all of
-        Ray's machines are this one, or 0.0.0.0: each machine's own address, as Ray knows it.
+        Options of every server. The host of its addresses is 127.0.0.1, if all of Ray's nodes are
+        on this machine, or 0.0.0.0, which stands for each machine's own address, as Ray knows it.
     engine : EngineOptions
     replicas : int
         Servers that own each list.
     topology : Path
-        Where to write who owns what.
+        Where to write the topology file.
     """
 
     serve: ServeOptions
@@ -62,7 +61,7 @@ class DeploymentOptions:
     def __post_init__(self) -> None:
         given = (self.serve.lists, self.serve.slices, self.serve.servers, self.serve.topology)
         if any(option is not None for option in given):
-            raise InvalidArgument("lists, slices and servers are shared out by engine ray itself")
+            raise InvalidArgument("engine ray chooses lists, slices and servers itself; give none")
         for address in (self.serve.listen, self.serve.http):
             if address is not None and not (address.is_loopback or address.host in _ANY_HOST):
                 raise InvalidArgument(
@@ -73,7 +72,7 @@ class DeploymentOptions:
 
 @dataclass(frozen=True)
 class _Told:
-    """What a server tells of itself."""
+    """A server's report about itself."""
 
     address: str
     version: str
@@ -81,7 +80,7 @@ class _Told:
 
 @dataclass(frozen=True)
 class _ServerMaker:
-    """Makes a server, where it is to run."""
+    """Makes a server in the process where it runs."""
 
     options: ServeOptions
 
@@ -106,7 +105,7 @@ def _reload(server: Server) -> None:
 
 
 class Deployment:
-    """The servers, from options; ``run`` starts them.
+    """The servers of one deployment; ``run`` starts them.
 
     Parameters
     ----------
@@ -131,22 +130,22 @@ class Deployment:
         self._down: set[int] = set()
 
     def run(self, drain_s: float, ready: Callable[[list[Resident[_Told]]], None]) -> None:
-        """Start all, call ``ready`` when all are; serve until SIGTERM or SIGINT; SIGHUP reloads.
+        """Start all servers, call ``ready``, and serve until SIGTERM or SIGINT; SIGHUP reloads.
 
         Raises
         ------
         InvalidArgument
-            Nothing answers at Ray's address; a machine has another index; machines that could
+            Nothing answers at Ray's address; a machine has another index; or the machines could
             not reach each other's servers.
         OutputExists
-            Another deployment writes the same topology file now.
+            Another deployment is writing the same topology file.
         WorkerLost
         TeravecError
-            What starting a server raised.
+            A server's error at its start.
         """
         options, serve = self._options, self._options.serve
         memory_bytes = serve.memory_bytes or default_memory()
-        # In this order: Ray takes SIGTERM for itself when it connects.
+        # Start Ray before handling signals: Ray takes over SIGTERM when it connects.
         with (
             hold_file(self._topology),
             open_residents(
@@ -175,11 +174,11 @@ class Deployment:
             servers.each(_Close(drain_s), drain_s + _END_S)
 
     def lists_of(self, resident: Resident[_Told]) -> str:
-        """What a server owns, as ``A:B,C:D``."""
+        """Return a server's lists, as ``A:B,C:D``."""
         return self._lists[resident.number]
 
     def _share_out(self, servers: Residents[Server, _Told]) -> None:
-        """Decide who owns what, once it is known how many there are."""
+        """Decide which server owns which lists, once their number is known."""
         hosts = {resident.machine.host for resident in servers.all}
         if len(hosts) > 1 and self._options.serve.listen.is_loopback:
             raise InvalidArgument(
@@ -204,7 +203,7 @@ class Deployment:
                 http=serve.http and own(serve.http),
                 lists=self._lists[number],
             )
-        )  # fmt: skip
+        )
 
     def _check_version(self, servers: Residents[Server, _Told]) -> None:
         for resident in servers.all:
@@ -215,15 +214,17 @@ class Deployment:
                 )
 
     def _look(self, servers: Residents[Server, _Told]) -> None:
-        """Tell of servers that went or came, and write the topology where it has changed."""
+        """Log servers that were lost or are back, and write the topology if it has changed."""
         for resident in servers.all:
             number, lists = resident.number, self.lists_of(resident)
             if resident.status is None and number not in self._down:
                 self._down.add(number)
                 log.warning(
                     "the server of lists %s on %s was lost, and is started again: %s",
-                    lists, resident.machine.host, resident.why,
-                )  # fmt: skip
+                    lists,
+                    resident.machine.host,
+                    resident.why,
+                )
             elif resident.status is not None and number in self._down:
                 self._down.discard(number)
                 log.warning("the server of lists %s is back at %s", lists, resident.status.address)
@@ -232,7 +233,7 @@ class Deployment:
             for r in servers.all
             if r.status is not None
         )
-        # One that is down keeps its old entry: it is likely to come back where it was.
+        # A server that is down keeps its entry: it is likely to come back at the same address.
         if len(entries) == len(servers.all) and entries != self._written:
             try:
                 Topology(entries).write(self._topology)

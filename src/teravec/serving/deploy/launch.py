@@ -1,4 +1,4 @@
-"""From options to a running server."""
+"""Starting a server from its options."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from teravec.storage.files import allow_most_open_files
 
 __all__ = ["ServeOptions", "launch"]
 
-_COORDINATOR_BATCHES = 4  # at a time: while servers search one, the next is sent
+_COORDINATOR_BATCHES = 4  # at a time, so that one is sent while servers search another
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What ``teravec serve`` is asked for.
+    """Options of ``teravec serve``.
 
     Parameters
     ----------
     path : Path
         Index directory.
     listen, http : Address
-        Of the Flight port, and of the HTTP port if there is to be one.
+        Addresses of the Flight port, and of the HTTP port (None: no HTTP).
     lists : str, optional
         Lists to own, as ``A:B,C:D``.
     slices : tuple of int, optional
         Slices whose lists to own.
     servers : str, optional
-        Addresses to coordinate.
+        Addresses of servers to coordinate.
     topology : Path, optional
-        File of servers to coordinate.
+        Topology file of servers to coordinate.
     security : ServerSecurity
     servers_tls : bool
-        Speak TLS with the servers.
+        Use TLS with the servers.
     servers_security : ClientSecurity
-        What to show to the servers.
+        Token and certificates for the servers.
     limits : Limits
     vectors : str, optional
         The files that the index was built from, for queries by id.
     vector_column : str, optional
-        Column of those files. Not given: that of the build.
+        Vector column of those files. Not given: that of the build.
     batch_rows : int
     memory_bytes, threads : int, optional
     idle_s : float
@@ -84,7 +84,7 @@ class ServeOptions:
         if sum(option is not None for option in given) > 1:
             raise InvalidArgument("one of lists, slices, servers and topology expected")
         if self.vector_column is not None and self.vectors is None:
-            raise InvalidArgument("vector_column is of vectors, and none are given: give both")
+            raise InvalidArgument("vector_column needs vectors: give both")
         check_setting("--batch-rows", self.batch_rows, 1, 1 << 20, 1024)
         if self.threads is not None:
             check_setting("--threads", self.threads, 1, 4096, os.cpu_count() or 1)
@@ -96,21 +96,23 @@ class ServeOptions:
 
     @property
     def memory_bound(self) -> dict[str, int]:
-        """Bytes that the server may take, by what takes them."""
+        """Return the most bytes that each part of the server may take."""
         coordinates = self.servers is not None or self.topology is not None
         return memory_bound(
-            self.limits, self.memory_bytes or default_memory(),
-            batches=_COORDINATOR_BATCHES if coordinates else 1, http=self.http is not None,
-        )  # fmt: skip
+            self.limits,
+            self.memory_bytes or default_memory(),
+            batches=_COORDINATOR_BATCHES if coordinates else 1,
+            http=self.http is not None,
+        )
 
 
 def launch(options: ServeOptions) -> Server:
-    """Open the index and the ports; ``Server.close`` ends both.
+    """Open the index and the ports; ``Server.close`` closes both.
 
     Raises
     ------
     TeravecError
-        Options that do not go together, an index that cannot be opened, a port that is taken.
+        The options contradict each other, the index cannot be opened, or a port is in use.
     """
     addresses = [options.listen, *([] if options.http is None else [options.http])]
     for address in addresses:  # before anything is opened
@@ -143,17 +145,26 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
     if topology is None:
         ranges = None if options.lists is None else parse_ranges(options.lists)
         local = LocalLists(
-            options.path, options.limits, ranges=ranges, slices=options.slices,
-            memory_bytes=options.memory_bytes, threads=options.threads, idle_s=options.idle_s,
-        )  # fmt: skip
+            options.path,
+            options.limits,
+            ranges=ranges,
+            slices=options.slices,
+            memory_bytes=options.memory_bytes,
+            threads=options.threads,
+            idle_s=options.idle_s,
+        )
         return local, 1
     scheme = "grpc+tls" if options.servers_tls else "grpc"
     fleet = Fleet(topology, scheme, options.servers_security)
     try:
         coordinator = Coordinator(
-            options.path, fleet, options.limits, metrics, memory_bytes=options.memory_bytes,
+            options.path,
+            fleet,
+            options.limits,
+            metrics,
+            memory_bytes=options.memory_bytes,
             threads=options.threads,
-        )  # fmt: skip
+        )
     except BaseException:
         fleet.close()
         raise

@@ -19,20 +19,20 @@ def owned_lists(
     """Give each server lists of about the same bytes.
 
     The lists are cut into as many runs as there are servers. With replicas, server i owns runs
-    i, i + 1, ... of a ring: however many servers there are, all own alike, and two neighbours
-    share the work of one that is lost (chained declustering).
+    i, i + 1, ... of a ring. Every server then owns the same number of runs, and the two neighbours
+    of a lost server share its work (chained declustering).
 
     Parameters
     ----------
     sizes : ndarray of shape (nlist,), int64
-        Vectors of each list, to which bytes are proportional.
+        Vectors of each list; bytes are proportional to them.
     servers, replicas : int
-        Servers that own each list.
+        Servers in all, and servers that own each list.
 
     Returns
     -------
     tuple of ranges
-        Of each server, ascending and apart: two ranges where the ring begins anew.
+        The ranges of each server, ascending and disjoint. A server at the ring's seam has two.
 
     Raises
     ------
@@ -49,18 +49,19 @@ def owned_lists(
     if servers > len(sizes):
         raise InvalidArgument(f"{servers} servers for {len(sizes)} lists; one list each expected")
     bounds = _bounds(sizes, servers)
-    return tuple(_joined([bounds[(i + j) % servers] for j in range(replicas)])
-                 for i in range(servers))  # fmt: skip
+    return tuple(
+        _joined([bounds[(i + j) % servers] for j in range(replicas)]) for i in range(servers)
+    )
 
 
 def _bounds(sizes: npt.NDArray[np.int64], runs: int) -> list[tuple[int, int]]:
-    """Cut where the sum of sizes is nearest to its share; no run is empty."""
+    """Cut the lists into runs of nearly equal sizes, none of them empty."""
     ends = np.cumsum(sizes)
     wanted = ends[-1] * np.arange(1, runs) / runs
-    after = np.searchsorted(ends, wanted)  # the first list that ends beyond
+    after = np.searchsorted(ends, wanted)  # the first list that ends at or beyond each target
     before = np.where(after > 0, ends[after - 1], 0)
     cuts = np.where(wanted - before <= ends[after] - wanted, after, after + 1)
-    # At least one list each, for those before and those after.
+    # Leave at least one list for each run before and after the cut.
     numbers = np.arange(1, runs)
     cuts = np.maximum.accumulate(np.maximum(cuts - numbers, 0)) + numbers
     cuts = np.minimum(cuts, len(sizes) - runs + numbers)

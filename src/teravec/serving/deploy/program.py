@@ -1,4 +1,4 @@
-"""A server as a process: its ports, its signals, its orderly end."""
+"""A server as a process: its ports, its signals, its orderly shutdown."""
 
 from __future__ import annotations
 
@@ -23,28 +23,32 @@ __all__ = ["Server"]
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 2.0
-_END_S = 10.0  # after draining, for ports and files to close
+_END_S = 10.0  # after draining, to close ports and files
 
 
 class Server:
-    """A service on its ports.
+    """A service and its ports.
 
     Parameters
     ----------
     service : SearchService
         Closed with the server.
     listen : Address
-        Of the Flight port.
+        Address of the Flight port.
     http : Address, optional
-        Of the HTTP port; none if not given.
+        Address of the HTTP port. Not given: no HTTP.
     security : ServerSecurity
     lookup : VectorLookup, optional
     """
 
     def __init__(
-        self, service: SearchService, listen: Address, http: Address | None,
-        security: ServerSecurity, lookup: VectorLookup | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        service: SearchService,
+        listen: Address,
+        http: Address | None,
+        security: ServerSecurity,
+        lookup: VectorLookup | None = None,
+    ) -> None:
         self.service, self._security = service, security
         self._http: HttpPort | None = None
         for address in (listen, *([] if http is None else [http])):
@@ -62,20 +66,20 @@ class Server:
 
     @property
     def address(self) -> Address:
-        """Of the Flight port."""
+        """Address of the Flight port."""
         return self._flight.address
 
     @property
     def http_address(self) -> Address | None:
-        """Of the HTTP port."""
+        """Address of the HTTP port."""
         return None if self._http is None else self._http.address
 
     def reload(self) -> None:
-        """Read tokens and certificates again, and go over to the directory's present index."""
+        """Read tokens and certificates again, and switch to the index now in the directory."""
         try:
             log.info("reloaded; index version %s", self._reload())
         except TeravecError as error:
-            log.error("reload failed, what was served goes on: %s", error)
+            log.error("reload failed; the server goes on with the previous index: %s", error)
 
     def _reload(self) -> str:
         self._read_secrets()
@@ -92,7 +96,7 @@ class Server:
             port.use_certificates(self._security)
 
     def close(self, drain_s: float = 0.0) -> bool:
-        """Refuse new requests, finish those here, close; False if some were cut off."""
+        """Refuse new requests, finish the others, and close; False if some were cut off."""
         self._watch.close()
         drained = self.service.drain(drain_s)
         if self._http is not None:
@@ -107,9 +111,9 @@ class Server:
         Parameters
         ----------
         drain_s : float
-            Longest wait for requests that are being answered.
+            Longest wait for requests under way.
         ready : callable
-            Called when signals are heeded.
+            Called once signals are handled.
         """
         with heeded() as signals:
             ready()
@@ -125,7 +129,7 @@ class Server:
 
 
 def _end_now() -> None:
-    """End the process although a caller holds a call open: waiting would be waiting for ever."""
+    """End the process although a caller holds a call open, possibly for ever."""
     log.warning("some calls were cut off")
     logging.shutdown()
     os._exit(0)

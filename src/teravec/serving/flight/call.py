@@ -1,8 +1,8 @@
-"""One call of gRPC on a connection: messages in, messages out, each against a bound.
+"""One gRPC call on a connection: messages in, messages out, each within a bound.
 
-A message's length is checked, and held of the budget, before its bytes are let in: until then a
-caller can send what HTTP/2 lets everybody send, ``STREAM_WINDOW`` bytes. An answer is held until
-it is sent. A caller that neither sends nor takes is let go.
+A message's length is checked, and reserved in the budget, before the flow-control window opens for
+its bytes. Until then a caller can send ``STREAM_WINDOW`` bytes, HTTP/2's default. An answer's bytes
+stay reserved until they are sent. A caller that neither sends nor reads is disconnected.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["Call", "CallRefused", "Method", "Reply", "Status"]
 log = logging.getLogger(__name__)
 
 _PREFIX_BYTES = 5
-_AROUND_BYTES = 4096  # of a message, around what it carries
-_STEP_BYTES = 1 << 20  # of a large message, held and let in at a time
-_ENOUGH_BYTES = 256 << 10  # of a message, or of an answer, while a caller's patience lasts
+_AROUND_BYTES = 4096  # a message's own fields, in addition to its frame
+_STEP_BYTES = 1 << 20  # a large message is reserved and received in steps of this size
+_ENOUGH_BYTES = 256 << 10  # progress that a caller must make within ``patience_s``
 
 
 class Status:
-    """Codes of gRPC that are used here."""
+    """The gRPC status codes used here."""
 
     OK = 0
     INVALID_ARGUMENT = 3
@@ -50,9 +50,9 @@ class CallRefused(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """What answers a message: bytes with gRPC's prefixes; ``last`` ends the call after them.
+    """The reply to a message: bytes with gRPC's prefixes; ``last`` ends the call after them.
 
-    None at all: the message needs no answer.
+    An empty reply means that the message needs no answer.
     """
 
     parts: tuple[bytes, ...]
@@ -61,20 +61,20 @@ class Reply:
 
 @dataclass(frozen=True)
 class Method:
-    """What a path of gRPC does.
+    """The behaviour of one gRPC path.
 
     Parameters
     ----------
     most_bytes : int
-        Of what one message carries.
+        Largest frame in a message.
     answer : callable
-        Given the call and a message, None where the caller ended without one; returns the Reply,
-        or raises CallRefused. Runs on a thread of its own.
+        Takes the call and a message (None if the caller ended without one). Returns the Reply or
+        raises CallRefused. Runs on its own thread.
     refuse : callable
-        The Reply that tells an error of a message.
+        Makes the Reply that reports an error.
     refuse_unread : callable
-        What tells an error of a message that is not read to its end. It must be a status: Flight's
-        client forgets what was answered when it cannot go on writing.
+        Makes the status that reports an error before a message was read to its end. A frame would
+        not do: Flight's client drops an answer when it cannot go on writing.
     """
 
     most_bytes: int
@@ -84,7 +84,7 @@ class Method:
 
 
 class Stream(Protocol):
-    """The connection, as its calls see it."""
+    """The connection's interface for its calls."""
 
     peer: str
     peer_window: int
@@ -95,10 +95,10 @@ class Stream(Protocol):
         """Have a message answered by a worker; False if all are busy."""
 
     def grant(self, call: Call, more: int) -> None:
-        """Let the peer send so many bytes more."""
+        """Let the peer send ``more`` bytes."""
 
     def send(self, call: Call) -> None:
-        """Send what the call has to send, as fast as the peer takes it."""
+        """Send the call's waiting bytes, as fast as the peer reads them."""
 
     def end(self, call: Call, status: int, why: str = "") -> None:
         """End the call with a status."""
@@ -107,7 +107,7 @@ class Stream(Protocol):
         """End the call by force."""
 
     def flush(self) -> None:
-        """Write what is to be sent."""
+        """Write waiting frames to the socket."""
 
 
 class Call:
@@ -119,30 +119,30 @@ class Call:
     connection : Stream
     method : Method
     caller : object
-        What the method keeps of who calls.
+        Whatever the method stores about the caller.
     """
 
     def __init__(self, stream: int, connection: Stream, method: Method, caller: Any) -> None:
         self.stream, self.caller = stream, caller
-        self.notes: dict[str, str] = {}  # the method's own
+        self.notes: dict[str, str] = {}  # for the method's use
         self.headers_sent = self.input_ended = self.closed = False
         self.receive_window, self.send_window = STREAM_WINDOW, connection.peer_window
         self.output: deque[memoryview] = deque()
         self.connection, self._method = connection, method
         self._answering = self._last = self._answered_once = False
-        self._working = False  # a worker has it, and may hold more or less of the budget
+        self._working = False  # a worker runs the method, and may change the share
         self._prefix = b""
         self._message: bytearray | None = None
-        self._start = self._filled = 0  # where the message begins in its buffer, and goes on
-        self._early = bytearray()  # came before the answer to what came before
+        self._start = self._filled = 0  # in the buffer: the message's start, and its end so far
+        self._early = bytearray()  # received before the previous message was answered
         self._since, self._moved = time.monotonic(), 0
         self._held, self._early_held = ExitStack(), ExitStack()
-        self.share: Share | None = None  # of the budget, while a message or an answer is here
+        self.share: Share | None = None  # budget share while a message or an answer exists
 
-    # --- what comes in
+    # --- input
 
     def received(self, data: memoryview) -> None:
-        """Bytes of messages."""
+        """Take received bytes of messages."""
         self._moved += len(data)
         while data and not (self._answering or self.closed):
             data = self._begin(data) if self._message is None else self._fill(data)
@@ -150,13 +150,13 @@ class Call:
             self._keep_early(data)
 
     def end_input(self) -> None:
-        """The caller sends no more."""
+        """Note that the caller sends no more."""
         self.input_ended = True
         if not self._answering:
             self._conclude()
 
     def _begin(self, data: memoryview) -> memoryview:
-        """Take what stands before a message, and make room for it; return what is left."""
+        """Read a message's prefix and allocate its buffer; return the rest of ``data``."""
         if not self._prefix:
             self._since, self._moved = time.monotonic(), 0
         taken = _PREFIX_BYTES - len(self._prefix)
@@ -174,7 +174,7 @@ class Call:
                 )
             )
         elif self._hold(min(size, _STEP_BYTES)):
-            # The end is aligned to 8 bytes, so what a frame brings there last is aligned too.
+            # Align the end to 8 bytes: a frame ends with its arrays, which are then aligned.
             self._start = self._filled = -size % 8
             self._message = bytearray(self._start + size)
             self._grant()
@@ -184,7 +184,7 @@ class Call:
         return data[taken:]
 
     def _fill(self, data: memoryview) -> memoryview:
-        """Put bytes into the message; return what is left."""
+        """Copy bytes into the message; return the rest."""
         assert self._message is not None
         taken = min(len(data), len(self._message) - self._filled)
         self._message[self._filled : self._filled + taken] = data[:taken]
@@ -203,7 +203,7 @@ class Call:
             self.connection.grant(self, wanted - self.receive_window)
 
     def _deliver(self) -> None:
-        """Have the message answered."""
+        """Hand the complete message to a worker."""
         assert self._message is not None
         message = memoryview(self._message).toreadonly()[self._start :]
         self._message = None
@@ -216,12 +216,12 @@ class Call:
         self._working = self.connection.answer(self, message)
         if not self._working:
             self._release()
-            self._send(self._method.refuse(Busy("as many requests as may be are being answered")))
+            self._send(self._method.refuse(Busy("all workers are answering requests")))
 
-    # --- what goes out
+    # --- output
 
     def run(self, message: memoryview | None) -> Reply | CallRefused:
-        """The reply to a message; for a worker."""
+        """Compute the reply to a message, on a worker."""
         try:
             return self._method.answer(self, message)
         except CallRefused as refused:
@@ -230,7 +230,7 @@ class Call:
             return self._method.refuse(error)
 
     def answered(self, reply: Reply | CallRefused) -> None:
-        """Send what a worker found."""
+        """Send a worker's reply."""
         self._working = False
         if self.closed:
             self._release()
@@ -245,7 +245,7 @@ class Call:
             self._send(self._held_reply(reply))
 
     def _held_reply(self, reply: Reply) -> Reply:
-        """The reply, held until it is sent; where it does not fit, one that says so."""
+        """Reserve the reply's bytes until it is sent; if they do not fit, return a refusal."""
         try:
             if self.share is not None:
                 self.share.hold(sum(map(len, reply.parts)))
@@ -261,7 +261,7 @@ class Call:
         self.connection.send(self)
 
     def moved(self, size: int) -> None:
-        """So many bytes of the answer are on their way."""
+        """Note that ``size`` bytes of the answer were written."""
         self._moved += size
         if not self.output:
             self._release()
@@ -269,7 +269,7 @@ class Call:
             self._conclude()
 
     def _conclude(self) -> None:
-        """After an answer, or the end of the input: end the call, or go on with what is here."""
+        """After an answer or the end of input: end the call, or go on with early bytes."""
         early = self._take_early()
         if self._last or self.connection.draining:
             self.connection.end(self, Status.OK)
@@ -284,14 +284,14 @@ class Call:
                 self._ask(None)
 
     def refuse(self, error: Exception) -> None:
-        """End with an error, whatever the caller is sending."""
+        """End with an error, even in the middle of a message."""
         refused = self._method.refuse_unread(error)
         self.connection.end(self, refused.status, str(refused))
 
-    # --- what bounds both
+    # --- bounds of both
 
     def _hold(self, size: int) -> bool:
-        """Hold so many bytes of the budget for a message; end where they do not fit."""
+        """Reserve ``size`` bytes for a message; end the call if they do not fit."""
         if self.share is None:
             self.share = self._held.enter_context(self.connection.budget.share())
         try:
@@ -302,7 +302,7 @@ class Call:
         return True
 
     def _keep_early(self, data: memoryview) -> None:
-        """Keep what came before its turn; it counts too."""
+        """Store bytes of the next message; they count against the budget too."""
         if not self._early:
             self._early_share = self._early_held.enter_context(self.connection.budget.share())
         self._early += data
@@ -321,7 +321,7 @@ class Call:
         self._held.close()
 
     def close(self) -> None:
-        """Forget all; the stream is gone."""
+        """Release everything after the stream has ended."""
         self.closed = True
         self.output.clear()
         self._message = None
@@ -331,18 +331,18 @@ class Call:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way: the caller may send a message, and has not begun."""
+        """Whether the call waits for the caller to begin a message."""
         return not (self._answering or self._prefix or self._message is not None)
 
     def check_progress(self, now: float, patience_s: float, idle_s: float) -> None:
-        """Let the caller go who neither sends what was begun, nor takes what was answered."""
+        """Disconnect a caller that neither finishes its message nor reads its answer."""
         if self.is_idle:
             if now - self._since > idle_s:
                 self.connection.end(self, Status.OK)
         elif self._answering and not self.output:
-            self._since = now  # ours to do
+            self._since = now  # the server's turn, not the caller's
         elif now - self._since > patience_s:
             if self._moved < _ENOUGH_BYTES:
-                log.warning("%s sends or takes nothing: let go", self.connection.peer)
+                log.warning("%s neither sends nor reads: disconnected", self.connection.peer)
                 self.connection.reset(self, Code.CANCEL)
             self._since, self._moved = now, 0

@@ -1,13 +1,13 @@
-"""One connection of HTTP/2, for calls of gRPC only, with bounds on all that a peer can send.
+"""One HTTP/2 connection for gRPC calls only, with bounds on everything that a peer can send.
 
-| a peer sends | at most |
+| what a peer may do | bound |
 | --- | --- |
-| nothing of HTTP/2 | 10 s |
-| a frame | 16 KiB |
+| send no HTTP/2 preface | 10 s |
+| size of a frame | 16 KiB |
 | headers of a call | 16 KiB in 16 frames, 16 KiB expanded |
 | frames that belong to no message | 10,000 a second |
-| calls that are refused, before the first that is not | 64 |
-| anything, while it takes nothing | what fits into the sockets' buffers, for 30 s |
+| refused calls before the first accepted one | 64 |
+| send without reading | the sockets' buffers, for 30 s |
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ __all__ = ["Bounds", "Connection", "Headers", "Host"]
 log = logging.getLogger(__name__)
 
 _PREFACE_S = 10.0
-_CLOSE_S = 5.0  # for what is written last to go out
+_CLOSE_S = 5.0  # for the last written bytes to go out
 _MOST_HEADER_BYTES = 16 << 10
 _MOST_HEADER_FRAMES = 16
 _MOST_FRAMES_A_SECOND = 10_000
-_FRAMES_A_MESSAGE = 4  # windows and pings that come with it
+_FRAMES_A_MESSAGE = 4  # window updates and pings that come with each message
 _MOST_REFUSED = 64
-_WRITE_BYTES = 256 << 10  # in this process's buffer for a peer
+_WRITE_BYTES = 256 << 10  # in this process's write buffer for a peer
 Headers = dict[bytes, list[bytes]]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a server of gRPC takes.
+    """Bounds of a gRPC server.
 
     Parameters
     ----------
     workers : int
-        Messages that are answered at a time.
+        Messages answered at a time.
     calls : int
         Open calls.
     connections : int
-        One more is let in where one without a call can be closed for it.
+        Open connections. One more is accepted if an idle one can be closed for it.
     patience_s : float
-        How long a caller may go on without 256 KiB of progress, in a message or in an answer.
+        Time in which a caller must make 256 KiB of progress, in a message or in an answer.
     idle_call_s, idle_s : float
-        When a call without a message ends, and a connection without a call.
+        Time after which a call without a message, or a connection without a call, is closed.
     """
 
     workers: int
@@ -70,7 +70,7 @@ class Bounds:
 
 
 class Host(Protocol):
-    """The server, as its connections see it."""
+    """The server's interface for its connections."""
 
     bounds: Bounds
     budget: Budget
@@ -78,20 +78,20 @@ class Host(Protocol):
     accept: Callable[[Headers], tuple[Method, Any]]
 
     def admit(self, connection: Connection) -> bool:
-        """Take a connection in; False where there is no room."""
+        """Accept a connection; False if there are too many."""
 
     def forget(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Remove a closed connection."""
 
     def start(self, call: Call, message: memoryview | None) -> bool:
-        """Have a message answered; False if all workers are busy."""
+        """Start a worker on a message; False if all are busy."""
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Do something after what else is to be done now."""
+        """Run ``act`` on the loop, after the events that are waiting now."""
 
 
 class Connection(asyncio.Protocol):
-    """Frames of one peer; all of it runs on the server's loop.
+    """The frames of one peer. Everything here runs on the server's loop.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
         self.server = server
         self.budget = server.budget
         self.calls: dict[int, Call] = {}
-        self.peer_window = 65535  # of a new call, as the peer has it
+        self.peer_window = 65535  # the peer's initial window for a new call
         self.draining = False
         self.peer = "?"
         self.active_s = self._made_s = time.monotonic()  # active: a call began or ended
@@ -110,8 +110,8 @@ class Connection(asyncio.Protocol):
         self._reader = FrameReader()
         self._decoder = hpack.Decoder(_MOST_HEADER_BYTES)
         self._began = False
-        self._headers = bytearray()  # of a call, until all its frames are here
-        self._headers_of: tuple[int, int] | None = None  # stream and flags
+        self._headers = bytearray()  # a call's header block, until it is complete
+        self._headers_of: tuple[int, int] | None = None  # its stream and flags
         self._header_frames = 0
         self._last_stream = 0
         self._receive_window = http2.STREAM_WINDOW
@@ -121,17 +121,21 @@ class Connection(asyncio.Protocol):
         self._frames = self._refused = 0
         self._accepted = False
         self._on_frame: dict[int, Callable[[int, int, memoryview], None]] = {
-            Kind.DATA: self._data, Kind.HEADERS: self._headers_begin,
-            Kind.RST_STREAM: self._rst_stream, Kind.SETTINGS: self._settings,
-            Kind.PUSH_PROMISE: self._push_promise, Kind.PING: self._ping,
-            Kind.WINDOW_UPDATE: self._window_update, Kind.CONTINUATION: self._continuation,
+            Kind.DATA: self._data,
+            Kind.HEADERS: self._headers_begin,
+            Kind.RST_STREAM: self._rst_stream,
+            Kind.SETTINGS: self._settings,
+            Kind.PUSH_PROMISE: self._push_promise,
+            Kind.PING: self._ping,
+            Kind.WINDOW_UPDATE: self._window_update,
+            Kind.CONTINUATION: self._continuation,
             Kind.GOAWAY: self._goaway,
-        }  # fmt: skip
+        }
 
     # --- asyncio's side
 
     def connection_made(self, transport: Any) -> None:
-        """Say what a peer may send."""
+        """Send the settings, which say what a peer may send."""
         self._transport = transport
         transport.set_write_buffer_limits(_WRITE_BYTES)
         found = transport.get_extra_info("peername")
@@ -155,7 +159,7 @@ class Connection(asyncio.Protocol):
             self._drop(call)
 
     def data_received(self, data: bytes) -> None:
-        """Do what each frame says."""
+        """Handle each received frame."""
         if self._closing_s is not None:
             return
         try:
@@ -179,17 +183,17 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def pause_writing(self) -> None:
-        """The peer takes less than it is sent: read no more of it until it has."""
+        """Stop reading from a peer that does not read its answers."""
         self._paused_s = time.monotonic()
         self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Go on."""
+        """Read again."""
         self._paused_s = None
         self._transport.resume_reading()
         self.flush()
 
-    # --- frames that come
+    # --- received frames
 
     def _data(self, flags: int, stream: int, payload: memoryview) -> None:
         size = len(payload)
@@ -202,7 +206,7 @@ class Connection(asyncio.Protocol):
         if call is None:
             if stream > self._last_stream or not stream:
                 raise Http2Error(Code.PROTOCOL_ERROR, "data of no call")
-            return  # of one that ended here first
+            return  # the call has already ended on this side
         call.receive_window -= size
         if call.receive_window < 0 or call.input_ended:
             raise Http2Error(Code.FLOW_CONTROL_ERROR, "more data of a call than was granted")
@@ -223,7 +227,7 @@ class Connection(asyncio.Protocol):
 
     def _continuation(self, flags: int, stream: int, payload: memoryview) -> None:
         if self._headers_of is None or self._headers_of[0] != stream:
-            raise Http2Error(Code.PROTOCOL_ERROR, "headers go on that did not begin")
+            raise Http2Error(Code.PROTOCOL_ERROR, "a continuation without headers before it")
         self._headers_more(flags, payload)
 
     def _headers_more(self, flags: int, block: memoryview) -> None:
@@ -334,21 +338,21 @@ class Connection(asyncio.Protocol):
         elif stream > self._last_stream:
             raise Http2Error(Code.PROTOCOL_ERROR, "a window of no call")
 
-    # --- what calls want
+    # --- for calls
 
     def answer(self, call: Call, message: memoryview | None) -> bool:
-        """Have a message answered by a worker; False if all are busy."""
+        """Start a worker on a message; False if all are busy."""
         self._frames -= _FRAMES_A_MESSAGE
         return self.server.start(call, message)
 
     def grant(self, call: Call, more: int) -> None:
-        """Let a call's peer send so many bytes more."""
+        """Let a call's peer send ``more`` bytes."""
         call.receive_window += more
         if not call.input_ended:
             self._output.write(Kind.WINDOW_UPDATE, 0, call.stream, http2.word(more))
 
     def send(self, call: Call) -> None:
-        """Send what a call has to send, as fast as the peer takes it."""
+        """Send a call's waiting bytes, as fast as the peer reads them."""
         self._output.add(call)
 
     def end(self, call: Call, status: int, why: str = "") -> None:
@@ -369,7 +373,7 @@ class Connection(asyncio.Protocol):
         call.close()
         self._close_if_done()
 
-    # --- what goes out
+    # --- output
 
     def _open_window(self) -> None:
         more = http2.CONNECTION_WINDOW - self._receive_window
@@ -377,19 +381,19 @@ class Connection(asyncio.Protocol):
         self._output.write(Kind.WINDOW_UPDATE, 0, 0, http2.word(more))
 
     def flush(self) -> None:
-        """Send what is waiting, as far as windows and the peer's reading allow."""
+        """Send waiting frames, as far as the windows and the peer's reading allow."""
         if self._paused_s is not None or self._closing_s is not None:
             return
         self._frames -= self._output.fill()  # the peer opens its window for each
         if data := self._output.take():
             self._transport.write(data)
-            if self._output.has_more:  # others' turn in between
+            if self._output.has_more:  # let other connections have a turn in between
                 self.server.soon(self.flush)
 
     # --- ends
 
     def drain(self) -> None:
-        """Take no new calls, and close when those here have ended."""
+        """Accept no new calls, and close when the open ones have ended."""
         if not self.draining:
             self.draining = True
             self._output.go_away(self._last_stream, Code.NO_ERROR)
@@ -404,7 +408,7 @@ class Connection(asyncio.Protocol):
             self.close(Code.NO_ERROR)
 
     def close(self, code: Code) -> None:
-        """Say why, and close."""
+        """Send GOAWAY with a code, and close."""
         if self._closing_s is None and self._transport is not None:
             self._output.go_away(self._last_stream, code)
             self._transport.write(self._output.take())
@@ -414,12 +418,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
-        """Close without a word."""
+        """Close at once, without GOAWAY."""
         if self._transport is not None:
             self._transport.abort()
 
     def check(self, now: float) -> None:
-        """Once a second: let go who does not go on."""
+        """Disconnect callers that make no progress; runs once a second."""
         self._frames = 0
         waiting_s = self._paused_s if self._closing_s is None else self._closing_s
         most_s = self.server.bounds.patience_s if self._closing_s is None else _CLOSE_S

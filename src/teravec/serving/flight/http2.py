@@ -1,6 +1,6 @@
-"""HTTP/2's frames, as far as gRPC needs them (RFC 9113), and header blocks that need no state.
+"""HTTP/2 frames, as far as gRPC needs them (RFC 9113), and stateless header blocks.
 
-Nothing here keeps more than one frame, whose length is bounded before its bytes are awaited.
+At most one frame is buffered, and its length is checked before its bytes are read.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ __all__ = [
 ]
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-LARGEST_FRAME = 16384  # the protocol's default: what a peer may send us
+LARGEST_FRAME = 16384  # bytes; the protocol's default, which we do not raise
 LARGEST_WINDOW = (1 << 31) - 1
-STREAM_WINDOW = 65535  # the protocol's default: what a call may send before it is granted more
+STREAM_WINDOW = 65535  # bytes of a call before its window is opened further; the default
 CONNECTION_WINDOW = 1 << 20
 _HEAD = struct.Struct(">HBBBI")
 _SETTING = struct.Struct(">HI")
@@ -37,7 +37,7 @@ _WORD = struct.Struct(">I")
 
 
 class Kind(IntEnum):
-    """Types of frames."""
+    """Frame types."""
 
     DATA = 0
     HEADERS = 1
@@ -52,7 +52,7 @@ class Kind(IntEnum):
 
 
 class Flag:
-    """Flags of frames; ACK and END_STREAM share a bit. Plain numbers: IntFlag's & costs a call."""
+    """Frame flags; ACK and END_STREAM share a bit. Plain ints: IntFlag's & costs a call."""
 
     ACK = 1
     END_STREAM = 1
@@ -62,7 +62,7 @@ class Flag:
 
 
 class Code(IntEnum):
-    """Why a stream or a connection ends."""
+    """Error codes for the end of a stream or a connection."""
 
     NO_ERROR = 0
     PROTOCOL_ERROR = 1
@@ -77,7 +77,7 @@ class Code(IntEnum):
 
 
 class Http2Error(Exception):
-    """What a peer did that ends its connection."""
+    """A peer's violation of the protocol, which ends its connection."""
 
     def __init__(self, code: Code, why: str) -> None:
         super().__init__(why)
@@ -85,19 +85,19 @@ class Http2Error(Exception):
 
 
 class FrameReader:
-    """Cuts what arrives into frames."""
+    """Splits received bytes into frames."""
 
     def __init__(self) -> None:
         self._rest = b""
         self._began = False
 
     def read(self, data: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
-        """Yield type, flags, stream and payload of each frame that is whole.
+        """Yield type, flags, stream and payload of each complete frame.
 
         Raises
         ------
         Http2Error
-            No HTTP/2, or a frame longer than ``LARGEST_FRAME``.
+            The peer speaks no HTTP/2, or a frame is longer than ``LARGEST_FRAME``.
         """
         if self._rest:
             data = self._rest + data
@@ -116,32 +116,32 @@ class FrameReader:
                 raise Http2Error(Code.FRAME_SIZE_ERROR, f"a frame of {size:,} bytes")
             if end - at < 9 + size:
                 break
-            # Keep the position first: the caller may stop in the middle.
+            # Store the position before the yield: the caller may stop there.
             start, at = at + 9, at + 9 + size
             yield kind, flags, stream & LARGEST_WINDOW, view[start:at]
         self._rest = data[at:]
 
 
 def frame(kind: Kind, flags: int, stream: int, *parts: bytes | memoryview) -> bytes:
-    """A frame as bytes."""
+    """Return a frame as bytes."""
     size = sum(map(len, parts))
     return b"".join((_HEAD.pack(size >> 8, size & 255, kind, flags, stream), *parts))
 
 
 def word(value: int) -> bytes:
-    """A number of 32 bits."""
+    """Encode an unsigned 32-bit integer."""
     return _WORD.pack(value)
 
 
 def settings_of(payload: memoryview) -> Iterator[tuple[int, int]]:
-    """Names and values of a SETTINGS frame."""
+    """Yield names and values of a SETTINGS frame."""
     if len(payload) % _SETTING.size:
         raise Http2Error(Code.FRAME_SIZE_ERROR, f"settings of {len(payload)} bytes")
     return _SETTING.iter_unpack(payload)
 
 
 def unpadded(kind: int, flags: int, payload: memoryview) -> memoryview:
-    """The payload of DATA or HEADERS without padding and priority."""
+    """Return the payload of DATA or HEADERS without padding and priority."""
     start, end = 0, len(payload)
     if flags & Flag.PADDED:
         if not end:
@@ -155,7 +155,7 @@ def unpadded(kind: int, flags: int, payload: memoryview) -> memoryview:
 
 
 def header_block(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Headers as literals that enter no table (RFC 7541, 6.2.2): the same bytes in any state."""
+    """Encode headers as literals without indexing (RFC 7541, 6.2.2), which need no state."""
     parts = []
     for name, value in headers:
         parts += [b"\x00", _length(len(name)), name, _length(len(value)), value]
@@ -163,7 +163,7 @@ def header_block(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
 
 
 def _length(size: int) -> bytes:
-    """A length as HPACK has it, of 7 bits first, without Huffman coding."""
+    """Encode a length for HPACK: 7-bit prefix, no Huffman coding."""
     if size < 127:
         return bytes([size])
     size -= 127

@@ -1,8 +1,7 @@
-"""Arrow Flight's messages, as far as frames and actions need them: a few fields of protobuf.
+"""Arrow Flight's messages, as far as frames and actions need them: a few protobuf fields.
 
-A frame travels as ``FlightData.app_metadata``, an action as ``Action``, what it tells as
-``Result``. Each is a row of fields of four kinds; only lengths and positions are read here, and
-nothing is copied but short texts.
+A frame travels as ``FlightData.app_metadata``, an action as ``Action``, its answer as ``Result``.
+The parser reads only lengths and positions, and copies nothing but short texts.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from teravec.errors import ProtocolError
 
 __all__ = ["Action", "FlightData", "action_types", "flight_data", "result"]
 
-_LONGEST_TEXT = 1024  # of a command or an action's name
+_LONGEST_TEXT = 1024  # a command or an action's name
 _MOST_FIELDS = 64
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
-_DESCRIPTOR, _APP_METADATA, _COMMAND = 1, 3, 2  # numbers of fields
+_DESCRIPTOR, _APP_METADATA, _COMMAND = 1, 3, 2  # field numbers
 _TYPE, _BODY = 1, 2
 
 
 @dataclass(frozen=True)
 class FlightData:
-    """What one message of a call to ``DoExchange`` brings; None for what it has not.
+    """The fields of one message of ``DoExchange``; None for a missing field.
 
-    ``has_batches`` where it holds data of Arrow, or announces it.
+    ``has_batches`` is true if the message holds Arrow data or announces it.
     """
 
     command: str | None = None
@@ -35,7 +34,7 @@ class FlightData:
 
     @classmethod
     def decode(cls, message: memoryview) -> FlightData:
-        """Read a message; raises ProtocolError where it is none."""
+        """Read a message; raises ProtocolError if it is malformed."""
         command = frame = None
         has_batches = False
         for number, value in _fields(message):
@@ -50,32 +49,32 @@ class FlightData:
 
 @dataclass(frozen=True)
 class Action:
-    """What a call to ``DoAction`` asks for."""
+    """The action that a ``DoAction`` call requests."""
 
     name: str
     body: memoryview
 
     @classmethod
     def decode(cls, message: memoryview) -> Action:
-        """Read a message; raises ProtocolError where it is none."""
+        """Read a message; raises ProtocolError if it is malformed."""
         found = dict(_fields(message))
         return cls(_text(found.get(_TYPE, memoryview(b""))), found.get(_BODY, memoryview(b"")))
 
 
 def flight_data(frame: bytes) -> tuple[bytes, bytes]:
-    """A frame as a message of gRPC, in two parts: large frames are not copied for it."""
+    """Return a frame as a gRPC message in two parts, so that large frames are not copied."""
     head = b"\x1a" + _varint(len(frame))
     return _prefix(len(head) + len(frame)) + head, frame
 
 
 def result(body: bytes) -> tuple[bytes, bytes]:
-    """What an action tells, as a message of gRPC in two parts."""
+    """Return an action's answer as a gRPC message in two parts."""
     head = b"\x0a" + _varint(len(body))
     return _prefix(len(head) + len(body)) + head, body
 
 
 def action_types(names: dict[str, str]) -> tuple[bytes, ...]:
-    """Names of actions with their descriptions, a message of gRPC each."""
+    """Return action names and descriptions, one gRPC message for each."""
     messages = []
     for name, text in names.items():
         fields = [(b"\x0a", name.encode()), (b"\x12", text.encode())]
@@ -85,7 +84,7 @@ def action_types(names: dict[str, str]) -> tuple[bytes, ...]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Numbers and values of the fields that have a length; others are passed over."""
+    """Yield numbers and values of the fields that have a length; skip others."""
     at, end = 0, len(message)
     for _ in range(_MOST_FIELDS):
         if at == end:
@@ -105,11 +104,11 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
             yield tag >> 3, message[at : at + size]
         at += size
     if at != end:
-        raise ProtocolError(f"a message of Flight with more than {_MOST_FIELDS} fields")
+        raise ProtocolError(f"more than {_MOST_FIELDS} fields found in a message of Flight")
 
 
 def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number, and the position behind it."""
+    """Return a number and the position behind it."""
     value = shift = 0
     while at < len(message) and shift < 64:
         byte = message[at]
@@ -135,5 +134,5 @@ def _text(value: memoryview) -> str:
 
 
 def _prefix(size: int) -> bytes:
-    """What stands before each message of gRPC: that it is not compressed, and its length."""
+    """Return a gRPC message's prefix: not compressed, and its length."""
     return b"\x00" + size.to_bytes(4, "big")

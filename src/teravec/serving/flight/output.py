@@ -1,4 +1,4 @@
-"""What goes out on one connection: frames, and the data of calls in turn, as windows allow."""
+"""Output of one connection: frames, and the calls' data in turn, as windows allow."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ _TRAILERS_OK = http2.header_block([(b"grpc-status", b"0")])
 
 
 class Output:
-    """Frames that are to be written next."""
+    """Frames waiting to be written."""
 
     def __init__(self) -> None:
-        self.window = 65535  # of data, for all calls together; the peer opens it
+        self.window = 65535  # bytes of data that the peer allows all calls together
         self._frame_bytes = http2.LARGEST_FRAME
         self._frames: list[bytes] = []
         self._calls: deque[Call] = deque()
 
     def use_frame_bytes(self, most: int) -> None:
-        """Send no larger frames than the peer takes."""
+        """Set the largest frame that the peer accepts."""
         self._frame_bytes = min(most, _LARGEST_DATA)
 
     def write(self, kind: Kind, flags: int, stream: int, *parts: bytes | memoryview) -> None:
-        """Add a frame that no window bounds."""
+        """Add a frame that is not subject to a window."""
         self._frames.append(http2.frame(kind, flags, stream, *parts))
 
     def add(self, call: Call) -> None:
-        """Send what the call has to send."""
+        """Queue a call that has bytes to send."""
         if call not in self._calls:
             self._calls.append(call)
 
     def remove(self, call: Call) -> None:
-        """Send no more of a call."""
+        """Drop a call from the queue."""
         if call in self._calls:
             self._calls.remove(call)
 
     def end(self, stream: int, status: int, why: str, headers_sent: bool) -> None:
         """End a stream on this side with a status.
 
-        No RST_STREAM follows where the peer has not ended its side: clients of gRPC then lose
-        answers that they have not read. What still comes is dropped, and no more is granted.
+        If the peer has not ended its side, no RST_STREAM follows: gRPC clients would then lose
+        answers that they have not read. Data that still arrives is dropped, and its window stays
+        closed.
         """
         block = _TRAILERS_OK if status == Status.OK else _trailers(status, why)
         flags = Flag.END_HEADERS | Flag.END_STREAM
@@ -60,7 +61,7 @@ class Output:
         self.write(Kind.RST_STREAM, 0, stream, http2.word(code))
 
     def go_away(self, last_stream: int, code: Code) -> None:
-        """Say that no call after ``last_stream`` is answered, and why."""
+        """Send GOAWAY: no call after ``last_stream`` will be answered."""
         self.write(Kind.GOAWAY, 0, 0, http2.word(last_stream), http2.word(code))
 
     @property
@@ -69,23 +70,23 @@ class Output:
         return bool(self._calls) and self.window > 0
 
     def fill(self) -> int:
-        """Add data of calls in turn, until windows or 256 KiB are full; returns its frames."""
+        """Add data of calls in turn, up to the windows or 256 KiB; return the number of frames."""
         size = count = 0
         while self.has_more and size < _AT_A_TIME_BYTES:
             call = self._calls.popleft()
             room = min(self.window, call.send_window, self._frame_bytes)
-            if room > 0:  # else it comes back with its next window
+            if room > 0:  # otherwise the call returns when its window opens
                 size += self._add_data(call, room)
                 count += 1
         return count
 
     def take(self) -> bytes:
-        """All frames so far."""
+        """Return and clear all frames so far."""
         frames, self._frames = self._frames, []
         return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def _add_data(self, call: Call, room: int) -> int:
-        """One frame of a call's data, of ``room`` bytes at most; returns its bytes."""
+        """Add one frame of at most ``room`` bytes of a call's data; return its size."""
         parts, size = [], 0
         while call.output and size < room:
             part = call.output.popleft()

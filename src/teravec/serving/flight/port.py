@@ -1,11 +1,11 @@
 """The Flight port: frames in, frames out.
 
 ``DoExchange`` with the command ``search``, ``search-lists`` or ``refine`` answers each frame with
-one, as long as its caller keeps it open; ``DoAction`` tells ``info``, ``statistics``,
-``list-sizes``, and does ``reload``.
+one frame, as long as its caller keeps the call open. ``DoAction`` offers ``info``, ``statistics``,
+``list-sizes`` and ``reload``.
 
-It speaks Arrow Flight's protocol, as far as frames and actions need it, on a server of our own:
-pyarrow's has no bound for a message and expands compressed ones before a token is looked at.
+The port implements as much of Arrow Flight's protocol as this needs, on our own gRPC server.
+pyarrow's server has no bound on messages, and decompresses them before it checks the token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SERVICE = b"/arrow.flight.protocol.FlightService/"
 
 
 class FlightPort:
-    """Serves one service on one address, from its making until ``close``.
+    """Serves one service on one address, from its creation until ``close``.
 
     Parameters
     ----------
@@ -43,20 +43,25 @@ class FlightPort:
     address : Address
     security : ServerSecurity
     bounds : Bounds, optional
-        As the service's queue has it if not given.
+        Not given: derived from the service's queue.
     reload : callable, optional
-        What the action ``reload`` does, instead of the service's; returns the index's version.
+        Replaces the service's own reload for the action ``reload``; returns the index's version.
 
     Raises
     ------
     InvalidArgument
-        The address is taken, or not this machine's; or a certificate is none.
+        The address is in use or not this machine's, or a certificate is invalid.
     """
 
     def __init__(
-        self, service: SearchService, address: Address, security: ServerSecurity,
-        bounds: Bounds | None = None, *, reload: Callable[[], str] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        service: SearchService,
+        address: Address,
+        security: ServerSecurity,
+        bounds: Bounds | None = None,
+        *,
+        reload: Callable[[], str] | None = None,
+    ) -> None:
         self._service, self._tokens = service, security.tokens()
         self._knows_callers, self._reload = security.knows_callers, reload or service.reload
         limits = service.limits
@@ -81,7 +86,7 @@ class FlightPort:
         self.address = self._server.address
 
     def use_tokens(self, tokens: Tokens) -> None:
-        """Ask for these tokens from now on."""
+        """Require these tokens from now on."""
         self._tokens = tokens
 
     def use_certificates(self, security: ServerSecurity) -> None:
@@ -94,7 +99,7 @@ class FlightPort:
         return self._server.close(timeout_s)
 
     def _accept(self, headers: Headers) -> tuple[Method, tuple[str, Tokens]]:
-        """A call's method, and the token that it came with; CallRefused without a valid one."""
+        """Return a call's method and its token; raises CallRefused without a valid token."""
         given = headers.get(b"authorization", [])
         text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
         token = text[7:] if text[:7].lower() == "bearer " else text
@@ -114,7 +119,7 @@ class FlightPort:
         return token, tokens
 
     def _exchange(self, call: Call, message: memoryview | None) -> Reply:
-        """Answer a frame by a frame."""
+        """Answer a frame with a frame."""
         token, tokens = call.caller
         if tokens is not self._tokens:
             call.caller = self._checked(token)  # it may have been withdrawn
@@ -130,11 +135,11 @@ class FlightPort:
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:
-        # The call goes on: Flight's client forgets the answer of one that ends while it writes.
+        # The call stays open: Flight's client drops an answer if the call ends while it writes.
         return Reply(flight_data(self._error(error)))
 
     def _action(self, call: Call, message: memoryview | None) -> Reply:
-        """Do one of the listed actions."""
+        """Run a listed action."""
         action = Action.decode(message or memoryview(b""))
         act = self._actions.get(action.name)
         if act is None:
@@ -156,12 +161,12 @@ class FlightPort:
         return Reply(result(self._error(error)), last=True)
 
     def _error(self, error: Exception) -> bytes:
-        """A frame that tells an error."""
+        """Return an error as a frame."""
         self._count(error)
         return encode_error(error)
 
     def _status(self, error: Exception) -> CallRefused:
-        """A status that tells an error; clients read its code and message from the text."""
+        """Return an error as a status, whose text gives clients its code and message."""
         self._count(error)
         status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
         return CallRefused(status, error_text(error))
@@ -199,7 +204,7 @@ def _wanted(body: memoryview) -> dict[str, str]:
 
 
 def _tls(security: ServerSecurity) -> ssl.SSLContext | None:
-    """What TLS is spoken with, None without it."""
+    """Make the TLS context; None without a certificate."""
     if security.certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

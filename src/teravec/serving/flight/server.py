@@ -1,7 +1,7 @@
-"""A server of gRPC whose every bound holds before memory is taken: sockets, loop and workers.
+"""A gRPC server whose bounds are checked before memory is taken: sockets, loop and workers.
 
-One thread reads and writes all connections; what their messages ask for is done by workers. An
-open call that asks for nothing costs no thread.
+One thread reads and writes all connections; workers answer their messages. An open call without a
+message costs no thread.
 """
 
 from __future__ import annotations
@@ -37,24 +37,28 @@ _OTHER_DESCRIPTORS = 256
 
 
 class GrpcServer:
-    """Listens on an address, from its making until ``close``.
+    """Listens on an address, from its creation until ``close``.
 
     Parameters
     ----------
     address : Address
     accept : callable
-        Given a call's headers, returns its Method and what that keeps of the caller, or raises
-        CallRefused. No data of the call is read before.
+        Takes a call's headers. Returns its Method and the caller object for it, or raises
+        CallRefused. Runs before any data of the call is read.
     budget : Budget
-        What messages and answers may hold together.
+        Bytes that messages and answers may take together.
     bounds : Bounds
     tls : SSLContext, optional
     """
 
     def __init__(
-        self, address: Address, accept: Callable[[Headers], tuple[Method, Any]], budget: Budget,
-        bounds: Bounds, tls: ssl.SSLContext | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        address: Address,
+        accept: Callable[[Headers], tuple[Method, Any]],
+        budget: Budget,
+        bounds: Bounds,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.accept, self.budget, self.bounds = accept, budget, bounds
         self.calls = 0  # open, on all connections
         self._connections: set[Connection] = set()
@@ -73,12 +77,12 @@ class GrpcServer:
     # --- for connections, on the loop
 
     def admit(self, connection: Connection) -> bool:
-        """Take a connection in; False where there is no room."""
+        """Accept a connection; False if there are too many."""
         if len(self._connections) >= self._most_connections:
             idle = (each for each in self._connections if not each.calls)
             oldest = min(idle, key=lambda each: each.active_s, default=None)
             if oldest is None:
-                log.warning("%d connections are open: one more is refused", self._most_connections)
+                log.warning("%d connections are open: refused another", self._most_connections)
                 return False
             self.forget(oldest)
             oldest.abort()
@@ -86,19 +90,19 @@ class GrpcServer:
         return True
 
     def forget(self, connection: Connection) -> None:
-        """A connection is gone."""
+        """Remove a closed connection."""
         self._connections.discard(connection)
 
     def start(self, call: Call, message: memoryview | None) -> bool:
-        """Have a message answered; False if all workers are busy."""
+        """Start a worker on a message; False if all are busy."""
         return self._workers.start(partial(self._answer, call, message))
 
     def soon(self, act: Callable[[], None]) -> None:
-        """Do something after what else is to be done now."""
+        """Run ``act`` on the loop, after the events that are waiting now."""
         self._loop.call_soon(act)
 
     def _collect(self) -> None:
-        """Hand answers to their calls."""
+        """Hand finished answers to their calls."""
         self._woken = False
         connections = set()
         while self._done:
@@ -123,7 +127,7 @@ class GrpcServer:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._collect)
 
-    # --- for who made it
+    # --- for the owner
 
     def close(self, timeout_s: float) -> bool:
         """Stop listening and finish calls; False if some did not end in time."""
@@ -142,11 +146,15 @@ class GrpcServer:
     async def _listen(self) -> asyncio.Server:
         self._loop.call_later(_TICK_S, self._check)
         handshake_s = None if self._tls is None else _HANDSHAKE_S
-        # So many are accepted before any of them is looked at: the fewer, the sooner idle ones go.
+        # asyncio accepts this many connections in a row. A small backlog lets idle ones be closed
+        # in between.
         listener = await self._loop.create_server(
-            lambda: Connection(self), sock=self._socket, ssl=self._tls, backlog=_AT_ONCE,
+            lambda: Connection(self),
+            sock=self._socket,
+            ssl=self._tls,
+            backlog=_AT_ONCE,
             ssl_handshake_timeout=handshake_s,
-        )  # fmt: skip
+        )
         self._socket.listen(_BACKLOG)
         return listener
 
@@ -165,7 +173,7 @@ class GrpcServer:
 
 
 def _free_descriptors() -> int:
-    """Connections that this process's limit leaves room for, half of them for this port."""
+    """Return half of the connections that this process's descriptor limit allows."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return 1 << 20

@@ -1,6 +1,6 @@
-"""Threads that answer requests: as many as there are requests at a time, up to a bound.
+"""Threads that answer requests: one for each concurrent request, up to a bound.
 
-A thread that has nothing to do for a while ends, so a flood leaves no threads behind.
+An idle thread ends after a while, so a flood of requests leaves no threads behind.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _IDLE_S = 10.0
 
 
 class Workers:
-    """Runs work on threads of its own; ``start`` is for one thread to call.
+    """Runs work on its own threads; only one thread may call ``start``.
 
     Parameters
     ----------
     most : int
-        Threads at a time.
+        Most threads at a time.
     """
 
     def __init__(self, most: int) -> None:
@@ -31,7 +31,7 @@ class Workers:
         self._busy = 0  # running, or about to be
 
     def start(self, work: Callable[[], None]) -> bool:
-        """Run ``work`` soon; False where all threads are busy, or no thread can be had."""
+        """Run ``work`` soon; False if all threads are busy, or none can be started."""
         with self._lock:
             if self._busy >= self._most:
                 return False
@@ -51,7 +51,7 @@ class Workers:
         return True
 
     def close(self) -> None:
-        """End the threads when they have done what they do."""
+        """End each thread after its current work."""
         with self._lock:
             count, self._most = self._threads, 0
         for _ in range(count):
@@ -60,12 +60,12 @@ class Workers:
     def _run(self) -> None:
         while (work := self._next()) is not None:
             work()
-            del work  # what it holds is not to be kept while nothing is done
+            del work  # an idle thread must not keep the work's memory
             with self._lock:
                 self._busy -= 1
 
     def _next(self) -> Callable[[], None] | None:
-        """The next work; None when it is time to end."""
+        """Wait for the next work; None when the thread is to end."""
         while True:
             try:
                 return self._work.get(timeout=_IDLE_S)

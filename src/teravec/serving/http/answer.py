@@ -1,4 +1,4 @@
-"""Answers as JSON, in pieces: what is written at once is small, whatever the answer."""
+"""Answers as JSON, in pieces, so that each write is small whatever the answer's size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teravec.serving.wire.protocol import Answer
 
 __all__ = ["Refusal", "SearchAnswer", "answer_pieces"]
 
-_NUMBERS = 4096  # turned into text at a time, in about a millisecond
+_NUMBERS = 4096  # formatted at a time, in about a millisecond
 _PIECE = 128 << 10  # characters
 
 
@@ -34,16 +34,16 @@ class SearchAnswer(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why there is no answer."""
+    """An error, instead of an answer."""
 
     error: str
     message: str
 
 
 def answer_pieces(answer: Answer, seconds: float, string_ids: bool = False) -> Iterator[bytes]:
-    """The JSON of a ``SearchAnswer``, cut into pieces of some 128 KiB.
+    """Yield the JSON of a ``SearchAnswer`` in pieces of about 128 KiB.
 
-    With ``string_ids`` ids are strings, which no reader of JSON rounds.
+    With ``string_ids``, ids are strings, which no JSON reader rounds.
     """
     texts: list[str] = []
     length = 0
@@ -76,6 +76,6 @@ def _numbers(numbers: npt.NDArray[np.generic], quote: str = "") -> Iterator[str]
     for start in range(0, len(numbers), _NUMBERS):
         some = numbers[start : start + _NUMBERS]
         texts = [f"{quote}{value!r}{quote}" for value in some.tolist()]
-        if some.dtype.kind == "f":  # what is not finite is no number in JSON
+        if some.dtype.kind == "f":  # JSON has no infinities and no NaN
             texts = ["null" if text[-1] in "fn" else text for text in texts]
         yield ("," if start else "") + ",".join(texts)

@@ -1,4 +1,4 @@
-"""The HTTP application: health, metrics, JSON search, and the console's page."""
+"""The HTTP application: health, metrics, JSON search, and the console."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ from teravec.serving.wire.protocol import error_code, error_message
 __all__ = ["http_app"]
 
 _STATUS = {
-    "invalid-argument": 422, "protocol": 422, "limit-exceeded": 413, "access-denied": 401,
-    "busy": 503, "unavailable": 503, "other-index": 503, "deadline-exceeded": 504,
-}  # fmt: skip
+    "invalid-argument": 422,
+    "protocol": 422,
+    "limit-exceeded": 413,
+    "access-denied": 401,
+    "busy": 503,
+    "unavailable": 503,
+    "other-index": 503,
+    "deadline-exceeded": 504,
+}
 _HTTP = {404: "not-found", 405: "method-not-allowed", 408: "deadline-exceeded"}
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
@@ -49,12 +55,15 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
     ----------
     service : SearchService
     lookup : VectorLookup, optional
-        Lets queries be given by id.
+        For queries by id.
     """
     app = FastAPI(
-        title="teravec", version="1", docs_url=None, redoc_url=None,
+        title="teravec",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
         description="Search an inverted-file vector index.",
-    )  # fmt: skip
+    )
     _add_refusals(app)
     _add_probes(app, service)
     _add_page(app)
@@ -62,9 +71,12 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
     app.state.searches = searches = HttpSearches(service, lookup)
 
     @app.post(
-        "/search", responses=_REFUSALS, response_model=SearchAnswer, openapi_extra=_search_body(),
+        "/search",
+        responses=_REFUSALS,
+        response_model=SearchAnswer,
+        openapi_extra=_search_body(),
         summary="Find nearest vectors",
-    )  # fmt: skip
+    )
     async def search() -> Response:
         return searches
 
@@ -81,7 +93,7 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
 
 
 def _search_body() -> dict[str, Any]:
-    """OpenAPI's words for the body, which we read ourselves: see ``http_body``."""
+    """Describe the body for OpenAPI; ``serving/http/body.py`` parses it."""
     content = {"application/json": {"schema": SearchBody.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
@@ -92,9 +104,11 @@ def _add_probes(app: FastAPI, service: SearchService) -> None:
         return "ok\n"
 
     @app.get(
-        "/readyz", response_class=PlainTextResponse, summary="Whether requests are answered",
+        "/readyz",
+        response_class=PlainTextResponse,
+        summary="Whether requests are answered",
         responses={503: {"description": "Not now; says why."}},
-    )  # fmt: skip
+    )
     async def readyz() -> Response:
         why = service.why_not_ready()
         return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
@@ -143,5 +157,6 @@ def _add_refusals(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def other(_: Request, error: Exception) -> JSONResponse:
-        return refused(503 if isinstance(error, MemoryError) else 500, error_code(error),
-                       error_message(error))  # fmt: skip
+        return refused(
+            503 if isinstance(error, MemoryError) else 500, error_code(error), error_message(error)
+        )

@@ -1,8 +1,8 @@
-"""Reading the JSON body of a search.
+"""Parsing the JSON body of a search.
 
-A large body is read by pieces: its arrays are cut out, and their text becomes numbers some rows at
-a time. So no step holds Python's lock for long, probes are answered meanwhile, and Python objects
-are made of a small part only.
+A large body is parsed in pieces: its array is cut out, and its text is converted some rows at a
+time. No step then holds Python's lock for long, so probes are answered in between, and only a small
+part exists as Python objects at any time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VECTORS = WithJsonSchema({"anyOf": [_ROWS, _ROW, {"type": "null"}]})
 
 
 class SearchBody(BaseModel):
-    """Queries, as vectors or as ids of stored ones; k or radius; nprobe, recall or neither."""
+    """Queries, as vectors or as ids of indexed vectors; k or radius; nprobe, recall or neither."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -49,34 +49,37 @@ class SearchBody(BaseModel):
         list[_Id] | None,
         Field(
             min_length=1,
-            description="Instead: ids of vectors, if the server has these; as "
-            "numbers, or as strings of digits.",
+            description="Instead: ids of vectors (needs --vectors), as numbers or as strings of "
+            "digits.",
         ),
     ] = None
     string_ids: Annotated[
-        bool, Field(description="Answer with ids as strings: for readers of JSON that round "
-                    "numbers above 2^53, as JavaScript's does.")
-    ] = False  # fmt: skip
-    k: Annotated[int | None, Field(ge=1, le=_I64, description="Results a query.")] = None
-    radius: Annotated[Number | None, Field(description="Instead: all within it.")] = None
-    nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists visited a query.")] = None
-    recall: Annotated[Number | None, Field(gt=0, le=1, description="Instead: to aim at.")] = None
+        bool,
+        Field(
+            description="Return ids as strings, for JSON readers that round numbers above 2^53, "
+            "such as JavaScript's."
+        ),
+    ] = False
+    k: Annotated[int | None, Field(ge=1, le=_I64, description="Results per query.")] = None
+    radius: Annotated[Number | None, Field(description="Instead: all within this.")] = None
+    nprobe: Annotated[int | None, Field(ge=1, le=_I64, description="Lists per query.")] = None
+    recall: Annotated[Number | None, Field(gt=0, le=1, description="Instead: the target.")] = None
     candidates: Annotated[
         int | None,
-        Field(ge=1, le=_I64, description="Vectors refined a query, with codes in two stages."),
+        Field(ge=1, le=_I64, description="Vectors refined per query, for codes in two stages."),
     ] = None
     timeout_s: Annotated[Number, Field(gt=0, description="Deadline in seconds.")] = 10.0
-    allow_partial: Annotated[bool, Field(description="Go without lists that nobody has.")] = False
+    allow_partial: Annotated[bool, Field(description="Skip lists without a live owner.")] = False
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a body asks for.
+    """A parsed body.
 
     Parameters
     ----------
     options : SearchBody
-        All but the vectors.
+        Everything but the vectors.
     queries : ndarray of shape (nq, d), float32, optional
         None where ids are given instead.
     """
@@ -91,16 +94,16 @@ _ROWS_TYPE = TypeAdapter(list[Annotated[list[Number], Field(min_length=1)]])
 _NUMBERS_TYPE = TypeAdapter(list[Number])
 _IDS_TYPE = TypeAdapter(list[_Id])
 
-_PIECE_BYTES = 16 << 10  # become numbers at a time, in some milliseconds
-# Bodies that are right have no strings but names, so these are found where they are.
+_PIECE_BYTES = 16 << 10  # converted at a time, in some milliseconds
+# A valid body has no strings except names, so a regular expression finds the names.
 _ARRAY = re.compile(rb'"(queries|query|ids)"\s*:\s*(\[\s*\[|\[)')
 _COMMA = re.compile(rb"\s*,")
 _TIMEOUT = re.compile(rb'"timeout_s"\s*:\s*(\d{1,9}(?:\.\d{0,9})?)')
-_MARK = b"\xef\xbb\xbf"  # that some programs put before UTF-8
+_MARK = b"\xef\xbb\xbf"  # byte order mark, which some programs write before UTF-8
 
 
 def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
-    """Read a search's body.
+    """Parse a search's body.
 
     Parameters
     ----------
@@ -108,12 +111,12 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
     d : int
         Dimensions, for the example that an error shows.
     most_queries : int
-        More are refused before they are read.
+        A body with more queries is refused before they are converted.
 
     Raises
     ------
     InvalidArgument
-        It is not JSON, or asks for what there is not; the message shows a body that works.
+        The body is not JSON, or not a search; the message shows an example.
     LimitExceeded
     """
     if data[:3] == _MARK:
@@ -136,7 +139,7 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
 
 
 def timeout_of(data: bytes | bytearray) -> float:
-    """The seconds that a body gives its request, looked for before it is read as JSON."""
+    """Find a body's timeout in seconds, before the body is parsed."""
     found = _TIMEOUT.search(data)
     return float(found[1]) if found else SearchBody.model_fields["timeout_s"].default
 
@@ -150,10 +153,10 @@ def _read_small(data: bytes | bytearray) -> _Read:
 
 
 def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
-    """Cut the one large array out, read what is left as a small body, then the array by pieces."""
+    """Cut out the one large array, parse the rest as a small body, then the array in pieces."""
     found, end = _ARRAY.search(data), data.rfind(b"]")
     if found is None or end < found.end():
-        raise InvalidArgument("a large body that is no JSON object with queries or ids")
+        raise InvalidArgument("a JSON object with queries or ids expected")
     name, nested, start = found[1].decode(), len(found[2]) > 1, found.start(2) + 1
     rest = data[: start - 1] + b"null" + data[end + 1 :]
     if len(rest) > SMALL_BODY_BYTES:
@@ -174,7 +177,7 @@ def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
 def _rows_by_pieces(
     data: bytes | bytearray, name: str, start: int, stop: int
 ) -> npt.NDArray[np.float32]:
-    """Rows of numbers whose text is between two places: ``[1, 2], [3, 4]``."""
+    """Parse rows of numbers between two positions of the text: ``[1, 2], [3, 4]``."""
     tables: list[npt.NDArray[np.float32]] = []
     while True:
         cut = data.find(b"]", start + _PIECE_BYTES, stop) + 1 or stop
@@ -193,7 +196,7 @@ def _rows_by_pieces(
 def _numbers_by_pieces(
     data: bytes | bytearray, name: str, start: int, stop: int
 ) -> npt.NDArray[np.float32]:
-    """One vector whose text is between two places: ``1, 2, 3``."""
+    """Parse one vector between two positions of the text: ``1, 2, 3``."""
     parts: list[npt.NDArray[np.float32]] = []
     while start <= stop:
         cut = data.find(b",", start + _PIECE_BYTES, stop)
@@ -204,7 +207,7 @@ def _numbers_by_pieces(
 
 
 def _validated(kind: TypeAdapter[Any], text: bytes | bytearray, name: str, rows_before: int) -> Any:
-    """The numbers of a piece; the place of a bad one counts rows of the pieces before."""
+    """Parse a piece; an error's position counts the rows of the pieces before it."""
     try:
         numbers = kind.validate_json(b"[" + text + b"]", strict=True)
     except ValidationError as error:
@@ -220,7 +223,7 @@ def _validated(kind: TypeAdapter[Any], text: bytes | bytearray, name: str, rows_
 
 
 def _options(data: bytes | bytearray) -> SearchBody:
-    """A small body, checked."""
+    """Parse and check a small body."""
     if not data.strip():
         raise InvalidArgument("the body is empty")
     try:

@@ -1,8 +1,8 @@
-"""Connections of the HTTP port: how many, and how long they may say nothing.
+"""Connections of the HTTP port: their number, and how long they may be silent.
 
-uvicorn waits for a header as long as its client likes. Here a connection that is not being
-answered has some seconds to send a whole header; when there are too many, the one that has been
-silent for longest makes room. So probes are answered however many strangers connect.
+uvicorn waits for a header without a limit. Here a connection must send a complete header within
+some seconds. When there are too many connections, the one that has been silent longest is closed.
+So probes are answered however many strangers connect.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["Connection", "ConnectionServer", "most_connections"]
 
-_HEADER_S = 10.0  # from a connection's first byte, or from its making, to a whole header
-_HANDSHAKE_S = 10.0  # of TLS
-_END_S = 5.0  # for what is written to go out once a connection is to end
-_UNSENT_BYTES = 16 << 10  # in a connection's buffer, before its sender waits
+_HEADER_S = 10.0  # from a connection's start, or its first byte, to a complete header
+_HANDSHAKE_S = 10.0  # for the TLS handshake
+_END_S = 5.0  # for written bytes to go out when a connection ends
+_UNSENT_BYTES = 16 << 10  # in a connection's buffer before its sender waits
 _MOST = 4096
-_OTHER_FILES = 256  # descriptors for slices, calls of Flight and everything else
+_OTHER_FILES = 256  # descriptors for slices, Flight calls and everything else
 
 
 def most_connections() -> int:
-    """Connections at a time: 4,096, or half of the descriptors where these are fewer."""
+    """Return the most connections at a time: 4,096, or half of the descriptors if fewer."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
         return _MOST
@@ -37,7 +37,7 @@ def most_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """One connection. ``check`` is called once a second, and ends what is silent too long."""
+    """One connection. ``check`` runs once a second and closes it if it is silent for too long."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -51,7 +51,7 @@ class Connection(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Make room, if there are too many connections."""
+        """Close the connection that has been silent longest, if there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         if len(self.connections) > most_connections():
@@ -59,7 +59,7 @@ class Connection(H11Protocol):
             min(silent, key=lambda c: c.since, default=self).abort()  # type: ignore[union-attr]
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; the first ones of a header start its time."""
+        """Take bytes; the first byte of a header starts its time limit."""
         if not (self._awaits_header or self.is_answering):
             self._awaits_header, self.since = True, time.monotonic()
         super().data_received(data)
@@ -67,16 +67,16 @@ class Connection(H11Protocol):
             self._awaits_header = False
 
     def on_response_complete(self) -> None:
-        """Wait for another request: uvicorn's own timer ends what stays idle."""
+        """Wait for another request; uvicorn's own timer closes idle connections."""
         super().on_response_complete()
         if not self.is_answering:
             self.since = time.monotonic()
-            # What is left of a refused request's body is thrown away, as long as a header may take.
+            # Discard the rest of a refused request's body, for at most a header's time limit.
             begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
             self._awaits_header = bool(begun)
 
     def check(self, now: float) -> None:
-        """End this connection if its header is late, or if it does not end by itself."""
+        """Close this connection if its header is late, or if closing it takes too long."""
         if self.transport.is_closing():
             self._ending_since = self._ending_since or now
             if now - self._ending_since > _END_S:
@@ -85,7 +85,7 @@ class Connection(H11Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """End this connection at once: the system too forgets what was not sent."""
+        """Close this connection at once; the system drops unsent bytes too."""
         end = self.transport.get_extra_info("socket")
         if end is not None:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -100,7 +100,7 @@ class Connection(H11Protocol):
             await send(message)
             if cycle.response_complete and self.flow.write_paused:
                 try:
-                    await self.flow.drain()  # so that nothing large is left in the buffer
+                    await self.flow.drain()  # leaves nothing large in the buffer
                 except asyncio.CancelledError:
                     self.abort()
                     raise
@@ -108,16 +108,16 @@ class Connection(H11Protocol):
         try:
             await self._answered(scope, receive, send_to_reader)
         finally:
-            if not cycle.response_complete:  # its client has gone, or does not read
+            if not cycle.response_complete:  # the client left or does not read
                 cycle.disconnected = True
                 self.abort()
 
 
 class ConnectionServer(uvicorn.Server):
-    """A server of such connections, on one socket."""
+    """A uvicorn server of such connections, on one socket."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; as uvicorn does, but with a time limit on handshakes."""
+        """Listen as uvicorn does, but with a time limit on TLS handshakes."""
         config = self.config
 
         def connect() -> asyncio.Protocol:
@@ -127,15 +127,19 @@ class ConnectionServer(uvicorn.Server):
         handshake_s, end_s = (None, None) if config.ssl is None else (_HANDSHAKE_S, _END_S)
         self.servers = [
             await loop.create_server(
-                connect, sock=each, ssl=config.ssl, backlog=config.backlog,
-                ssl_handshake_timeout=handshake_s, ssl_shutdown_timeout=end_s,
+                connect,
+                sock=each,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=handshake_s,
+                ssl_shutdown_timeout=end_s,
             )
             for each in sockets or []
-        ]  # fmt: skip
+        ]
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second."""
+        """Check the connections once a second; uvicorn calls this ten times a second."""
         if counter % 10 == 0:
             now = time.monotonic()
             for connection in list(self.server_state.connections):

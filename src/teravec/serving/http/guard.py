@@ -1,6 +1,6 @@
-"""What every HTTP request passes first: by which name it calls this server, and its token.
+"""The first checks of every HTTP request: the host name that it uses, and its token.
 
-Nothing of a body is read here. An answer that is not read ends the connection.
+Bodies are not read here. A client that does not read its answer loses the connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # of an answer that a client takes, at least that fast
+_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # a client must read a piece of this size in this time
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -35,10 +35,10 @@ _HEADERS = [
 
 
 class HostNames:
-    """Names that a server may be called by: localhost, this machine's loopback, and those given.
+    """Host names that requests may use: localhost, loopback addresses, and those given.
 
-    A web page can give its own name the address 127.0.0.1, and then read what a server there
-    answers (DNS rebinding). Its browser still sends the page's name.
+    A web page can point its own name at 127.0.0.1 and then read the answers of a server there (DNS
+    rebinding). The browser still sends the page's name, which this check refuses.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class HostNames:
         self._names = {"localhost", *(name.lower().rstrip(".").strip("[]") for name in names)}
 
     def accept(self, host: str) -> bool:
-        """Whether ``host``, with or without a port, is such a name."""
+        """Whether ``host``, with or without a port, is one of the names."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
@@ -69,23 +69,20 @@ class HttpGuard:
     ----------
     app : callable
     tokens : Tokens
-        May be replaced while requests come.
+        May be replaced while requests arrive.
     open_paths : tuple of str
         Paths that need no token.
     hosts : HostNames, optional
-        Asked where no token tells friends from strangers.
+        Checked where callers need no token.
     """
 
     def __init__(
-        self, app: App, tokens: Tokens, open_paths: tuple[str, ...],
-        hosts: HostNames | None = None,
-    ) -> None:  # fmt: skip
+        self, app: App, tokens: Tokens, open_paths: tuple[str, ...], hosts: HostNames | None = None
+    ) -> None:
         self._app, self.tokens = app, tokens
         self._open_paths, self._hosts = open_paths, hosts
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:  # fmt: skip
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
@@ -105,7 +102,7 @@ class HttpGuard:
             passed = {**scope, "method": method, ARRIVED: time.monotonic()}
             await self._app(passed, receive, send_with_headers)
         except (TimeoutError, ConnectionResetError):
-            return  # nobody reads: the connection is closed, and the answer's memory free
+            return  # nobody reads: the connection closes, and the answer's memory is freed
 
     async def _refused(self, scope: MutableMapping[str, Any], send: Send) -> bool:
         if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
@@ -116,19 +113,23 @@ class HttpGuard:
             return False
         if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
             await _refuse(
-                send, 421, "access-denied",
+                send,
+                421,
+                "access-denied",
                 f"called by the name {host[:80]!r}; this server has no tokens, and answers by the "
                 "names localhost, 127.0.0.1 and [::1] only; teravec serve --allow-host NAME adds "
                 "one",
-            )  # fmt: skip
+            )
             return True
         origin = _header(scope, b"origin")
         if origin is not None and not self._hosts.accept(origin.rpartition("://")[2]):
             await _refuse(
-                send, 403, "access-denied",
+                send,
+                403,
+                "access-denied",
                 f"asked by a page of {origin[:80]!r}; this server has no tokens, and answers pages "
                 "of its own names only; teravec serve --allow-host NAME adds one",
-            )  # fmt: skip
+            )
             return True
         return False
 
@@ -137,7 +138,7 @@ class HttpGuard:
         if len(given) != 1:
             return False
         kind, _, secret = given[0].decode("latin-1").partition(" ")
-        if kind.lower() == "basic":  # what browsers ask their user for; the name is ours to ignore
+        if kind.lower() == "basic":  # from a browser's dialog; the user name is ignored
             try:
                 decoded = base64.b64decode(secret, validate=True).decode("utf-8")
             except (binascii.Error, ValueError):
@@ -166,8 +167,8 @@ async def _send_in_pieces(send: Send, message: Message) -> None:
 
 
 async def _refuse(
-    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = (),
-) -> None:  # fmt: skip
+    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
     body = json.dumps({"error": code, "message": message}).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})

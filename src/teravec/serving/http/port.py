@@ -26,7 +26,7 @@ _SWITCH_S = 0.001
 
 
 class HttpPort:
-    """Serves one service on one address, from its making until ``close``.
+    """Serves one service on one address, from its creation until ``close``.
 
     Parameters
     ----------
@@ -38,13 +38,16 @@ class HttpPort:
     Raises
     ------
     InvalidArgument
-        The address is taken, or not this machine's; or a certificate is none.
+        The address is in use or not this machine's, or a certificate is invalid.
     """
 
     def __init__(
-        self, service: SearchService, address: Address, security: ServerSecurity,
+        self,
+        service: SearchService,
+        address: Address,
+        security: ServerSecurity,
         lookup: VectorLookup | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         open_paths = ("/healthz", "/readyz") if security.open_probes else ()
         app = http_app(service, lookup)
         self._searches = app.state.searches
@@ -53,11 +56,19 @@ class HttpPort:
             app, security.tokens(), open_paths, hosts if security.checks_host(address) else None
         )
         config = uvicorn.Config(
-            self._guard, log_config=None, access_log=False, lifespan="off", server_header=False,
-            proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE_S, timeout_graceful_shutdown=5,
-            ws="none", log_level="error", **_tls(security),
-        )  # fmt: skip
-        # Whoever computes in Python lets the event loop in after a millisecond, not after five.
+            self._guard,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=5,
+            ws="none",
+            log_level="error",
+            **_tls(security),
+        )
+        # Other Python threads give way to the event loop after a millisecond, not after five.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_S))
         self._socket = bound_socket(address)
         try:
@@ -85,7 +96,7 @@ class HttpPort:
         raise Unavailable(f"the HTTP port {self.address} did not start within {_START_S:.0f} s")
 
     def use_tokens(self, tokens: Tokens) -> None:
-        """Ask for these tokens from now on."""
+        """Require these tokens from now on."""
         self._guard.tokens = tokens
 
     def use_certificates(self, security: ServerSecurity) -> None:
@@ -104,9 +115,7 @@ class HttpPort:
 def _tls(security: ServerSecurity) -> dict[str, Any]:
     if security.certificate is None:
         return {}
-    options: dict[str, Any] = {
-        "ssl_certfile": security.certificate, "ssl_keyfile": security.key,
-    }  # fmt: skip
+    options: dict[str, Any] = {"ssl_certfile": security.certificate, "ssl_keyfile": security.key}
     if security.client_ca is not None:
         options |= {"ssl_ca_certs": security.client_ca, "ssl_cert_reqs": ssl.CERT_REQUIRED}
     return options

@@ -1,7 +1,7 @@
 """POST /search: from a body to an answer, in bounded memory and off the event loop.
 
-What a request holds counts from before its body is read until its answer is sent. Searches have
-threads of their own; with all of them taken, or no bytes left, the answer is ``busy`` at once.
+A request's bytes count from before its body is read until its answer is sent. Searches run on their
+own threads. If all threads are busy, or no bytes are left, the answer is ``busy`` at once.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ __all__ = ["ARRIVED", "HttpSearches"]
 
 T = TypeVar("T")
 
-ARRIVED = "teravec.arrived"  # in a request's scope: when its header had come
-_MOST_SEARCHES = 128  # at a time: each takes a thread, and batches join their requests
-_SMALL_RESULTS = 4096  # of an answer that is written at once
+ARRIVED = "teravec.arrived"  # in a request's scope: arrival time of its header
+_MOST_SEARCHES = 128  # at a time; each takes a thread, and batches join their requests
+_SMALL_RESULTS = 4096  # an answer of so few results is written at once
 _BODY_S = 30.0
 _TURNS = 4
-_SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # an answer is taken in 30 s and a second for each 128 KiB
-_TEXT_BYTES = 30  # of a result in JSON, about
+_SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # time to read an answer: 30 s, plus 1 s per 128 KiB
+_TEXT_BYTES = 30  # approximate size of a result in JSON
 
 
 class HttpSearches(Response):
-    """Answers searches; an ASGI application, and as such what the route returns.
+    """Answers searches. It is an ASGI application, and the route returns it as its response.
 
     Parameters
     ----------
     service : SearchService
     lookup : VectorLookup, optional
-        Lets queries be given by id.
+        For queries by id.
     """
 
     def __init__(self, service: SearchService, lookup: VectorLookup | None) -> None:
@@ -55,20 +55,20 @@ class HttpSearches(Response):
         self._most = min(service.limits.queue, _MOST_SEARCHES)
         self._under_way = 0
         self._searching = ThreadPoolExecutor(self._most, "teravec-http")
-        # One thread each for large bodies and answers: both work in Python, and hold its lock.
+        # One thread for all large bodies and answers: both run in Python, and hold its lock.
         self._reading = ThreadPoolExecutor(1, "teravec-read-json")
         self._writing = ThreadPoolExecutor(1, "teravec-write-json")
         self._turn = asyncio.Semaphore(_TURNS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or raise why not."""
+        """Answer one request, or raise its error."""
         arrived_s = scope.get(ARRIVED) or time.monotonic()
         self._check_room()
         with self._service.budget.share() as share:
             share.hold(_body_bytes(scope, self._limits.json_bytes))
             body = await self._read(receive, self._limits.json_bytes)
             if body is None:
-                return  # the client has gone
+                return  # the client left
             self._check_room()
             self._under_way += 1
             try:
@@ -79,7 +79,7 @@ class HttpSearches(Response):
             await self._send(send, pieces, share)
 
     async def _read(self, receive: Receive, most: int) -> bytearray | None:
-        """A whole body; None if the client has gone."""
+        """Read a whole body; None if the client left."""
         body = bytearray()
         try:
             async with asyncio.timeout(_BODY_S):
@@ -91,30 +91,30 @@ class HttpSearches(Response):
                     _check(len(body), most)
                     if not message.get("more_body"):
                         return body
-                    # Of many large bodies a few go on in each round of the event loop.
+                    # Give way, so that one round of the event loop reads only some large bodies.
                     async with self._turn:
                         await asyncio.sleep(0)
         except TimeoutError:
-            raise HTTPException(408, f"no whole body within {_BODY_S:.0f} s") from None
+            raise HTTPException(408, f"no complete body within {_BODY_S:.0f} s") from None
 
     def close(self) -> None:
-        """Begin no search any more."""
+        """Start no more searches."""
         for threads in (self._searching, self._reading, self._writing):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_room(self) -> None:
         if self._under_way >= self._most:
-            raise Busy(f"{self._most} searches are under way over HTTP, as many as may be")
+            raise Busy(f"{self._most} searches are under way over HTTP, the most at a time")
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Call a function that takes some milliseconds, beside the event loop."""
+        """Run a function of some milliseconds off the event loop."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._writing, function)
 
     async def _answer(
         self, body: bytearray, share: Share, arrived_s: float
     ) -> Iterator[bytes] | list[bytes]:
-        """The answer's pieces; a list of one where it is small."""
+        """Return the answer's pieces; a single piece if it is small."""
         loop, asked = asyncio.get_running_loop(), None
         d = self._service.backend.versions.current.d
         if len(body) > SMALL_BODY_BYTES:
@@ -122,7 +122,7 @@ class HttpSearches(Response):
             left_s = arrived_s + timeout_of(body) - time.monotonic()
             await asyncio.wait([reading], timeout=max(0.0, left_s))
             if not reading.done():
-                reading.cancel()  # other large bodies were before it
+                reading.cancel()  # it waited behind other large bodies
                 raise DeadlineExceeded("the deadline was over before the body was read")
             asked = reading.result()
         return await loop.run_in_executor(
@@ -132,7 +132,7 @@ class HttpSearches(Response):
     def _search(
         self, asked: Asked | None, body: bytearray, d: int, share: Share, arrived_s: float
     ) -> Iterator[bytes] | list[bytes]:
-        """Search, on a thread of its own."""
+        """Search, on a search thread."""
         if asked is None:
             asked = read_body(body, d, self._limits.queries)
         body.clear()
@@ -158,12 +158,17 @@ class HttpSearches(Response):
             self._lookup.check(self._service.backend.versions.current.manifest)
             queries = self._lookup.vectors([int(i) for i in options.ids or []])
         return SearchRequest(
-            queries, Wanted(options.k, options.radius), options.nprobe, options.recall,
-            float(options.timeout_s), options.allow_partial, options.candidates,
-        )  # fmt: skip
+            queries,
+            Wanted(options.k, options.radius),
+            options.nprobe,
+            options.recall,
+            float(options.timeout_s),
+            options.allow_partial,
+            options.candidates,
+        )
 
     async def _send(self, send: Send, pieces: Iterable[bytes], share: Share) -> None:
-        """Send an answer, or raise TimeoutError where its client reads too slowly."""
+        """Send an answer; raises TimeoutError if the client reads too slowly."""
         headers = [(b"content-type", b"application/json")]
         if isinstance(pieces, list):
             headers.append((b"content-length", str(len(pieces[0])).encode()))
@@ -179,7 +184,7 @@ class HttpSearches(Response):
 
 
 def _body_bytes(scope: Scope, most: int) -> int:
-    """What a body may be, before it is read; LimitExceeded where that is too much."""
+    """Return the largest size of a body before it is read; raises LimitExceeded if too large."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.lower() != b"identity":
             raise InvalidArgument(
@@ -202,5 +207,5 @@ def _check(size: int, most: int) -> None:
 
 
 def _alone(answer: Answer) -> Answer:
-    """The answer without the batch that it was found in, which would stay until it is sent."""
+    """Copy the answer out of its batch, whose arrays would otherwise stay until it is sent."""
     return replace(answer, distances=np.array(answer.distances), ids=np.array(answer.ids))

@@ -1,12 +1,12 @@
 """Joining concurrent requests into batches, in a queue of bounded length.
 
-While one batch is searched, requests gather; the next batch takes all that ask alike. So a
-request alone does not wait, and many together read each list once. After a batch of several,
-the next waits a moment for as many, as their clients are about to ask again.
+While one batch is searched, requests wait in the queue; the next batch takes all that have equal
+options. A lone request does not wait, and many requests together read each list once. After a batch
+of several requests, the next batch waits a moment for as many: their clients will soon ask again.
 
-There are no threads here: the thread of the oldest request leads, and searches the batch for
-all. A request that comes to an idle server is therefore searched without a switch of threads,
-which would cost more than the search of a small one.
+The batcher has no threads. The oldest request's thread leads: it searches the batch for all. On an
+idle server a request is therefore searched without a thread switch, which would cost more than a
+small search.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from teravec.serving.wire.protocol import Answer
 
 __all__ = ["Batcher", "Job"]
 
-_SMALL_ROWS = 64  # queries of a batch that need not wait behind a large one
+_SMALL_ROWS = 64  # a batch of so few queries need not wait behind large ones
 
 
 class _Lane(Enum):
-    """Where a batch is searched: the small one is open while the others have large batches."""
+    """A batch's lane. The small lane is open while all normal lanes hold large batches."""
 
     ANY = auto()
     SMALL = auto()
@@ -39,18 +39,18 @@ class _Lane(Enum):
 
 @dataclass(eq=False)
 class Job:
-    """One request that waits.
+    """One waiting request.
 
     Parameters
     ----------
     key : hashable
-        Jobs of equal keys can be joined.
+        Jobs with equal keys can be joined.
     request : object
-        What ``run`` is given.
+        Passed to ``run``.
     rows : int
-        Queries.
+        Number of queries.
     size : int
-        Bytes that it holds while it waits.
+        Bytes in memory while the job waits.
     deadline : Deadline
     """
 
@@ -59,7 +59,7 @@ class Job:
     rows: int
     size: int
     deadline: Deadline
-    lane: _Lane | None = None  # where its thread leads a batch, once it is its turn
+    lane: _Lane | None = None  # set when the job's thread is to lead a batch
     result: Answer | BaseException | None = None
     changed: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
@@ -78,28 +78,33 @@ class Batcher:
     Parameters
     ----------
     run : callable
-        Given jobs of one key and the last of their deadlines; returns their answers in order.
+        Takes jobs of one key and the latest of their deadlines; returns their answers in order.
     limits : Limits
-        Length of the queue and its bytes.
+        Length and bytes of the queue.
     batch_rows : int
-        Queries joined at most; 1 joins nothing.
+        Most queries in a batch; 1 joins nothing.
     workers : int
-        Batches at a time. One more small batch may run while all of them are large.
+        Batches at a time. While all of them are large, one small batch may run in addition.
     linger_s : float
-        How long a batch waits for as many requests as the last one had.
+        Longest wait of a batch for as many requests as the last one had.
     """
 
     def __init__(
-        self, run: Run, limits: Limits, *, batch_rows: int = 1024, workers: int = 1,
+        self,
+        run: Run,
+        limits: Limits,
+        *,
+        batch_rows: int = 1024,
+        workers: int = 1,
         linger_s: float = 0.002,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._run, self._limits, self._batch_rows = run, limits, batch_rows
         self._linger_s, self._workers = linger_s, workers
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
         self._held = self._held_bytes = 0
         self._free = {_Lane.ANY: workers, _Lane.SMALL: 1}
-        self._large = 0  # batches under way that are large
+        self._large = 0  # large batches under way
         self._last_joined = 1
         self._lingering = 0
         self._closed = False
@@ -139,7 +144,7 @@ class Batcher:
         return job.result
 
     def drain(self, timeout_s: float) -> bool:
-        """Refuse new jobs, and wait until those here are answered; False if time is over."""
+        """Refuse new jobs and wait for the others; False if the time runs out first."""
         with self._changed:
             self._closed = True
             return self._changed.wait_for(lambda: not self._held, timeout_s)
@@ -160,16 +165,16 @@ class Batcher:
                 self._changed.notify_all()
 
     def _leave_queue(self, job: Job) -> None:
-        """Give up a job whose time is over, unless its turn has just come."""
+        """Give up a job past its deadline, unless its thread has just been chosen to lead."""
         with self._changed:
             if job in self._queue:
                 self._queue.remove(job)
                 job.result = DeadlineExceeded("the deadline was over in the queue")
             elif job.lane is None and job.result is None:
-                job.result = DeadlineExceeded("the deadline was over before the answer was there")
+                job.result = DeadlineExceeded("the deadline was over before the answer was found")
 
     def _promote(self) -> None:
-        """Let the oldest jobs lead, as long as there are free lanes for them."""
+        """Let the oldest jobs lead while lanes are free."""
         for lane, most_rows in ((_Lane.ANY, None), (_Lane.SMALL, _SMALL_ROWS)):
             while self._free[lane] and (lane is _Lane.ANY or self._large >= self._workers):
                 first = next((j for j in self._queue if not most_rows or j.rows <= most_rows), None)
@@ -181,7 +186,7 @@ class Batcher:
                 first.changed.put(None)
 
     def _lead(self, job: Job) -> None:
-        """Search a batch that begins with this job, then let the next one lead."""
+        """Search the batch that begins with this job, then let the next job lead."""
         lane, job.lane = job.lane, None
         assert lane is not None
         large = False
@@ -191,7 +196,7 @@ class Batcher:
                 large = sum(each.rows for each in batch) > _SMALL_ROWS
                 self._large += large
                 if large:
-                    self._promote()  # the small lane may have opened
+                    self._promote()  # the small lane may be open now
             self._search(batch)
         finally:
             with self._changed:
@@ -200,7 +205,7 @@ class Batcher:
                 self._promote()
 
     def _gather(self, first: Job, most_rows: int) -> list[Job]:
-        """The first job, and others like it while they fit, out of the queue."""
+        """Take the first job from the queue, and others with its key while they fit."""
         if self._last_joined > 1 and self._batch_rows > 1:
             self._linger(first)
         batch, rows = [first], first.rows
@@ -216,7 +221,7 @@ class Batcher:
         return batch
 
     def _linger(self, first: Job) -> None:
-        """Wait a moment for as many jobs like the first as the last batch joined."""
+        """Wait a moment for as many jobs with this key as the last batch joined."""
         until = time.monotonic() + self._linger_s
         self._lingering += 1
         while 1 + sum(job.key == first.key for job in self._queue) < self._last_joined:
@@ -226,14 +231,14 @@ class Batcher:
         self._lingering -= 1
 
     def _search(self, batch: list[Job]) -> None:
-        """Search a batch and give everyone their part."""
+        """Search a batch and hand each job its answer."""
         try:
             batch[0].deadline.check()
             answers = self._run(batch, max(job.deadline for job in batch))
         except BaseException as error:
             if len(batch) == 1:
                 batch[0].finish(error)
-            for job in batch if len(batch) > 1 else []:  # one may be at fault: each for itself
+            for job in batch if len(batch) > 1 else []:  # one may be at fault: search each alone
                 self._search([job])
             return
         for job, answer in zip(batch, answers, strict=True):

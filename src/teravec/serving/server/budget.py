@@ -1,6 +1,6 @@
-"""The bytes that requests and answers of a server may hold, from their arrival until they are sent.
+"""The bytes that a server's requests and answers may take, from arrival until they are sent.
 
-Memory that large requests took goes back to the system from here, and only from here.
+This module alone returns the memory of large requests to the system.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from teravec.errors import Busy
 
 __all__ = ["Budget", "Share", "release_memory"]
 
-_LARGE_BYTES = 1 << 20  # a request that held so much leaves free memory behind that is worth it
-# Trimming holds up allocations for some ten milliseconds: it waits for a pause, but not for long.
+_LARGE_BYTES = 1 << 20  # a request of this size leaves enough free memory to trim
+# Trimming blocks allocations for some ten milliseconds, so it waits for a pause, but not for long.
 _TRIM_AFTER_S, _TRIM_AT_LEAST_S = 0.5, 5.0
 
 
 class Budget:
-    """Bytes held together by everything that has a share.
+    """The bytes of all shares together.
 
     Parameters
     ----------
     most_bytes : int
-        One share alone may be larger: each single request has a bound of its own.
+        Limit of all shares together. A lone share may exceed it: each request has its own bound.
     always_bytes : int
-        A share up to this size counts, but is never refused. So large requests cannot shut out
-        small ones, or a coordinator's questions about a server's state.
+        A share up to this size counts, but is never refused. Large requests therefore cannot shut
+        out small ones, or a coordinator's health checks.
     """
 
     def __init__(self, most_bytes: int, always_bytes: int = 0) -> None:
@@ -42,12 +42,12 @@ class Budget:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that all shares hold now."""
+        """Bytes of all shares now."""
         return self._held_bytes
 
     @contextmanager
     def share(self) -> Iterator[Share]:
-        """A share for one request; it holds nothing any more when the body ends."""
+        """Yield a share for one request; its bytes are released when the body ends."""
         share = Share(self)
         try:
             yield share
@@ -57,9 +57,9 @@ class Budget:
                 self._trim_soon()
 
     def change(self, held_bytes: int, wanted_bytes: int) -> None:
-        """Let a share that holds ``held_bytes`` hold ``wanted_bytes``; Busy where they do not fit.
+        """Change a share from ``held_bytes`` to ``wanted_bytes``; raises Busy if they do not fit.
 
-        Giving bytes back always succeeds.
+        Releasing bytes always succeeds.
         """
         with self._lock:
             others = self._held_bytes - held_bytes
@@ -92,25 +92,25 @@ class Budget:
 
 
 class Share:
-    """What one request holds of a budget."""
+    """One request's part of a budget."""
 
     def __init__(self, budget: Budget) -> None:
         self._budget = budget
         self._bytes = self.peak_bytes = 0
 
     def hold(self, size: int) -> None:
-        """Hold ``size`` bytes instead of what was held; Busy where they do not fit."""
+        """Set the share to ``size`` bytes; raises Busy if they do not fit."""
         self._budget.change(self._bytes, size)
         self._bytes = size
         self.peak_bytes = max(self.peak_bytes, size)
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system."""
+    """Return freed memory to the system."""
     pa.default_memory_pool().release_unused()
     if _malloc_trim is not None:
         _malloc_trim(0)
 
 
-# glibc keeps what was freed in arenas of each thread; musl has no such call and needs none.
+# glibc keeps freed memory in per-thread arenas; musl has no such call and needs none.
 _malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,6 +1,6 @@
-"""What a server is at this moment, for Prometheus: taken when it is asked for.
+"""Gauges of a server's present state for Prometheus, computed when they are collected.
 
-Values of labels are the topology's addresses, the states, and the versions that are open.
+Label values are the topology's addresses, the states, and the open versions.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ class GaugeSource(Collector):
         self._sources = sources
 
     def collect(self) -> Iterable[Metric]:
-        """All gauges as they are now."""
+        """Return all gauges' present values."""
         for source in self._sources:
             yield from source()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: what there is depends on the servers."""
+        """Return nothing, because the gauges depend on the servers."""
         return []
 
 
 def gauge(name: str, text: str, value: float) -> Metric:
-    """One gauge without labels."""
+    """Make a gauge without labels."""
     return GaugeMetricFamily(f"teravec_{name}", text, value=value)
 
 
 def info(name: str, text: str, label: str, values: Iterable[str]) -> Metric:
-    """A gauge that is 1 for each value of its label."""
+    """Make a gauge that is 1 for each value of its label."""
     family = GaugeMetricFamily(f"teravec_{name}", text, labels=[label])
     for value in values:
         family.add_metric([value], 1.0)
@@ -51,7 +51,7 @@ def info(name: str, text: str, label: str, values: Iterable[str]) -> Metric:
 
 
 def server_gauges(servers: Iterable[dict[str, Any]], states: Iterable[str]) -> Iterable[Metric]:
-    """Gauges of a coordinator's servers, from what ``Fleet.describe`` tells of each."""
+    """Yield gauges of a coordinator's servers, from ``Fleet.describe``."""
     up = GaugeMetricFamily(
         "teravec_server_up", "Whether the coordinator asks a server as usual (1), or not.",
         labels=["address"],

@@ -1,4 +1,4 @@
-"""Sockets that listen, and why one cannot."""
+"""Listening sockets, and clear errors where one cannot be opened."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 
 def bound_socket(address: Address) -> socket.socket:
-    """A socket that has the address, for a server to listen on.
+    """Bind a socket to an address, for a server to listen on.
 
     Raises
     ------
     InvalidArgument
-        The host is no name or no address of this machine, the port is taken or reserved; it says
-        which of these, and what to do.
+        The host is unknown or not this machine's, or the port is in use or reserved. The message
+        says which, with a remedy.
     """
     family, where = _resolve(address)
     try:
-        # asyncio sends small answers at once (TCP_NODELAY) only where it sees that it is TCP.
+        # asyncio sets TCP_NODELAY only on sockets whose protocol is given as TCP.
         bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise InvalidArgument(f"cannot listen on {address}: {_reason(address, error)}") from error
@@ -39,12 +39,12 @@ def bound_socket(address: Address) -> socket.socket:
 
 
 def check_free(address: Address) -> None:
-    """Raise InvalidArgument, as ``bound_socket``, where a server could not have the address."""
+    """Raise InvalidArgument, as ``bound_socket`` does, if the address cannot be bound."""
     bound_socket(address).close()
 
 
 def _resolve(address: Address) -> tuple[socket.AddressFamily, tuple[object, ...]]:
-    """The family and the socket address of a host and a port; of several, the first IPv4 one."""
+    """Resolve a host and port; of several addresses, take the first IPv4 one."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

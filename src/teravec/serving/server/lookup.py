@@ -1,4 +1,4 @@
-"""Vectors by id, so that a stored vector can be asked for its neighbours."""
+"""Vectors by id, so that a query can name an indexed vector."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["VectorLookup"]
 Int64 = npt.NDArray[np.int64]
 
 _BLOCK = 1 << 20  # ids read at a time
-_ROW_BYTES = 24  # while ids are sorted: themselves, their order, and the sorted ones
+_ROW_BYTES = 24  # while ids are sorted: the ids, their order, and the sorted ids
 
 
 class VectorLookup:
     """Vectors of the files that an index was built from, by the index's ids.
 
-    Codes of an index are no vectors, and finding an id among them would read every list; the
-    files that the index was built from answer at once. Ids are those of the index's id column, or
-    row numbers where it has none. Of an id that several rows have, the first row's vector is meant.
+    The vectors come from the source files: an index holds codes, and finding an id among them would
+    read every list. Ids are those of the index's id column, or row numbers if it has none. If
+    several rows have the same id, the first row is used.
 
     Parameters
     ----------
@@ -36,23 +36,25 @@ class VectorLookup:
     index : Path
         Index directory.
     memory_bytes : int, optional
-        Limit for a table of ids, 24 bytes a row while it is made; row numbers, and ids that
-        ascend by 1, need none.
-
+        Limit for the table of ids, which takes 24 bytes a row while it is made. Row numbers, and
+        ids that ascend by 1, need no table.
     vector_column : str, optional
         Not given: that of the build.
 
     Raises
     ------
     InvalidArgument
-        The files are not those that the index was built from, or lack its id column.
+        The index was not built from these files, or they lack its id column.
     MemoryLimitTooSmall
     """
 
     def __init__(
-        self, path: str, index: Path, memory_bytes: int | None = None,
+        self,
+        path: str,
+        index: Path,
+        memory_bytes: int | None = None,
         vector_column: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         manifest = read_manifest(IndexPaths(index))
         self._made_of = manifest.source
         column = manifest.source.get("id_column")
@@ -77,15 +79,15 @@ class VectorLookup:
         self._first, self._ids, self._rows = _table(source, memory_bytes or default_memory())
 
     def check(self, manifest: Manifest) -> None:
-        """Raise InvalidArgument where another index is served by now."""
+        """Raise InvalidArgument if the server has switched to an index of other vectors."""
         if manifest.source is not self._made_of and manifest.source != self._made_of:
             raise InvalidArgument(
-                "the index that is served now was built from other vectors than those to look ids "
-                "up in; start the server with its --vectors"
+                "the index served now was built from other vectors than --vectors; start the "
+                "server with the vectors of this index"
             )
 
     def vectors(self, ids: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Vectors of shape (n, d), or InvalidArgument for an id that is none."""
+        """Return vectors of shape (n, d); raises InvalidArgument for an unknown id."""
         if (largest := max(ids, default=0)) > np.iinfo(np.int64).max:
             raise InvalidArgument(f"id {largest} asked for; less than 2^63 expected")
         rows = [self._source.read(row, row + 1) for row in self._rows_of(ids)]
@@ -111,7 +113,7 @@ class VectorLookup:
 
 
 def _table(source: Source, memory_bytes: int) -> tuple[int, Int64 | None, Int64 | None]:
-    """The first id; and all ids ascending with their rows, unless each is one above the last."""
+    """Return the first id, and sorted ids with their rows unless ids ascend by 1."""
     if not source.has_ids:
         return 0, None, None
     first = int(source.read_ids(0, 1)[0])
@@ -122,7 +124,7 @@ def _table(source: Source, memory_bytes: int) -> tuple[int, Int64 | None, Int64 
     for start in range(0, source.ntotal, _BLOCK):
         stop = min(start + _BLOCK, source.ntotal)
         ids[start:stop] = source.read_ids(start, stop)
-    rows = np.argsort(ids, kind="stable")  # of equal ids the first row comes first
+    rows = np.argsort(ids, kind="stable")  # equal ids stay in the order of their rows
     return first, ids[rows], rows
 
 

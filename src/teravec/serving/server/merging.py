@@ -1,4 +1,4 @@
-"""Merging what several searches of different lists found for the same queries."""
+"""Merging the results of several searches of different lists for the same queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Part(NamedTuple):
-    """What one search found: ``rows`` (n,), ascending, says which query each row answers."""
+    """One search's results; ``rows`` (n,), ascending, are the query numbers of its rows."""
 
     rows: Int64
     answer: Answer
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 def merged(
     parts: Sequence[Part], nq: int, wanted: Wanted, larger_is_closer: bool, version: str
 ) -> Answer:
-    """Results of all parts, best first; equal distances go by id, as in a local search."""
+    """Merge the results of all parts, best first; ties go by id, as in a local search."""
     if len(parts) == 1 and len(parts[0].rows) == nq:
         return parts[0].answer
     owners = [np.repeat(part.rows, part.answer.counts) for part in parts]

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus and for the console."""
+"""A server's counters, for Prometheus and for the console."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Metrics"]
 
 _LATENCIES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _JOINED = (1, 2, 4, 8, 16, 32, 64, 128)
-# From and to clients; from a coordinator to its servers, and back.
+# Between clients and this server, and between a coordinator and its servers.
 DIRECTIONS = ("received", "sent", "fanned-out", "gathered")
 _RECENT = 2000
 _RECENT_S = 60.0
@@ -29,7 +29,7 @@ _RECENT_S = 60.0
 class Metrics:
     """Counters and histograms of one server.
 
-    Each server has a registry of its own, so that several can live in one process.
+    Each server has its own registry, so several servers can run in one process.
     """
 
     def __init__(self) -> None:
@@ -45,17 +45,22 @@ class Metrics:
         self._bytes = counter("bytes", "Bytes of frames.", "direction")
         self._retries = counter("retries", "Searches sent to another replica.", "why")
         self._latency = Histogram(
-            "teravec_request_seconds", "Time from a request's arrival to its answer.", ["method"],
-            buckets=_LATENCIES, registry=self.registry,
-        )  # fmt: skip
-        self._joined = Histogram(
-            "teravec_batch_requests", "Requests joined into a batch.", buckets=_JOINED,
+            "teravec_request_seconds",
+            "Time from a request's arrival to its answer.",
+            ["method"],
+            buckets=_LATENCIES,
             registry=self.registry,
-        )  # fmt: skip
+        )
+        self._joined = Histogram(
+            "teravec_batch_requests",
+            "Requests joined into a batch.",
+            buckets=_JOINED,
+            registry=self.registry,
+        )
         self._lock = threading.Lock()
         self._children: dict[tuple[object, ...], Any] = {}
         self._moved = dict.fromkeys(DIRECTIONS, 0)
-        # When, seconds, queries and bytes of the latest requests.
+        # Time, duration, queries and bytes of the latest requests.
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_RECENT)
 
     def collect_from(self, *sources: Callable[[], Iterable[Metric]]) -> None:
@@ -65,8 +70,8 @@ class Metrics:
     def request(self, method: str, code: str, seconds: float, queries: int, size: int) -> None:
         """Count a request, answered (code ``ok``) or refused; ``size`` in bytes, both ways.
 
-        Callers choose the text of a method: what is none of ours is counted as ``other``, so that
-        nobody can make time series.
+        Callers choose the text of ``method``. Unknown methods are counted as ``other``, so that no
+        caller can create time series.
         """
         method = method if method in METHODS else "other"
         self._of(self._requests, method, code).inc()
@@ -77,7 +82,7 @@ class Metrics:
                 self._recent.append((time.monotonic(), seconds, queries, size))
 
     def moved(self, direction: str, size: int) -> None:
-        """Count bytes of frames: one of ``DIRECTIONS``."""
+        """Count bytes of frames; ``direction`` is one of ``DIRECTIONS``."""
         self._of(self._bytes, direction).inc(size)
         with self._lock:
             self._moved[direction] += size
@@ -88,7 +93,7 @@ class Metrics:
             return dict(self._moved)
 
     def _of(self, metric: Any, *labels: str) -> Any:
-        """The child of some labels; looking it up by prometheus_client takes its lock."""
+        """Return the child for some labels, cached: prometheus_client's own lookup locks."""
         key = (id(metric), *labels)
         child = self._children.get(key)
         if child is None:
@@ -104,7 +109,7 @@ class Metrics:
         self._retries.labels(why).inc()
 
     def recent(self) -> dict[str, Any]:
-        """Percentiles in seconds, queries a second and bytes a query, of the last minute."""
+        """Return the last minute's latencies (seconds), queries a second and bytes a query."""
         now = time.monotonic()
         with self._lock:
             rows = [row for row in self._recent if now - row[0] <= _RECENT_S]
@@ -123,5 +128,5 @@ class Metrics:
         }
 
     def text(self) -> bytes:
-        """All counters, as Prometheus reads them."""
+        """Return all counters in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The service behind both ports: checks a request, queues it, answers it, counts it."""
+"""The service behind both ports: it checks, queues, answers and counts requests."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ log = logging.getLogger(__name__)
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
 SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
-_RESULT_BYTES = 2 * 12  # of an answer, while it is found and while it is put into a frame
-_CLOSE_S = 5.0  # for what is being searched when a server is closed without draining
+_RESULT_BYTES = 2 * 12  # a result takes 12 bytes in the answer and 12 in its frame
+_CLOSE_S = 5.0  # for searches under way when a server closes without draining
 
 
 class Backend(Protocol):
-    """What searches: lists of this machine, or a coordinator's servers."""
+    """The searcher behind a service: this machine's lists, or a coordinator's servers."""
 
     versions: Versions
 
@@ -52,19 +52,19 @@ class Backend(Protocol):
         """Answer queries."""
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
-        """Search lists that were chosen for each query."""
+        """Search the lists given for each query."""
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
-        """Compare queries with vectors that were chosen for each."""
+        """Compare each query with the finer codes of its given vectors."""
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
-        """Vectors of each list, and the ranges of lists that are searched here."""
+        """Return the vectors of each list, and the ranges of lists searched here."""
 
     def why_not_ready(self) -> str | None:
-        """None if it can answer; else what is missing."""
+        """Return None if the backend can answer, otherwise what is missing."""
 
     def statistics(self) -> dict[str, Any]:
-        """What it tells beside the service's own numbers."""
+        """Return statistics in addition to the service's own."""
 
     def want(self, versions: dict[str, str]) -> None:
         """Serve these versions as long as a coordinator makes requests for them."""
@@ -73,14 +73,14 @@ class Backend(Protocol):
         """What it is at this moment, beside the service's own gauges."""
 
     def reload(self) -> str:
-        """Go over to the directory's present index; return its version."""
+        """Switch to the index that is now in the directory; return its version."""
 
     def close(self) -> None:
         """Close files and connections."""
 
 
 class SearchService:
-    """Answers requests of any number of threads.
+    """Answers requests from any number of threads.
 
     Parameters
     ----------
@@ -91,13 +91,18 @@ class SearchService:
     workers : int
         Batches at a time.
     batch_rows : int
-        Queries joined at most; 1 searches each request alone.
+        Most queries in a batch; 1 searches each request alone.
     """
 
     def __init__(
-        self, backend: Backend, limits: Limits, metrics: Metrics, *, workers: int = 1,
+        self,
+        backend: Backend,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        workers: int = 1,
         batch_rows: int = 1024,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.backend, self.limits, self.metrics = backend, limits, metrics
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
@@ -107,9 +112,9 @@ class SearchService:
         metrics.collect_from(self._gauges, backend.gauges)
 
     def answer_frame(self, method: str, data: memoryview, share: Share | None = None) -> bytes:
-        """Answer a request's frame by a frame: an answer, or an error.
+        """Answer a request's frame with a frame: an answer or an error.
 
-        ``share`` holds what both take, from before the search on.
+        ``share`` reserves the bytes of both, starting before the search.
         """
         started = time.perf_counter()
         queries = 0
@@ -131,7 +136,7 @@ class SearchService:
         return frame
 
     def search(self, request: SearchRequest) -> Answer:
-        """Answer a request that came another way, as by HTTP.
+        """Answer a request that did not arrive as a frame.
 
         Raises
         ------
@@ -185,7 +190,7 @@ class SearchService:
         return answer.split([job.rows for job in jobs])
 
     def info(self) -> dict[str, Any]:
-        """What is served, and the bounds of requests."""
+        """Describe the index and the bounds of requests."""
         index = self.backend.versions.current
         manifest = index.manifest
         return {
@@ -203,42 +208,44 @@ class SearchService:
         }
 
     def statistics(self) -> dict[str, Any]:
-        """State and load: what a coordinator polls and the console shows."""
+        """Return state and load, for coordinators and the console."""
         backend = self.backend
         return {
             "ready": self.why_not_ready() is None,
             "draining": self._draining,
             "uptime_s": time.time() - self._started,
             "waiting": self._batcher.waiting,
-            "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
-                         for i in backend.versions.open},
+            "versions": {
+                i.version: [list(r) for r in backend.list_sizes(i)[1]]
+                for i in backend.versions.open
+            },
             "names": {i.version: i.path.name for i in backend.versions.open},
             "recent": self.metrics.recent(),
             "bytes": self.metrics.bytes_moved(),
             **backend.statistics(),
-        }  # fmt: skip
+        }
 
     def want(self, versions: dict[str, str]) -> None:
         """A coordinator makes requests for these versions, by name of their directories."""
         self.backend.want(versions)
 
     def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
-        """Version, and vectors of every list that is searched here, 0 for others."""
+        """Return version, and vectors of every list; 0 for lists not searched here."""
         with self.backend.versions.using(version) as index:
             return index.version, self.backend.list_sizes(index)[0]
 
     def histogram(self) -> list[dict[str, int]]:
-        """How many lists have how many vectors, of the lists owned."""
+        """Return the histogram of the owned lists' sizes."""
         sizes, ranges = self.backend.list_sizes(self.backend.versions.current)
         owned = [sizes[start:stop] for start, stop in ranges]
         return size_histogram(np.concatenate(owned)) if owned else []
 
     def why_not_ready(self) -> str | None:
-        """None if requests are taken; else why not."""
+        """Return None if requests are accepted, otherwise the reason."""
         return "shutting down" if self._draining else self.backend.why_not_ready()
 
     def reload(self) -> str:
-        """Go over to the directory's present index without dropping a request."""
+        """Switch to the index that is now in the directory, without dropping a request."""
         try:
             version = self.backend.reload()
         except Exception:
@@ -262,23 +269,23 @@ class SearchService:
 
     @property
     def draining(self) -> bool:
-        """Whether new requests are refused, as this server is about to end."""
+        """Whether the server refuses new requests because it is shutting down."""
         return self._draining
 
     def drain(self, timeout_s: float) -> bool:
-        """Refuse new requests, and finish those here; False if time is over first."""
+        """Refuse new requests and finish the others; False if the time runs out first."""
         self._draining = True
         return self._batcher.drain(timeout_s)
 
     def close(self) -> None:
-        """Refuse what comes, and close the backend."""
+        """Refuse new requests, and close the backend."""
         self._draining = True
         self._batcher.drain(_CLOSE_S)
         self.backend.close()
 
 
 def _joined(requests: Sequence[Any]) -> _Request:
-    """One request of several that ask alike."""
+    """Join requests with equal options into one."""
     first = requests[0]
     if len(requests) == 1:
         return first  # type: ignore[no-any-return]
@@ -288,6 +295,7 @@ def _joined(requests: Sequence[Any]) -> _Request:
 
     arrays = [name for name, value in vars(first).items() if isinstance(value, np.ndarray)]
     return replace(  # type: ignore[no-any-return]
-        first, timeout_s=max(request.timeout_s for request in requests),
+        first,
+        timeout_s=max(request.timeout_s for request in requests),
         **{name: column(name) for name in arrays},
-    )  # fmt: skip
+    )

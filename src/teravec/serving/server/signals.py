@@ -1,4 +1,4 @@
-"""Signals as a queue that a program waits on."""
+"""Signals as a queue on which a program waits."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ _LOOK_S = 0.2
 
 
 class Signals:
-    """What came while ``heeded`` held.
+    """The signals received while ``heeded`` is active.
 
-    A SimpleQueue may be put into from a signal's handler, wherever that interrupts; an Event
-    may not: its lock could be held by the very thread that is interrupted.
+    A signal handler may put into a SimpleQueue wherever it interrupts. It may not set an Event,
+    whose lock could be held by the interrupted thread itself.
     """
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[int] = SimpleQueue()
 
     def heed(self, number: int, _frame: FrameType | None) -> None:
-        """Take a signal: a handler."""
+        """Handle a signal by queueing it."""
         self._queue.put(number)
 
     def next(self) -> int:
         """Wait for a signal.
 
-        The kernel may give a signal to another thread; Python then runs our handler when this
-        one next runs, so it does from time to time.
+        The kernel may deliver a signal to another thread. Python then runs the handler when the
+        main thread next runs, so this wait wakes from time to time.
         """
         while True:
             if (number := self.poll(_LOOK_S)) is not None:
                 return number
 
     def poll(self, timeout_s: float) -> int | None:
-        """Wait for a signal, at most so long; None if there was none."""
+        """Wait at most ``timeout_s`` for a signal; None if there was none."""
         with contextlib.suppress(Empty):
             return self._queue.get(timeout=timeout_s)
         return None

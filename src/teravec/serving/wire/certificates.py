@@ -1,7 +1,7 @@
-"""PEM files of certificates and keys: whether they are what a server or a client needs.
+"""Checks of PEM files: certificates and keys must be what a server or a client needs.
 
-They are looked at here first, because gRPC gives one error for everything that is wrong with
-them. Dates and permissions are no errors: they are told, and the peers decide.
+gRPC reports one error for every fault in such a file, so these checks run first and name the
+fault. Expired dates and loose permissions are warnings only: the peers decide about them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
 _CERTIFICATE = re.compile(
     rb"-----BEGIN [A-Z0-9 ]*CERTIFICATE-----.+?-----END [A-Z0-9 ]*CERTIFICATE-----", re.DOTALL
 )
-# Two times that follow each other: a certificate's validity (RFC 5280, 4.1.2.5), in DER.
+# A certificate's validity in DER: two times in sequence (RFC 5280, 4.1.2.5).
 _TIME = rb"(?:\x17\x0d(\d{12})Z|\x18\x0f(\d{14})Z)"
 _VALIDITY = re.compile(rb"\x30." + _TIME + _TIME, re.DOTALL)
 
-# What a file holds instead, by its label, and what to do about it.
+# PEM label of an unsuitable file, its name in a message, and advice.
 _INSTEAD = (
     ("CERTIFICATE REQUEST", "a request for a certificate", "have an authority sign it"),
     ("PUBLIC KEY", "a public key", "give the private key that it was made from"),
@@ -40,7 +40,7 @@ _INSTEAD = (
 
 
 def read_small(path: Path) -> bytes:
-    """The bytes of a file that can only be small, as tokens and certificates are."""
+    """Read a file of tokens or certificates, which must be small."""
     with storage_errors(path, "read"), path.open("rb") as file:
         data = file.read(_LARGEST_FILE + 1)
     if len(data) > _LARGEST_FILE:
@@ -49,9 +49,9 @@ def read_small(path: Path) -> bytes:
 
 
 def check_pair(certificate: Path, key: Path) -> None:
-    """Raise InvalidArgument unless these are a certificate, or a chain of them, and its key.
+    """Raise InvalidArgument unless the files are a certificate (or a chain) and its key.
 
-    The message names the file, what is in it, and what to do.
+    The message names the file, its contents and a remedy.
     """
     chain = _certificates(certificate)
     _check_key(key)
@@ -59,7 +59,7 @@ def check_pair(certificate: Path, key: Path) -> None:
         return
     _check_each(certificate, chain)
     if "MISMATCH" not in reason:
-        raise InvalidArgument(f"{key}: not a private key that can be used ({_words(reason)})")
+        raise InvalidArgument(f"{key}: this private key cannot be used ({_words(reason)})")
     for number, pem in enumerate(chain[1:], 2):
         with _as_file(pem) as path:
             if _mismatch(path, key) is None:
@@ -74,12 +74,12 @@ def check_pair(certificate: Path, key: Path) -> None:
 
 
 def check_authority(path: Path) -> None:
-    """Raise InvalidArgument unless the file holds certificates that peers' may be checked by."""
+    """Raise InvalidArgument unless the file holds authorities' certificates."""
     _check_each(path, _certificates(path))
 
 
 def warn_of_dates(path: Path) -> list[str]:
-    """A line for each certificate in the file that has expired, or is not valid yet."""
+    """Return a warning for each certificate that has expired or is not valid yet."""
     now, lines = datetime.now(UTC), []
     for pem in _CERTIFICATE.findall(read_small(path)):
         try:
@@ -92,16 +92,19 @@ def warn_of_dates(path: Path) -> list[str]:
             _time(short, long) for short, long in (found.groups()[:2], found.groups()[2:])
         )
         if end < now:
-            lines.append(f"{path}: the certificate expired on {end:%Y-%m-%d %H:%M} UTC; peers "
-                         "refuse it")  # fmt: skip
+            lines.append(
+                f"{path}: the certificate expired on {end:%Y-%m-%d %H:%M} UTC; peers refuse it"
+            )
         elif start > now:
-            lines.append(f"{path}: the certificate is not valid before {start:%Y-%m-%d %H:%M} "
-                         "UTC; peers refuse it until then")  # fmt: skip
+            lines.append(
+                f"{path}: the certificate is not valid before {start:%Y-%m-%d %H:%M} UTC; peers "
+                "refuse it until then"
+            )
     return lines
 
 
 def warn_of_readers(path: Path) -> list[str]:
-    """A line if every user of this machine can read a file that is to be secret."""
+    """Return a warning if every user of this machine can read a secret file."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -112,7 +115,7 @@ def warn_of_readers(path: Path) -> list[str]:
 
 
 def _certificates(path: Path) -> list[bytes]:
-    """The PEM blocks of a file's certificates, or InvalidArgument where it has none."""
+    """Return the PEM blocks of a file's certificates, at least one."""
     data = read_small(path)
     if found := _CERTIFICATE.findall(data):
         return [bytes(pem) for pem in found]
@@ -126,7 +129,7 @@ def _check_key(path: Path) -> None:
     labels = [label.decode() for label in _LABEL.findall(data)]
     if "ENCRYPTED PRIVATE KEY" in labels or b"Proc-Type: 4,ENCRYPTED" in data:
         raise InvalidArgument(
-            f"{path}: the key is encrypted, and nobody is there to give its passphrase; "
+            f"{path}: the key is encrypted, and a server cannot ask for its passphrase; "
             f"openssl pkey -in {path} -out PLAIN.pem writes it without one"
         )
     if not any(x.endswith("PRIVATE KEY") and not x.startswith("OPENSSH") for x in labels):
@@ -134,7 +137,7 @@ def _check_key(path: Path) -> None:
 
 
 def _found(path: Path, data: bytes, command: str) -> str:
-    """What a file holds that has no block of the wanted kind, and what to do."""
+    """Describe a file that lacks the expected PEM block, with advice."""
     if not data.strip():
         return "the file is empty"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -163,7 +166,7 @@ def _check_each(path: Path, chain: list[bytes]) -> None:
 
 
 def _mismatch(certificate: Path, key: Path) -> str | None:
-    """OpenSSL's reason why these cannot be used together; None if they can."""
+    """Return OpenSSL's reason why certificate and key do not go together; None if they do."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(certificate, key, password=lambda: b"")  # never asks a terminal
@@ -176,7 +179,7 @@ def _mismatch(certificate: Path, key: Path) -> str | None:
 
 @contextmanager
 def _as_file(data: bytes) -> Iterator[Path]:
-    """A path of these bytes in memory: OpenSSL loads a certificate for a key from paths only."""
+    """Give bytes in memory a path: OpenSSL loads a certificate and its key from paths only."""
     with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
         file.write(data)
         yield Path(f"/proc/self/fd/{file.fileno()}")
@@ -192,7 +195,7 @@ def _words(reason: str) -> str:
 
 
 def _time(short: bytes | None, long: bytes | None) -> datetime:
-    """A UTCTime, whose years are of 1950 to 2049, or a GeneralizedTime."""
+    """Parse a UTCTime (two digits, 1950 to 2049) or a GeneralizedTime."""
     if long is None:
         assert short is not None
         long = (b"20" if int(short[:2]) < 50 else b"19") + short

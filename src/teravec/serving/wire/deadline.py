@@ -1,4 +1,4 @@
-"""Deadlines: how long a request's answer is still of use."""
+"""Deadlines: the moment after which an answer is no longer useful."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Deadline:
 
     @property
     def left_s(self) -> float:
-        """Seconds left; 0 if it is over."""
+        """Seconds left; 0 after the deadline."""
         return max(0.0, self.at_s - time.monotonic())
 
     def check(self) -> None:
-        """Raise DeadlineExceeded if it is over."""
+        """Raise DeadlineExceeded after the deadline."""
         if not self.left_s:
             raise DeadlineExceeded("the request's deadline is over; work on it stopped")

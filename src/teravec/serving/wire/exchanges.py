@@ -1,13 +1,12 @@
-"""Exchanges kept open with a server, so that a request costs a message and not a call.
+"""Exchanges: gRPC calls that stay open, so that a request costs a message and not a call.
 
-A call of gRPC costs the server twice the processor time of one more message in a call that is
-open (``benchmarks/serving_transport.py``). So a call that was
-answered stays open for the next request, for a moment. Each has a thread of its own, which writes
-the request and reads the answer: whoever asked waits as long as they like, for several at once if
-they like, and gives up when they like.
+A new call costs the server twice the processor time of one more message in an open call
+(``benchmarks/serving_transport.py``). After its answer a call therefore stays open briefly for the
+next request. Each exchange has its own thread, which writes the request and reads the answer. The
+caller can wait for several exchanges at once, with a timeout, and can give up at any time.
 
-A caller that wrote and read by itself would save two switches of threads, but a read of Flight
-knows no timeout, and a write to a server that has stopped reading may never return.
+If the caller wrote and read by itself, two thread switches would be saved. But Flight's read has no
+timeout, and a write to a server that has stopped reading may never return.
 """
 
 from __future__ import annotations
@@ -25,29 +24,29 @@ from pyarrow import flight
 
 __all__ = ["Call", "Exchanges"]
 
-# Idle exchanges are closed after so long: less than a server that ends waits for them.
+# Idle exchanges close after this time. A server that shuts down waits longer than this.
 _IDLE_S = 1.0
 _MOST_IDLE = 64
-_EXIT_S = 5.0  # an exit waits for exchanges to end no longer than this
+_EXIT_S = 5.0  # longest wait for exchanges when the interpreter exits
 
 
 class Call:
-    """A request on its way, and what came back.
+    """A request under way, and its outcome.
 
     Parameters
     ----------
     frame : bytes
     arrivals : SimpleQueue of Call
-        Gets the call when it has ended.
+        Receives the call when it has ended.
 
     Attributes
     ----------
     data : Buffer, optional
         The answer.
     error : Exception, optional
-        Why there is none.
+        Why there is no answer.
     ended_s : float
-        When it ended, by the monotonic clock.
+        Monotonic time of the end.
     given_up : bool
     """
 
@@ -61,21 +60,21 @@ class Call:
         self._reader: Any = None
 
     def give_up(self) -> None:
-        """End the call now; its answer is not wanted any more."""
+        """End the call now, without waiting for its answer."""
         with self._lock:
             self.given_up = True
             if self._reader is not None:
                 self._reader.cancel()
 
     def watch(self, reader: Any) -> None:
-        """Give up by cancelling this reader from now on; None: the answer is here."""
+        """Name the reader that ``give_up`` cancels; None once the answer has arrived."""
         with self._lock:
             self._reader = reader
             if self.given_up:
                 raise flight.FlightCancelledError("given up")
 
     def end(self, data: Any, error: Exception | None) -> None:
-        """Tell who waits."""
+        """Store the outcome and notify the waiting caller."""
         self.data, self.error, self.ended_s = data, error, time.monotonic()
         self._arrivals.put(self)
 
@@ -94,11 +93,11 @@ class Exchanges:
         self._client, self._options = client, options
         self._descriptor = flight.FlightDescriptor.for_command(method)
         self._lock = threading.Lock()
-        self._idle: list[_Exchange] = []  # the latest used is used next, the others run out
+        self._idle: list[_Exchange] = []  # a stack: exchanges at its bottom time out
         self._closed = False
 
     def send(self, call: Call) -> None:
-        """Send a call through an exchange that is idle, or a new one."""
+        """Send a call through an idle exchange, or a new one."""
         with self._lock:
             exchange = self._idle.pop() if self._idle else None
         if exchange is None:
@@ -106,12 +105,12 @@ class Exchanges:
         exchange.inbox.put(call)
 
     def open(self) -> tuple[Any, Any]:
-        """Writer and reader of a new call."""
+        """Open a new gRPC call; return its writer and reader."""
         opened: tuple[Any, Any] = self._client.do_exchange(self._descriptor, self._options)
         return opened
 
     def put_back(self, exchange: _Exchange) -> None:
-        """Have an exchange that is idle again."""
+        """Return an exchange to the idle ones."""
         with self._lock:
             if not self._closed and len(self._idle) < _MOST_IDLE:
                 self._idle.append(exchange)
@@ -119,7 +118,7 @@ class Exchanges:
         exchange.inbox.put(None)
 
     def take_out(self, exchange: _Exchange) -> bool:
-        """Forget an idle exchange; False if it has just been given a call."""
+        """Remove an idle exchange; False if it has just received a call."""
         with self._lock:
             if exchange in self._idle:
                 self._idle.remove(exchange)
@@ -127,7 +126,7 @@ class Exchanges:
         return False
 
     def close(self) -> None:
-        """Close what is idle now, and the others when their calls have ended."""
+        """Close idle exchanges now, and the others when their calls have ended."""
         with self._lock:
             idle, self._idle, self._closed = self._idle, [], True
         for exchange in idle:
@@ -135,7 +134,7 @@ class Exchanges:
 
 
 class _Exchange:
-    """One call of gRPC, and the thread that asks through it."""
+    """One gRPC call and its thread."""
 
     def __init__(self, exchanges: Exchanges) -> None:
         self.inbox: SimpleQueue[Call | None] = SimpleQueue()
@@ -148,17 +147,17 @@ class _Exchange:
 
     @property
     def is_running(self) -> bool:
-        """False when it has ended, and in a child of a fork."""
+        """False after the thread has ended, and in a forked child."""
         return self._thread.is_alive()
 
     def end(self) -> None:
-        """Answer nothing more."""
+        """Accept no more calls."""
         if (reader := self._reader) is not None:
             reader.cancel()
         self.inbox.put(None)
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended, for so long at most."""
+        """Wait at most ``seconds`` for the thread to end."""
         self._thread.join(max(0.0, seconds))
 
     def _run(self) -> None:
@@ -168,20 +167,20 @@ class _Exchange:
                 data = self._ask(call)
             except Exception as failed:
                 error = failed
-            self._exchanges.put_back(self)  # first, so that who asks again finds it
+            self._exchanges.put_back(self)  # before the caller wakes and may send again
             call.end(data, error)
-            del call, data, error  # the answer is not to be held while nothing is asked
+            del call, data, error  # an idle exchange must not keep an answer in memory
         self._close()
 
     def _next(self) -> Call | None:
-        """The next call; None when it is time to close."""
+        """Wait for the next call; None when it is time to close."""
         try:
             return self.inbox.get(timeout=_IDLE_S)
         except Empty:
             return None if self._exchanges.take_out(self) else self.inbox.get()
 
     def _ask(self, call: Call) -> Any:
-        """The answer, from a new call of gRPC if the one that was kept has ended meanwhile."""
+        """Return the answer; open a new gRPC call if the idle one has ended meanwhile."""
         if self._reader is not None:
             try:
                 return self._ask_once(call)
@@ -199,7 +198,7 @@ class _Exchange:
         if self._reader is None:
             self._writer, self._reader = self._exchanges.open()
         call.watch(self._reader)
-        with contextlib.suppress(OSError):  # the reader tells why the call has ended
+        with contextlib.suppress(OSError):  # the reader raises the reason
             self._writer.write_metadata(pa.py_buffer(call.frame))
         data = self._reader.read_chunk().app_metadata
         call.watch(None)
@@ -214,7 +213,7 @@ class _Exchange:
     def _close(self) -> None:
         writer, self._writer, self._reader = self._writer, None, None
         if writer is not None:
-            with contextlib.suppress(pa.ArrowException, OSError):  # raised where it was met
+            with contextlib.suppress(pa.ArrowException, OSError):  # already raised to the caller
                 writer.close()
 
 
@@ -223,7 +222,7 @@ _running: weakref.WeakSet[_Exchange] = weakref.WeakSet()
 
 @atexit.register
 def _end_all() -> None:
-    """End all exchanges before the interpreter: it aborts when it finds a thread inside of gRPC."""
+    """End all exchanges before the interpreter exits: a thread inside gRPC would abort it."""
     until = time.monotonic() + _EXIT_S
     exchanges = [exchange for exchange in _running if exchange.is_running]
     for exchange in exchanges:

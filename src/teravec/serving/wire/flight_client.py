@@ -1,4 +1,4 @@
-"""One server, as its callers see it: frames over Flight, with deadlines and typed errors."""
+"""A client of one server: frames over Flight, with deadlines and typed errors."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _parsed(url: str) -> tuple[str, Address]:
     if parts.scheme in ("http", "https"):
         tls = "+tls" if parts.scheme == "https" else ""
         raise InvalidArgument(
-            f"{url!r} found, which is the port of HTTP and the console; this client asks the port "
-            f"of Flight, which 'serve' prints as grpc{tls}://host:port (7400 where none was given)"
+            f"{url!r} found, which names the HTTP port; this client needs the Flight port, which "
+            f"'serve' prints as grpc{tls}://host:port (7400 by default)"
         )
     if parts.scheme not in _SCHEMES or parts.path not in ("", "/") or parts.query:
         raise InvalidArgument(f"{url!r} found; {expected}")
@@ -69,14 +69,17 @@ class FlightPeer:
         security.check_address(self.address, tls)
         options: dict[str, Any] = {}
         if tls:
-            options = {"tls_root_certs": security.ca, "cert_chain": security.certificate,
-                       "private_key": security.key}  # fmt: skip
+            options = {
+                "tls_root_certs": security.ca,
+                "cert_chain": security.certificate,
+                "private_key": security.key,
+            }
         # gRPC waits up to 2 minutes before it tries a dead address again: too long here.
         options["generic_options"] = [
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.enable_http_proxy", int(_proxy_for(self.address) is not None)),
-            # A server that means harm is refused before its answer is kept, or expanded.
+            # Refuse a malicious server's answer before it takes memory or is decompressed.
             ("grpc.max_receive_message_length", _LARGEST_ANSWER + _AROUND_A_FRAME),
             ("grpc.compression_enabled_algorithms_bitset", 1),
         ]
@@ -94,12 +97,12 @@ class FlightPeer:
         self._exchanges = {name: Exchanges(self._client, name, kept) for name in METHODS}
 
     def ask(self, method: str, frame: bytes, deadline: Deadline) -> tuple[Answer, int]:
-        """Send a request's frame; return the answer and the bytes it had.
+        """Send a request's frame; return the answer and its size in bytes.
 
         Raises
         ------
         TeravecError
-            What the server told; or Unavailable, DeadlineExceeded, AccessDenied, ProtocolError.
+            The server's own error; or Unavailable, DeadlineExceeded, AccessDenied, ProtocolError.
         """
         deadline.check()
         arrivals: SimpleQueue[Call] = SimpleQueue()
@@ -115,13 +118,13 @@ class FlightPeer:
         return answer_of(call, self.address)
 
     def send(self, method: str, frame: bytes, arrivals: SimpleQueue[Call]) -> Call:
-        """Send a request's frame and do not wait: ``arrivals`` gets the call when it has ended."""
+        """Send a request's frame without waiting; ``arrivals`` receives the ended call."""
         call = Call(frame, arrivals)
         self._exchanges[method].send(call)
         return call
 
     def tell(self, action: str, deadline: Deadline, body: bytes = b"") -> dict[str, Any]:
-        """What an action tells, as a JSON object."""
+        """Run an action and return its JSON object."""
         data = self._act(action, body, deadline)
         try:
             content = json.loads(data)
@@ -137,9 +140,12 @@ class FlightPeer:
         header, arrays = decode(data)
         sizes = arrays.get("sizes")
         if (
-            sizes is None or sizes.shape != (nlist,) or sizes.dtype.kind != "i"
-            or (sizes < 0).any() or header.get("version") != version
-        ):  # fmt: skip
+            sizes is None
+            or sizes.shape != (nlist,)
+            or sizes.dtype.kind != "i"
+            or (sizes < 0).any()
+            or header.get("version") != version
+        ):
             raise ProtocolError(f"{self.address}: sizes of {nlist:,} lists expected")
         return sizes
 
@@ -152,7 +158,7 @@ class FlightPeer:
         except (pa.ArrowException, OSError) as error:
             raise _typed(error, self.address) from error
         if data[:4] == b"TVFR" and "error" in decode(data)[0]:
-            Answer.decode(data)  # raises what it holds
+            Answer.decode(data)  # raises the error in the frame
         return data
 
     def _options(self, deadline: Deadline) -> Any:
@@ -167,15 +173,15 @@ class FlightPeer:
 
 
 def _proxy_for(address: Address) -> str | None:
-    """The proxy to this address: gRPC's own variable must ask for it, and never for loopback.
+    """Return the proxy for an address: that of ``grpc_proxy``, and none for loopback.
 
-    Proxies of http_proxy and its kind are for the web; servers are near.
+    ``http_proxy`` and the like are ignored: they are meant for the web.
     """
     return None if address.is_loopback else os.environ.get("grpc_proxy")  # noqa: SIM112
 
 
 def answer_of(call: Call, address: Address | str) -> tuple[Answer, int]:
-    """The answer that a call brought, and the bytes it had; raises as ``FlightPeer.ask`` does."""
+    """Return a call's answer and its size in bytes; raises as ``FlightPeer.ask`` does."""
     if call.error is not None:
         raise _typed(call.error, address) from call.error
     if call.data is None or call.data.size > _LARGEST_ANSWER:
@@ -184,7 +190,7 @@ def answer_of(call: Call, address: Address | str) -> tuple[Answer, int]:
 
 
 def _typed(error: Exception, address: Address | str) -> Exception:
-    """An error of a call as one of ours; what is none of the network's stays as it is."""
+    """Translate a network error into one of teravec's; other errors pass unchanged."""
     if isinstance(error, StopIteration):
         return ProtocolError(f"{address}: no answer came")
     if (refused := error_of_text(_status_text(error))) is not None:
@@ -192,7 +198,7 @@ def _typed(error: Exception, address: Address | str) -> Exception:
     if isinstance(error, flight.FlightTimedOutError):
         return DeadlineExceeded(f"{address}: no answer in time")
     if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
-        return AccessDenied(f"{address}: the server wants a valid token")
+        return AccessDenied(f"{address}: the server requires a valid token")
     if isinstance(error, flight.FlightUnavailableError | OSError):
         # TLS failures look like this too; gRPC's own text says which.
         by = _proxy_for(Address.parse(address) if isinstance(address, str) else address)
@@ -208,16 +214,16 @@ def _typed(error: Exception, address: Address | str) -> Exception:
 
 
 def _is_exhausted(error: Exception) -> bool:
-    """Whether gRPC says that the server has no threads or memory left; Flight has no type for it.
+    """Whether gRPC reports that the server is out of threads or memory (Flight has no type for it).
 
-    An answer over this side's bound has the same code, but is no reason to try again.
+    An answer above this client's own bound has the same code, but a retry would not help.
     """
     text = str(error)
     return "resource exhausted" in text and "larger than max" not in text
 
 
 def _status_text(error: Exception) -> str:
-    """What a server said with its status, on one line."""
+    """Return the server's status message on one line."""
     text = str(error).partition(" error, with message: ")[2]
     return text.partition(". gRPC client debug context")[0].replace("\n", " ")
 

@@ -6,13 +6,13 @@
     header   JSON object, padded with blanks to a multiple of 8 bytes
     arrays   one after another, little-endian, each padded to a multiple of 8 bytes
 
-``header["arrays"]`` names each array with its type and shape. Reading makes views of the
-bytes that came (copies where they are not aligned), after their lengths add up to exactly
-those bytes: a header that claims 2^60 rows costs nothing. No length reaches 2^32.
+``header["arrays"]`` gives each array's name, type and shape. ``decode`` first checks that the
+arrays' lengths add up to the received bytes, then makes views of them (copies where they are not
+aligned). A header that claims 2^60 rows therefore costs nothing. No length reaches 2^32.
 
-Arrow's own record batches are not used for requests: their buffers may be compressed, and
-Flight expands them before a server can look at what they claim, so that a megabyte could take
-gigabytes. Frames travel as Flight's ``app_metadata``.
+Requests do not use Arrow's record batches. Those may be compressed, and Flight decompresses them
+before a server can check their size: a megabyte could take gigabytes. Frames travel as Flight's
+``app_metadata``.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def _refuse(name: str) -> Any:
     raise ValueError(name)
 
 
-# Made once: ``json.dumps`` and ``json.loads`` make new ones for every call with options.
+# Made once: with options, ``json.dumps`` and ``json.loads`` make new ones for every call.
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
-    """Put a header and arrays into a frame.
+    """Encode a header and arrays as a frame.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
 
 
 def decode(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Take a frame apart; the arrays are read-only views of its bytes.
+    """Decode a frame; the arrays are read-only views of its bytes.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
     position = 0
     for entry in described:
         name, dtype, shape = _described(entry)
-        # Python's integers do not overflow: what is claimed can only be too much.
+        # Python's integers do not overflow, so a huge claimed shape stays huge.
         count = 1
         for length in shape:
             count *= length
@@ -125,7 +125,7 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
                 f"array {name!r} of shape {shape} claimed, {len(data) - position:,} bytes are here"
             )
         array = np.frombuffer(data, dtype, count, position).reshape(shape)
-        # The network's buffers begin anywhere; compiled code wants its numbers aligned.
+        # Network buffers start at any address; compiled code needs aligned arrays.
         arrays[name] = array if array.flags.aligned else array.copy()
         position += size + -size % 8
     if position != len(data):
@@ -134,7 +134,7 @@ def _arrays(described: Any, data: memoryview) -> dict[str, Array]:
 
 
 def _described(entry: Any) -> tuple[str, np.dtype[Any], tuple[int, ...]]:
-    """Name, type and shape of an array, or ProtocolError."""
+    """Return an array's name, type and shape from its header entry."""
     try:
         name, code, lengths = entry
         dtype = _TYPES[code]

@@ -1,4 +1,4 @@
-"""The bounds of a server: what it refuses, and says so, before it takes memory for it."""
+"""The bounds of a server: a request above one is refused before it takes memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Limits", "check_seconds", "check_setting"]
 _RESULT_BYTES = 12  # a float32 distance and an int64 id
 _LONGEST_S = 24 * 3600.0
 
-# Of each bound: the option that sets it, the least and the most that are of use.
+# For each bound: its option, and the smallest and largest sensible values.
 _RANGES: dict[str, tuple[str, int, int]] = {
     "request_bytes": ("--max-request", 1 << 10, 1 << 30),
     "json_bytes": ("json_bytes", 1 << 10, 1 << 30),
@@ -24,29 +24,30 @@ _RANGES: dict[str, tuple[str, int, int]] = {
     "queue": ("--queue", 1, 1 << 16),
     "queue_bytes": ("--max-waiting", 1 << 10, 1 << 50),
 }
-_HEADER_BYTES = 1 << 10  # of a request, beside its queries
+_HEADER_BYTES = 1 << 10  # of a request, in addition to its queries
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server; a request over one gets an error that names it.
+    """Bounds of one server; a request above one gets an error that names the bound.
 
     Parameters
     ----------
     request_bytes : int
-        Of one request, as it comes over Flight.
+        Size of one request over Flight.
     json_bytes : int
-        Of one request over HTTP; its numbers take some ten times as much once read.
+        Size of one request over HTTP; parsed, it takes about ten times as much.
     queries, k, nprobe : int
-        Of one request.
+        Most of each in one request.
     pairs : int
-        Queries x lists of one request; each takes 12 bytes while it waits, and as much again.
+        Queries x lists of one request. Each pair takes 12 bytes while the request waits, and 12
+        more during the search.
     answer_bytes : int
-        Of one answer: queries x k x 12, or what a range search finds.
+        Size of one answer, 12 bytes a result.
     queue : int
-        Requests waiting or being answered; one more is told 'busy'.
+        Requests waiting or being answered; one more gets 'busy'.
     queue_bytes : int
-        Their bytes together; so the memory of waiting requests is bounded.
+        Total size of those requests.
     timeout_s : float
         The longest deadline that a request may ask for.
     """
@@ -69,42 +70,42 @@ class Limits:
         check_seconds("timeout_s", self.timeout_s, usual["timeout_s"], least=0.001)
 
     def check_dimension(self, d: int) -> None:
-        """Raise InvalidArgument where not even one query of ``d`` numbers would be taken."""
+        """Raise InvalidArgument if not even one query of ``d`` dimensions fits."""
         needed = 4 * d + _HEADER_BYTES
         for name in ("request_bytes", "queue_bytes"):
             if getattr(self, name) < needed:
                 raise InvalidArgument(
                     f"{_RANGES[name][0]} is {getattr(self, name):,} bytes; one query of {d:,} "
-                    f"numbers takes {needed:,}, {vars(Limits)[name]:,} is usual"
+                    f"dimensions takes {needed:,}, {vars(Limits)[name]:,} is usual"
                 )
 
     def check_bytes(self, size: int) -> None:
-        """Raise LimitExceeded unless a request of ``size`` bytes is taken."""
+        """Raise LimitExceeded if a request of ``size`` bytes is too large."""
         _check("request bytes", size, self.request_bytes)
 
     def check_queries(self, queries: int, k: int | None) -> None:
-        """Raise LimitExceeded unless so many queries with so many results each are taken."""
+        """Raise LimitExceeded if there are too many queries or results."""
         _check("queries", queries, self.queries)
         if k is not None:
             _check("k", k, self.k)
             self.check_results(queries * k)
 
     def check_nprobe(self, queries: int, nprobe: int) -> None:
-        """Raise LimitExceeded unless so many queries may visit so many lists each."""
+        """Raise LimitExceeded if queries may not visit ``nprobe`` lists each."""
         _check("nprobe", nprobe, self.nprobe)
         _check("queries x nprobe", queries * nprobe, self.pairs)
 
     def check_results(self, results: int) -> None:
-        """Raise LimitExceeded unless an answer may hold so many results."""
+        """Raise LimitExceeded if an answer may not hold ``results`` results."""
         _check("answer bytes", self.result_bytes(results), self.answer_bytes)
 
     @staticmethod
     def result_bytes(results: int) -> int:
-        """Bytes that so many results take."""
+        """Return the bytes that ``results`` results take."""
         return results * _RESULT_BYTES
 
     def check_timeout(self, timeout_s: float) -> None:
-        """Raise LimitExceeded unless a request may take so long."""
+        """Raise LimitExceeded if a request may not take ``timeout_s`` seconds."""
         _check("timeout_s", timeout_s, self.timeout_s)
 
 
@@ -114,7 +115,7 @@ def _check(what: str, found: float, most: float) -> None:
 
 
 def check_setting(option: str, value: object, least: int, most: int, usual: object) -> None:
-    """Raise InvalidArgument unless a setting is a whole number that a server can work with."""
+    """Raise InvalidArgument unless a setting is a whole number in its range."""
     if type(value) is not int or not least <= value <= most:
         found = f"{value:,}" if isinstance(value, int) else repr(value)
         raise InvalidArgument(
@@ -123,7 +124,7 @@ def check_setting(option: str, value: object, least: int, most: int, usual: obje
 
 
 def check_seconds(option: str, value: float, usual: object, least: float = 0.0) -> None:
-    """Raise InvalidArgument unless a time is a number of seconds, a day at most."""
+    """Raise InvalidArgument unless a time is a number of seconds, at most a day."""
     if not (
         isinstance(value, int | float) and math.isfinite(value) and least <= value <= _LONGEST_S
     ):

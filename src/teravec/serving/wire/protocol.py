@@ -1,8 +1,8 @@
-"""What clients, coordinator and servers say to each other, as types and as frames.
+"""Messages between clients, coordinator and servers, as types and as frames.
 
-A client asks a ``SearchRequest``. The coordinator turns it into one ``ListRequest`` a server:
-prepared queries, and for each the lists to scan there. Both get an ``Answer``, or an error by
-its code. ``docs/serving.md`` writes the protocol out.
+A client sends a ``SearchRequest``. The coordinator turns it into one ``ListRequest`` per server:
+prepared queries, and for each query the lists to scan there. The reply is an ``Answer``, or an
+error with its code. ``docs/serving.md`` describes the protocol.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Arrays = dict[str, tuple[str, int]]
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-# Error types by their code on the wire; what is not here is 'internal'.
+# Error types by their code on the wire; any other error is 'internal'.
 _CODES: dict[str, type[TeravecError]] = {
     "busy": errors.Busy,
     "deadline-exceeded": errors.DeadlineExceeded,
@@ -58,7 +58,7 @@ _CODES: dict[str, type[TeravecError]] = {
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to find: the k nearest, or all within a radius; the other one is None."""
+    """The kind of search: the k nearest, or all within a radius; the other one is None."""
 
     k: int | None = None
     radius: float | None = None
@@ -73,7 +73,7 @@ class Wanted:
 
 
 class _Request:
-    """What all requests are as frames: of their fields, arrays are arrays, others the header."""
+    """Base of the requests. In a frame, array fields are arrays; all others go in the header."""
 
     _ARRAYS: ClassVar[_Arrays]  # kind and dimensions of each array
     __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
@@ -82,12 +82,12 @@ class _Request:
 
     @property
     def results(self) -> int:
-        """Most results of its answer; 0 where only the search tells."""
+        """Largest number of results in the answer; 0 for a range search, where it is unknown."""
         most = max(self.wanted.k or 0, getattr(self, "candidates", None) or 0)
         return len(self.queries) * most
 
     def encode(self) -> bytes:
-        """The request as a frame."""
+        """Return the request as a frame."""
         content = {**vars(self)}
         arrays: dict[str, Array] = {name: content.pop(name) for name in self._ARRAYS}
         content |= vars(content.pop("wanted"))
@@ -95,7 +95,7 @@ class _Request:
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Self:
-        """Read a frame; ProtocolError or InvalidArgument where it is no such request."""
+        """Read a frame; raises ProtocolError or InvalidArgument if it holds no such request."""
         header, arrays = decode(data)
         content = {name: header.get(name) for name in cls.__match_args__}
         for name, (kind, ndim) in cls._ARRAYS.items():
@@ -106,22 +106,23 @@ class _Request:
 
 @dataclass(frozen=True)
 class SearchRequest(_Request):
-    """Queries as a user has them.
+    """A user's queries.
 
     Parameters
     ----------
     queries : ndarray of shape (nq, d), float32
     wanted : Wanted
     nprobe : int, optional
-        Lists to visit a query.
+        Lists to visit per query.
     recall : float, optional
-        What to aim at instead, by the index's calibration. Neither: the index's default.
+        Target recall instead of nprobe, by the index's calibration. With neither, the index's
+        default applies.
     timeout_s : float
-        Seconds from sending until the answer is of no use any more.
+        Seconds from sending until the answer is no longer useful.
     allow_partial : bool
-        Answer without the lists that no live server owns, and say what share is missing.
+        Answer without the lists that no live server owns, and report the missing share.
     candidates : int, optional
-        Of codes in two stages: most vectors a query whose finer codes are read.
+        For codes in two stages: most vectors per query whose finer codes are read.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
@@ -148,7 +149,7 @@ class SearchRequest(_Request):
             raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
 
     def check(self, limits: Limits) -> None:
-        """Raise LimitExceeded where the request is over a bound."""
+        """Raise LimitExceeded if the request is above a bound."""
         limits.check_queries(len(self.queries), self.wanted.k)
         limits.check_timeout(self.timeout_s)
         if self.nprobe is not None:
@@ -159,28 +160,31 @@ class SearchRequest(_Request):
 
 @dataclass(frozen=True)
 class ListRequest(_Request):
-    """Prepared queries, and the lists that each wants of one server.
+    """Prepared queries, and the lists that one server scans for each.
 
     Parameters
     ----------
     version : str
-        Of the index that lists and queries were made for.
+        Version of the index that lists and queries were prepared for.
     queries : ndarray of shape (nq, d_index), float32
         Scaled and transformed.
     counts : ndarray of shape (nq,), uint32
-        Lists wanted by each query.
+        Lists to scan for each query.
     list_nos, distances : ndarray of shape (sum of counts,), uint32 and float32
-        Those lists, query after query, and their centroids' distances.
+        The lists, query after query, and their centroids' distances.
     wanted : Wanted
     timeout_s : float
     candidates : int, optional
-        Of codes in two stages, the first alone: the answer holds so many candidates a query, by
-        their estimates.
+        For codes in two stages: run the first stage only, and answer with this many candidates
+        per query, chosen by their estimates.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {
-        "queries": ("f", 2), "counts": ("u", 1), "list_nos": ("u", 1), "distances": ("f", 1),
-    }  # fmt: skip
+        "queries": ("f", 2),
+        "counts": ("u", 1),
+        "list_nos": ("u", 1),
+        "distances": ("f", 1),
+    }
 
     version: str
     queries: Float32
@@ -209,7 +213,7 @@ class ListRequest(_Request):
         _check_candidates(self.candidates, self.wanted)
 
     def check(self, limits: Limits) -> None:
-        """Raise LimitExceeded where the request is over a bound."""
+        """Raise LimitExceeded if the request is above a bound."""
         limits.check_queries(len(self.queries), self.wanted.k)
         limits.check_timeout(self.timeout_s)
         if len(self.counts):
@@ -219,7 +223,7 @@ class ListRequest(_Request):
             limits.check_results(len(self.queries) * self.candidates)
 
     def table(self) -> tuple[Int64, Float32]:
-        """Lists and distances as tables of shape (nq, most lists of a query), -1 for none."""
+        """Return lists and distances as tables of shape (nq, most lists per query), -1 for none."""
         width = int(self.counts.max()) if len(self.counts) else 0
         if width * len(self.counts) == len(self.list_nos):  # as many of each
             shape = len(self.counts), width
@@ -233,19 +237,19 @@ class ListRequest(_Request):
 
 @dataclass(frozen=True)
 class RefineRequest(_Request):
-    """Prepared queries, and vectors to compare them with by their finer codes.
+    """Prepared queries, and for each the vectors whose finer codes are compared with it.
 
     Parameters
     ----------
     version : str
-        Of the index.
+        Version of the index.
     queries : ndarray of shape (nq, d_index), float32
     counts : ndarray of shape (nq,), uint32
-        Vectors of each query.
+        Vectors for each query.
     places : ndarray of shape (sum of counts,), int64
-        Those, query after query: ``list_no << 32 | row``.
+        Places of the vectors, query after query: ``list_no << 32 | row``.
     wanted : Wanted
-        The k best of them.
+        How many of the best to return.
     timeout_s : float
     """
 
@@ -273,7 +277,7 @@ class RefineRequest(_Request):
             raise InvalidArgument(f"place {self.places.min()} found; 0 or more expected")
 
     def check(self, limits: Limits) -> None:
-        """Raise LimitExceeded where the request is over a bound."""
+        """Raise LimitExceeded if the request is above a bound."""
         limits.check_queries(len(self.queries), self.wanted.k)
         limits.check_timeout(self.timeout_s)
         limits.check_results(len(self.places))
@@ -286,15 +290,15 @@ class Answer:
     Parameters
     ----------
     version : str
-        Of the index that was searched.
+        Version of the index that was searched.
     counts : ndarray of shape (nq,), uint32
         Results of each query.
     distances, ids : ndarray of shape (sum of counts,), float32 and int64
     missing : float
-        Share of the (query, list) pairs' bytes that no live server could scan; 0 if whole.
+        Share of the (query, list) pairs' bytes that no live server could scan; 0 if complete.
     errors : ndarray of float32, optional
-        Of candidates: distances are then estimates with these bounds, lower is closer, ids are
-        places, and there is no order.
+        For an answer of candidates: the error bound of each distance. Distances are then
+        estimates (lower is closer), ids are places, and results are unordered.
     """
 
     version: str
@@ -306,7 +310,7 @@ class Answer:
 
     @classmethod
     def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
-        """From tables (nq, k) in which -1 means none; those are not sent."""
+        """Make an answer from tables of shape (nq, k), leaving out results with id -1."""
         held = ids >= 0
         if held.all():
             counts = np.full(len(ids), ids.shape[1], np.uint32)
@@ -315,11 +319,11 @@ class Answer:
 
     @property
     def lims(self) -> Int64:
-        """Results of query i are at [lims[i], lims[i + 1])."""
+        """Offsets of the queries' results: query i has [lims[i], lims[i + 1])."""
         return np.concatenate([[0], np.cumsum(self.counts, dtype=np.int64)])
 
     def top_k(self, k: int, worst: float) -> tuple[Float32, Int64]:
-        """As tables (nq, k): missing results have id -1 and the worst distance."""
+        """Return tables of shape (nq, k): missing results have id -1 and distance ``worst``."""
         shape = len(self.counts), k
         if len(self.ids) == shape[0] * k:
             return self.distances.reshape(shape), self.ids.reshape(shape)
@@ -330,20 +334,24 @@ class Answer:
         return distances, ids
 
     def split(self, rows: Sequence[int]) -> list[Answer]:
-        """The answers to so many queries each."""
+        """Split into answers to ``rows[0]``, ``rows[1]``, ... queries."""
         stops = np.cumsum(rows).tolist()
         ends = self.lims[[0, *stops]].tolist()
         parts = [slice(*part) for part in pairwise(ends)]
         return [
             Answer(
-                self.version, self.counts[start:stop], self.distances[part], self.ids[part],
-                self.missing, None if self.errors is None else self.errors[part],
+                self.version,
+                self.counts[start:stop],
+                self.distances[part],
+                self.ids[part],
+                self.missing,
+                None if self.errors is None else self.errors[part],
             )
             for (start, stop), part in zip(pairwise([0, *stops]), parts, strict=True)
-        ]  # fmt: skip
+        ]
 
     def check(self, nq: int, wanted: Wanted, larger_is_closer: bool) -> None:
-        """Raise ProtocolError where this cannot be the answer to a request."""
+        """Raise ProtocolError if this cannot be the answer to a request."""
         most = wanted.k
         if len(self.counts) != nq or (most is not None and (self.counts > most).any()):
             raise ProtocolError(f"{len(self.counts)} rows of results found, {nq} expected")
@@ -363,18 +371,20 @@ class Answer:
             raise ProtocolError("results are not ordered, best first")
 
     def encode(self) -> bytes:
-        """The answer as a frame."""
+        """Return the answer as a frame."""
         header = {"version": self.version, "missing": self.missing}
         arrays: dict[str, Array] = {
-            "counts": self.counts, "distances": self.distances, "ids": self.ids,
-        }  # fmt: skip
+            "counts": self.counts,
+            "distances": self.distances,
+            "ids": self.ids,
+        }
         if self.errors is not None:
             arrays["errors"] = self.errors
         return encode(header, arrays)
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Answer:
-        """Read a frame; raises the error that it holds, or ProtocolError if it is no answer."""
+        """Read a frame; raises the frame's error, or ProtocolError if it is no answer."""
         header, arrays = decode(data)
         if "error" in header:
             raise _error(header)
@@ -387,11 +397,11 @@ class Answer:
         if not total == len(distances) == len(ids):
             raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
         if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
-            raise ProtocolError("an answer says no version, or not what is missing")
+            raise ProtocolError("an answer without its version or its missing share")
         return cls(header["version"], counts, distances, ids, missing, errors)
 
 
-# What a server can be asked, by name on the wire.
+# Request types by their name on the wire.
 METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
     "search": SearchRequest,
     "search-lists": ListRequest,
@@ -400,14 +410,14 @@ METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
 
 
 def error_code(error: Exception) -> str:
-    """The code of an error on the wire; ``internal`` for what is no error of ours."""
+    """Return an error's code on the wire; ``internal`` for errors that are not teravec's."""
     if isinstance(error, MemoryError):
         return "busy"
     return next((code for code, kind in _CODES.items() if isinstance(error, kind)), "internal")
 
 
 def error_message(error: Exception) -> str:
-    """What a client may know: the message of an error of ours, and nothing of others."""
+    """Return the message for clients; errors that are not teravec's stay in the log."""
     if isinstance(error, TeravecError):
         return str(error)
     if isinstance(error, MemoryError):
@@ -416,17 +426,17 @@ def error_message(error: Exception) -> str:
 
 
 def encode_error(error: Exception) -> bytes:
-    """An error as a frame: its code and its message, and nothing of where it was raised."""
+    """Encode an error's code and message as a frame, without a stack trace."""
     return encode({"error": error_code(error), "message": error_message(error)}, {})
 
 
 def error_text(error: Exception) -> str:
-    """An error as a line, for where no frame can be sent; ``error_of_text`` reads it."""
+    """Return an error as one line, for where no frame can be sent; ``error_of_text`` reads it."""
     return f"{error_code(error)}: {error_message(error)}"
 
 
 def error_of_text(text: str) -> TeravecError | None:
-    """The error that a line tells; None where it tells none."""
+    """Parse a line of ``error_text``; None if it is not one."""
     code, _, message = text.partition(": ")
     kind = _CODES.get(code)
     return None if kind is None else kind(message[:2000])
@@ -446,7 +456,7 @@ def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
 
 
 def _is_finite(value: object) -> bool:
-    """Whether it is a number that float32 has, as radii are."""
+    """Whether the value is a number within float32's range."""
     return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # type: ignore[operator]
 
 

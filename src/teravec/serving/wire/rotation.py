@@ -1,4 +1,4 @@
-"""Files that others replace while we run: tokens, certificates, the list of servers."""
+"""Files that may be replaced while a server runs: tokens, certificates, the topology."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOOK_S = 0.2
 
 
 class FileStamps:
-    """Whether any of some files is another one than before.
+    """Tells whether any of some files has changed.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class FileStamps:
         self._seen = self._stamps()
 
     def changed(self) -> bool:
-        """Whether a file was replaced or written since this was called last."""
+        """Whether a file was replaced or written since the last call."""
         stamps = self._stamps()
         changed = stamps != self._seen
         self._seen = stamps
@@ -45,9 +45,9 @@ class FileWatch:
     Parameters
     ----------
     paths : sequence of Path
-        No thread is started for none.
+        Without paths, no thread is started.
     read : callable
-        Reads them, and uses what they hold. A TeravecError is logged: what was used stays.
+        Reads the files and applies them. A TeravecError is logged, and the previous contents stay.
     """
 
     def __init__(self, paths: Sequence[Path], read: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ class FileWatch:
                     log.error("tokens and certificates stay as they were: %s", error)
 
     def close(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()

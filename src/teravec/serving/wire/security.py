@@ -1,7 +1,7 @@
-"""Who may ask: addresses, TLS, tokens and client certificates.
+"""Access to servers: addresses, TLS, tokens and client certificates.
 
-Tokens are lines of a file, never of a command line, which other users of a machine can see.
-They are compared as digests in constant time, and neither logged nor told.
+Tokens come from a file, never from a command line, which other users of the machine can see.
+They are compared as digests in constant time, and appear in no log and no message.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Address:
     ----------
     host : str
     port : int
-        0 where any free one will do.
+        0 for any free port.
     """
 
     host: str
@@ -79,7 +79,7 @@ class Address:
 
 
 def _hint(text: str) -> str:
-    """What is wrong with a text that is no ``host:port``; nothing if that is not known."""
+    """Explain why a text is no ``host:port``; empty if the reason is unknown."""
     host, _, port = text.rpartition(":")
     if "://" in text:
         return f": leave {text.split('://')[0]}:// out"
@@ -101,7 +101,7 @@ def _hint(text: str) -> str:
 
 
 class Tokens:
-    """Secrets of which a caller must know one; empty: none is asked for.
+    """Secrets, one of which each caller must present. Without tokens, callers need none.
 
     Parameters
     ----------
@@ -121,38 +121,38 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path, admins: Path | None = None) -> Tokens:
-        """One token a line; blank lines and those beginning with # are left out."""
+        """Read one token per line, skipping blank lines and lines that begin with #."""
         return cls(_lines(path), () if admins is None else _lines(admins))
 
     def accept(self, given: str) -> bool:
-        """Whether ``given`` is one of the tokens; the time taken does not tell which."""
+        """Whether ``given`` is one of the tokens, in a time that does not depend on which."""
         return _is_one(given, self._digests)
 
     def accept_admin(self, given: str) -> bool:
-        """Whether ``given`` is the token of an administrator."""
+        """Whether ``given`` is an administrator's token."""
         return _is_one(given, self._admins)
 
 
 @dataclass(frozen=True)
 class ServerSecurity:
-    """What a server asks of its callers.
+    """What a server requires of its callers.
 
     Parameters
     ----------
     certificate, key : Path, optional
-        PEM files; both or none.
+        PEM files; both or neither.
     client_ca : Path, optional
-        PEM file: callers need a certificate signed by it.
+        PEM file: callers need a certificate signed by this authority.
     token_file : Path, optional
     admin_token_file : Path, optional
         Tokens that may reload, beside what all tokens may.
     insecure : bool
-        Listen beyond this machine without TLS, or without asking who calls.
+        Listen beyond this machine without TLS, or without identifying callers.
     open_probes : bool
         Answer /healthz and /readyz without a token.
     allow_hosts : tuple of str
-        Names that HTTP requests may call this server by, where it looks at them; localhost and
-        addresses of this machine's loopback always are.
+        Host names that HTTP requests may use for this server, where it checks them. localhost
+        and loopback addresses are always allowed.
     """
 
     certificate: Path | None = None
@@ -182,7 +182,7 @@ class ServerSecurity:
                 )
 
     def check_address(self, address: Address) -> None:
-        """Raise InvalidArgument where strangers could listen, or ask."""
+        """Raise InvalidArgument if strangers could eavesdrop or send requests."""
         if address.is_loopback or self.insecure:
             return
         if self.certificate is None:
@@ -197,10 +197,10 @@ class ServerSecurity:
             )
 
     def checks_host(self, address: Address) -> bool:
-        """Whether requests must call this server by one of its names.
+        """Whether requests must name one of this server's host names.
 
-        On this machine's loopback, and without tokens or client certificates, a web page could
-        otherwise have its visitor's browser read the index.
+        On loopback without tokens or client certificates, a web page could otherwise read the
+        index through its visitor's browser (DNS rebinding).
         """
         strangers = self.token_file is None and self.client_ca is None
         return strangers and (address.is_loopback or bool(self.allow_hosts))
@@ -208,7 +208,7 @@ class ServerSecurity:
     def check_files(self) -> None:
         """Raise InvalidArgument for a certificate, key or authority that cannot be used.
 
-        What peers will refuse, and secrets that others can read, are logged.
+        Certificates that peers will refuse, and secrets that others can read, are logged.
         """
         secrets = [p for p in (self.token_file, self.admin_token_file) if p is not None]
         warnings = [line for path in secrets for line in warn_of_readers(path)]
@@ -232,21 +232,21 @@ class ServerSecurity:
         return self.token_file is not None or self.client_ca is not None
 
     def tokens(self) -> Tokens:
-        """The tokens as the files have them now."""
+        """Read the tokens from their files."""
         if self.token_file is None:
             return Tokens()
         return Tokens.read(self.token_file, self.admin_token_file)
 
     def use_certificates(self, context: ssl.SSLContext) -> None:
-        """Have a server's context use the certificate, key and authority as the files are now.
+        """Load the certificate, key and authority from their files into a server's context.
 
-        Connections that are open go on. An authority that was taken out of its file is trusted
-        until a restart.
+        Open connections go on. An authority that was removed from its file stays trusted until a
+        restart.
 
         Raises
         ------
         InvalidArgument
-            Certificate and key do not belong together (yet): the context is as it was.
+            Certificate and key do not belong together (yet); the context is unchanged.
         """
         if self.certificate is None or self.key is None:
             return
@@ -261,27 +261,27 @@ class ServerSecurity:
             raise InvalidArgument(f"{self.certificate}: {error}; try again") from error
 
     def pems(self) -> tuple[bytes, bytes] | None:
-        """Certificate and key, None without TLS."""
+        """Return certificate and key as PEM; None without TLS."""
         if self.certificate is None or self.key is None:
             return None
         return read_small(self.certificate), read_small(self.key)
 
     def client_ca_pem(self) -> bytes | None:
-        """What signs callers' certificates, None if they need none."""
+        """Return the authority for callers' certificates; None if callers need none."""
         return None if self.client_ca is None else read_small(self.client_ca)
 
 
 @dataclass(frozen=True, repr=False)
 class ClientSecurity:
-    """What a caller shows, and how it knows the server.
+    """How a client proves who it is, and how it checks the server.
 
     Parameters
     ----------
     token : str, optional
     ca : bytes, optional
-        PEM: what signed the server's certificate; the system's own list if not given.
+        PEM of the authority of the server's certificate. Not given: the system's list.
     certificate, key : bytes, optional
-        PEM: the caller's own, for servers that ask for one.
+        PEM of the client's own certificate, for servers that ask for one.
     insecure : bool
         Send a token over plain text to another machine.
     files : dict of Path
@@ -297,10 +297,15 @@ class ClientSecurity:
 
     @classmethod
     def read(
-        cls, *, token_file: Path | None = None, ca: Path | None = None,
-        certificate: Path | None = None, key: Path | None = None, insecure: bool = False,
-    ) -> ClientSecurity:  # fmt: skip
-        """From files; of several tokens the first is used."""
+        cls,
+        *,
+        token_file: Path | None = None,
+        ca: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+        insecure: bool = False,
+    ) -> ClientSecurity:
+        """Read from files; the first of several tokens is used."""
         if (certificate is None) != (key is None):
             raise InvalidArgument("a client certificate and its key are given together")
         if certificate is not None and key is not None:
@@ -309,7 +314,7 @@ class ClientSecurity:
             check_authority(ca)
         token = None
         if token_file is not None:
-            Tokens.read(token_file)  # checks
+            Tokens.read(token_file)  # raises if a token is too short
             token = _lines(token_file)[0]
         ca_pem, own, own_key = (
             None if p is None else read_small(p) for p in (ca, certificate, key)
