@@ -17,6 +17,7 @@ from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either
 
 __all__ = ["FineCodes", "rows_at"]
 
@@ -70,10 +71,15 @@ class FineCodes:
         distances, ids : ndarray of shape (n,), float32 and int64
             Written, but for pairs that are left out.
         """
+        compare = self._compare_in_numpy if self._decoding is None else self._compare_codes
+        compare(queries, owners, places, rows, begins, distances, ids)
+
+    def _compare_compiled(
+        self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
+        distances: Float32, ids: Int64,
+    ) -> None:  # fmt: skip
         decoding = self._decoding
-        if decoding is None or compiled.refining is None:
-            self._compare_in_numpy(queries, owners, places, rows, begins, distances, ids)
-            return
+        assert decoding is not None
         compiled.refining.compare(
             compiled.level, decoding.number, self._similarity, queries.shape[1], queries, owners,
             places, decoding.centroids, decoding.low, decoding.step, rows, begins, distances, ids,
@@ -94,6 +100,8 @@ class FineCodes:
         else:
             vectors -= mine
             distances[there] = np.einsum("ij,ij->i", vectors, vectors)
+
+    _compare_codes = either("refining", _compare_compiled, _compare_in_numpy)
 
 
 def rows_at(buffer: Bytes, begins: Int64, row_bytes: int) -> Bytes:

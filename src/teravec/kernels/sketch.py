@@ -40,6 +40,8 @@ from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.native import extensions as compiled
+from teravec.native import refining
+from teravec.native.extensions import either
 
 __all__ = [
     "CANDIDATE",
@@ -201,30 +203,11 @@ class Candidates:
         Those whose lower bound is at most the k-th smallest upper bound, where both lie
         ``PRUNING`` standard deviations from the estimate.
         """
-        slack = np.float32(PRUNING / EPSILON)
-        if compiled.refining is not None:
-            owners = np.empty(len(self.counts) * self.capacity + 1, np.int64)
-            places = np.empty_like(owners)
-            chosen = compiled.refining.choose(
-                k, self.capacity, slack, self.room.view(np.uint8), self.counts, owners, places
-            )
-            return owners[:chosen], places[:chosen]
-        entries = self.entries
-        filled = np.arange(self.capacity) < self.counts[:, None]
-        if self.capacity > k:
-            # Places that no candidate has filled hold whatever the memory held before.
-            estimate = np.where(filled, entries["estimate"], np.inf)
-            error = slack * np.where(filled, entries["error"], 0)
-            limit = np.partition(estimate + error, k - 1, axis=1)[:, k - 1 : k]
-            filled &= estimate - error <= limit
-        return self._named(filled)
+        return refining.choose(k, np.float32(PRUNING / EPSILON), self.room, self.counts)
 
     def every(self) -> tuple[Int64, Int64]:
         """Queries and places of all candidates, as two arrays."""
-        return self._named(np.arange(self.capacity) < self.counts[:, None])
-
-    def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
-        queries, at = np.nonzero(chosen)
+        queries, at = np.nonzero(np.arange(self.capacity) < self.counts[:, None])
         return np.ascontiguousarray(queries), self.entries["place"][queries, at]
 
 
@@ -262,9 +245,12 @@ class SketchScanner:
             Of the same queries.
         threads : int
         """
-        if compiled.sketching is None:
-            self._scan_in_numpy(queries, lists, pairs, candidates)
-            return
+        self._scan(queries, lists, pairs, candidates, threads)
+
+    def _scan_compiled(
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        threads: int,
+    ) -> None:  # fmt: skip
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
             candidates.capacity, threads, lists.row_start, np.ascontiguousarray(queries),
@@ -272,6 +258,24 @@ class SketchScanner:
             lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
             candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip
+
+    def _scan_in_numpy(
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        threads: int,
+    ) -> None:  # fmt: skip
+        entries, counts = candidates.entries, candidates.counts
+        capacity = entries.shape[1]
+        for i, position, distance in zip(*_columns(pairs), strict=True):
+            codes, list_no = self._codes(lists, position), lists.list_nos[position]
+            new = np.empty(len(codes), CANDIDATE)
+            new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
+            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
+            both = np.concatenate([entries[i, : counts[i]], new])
+            kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
+            counts[i] = len(kept)
+            entries[i, : len(kept)] = kept
+
+    _scan = either("sketching", _scan_compiled, _scan_in_numpy)
 
     def within(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
@@ -316,34 +320,17 @@ class SketchScanner:
         estimate, error : ndarray of shape (n,), float32
             Lower is closer: similarities are negated.
         """
-        centroid = self._centroids[list_no]
-        if compiled.sketching is None:
-            return self._estimates_in_numpy(query, centroid, distance, codes)
+        return self._estimates(query, self._centroids[list_no], distance, codes)
+
+    def _estimates_compiled(
+        self, query: Float32, centroid: Float32, distance: float, codes: Bytes
+    ) -> tuple[Float32, Float32]:
         estimate, error = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
         compiled.sketching.estimates(
             compiled.level, len(query), self._bits, self._similarity, EPSILON, float(distance),
             np.ascontiguousarray(query), centroid, codes, estimate, error,
         )  # fmt: skip
         return estimate, error
-
-    def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
-        start, size = int(lists.offsets[at]), int(lists.sizes[at])
-        return lists.buffer[start : start + size * self._size].reshape(size, self._size)
-
-    def _scan_in_numpy(
-        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates
-    ) -> None:
-        entries, counts = candidates.entries, candidates.counts
-        capacity = entries.shape[1]
-        for i, position, distance in zip(*_columns(pairs), strict=True):
-            codes, list_no = self._codes(lists, position), lists.list_nos[position]
-            new = np.empty(len(codes), CANDIDATE)
-            new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
-            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
-            both = np.concatenate([entries[i, : counts[i]], new])
-            kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
-            counts[i] = len(kept)
-            entries[i, : len(kept)] = kept
 
     def _estimates_in_numpy(
         self, query: Float32, centroid: Float32, distance: float, codes: Bytes
@@ -365,6 +352,12 @@ class SketchScanner:
         if self._similarity:
             return -(np.float32(distance) + product), bound.astype(np.float32)
         return np.float32(distance) + n - 2 * product, (2 * bound).astype(np.float32)
+
+    _estimates = either("sketching", _estimates_compiled, _estimates_in_numpy)
+
+    def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
+        start, size = int(lists.offsets[at]), int(lists.sizes[at])
+        return lists.buffer[start : start + size * self._size].reshape(size, self._size)
 
 
 def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:
