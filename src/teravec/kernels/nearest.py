@@ -92,13 +92,12 @@ class ExactQuantizer:
 
     def __init__(self, centroids: Floats, metric: Metric) -> None:
         self.nlist, self.d = centroids.shape
-        self._similarity = metric.larger_is_closer
-        self._centre = None if self._similarity else common_centre(centroids)
+        similarity = metric.larger_is_closer
+        self._centre = None if similarity else common_centre(centroids)
         centroids = seen_from(self._centre, centroids)
-        half = np.zeros(self.nlist, np.float32) if self._similarity else half_norms(centroids)
-        self._compare = _open_comparison(
-            centroids, half, self._similarity, self._centre is not None
-        )
+        half = np.zeros(self.nlist, np.float32) if similarity else half_norms(centroids)
+        moved = self._centre is not None
+        self._comparison = _compare_with(centroids, half, similarity, moved)
 
     def search(self, queries: Floats, nprobe: int, *, threads: int) -> tuple[Int64, Floats]:
         """Find each query's nearest centroids. Ties go to the lower list.
@@ -133,14 +132,14 @@ class ExactQuantizer:
             q = q - self._centre
         list_no = np.empty((len(q), nprobe), np.int64)
         distance = np.empty((len(q), nprobe), np.float32)
-        self._compare(q, list_no, distance, threads)
+        self._comparison.search(q, list_no, distance, threads)
         return list_no, distance
 
 
 class _Comparison(Protocol):
     """Writes the nearest lists of queries, and their distances."""
 
-    def __call__(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None: ...
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None: ...
 
 
 class _ByPanels:
@@ -160,18 +159,19 @@ class _ByPanels:
     def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
         one = np.array([0, len(centroids)])
         order = np.arange(len(centroids))
-        self._panels = pack_panels(centroids, half, order, one, panel_places())
+        panels = pack_panels(centroids, half, order, one, panel_places())
+        self._packed, self._half = panels.packed, panels.half
         self._similarity = similarity
         self._by_bytes: tuple[Any, Any, Any] = (None, None, None)
         if compiled.level and centroids.size >= _BYTES_FROM and not moved:
-            coded = _Bytes.of(centroids, self._panels.half)
+            coded = _Bytes.of(centroids, panels.half)
             self._by_bytes = centroids, coded.packed, coded.bounds
 
-    def __call__(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
         by_bytes = self._by_bytes if len(q) == 1 else (None, None, None)
         compiled.native.nearest(
             compiled.level, q.shape[1], list_no.shape[1], self._similarity, threads, q,
-            self._panels.packed, self._panels.half, *by_bytes, list_no, distance,
+            self._packed, self._half, *by_bytes, list_no, distance,
         )  # fmt: skip
 
 
@@ -181,7 +181,7 @@ class _ByProduct:
     def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
         self._centroids, self._half, self._similarity = centroids, half, similarity
 
-    def __call__(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
         step = max(1, _SCORE_FLOATS // len(self._centroids))
         for i in range(0, len(q), step):
             part = slice(i, i + step)
@@ -195,8 +195,8 @@ class _ByProduct:
             np.maximum(distance, 0, out=distance)
 
 
-_open_comparison: Callable[[Floats, Floats, bool, bool], _Comparison]
-_open_comparison = either("native", _ByPanels, _ByProduct)
+_compare_with: Callable[[Floats, Floats, bool, bool], _Comparison]
+_compare_with = either("native", _ByPanels, _ByProduct)
 
 
 def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[Int32, Floats]:
