@@ -54,7 +54,7 @@ class FineCodes:
         if Decoding.knows(codec.fine_name):
             self._decoding = Decoding.of(codec, centroids, parameters)
 
-    def compare(
+    def _compare_compiled(
         self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
         distances: Float32, ids: Int64,
     ) -> None:  # fmt: skip
@@ -71,15 +71,10 @@ class FineCodes:
         distances, ids : ndarray of shape (n,), float32 and int64
             Written, but for pairs that are left out.
         """
-        compare = self._compare_in_numpy if self._decoding is None else self._compare_codes
-        compare(queries, owners, places, rows, begins, distances, ids)
-
-    def _compare_compiled(
-        self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
-        distances: Float32, ids: Int64,
-    ) -> None:  # fmt: skip
         decoding = self._decoding
-        assert decoding is not None
+        if decoding is None:
+            self._compare_in_numpy(queries, owners, places, rows, begins, distances, ids)
+            return
         compiled.refining.compare(
             compiled.level, decoding.number, self._similarity, queries.shape[1], queries, owners,
             places, decoding.centroids, decoding.low, decoding.step, rows, begins, distances, ids,
@@ -101,7 +96,7 @@ class FineCodes:
             vectors -= mine
             distances[there] = np.einsum("ij,ij->i", vectors, vectors)
 
-    _compare_codes = either("refining", _compare_compiled, _compare_in_numpy)
+    compare = either("refining", _compare_compiled, _compare_in_numpy)
 
 
 def rows_at(buffer: Bytes, begins: Int64, row_bytes: int) -> Bytes:

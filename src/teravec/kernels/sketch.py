@@ -229,7 +229,7 @@ class SketchScanner:
         self._bits, self._similarity = bits, metric.larger_is_closer
         self._size = sketch_size(centroids.shape[1], bits)
 
-    def scan(
+    def _scan_compiled(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
         threads: int,
     ) -> None:  # fmt: skip
@@ -245,12 +245,6 @@ class SketchScanner:
             Of the same queries.
         threads : int
         """
-        self._scan(queries, lists, pairs, candidates, threads)
-
-    def _scan_compiled(
-        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
-        threads: int,
-    ) -> None:  # fmt: skip
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
             candidates.capacity, threads, lists.row_start, np.ascontiguousarray(queries),
@@ -275,7 +269,7 @@ class SketchScanner:
             counts[i] = len(kept)
             entries[i, : len(kept)] = kept
 
-    _scan = either("sketching", _scan_compiled, _scan_in_numpy)
+    scan = either("sketching", _scan_compiled, _scan_in_numpy)
 
     def within(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
@@ -302,7 +296,7 @@ class SketchScanner:
         owners, places = zip(*found, strict=True) if found else ([query], [at])
         return np.concatenate(owners), np.concatenate(places)
 
-    def estimates(
+    def _estimates_compiled(
         self, query: Float32, list_no: int, distance: float, codes: Bytes
     ) -> tuple[Float32, Float32]:
         """Estimates and their error bounds, for one query and sketches of one list.
@@ -320,23 +314,18 @@ class SketchScanner:
         estimate, error : ndarray of shape (n,), float32
             Lower is closer: similarities are negated.
         """
-        return self._estimates(query, self._centroids[list_no], distance, codes)
-
-    def _estimates_compiled(
-        self, query: Float32, centroid: Float32, distance: float, codes: Bytes
-    ) -> tuple[Float32, Float32]:
         estimate, error = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
         compiled.sketching.estimates(
             compiled.level, len(query), self._bits, self._similarity, EPSILON, float(distance),
-            np.ascontiguousarray(query), centroid, codes, estimate, error,
+            np.ascontiguousarray(query), self._centroids[list_no], codes, estimate, error,
         )  # fmt: skip
         return estimate, error
 
     def _estimates_in_numpy(
-        self, query: Float32, centroid: Float32, distance: float, codes: Bytes
+        self, query: Float32, list_no: int, distance: float, codes: Bytes
     ) -> tuple[Float32, Float32]:
         d, bits = len(query), self._bits
-        view = query if self._similarity else query - centroid
+        view = query if self._similarity else query - self._centroids[list_no]
         values, unit = _in_8_bits(view)
         planes = codes[:, :-_FACTOR_BYTES].reshape(len(codes), bits, -(-d // 8))
         ones = np.unpackbits(planes, axis=2, count=d, bitorder="little")
@@ -353,7 +342,7 @@ class SketchScanner:
             return -(np.float32(distance) + product), bound.astype(np.float32)
         return np.float32(distance) + n - 2 * product, (2 * bound).astype(np.float32)
 
-    _estimates = either("sketching", _estimates_compiled, _estimates_in_numpy)
+    estimates = either("sketching", _estimates_compiled, _estimates_in_numpy)
 
     def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
         start, size = int(lists.offsets[at]), int(lists.sizes[at])

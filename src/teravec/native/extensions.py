@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar
 
@@ -78,10 +78,12 @@ def either(
     extension : str
         One of EXTENSIONS, which ``compiled`` calls.
     compiled, stand_in : callable
-        With equal parameters; ``stand_in`` is called where the extension is missing.
+        With equal parameters; ``stand_in`` is called where the extension is missing. The
+        documentation is that of ``compiled``.
     """
     assert extension in EXTENSIONS
 
+    @wraps(compiled)
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         if globals()[extension] is None:
             return stand_in(*args, **kwargs)
