@@ -47,7 +47,7 @@ def test_down_and_back(replicas: Replicas) -> None:
 
 def test_refused_says_why(replicas: Replicas) -> None:
     replicas.status("a", {"w": ((0, 10),)}, "serves version w", 1.0)
-    assert replicas["a"].state is State.REFUSED
+    assert str(replicas["a"].state) == State.REFUSED
     assert live(replicas) == "bc"
 
 
@@ -126,3 +126,73 @@ def test_hedges_have_a_budget(replicas: Replicas) -> None:
     for _ in range(10):
         replicas.started("a", MIB)
     assert replicas.may_hedge()
+
+
+def damage(replicas: Replicas, address: str, now_s: float, times: int = 3) -> None:
+    for _ in range(times):
+        replicas.damaged(address, "list 3 is damaged", now_s)
+
+
+def test_a_damaged_one_is_asked_last(replicas: Replicas) -> None:
+    damage(replicas, "a", 1.0, times=2)
+    assert str(replicas["a"].state) == State.LIVE
+    damage(replicas, "a", 1.0, times=1)
+    assert str(replicas["a"].state) == State.DAMAGED
+    assert replicas["a"].failures == 3
+    replicas.busy("b", 1.0)
+    assert replicas["a"].load(1.01) > replicas["b"].load(1.01) > replicas["c"].load(1.01)
+    assert live(replicas) == "abc"  # where no other has the lists, it may have them
+    assert replicas["a"].why == "list 3 is damaged"
+
+
+def test_a_damaged_one_is_looked_at_again_later_each_time(replicas: Replicas) -> None:
+    damage(replicas, "a", 0.0)
+    replicas.status("a", V, "", 29.0)
+    assert str(replicas["a"].state) == State.DAMAGED
+    replicas.status("a", V, "", 31.0)
+    assert str(replicas["a"].state) == State.LIVE
+    damage(replicas, "a", 32.0, times=1)  # once is enough now
+    replicas.status("a", V, "", 91.0)
+    assert str(replicas["a"].state) == State.DAMAGED
+    replicas.status("a", V, "", 93.0)
+    assert str(replicas["a"].state) == State.LIVE
+    damage(replicas, "a", 1000.0, times=2)  # long ago: it begins anew
+    assert str(replicas["a"].state) == State.LIVE
+
+
+def test_repaired_files_are_looked_at_at_once(replicas: Replicas) -> None:
+    damage(replicas, "a", 0.0)
+    replicas.status("a", V, "", 1.0, 3)
+    assert str(replicas["a"].state) == State.DAMAGED
+    replicas.status("a", V, "", 2.0, 0)
+    assert str(replicas["a"].state) == State.LIVE
+    damage(replicas, "a", 3.0, times=2)
+    assert str(replicas["a"].state) == State.LIVE
+
+
+def test_changes_of_state_are_told_once(replicas: Replicas) -> None:
+    assert [(c.address, c.after) for c in replicas.changes()] == [(a, "live") for a in "abc"]
+    for _ in range(3):
+        replicas.failed("a", "gone", 1.0)
+        replicas.status("b", V, "", 1.0)
+        replicas.status("c", {"w": ((0, 10),)}, "serves version w", 1.0)
+    changes = replicas.changes()
+    assert [(c.address, c.before, c.after, c.why) for c in changes] == [
+        ("a", "live", "down", "gone"), ("c", "live", "refused", "serves version w"),
+    ]  # fmt: skip
+    assert replicas.changes() == []
+    replicas.status("a", V, "", 2.0)
+    assert [(c.before, c.after) for c in replicas.changes()] == [("down", "live")]
+
+
+def test_one_that_fails_whenever_it_is_back_stays_out(replicas: Replicas) -> None:
+    for now_s in range(1, 4):
+        replicas.failed("a", "gone", float(now_s))
+        replicas.status("a", V, "", now_s + 0.5)
+    assert live(replicas) == "bc"  # after the third time
+    replicas.status("a", V, "", 5.5)
+    assert live(replicas) == "abc"
+    for now_s in range(6, 20):
+        replicas.failed("b", "not in time", float(now_s), polled=True)
+    replicas.status("b", V, "", 20.0)
+    assert live(replicas) == "abc"  # polls alone do not count

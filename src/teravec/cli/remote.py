@@ -33,7 +33,8 @@ Float32 = npt.NDArray[np.float32]
 Server = Annotated[
     str | None,
     typer.Option(help="Ask this server instead of a directory: HOST:PORT, grpc://HOST:PORT or "
-                 "grpc+tls://HOST:PORT.", show_default=False),
+                 "grpc+tls://HOST:PORT. Several, separated by commas: the next is asked where one "
+                 "is late or fails.", show_default=False),
 ]  # fmt: skip
 TokenFile = Annotated[
     Path | None, typer.Option(help="Token to show to the server.", show_default=False)

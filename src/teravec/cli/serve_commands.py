@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -79,6 +80,10 @@ def serve(
         Path | None, typer.Option(help="Callers need a token: one of this file's lines.",
                                   show_default=False)
     ] = None,
+    admin_token_file: Annotated[
+        Path | None, typer.Option(help="Tokens that may also do the action reload.",
+                                  show_default=False)
+    ] = None,
     servers_ca: Annotated[
         Path | None, typer.Option(help="PEM authority of the servers' certificates: speak TLS "
                                   "with them.", show_default=False)
@@ -152,7 +157,8 @@ def serve(
         servers=servers,
         topology=None if on_ray else topology,
         security=ServerSecurity(
-            tls_cert, tls_key, client_ca, token_file, insecure, open_probes, tuple(allow_host or ())
+            tls_cert, tls_key, client_ca, token_file, insecure, open_probes,
+            tuple(allow_host or ()), admin_token_file,
         ),
         servers_tls=servers_ca is not None,
         servers_security=ClientSecurity.read(
@@ -173,8 +179,16 @@ def serve(
     if on_ray:
         deploy(options, engine_options, replicas, topology, drain, as_json=json)
         return
+    log_for_operators()
     server = launch(options)
     server.run(drain, ready=lambda: _tell(options, server.address, server.http_address, json))
+
+
+def log_for_operators() -> None:
+    """Log with time, level and logger, for those who read it afterwards."""
+    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(form)
 
 
 def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:
@@ -195,3 +209,4 @@ def _tell(options: ServeOptions, address: object, http_address: object, as_json:
         print(memory_line(options.memory_bound))
     sys.stdout.flush()
     warn_if_open(options)
+    logging.getLogger("teravec.serving").setLevel(logging.INFO)

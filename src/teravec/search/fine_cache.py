@@ -53,6 +53,7 @@ class FineCache:
         self._wanted = np.zeros(places, np.uint8)
         self._turn = threading.Lock()  # held by who keeps; who begins to read waits for it
         self._readers = 0
+        self._held_back_bytes = 0
         self._none_reads = threading.Condition()
 
     @contextmanager
@@ -92,7 +93,33 @@ class FineCache:
         with self._turn:
             with self._none_reads:
                 self._none_reads.wait_for(lambda: not self._readers)
+            if not self._sets or (self._held_back_bytes and self._is_full()):
+                return  # released meanwhile, or the rest is for others
             keep_units(
                 self._ways, self._unit_bytes, self._tags, self._wanted, units, self.buffer, read,
                 begins,
             )  # fmt: skip
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the units that are kept."""
+        return int((self._tags >= 0).sum()) * self._unit_bytes
+
+    def hold_back(self, size: int) -> None:
+        """Leave ``size`` bytes of the capacity to others, until it is 0 again.
+
+        As long as what is kept fills the rest, nothing more is kept.
+        """
+        self._held_back_bytes = size
+
+    def release(self) -> None:
+        """Give the memory back, and keep nothing any more."""
+        with self._turn:
+            with self._none_reads:
+                self._none_reads.wait_for(lambda: not self._readers)
+            self._sets = 0
+            self._tags[:] = -1
+            self.buffer = np.empty(0, np.uint8)
+
+    def _is_full(self) -> bool:
+        return self.kept_bytes >= len(self.buffer) - self._held_back_bytes

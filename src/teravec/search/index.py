@@ -23,6 +23,7 @@ from teravec.memory import granted_memory
 from teravec.native.extensions import warn_if_missing
 from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.caches import IndexCaches
 from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
 from teravec.search.efforts import Efforts
@@ -66,11 +67,13 @@ class Index(Fixed):
         What all searches so far cost together.
     batch_bytes : int
         Memory for the queries and results of a batch.
+    caches : IndexCaches
     """
 
     root: Path
     stats: SearchStats
     batch_bytes: int
+    caches: IndexCaches
 
     def __init__(
         self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
@@ -91,6 +94,8 @@ class Index(Fixed):
             self._two_stages = TwoStages.of(
                 opened, self._ranges, shares.refine_bytes, shares.pages_bytes, threads
             )
+        refiner = None if self._two_stages is None else self._two_stages.refiner
+        self.caches = IndexCaches(opened.memory_bytes, lists, refiner)
         self.stats = SearchStats()
         self._closed = False
         self._efforts = Efforts(opened)

@@ -51,6 +51,7 @@ class ListCache:
         self._order: deque[int] = deque()  # kept keys by place, from the hand on
         self._hand = 0
         self._counted = 0
+        self._held_back_bytes = 0
         self._lock = threading.Lock()
 
     def pin(self, keys: Int64) -> Int64:
@@ -107,6 +108,8 @@ class ListCache:
             Bytes of each list in ``data``.
         """
         with self._lock:
+            if self._held_back_bytes and self._kept_bytes() >= self._most_bytes():
+                return
             columns = zip(keys.tolist(), offsets.tolist(), sizes.tolist(), strict=True)
             for key, offset, size in columns:
                 if self._at[key] >= 0 or not 0 < size <= len(self.buffer):
@@ -123,7 +126,32 @@ class ListCache:
     def kept_bytes(self) -> int:
         """Bytes of the lists that are kept."""
         with self._lock:
-            return int(self._size[np.asarray(self._order, np.int64)].sum())
+            return self._kept_bytes()
+
+    def hold_back(self, size: int) -> None:
+        """Leave ``size`` bytes of the capacity to others, until it is 0 again.
+
+        As long as what is kept fills the rest, nothing more is kept.
+        """
+        with self._lock:
+            self._held_back_bytes = size
+
+    def release(self) -> None:
+        """Give the memory back, and keep nothing any more.
+
+        Lists that are pinned stay readable in the ``buffer`` that was taken before ``pin``.
+        """
+        with self._lock:
+            self.buffer = np.empty(0, np.uint8)
+            self._at[:] = -1
+            self._order.clear()
+            self._hand = 0
+
+    def _kept_bytes(self) -> int:
+        return int(self._size[np.asarray(self._order, np.int64)].sum())
+
+    def _most_bytes(self) -> int:
+        return len(self.buffer) - self._held_back_bytes
 
     def _age(self, counted: int) -> None:
         """Halve the counts now and then, after so many more."""

@@ -48,6 +48,22 @@ class IndexLists:
         self._cache = ListCache(2 * self._nlist, cache_bytes)
         self._buffers = Buffers(self.CHUNKS * chunk_bytes)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the cache that hold lists."""
+        return self._cache.kept_bytes
+
+    def hold_back(self, size: int) -> int:
+        """Leave so many bytes of the cache to others; return those that it does not have."""
+        held_back = min(size, len(self._cache.buffer))
+        self._cache.hold_back(held_back)
+        return size - held_back
+
+    def release(self) -> None:
+        """Give the memory of cache and buffers back; lists are read as before."""
+        self._cache.release()
+        self._buffers.release()
+
     @staticmethod
     def all_bytes(index: OpenedIndex) -> int:
         """Memory that all codes and ids take."""
@@ -58,6 +74,7 @@ class IndexLists:
 
         What was yielded is good until the next is asked for.
         """
+        buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
         at = self._cache.pin(list_nos)
         held = at >= 0
         if held.all():  # as is usual for a few lists that were wanted before
@@ -67,7 +84,7 @@ class IndexLists:
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
-                yield ListsInMemory(kept, self._sizes[kept], at, self._cache.buffer)
+                yield ListsInMemory(kept, self._sizes[kept], at, buffer)
             if len(missing):
                 yield from self._read(missing, "codes", reader)
         finally:

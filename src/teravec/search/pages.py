@@ -75,6 +75,10 @@ class PageReader:
         npages = np.array([file.header.npages for file in index.fine], np.int64)
         self.first_pages: Int64 = np.concatenate([[0], np.cumsum(npages)])
 
+    def release(self) -> None:
+        """Keep no buffers for the next reads."""
+        self._buffers.release()
+
     def runs(self, pages: Int64, run_bytes: int) -> Iterator[PageRun]:
         """Cut pages (n,), ascending and distinct, into runs whose reads take so many bytes."""
         most = max(1, min(_SEGMENT_BYTES, run_bytes // 2) // self.page_bytes)

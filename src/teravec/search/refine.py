@@ -67,6 +67,20 @@ class Refiner:
         )  # fmt: skip
         self._cache = FineCache(*units, cache_bytes)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the cache that hold finer codes."""
+        return self._cache.kept_bytes
+
+    def hold_back(self, size: int) -> None:
+        """Leave so many bytes of the cache to others, as far as it has them."""
+        self._cache.hold_back(min(size, len(self._cache.buffer)))
+
+    def release(self) -> None:
+        """Give the memory of cache and buffers back; finer codes are read as before."""
+        self._cache.release()
+        self._pages.release()
+
     def distances(
         self, queries: Float32, owners: Int64, places: Int64, stats: SearchStats
     ) -> tuple[Float32, Int64]:

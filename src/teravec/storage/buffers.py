@@ -57,3 +57,9 @@ class Buffers:
             kept_bytes = sum(map(len, self._kept))
             while kept_bytes > self._most_bytes:  # the smallest goes: a larger one serves as well
                 kept_bytes -= len(self._kept.pop(0))
+
+    def release(self) -> None:
+        """Keep none from now on."""
+        with self._lock:
+            self._most_bytes = 0
+            self._kept.clear()

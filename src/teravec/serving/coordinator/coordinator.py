@@ -7,29 +7,34 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Metric
 
-from teravec.errors import InvalidArgument, Unavailable
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.index.manifest import read_manifest
 from teravec.kernels.sketch import CANDIDATE
 from teravec.search.candidates import chosen
 from teravec.serving.coordinator.fanout import FanOut
 from teravec.serving.coordinator.fleet import Fleet
+from teravec.serving.coordinator.replicas import State
 from teravec.serving.coordinator.rounds import ListRound, RefineRound, Round, SketchRound
 from teravec.serving.coordinator.shares import Pairs, PlacePairs
+from teravec.serving.server.gauges import gauge, server_gauges
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.metrics import Metrics
-from teravec.serving.server.served import Ranges, ServedIndex
+from teravec.serving.server.served import Ranges, ServedIndex, version_beside
 from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
-from teravec.storage.layout import absolute
+from teravec.storage.layout import IndexPaths, absolute
 
 __all__ = ["Coordinator"]
 
@@ -61,15 +66,17 @@ class Coordinator:
         self._path, self._fleet = absolute(path), fleet
         self._limits, self._metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # closing a version, within, takes it again
         self._next: ServedIndex | None = None  # waits for servers that have it
-        self.versions = Versions(self._open())
+        # Nobody names a version to a coordinator: the one before goes with its last search.
+        self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         fleet.start(self._go_over)
 
-    def _open(self) -> ServedIndex:
-        index = ServedIndex(self._path, (), self._memory_bytes, self._threads)
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
         manifest = index.manifest
-        self._fleet.want(index.version, manifest.nlist, manifest.ntotal / manifest.nlist)
+        mean_size = manifest.ntotal / manifest.nlist
+        self._fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
         return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
@@ -166,8 +173,24 @@ class Coordinator:
         return {
             "servers": self._fleet.describe(),
             "covered": self._fleet.covered(self.versions.current.version),
+            "one_owner": self._fleet.at_risk(self.versions.current.version),
             "next_version": None if waiting is None else waiting.version,
         }
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Nothing: nobody makes requests for versions of a coordinator."""
+
+    def gauges(self) -> Iterable[Metric]:
+        """State of the servers, and how many of the lists they have."""
+        version = self.versions.current.version
+        yield from server_gauges(self._fleet.describe(), State)
+        yield gauge("lists_covered_ratio", "Share of the lists that have an owner to ask.",
+                    self._fleet.covered(version))  # fmt: skip
+        yield gauge("lists_one_owner_ratio",
+                    "Share of the lists that have an owner, but not two live ones.",
+                    self._fleet.at_risk(version))  # fmt: skip
+        yield gauge("next_version_waiting", "Whether a version waits for servers that have it.",
+                    self._next is not None)  # fmt: skip
 
     def reload(self) -> str:
         """Open the directory's index; go over to it when servers have all of its lists."""
@@ -182,20 +205,57 @@ class Coordinator:
     def _go_over(self) -> None:
         """Make the next version current if its lists have owners, at least as many as now."""
         with self._lock:
-            index = self._next
+            index = self._next or self._look_beside()
             if index is None:
                 return
             current = self.versions.current.version
             if index.version == current:
                 index.close()
-            else:
-                covered = self._fleet.covered(index.version)
-                if covered < 1.0 and covered <= self._fleet.covered(current):
-                    return
-                self.versions.replace(index)
-                log.info("serving version %s", index.version)
+                self._next = None
+                return
+            covered, now_covered = self._fleet.covered(index.version), self._fleet.covered(current)
+            if covered < 1.0 and covered <= now_covered:
+                self._next = index
+                return
+            ours = index.path == self._path.resolve()
+            if now_covered == 1.0 and not ours:  # it is not needed any more
+                index.close()
+                self._next = None
+                self._forget()
+                return
+            self.versions.replace(index)
+            log.info("serving version %s", index.version)
             self._next = None
-            self._fleet.forget({i.version for i in self.versions.open})
+            if not ours:
+                self._next = self._open()  # as soon as servers have it
+
+    def _look_beside(self) -> ServedIndex | None:
+        """A version that servers have whole and that lies beside, where ours lacks owners.
+
+        So it is while servers are restarted one by one with a new version, and where this
+        coordinator was restarted before them.
+        """
+        if self._fleet.covered(self.versions.current.version) == 1.0:
+            return None
+        for version, (name, ranges) in self._fleet.others().items():
+            path = version_beside(self._path, version, name)
+            if path is None:
+                continue
+            owned = np.zeros(read_manifest(IndexPaths(path)).nlist, bool)
+            for start, stop in ranges:
+                owned[start:stop] = True
+            if owned.all():
+                try:
+                    return self._open(path)
+                except TeravecError as error:
+                    log.error("version %s of %s cannot be opened: %s", version, path, error)
+        return None
+
+    def _forget(self) -> None:
+        """Ask servers for versions that are open here, and for no others."""
+        with self._lock:
+            waiting = [] if self._next is None else [self._next]
+            self._fleet.forget({i.version for i in (*self.versions.open, *waiting)})
 
     def close(self) -> None:
         """Close connections and the index."""

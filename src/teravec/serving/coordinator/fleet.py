@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -30,6 +31,7 @@ from teravec.serving.server.served import Ranges, ranges_text
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.exchanges import Call
 from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.rotation import FileStamps
 from teravec.serving.wire.security import ClientSecurity
 
 __all__ = ["Fleet"]
@@ -50,16 +52,19 @@ class Fleet:
     scheme : str
         ``grpc`` or ``grpc+tls``.
     security : ClientSecurity
-        What this coordinator shows them.
+        What this coordinator shows them; read again when its files change.
     """
 
     def __init__(self, topology: Topology, scheme: str, security: ClientSecurity) -> None:
         self._topology, self._scheme, self._security = topology, scheme, security
+        self._secrets = FileStamps([*security.files.values()])
         self._lock = threading.Lock()
         self._peers: dict[str, FlightPeer] = {}
         self._replicas = Replicas(())
         self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
+        self._names: dict[str, str] = {}  # of directories, by version wanted
+        self._told_names: dict[str, str] = {}  # by version that servers have
         self._closed = threading.Event()
         self._follow(topology)
         self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
@@ -69,12 +74,18 @@ class Fleet:
     def start(self, watcher: Callable[[], None]) -> None:
         """Ask all servers once, then go on asking; call ``watcher`` after every round."""
         self._watchers.append(watcher)
-        self._round()
+        self._ask_all()
+        if len(self._wanted) > 1:  # the first answers showed that another version is wanted
+            self._ask_all()
         self._poller.start()
 
-    def want(self, version: str, nlist: int, mean_size: float) -> None:
-        """Ask for the sizes of this version's lists; until they are known, take their mean."""
+    def want(self, version: str, nlist: int, mean_size: float, name: str) -> None:
+        """Ask for the sizes of this version's lists; until they are known, take their mean.
+
+        ``name`` is that of its directory: servers that have it beside their own open it.
+        """
         with self._lock:
+            self._names[version] = name
             if version not in self._wanted:
                 self._wanted[version] = np.full(nlist, max(1, round(mean_size)), np.int64)
                 self._known[version] = np.zeros(nlist, bool)
@@ -83,7 +94,20 @@ class Fleet:
         """Keep nothing of versions other than these."""
         with self._lock:
             for version in set(self._wanted) - versions:
-                del self._wanted[version], self._known[version]
+                del self._wanted[version], self._known[version], self._names[version]
+
+    def others(self) -> dict[str, tuple[str, Ranges]]:
+        """Versions that servers have and nobody wants: name of the directory, and their lists."""
+        with self._lock:
+            told = [r.versions for r in self._replicas.answering()]
+            known = {version for versions in told for version in versions}
+            self._told_names = {v: n for v, n in self._told_names.items() if v in known}
+            others = known - set(self._wanted)
+            return {
+                version: (self._told_names.get(version, ""),
+                          tuple(r for versions in told for r in versions.get(version, ())))
+                for version in others
+            }  # fmt: skip
 
     def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
         """Vectors of each list: as its owners told, or the mean."""
@@ -101,13 +125,23 @@ class Fleet:
             ]
 
     def covered(self, version: str) -> float:
-        """Share of the lists that have a live owner."""
+        """Share of the lists that have an owner to ask."""
+        return float((self._counted_owners(version, damaged=True) > 0).mean())
+
+    def at_risk(self, version: str) -> float:
+        """Share of the lists that have an owner, but not two live ones."""
+        owned = self._counted_owners(version, damaged=True) > 0
+        return float((owned & (self._counted_owners(version, damaged=False) < 2)).mean())
+
+    def _counted_owners(self, version: str, *, damaged: bool) -> npt.NDArray[np.int64]:
+        """Owners of each list."""
         with self._lock:
-            owned = np.zeros(len(self._wanted[version]), bool)
+            owners = np.zeros(len(self._wanted[version]), np.int64)
             for replica in self._replicas.live(version):
-                for start, stop in replica.versions[version]:
-                    owned[start:stop] = True
-        return float(owned.mean())
+                if damaged or replica.state is State.LIVE:
+                    for start, stop in replica.versions[version]:
+                        owners[start:stop] += 1
+        return owners
 
     def peer(self, address: str) -> FlightPeer:
         """The connection to a server.
@@ -150,16 +184,17 @@ class Fleet:
 
     def failed(self, address: str, size: int, error: Exception) -> None:
         """A call failed; what the failure says of the server decides whether it is asked again."""
-        now_s = time.monotonic()
+        now_s, why = time.monotonic(), _why(address, error)
         with self._lock:
             self._replicas.ended(address, size, None, now_s)
             if isinstance(error, Busy):
                 self._replicas.busy(address, now_s)
             elif isinstance(error, Unavailable | AccessDenied | OtherIndex | ProtocolError):
                 harmful = isinstance(error, ProtocolError)
-                self._replicas.failed(address, _why(address, error), now_s, harmful=harmful)
-        if not isinstance(error, Busy | DeadlineExceeded | InvalidArgument):
-            log.warning("server %s failed: %s", address, error)
+                self._replicas.failed(address, why, now_s, harmful=harmful)
+            elif not isinstance(error, DeadlineExceeded | InvalidArgument):
+                self._replicas.damaged(address, why, now_s)
+        self._log_changes()
 
     def hedge_after_s(self, size: int) -> float:
         """Seconds after which a call of this size is overdue."""
@@ -194,6 +229,15 @@ class Fleet:
         for peer in left.values():
             peer.close()
 
+    def _show(self, security: ClientSecurity) -> None:
+        """Connect anew, with another token or certificate; calls under way end as they began."""
+        with self._lock:
+            before, self._security = self._peers, security
+            self._peers = {a: FlightPeer(f"{self._scheme}://{a}", security) for a in before}
+        log.info("servers are shown the token and certificate that the files have now")
+        for peer in before.values():
+            peer.close()
+
     def _poll(self) -> None:
         while not self._closed.wait(_POLL_S):
             try:
@@ -202,9 +246,15 @@ class Fleet:
                     self._follow(changed)
             except TeravecError as error:
                 log.warning("the topology stays as it was: %s", error)
-            self._round()
+            try:
+                if self._secrets.changed():
+                    self._show(self._security.read_again())
+            except TeravecError as error:
+                log.warning("what servers are shown stays as it was: %s", error)
+            self._ask_all()
+            self._log_changes()
 
-    def _round(self) -> None:
+    def _ask_all(self) -> None:
         for future in [self._polls.submit(self._ask, e) for e in self._topology.entries]:
             future.result()
         for watcher in self._watchers:
@@ -215,17 +265,36 @@ class Fleet:
         address, deadline = str(entry.address), Deadline.after(_POLL_TIMEOUT_S)
         try:
             peer = self.peer(address)
-            versions, refused = _state(peer.tell("statistics", deadline))
+            with self._lock:
+                wanted = json.dumps({"wanted": self._names}).encode()
+            statistics = peer.tell("statistics", deadline, wanted)
+            versions, refused, damaged = _state(statistics)
+            names = {version: _name(statistics, version) for version in versions}
             refused = refused or self._mismatch(entry, versions)
             for version in set(versions) & set(self._wanted):
                 self._learn_sizes(peer, version, versions[version], deadline)
             with self._lock:
-                self._replicas.status(address, versions, refused, time.monotonic())
+                self._told_names |= names
+                self._replicas.status(address, versions, refused, time.monotonic(), damaged)
         except Exception as error:
             if not isinstance(error, TeravecError):
                 log.exception("asking %s for its state", address)
             with self._lock:
-                self._replicas.failed(address, _why(address, error), time.monotonic())
+                now_s = time.monotonic()
+                self._replicas.failed(address, _why(address, error), now_s, polled=True)
+
+    def _log_changes(self) -> None:
+        """One line for each change of a server's state.
+
+        A server that is live when it is first asked is as it should be.
+        """
+        with self._lock:
+            changes = self._replicas.changes()
+        for change in changes:
+            if change.after is not State.LIVE:
+                log.warning("server %s is %s: %s", change.address, change.after, change.why)
+            elif change.before is not State.UNKNOWN:
+                log.warning("server %s is live again, after %s", change.address, change.before)
 
     def _mismatch(self, entry: ServerEntry, versions: dict[str, Ranges]) -> str:
         """Why a server is not one of ours, empty if it is."""
@@ -275,16 +344,27 @@ def _why(address: str, error: Exception) -> str:
     return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
 
 
-def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str]:
-    """Versions with their lists, and why not to ask; ProtocolError where that is not told."""
+def _name(statistics: dict[str, Any], version: str) -> str:
+    """Of a version's directory; empty where that is not told."""
+    names = statistics.get("names")
+    return str(names.get(version, "")) if isinstance(names, dict) else ""
+
+
+def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:
+    """Versions with their lists, why not to ask, and damaged lists.
+
+    ProtocolError where that is not told.
+    """
     try:
         versions = {
             str(version): tuple((int(start), int(stop)) for start, stop in ranges)
             for version, ranges in statistics["versions"].items()
         }
         ready, draining = bool(statistics["ready"]), bool(statistics["draining"])
+        damaged = int(statistics.get("damaged_lists", 0))  # earlier releases do not count them
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"statistics without {error}") from None
     if any(start < 0 or start > stop for ranges in versions.values() for start, stop in ranges):
         raise ProtocolError("statistics with impossible ranges of lists")
-    return versions, "shutting down" if draining else "" if ready else "not ready"
+    refused = "shutting down" if draining else "" if ready else "not ready"
+    return versions, refused, damaged

@@ -7,9 +7,11 @@ Events go in with the time they happened; decisions come out. Nothing here waits
     UNKNOWN --status--> LIVE --failure--> DOWN --status--> LIVE
        |                 |  ^
        |                 |  '-- not draining any more
-       '--wrong index    '--draining or wrong index--> REFUSED
+       |                 |--draining or wrong index--> REFUSED
+       '--wrong index    '--damaged files, several times--> DAMAGED --after a while--> LIVE
 
-A status comes from polling; a failure from polling or from a search.
+A status comes from polling; a failure from polling or from a search. A DAMAGED server is asked
+where no other one has the lists.
 """
 
 from __future__ import annotations
@@ -21,19 +23,18 @@ from enum import StrEnum
 from typing import Any
 
 from teravec.serving.server.served import Ranges
+from teravec.serving.wire.overdue import HedgeBudget, Usual
 
-__all__ = ["Replica", "Replicas", "State"]
+__all__ = ["Change", "Replica", "Replicas", "State"]
 
-# Jacobson's estimate of when an answer is overdue, as in TCP (RFC 6298): the smoothed time
-# plus four times its smoothed deviation.
-_SMOOTH, _SMOOTH_DEVIATION, _DEVIATIONS = 1 / 8, 1 / 4, 4.0
-_HEDGE_LEAST_S, _HEDGE_MOST_S, _HEDGE_UNKNOWN_S = 0.02, 2.0, 0.25
-# Hedges may add at most this share of the calls (Dean and Barroso, The Tail at Scale, 2013),
-# beyond a few at once: where everything is slow, asking twice makes it slower.
-_HEDGE_SHARE, _HEDGE_BURST = 0.1, 20.0
-_SLOW_FACTOR, _SLOW_LEAST_S, _SLOW_HALF_LIFE_S = 2.0, 0.01, 5.0
+_SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
+_UNANSWERED = 2  # times that it may be back without one good answer, and fail again
 _BUSY_S = 0.05  # how long one that said 'busy' is asked last
+# A server is damaged after so many searches that met damage, and is looked at again after a
+# while, longer each time; it is as good as new when it met none for as long as the longest.
+_DAMAGES, _DAMAGED_S, _DAMAGED_MOST_S = 3, 30.0, 600.0
+_BUSY_PENALTY, _DAMAGED_PENALTY = 1e12, 1e15  # more than bytes to scan
 
 
 class State(StrEnum):
@@ -43,6 +44,25 @@ class State(StrEnum):
     LIVE = "live"
     DOWN = "down"
     REFUSED = "refused"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A server's state changed.
+
+    Parameters
+    ----------
+    address : str
+    before, after : State
+    why : str
+        What is wrong, where something is.
+    """
+
+    address: str
+    before: State
+    after: State
+    why: str
 
 
 @dataclass
@@ -59,6 +79,8 @@ class Replica:
     outstanding_bytes : int
         To scan, of the calls that are under way.
     calls, failures, hedges : int
+    damaged_lists : int
+        As the server itself counts them.
     slowness : float
         How many times longer than expected it takes, smoothed; it fades with time.
     """
@@ -77,6 +99,13 @@ class Replica:
     busy_until_s: float = 0.0
     quarantined_until_s: float = -math.inf
     harms: int = 0
+    unanswered: int = 0
+    damages: int = 0
+    damaged_at_s: float = -math.inf
+    damaged_until_s: float = -math.inf
+    damaged_times: int = 0
+    damaged_lists: int = 0
+    damage: str = ""
     latency_s: float = 0.0
     seen_at_s: float = -math.inf
 
@@ -88,25 +117,14 @@ class Replica:
     def load(self, now_s: float) -> float:
         """What decides between replicas: bytes to scan, more where it is slow or busy."""
         slow = self.slowness_at(now_s)
-        penalty = 1e12 if self.busy_until_s > now_s else 0.0
+        penalty = _BUSY_PENALTY if self.busy_until_s > now_s else 0.0
+        penalty += _DAMAGED_PENALTY if self.state is State.DAMAGED else 0.0
         turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
         return (
             turn
             + penalty
             + (self.outstanding_bytes + (1 << 20)) * (slow if slow > _SLOW_FACTOR else 1.0)
         )
-
-
-@dataclass
-class _Expected:
-    """Smoothed seconds, and their deviation, of calls of about the same size."""
-
-    mean_s: float
-    deviation_s: float
-
-    def ratio(self, seconds: float) -> float:
-        """How many times longer than expected; differences of a few milliseconds are none."""
-        return min(100.0, seconds / max(_SLOW_LEAST_S, self.mean_s))
 
 
 class Replicas:
@@ -119,8 +137,8 @@ class Replicas:
 
     def __init__(self, addresses: Iterable[str]) -> None:
         self._replicas = {address: Replica(address) for address in addresses}
-        self._expected: dict[int, _Expected] = {}
-        self._hedge_budget = _HEDGE_BURST
+        self._usual, self._budget = Usual(), HedgeBudget()
+        self._changes: list[Change] = []
         self._turn = 0
 
     def __getitem__(self, address: str) -> Replica:
@@ -130,32 +148,74 @@ class Replicas:
         """Know these servers from now on: what joined is unknown, what left is forgotten."""
         self._replicas = {a: self._replicas.get(a) or Replica(a) for a in addresses}
 
-    def status(self, address: str, versions: dict[str, Ranges], refused: str, now_s: float) -> None:
+    def changes(self) -> list[Change]:
+        """Changes of state since this was called last."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def status(
+        self, address: str, versions: dict[str, Ranges], refused: str, now_s: float,
+        damaged_lists: int = 0,
+    ) -> None:  # fmt: skip
         """A server told its state; ``refused`` says why it is not to be asked, or is empty."""
         replica = self._replicas.get(address)
         if replica is None:
             return
         replica.versions, replica.seen_at_s = versions, now_s
+        if damaged_lists < replica.damaged_lists:  # it has other files now
+            replica.damages = replica.damaged_times = 0
+            replica.damaged_until_s = now_s
+        replica.damaged_lists = damaged_lists
         if refused:
-            replica.state, replica.why = State.REFUSED, refused
-        elif now_s >= replica.quarantined_until_s:
-            replica.state, replica.why = State.LIVE, ""
+            self._move(replica, State.REFUSED, refused)
+        elif now_s < replica.quarantined_until_s:
+            return
+        elif now_s < replica.damaged_until_s:
+            self._move(replica, State.DAMAGED, replica.damage)
+        else:
+            self._move(replica, State.LIVE, "")
 
-    def failed(self, address: str, why: str, now_s: float, *, harmful: bool = False) -> None:
+    def failed(
+        self, address: str, why: str, now_s: float, *, harmful: bool = False, polled: bool = False
+    ) -> None:
         """A call failed in a way that the next would too: not asked until it tells its state.
 
         One that sent garbage (``harmful``) may well tell a good state: it stays out for a
-        while, longer each time, until an answer of it was good.
+        while, longer each time, until an answer of it was good. So does one that was back
+        several times, and failed each time, unless these were only polls (``polled``).
         """
         replica = self._replicas.get(address)
         if replica is None:
             return
         replica.failures += 1
-        replica.state, replica.why = State.DOWN, why
+        if replica.state is State.LIVE and not polled:
+            replica.unanswered += 1
+            harmful = harmful or replica.unanswered > _UNANSWERED
         if harmful:
             pause_s = min(_QUARANTINE_MOST_S, _QUARANTINE_S * 2**replica.harms)
             replica.harms += 1
             replica.quarantined_until_s = now_s + pause_s
+        self._move(replica, State.DOWN, why)
+
+    def damaged(self, address: str, why: str, now_s: float) -> None:
+        """A search met a damaged file: after some, the server is asked last, for a while."""
+        replica = self._replicas.get(address)
+        if replica is None:
+            return
+        replica.failures += 1
+        if now_s - replica.damaged_at_s > _DAMAGED_MOST_S:
+            replica.damages = replica.damaged_times = 0
+        replica.damages, replica.damaged_at_s, replica.damage = replica.damages + 1, now_s, why
+        if replica.state is State.LIVE and replica.damages >= _DAMAGES:
+            pause_s = min(_DAMAGED_MOST_S, _DAMAGED_S * 2**replica.damaged_times)
+            replica.damaged_times += 1
+            replica.damaged_until_s = now_s + pause_s
+            self._move(replica, State.DAMAGED, why)
+
+    def _move(self, replica: Replica, state: State, why: str) -> None:
+        if state is not replica.state:
+            self._changes.append(Change(replica.address, replica.state, state, why))
+        replica.state, replica.why = state, why
 
     def busy(self, address: str, now_s: float) -> None:
         """A server had no room: it is asked last for a moment."""
@@ -164,7 +224,7 @@ class Replicas:
 
     def started(self, address: str, size: int, hedge: bool = False) -> None:
         """A call of ``size`` bytes to scan is under way."""
-        self._hedge_budget = min(_HEDGE_BURST, self._hedge_budget + _HEDGE_SHARE) - hedge
+        self._budget.started(hedge=hedge)
         if replica := self._replicas.get(address):
             self._turn += 1
             replica.calls, replica.turn = replica.calls + 1, self._turn
@@ -179,51 +239,38 @@ class Replicas:
         replica.outstanding_bytes = max(0, replica.outstanding_bytes - size)
         if seconds is None:
             return
-        replica.harms = 0
-        expected = self._expected.get(_size_class(size))
-        if expected is not None:
-            ratio = expected.ratio(seconds)
+        replica.harms = replica.unanswered = 0
+        ratio = self._usual.ratio(size, seconds)
+        if ratio is not None:
             before = replica.slowness_at(now_s)
             replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
         replica.latency_s += (seconds - replica.latency_s) / (1 if not replica.latency_s else 8)
-        self._learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
+        self._usual.learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
 
     def overdue(self, address: str, size: int, seconds: float, now_s: float) -> None:
         """A call has taken ``seconds`` and is not answered: that counts as slowness too."""
-        replica, expected = self._replicas.get(address), self._expected.get(_size_class(size))
-        if replica is not None and expected is not None:
-            ratio = expected.ratio(seconds)
-            if ratio > (before := replica.slowness_at(now_s)):
-                replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
-
-    def _learn(self, size: int, seconds: float, slow: bool) -> None:
-        """What to expect is learnt from servers that are not slow, of calls of this size."""
-        key = _size_class(size)
-        expected = self._expected.get(key)
-        if expected is None:
-            self._expected[key] = _Expected(seconds, seconds / 2)
-        elif not slow:
-            error = seconds - expected.mean_s
-            expected.deviation_s += (abs(error) - expected.deviation_s) * _SMOOTH_DEVIATION
-            expected.mean_s += error * _SMOOTH
+        replica, ratio = self._replicas.get(address), self._usual.ratio(size, seconds)
+        if replica is None or ratio is None:
+            return
+        if ratio > (before := replica.slowness_at(now_s)):
+            replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
 
     def hedge_after_s(self, size: int) -> float:
         """Seconds after which a call of this size is overdue, and another replica is asked."""
-        expected = self._expected.get(_size_class(size))
-        if expected is None:
-            return _HEDGE_UNKNOWN_S
-        overdue = expected.mean_s + _DEVIATIONS * expected.deviation_s
-        return min(_HEDGE_MOST_S, max(_HEDGE_LEAST_S, 2 * overdue))
+        return self._usual.overdue_after_s(size)
 
     def may_hedge(self) -> bool:
         """Whether one more call may be asked twice."""
-        return self._hedge_budget >= 1.0
+        return self._budget.may_hedge
 
     def live(self, version: str) -> list[Replica]:
-        """Servers that are asked, and have this version."""
-        return [
-            r for r in self._replicas.values() if r.state is State.LIVE and version in r.versions
-        ]
+        """Servers that are asked, if only as the last ones, and have this version."""
+        asked = State.LIVE, State.DAMAGED
+        return [r for r in self._replicas.values() if r.state in asked and version in r.versions]
+
+    def answering(self) -> list[Replica]:
+        """Servers that told their state lately, whether they are asked or not."""
+        return [r for r in self._replicas.values() if r.state not in (State.DOWN, State.UNKNOWN)]
 
     def describe(self, now_s: float) -> list[dict[str, Any]]:
         """For statistics and console."""
@@ -232,14 +279,10 @@ class Replicas:
                 "address": r.address, "state": str(r.state), "why": r.why,
                 "versions": {v: [list(x) for x in ranges] for v, ranges in r.versions.items()},
                 "outstanding_bytes": r.outstanding_bytes, "calls": r.calls,
-                "failures": r.failures, "hedges": r.hedges, "latency_s": r.latency_s,
+                "failures": r.failures, "damaged_lists": r.damaged_lists,
+                "hedges": r.hedges, "latency_s": r.latency_s,
                 "slowness": r.slowness_at(now_s), "slow": r.slowness_at(now_s) > _SLOW_FACTOR,
                 "seen_s_ago": None if math.isinf(r.seen_at_s) else now_s - r.seen_at_s,
             }
             for r in self._replicas.values()
         ]  # fmt: skip
-
-
-def _size_class(size: int) -> int:
-    """Calls within a factor of four are compared."""
-    return max(0, size.bit_length() - 14) // 2

@@ -10,6 +10,7 @@ from typing import Any
 
 from teravec.errors import InvalidArgument, storage_errors
 from teravec.serving.server.served import ranges_text
+from teravec.serving.wire.rotation import FileStamps
 from teravec.serving.wire.security import Address
 from teravec.storage.files import publishing, write_all
 from teravec.storage.layout import absolute
@@ -46,7 +47,7 @@ class Topology:
 
     def __init__(self, entries: Sequence[ServerEntry], path: Path | None = None) -> None:
         self.entries, self._path = tuple(entries), None if path is None else absolute(path)
-        self._seen = _stamp(self._path) if self._path else None
+        self._stamps = FileStamps([] if self._path is None else [self._path])
         addresses = [str(entry.address) for entry in self.entries]
         if not addresses or len(set(addresses)) != len(addresses):
             raise InvalidArgument(f"servers {addresses} found; one at least, each once, expected")
@@ -95,7 +96,7 @@ class Topology:
 
     def changed(self) -> Topology | None:
         """The topology as its file is now, None if it is as it was."""
-        if self._path is None or _stamp(self._path) == self._seen:
+        if self._path is None or not self._stamps.changed():
             return None
         return Topology.read(self._path)
 
@@ -118,11 +119,3 @@ def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
     if ends != sorted(ends) or any(start >= stop for start, stop in ranges) or ends[0] < 0:
         raise InvalidArgument(f"lists {text!r} found; ascending ranges from 0 expected")
     return ranges
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -17,6 +17,7 @@ from teravec.serving.server.local import LocalLists
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.service import Backend, SearchService
+from teravec.serving.server.versions import IDLE_S
 from teravec.serving.wire.limits import Limits, check_setting
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from teravec.storage.files import allow_most_open_files
@@ -56,6 +57,8 @@ class ServeOptions:
         Column of those files. Not given: that of the build.
     batch_rows : int
     memory_bytes, threads : int, optional
+    idle_s : float
+        Seconds after which the version before is closed if nobody wants it.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class ServeOptions:
     batch_rows: int = 1024
     memory_bytes: int | None = None
     threads: int | None = None
+    idle_s: float = IDLE_S
 
     def __post_init__(self) -> None:
         given = [self.lists, self.slices, self.servers, self.topology]
@@ -140,7 +144,7 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
         ranges = None if options.lists is None else parse_ranges(options.lists)
         local = LocalLists(
             options.path, options.limits, ranges=ranges, slices=options.slices,
-            memory_bytes=options.memory_bytes, threads=options.threads,
+            memory_bytes=options.memory_bytes, threads=options.threads, idle_s=options.idle_s,
         )  # fmt: skip
         return local, 1
     scheme = "grpc+tls" if options.servers_tls else "grpc"

@@ -15,6 +15,7 @@ from teravec.serving.server.listening import check_free
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.service import SearchService
 from teravec.serving.server.signals import heeded
+from teravec.serving.wire.rotation import FileWatch
 from teravec.serving.wire.security import Address, ServerSecurity
 
 __all__ = ["Server"]
@@ -50,13 +51,14 @@ class Server:
             security.check_address(address)
             check_free(address)
         security.check_files()
-        self._flight = FlightPort(service, listen, security)
+        self._flight = FlightPort(service, listen, security, reload=self._reload)
         try:
             if http is not None:
                 self._http = HttpPort(service, http, security, lookup)
         except BaseException:
             self._flight.close(_CLOSE_S)
             raise
+        self._watch = FileWatch(security.files, self._read_secrets)
 
     @property
     def address(self) -> Address:
@@ -69,18 +71,29 @@ class Server:
         return None if self._http is None else self._http.address
 
     def reload(self) -> None:
-        """Read tokens again, and go over to the directory's present index."""
+        """Read tokens and certificates again, and go over to the directory's present index."""
         try:
-            tokens = self._security.tokens()
-            self._flight.use_tokens(tokens)
-            if self._http is not None:
-                self._http.use_tokens(tokens)
-            log.info("reloaded; index version %s", self.service.reload())
+            log.info("reloaded; index version %s", self._reload())
         except TeravecError as error:
             log.error("reload failed, what was served goes on: %s", error)
 
+    def _reload(self) -> str:
+        self._read_secrets()
+        return self.service.reload()
+
+    def _read_secrets(self) -> None:
+        tokens = self._security.tokens()
+        ports: list[FlightPort | HttpPort] = [self._flight]
+        if self._http is not None:
+            ports.append(self._http)
+        for port in ports:
+            port.use_tokens(tokens)
+        for port in ports:
+            port.use_certificates(self._security)
+
     def close(self, drain_s: float = 0.0) -> bool:
         """Refuse new requests, finish those here, close; False if some were cut off."""
+        self._watch.close()
         drained = self.service.drain(drain_s)
         if self._http is not None:
             self._http.close(_CLOSE_S)

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from teravec.errors import Busy, InvalidArgument, ProtocolError
+from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
 from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
@@ -44,6 +44,8 @@ class FlightPort:
     security : ServerSecurity
     bounds : Bounds, optional
         As the service's queue has it if not given.
+    reload : callable, optional
+        What the action ``reload`` does, instead of the service's; returns the index's version.
 
     Raises
     ------
@@ -53,9 +55,10 @@ class FlightPort:
 
     def __init__(
         self, service: SearchService, address: Address, security: ServerSecurity,
-        bounds: Bounds | None = None,
+        bounds: Bounds | None = None, *, reload: Callable[[], str] | None = None,
     ) -> None:  # fmt: skip
         self._service, self._tokens = service, security.tokens()
+        self._knows_callers, self._reload = security.knows_callers, reload or service.reload
         limits = service.limits
         self._methods = {
             _SERVICE + name: Method(most_bytes, answer, refuse, self._status)
@@ -67,18 +70,24 @@ class FlightPort:
         }
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": lambda _: _json(service.info()),
-            "statistics": lambda _: _json(service.statistics()),
+            "statistics": self._statistics,
             "list-sizes": self._list_sizes,
-            "reload": lambda _: _json({"version": service.reload()}),
+            "reload": lambda _: _json({"version": self._reload()}),
         }
         if bounds is None:
             bounds = Bounds(workers=limits.queue + 16, calls=4 * limits.queue + 64)
-        self._server = GrpcServer(address, self._accept, service.budget, bounds, _tls(security))
+        self._context = _tls(security)
+        self._server = GrpcServer(address, self._accept, service.budget, bounds, self._context)
         self.address = self._server.address
 
     def use_tokens(self, tokens: Tokens) -> None:
         """Ask for these tokens from now on."""
         self._tokens = tokens
+
+    def use_certificates(self, security: ServerSecurity) -> None:
+        """Show new connections the certificate as its file is now."""
+        if self._context is not None:
+            security.use_certificates(self._context)
 
     def close(self, timeout_s: float) -> bool:
         """Stop listening and finish calls; False if some did not end in time."""
@@ -131,7 +140,17 @@ class FlightPort:
         if act is None:
             names = ", ".join(self._actions)
             raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
+        if action.name == "reload":
+            self._check_admin(*call.caller)
         return Reply(result(act(action.body)), last=True)
+
+    def _check_admin(self, token: str, tokens: Tokens) -> None:
+        """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
+        if self._knows_callers and not tokens.accept_admin(token):
+            raise AccessDenied(
+                "reload is an administrator's right: send SIGHUP to the server, or show a token "
+                "of its --admin-token-file"
+            )
 
     def _action_error(self, error: Exception) -> Reply:
         return Reply(result(self._error(error)), last=True)
@@ -156,12 +175,27 @@ class FlightPort:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}
         return Reply(action_types(names), last=True)
 
+    def _statistics(self, body: memoryview) -> bytes:
+        """State and load; a coordinator's body says which versions its requests are for."""
+        if body:
+            self._service.want(_wanted(body))
+        return _json(self._service.statistics())
+
     def _list_sizes(self, body: memoryview) -> bytes:
         version = decode(body)[0].get("version") if body else None
         if version is not None and not isinstance(version, str):
             raise ProtocolError("version is not a text")
         named, sizes = self._service.list_sizes(version)
         return encode({"version": named}, {"sizes": sizes})
+
+
+def _wanted(body: memoryview) -> dict[str, str]:
+    """The versions that a body of ``statistics`` names, and their directories' names."""
+    try:
+        wanted = json.loads(bytes(body))["wanted"]
+        return {str(version): str(name) for version, name in wanted.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ProtocolError('{"wanted": {version: name, ...}} expected') from None
 
 
 def _tls(security: ServerSecurity) -> ssl.SSLContext | None:

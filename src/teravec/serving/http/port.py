@@ -68,6 +68,7 @@ class HttpPort:
                 f"{security.certificate}: no certificate that TLS can use ({error})"
             ) from error
         self.address = Address(address.host, self._socket.getsockname()[1])
+        self._context = config.ssl
         self._server = ConnectionServer(config)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="teravec-http", daemon=True
@@ -86,6 +87,11 @@ class HttpPort:
     def use_tokens(self, tokens: Tokens) -> None:
         """Ask for these tokens from now on."""
         self._guard.tokens = tokens
+
+    def use_certificates(self, security: ServerSecurity) -> None:
+        """Show new connections the certificate as its file is now."""
+        if self._context is not None:
+            security.use_certificates(self._context)
 
     def close(self, timeout_s: float) -> None:
         """Stop listening and finish requests."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from teravec.errors import Busy
 
-__all__ = ["Budget", "Share"]
+__all__ = ["Budget", "Share", "release_memory"]
 
 _LARGE_BYTES = 1 << 20  # a request that held so much leaves free memory behind that is worth it
 # Trimming holds up allocations for some ten milliseconds: it waits for a pause, but not for long.
@@ -88,9 +88,7 @@ class Budget:
             if self._held_bytes >= _LARGE_BYTES and time.monotonic() < latest_s:
                 self._trim_after(latest_s)
                 return
-        pa.default_memory_pool().release_unused()
-        if _malloc_trim is not None:
-            _malloc_trim(0)
+        release_memory()
 
 
 class Share:
@@ -105,6 +103,13 @@ class Share:
         self._budget.change(self._bytes, size)
         self._bytes = size
         self.peak_bytes = max(self.peak_bytes, size)
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system."""
+    pa.default_memory_pool().release_unused()
+    if _malloc_trim is not None:
+        _malloc_trim(0)
 
 
 # glibc keeps what was freed in arenas of each thread; musl has no such call and needs none.

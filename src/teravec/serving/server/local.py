@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Metric
 
-from teravec.errors import InvalidArgument, Unavailable
-from teravec.serving.server.served import Ranges, ServedIndex, ranges_text, slice_ranges
-from teravec.serving.server.versions import Versions
+from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.serving.server.damage import Damage
+from teravec.serving.server.gauges import gauge
+from teravec.serving.server.served import (
+    Ranges,
+    ServedIndex,
+    ranges_text,
+    slice_ranges,
+    version_beside,
+)
+from teravec.serving.server.versions import IDLE_S, Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
@@ -21,6 +33,8 @@ from teravec.storage.layout import absolute
 __all__ = ["LocalLists"]
 
 log = logging.getLogger(__name__)
+
+_LOOK_AGAIN_S, _MOST_LOOKED_FOR = 5.0, 64
 
 
 class LocalLists:
@@ -36,30 +50,35 @@ class LocalLists:
     slices : tuple of int, optional
         Slices whose lists to own.
     memory_bytes, threads : int, optional
+    idle_s : float
+        See ``Versions``.
     """
 
     def __init__(
         self, path: Path, limits: Limits, *, ranges: Ranges | None = None,
         slices: tuple[int, ...] | None = None, memory_bytes: int | None = None,
-        threads: int | None = None,
+        threads: int | None = None, idle_s: float = IDLE_S,
     ) -> None:  # fmt: skip
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
         self._path, self._limits = absolute(path), limits
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._reloading = threading.Lock()
-        self.versions = Versions(self._open())
+        self._reloading, self._damage = threading.Lock(), Damage()
+        self._looked_for: dict[str, float] = {}  # when, by version
+        self._looking = threading.Lock()
+        self.versions = Versions(self._open(), idle_s=idle_s)
 
-    def _open(self) -> ServedIndex:
+    def _open(self, path: Path | None = None) -> ServedIndex:
+        path = path or self._path
         ranges = self._ranges
         if self._slices is not None:
-            ranges = slice_ranges(self._path, self._slices)
-        return ServedIndex(self._path, ranges, self._memory_bytes, self._threads)
+            ranges = slice_ranges(path, self._slices)
+        return ServedIndex(path, ranges, self._memory_bytes, self._threads)
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
-        with self.versions.using() as index:
+        with self._damage.noted(), self.versions.using() as index:
             request = index.within_ntotal(request)
             prepared, list_nos, distances = index.nearest_lists(request, self._limits)
             missing = 0.0
@@ -82,7 +101,7 @@ class LocalLists:
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that a coordinator chose."""
-        with self.versions.using(request.version) as index:
+        with self._damage.noted(), self.versions.using(request.version) as index:
             list_nos, distances = request.table()
             if request.candidates is not None:
                 return index.sketch_lists(
@@ -94,7 +113,7 @@ class LocalLists:
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
         """Compare queries with vectors that a coordinator chose."""
-        with self.versions.using(request.version) as index:
+        with self._damage.noted(), self.versions.using(request.version) as index:
             return index.refine(
                 request.queries, request.counts, request.places, request.wanted, deadline
             )
@@ -108,11 +127,20 @@ class LocalLists:
         return None
 
     def statistics(self) -> dict[str, Any]:
-        """Nothing beside what every server tells."""
-        return {}
+        """Damage that searches met."""
+        return self._damage.describe()
+
+    def gauges(self) -> Iterable[Metric]:
+        """Damage that searches met, and memory of what is kept."""
+        yield gauge("damaged_lists", "Damaged lists, pages and files met since the last reload.",
+                    len(self._damage))  # fmt: skip
+        yield gauge("cached_bytes", "Bytes of lists and finer codes that are kept in memory.",
+                    sum(index.cached_bytes for index in self.versions.open))  # fmt: skip
 
     def reload(self) -> str:
         """Open the directory's index again; return its version, and serve it if it is another.
+
+        The same version takes the place of one that is damaged: its files may be repaired.
 
         Raises
         ------
@@ -121,12 +149,53 @@ class LocalLists:
         """
         with self._reloading:
             index = self._open()
-            if index.version == self.versions.current.version:
+            if index.version == self.versions.current.version and not len(self._damage):
                 index.close()
             else:
                 self.versions.replace(index)
+                self._damage.forget()
+                self._looked_for.clear()
                 log.info("serving version %s", index.version)
             return self.versions.current.version
+
+    def want(self, versions: dict[str, str]) -> None:
+        """Serve versions that coordinators make requests for, by name of their directories.
+
+        One that is not open is opened, if it lies beside this server's index: a server that was
+        restarted after the index's path had moved on serves what its coordinators still want.
+        """
+        missing, now_s = self.versions.want(versions), time.monotonic()
+        for version in missing:
+            if now_s - self._looked_for.get(version, -math.inf) < _LOOK_AGAIN_S:
+                continue
+            if not self._looking.acquire(blocking=False):
+                return  # one at a time, whatever callers name; polls come again
+            if len(self._looked_for) >= _MOST_LOOKED_FOR:
+                self._looked_for.clear()
+            self._looked_for[version] = now_s
+            opening = threading.Thread(
+                target=self._open_beside, args=(version, versions[version]),
+                name="teravec-previous", daemon=True,
+            )  # fmt: skip
+            opening.start()
+
+    def _open_beside(self, version: str, name: str) -> None:
+        try:
+            with self._reloading:
+                path = version_beside(self._path, version, name)
+                if path is None or len(self.versions.open) > 1:
+                    return
+                index = self._open(path)
+                if index.version == version and self.versions.add_previous(index):
+                    log.info("serving version %s of %s too, which a coordinator wants",
+                             version, path)  # fmt: skip
+                else:
+                    index.close()
+        except TeravecError as error:
+            log.error("version %s, which a coordinator wants, cannot be opened: %s",
+                      version, error)  # fmt: skip
+        finally:
+            self._looking.release()
 
     def close(self) -> None:
         """Close the index."""

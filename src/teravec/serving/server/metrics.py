@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from teravec.serving.server.gauges import GaugeSource
 from teravec.serving.wire.protocol import METHODS
 
 __all__ = ["Metrics"]
@@ -55,6 +57,10 @@ class Metrics:
         self._moved = dict.fromkeys(DIRECTIONS, 0)
         # When, seconds, queries and bytes of the latest requests.
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_RECENT)
+
+    def collect_from(self, *sources: Callable[[], Iterable[Metric]]) -> None:
+        """Add gauges that these functions return, whenever the metrics are asked for."""
+        self.registry.register(GaugeSource(*sources))
 
     def request(self, method: str, code: str, seconds: float, queries: int, size: int) -> None:
         """Count a request, answered (code ``ok``) or refused; ``size`` in bytes, both ways.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument, OtherIndex
+from teravec.errors import InvalidArgument, OtherIndex, TeravecError
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
@@ -18,6 +18,7 @@ from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
 from teravec.search.candidates import best_k, chosen
 from teravec.search.index import Index, open_index
+from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
@@ -27,7 +28,14 @@ from teravec.storage.jsonfile import json_checksum
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
 
-__all__ = ["Ranges", "ServedIndex", "index_version", "ranges_text", "slice_ranges"]
+__all__ = [
+    "Ranges",
+    "ServedIndex",
+    "index_version",
+    "ranges_text",
+    "slice_ranges",
+    "version_beside",
+]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -64,6 +72,22 @@ def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
     return tuple(ranges)
 
 
+def version_beside(path: Path, version: str, name: str) -> Path | None:
+    """The directory of another version, ``name``, beside the one that ``path`` leads to.
+
+    None where there is none of that name and version. The name may come from a stranger: it is
+    one part of a path, and the version must be right.
+    """
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        return None
+    beside = path.resolve().parent / name
+    try:
+        found = index_version(read_manifest(IndexPaths(beside)))
+    except TeravecError:
+        return None
+    return beside if found == version else None
+
+
 class ServedIndex:
     """One version of an index, open for some ranges of lists.
 
@@ -92,6 +116,7 @@ class ServedIndex:
         memory_bytes: int | None = None,
         threads: int | None = None,
     ) -> None:
+        path = path.resolve()  # a link may be moved on while we open
         manifest = read_manifest(IndexPaths(path))
         self.path, self.version = path, index_version(manifest)
         self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
@@ -305,10 +330,32 @@ class ServedIndex:
         lims, found, ids = index.range_search_lists(prepared, list_nos, distances, wanted.radius)
         return Answer(self.version, np.diff(lims).astype(np.uint32), found, ids)
 
+    @property
+    def model_bytes(self) -> int:
+        """Memory that it holds without any cache."""
+        return sum(index.caches.model_bytes for index in self._indexes)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of the lists and finer codes that are kept."""
+        return sum(index.caches.kept_bytes for index in self._indexes)
+
+    def hold_back(self, size: int) -> None:
+        """Keep so many bytes less than memory allows: see ``IndexCaches.hold_back``."""
+        for index in self._indexes:
+            index.caches.hold_back(size // len(self._indexes))
+
+    def release_caches(self) -> None:
+        """Give up what is kept, and its memory, for good."""
+        for index in self._indexes:
+            index.caches.release()
+        release_memory()
+
     def close(self) -> None:
         """Close the index."""
         for index in self._indexes:
             index.close()
+        release_memory()
 
 
 def ranges_text(ranges: Ranges) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from prometheus_client import Metric
 
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
 from teravec.serving.server.batching import Batcher, Job
 from teravec.serving.server.budget import Budget, Share
+from teravec.serving.server.gauges import gauge, info
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
@@ -64,6 +66,12 @@ class Backend(Protocol):
     def statistics(self) -> dict[str, Any]:
         """What it tells beside the service's own numbers."""
 
+    def want(self, versions: dict[str, str]) -> None:
+        """Serve these versions as long as a coordinator makes requests for them."""
+
+    def gauges(self) -> Iterable[Metric]:
+        """What it is at this moment, beside the service's own gauges."""
+
     def reload(self) -> str:
         """Go over to the directory's present index; return its version."""
 
@@ -94,7 +102,9 @@ class SearchService:
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
         self._draining = False
-        self._started = time.time()
+        self._started = self._reloaded = time.time()
+        self._reload_failed = False
+        metrics.collect_from(self._gauges, backend.gauges)
 
     def answer_frame(self, method: str, data: memoryview, share: Share | None = None) -> bytes:
         """Answer a request's frame by a frame: an answer, or an error.
@@ -202,10 +212,15 @@ class SearchService:
             "waiting": self._batcher.waiting,
             "versions": {i.version: [list(r) for r in backend.list_sizes(i)[1]]
                          for i in backend.versions.open},
+            "names": {i.version: i.path.name for i in backend.versions.open},
             "recent": self.metrics.recent(),
             "bytes": self.metrics.bytes_moved(),
             **backend.statistics(),
         }  # fmt: skip
+
+    def want(self, versions: dict[str, str]) -> None:
+        """A coordinator makes requests for these versions, by name of their directories."""
+        self.backend.want(versions)
 
     def list_sizes(self, version: str | None) -> tuple[str, npt.NDArray[np.int64]]:
         """Version, and vectors of every list that is searched here, 0 for others."""
@@ -224,7 +239,26 @@ class SearchService:
 
     def reload(self) -> str:
         """Go over to the directory's present index without dropping a request."""
-        return self.backend.reload()
+        try:
+            version = self.backend.reload()
+        except Exception:
+            self._reload_failed = True
+            raise
+        self._reload_failed, self._reloaded = False, time.time()
+        return version
+
+    def _gauges(self) -> Iterable[Metric]:
+        versions = self.backend.versions
+        current = [versions.current.version]
+        yield gauge("ready", "Whether requests are answered.", self.why_not_ready() is None)
+        yield gauge("queue_requests", "Requests waiting or being answered.", self._batcher.waiting)
+        yield gauge("waiting_bytes", "Bytes that requests and answers hold.",
+                    self.budget.held_bytes)  # fmt: skip
+        yield info("index_info", "The version that new searches use.", "version", current)
+        yield gauge("index_versions", "Versions that are open.", len(versions.open))
+        yield gauge("last_reload_timestamp_seconds", "When the index was opened, by the clock.",
+                    self._reloaded)  # fmt: skip
+        yield gauge("last_reload_success", "0 if a reload failed since.", not self._reload_failed)
 
     @property
     def draining(self) -> bool:

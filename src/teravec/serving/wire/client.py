@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import os
-import random
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import PathArgument, flag, path_of, real_number, text, whole_number
-from teravec.errors import (
-    Busy,
-    DeadlineExceeded,
-    InvalidArgument,
-    OtherIndex,
-    ProtocolError,
-    Unavailable,
-)
+from teravec.errors import InvalidArgument, ProtocolError
 from teravec.index.calibration import checked_recall
 from teravec.search.fixed import Fixed
 from teravec.search.request import (
@@ -34,6 +26,7 @@ from teravec.search.request import (
 from teravec.search.stats import SearchStats
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.peers import Peers, Question
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
 from teravec.storage.layout import absolute
@@ -42,11 +35,11 @@ __all__ = ["RemoteIndex", "connect"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-T = TypeVar("T")
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
 _RESULT_BYTES = 12
+_USUAL_NPROBE = 16  # where a recall or nothing is asked for
+_LEAST_TIMEOUT_S = 0.001
 
 
 class RemoteIndex(Fixed):
@@ -72,9 +65,8 @@ class RemoteIndex(Fixed):
     stats: SearchStats
 
     def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
-        self._peers, self._timeout_s = peers, timeout_s
+        self._peers, self._timeout_s = Peers(peers), timeout_s
         self.stats = SearchStats()
-        self._first = 0  # the peer that answered last
         info = self.info()
         try:
             self.d, self.ntotal = int(info["d"]), int(info["ntotal"])
@@ -83,12 +75,13 @@ class RemoteIndex(Fixed):
             self._answer_bytes = int(info["limits"]["answer_bytes"])
             self._request_bytes = int(info["limits"]["request_bytes"])
             self._pairs = int(info["limits"]["pairs"])
+            self._list_bytes = int(info["code_size"]) * self.ntotal // max(1, self.nlist)
             if min(self._queries, self._answer_bytes, self._request_bytes, self._pairs) < 1:
                 raise ValueError("its limits allow no query")
         except (KeyError, TypeError, ValueError) as error:
             raise ProtocolError(f"the server's info is not what it should be: {error}") from error
         self._connected_by: dict[str, Any] | None = None
-        self._dropped = weakref.finalize(self, _close_dropped, os.getpid(), peers)
+        self._dropped = weakref.finalize(self, _close_dropped, os.getpid(), self._peers)
         self._dropped.atexit = False  # what is under way then is ended by `exchanges`
 
     def info(self) -> dict[str, Any]:
@@ -100,8 +93,7 @@ class RemoteIndex(Fixed):
         return self._tell("statistics")
 
     def _tell(self, action: str) -> dict[str, Any]:
-        deadline = Deadline.after(self._timeout_s)
-        return self._retried(lambda peer: peer.tell(action, deadline), deadline)
+        return self._peers.tell(action, Deadline.after(self._timeout_s))
 
     def search(
         self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
@@ -197,23 +189,32 @@ class RemoteIndex(Fixed):
         timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         allow_partial = flag(allow_partial, "allow_partial")
         deadline = Deadline.after(timeout_s)
-        answers = []
-        for rows in self._runs(len(queries), wanted, nprobe, candidates):
-            part = queries[rows]
-
-            def ask(peer: FlightPeer, part: Float32 = part) -> Answer:
-                deadline.check()
+        answers: list[Answer] = []
+        while True:
+            for rows in self._runs(len(queries), wanted, nprobe, candidates):
+                part = queries[rows]
                 request = SearchRequest(
-                    part, wanted, nprobe, recall, deadline.left_s, allow_partial, candidates
+                    part, wanted, nprobe, recall, self._timeout_s, allow_partial, candidates
                 )
-                frame = request.encode()
-                answer, size = peer.ask("search", frame, deadline)
-                self.stats.add(SearchStats(queries=len(part), bytes_read=len(frame) + size))
-                answer.check(len(part), wanted, self.metric != "l2")
-                return answer
+                answers.append(self._ask_run(request, deadline))
+                if answers[-1].version != answers[0].version:
+                    break
+            else:
+                return answers
+            answers = []  # the index changed meanwhile: no result mixes two versions
 
-            answers.append(self._retried(ask, deadline))
-        return answers
+    def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
+        queries, wanted = request.queries, request.wanted
+        nprobe = min(self.nlist, request.nprobe or _USUAL_NPROBE)
+        question = Question(
+            "search",
+            lambda: replace(request, timeout_s=max(_LEAST_TIMEOUT_S, deadline.left_s)).encode(),
+            len(queries) * nprobe * self._list_bytes,
+            lambda answer: answer.check(len(queries), wanted, self.metric != "l2"),
+        )
+        answer, size = self._peers.ask(question, deadline)
+        self.stats.add(SearchStats(queries=len(queries), bytes_read=size))
+        return answer
 
     def _runs(
         self, nq: int, wanted: Wanted, nprobe: int | None, candidates: int | None
@@ -227,37 +228,10 @@ class RemoteIndex(Fixed):
         for start in range(0, max(nq, 1), most):
             yield slice(start, start + most)
 
-    def _retried(self, act: Callable[[FlightPeer], T], deadline: Deadline) -> T:
-        """Ask one peer after another until one answers or the time is over.
-
-        The pause between rounds grows, and is random, so that clients do not come back all
-        at once.
-        """
-        pause_s = _FIRST_PAUSE_S
-        error: Exception | None = None
-        while True:
-            for n in range(len(self._peers)):
-                number = (self._first + n) % len(self._peers)
-                try:
-                    result = act(self._peers[number])
-                except (Busy, Unavailable, OtherIndex) as refused:
-                    error = refused
-                except DeadlineExceeded as late:
-                    raise error or late from None  # why it took so long, if that was told
-                else:
-                    self._first = number
-                    return result
-            wait_s = pause_s * random.uniform(0.5, 1.0)
-            if error is None or deadline.left_s <= wait_s:
-                raise error or Unavailable("no server was asked")
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
     def close(self) -> None:
         """Close the connections."""
         self._dropped.detach()
-        for peer in self._peers:
-            peer.close()
+        self._peers.close()
 
     def __len__(self) -> int:
         return self.ntotal
@@ -266,7 +240,7 @@ class RemoteIndex(Fixed):
         return True
 
     def __repr__(self) -> str:
-        addresses = ",".join(str(peer.address) for peer in self._peers)
+        addresses = ",".join(self._peers.addresses)
         return (
             f"<teravec.RemoteIndex {addresses!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
             f"{self.nlist:,} lists>"
@@ -305,7 +279,8 @@ def connect(
     ----------
     url : str
         ``host:port``, ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by
-        commas, are coordinators of the same index, and one that fails is passed over.
+        commas, are coordinators of the same index. Where one fails or is overdue, the next one is
+        asked, and asked first from then on.
     token, token_file : str and path-like, optional
         Sent only over TLS or to this machine, unless ``insecure``.
     ca : path-like, optional
@@ -352,16 +327,15 @@ def _connect_again(options: dict[str, Any]) -> RemoteIndex:
     return connect(**options)
 
 
-def _close_dropped(process: int, peers: list[FlightPeer]) -> None:
+def _close_dropped(process: int, peers: Peers) -> None:
     """Close the connections of a lost index; those of a parent are the parent's."""
     if os.getpid() != process:
         return
-    for peer in peers:
-        peer.close()
-    addresses = ", ".join(str(peer.address) for peer in peers)
+    peers.close()
     warnings.warn(
-        f"connection to {addresses} was dropped without close()", ResourceWarning, stacklevel=2
-    )
+        f"connection to {', '.join(peers.addresses)} was dropped without close()",
+        ResourceWarning, stacklevel=2,
+    )  # fmt: skip
 
 
 def _checked_timeout(timeout_s: float) -> float:

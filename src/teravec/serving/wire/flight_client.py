@@ -120,9 +120,9 @@ class FlightPeer:
         self._exchanges[method].send(call)
         return call
 
-    def tell(self, action: str, deadline: Deadline) -> dict[str, Any]:
+    def tell(self, action: str, deadline: Deadline, body: bytes = b"") -> dict[str, Any]:
         """What an action tells, as a JSON object."""
-        data = self._act(action, b"", deadline)
+        data = self._act(action, body, deadline)
         try:
             content = json.loads(data)
         except (ValueError, RecursionError):

@@ -11,7 +11,8 @@ import hmac
 import ipaddress
 import logging
 import re
-from dataclasses import dataclass
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _SHORTEST_TOKEN = 16
 _MOST_PORT = 65535
+_FILES = ("certificate", "key", "client_ca", "token_file", "admin_token_file")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
 
 
@@ -104,32 +106,31 @@ class Tokens:
     Parameters
     ----------
     tokens : iterable of str
+    admins : iterable of str
+        Those that may reload, too.
     """
 
-    def __init__(self, tokens: tuple[str, ...] = ()) -> None:
-        if any(len(token) < _SHORTEST_TOKEN for token in tokens):
+    def __init__(self, tokens: tuple[str, ...] = (), admins: tuple[str, ...] = ()) -> None:
+        if any(len(token) < _SHORTEST_TOKEN for token in (*tokens, *admins)):
             raise InvalidArgument(f"a token is shorter than {_SHORTEST_TOKEN} characters")
-        self._digests = [_digest(token) for token in tokens]
+        self._admins = [_digest(token) for token in admins]
+        self._digests = [*(_digest(token) for token in tokens), *self._admins]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
     @classmethod
-    def read(cls, path: Path) -> Tokens:
+    def read(cls, path: Path, admins: Path | None = None) -> Tokens:
         """One token a line; blank lines and those beginning with # are left out."""
-        lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
-        tokens = tuple(line for line in lines if line and not line.startswith("#"))
-        if not tokens:
-            raise InvalidArgument(f"{path}: no token found")
-        return cls(tokens)
+        return cls(_lines(path), () if admins is None else _lines(admins))
 
     def accept(self, given: str) -> bool:
         """Whether ``given`` is one of the tokens; the time taken does not tell which."""
-        digest = _digest(given)
-        found = False
-        for own in self._digests:
-            found |= hmac.compare_digest(own, digest)
-        return found
+        return _is_one(given, self._digests)
+
+    def accept_admin(self, given: str) -> bool:
+        """Whether ``given`` is the token of an administrator."""
+        return _is_one(given, self._admins)
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,8 @@ class ServerSecurity:
     client_ca : Path, optional
         PEM file: callers need a certificate signed by it.
     token_file : Path, optional
+    admin_token_file : Path, optional
+        Tokens that may reload, beside what all tokens may.
     insecure : bool
         Listen beyond this machine without TLS, or without asking who calls.
     open_probes : bool
@@ -159,15 +162,18 @@ class ServerSecurity:
     insecure: bool = False
     open_probes: bool = False
     allow_hosts: tuple[str, ...] = ()
+    admin_token_file: Path | None = None
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
             raise InvalidArgument("a TLS certificate and its key are given together")
         if self.client_ca is not None and self.certificate is None:
             raise InvalidArgument("client certificates need TLS: give a certificate and a key")
-        for name in ("certificate", "key", "client_ca", "token_file"):  # read again later
+        for name in _FILES:  # read again later
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, absolute(path))
+        if self.admin_token_file is not None and self.token_file is None:
+            raise InvalidArgument("tokens of administrators need tokens of callers (--token-file)")
         for name in self.allow_hosts:
             if not _HOST_NAME.fullmatch(name):
                 raise InvalidArgument(
@@ -204,7 +210,8 @@ class ServerSecurity:
 
         What peers will refuse, and secrets that others can read, are logged.
         """
-        warnings = [] if self.token_file is None else warn_of_readers(self.token_file)
+        secrets = [p for p in (self.token_file, self.admin_token_file) if p is not None]
+        warnings = [line for path in secrets for line in warn_of_readers(path)]
         if self.certificate is not None and self.key is not None:
             check_pair(self.certificate, self.key)
             warnings += warn_of_dates(self.certificate) + warn_of_readers(self.key)
@@ -214,9 +221,44 @@ class ServerSecurity:
         for line in warnings:
             log.warning("%s", line)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files named here."""
+        return tuple(path for name in _FILES if (path := getattr(self, name)) is not None)
+
+    @property
+    def knows_callers(self) -> bool:
+        """Whether callers show who they are."""
+        return self.token_file is not None or self.client_ca is not None
+
     def tokens(self) -> Tokens:
-        """The tokens as the file has them now."""
-        return Tokens() if self.token_file is None else Tokens.read(self.token_file)
+        """The tokens as the files have them now."""
+        if self.token_file is None:
+            return Tokens()
+        return Tokens.read(self.token_file, self.admin_token_file)
+
+    def use_certificates(self, context: ssl.SSLContext) -> None:
+        """Have a server's context use the certificate, key and authority as the files are now.
+
+        Connections that are open go on. An authority that was taken out of its file is trusted
+        until a restart.
+
+        Raises
+        ------
+        InvalidArgument
+            Certificate and key do not belong together (yet): the context is as it was.
+        """
+        if self.certificate is None or self.key is None:
+            return
+        check_pair(self.certificate, self.key)
+        if self.client_ca is not None:
+            check_authority(self.client_ca)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(f"{self.certificate}: {error}; try again") from error
 
     def pems(self) -> tuple[bytes, bytes] | None:
         """Certificate and key, None without TLS."""
@@ -242,6 +284,8 @@ class ClientSecurity:
         PEM: the caller's own, for servers that ask for one.
     insecure : bool
         Send a token over plain text to another machine.
+    files : dict of Path
+        What it was read from, by the names that ``read`` has for them.
     """
 
     token: str | None = None
@@ -249,6 +293,7 @@ class ClientSecurity:
     certificate: bytes | None = None
     key: bytes | None = None
     insecure: bool = False
+    files: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
     def read(
@@ -265,12 +310,17 @@ class ClientSecurity:
         token = None
         if token_file is not None:
             Tokens.read(token_file)  # checks
-            lines = read_small(token_file).decode("utf-8", "replace").splitlines()
-            token = next(s for line in lines if (s := line.strip()) and not s.startswith("#"))
+            token = _lines(token_file)[0]
         ca_pem, own, own_key = (
             None if p is None else read_small(p) for p in (ca, certificate, key)
         )
-        return cls(token, ca_pem, own, own_key, insecure)
+        named = {"token_file": token_file, "ca": ca, "certificate": certificate, "key": key}
+        files = {name: absolute(path) for name, path in named.items() if path is not None}
+        return cls(token, ca_pem, own, own_key, insecure, files)
+
+    def read_again(self) -> ClientSecurity:
+        """What the same files hold now."""
+        return ClientSecurity.read(**self.files, insecure=self.insecure)
 
     def check_address(self, address: Address, tls: bool) -> None:
         """Raise InvalidArgument rather than send a token where others can read it."""
@@ -278,6 +328,22 @@ class ClientSecurity:
             raise InvalidArgument(
                 f"a token would go to {address} in plain text; use grpc+tls://, or say insecure"
             )
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """The tokens of a file."""
+    lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
+    tokens = tuple(line for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise InvalidArgument(f"{path}: no token found")
+    return tokens
+
+
+def _is_one(given: str, digests: list[bytes]) -> bool:
+    digest, found = _digest(given), False
+    for own in digests:
+        found |= hmac.compare_digest(own, digest)
+    return found
 
 
 def _digest(token: str) -> bytes:

@@ -1,0 +1,91 @@
+"""What a server is at this moment, for Prometheus: taken when it is asked for.
+
+Values of labels are the topology's addresses, the states, and the versions that are open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+__all__ = ["GaugeSource", "server_gauges"]
+
+
+class GaugeSource(Collector):
+    """Collects gauges by calling functions.
+
+    Parameters
+    ----------
+    *sources : callable
+        Each returns gauges.
+    """
+
+    def __init__(self, *sources: Callable[[], Iterable[Metric]]) -> None:
+        self._sources = sources
+
+    def collect(self) -> Iterable[Metric]:
+        """All gauges as they are now."""
+        for source in self._sources:
+            yield from source()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is depends on the servers."""
+        return []
+
+
+def gauge(name: str, text: str, value: float) -> Metric:
+    """One gauge without labels."""
+    return GaugeMetricFamily(f"teravec_{name}", text, value=value)
+
+
+def info(name: str, text: str, label: str, values: Iterable[str]) -> Metric:
+    """A gauge that is 1 for each value of its label."""
+    family = GaugeMetricFamily(f"teravec_{name}", text, labels=[label])
+    for value in values:
+        family.add_metric([value], 1.0)
+    return family
+
+
+def server_gauges(servers: Iterable[dict[str, Any]], states: Iterable[str]) -> Iterable[Metric]:
+    """Gauges of a coordinator's servers, from what ``Fleet.describe`` tells of each."""
+    up = GaugeMetricFamily(
+        "teravec_server_up", "Whether the coordinator asks a server as usual (1), or not.",
+        labels=["address"],
+    )  # fmt: skip
+    state = GaugeMetricFamily(
+        "teravec_server_state", "1 for the state that a server is in.",
+        labels=["address", "state"],
+    )  # fmt: skip
+    damaged = GaugeMetricFamily(
+        "teravec_server_damaged_lists", "Damaged lists that a server has met.", labels=["address"]
+    )
+    slow = GaugeMetricFamily(
+        "teravec_server_slowness", "Times longer than usual that a server takes.",
+        labels=["address"],
+    )  # fmt: skip
+    calls = CounterMetricFamily(
+        "teravec_server_calls", "Calls to a server.", labels=["address"]
+    )  # fmt: skip
+    failures = CounterMetricFamily(
+        "teravec_server_failures", "Calls and polls of a server that failed.", labels=["address"]
+    )
+    hedges = CounterMetricFamily(
+        "teravec_server_hedges", "Calls to a server because another was overdue.",
+        labels=["address"],
+    )  # fmt: skip
+    states = tuple(states)
+    for server in servers:
+        label = [server["address"]]
+        up.add_metric(label, float(server["state"] == "live"))
+        for each in states:
+            state.add_metric([*label, each], float(server["state"] == each))
+        damaged.add_metric(label, server["damaged_lists"])
+        slow.add_metric(label, server["slowness"])
+        calls.add_metric(label, server["calls"])
+        failures.add_metric(label, server["failures"])
+        hedges.add_metric(label, server["hedges"])
+    return [up, state, damaged, slow, calls, failures, hedges]
