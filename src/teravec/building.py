@@ -93,6 +93,7 @@ def train_model(
     weights: Weights | None = None,
 ) -> ModelDescription:
     """Begin or continue a build, up to its sealed model."""
+    warn_if_missing()
     with begin_build(paths, source, options, layout, weights) as record:
         _list_skipped(source, paths)
         return train(source, record, paths, resources, weights)
@@ -156,6 +157,7 @@ def shard_rows(
 
     Other processes may encode other rows at the same time.
     """
+    warn_if_missing()
     fits = rows is not None and 0 <= rows[0] < rows[1] <= source.ntotal
     with hold_directory(paths.root, rows if fits else None):
         return _shard_rows(source, paths, rows, resources)

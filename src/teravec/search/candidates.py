@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.native import extensions as compiled
+from teravec.native import refining
 
 __all__ = ["best_k", "candidates_kept", "chosen", "without"]
 
@@ -69,18 +69,4 @@ def best_k(
         The query of each result, in any order; equal distances go by id.
     metric : Metric
     """
-    if compiled.refining is not None:
-        best, best_ids = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        arrays = (np.ascontiguousarray(array) for array in (owners, distances, ids))
-        compiled.refining.best(metric.larger_is_closer, k, *arrays, best, best_ids)
-        return best, best_ids
-    best = np.full((nq, k), metric.worst, np.float32)
-    best_ids = np.full((nq, k), -1, np.int64)
-    sign = -1.0 if metric.larger_is_closer else 1.0
-    order = np.lexsort((ids, sign * distances, owners))
-    counts = np.bincount(owners, minlength=nq)
-    rank = np.arange(len(ids)) - np.repeat(np.cumsum(counts) - counts, counts)
-    query, kept = np.repeat(np.arange(nq), counts), rank < k
-    best[query[kept], rank[kept]] = distances[order][kept]
-    best_ids[query[kept], rank[kept]] = ids[order][kept]
-    return best, best_ids
+    return refining.best_k(nq, k, owners, distances, ids, metric.larger_is_closer)

@@ -20,6 +20,7 @@ from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
+from teravec.native.extensions import warn_if_missing
 from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.caches import IndexCaches
@@ -518,6 +519,7 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
+    warn_if_missing()
     check_threads(threads)
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
