@@ -61,7 +61,7 @@ def training_set(folder: Path, n: int) -> TrainingSet:
     if not path.exists():
         base = data.synthetic(folder, SET).matrix()
         np.asarray(base[:n], np.float32).tofile(path)
-    return TrainingSet(Sample(path, n, D), Transform.unpacked(None), D)
+    return TrainingSet(Sample(path, n, D), Transform.unpack(None), D)
 
 
 def iterate(vectors: TrainingSet, nlist: int, workers: int) -> Measured:

@@ -88,7 +88,7 @@ class Bench:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir()
             vectors = TrainingSet(
-                Sample(raw, *self.x.shape), Transform.unpacked(None), self.x.shape[1]
+                Sample(raw, *self.x.shape), Transform.unpack(None), self.x.shape[1]
             )
             options = KMeansOptions(self.case.nlist, NITER, SEED, False, THREADS)
             started = time.perf_counter()

@@ -53,7 +53,7 @@ def bench(name: str, folder: Path, shared: Path, niters: list[int]) -> list[list
     x = np.ascontiguousarray(make(folder, shared).matrix(), dtype=np.float32)
     raw = folder / "growing.f32"
     x.tofile(raw)
-    vectors = TrainingSet(Sample(raw, *x.shape), Transform.unpacked(None), x.shape[1])
+    vectors = TrainingSet(Sample(raw, *x.shape), Transform.unpack(None), x.shape[1])
     fewest, found = schedule.FEWEST_PER_LIST, {}
     for niter in niters:
         options = KMeansOptions(nlist, niter, SEED, False, THREADS)
@@ -61,7 +61,8 @@ def bench(name: str, folder: Path, shared: Path, niters: list[int]) -> list[list
             schedule.FEWEST_PER_LIST = per_list
             seconds, centroids = run(vectors, options, folder / "growing")
             looks = sum(
-                schedule.looked_at(options, len(x), i, vectors.block_rows) for i in range(niter)
+                schedule.count_assigned(options, len(x), i, vectors.block_rows)
+                for i in range(niter)
             )
             objective = seed.objective_of(np.ascontiguousarray(x[::8]), centroids)
             found[kind, niter] = seconds, objective, looks / len(x)

@@ -98,7 +98,7 @@ def bench_kmeans(case: Case) -> str:
         directory = case.path("kmeans")
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        vectors = TrainingSet(Sample(raw, *x.shape), Transform.unpacked(None), x.shape[1])
+        vectors = TrainingSet(Sample(raw, *x.shape), Transform.unpack(None), x.shape[1])
         started = time.perf_counter()
         options = KMeansOptions(case.nlist, 10, 1234, False, THREADS)
         centroids["teravec"] = kmeans(vectors, options, directory, NoProgress()).centroids

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import teravec
+from teravec.native import extensions
 
 ROOT = Path(teravec.__file__).parent
 SIDE_ROOMS = ("native", "kernels", "engines", "storage")
@@ -165,6 +166,33 @@ def outside_violations(imports: Imports) -> list[str]:
     return found
 
 
+def native_violations(tree: ast.AST, module: str) -> list[str]:
+    """Uses of an extension other than a call of what is in it, outside of ``native``.
+
+    So nothing can ask whether one is there: neither by ``compiled.native is None`` nor by its
+    truth, by another name for it, nor by importing it.
+    """
+    if room_of(module) == "native":
+        return []
+    aliases, called, found = set[str](), set[int](), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "teravec.native":
+            aliases |= {a.asname or a.name for a in node.names if a.name == "extensions"}
+        if isinstance(node, ast.Attribute):
+            called.add(id(node.value))
+    for name in imported(tree):
+        last = name.removeprefix("teravec.native.extensions.")
+        if name.startswith("teravec.native._") or last in extensions.EXTENSIONS:
+            found.append(f"{module} imports {name}")
+    for node in ast.walk(tree):
+        base = node
+        if isinstance(node, ast.Attribute) and node.attr in extensions.EXTENSIONS:
+            base = node.value
+        if isinstance(base, ast.Name) and base.id in aliases and id(node) not in called:
+            found.append(f"{module} asks in line {base.lineno} what is compiled")
+    return found
+
+
 def cycle(imports: Imports) -> list[str]:
     """A cycle of imports, empty if there is none; a package follows what its __init__ imports."""
     graph = {module: own(imports, module) for module in imports}
@@ -194,6 +222,39 @@ def test_outside_packages_and_no_pickle(imports: Imports) -> None:
 def test_rooms_of_serving(imports: Imports) -> None:
     assert {serving_room(module) for module in imports} <= {"", *SERVING}
     assert serving_violations(imports) == []
+
+
+def test_only_native_asks_what_is_compiled() -> None:
+    found = []
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        found += native_violations(ast.parse(path.read_text(), str(path)), name)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if compiled.native is None: pass",
+        "if None is not compiled.listing: pass",
+        "x = 1 if compiled.paging else 2",
+        "x = compiled.refining",
+        "assert compiled.scanning",
+        "x = getattr(compiled, 'native')",
+        "from teravec.native.extensions import reading",
+        "from teravec.native import _lists",
+        "import teravec.native._scan",
+        "from teravec.native._ring import Ring",
+    ],
+)
+def test_native_violations_are_found(text: str) -> None:
+    tree = ast.parse(f"from teravec.native import extensions as compiled\n{text}")
+    assert len(native_violations(tree, "teravec.kernels.a")) == 1
+    assert not native_violations(tree, "teravec.native.a")
+    fine = (
+        "from teravec.native import extensions as compiled\ncompiled.native.scores(compiled.level)"
+    )
+    assert not native_violations(ast.parse(fine), "teravec.kernels.a")
 
 
 def test_no_cycle(imports: Imports) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy.typing as npt
 
 from teravec import building
-from teravec.arguments import checked_range, flag, instance, path_of, whole_numbers
+from teravec.arguments import check_range, flag, instance, path_of, whole_numbers
 from teravec.bulk.given import Truth, as_neighbors, read_whole
 from teravec.bulk.results import check_place
 from teravec.engines.opening import open_engine
@@ -281,7 +281,7 @@ def train(
             format=format, skip_bad=flag(skip_bad, "skip_bad"),
         )  # fmt: skip
         return building.train_model(
-            source, paths, trained, laid_out, granted, building.weights_of(weights, source)
+            source, paths, trained, laid_out, granted, building.open_weights(weights, source)
         )
 
 
@@ -317,7 +317,7 @@ def shard(
             data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
             format=format,
         )  # fmt: skip
-        return building.shard_rows(source, paths, checked_range(rows, "rows"), granted)
+        return building.shard_rows(source, paths, check_range(rows, "rows"), granted)
 
 
 def merge(

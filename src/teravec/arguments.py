@@ -1,7 +1,8 @@
-"""Arguments of public calls, checked: the one place that says what a number, path or text is.
+"""Checks of the arguments of public calls: what counts as a number, a path or a text.
 
-Python checks no types, and NumPy's scalars are not Python's. Every check returns the plain value or
-raises InvalidArgument, in one line: the argument's name, what was found, what was expected.
+Python checks no types, and NumPy's scalars are not Python's. Every check returns a plain Python
+value, or raises InvalidArgument with one line: the argument's name, what was found, and what was
+expected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from teravec.errors import InvalidArgument, shown, whole_number
 
 __all__ = [
     "PathArgument",
-    "checked_range",
+    "check_range",
     "flag",
     "install",
     "instance",
@@ -35,16 +36,19 @@ PathArgument = str | os.PathLike[str]
 
 
 def real_number(
-    value: Any, what: str, least: float | None = None, most: float | None = None,
+    value: Any,
+    what: str,
+    least: float | None = None,
+    most: float | None = None,
     expected: str = "a finite number",
-) -> float:  # fmt: skip
-    """The value as a finite float, or InvalidArgument.
+) -> float:
+    """Return the value as a finite float, or raise InvalidArgument.
 
-    Numbers of any library are taken, 0-dimensional arrays too; no texts, and no booleans.
-    ``expected`` says in the message what the bounds are.
+    Accepts numbers of any library, 0-dimensional arrays included. Refuses strings and booleans.
+    ``expected`` describes the bounds in the message.
     """
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
-    # Of masked arrays, the one that holds nothing says so by its mask.
+    # NumPy's masked scalar converts to a number without complaint, but holds none.
     single = getattr(value, "ndim", 0) == 0 and not _is_masked(value)
     if kind in "fiu" and single and not isinstance(value, bool | str | bytes | bytearray):
         try:
@@ -58,12 +62,12 @@ def real_number(
 
 
 def _is_masked(value: Any) -> bool:
-    """Whether it is an element of a masked array that is masked."""
+    """Whether the value is a masked element of a masked array."""
     return type(value).__name__ == "MaskedConstant"
 
 
 def whole_numbers(values: Any, what: str, least: int | None = None) -> tuple[int, ...]:
-    """Several whole numbers, of any sequence but a text, or InvalidArgument."""
+    """Return a sequence's whole numbers, or raise InvalidArgument; a string is no sequence here."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise InvalidArgument(f"{what} is {shown(values)}; a list of whole numbers expected")
     try:
@@ -75,8 +79,8 @@ def whole_numbers(values: Any, what: str, least: int | None = None) -> tuple[int
     return tuple(whole_number(item, what, least) for item in items)
 
 
-def checked_range(value: Any, what: str) -> tuple[int, int] | None:
-    """Two whole numbers [start, stop), or None where there are none; or InvalidArgument."""
+def check_range(value: Any, what: str) -> tuple[int, int] | None:
+    """Return a range [start, stop), or None for None; raise InvalidArgument otherwise."""
     if value is None:
         return None
     numbers = whole_numbers(value, what, 0)
@@ -86,12 +90,12 @@ def checked_range(value: Any, what: str) -> tuple[int, int] | None:
 
 
 def path_of(value: Any, what: str) -> Path:
-    """The path that a str or any ``os.PathLike`` names, or InvalidArgument."""
+    """Return the path that a str or an ``os.PathLike`` names, or raise InvalidArgument."""
     try:
         name = os.fsdecode(value)
     except TypeError:
         raise InvalidArgument(f"{what} is {shown(value)}; a path expected") from None
-    if not name:  # Path takes it for the working directory; it is a variable that was not set
+    if not name:  # likely an unset variable; Path would read it as the working directory
         raise InvalidArgument(f"{what} is empty; a path expected")
     if "\0" in name:
         raise InvalidArgument(f"{what} is {shown(name)}; a path has no null characters")
@@ -99,14 +103,14 @@ def path_of(value: Any, what: str) -> Path:
 
 
 def text(value: Any, what: str) -> str:
-    """The value if it is a text, or InvalidArgument."""
+    """Return the value if it is a string, or raise InvalidArgument."""
     if not isinstance(value, str):
         raise InvalidArgument(f"{what} is {shown(value)}; a text expected")
     return str(value)
 
 
 def flag(value: Any, what: str) -> bool:
-    """The value if it is True or False, NumPy's included, or InvalidArgument."""
+    """Return the value if it is a bool of Python or NumPy, or raise InvalidArgument."""
     if value is True or value is False:
         return value
     if getattr(getattr(value, "dtype", None), "kind", "") == "b" and value.ndim == 0:
@@ -115,7 +119,7 @@ def flag(value: Any, what: str) -> bool:
 
 
 def instance(value: Any, kind: type[T], what: str) -> T:
-    """The value if it is of this type, or InvalidArgument."""
+    """Return the value if it has this type, or raise InvalidArgument."""
     if not isinstance(value, kind):
         raise InvalidArgument(f"{what} is {shown(value)}; a {kind.__name__} expected")
     return value
@@ -124,7 +128,7 @@ def instance(value: Any, kind: type[T], what: str) -> T:
 def one_of(
     value: Any, names: Iterable[str], what: str, others: Mapping[str, str] | None = None
 ) -> str:
-    """The name that is meant, in lower case, or InvalidArgument with the likely one.
+    """Return one of the names, in lower case, or raise InvalidArgument with the likely name.
 
     Parameters
     ----------
@@ -132,9 +136,9 @@ def one_of(
         As the user wrote it.
     names : iterable of str
     what : str
-        What the names are of.
+        What is being named, such as "codec".
     others : mapping, optional
-        Names that other systems use, and ours for each: they are explained, not taken.
+        Names in other systems, each with our name. They are refused with a hint.
     """
     known = [str(name) for name in names]
     name = text(value, what).lower()
@@ -151,10 +155,10 @@ def one_of(
 
 
 def install(extra: str) -> str:
-    """The commands that install an extra: from an index of packages, or from a checkout."""
+    """Return the commands that install an extra, from a package index or from a checkout."""
     return f"pip install 'teravec[{extra}]', or in a checkout pip install '.[{extra}]'"
 
 
 def similar(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a misspelt one is likely to be; None where none is near."""
+    """Return the known name nearest to a misspelt one, or None if none is near."""
     return next(iter(difflib.get_close_matches(name, list(known), 1, 0.6)), None)

@@ -1,4 +1,4 @@
-"""Progress bars with rate and time left: on a terminal, in a notebook, or as lines."""
+"""Progress bars with rate and remaining time: on a terminal, in a notebook, or as plain lines."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from rich.text import Text
 
 __all__ = ["Bars", "StageTime", "counted"]
 
-_WIDTH = 40  # of a notebook's bar, in characters
+_WIDTH = 40  # characters of a notebook's bar
 _REFRESH_S = 0.2
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """What one stage took.
+    """The time that one stage took.
 
     Parameters
     ----------
     name : str
     seconds : float
     cpu_seconds : float
-        Of this process, all threads together; workers of a cluster are not in it.
+        Processor time of this process, all threads together, without workers of a cluster.
     amount : int
-        Done, in ``unit``.
+        Work done, in ``unit``.
     unit : str
     """
 
@@ -51,7 +51,7 @@ class StageTime:
 
 
 def counted(count: float, plural: str) -> str:
-    """A number of things in words: "1 query", "1,000 queries"."""
+    """Format a count with its noun: "1 query", "1,000 queries"."""
     if count != 1:
         return f"{count:,} {plural}"
     if plural.endswith("ies"):
@@ -59,33 +59,33 @@ def counted(count: float, plural: str) -> str:
     return f"1 {plural.removesuffix('s')}"
 
 
-def _amount(count: float, unit: str) -> str:
+def _format_amount(count: float, unit: str) -> str:
     return decimal(int(count)) if unit == "bytes" else counted(round(count), unit)
 
 
-def _rate(count: float, unit: str) -> str:
-    """So many a second; of slow stages a decimal, which is all there is to see."""
+def _format_rate(count: float, unit: str) -> str:
+    """Format a rate; a slow stage gets a decimal, since its whole part hardly changes."""
     slow = unit != "bytes" and count < 10
-    return f"{count:.1f} {unit}/s" if slow else f"{_amount(count, unit)}/s"
+    return f"{count:.1f} {unit}/s" if slow else f"{_format_amount(count, unit)}/s"
 
 
-def _done_of(done: float, total: float, unit: str, speed: float) -> str:
-    if not total:  # a stream does not say how long it is
-        return f"{_amount(done, unit)}  {_rate(speed, unit)}"
+def _format_done(done: float, total: float, unit: str, speed: float) -> str:
+    if not total:  # the length of a stream is unknown
+        return f"{_format_amount(done, unit)}  {_format_rate(speed, unit)}"
     shown = decimal(int(done)) if unit == "bytes" else f"{done:,.0f}"
-    return f"{shown}/{_amount(total, unit)}  {_rate(speed, unit)}"
+    return f"{shown}/{_format_amount(total, unit)}  {_format_rate(speed, unit)}"
 
 
 class _Amount(ProgressColumn):
-    """Done, of how much, and how fast."""
+    """The column of a bar with amount done, total and rate."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed or 0
-        return Text(_done_of(task.completed, task.total or 0, task.fields["unit"], speed))
+        return Text(_format_done(task.completed, task.total or 0, task.fields["unit"], speed))
 
 
 class _StageBar:
-    """Counts what is done, and shows it by ``show``."""
+    """Counts the amount done, and passes each step to ``show``."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
         self._show = show
@@ -98,7 +98,7 @@ class _StageBar:
 
 
 class _Handle(Protocol):
-    """What IPython's ``display`` returns: an output cell that can be replaced."""
+    """An output cell that can be replaced, as IPython's ``display`` returns it."""
 
     def update(self, content: dict[str, str], *, raw: bool) -> None: ...
 
@@ -106,7 +106,7 @@ class _Handle(Protocol):
 class _NotebookBar:
     """A bar in a notebook's output: one line of text, replaced a few times a second.
 
-    It needs nothing but the IPython that runs the notebook; rich's own needs ipywidgets.
+    It needs only the IPython that runs the notebook; rich's own bar needs ipywidgets.
     """
 
     def __init__(self, handle: _Handle, name: str, total: int, unit: str) -> None:
@@ -114,18 +114,18 @@ class _NotebookBar:
         self._done, self._started, self._shown = 0, time.monotonic(), 0.0
 
     def show(self, amount: int) -> None:
-        """Show ``amount`` more."""
+        """Add ``amount``; redraw if the last drawing is old enough."""
         self._done += amount
         if time.monotonic() - self._shown >= _REFRESH_S:
             self.draw()
 
     def draw(self) -> None:
-        """Draw the bar as it stands."""
+        """Draw the bar now."""
         self._shown = time.monotonic()
         seconds = max(self._shown - self._started, 1e-9)
         share = min(1.0, self._done / self._total) if self._total else 1.0
         bar = "█" * round(_WIDTH * share) + "░" * (_WIDTH - round(_WIDTH * share))
-        amounts = _done_of(self._done, self._total, self._unit, self._done / seconds)
+        amounts = _format_done(self._done, self._total, self._unit, self._done / seconds)
         left = f", {seconds * (1 - share) / share:,.0f} s left" if 0 < share < 1 else ""
         line = f"{self._name:<12} {bar} {amounts}  {seconds:,.1f} s{left}"
         self._handle.update({"text/plain": line}, raw=True)
@@ -134,18 +134,17 @@ class _NotebookBar:
 class Bars:
     """Draws a bar for each stage on a terminal and in a notebook; elsewhere prints a line after it.
 
-    Everything goes to standard error, but in a notebook to the cell's output. What each stage
-    took stays in ``stages``.
+    The output goes to standard error, or in a notebook to the cell.
 
     Parameters
     ----------
     quiet : bool
-        Show nothing, and only keep the times.
+        Show nothing, and only record the times.
 
     Attributes
     ----------
     stages : list of StageTime
-        Stages that ended, in their order.
+        Times of the finished stages, in order.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -154,16 +153,19 @@ class Bars:
         self.console = Console(stderr=True, highlight=False)
 
     def summary(self) -> list[dict[str, Any]]:
-        """The stages that ended, fit for JSON."""
+        """Return the finished stages, ready for JSON."""
         return [
-            {**asdict(stage), "seconds": round(stage.seconds, 3),
-             "cpu_seconds": round(stage.cpu_seconds, 3)}
+            {
+                **asdict(stage),
+                "seconds": round(stage.seconds, 3),
+                "cpu_seconds": round(stage.cpu_seconds, 3),
+            }
             for stage in self.stages
-        ]  # fmt: skip
+        ]
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
-        """Show a stage while the body runs; what follows a comma in its name is for the eye."""
+        """Show a stage while the body runs; the part of its name after a comma is not recorded."""
         started, cpu_started = time.monotonic(), time.process_time()
         with self._shown(name, total, unit) as bar:
             yield bar
@@ -176,7 +178,7 @@ class Bars:
     def _shown(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
         if self._quiet:
             yield _StageBar(lambda _: None)
-        elif (display := _notebook_display()) is not None:
+        elif (display := _find_notebook_display()) is not None:
             handle = display({"text/plain": name}, raw=True, display_id=True)
             drawn = _NotebookBar(handle, name, total, unit)
             try:
@@ -184,7 +186,7 @@ class Bars:
             finally:
                 drawn.draw()
         elif self.console.is_terminal:
-            with _rich_progress(self.console) as progress:
+            with _make_rich_progress(self.console) as progress:
                 task = progress.add_task(name, total=total, unit=unit)
                 yield _StageBar(lambda amount: progress.advance(task, amount))
         else:
@@ -192,20 +194,27 @@ class Bars:
             bar = _StageBar(lambda _: None)
             yield bar
             seconds = max(time.monotonic() - started, 1e-9)
-            rate = _rate(bar.done / seconds, unit)
-            print(f"{name}: {_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
-                  file=sys.stderr)  # fmt: skip
+            rate = _format_rate(bar.done / seconds, unit)
+            print(
+                f"{name}: {_format_amount(bar.done, unit)} in {seconds:.1f} s, {rate}",
+                file=sys.stderr,
+            )
 
 
-def _rich_progress(console: Console) -> RichProgress:
+def _make_rich_progress(console: Console) -> RichProgress:
     return RichProgress(
-        TextColumn("{task.description:<12}"), BarColumn(), _Amount(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        _Amount(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+    )
 
 
-def _notebook_display() -> Any:
-    """IPython's ``display`` where this process is a notebook's kernel; else None."""
+def _find_notebook_display() -> Any:
+    """Return IPython's ``display`` if this process is a notebook's kernel, else None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None or not hasattr(shell, "kernel"):

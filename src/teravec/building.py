@@ -1,4 +1,4 @@
-"""Building an index: train, shard, merge, each of which does only what is missing."""
+"""Building an index: train, shard, merge and calibrate, each skipping work that is done."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from teravec.search.effort import shortfall
 from teravec.segments.entry import SliceEntry
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.repeated import find_repeated
-from teravec.segments.shard import clipped_vectors, shard
+from teravec.segments.shard import count_clipped, shard
 from teravec.segments.shard_plan import RowRange
 from teravec.sources import (
     Data,
@@ -46,7 +46,7 @@ from teravec.sources import (
     Source,
     Weights,
     are_paths,
-    as_described,
+    match_description,
     open_data,
     open_source,
     read_bad,
@@ -71,62 +71,80 @@ __all__ = [
     "build_index",
     "merge_shards",
     "open_vectors",
+    "open_weights",
     "remove_spool",
     "shard_rows",
     "train_model",
-    "weights_of",
 ]
 
 log = logging.getLogger(__name__)
 
-_MANY_CLIPPED = 0.01  # of all vectors; more are a warning
-_ID_ROWS = 1 << 20  # read at a time
-_LEAST_CALIBRATION_S = 30.0  # whatever the rest of a build took
+_MANY_CLIPPED = 0.01  # share of all vectors above which a warning is due
+_ID_ROWS = 1 << 20  # rows whose ids are read at a time
+_LEAST_CALIBRATION_S = 30.0  # allowed even after a very quick build
 
 
 def train_model(
-    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
-    resources: Resources, weights: Weights | None = None,
-) -> ModelDescription:  # fmt: skip
+    source: Source,
+    paths: IndexPaths,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    resources: Resources,
+    weights: Weights | None = None,
+) -> ModelDescription:
     """Begin or continue a build, up to its sealed model."""
+    warn_if_missing()
     with begin_build(paths, source, options, layout, weights) as record:
         _list_skipped(source, paths)
         return train(source, record, paths, resources, weights)
 
 
 def open_vectors(
-    data: Data, paths: IndexPaths, resources: Resources, *, ids: Any = None,
-    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
+    data: Data,
+    paths: IndexPaths,
+    resources: Resources,
+    *,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
     skip_bad: bool = False,
-) -> Source:  # fmt: skip
-    """Open the vectors of an index as its build has them: the order of files, and bad rows.
+) -> Source:
+    """Open a build's vectors in the order, and without the bad rows, that its record has.
 
-    A build that began without bad rows goes on without them. One that is new leaves them out
-    where that is asked for. Streams, and what other processes need, are spooled beside the index.
+    A build that began without bad rows continues without them; a new build leaves them out if
+    ``skip_bad`` is set. Streams are spooled beside the index, and so are data in memory that
+    other processes need.
     """
-    check_free(paths)  # before a stream is read for it
-    begun = _begun_with(paths)
+    check_free(paths)  # fail before reading a stream
+    begun = _read_described(paths)
     source = open_data(
-        data, ids=ids, id_column=id_column, vector_column=vector_column, format=format,
-        skip_bad=skip_bad or "skipped" in begun, spool_path=paths.spool,
-        shared=not resources.engine.in_process, progress=resources.progress,
-    )  # fmt: skip
-    return as_described(source, begun, paths.skipped, resources.threads, resources.progress)
+        data,
+        ids=ids,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+        skip_bad=skip_bad or "skipped" in begun,
+        spool_path=paths.spool,
+        shared=not resources.engine.in_process,
+        progress=resources.progress,
+    )
+    return match_description(source, begun, paths.skipped, resources.threads, resources.progress)
 
 
-def _begun_with(paths: IndexPaths) -> dict[str, Any]:
-    """Description of the source that a build began with; empty where none was begun."""
+def _read_described(paths: IndexPaths) -> dict[str, Any]:
+    """Read the recorded description of a build's source; empty if no build began."""
     with storage_errors(paths.root, "read"):
         return read_record(paths).source if paths.build.exists() else {}
 
 
-def weights_of(weights: Any, source: Source) -> Weights | None:
-    """The weights of a file or array, one for each row of the source's files."""
+def open_weights(weights: Any, source: Source) -> Weights | None:
+    """Open a file or array of weights, one for each row of the source's files."""
     return None if weights is None else Weights(weights, source.nrows, source.skipped)
 
 
 def _list_skipped(source: Source, paths: IndexPaths) -> None:
-    """Seal the list of rows that are left out, unless it is there."""
+    """Seal the list of skipped rows, unless it exists."""
     skipped = source.skipped
     if skipped and skipped.rows and read_bad(paths.skipped, skipped.describe()) is None:
         write_bad(paths.skipped, source)
@@ -139,6 +157,7 @@ def shard_rows(
 
     Other processes may encode other rows at the same time.
     """
+    warn_if_missing()
     fits = rows is not None and 0 <= rows[0] < rows[1] <= source.ntotal
     with hold_directory(paths.root, rows if fits else None):
         return _shard_rows(source, paths, rows, resources)
@@ -170,15 +189,19 @@ def _merge_shards(
     else:
         model = ModelDescription.read(paths.model)
         options = MergeOptions(
-            model.tag, model.code_size, model.sketch_size, model.nlist, record.ntotal,
+            model.tag,
+            model.code_size,
+            model.sketch_size,
+            model.nlist,
+            record.ntotal,
             record.layout.slices,
-        )  # fmt: skip
+        )
         slices = merge(paths, options, resources)
-        manifest = _manifest(
-            record, model, slices, paths, _repeated(record, slices, paths, resources)
+        manifest = _make_manifest(
+            record, model, slices, paths, _count_repeated(record, slices, paths, resources)
         )
         if manifest.repeated_ids is not None:
-            rows = [] if source is None else _rows_of(source, manifest.repeated_ids["example"])
+            rows = [] if source is None else _find_rows(source, manifest.repeated_ids["example"])
             log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
@@ -189,10 +212,10 @@ def _merge_shards(
     return manifest
 
 
-def _repeated(
+def _count_repeated(
     record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
 ) -> dict[str, Any] | None:
-    """Ids of a column that occur more than once; row numbers never do."""
+    """Count the ids of an id column that occur more than once; row numbers never do."""
     if record.source.get("id_column") is None:
         return None
     files = [paths.root / entry.file for entry in slices]
@@ -200,18 +223,18 @@ def _repeated(
     return None if found is None else asdict(found)
 
 
-def _rows_of(source: Source, wanted: int) -> list[int]:
-    """The first two rows that have an id."""
+def _find_rows(source: Source, id_: int) -> list[int]:
+    """Find the first two rows that have this id."""
     rows: list[int] = []
     for start in range(0, source.ntotal, _ID_ROWS):
         ids = source.read_ids(start, min(start + _ID_ROWS, source.ntotal))
-        rows += (start + np.flatnonzero(ids == wanted)).tolist()
+        rows += (start + np.flatnonzero(ids == id_)).tolist()
         if len(rows) > 1:
             break
     return rows[:2]
 
 
-def _manifest(
+def _make_manifest(
     record: BuildRecord,
     model: ModelDescription,
     slices: Sequence[SliceEntry],
@@ -232,34 +255,46 @@ def _manifest(
         files={path.name: describe_file(path) for path in files},
         slices=tuple(slices),
         source=record.source,
-        clipped=clipped_vectors(paths),
+        clipped=count_clipped(paths),
         repeated_ids=repeated_ids,
     )
 
 
 def _warn_if_clipped(manifest: Manifest) -> None:
-    """Say so where codes do not fit the vectors; a few that lie outside are in every set."""
+    """Warn if the codec's range does not fit the vectors; every set has a few outliers."""
     if manifest.clipped > _MANY_CLIPPED * manifest.ntotal:
         log.warning(
             "%d of %d vectors lie outside of the range that %s was trained on, and are encoded as "
-            "the nearest inside: the sample does not represent the data; build anew with a larger "
-            "--sample, or with another codec (flat, fp16)",
-            manifest.clipped, manifest.ntotal, manifest.codec,
-        )  # fmt: skip
+            "the nearest point inside: the sample does not represent the data; build again with a "
+            "larger --sample, or with another codec (flat, fp16)",
+            manifest.clipped,
+            manifest.ntotal,
+            manifest.codec,
+        )
 
 
 def build_index(
-    data: Data, out: PathLike, *,
-    options: TrainOptions, layout: LayoutOptions, keep_shards: bool, resources: Resources,
-    ids: Any = None, id_column: str | None = None, vector_column: str | None = None,
-    calibrate: bool = True, weights: Any = None, format: str | None = None, skip_bad: bool = False,
+    data: Data,
+    out: PathLike,
+    *,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    keep_shards: bool,
+    resources: Resources,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    calibrate: bool = True,
+    weights: Any = None,
+    format: str | None = None,
+    skip_bad: bool = False,
     overwrite: bool = False,
-) -> Manifest:  # fmt: skip
-    """Train, shard, merge and calibrate; a rerun does only what is missing.
+) -> Manifest:
+    """Train, shard, merge and calibrate; a rerun does only the missing work.
 
-    Searches of the calibration take about as long as the rest at most: codecs that are slow to
-    search would take most of a build. With ``overwrite``, another index that is at ``out`` is
-    replaced when the new one is whole.
+    The searches of the calibration take at most about as long as the rest of the build, since
+    some codecs are slow to search. With ``overwrite``, another index at ``out`` is replaced once
+    the new one is complete.
     """
     warn_if_missing()
     paths = IndexPaths(path_of(out, "out"))
@@ -271,9 +306,15 @@ def build_index(
         nonlocal given
         started = time.monotonic()
         source = open_vectors(
-            given, paths, resources, ids=ids, id_column=id_column, vector_column=vector_column,
-            format=format, skip_bad=skip_bad,
-        )  # fmt: skip
+            given,
+            paths,
+            resources,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
+            skip_bad=skip_bad,
+        )
         if are_paths(given) is None:
             given = source  # a stream can be read once only
         return _build(
@@ -292,7 +333,7 @@ def build_index(
         manifest = build(successor(paths))
     except OtherBuild as error:
         raise OutputExists(
-            f"{error.found}: it was begun to replace {paths.root}; remove it to begin anew"
+            f"{error.found}: it was begun to replace {paths.root}; remove it to start again"
         ) from error
     put_in_place(paths)
     remove_spool(paths, manifest)
@@ -300,22 +341,31 @@ def build_index(
 
 
 def _build(
-    source: Source, paths: IndexPaths, options: TrainOptions, layout: LayoutOptions,
-    resources: Resources, keep_shards: bool, calibrate: bool, weights: Any, started: float,
-) -> Manifest:  # fmt: skip
-    weighed = weights_of(weights, source)
+    source: Source,
+    paths: IndexPaths,
+    options: TrainOptions,
+    layout: LayoutOptions,
+    resources: Resources,
+    keep_shards: bool,
+    calibrate: bool,
+    weights: Any,
+    started: float,
+) -> Manifest:
+    weighed = open_weights(weights, source)
     with begin_build(paths, source, options, layout, weighed) as record:
         _list_skipped(source, paths)
         if not paths.manifest.exists():
-            with _no_spool_of_bad_vectors(source, paths):
+            with _removing_bad_spool(source, paths):
                 train(source, record, paths, resources, weighed)
                 _shard_rows(source, paths, None, resources)
         manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
         calibration = None
         if calibrate:
-            calibration = _calibrated(paths, manifest)
+            calibration = _read_own_calibration(paths, manifest)
             if calibration is None:
-                seconds = max(_built_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S)
+                seconds = max(
+                    _count_build_s(paths), time.monotonic() - started, _LEAST_CALIBRATION_S
+                )
                 calibration = _calibrate(source, paths, resources, seconds)
             if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
                 log.warning("%s: %s", paths.root, why)
@@ -324,15 +374,15 @@ def _build(
     return manifest
 
 
-def _built_s(paths: IndexPaths) -> float:
-    """Seconds from the beginning of a build to its manifest, whichever runs did it."""
+def _count_build_s(paths: IndexPaths) -> float:
+    """Count the seconds from the beginning of a build to its manifest, over all its runs."""
     with storage_errors(paths.root, "read"):
         return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
 
 
 @contextmanager
-def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None]:
-    """Remove the spool of vectors that turn out to be bad: they can never be indexed."""
+def _removing_bad_spool(source: Source, paths: IndexPaths) -> Iterator[None]:
+    """Remove the spool if its vectors turn out to be bad: they can never be indexed."""
     try:
         yield
     except InvalidSource:
@@ -342,13 +392,13 @@ def _no_spool_of_bad_vectors(source: Source, paths: IndexPaths) -> Iterator[None
 
 
 def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
-    """Remove the vectors spooled beside an index that is whole, if they are its own."""
-    with suppress(CorruptFile, InvalidSource):  # a file of this name that is none of ours stays
+    """Remove the spool of a finished index, if it holds this index's vectors."""
+    with suppress(CorruptFile, InvalidSource):  # leave a file of this name that is not our spool
         if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
             remove(paths.spool)
 
 
-def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
+def _read_own_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
     try:
         return read_calibration(paths, manifest)
     except CorruptFile as error:
@@ -359,11 +409,11 @@ def _calibrated(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
 def _calibrate(
     source: Source, paths: IndexPaths, resources: Resources, seconds: float
 ) -> Calibration | None:
-    """Calibrate, if memory suffices and there is a vector to compare a query with."""
+    """Calibrate, if memory suffices and the source has two vectors to compare."""
     if source.ntotal < 2:
         return None
     try:
         return calibrate_index(paths, source, CalibrationOptions(seconds=seconds), resources)
     except MemoryLimitTooSmall as error:
-        log.warning("%s; the index is whole, but not calibrated", error)
+        log.warning("%s; the index is complete, but not calibrated", error)
         return None

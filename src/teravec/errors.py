@@ -6,23 +6,23 @@
     |-- InvalidArgument          an option, array or input does not fit        (exit 2)
     |   |-- InvalidSource        an input file is unreadable as vectors         (exit 2)
     |   |-- OutputExists         the output holds something else               (exit 2)
-    |   |-- MemoryLimitTooSmall  the stage cannot run in the memory it was given (exit 2)
+    |   |-- MemoryLimitTooSmall  the stage needs more memory than its limit        (exit 2)
     |   `-- LimitExceeded        a request is over a bound of the server         (exit 2)
-    |-- StorageError             the disk said no: space, permission, read error (exit 2)
+    |-- StorageError             no space, no permission, or a failed read       (exit 2)
     |-- WorkerLost               a cluster's workers died, or one met a bug       (exit 1)
-    |-- MissingFile              a file that the manifest names is not there    (exit 1)
+    |-- MissingFile              a file that the manifest names does not exist   (exit 1)
     |-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
     |   |-- ForeignFile          a sound file that belongs to another index     (exit 1)
     |   `-- IncompatibleVersion  a format that this release does not read       (exit 1)
     `-- ServiceError             a server refused or could not answer           (exit 1)
         |-- Busy                 its queue is full, or it is shutting down      (exit 1)
-        |-- DeadlineExceeded     the request's time is over                     (exit 1)
-        |-- Unavailable          no server there, or no live owner of a list    (exit 1)
+        |-- DeadlineExceeded     the request's deadline passed                  (exit 1)
+        |-- Unavailable          no server answers, or no live owner of a list  (exit 1)
         |-- OtherIndex           it serves another version of the index         (exit 1)
         |-- AccessDenied         token or certificate refused                   (exit 1)
-        `-- ProtocolError        what it sent is not the protocol               (exit 1)
+        `-- ProtocolError        its message does not follow the protocol       (exit 1)
 
-A message gives what was found, what was expected, and the file.
+Every message gives three things: what was found, what was expected, and the file.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 
 
 class TeravecError(Exception):
-    """Base of the tree; ``exit_code`` is what the command line exits with."""
+    """Base of all errors; the command line exits with ``exit_code``."""
 
     exit_code = 1
 
@@ -81,11 +81,11 @@ class OutputExists(InvalidArgument):
 
 
 class MemoryLimitTooSmall(InvalidArgument):
-    """A stage cannot do its work within the memory limit that it was given."""
+    """A stage cannot do its work within its memory limit."""
 
 
 class LimitExceeded(InvalidArgument):
-    """A request is over a bound that the server states: size, k, nprobe, results."""
+    """A request exceeds a bound of the server: size, k, nprobe or results."""
 
 
 class StorageError(TeravecError, OSError):
@@ -98,15 +98,15 @@ class StorageError(TeravecError, OSError):
 
 
 class WorkerLost(TeravecError):
-    """A task on a cluster could not be done: its workers died each time, or it met a bug."""
+    """A task on a cluster failed: its workers died each time, or it met a bug."""
 
 
 class MissingFile(TeravecError):
-    """A file that a manifest names is not there."""
+    """A file that a manifest names does not exist."""
 
 
 class CorruptFile(TeravecError):
-    """A sealed file's bytes are not those that were written."""
+    """The bytes of a sealed file have changed since it was written."""
 
 
 class ForeignFile(CorruptFile):
@@ -114,7 +114,7 @@ class ForeignFile(CorruptFile):
 
 
 class IncompatibleVersion(CorruptFile):
-    """A file of a format version that this release does not read."""
+    """A file has a format version that this release does not read."""
 
 
 class ServiceError(TeravecError):
@@ -126,7 +126,7 @@ class Busy(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The request's time was over before its answer was there."""
+    """The request's deadline passed before its answer was ready."""
 
 
 class Unavailable(ServiceError):
@@ -134,7 +134,7 @@ class Unavailable(ServiceError):
 
 
 class OtherIndex(ServiceError):
-    """A server serves another version of the index than the request was made for."""
+    """A server serves another version of the index than the request names."""
 
 
 class AccessDenied(ServiceError):
@@ -142,7 +142,7 @@ class AccessDenied(ServiceError):
 
 
 class ProtocolError(ServiceError):
-    """A message is not what the protocol says: cut, damaged, or claiming what it does not hold."""
+    """A message breaks the protocol: it is cut off, damaged, or contradicts its own header."""
 
 
 _WHY = {
@@ -159,10 +159,10 @@ _LARGEST_WHOLE = 2**63 - 1
 
 
 def shown(value: object) -> str:
-    """A value as messages show it: on one line, and not long."""
+    """Format a value for a message: on one line, at most 80 characters."""
     try:
         line = " ".join(repr(value).split())
-    except Exception:  # what a user handed in may do anything, and this is for a message
+    except Exception:  # the repr of a user's object may raise anything
         line = f"a {type(value).__name__}"
     return line if len(line) <= 80 else f"{line[:77]}..."
 
@@ -170,10 +170,10 @@ def shown(value: object) -> str:
 def whole_number(
     value: SupportsIndex, what: str, least: int | None = None, most: int | None = None
 ) -> int:
-    """The value as an int, or InvalidArgument: for arguments of Python, which checks no types.
+    """Return the value as an int, or raise InvalidArgument.
 
-    Integers of any library are taken, 0-dimensional arrays too; no booleans, texts or floats.
-    What 64 bits do not hold is refused, whatever the bounds.
+    Accepts integers of any library, 0-dimensional arrays included. Refuses booleans, strings,
+    floats, and numbers that do not fit in 64 bits.
     """
     try:
         if isinstance(value, bool):
@@ -197,9 +197,9 @@ def storage_errors(path: str | os.PathLike[str], action: str) -> Iterator[None]:
     Parameters
     ----------
     path : path-like
-        File or directory that the body works on; used in the message.
+        File or directory that the body works on, for the message.
     action : str
-        What was being done, as in "write"; used in the message.
+        Verb for the message, such as "write".
     """
     try:
         yield

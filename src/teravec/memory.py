@@ -1,4 +1,4 @@
-"""Memory limits: how they are written, what the system allows, and the default."""
+"""Memory limits: parsing them, finding what the system allows, and the default."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 MIB = 1 << 20
 BESIDE_BYTES = 300 * MIB
-"""Memory of the interpreter and its libraries, beside every limit."""
+"""Memory of the interpreter and its libraries, which comes on top of every limit."""
 
 _DEFAULT = 4 << 30
-# Python refuses to read numbers of more than 4,300 digits, in its own words.
+# Python raises an error of its own for numbers of more than 4,300 digits.
 _PATTERN = re.compile(
     r"\s*(\d{1,4000}(?:\.\d{0,30})?(?:e\+?\d{1,2})?)\s*([KMGT]i|[KMGT])?B?\s*",
     re.IGNORECASE | re.ASCII,
@@ -36,24 +36,24 @@ _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 
 def parse_bytes(text: str | int | float, what: str = "a size") -> int:
-    """Bytes written as ``512MiB``, ``4GB``, ``4g``, ``1.5 GiB``, ``5e8`` or a plain number.
+    """Parse a size such as ``512MiB``, ``4GB``, ``4g``, ``1.5 GiB``, ``5e8`` or a plain number.
 
-    Numbers of Python and NumPy are taken where they are whole, as ``5e8`` is.
+    Also accepts whole numbers of Python and NumPy, including the float ``5e8``.
 
     Raises
     ------
     InvalidArgument
-        Something else, or a negative number.
+        Not a size, or a negative number.
     """
     if not isinstance(text, str):
         number = real_number(text, what)
         if number != int(number):
             raise InvalidArgument(f"{what} is {shown(text)}; a whole number of bytes expected")
-        # An int keeps all its digits; of a float they were never there.
+        # An int keeps all its digits, so it must not pass through float.
         return whole_number(text if hasattr(text, "__index__") else int(number), what, 0)
     match = _PATTERN.fullmatch(text)
     if match is None:
-        percent = ": a share of memory is not taken" if "%" in text else ""
+        percent = ": a percentage is not accepted" if "%" in text else ""
         raise InvalidArgument(
             f"{what} is {shown(text)}, which is not a number of bytes; as 512MiB, 4GB or 5e8 "
             f"expected{percent}"
@@ -63,38 +63,38 @@ def parse_bytes(text: str | int | float, what: str = "a size") -> int:
 
 
 def default_memory(root: Path = _ROOT) -> int:
-    """4 GiB, or half of the memory that this process can have now where that is less; in bytes.
+    """Return the default limit in bytes: half of the memory available now, at most 4 GiB.
 
-    The system is asked at each call, since containers are given more and less, and other
-    programs come and go. 300 MiB are left to the interpreter and its libraries.
+    Every call asks the system again, because a container's limit and other programs' memory
+    change. 300 MiB stay free for the interpreter and its libraries.
 
     Parameters
     ----------
     root : Path
-        Where ``proc`` and control groups are looked for; another one in tests.
+        Directory to look for ``proc`` and control groups in; tests pass another one.
     """
-    bounds = [limit for limit, _ in _limits(root)]
-    bounds += [size for size, _ in (*_address_space(root), *_available(root))]
+    bounds = [limit for limit, _ in _find_limits(root)]
+    bounds += [size for size, _ in (*_find_address_limits(root), *_find_available(root))]
     least = min(bounds)
     return max(_SMALLEST_DEFAULT, min(_DEFAULT, least // 2, least - BESIDE_BYTES))
 
 
 def granted_memory(memory: str | int | None, root: Path = _ROOT) -> int:
-    """The limit as a user writes it, in bytes; not given, the default.
+    """Return a user's limit in bytes, or the default for None.
 
-    A limit that the machine or its container cannot give is taken, with a warning.
+    A limit above the memory of the machine or container is accepted with a warning.
 
     Raises
     ------
     InvalidArgument
-        Not a number of bytes, or none.
+        Not a number of bytes, or 0.
     """
     if memory is None:
         return default_memory(root)
     memory_bytes = parse_bytes(memory)
     if memory_bytes < 1:
         raise InvalidArgument(f"memory is {memory}; at least 1 expected")
-    least, why = min([*_limits(root), *_address_space(root)])
+    least, why = min([*_find_limits(root), *_find_address_limits(root)])
     if memory_bytes + BESIDE_BYTES > least:
         _warn_once(
             f"memory {memory} and {BESIDE_BYTES // MIB} MiB for the interpreter are more than the "
@@ -108,8 +108,8 @@ def _warn_once(text: str) -> None:
     log.warning(text)
 
 
-def _limits(root: Path) -> Iterator[tuple[int, str]]:
-    """What this process's memory may never exceed, in bytes, and who says so."""
+def _find_limits(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the hard limits on this process's memory, in bytes, each with its origin."""
     yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "this machine"
     for limit, path in memory_limits(root):
         yield limit, f"the container ({path})"
@@ -118,27 +118,28 @@ def _limits(root: Path) -> Iterator[tuple[int, str]]:
         yield resident, "ulimit -m"
 
 
-def _address_space(root: Path) -> Iterator[tuple[int, str]]:
-    """What limits on addresses leave; libraries take far more addresses than memory."""
-    taken = _kilobytes(root / "proc/self/status")
+def _find_address_limits(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the bytes that limits on addresses leave; libraries use more addresses than memory."""
+    taken = _read_kilobytes(root / "proc/self/status")
     for kind, name, option in (
-        (resource.RLIMIT_AS, "VmSize", "ulimit -v"), (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
-    ):  # fmt: skip
+        (resource.RLIMIT_AS, "VmSize", "ulimit -v"),
+        (resource.RLIMIT_DATA, "VmData", "ulimit -d"),
+    ):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
-            # The interpreter is in what is taken already.
+            # The addresses in use include the interpreter, which is added to every limit later.
             yield max(0, limit - taken.get(name, 0)) + BESIDE_BYTES, option
 
 
-def _available(root: Path) -> Iterator[tuple[int, str]]:
-    """What the machine has left, without what the page cache would give up."""
-    available = _kilobytes(root / "proc/meminfo").get("MemAvailable")
+def _find_available(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the machine's available memory, which includes what the page cache would give up."""
+    available = _read_kilobytes(root / "proc/meminfo").get("MemAvailable")
     if available:
         yield available, "what other programs leave"
 
 
-def _kilobytes(path: Path) -> dict[str, int]:
-    """Lines as ``VmSize:  1234 kB`` of a file of proc, in bytes; none where there is no file."""
+def _read_kilobytes(path: Path) -> dict[str, int]:
+    """Parse lines like ``VmSize:  1234 kB`` of a file of proc, in bytes; empty without a file."""
     try:
         text = path.read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a stage tells its user while it runs."""
+"""Progress: how a stage reports to its user while it runs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Bar(Protocol):
 
 
 class Progress(Protocol):
-    """Shows stages: ``teravec.Bars`` draws bars; who wants something else writes a class."""
+    """Displays stages. ``teravec.Bars`` draws bars; any class with this method will do."""
 
     def stage(self, name: str, total: int, unit: str) -> AbstractContextManager[Bar]:
         """Begin a stage of ``total`` units, as in 1,000,000 "vectors".
 
-        A name is one word or two; what follows a comma ("k-means, 10 iterations") is for the eye.
-        A total of 0 is one that nobody knows.
+        The name is the part before a comma; the rest is for display only, as in
+        "k-means, 10 iterations". A total of 0 means unknown.
         """
 
 
@@ -32,7 +32,7 @@ class NoBar:
     """Shows nothing."""
 
     def advance(self, amount: int) -> None:
-        """Ignore it."""
+        """Ignore the amount."""
 
 
 class NoProgress:
@@ -44,17 +44,17 @@ class NoProgress:
 
 
 def as_progress(progress: Any) -> Progress:
-    """What shows stages, of what a user gives: True for bars, False or None for nothing.
+    """Convert a user's argument to a `Progress`: True means bars, False and None mean nothing.
 
     Raises
     ------
     InvalidArgument
-        Something else than that or a `Progress`.
+        The argument is neither a bool, None, nor a `Progress`.
     """
     if progress is None or progress is False:
         return NoProgress()
     if progress is True:
-        from teravec.bars import Bars  # here: it takes tens of milliseconds to import
+        from teravec.bars import Bars  # imported only here: it takes tens of milliseconds
 
         return Bars()
     if not callable(getattr(progress, "stage", None)):

@@ -41,7 +41,7 @@ from teravec.sources import (
     open_source,
     write_bad,
 )
-from teravec.sources.bad_rows import bad_rows_listed
+from teravec.sources.bad_rows import count_bad_rows
 from teravec.storage.files import remove
 from teravec.storage.output_lock import hold_file
 
@@ -168,7 +168,7 @@ def _list_skipped(out: Path, source: Source) -> None:
 def skipped_rows(out: Path) -> int:
     """Return how many rows a file of ground truth leaves out, from the list beside it."""
     listed = out.with_name(out.name + _SKIPPED)
-    return bad_rows_listed(listed) if listed.exists() else 0
+    return count_bad_rows(listed) if listed.exists() else 0
 
 
 def search(

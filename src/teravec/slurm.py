@@ -1,7 +1,7 @@
-"""One sbatch script: Ray on the nodes of an allocation, a build on that Ray, and nothing left.
+"""Writing an sbatch script that starts Ray on a Slurm allocation, runs a command, and cleans up.
 
-The script starts each Ray process as a step of its own and ends the job's steps, and only them:
-``ray stop`` would end every Ray on a host, another job's too.
+The script starts each Ray process as a job step of its own, and at the end stops these steps
+only. ``ray stop`` would end every Ray on the host, also another job's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PYTHON={python}
 NODES={nodes}
 WAIT_S={wait_s}
 
-# Every process of this job, and no other, knows the token. srun hands the environment on.
+# Only processes of this job know the token. srun passes the environment on.
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n')
 export RAY_AUTH_TOKEN
@@ -57,16 +57,16 @@ trap clean_up EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
-# The first node is the head; the job number keeps ports of jobs on one node apart.
+# The first node is the head. The port depends on the job number: two jobs may share a node.
 mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 PORT=$((20000 + SLURM_JOB_ID % 10000))
 on_node() {{ srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" --kill-on-bad-exit "${{@:2}}"; }}
 HEAD_IP=$(on_node "${{HOSTS[0]}}" hostname -I | tr ' ' '\\n' | head -n 1)
 ADDRESS="$HEAD_IP:$PORT"
 
-# In the background, and again where it ends: a busy machine's Ray may not be up within the half
-# minute that it gives itself, and a machine that lost its Ray comes back. Each node has a folder
-# of its own, as nodes that start at once on one host take each other's sockets.
+# Runs in the background, and starts Ray again if it ends: on a busy machine Ray may miss its own
+# time limit of half a minute. Each node has a folder of its own; otherwise nodes that start at
+# the same time on one host would take each other's sockets.
 ray_start() {{
     local host=$1 number=$2 step= attempt
     shift 2
@@ -87,26 +87,26 @@ ray_start "${{HOSTS[0]}}" 0 --head --node-ip-address="$HEAD_IP" --port="$PORT" \
     --include-dashboard=false &
 STEPS+=($!)
 
-# The head must answer before the others come, and all of them before the build begins.
+# The head must answer before the other nodes start, and all nodes before the build begins.
 wait_for() {{
     "$PYTHON" - "$ADDRESS" "$1" "$WAIT_S" << 'END'
 import logging, sys, time
 
 import ray
 
-address, wanted, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+address, expected, deadline = sys.argv[1], int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
 found = 0
 while time.monotonic() < deadline:
     try:
         if not ray.is_initialized():
             ray.init(address=address, log_to_driver=False, logging_level=logging.FATAL)
         found = sum(node["Alive"] for node in ray.nodes())
-        if found >= wanted:
+        if found >= expected:
             sys.exit()
     except (ConnectionError, RuntimeError, ValueError, TimeoutError):
         pass
     time.sleep(1)
-sys.exit(f"teravec: {{found}} of {{wanted}} Ray nodes came within {{sys.argv[3]}} s")
+sys.exit(f"teravec: {{found}} of {{expected}} Ray nodes came within {{sys.argv[3]}} s")
 END
 }}
 wait_for 1
@@ -116,8 +116,8 @@ for number in $(seq 1 $((NODES - 1))); do
 done
 wait_for "$NODES"
 
-# In the background, so that a signal is taken at once; and as a job of its own, as bash lets the
-# others ignore SIGINT, by which a build leaves what it did for the next run.
+# Run in the background: bash then handles a signal at once. Run under job control (set -m):
+# otherwise bash makes the command ignore SIGINT, by which a build stops in good order.
 set -m
 "$PYTHON" -m teravec {command} --engine ray --address "$ADDRESS" &
 COMMAND=$!
@@ -131,24 +131,24 @@ exit "$STATUS"
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """What is asked of Slurm.
+    """Options of the allocation.
 
     Parameters
     ----------
     nodes : int
     time : str
-        As sbatch takes it: minutes, HH:MM:SS, D-HH and so on.
+        Time limit in sbatch's notation: minutes, HH:MM:SS, D-HH and so on.
     cpus : int, optional
         Processors of each node. Not given: Slurm's choice.
     memory : str, optional
-        Of each node, as sbatch takes it.
+        Memory of each node, in sbatch's notation.
     partition : str, optional
     store : int, optional
         Bytes of Ray's object store on each node. Not given: Ray's choice.
     more : sequence of str
-        Further arguments of sbatch, as ``--account=x``.
+        Further arguments of sbatch, such as ``--account=x``.
     wait_s : int
-        How long nodes may take until their Ray answers.
+        Seconds to wait until Ray answers on all nodes.
     """
 
     nodes: int
@@ -172,8 +172,8 @@ class SlurmOptions:
             raise InvalidArgument(f"{list(self.more)}: arguments of sbatch as --account=x expected")
 
     def directives(self) -> str:
-        """The script's lines for sbatch."""
-        wanted = {
+        """Return the script's ``#SBATCH`` lines."""
+        values = {
             "job-name": "teravec",
             "nodes": self.nodes,
             "ntasks-per-node": 1,
@@ -183,27 +183,27 @@ class SlurmOptions:
             "partition": self.partition,
             "output": "teravec-%j.log",
             "open-mode": "append",
-            # A minute before the end, to the script alone: it ends the build, which then resumes.
+            # One minute before the end, signal the script only: it stops the build in good order.
             "signal": "B:TERM@60",
         }
-        lines = [f"--{name}={value}" for name, value in wanted.items() if value is not None]
+        lines = [f"--{name}={value}" for name, value in values.items() if value is not None]
         return "\n".join(f"#SBATCH {line}" for line in (*lines, *self.more))
 
 
 def script(options: SlurmOptions, command: Sequence[str]) -> str:
-    """The text of the sbatch script that runs a command of teravec on Ray.
+    """Write the text of an sbatch script that runs a teravec command on Ray.
 
     Parameters
     ----------
     options : SlurmOptions
     command : sequence of str
-        As ``build DATA --out INDEX``; its paths must be seen by every node, as must this
+        The command, such as ``build DATA --out INDEX``. Every node must see its paths and this
         installation of Python.
 
     Raises
     ------
     InvalidArgument
-        It is not a command that runs on an engine, or it names an engine itself.
+        The command does not run on an engine, or names an engine itself.
     """
     if not command or command[0] not in COMMANDS:
         raise InvalidArgument(
@@ -215,9 +215,13 @@ def script(options: SlurmOptions, command: Sequence[str]) -> str:
             raise InvalidArgument(f"{word}: the script sets engine and address itself")
     arguments = "" if options.store is None else f" --object-store-memory={options.store}"
     return _TEMPLATE.format(
-        directives=options.directives(), python=shlex.quote(sys.executable), nodes=options.nodes,
-        wait_s=options.wait_s, ray_arguments=arguments, command=shlex.join(command),
-    )  # fmt: skip
+        directives=options.directives(),
+        python=shlex.quote(sys.executable),
+        nodes=options.nodes,
+        wait_s=options.wait_s,
+        ray_arguments=arguments,
+        command=shlex.join(command),
+    )
 
 
 def submit(path: Path) -> str:
@@ -226,7 +230,7 @@ def submit(path: Path) -> str:
     Raises
     ------
     StorageError
-        There is no sbatch, or it refuses.
+        sbatch is missing, or refuses the script.
     """
     sbatch = shutil.which("sbatch")
     if sbatch is None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import teravec
 from teravec.cli.main import app
 from teravec.errors import InvalidArgument, InvalidSource, OutputExists
-from teravec.selftest.vectors import some_of
+from teravec.selftest.vectors import draw_vectors
 from tests.conftest import clustered, write_fbin
 
 runner = CliRunner(env={"COLUMNS": "120"})
@@ -179,7 +179,7 @@ def test_format_in_every_command(tmp_path: Path) -> None:
     run("shard", data, "-o", tmp_path / "stages", *asked)
     run("search", index, f"{queries}:fbin", "-k", 3, "--nprobe", 16)
     with pytest.raises(InvalidArgument, match="9 vectors; at least"):
-        some_of([str(queries)], 1, "fbin")
+        draw_vectors([str(queries)], 1, "fbin")
     teravec.build(data, tmp_path / "python", format="fbin")
     teravec.shard(data, tmp_path / "python", format="fbin")
     teravec.calibrate(tmp_path / "python", queries, data=data, format="fbin")

@@ -249,7 +249,7 @@ def test_hints(root: Path, tmp_path: Path) -> None:
         (["--codec", "rabitq1+"], "rabitq1+sq8"),
         (["--transform", "pca9"], "pca1 to pca6 fit"),
         (["--transform", "opq"], "'opq' is 'rotation' here"),
-        (["--memory", "50%"], "a share of memory is not taken"),
+        (["--memory", "50%"], "a percentage is not accepted"),
         (["--nlst", "4"], "--nlist"),
     ):
         assert hint in run(*data, *options, code=2).stderr, options

@@ -162,7 +162,7 @@ def test_nothing_imports_ray_before_it_is_needed() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "ray" not in result.stdout.split()
-    assert "teravec.engines.ray_crew" in result.stdout.split()
+    assert "teravec.engines.worker_pool" in result.stdout.split()
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_a_build_gives_its_calibration_as_long_as_the_rest_took(
         lambda *a: given.append(a[2].seconds),  # nothing is sealed
     )
     for built_s in (0.0, 5000.0):
-        monkeypatch.setattr(building, "_built_s", lambda _paths, s=built_s: s)
+        monkeypatch.setattr(building, "_count_build_s", lambda _paths, s=built_s: s)
         teravec.build(folder / "x.fbin", tmp_path / "i", nlist=64, niter=2)
     assert 30 <= given[0] < 1000
     assert given[1] == 5000

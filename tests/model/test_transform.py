@@ -103,17 +103,15 @@ def test_full_pca_keeps_what_the_metric_compares() -> None:
 def test_none_and_packing() -> None:
     x = vectors_of(10, 4)
     none = train_transform(TransformKind.parse("none"), 4, no_moments, centered=True, seed=0)
-    assert none.packed() is None
-    assert Transform.unpacked(none.packed()).apply(x) is x
+    assert none.pack() is None
+    assert Transform.unpack(none.pack()).apply(x) is x
     for name in ("rotation", "pca3"):
         made = make(name, x)
-        packed = made.packed()
+        packed = made.pack()
         assert packed is not None
         assert packed.shape == (len(made.offset), 5)
         assert packed.dtype == np.float32
-        np.testing.assert_array_equal(
-            Transform.unpacked(packed, len(packed)).apply(x), made.apply(x)
-        )
+        np.testing.assert_array_equal(Transform.unpack(packed, len(packed)).apply(x), made.apply(x))
 
 
 def test_names() -> None:
@@ -139,11 +137,11 @@ def test_far_vectors_are_seen_from_their_centre(name: str, centered: bool) -> No
 
     made = train_transform(kind, 9, moments, centered=centered, seed=1, some=lambda: x)
     assert made.centre is not None
-    packed = made.packed()
+    packed = made.pack()
     assert packed is not None
     assert packed.shape == (10, 10)
     y = made.apply(x)
-    np.testing.assert_array_equal(Transform.unpacked(packed, 9).apply(x), y)
+    np.testing.assert_array_equal(Transform.unpack(packed, 9).apply(x), y)
     wide = x.astype(np.float64)
     if centered:  # distances are those of the vectors, though these are far away
         assert np.abs(y).max() < 20

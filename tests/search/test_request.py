@@ -60,7 +60,7 @@ def test_queries_that_are_refused(queries: Any, words: str, index: Index) -> Non
         ({"k": "2"}, "k is '2'; a whole number"),
         ({"k": 1, "nprobe": 2.5}, "nprobe is 2.5; a whole number"),
         ({"k": 1, "recall": "high"}, "recall is 'high'; a number"),
-        ({"k": 1, "recall": 1}, "give an nprobe, of all lists"),
+        ({"k": 1, "recall": 1}, "give an nprobe, equal to nlist"),
     ],
 )
 def test_numbers_that_are_refused(arguments: Any, words: str, index: Index) -> None:

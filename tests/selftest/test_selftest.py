@@ -17,7 +17,7 @@ from teravec.cli.main import app
 from teravec.errors import TeravecError
 from teravec.selftest.comparison import REFERENCE, Result, compare
 from teravec.selftest.routes import Route, Task, routes
-from teravec.selftest.vectors import hard
+from teravec.selftest.vectors import make_hard
 
 
 def even(n: int, d: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def test_the_hard_set_leaves_no_list_empty() -> None:
 
 
 def test_half_of_the_hard_set_is_one_vector() -> None:
-    x = hard(even(1000, 4))
+    x = make_hard(even(1000, 4))
     assert (x == x[0]).all(1).sum() == 500
 
 

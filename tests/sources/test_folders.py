@@ -198,22 +198,22 @@ def test_order_of_an_older_release_is_kept(tmp_path: Path) -> None:
     now = open_source(tmp_path)
     older = open_source(sorted(tmp_path.iterdir())).describe()
     assert not same_vectors(now.describe(), older)
-    found = now.in_order_of(older)
+    found = now.match_order(older)
     assert found.describe() == older
     assert found.read(0, found.ntotal)[:, 0].tolist()[:14] == [0, 1, 1] + [10] * 11
-    assert now.in_order_of(now.describe()) is now
+    assert now.match_order(now.describe()) is now
     other = {**older, "files": older["files"][::-1]}  # in no order that a release made
-    assert now.in_order_of(other) is now
+    assert now.match_order(other) is now
     write_bin(tmp_path / "chunk-3.fbin", np.full((4, 2), 9, "f4"))
     changed = open_source(tmp_path)
-    assert changed.in_order_of(older) is changed
+    assert changed.match_order(older) is changed
 
 
 def test_order_that_was_asked_for_is_not_changed(tmp_path: Path) -> None:
     chunks(tmp_path)
     asked = open_source([tmp_path / "chunk-2.fbin", tmp_path / "chunk-10.fbin"])
     other = open_source([tmp_path / "chunk-10.fbin", tmp_path / "chunk-2.fbin"])
-    assert asked.in_order_of(other.describe()) is asked
+    assert asked.match_order(other.describe()) is asked
 
 
 def test_folders_are_described_but_do_not_matter(tmp_path: Path) -> None:

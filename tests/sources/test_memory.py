@@ -326,7 +326,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "device": (Packed(X, (2, 0)), r"Packed found.*X\.cpu\(\) or X\.get\(\)"),
     "data and labels": ([X[:3], np.arange(3)], "block 1 .* dimension 3 found, expected 8"),
     "set": ({"a.npy", "b.npy"}, "a set found, which has no order; give a list"),
-    "bytes": (b"x.npy", "data is bytes; a path expected"),
+    "bytes": (b"x.npy", "x.npy: no such file or directory"),
     "mixed": (["x.npy", X], "paths are mixed with arrays: element 0 is a path, element 1 is nda"),
 }  # fmt: skip
 

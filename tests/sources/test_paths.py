@@ -64,7 +64,7 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_null_byte() -> None:
-    with pytest.raises(InvalidSource, match="not a file name"):
+    with pytest.raises(InvalidArgument, match="a path has no null characters"):
         open_source("a\0b.fbin")
 
 
@@ -126,6 +126,6 @@ def test_an_empty_path_is_not_the_working_directory(
 ) -> None:
     monkeypatch.chdir(folder)
     for paths in ("", ["part-1.fbin", ""]):
-        with pytest.raises(InvalidSource, match="an empty path found"):
+        with pytest.raises(InvalidArgument, match="a source is empty; a path expected"):
             open_source(paths)
     assert order(".") == [1, 2, 3]

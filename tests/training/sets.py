@@ -18,6 +18,6 @@ def training_set(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "vectors.f32"
     vectors.astype(np.float32).tofile(path)
-    transform = transform or Transform.unpacked(None)
+    transform = transform or Transform.unpack(None)
     d = vectors.shape[1] if transform.matrix is None else len(transform.matrix)
     return TrainingSet(Sample(path, *vectors.shape), transform, d)

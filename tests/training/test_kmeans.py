@@ -18,7 +18,7 @@ from teravec.progress import NoProgress, Progress
 from teravec.training import training_set as set_module
 from teravec.training.kmeans import KMeansState, kmeans
 from teravec.training.options import KMeansOptions
-from teravec.training.schedule import looked_at, picked, stride_of
+from teravec.training.schedule import count_assigned, pick_rows, stride_of
 from teravec.training.training_set import TrainingSet
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
@@ -55,11 +55,11 @@ def lloyd(
     for number in range(options.niter):
         rows = np.concatenate([
             np.arange(i, min(n, i + block_rows))[
-                picked(options, n, number, i, min(n, i + block_rows))
+                pick_rows(options, n, number, i, min(n, i + block_rows))
             ]
             for i in range(0, n, block_rows)
         ])  # fmt: skip
-        assert len(rows) == looked_at(options, n, number, block_rows)
+        assert len(rows) == count_assigned(options, n, number, block_rows)
         x, w = all_x[rows].astype(np.float64), weights[rows].astype(np.float64)
         distances = squared(x, centroids)
         lists = distances.argmin(1)
@@ -161,7 +161,9 @@ def test_iterations_look_at_more_and_more() -> None:
 @pytest.mark.parametrize(("start", "stop"), [(0, 1000), (1000, 1003), (2000, 2001)])
 def test_one_of_each_stride_is_picked(start: int, stop: int) -> None:
     options, n = replace(OPTIONS, nlist=10, niter=9), 320
-    seen = [np.arange(stop - start)[picked(options, n, number, start, stop)] for number in (0, 1)]
+    seen = [
+        np.arange(stop - start)[pick_rows(options, n, number, start, stop)] for number in (0, 1)
+    ]
     for rows in seen:
         np.testing.assert_array_equal(rows // 8, np.arange(-(-(stop - start) // 8)))
     if stop - start > 100:

@@ -40,7 +40,7 @@ def test_rows_are_distinct_and_found_in_parts(ntotal: int, n: int) -> None:
 def test_left_out_rows_are_not_in_the_sample(ntotal: int, n: int) -> None:
     drawn = SampleRows(ntotal, n, 1)
     for count in (1, 100, 20_000):
-        rows = drawn.left_out(count)
+        rows = drawn.draw_outside(count)
         assert len(rows) == min(count, ntotal - n)
         assert (np.diff(rows) > 0).all()
         assert not np.isin(rows, drawn.rows(0, n)).any()
@@ -59,7 +59,7 @@ def test_every_row_is_equally_likely(monkeypatch: pytest.MonkeyPatch) -> None:
         for seed in range(seeds):
             rows = SampleRows(ntotal, n, seed)
             drawn[rows.rows(0, n)] += 1
-            left[rows.left_out(1)] += 1
+            left[rows.draw_outside(1)] += 1
         for found, each in ((drawn, n), (left, 1)):
             expected = seeds * each / ntotal
             # Mean 22, deviation 6.6; drawn rows, which exclude each other, vary less.
@@ -87,7 +87,7 @@ def test_a_trillion_rows_take_little_memory(n: int) -> None:
             rows = drawn.rows(start, min(n, start + 10_000))
             assert len(rows) == min(10_000, n - start)
             assert (abs(rows - start * (10**12 / n)) <= 2 * 10**12).all()
-        assert len(drawn.left_out(50)) == min(50, 10**12 - n)
+        assert len(drawn.draw_outside(50)) == min(50, 10**12 - n)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -40,7 +40,7 @@ def deploy(
     def ready(servers: list[Any]) -> None:
         described = [
             {
-                "address": server.told.address,
+                "address": server.status.address,
                 "host": server.machine.host,
                 "lists": deployment.lists_of(server),
             }

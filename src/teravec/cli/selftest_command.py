@@ -17,7 +17,7 @@ from teravec.errors import InvalidArgument
 from teravec.processors import check_threads, check_workers
 from teravec.selftest.comparison import Result, compare
 from teravec.selftest.routes import routes
-from teravec.selftest.vectors import made, some_of
+from teravec.selftest.vectors import draw_vectors, make_vectors
 
 __all__ = ["add_selftest_command"]
 
@@ -54,7 +54,7 @@ def selftest(
     check_workers(workers)
     if engine not in ("local", "ray"):
         raise InvalidArgument(f"engine is {engine!r}; local or ray expected")
-    vectors = some_of(data, _SEED, format) if data else made(_SEED)
+    vectors = draw_vectors(data, _SEED, format) if data else make_vectors(_SEED)
     results = []
     for result in compare(vectors, routes(engine, workers, address), threads):
         results.append(result)

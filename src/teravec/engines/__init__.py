@@ -1,1 +1,1 @@
-"""Where work runs: threads of this process (and, later, other engines behind the same calls)."""
+"""Where do tasks run? In this process, or in worker processes that Ray places on a cluster."""

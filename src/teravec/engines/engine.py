@@ -1,16 +1,17 @@
-"""Where the tasks of a stage run: the interface that every engine has.
+"""The interface of an engine, which runs the tasks of a stage.
 
 A stage plans its tasks as a pure function of manifests and headers, and hands them to an
-engine. What an engine runs must be *idempotent*: a task whose worker died is run again from
-its beginning, on another worker, and must leave the same files and give the same result.
+engine. Tasks must be *idempotent*. If a worker dies, the engine runs its task again from the
+beginning on another worker, and the task must leave the same files and return the same result.
 
 Three ideas suffice:
 
-- a **maker** is a small dataclass of plain values and paths that a worker receives, and
-  makes what it works with from: it opens a source, reads a model. Once for many tasks.
-- **work** is a function of what was made and of one item. It yields the amounts done, which
-  move the progress bar, and returns its result.
-- a **held** value was computed or sent once and is fetched where it is used.
+- A **maker** is a small dataclass of plain values and paths. A worker receives it and makes
+  from it the object that tasks use, such as an open source or a model. One object serves many
+  tasks.
+- **Work** is a function of that object and of one item. It yields the amounts done, which move
+  the progress bar, and returns its result.
+- A **held** value is computed or sent once, and fetched where it is used.
 """
 
 from __future__ import annotations
@@ -38,22 +39,22 @@ Steps = Generator[int, None, R]
 
 
 class Maker(Protocol[M_co]):
-    """Makes, in a worker, what tasks work with. A dataclass of plain values: it is sent."""
+    """A recipe that is sent to a worker: a dataclass of plain values."""
 
     def make(self) -> M_co:
-        """Open, read or compute it."""
+        """Open, read or compute the object that tasks use."""
 
 
 class Held(Protocol[T_co]):
-    """A value that lies where it was made, or in the engine's store."""
+    """A reference to a value in this process, or in the engine's store."""
 
     def get(self) -> T_co:
-        """Fetch it; arrays in it may be read-only."""
+        """Fetch the value; its arrays may be read-only."""
 
 
 @dataclass(frozen=True)
 class ProcessPeak:
-    """The most memory that a process of a build had.
+    """The most memory that one process of a build has used.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class ProcessPeak:
     peak_rss_bytes : int
         Largest resident set so far, shared memory included.
     memory_bytes : int
-        What it was declared to use, beside the interpreter and its libraries.
+        The limit of the process, without the interpreter and its libraries.
     """
 
     name: str
@@ -70,34 +71,34 @@ class ProcessPeak:
 
 
 class Actors(ABC):
-    """Workers that keep what they made, one for each maker, in a fixed order.
+    """Workers that keep their object between calls: one for each maker, in a fixed order.
 
-    A lost actor is made again elsewhere, so what it keeps must follow from its maker and from
-    the arguments of the call at hand.
+    A lost actor is made again elsewhere. Its state must therefore follow from its maker and
+    from the arguments of the current call.
     """
 
     @abstractmethod
     def each(self, work: Callable[[M, A], Steps[R]], argument: A, bar: Bar) -> list[R]:
-        """Work on every actor at once; results in their order."""
+        """Call ``work`` on every actor at once; return the results in the actors' order."""
 
     @abstractmethod
     def chain(
         self, work: Callable[[M, I, A, Held[R] | None], R], items: Sequence[I], argument: A
     ) -> Iterator[R]:
-        """Reduce each item over the actors in their order; results in the items' order.
+        """Reduce each item over the actors in their order; yield results in the items' order.
 
-        The first actor gets None, each next one what the one before it returned, directly
-        from there. Different items are at different actors at the same time.
+        The first actor receives None. Every other actor receives the result of the actor before
+        it, directly from that worker. Different items are at different actors at the same time.
         """
 
 
 class Engine(ABC):
-    """Runs tasks. A context manager: leaving it lets the workers go.
+    """Runs tasks. As a context manager, it stops its workers on leaving.
 
     Attributes
     ----------
     in_process : bool
-        There is one worker, and it is this process.
+        Whether this process is the only worker.
     """
 
     in_process = False
@@ -105,7 +106,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def workers(self) -> int:
-        """Tasks that run at once."""
+        """Number of tasks that run at once."""
 
     @property
     @abstractmethod
@@ -115,20 +116,20 @@ class Engine(ABC):
     @property
     @abstractmethod
     def memory_bytes(self) -> int:
-        """Memory of each worker, in bytes: its share of the limit."""
+        """Each worker's share of the memory limit, in bytes."""
 
     @abstractmethod
     def run(
         self, maker: Maker[M], work: Callable[[M, I], Steps[R]], items: Iterable[I], bar: Bar
     ) -> Iterator[R]:
-        """Work on every item; yield results in the items' order, as they are ready.
+        """Call ``work`` on every item; yield results in the items' order, as they get ready.
 
         Raises
         ------
         TeravecError
-            What a task raised, once, as it raised it.
+            The first error of a task, with its type and text.
         WorkerLost
-            The workers of one task died again and again.
+            One task lost too many workers.
         """
 
     @abstractmethod
@@ -137,21 +138,23 @@ class Engine(ABC):
 
     @abstractmethod
     def hold(self, value: A) -> Held[A]:
-        """Keep a value for many calls to fetch."""
+        """Store a value once, so that many calls can fetch it."""
 
     def peaks(self) -> list[ProcessPeak]:
-        """What each worker process used at most, so far; empty where there is none."""
+        """Peak memory of each worker process so far; empty without worker processes."""
         return []
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Stop the workers."""
         return
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.close()

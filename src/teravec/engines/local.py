@@ -1,4 +1,4 @@
-"""The engine that needs nothing: tasks one after another in this process, each on all threads."""
+"""The default engine: it runs tasks one after another in this process, each on all threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class _Here(Generic[T]):
+class _LocalValue(Generic[T]):
     value: T
 
     def get(self) -> T:
@@ -33,7 +33,7 @@ class LocalEngine(Engine):
     Parameters
     ----------
     threads : int
-        Of each task, which is the only one.
+        Threads of a task.
     memory_bytes : int
         The whole limit.
     """
@@ -45,7 +45,7 @@ class LocalEngine(Engine):
 
     @property
     def workers(self) -> int:
-        """One: this process."""
+        """One worker: this process."""
         return 1
 
     @property
@@ -61,7 +61,7 @@ class LocalEngine(Engine):
     def run(
         self, maker: Maker[M], work: Callable[[M, I], Steps[R]], items: Iterable[I], bar: Bar
     ) -> Iterator[R]:
-        """Work on the items one by one; nothing is made before there is one."""
+        """Work on the items one by one; the maker is called at the first item."""
         made: M | None = None
         for item in items:
             made = maker.make() if made is None else made
@@ -69,12 +69,12 @@ class LocalEngine(Engine):
 
     @contextmanager
     def actors(self, makers: Sequence[Maker[M]]) -> Iterator[Actors]:
-        """Keep what every maker makes."""
+        """Make one object from every maker, and keep them all."""
         yield _LocalActors([maker.make() for maker in makers])
 
     def hold(self, value: A) -> Held[A]:
-        """The value itself."""
-        return _Here(value)
+        """Wrap the value itself; nothing is copied."""
+        return _LocalValue(value)
 
 
 class _LocalActors(Actors):
@@ -90,12 +90,13 @@ class _LocalActors(Actors):
         for item in items:
             result = work(self._made[0], item, argument, None)
             for made in self._made[1:]:
-                result = work(made, item, argument, _Here(result))
+                result = work(made, item, argument, _LocalValue(result))
             yield result
 
 
 def _finish(steps: Steps[R], bar: Bar) -> R:
-    # Closed here and not by the collector: an interrupt must not leave a file half written.
+    # Close the generator here, not in the garbage collector: after an interrupt its cleanup
+    # must run at once, so that no file stays half written.
     with closing(steps):
         while True:
             try:

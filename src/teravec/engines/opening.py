@@ -1,4 +1,4 @@
-"""From what a user asks for to an engine."""
+"""Opening the engine that a user's options name."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["open_engine"]
 
 
 def open_engine(options: EngineOptions, threads: int | None, memory_bytes: int) -> Engine:
-    """The engine asked for; Ray is started or connected to when the first task needs it.
+    """Open an engine. Ray starts, or is connected to, when the first task needs it.
 
     Parameters
     ----------
     options : EngineOptions
     threads : int, optional
-        Of each worker. Not given: all processors of a machine, shared by its workers.
+        Threads of each worker. Not given: a machine's processors, divided among its workers.
     memory_bytes : int
-        Limit of all workers of one machine together.
+        Memory limit of all workers of one machine together.
 
     Raises
     ------
     InvalidArgument
-        Ray is asked for and not installed.
+        The options name Ray, and Ray is not installed.
     """
     if options.name == "local":
         return LocalEngine(threads or default_threads(), memory_bytes)

@@ -1,4 +1,4 @@
-"""Which engine a user asks for."""
+"""Options that choose an engine."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from teravec.processors import check_workers
 __all__ = ["CPU", "EngineOptions"]
 
 CPU = "cpu"
-"""The device of the compiled kernels; every other device is PyTorch's."""
+"""Name of the device that runs the compiled kernels; PyTorch runs every other device."""
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Where tasks are to run.
+    """Where tasks run.
 
     Parameters
     ----------
     name : str
-        ``local``, this process; or ``ray``.
+        ``local`` (this process) or ``ray``.
     workers : int, optional
         Worker processes of Ray. Not given: one on each machine.
     address : str, optional
-        Of a Ray cluster. Not given: a Ray of our own, on this machine, while we run.
+        Address of a Ray cluster. Not given: start a private Ray on this machine, and stop it at
+        the end.
     gpus : float
         GPUs of each worker.
     """

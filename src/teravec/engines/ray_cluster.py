@@ -1,8 +1,7 @@
-"""Connecting to a Ray cluster, or starting one on this machine, and how its room is shared.
+"""Connecting to a Ray cluster or starting one on this machine, and sizing the workers.
 
-A Ray that we start is for this process alone: it listens on the loopback interface only,
-wants a token that only its own processes know, has no dashboard, and reports nothing to
-anybody.
+A Ray that we start is private to this process. It listens on the loopback interface only,
+demands a token that only its own processes know, has no dashboard and reports no usage.
 """
 
 from __future__ import annotations
@@ -22,30 +21,31 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from teravec.engines.options import EngineOptions
-from teravec.engines.ray_lean import without_extras
+from teravec.engines.ray_startup import leave_out_extras
 from teravec.errors import InvalidArgument, WorkerLost
 from teravec.memory import MIB
 from teravec.processors import default_threads
 
-__all__ = ["Room", "connected", "fits"]
+__all__ = ["WorkerPlan", "connect", "fits"]
 
 log = logging.getLogger(__name__)
 
 _SMALLEST_STORE = 80 * MIB  # Ray refuses less than 75 MiB
-_LONGEST_FOLDER = 107 - 66  # of a socket's name, less "/session_.../sockets/plasma_store"
-_KNOCK_S = 10.0
+_LONGEST_FOLDER = 107 - 66  # longest socket path, less "/session_.../sockets/plasma_store"
+_CONNECT_S = 10.0
 _LOOPBACK = "127.0.0.1"
 _OWN_RAY = {
-    # Read once, when Ray is first imported: without it Ray listens on every interface.
+    # Ray reads this once, on its first import. Without it Ray listens on every interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Else it starts a worker for each processor, and waits for them; a worker of ours has several.
+    # Otherwise Ray starts one process per processor and waits for them all. Our workers are
+    # fewer, because each uses several processors.
     "RAY_prestart_worker_first_driver": "0",
 }
 
 
 @dataclass(frozen=True)
-class Room:
-    """How many workers there are, and what each may use.
+class WorkerPlan:
+    """The number of workers, and what each of them may use.
 
     Parameters
     ----------
@@ -61,49 +61,52 @@ class Room:
 
 
 @contextmanager
-def connected(
+def connect(
     options: EngineOptions, threads: int | None, memory_bytes: int
-) -> Iterator[tuple[Any, Room]]:
-    """Ray's module, connected, and the room it has, while the body runs.
+) -> Iterator[tuple[Any, WorkerPlan]]:
+    """Connect to Ray while the body runs; yield Ray's module and the plan of the workers.
 
-    A connection that the caller's program has already is used, and left as it is.
+    If the caller's program is already connected to Ray, that connection is used and left open.
 
     Raises
     ------
     InvalidArgument
-        Nothing answers at the address, or no machine has room for one worker.
+        No cluster answers at the address, or no machine has room for one worker.
     """
-    ours = dict(_OWN_RAY) if options.address is None else {}
+    settings = dict(_OWN_RAY) if options.address is None else {}
     if options.address is None and "RAY_AUTH_MODE" not in os.environ:
-        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
-    with _environment(ours):
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _make_token()}
+    with _setting_environment(settings):
         ray = importlib.import_module("ray")
         if ray.is_initialized():
-            yield ray, _room_of_cluster(ray, options, threads, memory_bytes)
+            yield ray, _plan_on_cluster(ray, options, threads, memory_bytes)
             return
         _silence(ray)
         own = options.address is None
-        with _own_folder() if own else nullcontext() as folder, _sigterm() as take_sigterm:
+        with (
+            _make_folder() if own else nullcontext() as folder,
+            _restoring_sigterm() as take_sigterm,
+        ):
             try:
                 if own:
-                    room = _start(ray, options, threads, memory_bytes, folder)
+                    plan = _start(ray, options, threads, memory_bytes, folder)
                 else:
                     _connect(ray, str(options.address))
-                    room = _room_of_cluster(ray, options, threads, memory_bytes)
+                    plan = _plan_on_cluster(ray, options, threads, memory_bytes)
                 take_sigterm()
-                yield ray, room
+                yield ray, plan
             finally:
                 ray.shutdown()
 
 
 @cache
-def _token() -> str:
-    """One for the life of this process: Ray remembers the first that it saw."""
+def _make_token() -> str:
+    """Make one token for the life of this process: Ray remembers the first token that it saw."""
     return secrets.token_hex(32)
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
+def _setting_environment(variables: dict[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -117,31 +120,31 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _own_folder() -> Iterator[str | None]:
-    """Where a Ray of our own keeps sockets, logs and what overflows; nothing stays of it.
+def _make_folder() -> Iterator[str | None]:
+    """Make a temporary folder for the sockets, logs and spilled objects of a private Ray.
 
-    Ray's own choice, ``/tmp/ray``, grows by some megabytes for every Ray, and a file there says
-    which one of this machine's others connect to: ours is not for them. None, which is Ray's
-    choice, where the temporary directory's name is too long for a socket's.
+    Ray's default, ``/tmp/ray``, grows by some megabytes with every Ray. It also holds a file that
+    tells other programs which Ray to connect to, and ours is private. Yields None, which means
+    Ray's default, if the folder's name is too long for the path of a socket.
     """
     with TemporaryDirectory(prefix="teravec-ray-", ignore_cleanup_errors=True) as name:
         yield name if len(name) <= _LONGEST_FOLDER else None
 
 
 @contextmanager
-def _sigterm() -> Iterator[Callable[[], None]]:
-    """Gives what to call when Ray is connected: it has then set how SIGTERM is taken.
+def _restoring_sigterm() -> Iterator[Callable[[], None]]:
+    """Yield a function that undoes Ray's SIGTERM handler; call it once Ray is connected.
 
-    The signal does what the caller's program set, or what Ctrl-C does: Ray would print a trace,
-    and end with a code of its own.
+    Ray's handler prints a trace and exits with a code of its own. Ours is the handler that the
+    caller's program set, or else the behaviour of Ctrl-C.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
     before = signal.getsignal(signal.SIGTERM)
-    ours = before if callable(before) else signal.default_int_handler
+    handler = before if callable(before) else signal.default_int_handler
     try:
-        yield lambda: _set_sigterm(ours)
+        yield lambda: _set_sigterm(handler)
     finally:
         _set_sigterm(before or signal.SIG_DFL)
 
@@ -151,10 +154,10 @@ def _set_sigterm(handler: Any) -> None:
 
 
 def _silence(ray: Any) -> None:
-    """Keep Ray's own news off the terminal: ours tell what matters, once.
+    """Keep Ray's messages off the terminal; our log reports what matters, once.
 
-    Ray prints that a worker died to standard output, where --json goes, whatever
-    ``log_to_driver`` says.
+    Whatever ``log_to_driver`` says, Ray prints the death of a worker to standard output, which
+    carries the result of ``--json``.
     """
     worker = ray._private.worker
     if hasattr(worker, "print_to_stdstream"):
@@ -167,32 +170,32 @@ def _log_news(data: dict[str, Any], *_: Any, **__: Any) -> None:
 
 def _start(
     ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int, folder: str | None
-) -> Room:
+) -> WorkerPlan:
     workers = options.workers or 1
     store_bytes = max(_SMALLEST_STORE, memory_bytes // 4)
     share = max(1, (memory_bytes - store_bytes) // workers)
-    room = Room(workers, threads or max(1, default_threads() // workers), share, options.gpus)
+    plan = WorkerPlan(workers, threads or max(1, default_threads() // workers), share, options.gpus)
     try:
-        with without_extras():
-            _init_local(ray, room, store_bytes, folder)
+        with leave_out_extras():
+            _init_local(ray, plan, store_bytes, folder)
     except (RuntimeError, OSError) as error:
         raise WorkerLost(f"Ray does not start: {str(error).split(chr(10))[0]}") from error
     found = ray.get_runtime_context().gcs_address
-    if not found.startswith(_LOOPBACK):  # Ray was imported before, so it did not see our wish
+    if not found.startswith(_LOOPBACK):  # Ray was imported before our variables were set
         raise InvalidArgument(
             f"Ray listens at {found}, not only on this machine: import teravec's engine before "
             "ray, or start a cluster yourself and give its address"
         )
-    log.info("Ray started at %s: %s", found, room)
-    return room
+    log.info("Ray started at %s: %s", found, plan)
+    return plan
 
 
-def _init_local(ray: Any, room: Room, store_bytes: int, folder: str | None) -> None:
+def _init_local(ray: Any, plan: WorkerPlan, store_bytes: int, folder: str | None) -> None:
     ray.init(
-        address="local",  # and not one that somebody else runs on this machine
-        num_cpus=room.workers * room.threads,
-        num_gpus=room.workers * room.gpus or None,
-        _memory=room.workers * room.memory_bytes,
+        address="local",  # never another user's Ray on this machine
+        num_cpus=plan.workers * plan.threads,
+        num_gpus=plan.workers * plan.gpus or None,
+        _memory=plan.workers * plan.memory_bytes,
         object_store_memory=store_bytes,
         include_dashboard=False,
         _node_ip_address=_LOOPBACK,
@@ -204,45 +207,47 @@ def _init_local(ray: Any, room: Room, store_bytes: int, folder: str | None) -> N
 
 def _connect(ray: Any, address: str) -> None:
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidArgument(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
-def _knock(address: str) -> None:
-    """Fail at once where nobody listens: Ray would try for minutes, and write of each try."""
+def _check_reachable(address: str) -> None:
+    """Fail at once if nothing listens there: Ray would retry for minutes and print each try."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
-def _room_of_cluster(
+def _plan_on_cluster(
     ray: Any, options: EngineOptions, threads: int | None, memory_bytes: int
-) -> Room:
+) -> WorkerPlan:
     machines = [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU")]
     if not machines:
         raise InvalidArgument("the Ray cluster has no machine with a processor to give")
     workers = options.workers or len(machines)
-    each = -(-workers // len(machines))  # workers of one machine
+    each = -(-workers // len(machines))  # workers on one machine
     fewest = int(min(m["CPU"] for m in machines))
-    room = Room(workers, threads or max(1, fewest // each), memory_bytes // each, options.gpus)
-    if not any(fits(room, machine) for machine in machines):
+    plan = WorkerPlan(
+        workers, threads or max(1, fewest // each), memory_bytes // each, options.gpus
+    )
+    if not any(fits(plan, machine) for machine in machines):
         largest = max(machines, key=lambda m: (m["CPU"], m.get("memory", 0)))
         raise InvalidArgument(
-            f"a worker of {room.threads} threads, {room.memory_bytes / MIB:,.0f} MiB and "
-            f"{room.gpus:g} GPUs fits on no machine of the Ray cluster; the largest has "
+            f"a worker of {plan.threads} threads, {plan.memory_bytes / MIB:,.0f} MiB and "
+            f"{plan.gpus:g} GPUs fits on no machine of the Ray cluster; the largest has "
             f"{largest['CPU']:g}, {largest.get('memory', 0) / MIB:,.0f} MiB and "
             f"{largest.get('GPU', 0):g}"
         )
-    log.info("Ray cluster of %d machines: %s", len(machines), room)
-    return room
+    log.info("Ray cluster of %d machines: %s", len(machines), plan)
+    return plan
 
 
-def fits(room: Room, machine: dict[str, float]) -> bool:
-    """Whether a machine of these resources has room for a worker."""
+def fits(plan: WorkerPlan, machine: dict[str, float]) -> bool:
+    """Whether a machine with these resources has room for a worker."""
     return (
-        room.threads <= machine["CPU"]
-        and room.memory_bytes <= machine.get("memory", 0)
-        and room.gpus <= machine.get("GPU", 0)
+        plan.threads <= machine["CPU"]
+        and plan.memory_bytes <= machine.get("memory", 0)
+        and plan.gpus <= machine.get("GPU", 0)
     )

@@ -1,4 +1,4 @@
-"""The engine that runs tasks on a Ray cluster, or on a Ray of its own on this machine."""
+"""The engine that runs tasks on a Ray cluster, or on a private Ray on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from teravec.engines.engine import Actors, Engine, Held, Maker, ProcessPeak, Steps
 from teravec.engines.options import EngineOptions
-from teravec.engines.ray_cluster import Room, connected
-from teravec.engines.ray_crew import ArgumentLost, Crew, RayHeld, Task
+from teravec.engines.ray_cluster import WorkerPlan, connect
+from teravec.engines.worker_pool import ArgumentLost, RayHeld, Task, WorkerPool
 from teravec.errors import WorkerLost
 from teravec.progress import Bar
 
@@ -23,19 +23,19 @@ I = TypeVar("I")  # noqa: E741
 M = TypeVar("M")
 R = TypeVar("R")
 
-_MOST_RESTARTS = 8  # of one item's chain, as each loss of a machine may cost one
+_MOST_RESTARTS = 8  # restarts of one item's chain; each lost machine may cost one
 
 
 class RayEngine(Engine):
-    """Runs tasks in worker processes; connects when the first one comes.
+    """Runs tasks in worker processes; connects to Ray at the first task.
 
     Parameters
     ----------
     options : EngineOptions
     threads : int, optional
-        Of each worker. Not given: a machine's processors, shared by its workers.
+        Threads of each worker. Not given: a machine's processors, divided among its workers.
     memory_bytes : int
-        Limit of one machine, shared by its workers.
+        Memory limit of one machine, divided among its workers.
     """
 
     def __init__(self, options: EngineOptions, threads: int | None, memory_bytes: int) -> None:
@@ -45,50 +45,50 @@ class RayEngine(Engine):
         self._peaks: list[ProcessPeak] = []
 
     @cached_property
-    def _connection(self) -> tuple[Any, Room]:
-        return self._exit.enter_context(connected(*self._asked))
+    def _connection(self) -> tuple[Any, WorkerPlan]:
+        return self._exit.enter_context(connect(*self._asked))
 
     @property
-    def _room(self) -> Room:
+    def _plan(self) -> WorkerPlan:
         return self._connection[1]
 
     @cached_property
-    def _crew(self) -> Crew:
-        return Crew(*self._connection, str(Path.cwd()))
+    def _pool(self) -> WorkerPool:
+        return WorkerPool(*self._connection, str(Path.cwd()))
 
     @property
     def workers(self) -> int:
         """Worker processes."""
-        return self._room.workers
+        return self._plan.workers
 
     @property
     def threads(self) -> int:
         """Processors of a worker."""
-        return self._room.threads
+        return self._plan.threads
 
     @property
     def memory_bytes(self) -> int:
         """A worker's share of the limit."""
-        return self._room.memory_bytes
+        return self._plan.memory_bytes
 
     def run(
         self, maker: Maker[M], work: Callable[[M, I], Steps[R]], items: Iterable[I], bar: Bar
     ) -> Iterator[R]:
-        """Work on the items, each on a worker that is free."""
+        """Work on the items, each on any idle worker."""
         waiting = list(items)
         if not waiting:
             return
         held, key = self._put(maker), next(self._keys)
-        with self._working([key]) as crew:
+        with self._using_pool([key]) as pool:
             results: dict[int, R] = {}
             submitted = 0
             for order in range(len(waiting)):
-                # Never far ahead of the oldest result: later ones wait here, in memory.
+                # Stay near the oldest missing result: later results wait here, in memory.
                 while submitted < min(len(waiting), order + 2 * self.workers + 1):
-                    crew.submit(Task(submitted, key, held, work, (waiting[submitted],)))
+                    pool.submit(Task(submitted, key, held, work, (waiting[submitted],)))
                     submitted += 1
                 while order not in results:
-                    task, result = crew.next_done(bar)
+                    task, result = pool.next_done(bar)
                     results[task.order] = result
                 yield results.pop(order)
 
@@ -96,83 +96,87 @@ class RayEngine(Engine):
     def actors(self, makers: Sequence[Maker[M]]) -> Iterator[Actors]:
         """Keep an actor for each maker."""
         held = {next(self._keys): self._put(maker) for maker in makers}
-        with self._working(list(held)) as crew:
-            yield _RayActors(crew, held)
+        with self._using_pool(list(held)) as pool:
+            yield _RayActors(pool, held)
 
     @contextmanager
-    def _working(self, keys: list[int]) -> Iterator[Crew]:
-        crew = self._crew
+    def _using_pool(self, keys: list[int]) -> Iterator[WorkerPool]:
+        pool = self._pool
         try:
-            yield crew
+            yield pool
         except BaseException:
-            crew.abandon()
+            pool.abandon()
             raise
         finally:
-            crew.release(keys)
+            pool.release(keys)
 
     def hold(self, value: A) -> Held[A]:
-        """Put a value into the object store."""
+        """Put a value into Ray's object store."""
         return self._put(value)
 
     def _put(self, value: object) -> RayHeld:
         return RayHeld(self._connection[0].put(value))
 
     def peaks(self) -> list[ProcessPeak]:
-        """Of every worker that there ever was, also after ``close``."""
-        return self._crew.peaks() if "_crew" in self.__dict__ else self._peaks
+        """Peaks of all workers, lost ones included; still available after ``close``."""
+        return self._pool.peaks() if "_pool" in self.__dict__ else self._peaks
 
     def close(self) -> None:
-        """Dismiss the workers; end a Ray of our own."""
+        """Stop the workers; end a private Ray."""
         try:
-            if "_crew" in self.__dict__:
-                self._peaks = self._crew.peaks()
-                self._crew.close()
-                del self.__dict__["_crew"]
+            if "_pool" in self.__dict__:
+                self._peaks = self._pool.peaks()
+                self._pool.close()
+                del self.__dict__["_pool"]
         finally:
             self.__dict__.pop("_connection", None)
             self._exit.close()
 
 
 class _RayActors(Actors):
-    def __init__(self, crew: Crew, held: dict[int, Any]) -> None:
-        self._crew, self._held, self._keys = crew, held, list(held)
+    def __init__(self, pool: WorkerPool, held: dict[int, Any]) -> None:
+        self._pool, self._held, self._keys = pool, held, list(held)
 
     def each(self, work: Callable[[M, A], Steps[R]], argument: A, bar: Bar) -> list[R]:
-        self._crew.spread(self._keys)
+        self._pool.spread(self._keys)
         for order, (key, maker) in enumerate(self._held.items()):
-            self._crew.submit(Task(order, key, maker, work, (argument,), pinned=True))
+            self._pool.submit(Task(order, key, maker, work, (argument,), pinned=True))
         results: dict[int, R] = {}
         while len(results) < len(self._held):
-            task, result = self._crew.next_done(bar)
+            task, result = self._pool.next_done(bar)
             results[task.order] = result
         return [results[order] for order in range(len(self._held))]
 
     def chain(
         self, work: Callable[[M, I, A, Held[R] | None], R], items: Sequence[I], argument: A
     ) -> Iterator[R]:
-        chains = _Chains(self._crew, self._held, work, items, argument)
+        chains = _Chains(self._pool, self._held, work, items, argument)
         for order in range(len(items)):
             yield chains.result(order)
 
 
 class _Chains:
-    """Items on their way along the actors."""
+    """Items that move from actor to actor, several at a time."""
 
     def __init__(
-        self, crew: Crew, held: dict[int, Any], work: Callable[..., Any], items: Sequence[Any],
+        self,
+        pool: WorkerPool,
+        held: dict[int, Any],
+        work: Callable[..., Any],
+        items: Sequence[Any],
         argument: Any,
-    ) -> None:  # fmt: skip
-        self._crew, self._makers = crew, list(held.items())
+    ) -> None:
+        self._pool, self._makers = pool, list(held.items())
         self._work, self._items, self._argument = work, items, argument
-        self._places = [0] * len(items)  # the actor that each item is at
+        self._positions = [0] * len(items)  # the actor that each item is at
         self._restarts = [0] * len(items)
         self._begun = 0
         self._ended: dict[int, Any] = {}
 
     def result(self, order: int) -> Any:
-        """What the last actor returned for an item; called in the items' order."""
+        """Wait for the last actor's result for an item; call this in the items' order."""
         while True:
-            # As many on their way as keep every actor busy; each is a value in the store.
+            # Submit just enough items to keep every actor busy: each one fills the store.
             while self._begun < min(len(self._items), order + len(self._makers) + 2):
                 self._submit(self._begun, 0, None)
                 self._begun += 1
@@ -183,21 +187,21 @@ class _Chains:
             except Exception as error:
                 self._restart(order, error)
 
-    def _submit(self, order: int, place: int, before: Any) -> None:
-        self._places[order] = place
-        key, maker = self._makers[place]
+    def _submit(self, order: int, position: int, before: Any) -> None:
+        self._positions[order] = position
+        key, maker = self._makers[position]
         arguments = (self._items[order], self._argument, before)
-        self._crew.submit(Task(order, key, maker, self._work, arguments, keep=True, pinned=True))
+        self._pool.submit(Task(order, key, maker, self._work, arguments, keep=True, pinned=True))
 
     def _step(self) -> None:
         try:
-            task, held = self._crew.next_done(None)
+            task, held = self._pool.next_done(None)
         except ArgumentLost as lost:
             self._restart(lost.task.order, lost)
             return
-        place = self._places[task.order] + 1
-        if place < len(self._makers):
-            self._submit(task.order, place, held)
+        position = self._positions[task.order] + 1
+        if position < len(self._makers):
+            self._submit(task.order, position, held)
         else:
             self._ended[task.order] = held
 

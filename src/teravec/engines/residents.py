@@ -1,8 +1,8 @@
-"""Residents: what a maker makes, kept in a process of its own on each machine of a Ray cluster.
+"""Residents: one long-lived process on each machine of a Ray cluster, such as a search server.
 
-Tasks go wherever there is room; a resident belongs to its machine, whose disk or page cache it
-works with, until it is dismissed. Where its process dies it is made again there; where the
-machine is gone, on one that came instead, or when one comes.
+Tasks go wherever there is room. A resident stays on its machine, whose disk or page cache it
+uses, until it is stopped. If its process dies, it is started again there. If its machine is
+gone, it is started on a machine without a resident, as soon as there is one.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any, Generic, TypeVar
 
 from teravec.engines.engine import Maker
 from teravec.engines.options import EngineOptions
-from teravec.engines.ray_cluster import Room, connected, fits
-from teravec.engines.ray_crew import one_line
+from teravec.engines.ray_cluster import WorkerPlan, connect, fits
 from teravec.engines.worker import Failed, ResidentWorker, raise_failure
+from teravec.engines.worker_pool import one_line
 from teravec.errors import InvalidArgument, WorkerLost
 
-__all__ = ["Machine", "Resident", "Residents", "residents"]
+__all__ = ["Machine", "Resident", "Residents", "open_residents"]
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M")
 R = TypeVar("R")
 
-_LOOK_S = 0.2
-_MOST_LOSSES_AT_FIRST = 3  # of one process, before any has come up: then something is wrong
-_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before what died is made again
+_POLL_S = 0.2
+_MOST_LOSSES_AT_START = 3  # deaths of one process before all were up: the options are wrong
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0  # before a dead process is started again
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Machine:
     Parameters
     ----------
     node_id : str
-        Ray's; another one when it comes back.
+        Ray's id of the node; a node that comes back has a new one.
     host, address : str
-        Its name, and the address by which other nodes reach it.
+        Host name, and the address by which other nodes reach it.
     """
 
     node_id: str
@@ -55,29 +55,29 @@ class Machine:
 
 @dataclass(eq=False)
 class Resident(Generic[R]):
-    """One of them, and how it is.
+    """One resident and its state.
 
     Attributes
     ----------
     number : int
     machine : Machine
-        Where it lives, or lived last.
-    told : R or None
-        What it tells of itself; None while it is not up.
+        Its present or last machine.
+    status : R or None
+        Its last report; None while it is not up.
     why : str
         Why it is not up.
     losses : int
-        Times that it was lost.
+        How often it was lost.
     """
 
     number: int
     machine: Machine
-    told: R | None = None
+    status: R | None = None
     why: str = "starting"
     losses: int = 0
     _actor: Any = field(default=None, repr=False)
-    _asked: Any = field(default=None, repr=False)  # what it was asked last, until it answers
-    _again_at_s: float = 0.0
+    _pending: Any = field(default=None, repr=False)  # the call that it has not answered yet
+    _retry_at_s: float = 0.0
 
 
 MakerOf = Callable[[int, Machine], Maker[M]]
@@ -89,72 +89,72 @@ class Residents(Generic[M, R]):
     Parameters
     ----------
     ray : module
-        Connected.
-    room : Room
-        What each may use.
+        Ray, connected.
+    plan : WorkerPlan
+        What each resident may use.
     maker_of : callable
-        Given a resident's number and its machine, what makes it.
-    tell : callable
-        Given what was made, what it tells of itself: plain values. Called again and again.
+        Returns the maker of a resident, given its number and machine.
+    report : callable
+        Returns a resident's report, in plain values, given its object. Called at every poll.
     """
 
     def __init__(
-        self, ray: Any, room: Room, maker_of: MakerOf[M], tell: Callable[[M], R]
-    ) -> None:  # fmt: skip
-        self._ray, self._room, self._maker_of, self._tell = ray, room, maker_of, tell
+        self, ray: Any, plan: WorkerPlan, maker_of: MakerOf[M], report: Callable[[M], R]
+    ) -> None:
+        self._ray, self._plan, self._maker_of, self._report = ray, plan, maker_of, report
         found = self._machines()
         if not found:
             raise InvalidArgument(
-                f"no machine of the Ray cluster has room for {room.threads} threads and "
-                f"{room.memory_bytes:,} bytes"
+                f"no machine of the Ray cluster has room for {plan.threads} threads and "
+                f"{plan.memory_bytes:,} bytes"
             )
         self.all: list[Resident[R]] = [Resident(n, machine) for n, machine in enumerate(found)]
-        self._begun = False  # all were up once
+        self._all_started = False  # whether all were up at the same time once
 
     def _machines(self) -> list[Machine]:
-        """Machines that live and have room, in the order of their addresses."""
+        """Live machines with room for a resident, in the order of their addresses."""
         nodes = [node for node in self._ray.nodes() if node["Alive"]]
         found = [
             Machine(node["NodeID"], node["NodeManagerHostname"], node["NodeManagerAddress"])
             for node in nodes
-            if fits(self._room, node["Resources"])
+            if fits(self._plan, node["Resources"])
         ]
         return sorted(found, key=lambda machine: (machine.address, machine.node_id))
 
     @property
     def up(self) -> bool:
-        """Whether all are."""
-        return all(resident.told is not None for resident in self.all)
+        """Whether all residents are up."""
+        return all(resident.status is not None for resident in self.all)
 
-    def tend(self) -> None:
-        """Make what is not there, hear how all are; returns within moments.
+    def poll(self) -> None:
+        """Start missing residents and collect reports; returns within moments.
 
-        Until all have been up once, an error says that something is wrong with what was asked
-        for, and is raised; later it is the machine's, and making is tried again.
+        Until all residents have been up once, an error means that the options are wrong, and is
+        raised. Later it is a fault of one machine, and starting is tried again.
 
         Raises
         ------
         TeravecError
-            What making one raised.
+            The error of a resident's start.
         WorkerLost
-            A process died again and again.
+            A process died several times.
         """
         for resident in self.all:
-            if resident._actor is None and resident._again_at_s <= time.monotonic():
-                self._place(resident)
-            elif resident._actor is not None and resident._asked is None:
-                resident._asked = resident._actor.ask.remote(self._tell)
-        asked = {r._asked: r for r in self.all if r._asked is not None}
+            if resident._actor is None and resident._retry_at_s <= time.monotonic():
+                self._start(resident)
+            elif resident._actor is not None and resident._pending is None:
+                resident._pending = resident._actor.call.remote(self._report)
+        pending = {r._pending: r for r in self.all if r._pending is not None}
         started = time.monotonic()
-        if asked:
-            ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=_LOOK_S)
+        if pending:
+            ready, _ = self._ray.wait(list(pending), num_returns=len(pending), timeout=_POLL_S)
             for reference in ready:
-                self._hear(asked[reference])
-        self._begun = self._begun or self.up
-        time.sleep(max(0.0, started + _LOOK_S - time.monotonic()))
+                self._receive(pending[reference])
+        self._all_started = self._all_started or self.up
+        time.sleep(max(0.0, started + _POLL_S - time.monotonic()))
 
-    def _place(self, resident: Resident[R]) -> None:
-        """Begin to make it on its machine, or on another that has none if that is gone."""
+    def _start(self, resident: Resident[R]) -> None:
+        """Start a resident on its machine; if that is gone, on a machine without a resident."""
         machines = self._machines()
         taken = {other.machine.node_id for other in self.all if other is not resident}
         free = [machine for machine in machines if machine.node_id not in taken]
@@ -163,13 +163,13 @@ class Residents(Generic[M, R]):
         machine = machine or next(iter(free), None)
         if machine is None:
             resident.why = f"{resident.machine.host} is gone, and no other machine is free"
-            resident._again_at_s = time.monotonic() + _PAUSE_S
+            resident._retry_at_s = time.monotonic() + _PAUSE_S
             return
         resident.machine = machine
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         kind = self._ray.remote(ResidentWorker).options(
-            num_cpus=self._room.threads,
-            memory=self._room.memory_bytes,
+            num_cpus=self._plan.threads,
+            memory=self._plan.memory_bytes,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(
@@ -178,79 +178,84 @@ class Residents(Generic[M, R]):
         )
         resident._actor = kind.remote(str(Path.cwd()), version("teravec"))
         maker = self._maker_of(resident.number, machine)
-        resident._asked = resident._actor.settle.remote(maker, self._tell)
+        resident._pending = resident._actor.start.remote(maker, self._report)
 
-    def _hear(self, resident: Resident[R]) -> None:
-        reference, resident._asked = resident._asked, None
+    def _receive(self, resident: Resident[R]) -> None:
+        reference, resident._pending = resident._pending, None
         try:
             message = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._lose(resident, one_line(error))
-            if not self._begun and resident.losses >= _MOST_LOSSES_AT_FIRST:
+            self._retry_later(resident, one_line(error))
+            if not self._all_started and resident.losses >= _MOST_LOSSES_AT_START:
                 raise WorkerLost(
                     f"the process on {resident.machine.host} died {resident.losses} times: "
                     f"{resident.why}"
                 ) from None
             return
         if isinstance(message, Failed):
-            if not self._begun:
+            if not self._all_started:
                 raise_failure(message, resident.machine.host)
-            self._lose(resident, message.text)
+            self._retry_later(resident, message.text)
             return
-        resident.told, resident.why = message.result, ""
+        resident.status, resident.why = message.result, ""
 
-    def _lose(self, resident: Resident[R], why: str) -> None:
+    def _retry_later(self, resident: Resident[R], why: str) -> None:
         self._ray.kill(resident._actor)
-        resident._actor, resident.told, resident.why = None, None, why
+        resident._actor, resident.status, resident.why = None, None, why
         pause_s = min(_PAUSE_S * 2**resident.losses, _LONGEST_PAUSE_S)
-        resident._again_at_s = time.monotonic() + pause_s
+        resident._retry_at_s = time.monotonic() + pause_s
         resident.losses += 1
 
     def each(self, work: Callable[[M], Any], timeout_s: float) -> None:
-        """Do something with every resident at once; wait for all, or until time is over."""
-        asked = [r._actor.ask.remote(work) for r in self.all if r._actor is not None]
-        if not asked:
+        """Call ``work`` on every resident at once; wait for all, but at most ``timeout_s``."""
+        pending = [r._actor.call.remote(work) for r in self.all if r._actor is not None]
+        if not pending:
             return
-        ready, late = self._ray.wait(asked, num_returns=len(asked), timeout=timeout_s)
+        ready, late = self._ray.wait(pending, num_returns=len(pending), timeout=timeout_s)
         for reference in ready:
             try:
                 message = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
-                log.info("one was lost at work: %s", one_line(error))
+                log.info("a resident was lost: %s", one_line(error))
                 continue
             if isinstance(message, Failed):
                 log.warning("%s", message.text)
         if late:
-            log.warning("%d of %d did not end in time", len(late), len(asked))
+            log.warning("%d of %d did not end in time", len(late), len(pending))
 
-    def dismiss(self) -> None:
-        """End their processes."""
+    def stop(self) -> None:
+        """End the processes of all residents."""
         for resident in self.all:
             if resident._actor is not None:
                 self._ray.kill(resident._actor)
-                resident._actor = resident.told = None
+                resident._actor = resident.status = None
 
 
 @contextmanager
-def residents(
-    options: EngineOptions, threads: int | None, memory_bytes: int, maker_of: MakerOf[M],
-    tell: Callable[[M], R],
-) -> Iterator[Residents[M, R]]:  # fmt: skip
-    """Residents of the cluster that ``options`` name, until the body ends; none is up yet.
+def open_residents(
+    options: EngineOptions,
+    threads: int | None,
+    memory_bytes: int,
+    maker_of: MakerOf[M],
+    report: Callable[[M], R],
+) -> Iterator[Residents[M, R]]:
+    """Plan residents on the cluster that ``options`` name, and stop them when the body ends.
+
+    `Residents.poll` starts them.
 
     Parameters
     ----------
     options : EngineOptions
     threads : int, optional
-        Of each. Not given: those that every machine has.
+        Threads of each. Not given: the processors that every machine has.
     memory_bytes : int
-        Of each.
-    maker_of, tell
-        As of ``Residents``.
+        Memory of each.
+    maker_of, report
+        As in ``Residents``.
     """
-    with connected(options, threads, memory_bytes) as (ray, room):
-        opened = Residents(ray, room, maker_of, tell)
+    with connect(options, threads, memory_bytes) as (ray, plan):
+        opened = Residents(ray, plan, maker_of, report)
         try:
             yield opened
         finally:
-            opened.dismiss()
+            opened.stop()

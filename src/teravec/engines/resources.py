@@ -1,4 +1,4 @@
-"""What a stage is granted: memory, threads, workers, a device; and whom it tells how far it is."""
+"""The resources of a stage: memory, threads, engine, device, and a progress callback."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ __all__ = ["Resources"]
 
 
 class Resources:
-    """What a stage may use. Leaving it as a context lets the engine's workers go.
+    """What a stage may use. As a context manager, it closes its engine on leaving.
 
     Parameters
     ----------
     memory_bytes : int
-        Limit on this process's memory, beside about 300 MiB for the interpreter and its
+        Memory limit of this process, without about 300 MiB for the interpreter and its
         libraries. 0: see ``teravec.memory.default_memory``.
     threads : int
-        Of this process. 0: the processors that it may use.
+        Threads of this process. 0: the processors that it may use.
     progress : Progress or bool, optional
-        True: bars. Not given: nothing is shown.
+        True shows bars. Not given: nothing is shown.
     engine : Engine, optional
-        Where tasks run, each in its share of the limit. Not given: in this process.
+        Runs the tasks, each within its share of the limit. Not given: this process does.
     device : str
-        What finds vectors' lists in training and sharding: ``cpu``, ``cuda`` or ``cuda:N``.
+        Device that assigns vectors to lists in training and sharding: ``cpu``, ``cuda`` or
+        ``cuda:N``.
 
     Raises
     ------
@@ -37,9 +38,13 @@ class Resources:
     """
 
     def __init__(
-        self, memory_bytes: int = 0, threads: int = 0, progress: Progress | bool | None = None,
-        engine: Engine | None = None, device: str = CPU,
-    ) -> None:  # fmt: skip
+        self,
+        memory_bytes: int = 0,
+        threads: int = 0,
+        progress: Progress | bool | None = None,
+        engine: Engine | None = None,
+        device: str = CPU,
+    ) -> None:
         memory_bytes = whole_number(memory_bytes, "memory_bytes", 0)
         threads = whole_number(threads, "threads", 0)
         self.memory_bytes = memory_bytes or default_memory()

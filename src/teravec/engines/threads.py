@@ -1,6 +1,6 @@
-"""Ordered parallel maps over threads with a bounded number of items in flight.
+"""Ordered parallel maps over threads, with a bounded number of items in flight.
 
-NumPy, Faiss and our kernels release the interpreter lock, so threads suffice on one machine.
+NumPy, Faiss and our kernels release the interpreter lock: threads suffice on one machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _MOST_HELPERS = 64
 
 
 def once(make: Callable[[], T]) -> Callable[[], T]:
-    """What ``make`` returns, made at the first call, by whatever thread calls first."""
+    """Return a function that calls ``make`` at its first call only, and then returns that value.
+
+    Any thread may call it.
+    """
     lock = threading.Lock()
     made: list[T] = []
 
@@ -35,14 +38,14 @@ def once(make: Callable[[], T]) -> Callable[[], T]:
 
 
 class _Helpers:
-    """Threads that stay; made at the first use, and anew in a process that was forked."""
+    """Threads that live as long as the process; started at the first use, again after a fork."""
 
     def __init__(self) -> None:
         self.forget()
         os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Begin without threads: those of the parent are not in a child."""
+        """Start without threads: a forked child has none of its parent's."""
         self.pool = once(
             lambda: ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="teravec-helper")
         )
@@ -52,19 +55,19 @@ _helpers = _Helpers()
 
 
 def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: int) -> None:
-    """Call ``function(item)`` for every item, in no order: this thread does so, others help.
+    """Call ``function(item)`` for every item, in any order, on this thread and on helpers.
 
-    For short tasks: the helpers are the whole process's and stay, as to start threads takes
-    longer than many a search. Where all are busy, this thread does the work alone, so calls may
-    be nested.
+    Meant for short tasks. The whole process shares the helpers, and they stay: starting a thread
+    takes longer than many a search. Calls may be nested, because the calling thread works as well
+    and needs no free helper.
 
     Parameters
     ----------
     function : callable
-        Thread-safe. After an exception no more items are begun, and it is raised.
+        Thread-safe. After an exception no more items start, and the exception is raised.
     items : sequence
     threads : int
-        Threads to run on, this one among them.
+        Threads to run on, the calling thread included.
     """
     waiting = deque(items)
 
@@ -77,7 +80,7 @@ def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: 
                     return
                 function(item)
         finally:
-            waiting.clear()  # empty, or nothing more is to be begun
+            waiting.clear()  # after an exception no other thread may start another item
 
     count = min(threads, len(waiting)) - 1
     helping = [_helpers.pool().submit(work) for _ in range(count)]
@@ -104,8 +107,8 @@ def ordered_map(
     threads : int
         Threads to run on.
     in_flight : int, optional
-        Bound on items taken but not yet yielded; ``threads + 1`` when not given.
-        With the size of an item it bounds memory.
+        Most items read from the iterable and not yet yielded. Times the size of an item, this
+        bounds memory. Not given: ``threads + 1``.
     """
     limit = in_flight or threads + 1
     pending: deque[Future[R]] = deque()

@@ -1,7 +1,7 @@
-"""What a worker process of a cluster does, and the messages in which it tells.
+"""The code that runs in a worker process of a cluster, and the messages that it sends.
 
-Errors travel as their type's name and their text, so that the user sees the same error as in
-process, and no trace of the transport.
+An error travels as the name of its type and its text. The user sees the same error as from the
+local engine, and no trace of the transport.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_TELL_EVERY_S = 0.2  # so that a thousand workers do not keep the driver busy with bars
+_REPORT_EVERY_S = 0.2  # more often, a thousand workers would keep the driver busy with bars
 
 
 @dataclass(frozen=True)
 class Message:
-    """Anything a worker says; with the most memory that it has used so far."""
+    """Base of all messages: each carries the worker's peak memory so far."""
 
     peak_rss_bytes: int
 
 
 @dataclass(frozen=True)
 class Progressed(Message):
-    """``amount`` more units are done."""
+    """The task has done ``amount`` more units."""
 
     amount: int
 
 
 @dataclass(frozen=True)
 class Done(Message):
-    """The task is done. ``kept``: its result follows, as an object of its own."""
+    """The task is done. If ``kept``, its result follows as an object of its own."""
 
     result: Any
     kept: bool = False
@@ -61,7 +61,7 @@ class Done(Message):
 
 @dataclass(frozen=True)
 class Failed(Message):
-    """The task raised: the error's type, its text, and for our own bugs where."""
+    """The task raised an error: its type, its text and, for our own bugs, its trace."""
 
     kind: str
     text: str
@@ -70,21 +70,21 @@ class Failed(Message):
 
 @dataclass(frozen=True)
 class WorkerInfo(Message):
-    """A worker as it starts."""
+    """A worker's greeting: its host and process."""
 
     host: str
     pid: int
 
 
 class Worker:
-    """Makes what tasks work with, keeps it while it is wanted, and works.
+    """Runs tasks, and keeps the objects that they use until they are released.
 
     Parameters
     ----------
     directory : str
-        The user's, so that relative paths mean the same here.
+        The user's working directory: relative paths must mean the same here.
     version : str
-        Of the user's teravec.
+        Version of the user's teravec.
     """
 
     def __init__(self, directory: str, version: str) -> None:
@@ -92,122 +92,127 @@ class Worker:
         self._directory, self._version = directory, version
 
     def hello(self) -> WorkerInfo | Failed:
-        """Who this is; or why it is of no use."""
+        """Report who this worker is, or why it cannot work."""
         host = socket.gethostname()
         try:
             os.chdir(self._directory)
         except OSError:
-            return _useless(
+            return _refuse(
                 f"{host} has no directory {self._directory}; all machines must share one"
             )
         if (found := version("teravec")) != self._version:
-            return _useless(
+            return _refuse(
                 f"{host} has teravec {found}, the command {self._version}; the same expected on "
                 "all machines"
             )
         return WorkerInfo(_peak(), host, os.getpid())
 
     def perform(
-        self, key: int, maker: Held[Any], work: Callable[..., Any], arguments: Sequence[Any],
+        self,
+        key: int,
+        maker: Held[Any],
+        work: Callable[..., Any],
+        arguments: Sequence[Any],
         keep: bool,
-    ) -> Generator[Any, None, None]:  # fmt: skip
-        """Do one task, and tell of it.
+    ) -> Generator[Any, None, None]:
+        """Do one task, and yield messages about it.
 
         Parameters
         ----------
         key : int
-            Names what ``maker`` makes; made once, and kept until ``release``.
+            Identifies the object that ``maker`` makes. It is made once, and kept until `release`.
         work : callable
-            Given what was made and the arguments. With ``keep`` it returns its result, else
-            it yields amounts first.
+            Receives that object and the arguments. With ``keep`` it returns its result;
+            otherwise it is a generator of amounts that ends with the result.
         """
         try:
             if key not in self._made:
                 self._made[key] = maker.get().make()
             result = work(self._made[key], *arguments)
             if not keep:
-                result = yield from _told(result)
+                result = yield from _run_steps(result)
         except Exception as error:
-            yield _failure(error)
+            yield _describe_failure(error)
             return
         yield Done(_peak(), None if keep else result, kept=keep)
         if keep:
             yield result
 
     def release(self, keys: Sequence[int]) -> None:
-        """Forget what was made under these keys."""
+        """Drop the objects of these keys."""
         for key in keys:
             self._made.pop(key, None)
 
 
 class ResidentWorker:
-    """Makes one thing, keeps it for good, and does what is asked with it.
+    """Makes one object, keeps it for the life of the process, and calls functions on it.
 
     Parameters
     ----------
     directory, version : str
-        As of ``Worker``.
+        As in ``Worker``.
     """
 
     def __init__(self, directory: str, version: str) -> None:
         self._worker = Worker(directory, version)
         self._made: Any = None
 
-    def settle(self, maker: Maker[Any], tell: Callable[[Any], Any]) -> Done | Failed:
-        """Make it, and tell of it."""
+    def start(self, maker: Maker[Any], report: Callable[[Any], Any]) -> Done | Failed:
+        """Make the object, and return its first report."""
         hello = self._worker.hello()
         if isinstance(hello, Failed):
             return hello
         try:
             self._made = maker.make()
         except Exception as error:
-            return _failure(error)
-        return self.ask(tell)
+            return _describe_failure(error)
+        return self.call(report)
 
-    def ask(self, work: Callable[[Any], Any]) -> Done | Failed:
-        """Do something with it."""
+    def call(self, work: Callable[[Any], Any]) -> Done | Failed:
+        """Call a function on the object."""
         try:
             return Done(_peak(), work(self._made))
         except Exception as error:
-            return _failure(error)
+            return _describe_failure(error)
 
 
-def _told(steps: Generator[int, None, Any]) -> Generator[Message, None, Any]:
-    """Run the steps; tell of progress now and then, and of all of it at the end."""
-    amount, told = 0, time.monotonic()
+def _run_steps(steps: Generator[int, None, Any]) -> Generator[Message, None, Any]:
+    """Run the steps; yield progress from time to time, and the rest of it at the end."""
+    amount, sent_at_s = 0, time.monotonic()
     while True:
         try:
             amount += next(steps)
         except StopIteration as end:
             yield Progressed(_peak(), amount)
             return end.value
-        if time.monotonic() - told > _TELL_EVERY_S:
+        if time.monotonic() - sent_at_s > _REPORT_EVERY_S:
             yield Progressed(_peak(), amount)
-            amount, told = 0, time.monotonic()
+            amount, sent_at_s = 0, time.monotonic()
 
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _useless(text: str) -> Failed:
+def _refuse(text: str) -> Failed:
     return Failed(_peak(), InvalidArgument.__name__, text, "")
 
 
-def _failure(error: Exception) -> Failed:
-    if MissingFile in (type(error), type(error.__cause__)):  # the command has seen it
+def _describe_failure(error: Exception) -> Failed:
+    # The command checked before that the file exists, so this host must lack it.
+    if MissingFile in (type(error), type(error.__cause__)):
         text = f"{error} on {socket.gethostname()}; all machines must share it"
         return Failed(_peak(), MissingFile.__name__, text, "")
     if isinstance(error, TeravecError | MemoryError):
         return Failed(_peak(), type(error).__name__, str(error), "")
-    if isinstance(error, OSError) and error.filename is not None:  # a path we may not see
+    if isinstance(error, OSError) and error.filename is not None:  # this host may not open it
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return Failed(_peak(), StorageError.__name__, f"{error.filename}: {why}", "")
     return Failed(_peak(), type(error).__name__, str(error), traceback.format_exc())
 
 
 def raise_failure(failed: Failed, where: str) -> None:
-    """Raise in the user's process what a task raised in a worker.
+    """Raise a worker's error again, in the user's process.
 
     Raises
     ------
@@ -215,7 +220,7 @@ def raise_failure(failed: Failed, where: str) -> None:
         The same type with the same text.
     MemoryError
     WorkerLost
-        For an error that is not one of ours: a bug; the log has its trace.
+        The error is none of ours, hence a bug; the log has its trace.
     """
     if failed.kind == MemoryError.__name__:
         raise MemoryError(failed.text)

@@ -52,7 +52,7 @@ from teravec.search.probing import list_gaps, prune_weight
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
-from teravec.training.sample import rows_left_out
+from teravec.training.sample import draw_rows_outside
 
 __all__ = [
     "CalibrationOptions",
@@ -247,7 +247,7 @@ def codes_searched(ntotal: int) -> int:
 def _draw(paths: IndexPaths, source: Source, n: int) -> tuple[Int64, str]:
     """Draw rows to use as queries; return them and their origin."""
     plan = read_record(paths).plan()
-    rows = rows_left_out(source.ntotal, plan, n)
+    rows = draw_rows_outside(source.ntotal, plan, n)
     if len(rows) >= min(n, _FEWEST_LEFT_OUT):
         return rows, "held out"
     rng = np.random.default_rng([plan.seed, 3])

@@ -32,6 +32,7 @@ from teravec.evaluation.exact_scan import (
 )
 from teravec.evaluation.exactness import check_distances, exact_queries
 from teravec.kernels.metric import Metric
+from teravec.native.extensions import warn_if_missing
 from teravec.progress import Bar
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
@@ -105,6 +106,7 @@ def groundtruth(
         The source holds NaN or infinity, or changed; or float32 cannot hold the distances: one is
         too large, or those of most queries are too small.
     """
+    warn_if_missing()
     # Unlike a search, this is not padded: a truth must not have holes.
     queries, k = exact_queries(queries, source.d), whole_number(k, "k", 1, source.ntotal)
     if not len(queries):

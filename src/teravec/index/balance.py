@@ -1,4 +1,4 @@
-"""How evenly the lists are filled: of an index, and of what is sharded so far."""
+"""How evenly lists are filled, in an index or in the shards sealed so far."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Int64 = npt.NDArray[np.int64]
 
 
 def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
-    """Mean, largest, empty lists and imbalance, as a JSON-able dict.
+    """Return mean, largest, empty lists and imbalance, ready for JSON.
 
     Parameters
     ----------
     sizes : ndarray of shape (nlist,), int64
-        Vectors of each list.
+        Vectors in each list.
     model : ModelDescription
-        Says what a vector takes, and what limit a list was to keep to.
+        States the bytes of a vector, and the cap on a list's bytes.
     """
     row_bytes = model.code_size + ID_BYTES
     limit = (model.lists or {}).get("max_bytes")
@@ -45,21 +45,21 @@ def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
 
 
 def index_lists(paths: IndexPaths, manifest: Manifest) -> dict[str, Any]:
-    """Of an index's slices."""
-    sizes = np.concatenate(list(_sizes(paths.root / e.file for e in manifest.slices)))
+    """Describe the lists of an index."""
+    sizes = np.concatenate(list(_read_sizes(paths.root / e.file for e in manifest.slices)))
     return describe_lists(sizes, ModelDescription.read(paths.model))
 
 
 def shard_lists(paths: IndexPaths) -> dict[str, Any] | None:
-    """Of the shards that are sealed so far, together; None where there are none."""
+    """Describe the lists of all sealed shards together; return None without shards."""
     model = ModelDescription.read(paths.model)
     total, shards = np.zeros(model.nlist, np.int64), sealed_shards(paths)
-    for sizes in _sizes(shards):
+    for sizes in _read_sizes(shards):
         total += sizes
     return describe_lists(total, model) if shards else None
 
 
-def _sizes(files: Iterable[Path]) -> Iterable[Int64]:
+def _read_sizes(files: Iterable[Path]) -> Iterable[Int64]:
     for path in files:
         with ListFile(path) as file:
             yield file.sizes.astype(np.int64)

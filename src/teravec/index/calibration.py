@@ -1,4 +1,4 @@
-"""``calibration.json``: the recall that was measured against effort, for one index."""
+"""The file ``calibration.json``: recall against effort, measured on one index."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ __all__ = [
     "Calibration",
     "Measured",
     "Reach",
-    "checked_recall",
+    "check_recall",
     "read_calibration",
     "write_calibration",
 ]
 
 _FORMAT, _VERSION = "teravec-calibration", 1
 
-_SATURATED = 0.002  # less was gained by a doubling of nprobe
-CONFIDENCE = 1.645  # standard errors below the measured recall: its one-sided 95 % bound
+_SATURATED = 0.002  # a doubling of nprobe that gains less recall than this gains nothing
+CONFIDENCE = 1.645  # standard errors below the mean: the one-sided 95 % bound of the recall
 
 
-def checked_recall(recall: float) -> float:
-    """The recall if it is a number that a calibration may promise, or InvalidArgument."""
+def check_recall(recall: float) -> float:
+    """Return the recall if a calibration can promise it, or raise InvalidArgument."""
     expected = "a number between 0 and 1"
     number = real_number(recall, "recall", expected=expected)
     if number == 1:
         raise InvalidArgument(
-            "recall 1 asked for; no sample of queries promises that: give an nprobe, of all "
-            "lists if nothing may be missed"
+            "recall 1 asked for; no sample of queries promises that: give an nprobe, equal to "
+            "nlist if nothing may be missed"
         )
     if not 0 < number < 1:
         percent = f": {number:g} % is {number / 100:g}" if 1 < number < 100 else ""
@@ -49,7 +49,7 @@ def checked_recall(recall: float) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one effort gave.
+    """The recall measured at one effort.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ class Measured:
     prune : float
         See `search.effort.Effort`.
     lists, codes : float
-        Visited and scanned by a query, on average.
+        Lists visited and codes scanned per query, on average.
     recall, error : tuple of float
         Mean recall at each of the calibration's ks, and its standard error.
     radius_recall, radius_error : tuple of float
-        The same within each of its radii.
+        The same within each of the calibration's radii.
     """
 
     nprobe: int
@@ -76,17 +76,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reach:
-    """The most recall that was measured.
+    """The highest recall at one k.
 
     Parameters
     ----------
     k : int
     highest : float
-        Measured, at any effort.
+        Highest mean recall, at any effort.
     promised : float
-        What a search may ask for.
+        Highest recall that a search may ask for.
     lists : float
-        Visited by a query for the highest, on average.
+        Lists visited per query for the highest recall, on average.
     """
 
     k: int
@@ -104,12 +104,12 @@ class Calibration:
     model : str
         Checksum of the model.
     slices : tuple of str
-        Seals of the slices. With the model they say what was measured.
+        Seals of the slices. With the model they identify the measured index.
     queries : int
-        Queries that it was measured on.
+        Number of queries.
     origin : str
-        ``held out``: vectors of the source that the model was not trained on; ``source``:
-        any vectors of the source; ``given``: the user's.
+        Origin of the queries. ``held out``: vectors of the source outside the training sample;
+        ``source``: any vectors of the source; ``given``: the user's queries.
     ks : tuple of int
         Ascending.
     radii : tuple of float
@@ -117,8 +117,8 @@ class Calibration:
     points : tuple of Measured
         By ascending nprobe.
     stopped_s : float, optional
-        Seconds of searching after which there was no time for more; else there is no such key in
-        the file.
+        Seconds of searching, if the time limit ended the calibration. Otherwise the file omits
+        this key.
     """
 
     model: str
@@ -131,11 +131,11 @@ class Calibration:
     stopped_s: float | None = None
 
     def column(self, k: int) -> int | None:
-        """The number in ``ks`` of the least that is k or more; None where k is above them all."""
+        """Find the position of the smallest of ``ks`` that is at least k, or None."""
         return next((i for i, known in enumerate(self.ks) if known >= k), None)
 
     def reach(self, k: int = 10) -> Reach:
-        """What is in reach of the k nearest, or of as many as were measured."""
+        """Return the highest recall of the k nearest, or of the largest k that was measured."""
         column = self.column(k)
         column = len(self.ks) - 1 if column is None else column
         lower = [p.recall[column] - CONFIDENCE * p.error[column] for p in self.points]
@@ -144,20 +144,20 @@ class Calibration:
 
     def __repr__(self) -> str:
         best = ", ".join(
-            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}"
-            for i, k in enumerate(self.ks)
-        )  # fmt: skip
+            f"@{k} up to {max(p.recall[i] for p in self.points):.3f}" for i, k in enumerate(self.ks)
+        )
         return f"<teravec.Calibration: recall{best}, on {self.queries:,} queries ({self.origin})>"
 
     def probing_for(self, recall: float, k: int) -> tuple[int, float]:
-        """The least nprobe, and prune, whose recall of the k nearest is at least this.
+        """Find the smallest nprobe, and its prune, that reach a recall of the k nearest.
 
-        The recall measured is taken at its lower bound, and for the next k of ``ks``.
+        Decides by the lower bound of the measured recall, at the smallest k of ``ks`` that is at
+        least this k.
 
         Raises
         ------
         InvalidArgument
-            Says what can be reached, and how.
+            The recall is out of reach; the message says what can be reached, and how.
         """
         column = self.column(k)
         if column is None:
@@ -169,12 +169,12 @@ class Calibration:
         return self._invert(recall, measured, f"of the {self.ks[column]} nearest")
 
     def probing_within(self, recall: float, radius: float, metric: Metric) -> tuple[int, float]:
-        """The least nprobe, and prune, that find this share of the vectors within a radius.
+        """Find the smallest nprobe, and its prune, that reach a recall within a radius.
 
         Raises
         ------
         InvalidArgument
-            Says what can be reached, and how.
+            The recall is out of reach; the message says what can be reached, and how.
         """
         sign = -1.0 if metric.larger_is_closer else 1.0
         column = next((i for i, r in enumerate(self.radii) if sign * r >= sign * radius), None)
@@ -190,14 +190,14 @@ class Calibration:
     def _invert(
         self, recall: float, measured: Sequence[tuple[float, float]], what: str
     ) -> tuple[int, float]:
-        """Where the curve reaches a recall: linear in log(nprobe) and prune between two points."""
-        recall = checked_recall(recall)
+        """Find where the curve reaches a recall, by interpolation in log(nprobe) and prune."""
+        recall = check_recall(recall)
         lower = [mean - CONFIDENCE * error for mean, error in measured]
-        curve = np.maximum.accumulate(lower)  # more effort loses nothing, but by chance
+        curve = np.maximum.accumulate(lower)  # recall falls with more effort only by chance
         at = int(np.searchsorted(curve, recall))
         if at == len(curve):
             best = max(mean for mean, _ in measured)
-            raise InvalidArgument(self._out_of_reach(recall, curve.tolist(), best, what))
+            raise InvalidArgument(self._explain_out_of_reach(recall, curve.tolist(), best, what))
         point = self.points[at]
         if at == 0:
             return point.nprobe, point.prune
@@ -206,7 +206,9 @@ class Calibration:
         grown = before.nprobe * (point.nprobe / before.nprobe) ** share
         return math.ceil(grown - 1e-9), before.prune + share * (point.prune - before.prune)
 
-    def _out_of_reach(self, recall: float, curve: Sequence[float], best: float, what: str) -> str:
+    def _explain_out_of_reach(
+        self, recall: float, curve: Sequence[float], best: float, what: str
+    ) -> str:
         last = self.points[-1]
         why = (
             f"recall {recall} {what} is out of reach: at most {max(curve[-1], 0.0):.4f} can be "
@@ -225,7 +227,7 @@ class Calibration:
         return f"{why}; more was not measured: give nprobe, or calibrate with more codes"
 
     def summary(self) -> dict[str, Any]:
-        """What ``teravec info`` says: effort and recall at each point, fit for JSON."""
+        """Return effort and recall at each point, ready for JSON, for ``teravec info``."""
         return {
             "queries": self.queries,
             "origin": self.origin,
@@ -238,7 +240,7 @@ class Calibration:
 
 
 def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
-    """Publish a calibration in place of the one before."""
+    """Publish a calibration, replacing an earlier one."""
     head = {"format": _FORMAT, "version": _VERSION}
     content = {**head, **asdict(calibration)}
     if calibration.stopped_s is None:
@@ -247,12 +249,12 @@ def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
 
 
 def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
-    """Read the calibration of an index; None where there is none.
+    """Read the calibration of an index; None if the index is not calibrated.
 
     Raises
     ------
     ForeignFile
-        It is that of another index, or of this one before it was built anew.
+        The calibration belongs to another index, or to an earlier build of this one.
     CorruptFile, IncompatibleVersion
     """
     path = paths.calibration
@@ -262,8 +264,10 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     content = read_json(path, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
-        points = tuple(Measured(**{n: _fixed(v) for n, v in p.items()}) for p in content["points"])
-        found = Calibration(**{n: _fixed(v) for n, v in {**content, "points": points}.items()})
+        points = tuple(
+            Measured(**{n: _to_tuple(v) for n, v in p.items()}) for p in content["points"]
+        )
+        found = Calibration(**{n: _to_tuple(v) for n, v in {**content, "points": points}.items()})
     except (TypeError, KeyError, AttributeError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
     seals = tuple(entry.checksum for entry in manifest.slices)
@@ -276,5 +280,5 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     return found
 
 
-def _fixed(value: Any) -> Any:
+def _to_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value

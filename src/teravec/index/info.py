@@ -1,4 +1,4 @@
-"""What an index is: sizes, settings, and how its lists are filled."""
+"""Describing an index: sizes, settings, and how its lists are filled."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["describe_index", "size_histogram"]
 
 
 def size_histogram(sizes: npt.NDArray[np.int64]) -> list[dict[str, int]]:
-    """How many lists have 0, 1, 2 to 3, 4 to 7, ... vectors, and what they hold together.
+    """Count the lists of 0, 1, 2 to 3, 4 to 7, ... vectors, and the vectors in them.
 
     Returns
     -------
     list of dict
-        ``from``, ``to`` (inclusive), ``lists``, ``vectors``; from the smallest size that
-        occurs to the largest.
+        ``from``, ``to`` (inclusive), ``lists``, ``vectors``, from the smallest existing size to
+        the largest.
     """
-    # frexp gives e with size in [2^(e - 1), 2^e): 0 for 0, 1 for 1, 2 for 2 and 3, ...
+    # frexp returns e with size in [2^(e - 1), 2^e): 0 for 0, 1 for 1, 2 for 2 and 3, ...
     _, exponents = np.frexp(sizes.astype(np.float64))
     lists = np.bincount(exponents)
     vectors = np.bincount(exponents, weights=sizes)
@@ -41,7 +41,7 @@ def size_histogram(sizes: npt.NDArray[np.int64]) -> list[dict[str, int]]:
 
 
 def describe_index(index: OpenedIndex) -> dict[str, Any]:
-    """Everything ``teravec info`` says, as a JSON-able dict; sizes in bytes."""
+    """Return the content of ``teravec info``, ready for JSON; sizes are in bytes."""
     manifest, sizes = index.manifest, index.sizes
     slice_bytes = sum(entry.files_size for entry in manifest.slices)
     model = index.model.description
@@ -81,11 +81,11 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         },
         "calibration": None if calibration is None else calibration.summary(),
         "repeated_ids": manifest.repeated_ids,
-        "source": {**manifest.source, "files": _placed(manifest.source["files"])},
+        "source": {**manifest.source, "files": _add_first_rows(manifest.source["files"])},
     }
 
 
-def _placed(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The source's files, each with the number of its first row: what ids are, without a column."""
+def _add_first_rows(files: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add to each file of the source the number of its first row, the id without an id column."""
     rows = np.cumsum([0, *(file["n"] for file in files)]).tolist()
     return [{**file, "first_row": first} for file, first in zip(files, rows, strict=False)]

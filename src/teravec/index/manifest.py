@@ -1,4 +1,4 @@
-"""The manifest: the small file, written last, that names all that is sealed and valid."""
+"""The manifest: a small file, written last, that names every sealed and valid file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from teravec.storage.layout import IndexPaths
 
 __all__ = [
     "Manifest",
-    "copies_of_an_id",
+    "count_copies_of_id",
     "describe_repeated",
     "read_manifest",
     "read_model_description",
@@ -27,7 +27,7 @@ _FORMAT, _VERSION = "teravec-index", 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What ``manifest.json`` says.
+    """The content of ``manifest.json``.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Manifest:
         Version of teravec that wrote it.
     d, ntotal, nlist : int
     code_size : int
-        Bytes of a code in the slices' list files: of the sketch where there are two stages.
+        Bytes of a code in the slices' list files; in a two-stage codec, of the sketch.
     metric, transform, codec : str
     model : str
         Checksum of the model.
@@ -46,11 +46,12 @@ class Manifest:
     source : dict
         Where the vectors came from: names, sizes and fingerprints.
     clipped : int
-        Vectors outside of what a scalar quantizer was trained on; in the file where there are any.
+        Vectors outside the scalar quantizer's trained range. The file omits the key if it is 0.
     repeated_ids : dict, optional
-        Of an id column, where ids occur more than once: ``ids``, how many do; ``rows``, that have
-        them; ``most``, rows of one id; ``example``, one of them; ``exact``, or else estimated from
-        a part of the ids. There is no such key in the file where none does.
+        Ids of an id column that occur more than once: ``ids`` (their number), ``rows`` (rows that
+        have one), ``most`` (largest number of rows with the same id), ``example`` (one id), and
+        ``exact`` (false: estimated from some of the ids). The file omits the key if there are
+        none.
     """
 
     creator: str
@@ -75,13 +76,13 @@ class Manifest:
         )
 
 
-def copies_of_an_id(manifest: Manifest) -> int:
-    """Most vectors that have the same id."""
+def count_copies_of_id(manifest: Manifest) -> int:
+    """Return the largest number of vectors with the same id."""
     return 1 if manifest.repeated_ids is None else int(manifest.repeated_ids["most"])
 
 
 def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str:
-    """In words, which ids occur more than once; ``rows`` are some that have the example."""
+    """Describe the repeated ids in words; ``rows`` are some rows of the example."""
     about = "" if repeated["exact"] else "about "
     where = f" in rows {' and '.join(f'{row:,}' for row in rows)}" if rows else ""
     return (
@@ -93,7 +94,7 @@ def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str
 def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     """Publish the manifest: from then on the directory is an index."""
     head = {"format": _FORMAT, "version": _VERSION}
-    content = {**head, **vars(manifest), "slices": [_entry(s) for s in manifest.slices]}
+    content = {**head, **vars(manifest), "slices": [_entry_content(s) for s in manifest.slices]}
     if not manifest.clipped:
         del content["clipped"]
     if manifest.repeated_ids is None:
@@ -101,14 +102,14 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
     write_json(paths.manifest, content)
 
 
-def _entry(entry: SliceEntry) -> dict[str, Any]:
+def _entry_content(entry: SliceEntry) -> dict[str, Any]:
     content = {**asdict(entry), "lists": list(entry.lists)}
     if entry.fine is None:
         del content["fine"]
     return content
 
 
-def _entry_of(content: dict[str, Any]) -> SliceEntry:
+def _parse_entry(content: dict[str, Any]) -> SliceEntry:
     fine = RowsEntry(**content["fine"]) if "fine" in content else None
     return SliceEntry(**{**content, "lists": tuple(content["lists"]), "fine": fine})
 
@@ -119,17 +120,17 @@ def read_manifest(paths: IndexPaths) -> Manifest:
     Raises
     ------
     MissingFile
-        There is no index, or its build is not finished.
+        The directory holds no index, or its build is not finished.
     CorruptFile, IncompatibleVersion
     """
     with storage_errors(paths.manifest, "read"):
-        missing = None if paths.manifest.exists() else _why_missing(paths)
+        missing = None if paths.manifest.exists() else _explain_missing(paths)
     if missing:
         raise MissingFile(missing)
     content = read_json(paths.manifest, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
-        slices = [_entry_of(entry) for entry in content.pop("slices")]
+        slices = [_parse_entry(entry) for entry in content.pop("slices")]
         manifest = Manifest(**content, slices=tuple(slices))
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error
@@ -143,7 +144,7 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
     Raises
     ------
     ForeignFile
-        It is another model's.
+        The description belongs to another model.
     MissingFile, CorruptFile, IncompatibleVersion
     """
     model = ModelDescription.read(paths.model)
@@ -155,7 +156,7 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
     return model
 
 
-def _why_missing(paths: IndexPaths) -> str:
+def _explain_missing(paths: IndexPaths) -> str:
     if paths.build.exists():
         return (
             f"{paths.root}: the build is not finished (no {paths.manifest.name}); "

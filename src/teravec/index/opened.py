@@ -1,4 +1,4 @@
-"""An index opened for reading: model in memory, slices open, lists left on disk."""
+"""An index opened for reading: the model in memory, slices open, lists on disk."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from teravec.storage.rowfile import RowFile
 
 __all__ = ["OPENED_LIST_BYTES", "OpenedIndex"]
 
-# Where nothing was measured: 16 us a read, 0.44 ns a byte.
+# Default without a measurement: 16 us per read, 0.44 ns per byte.
 _GAP_BYTES = 32 << 10
 
 OPENED_LIST_BYTES = 48
-"""Memory for each list of an open index: its entry of the table, its start, its size."""
+"""Memory per list of an open index: its table entry, start and size."""
 
 
 class OpenedIndex:
-    """Manifest, model and slice files of an index.
+    """The manifest, model and slice files of an index.
 
-    Opening reads and checks everything but the lists: those are checked when read. It
-    takes memory for centroids and for about 48 bytes a list.
+    Opening reads and checks everything except the lists, which are checked when they are read. It
+    takes memory for the centroids and about 48 bytes per list.
 
     Attributes
     ----------
@@ -41,38 +41,38 @@ class OpenedIndex:
     read_files : ReadFiles
         The same files, for reads at random places.
     fine : list of RowFile
-        Of the same slices, where codes have two stages; else empty.
+        Row files of the same slices in a two-stage codec; else empty.
     fine_read_files : ReadFiles
         The same files, for reads at random places.
     sizes : ndarray of shape (nlist,), int64
-        Vectors of each list; 0 for lists that are not open.
+        Vectors in each list; 0 for lists that are not open.
     bounds : ndarray of shape (nslices + 1,), int64
         First list of each open slice, and the end of the last.
     gap_bytes : int
-        Bytes between two ranges of a file up to which one read of both is the cheaper: what
-        ``bench-disk`` measured for this index, or 32 KiB.
+        Largest gap between two ranges of a file for which one read of both is cheaper:
+        ``bench-disk``'s measurement for this index, or 32 KiB.
     lists : tuple of int
-        Lists [start, stop) that can be read: all, or those that were asked for.
+        The requested lists [start, stop), or all.
 
     Parameters
     ----------
     root : path-like
     lists : tuple of int, optional
-        Open only the slices that hold some of lists [start, stop); the others' files need
-        not be there. An empty range opens none: what a search's first step needs.
+        Open only the slices that hold some of lists [start, stop); other slices may be missing.
+        An empty range opens no slice, which is enough for the coarse step of a search.
 
     Raises
     ------
     InvalidArgument
-        Lists that the index does not have.
+        The index does not have these lists.
     MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
-        Names the file that is not what the manifest says.
+        A file does not match the manifest; the message names it.
     """
 
     def __init__(self, root: str | Path, lists: tuple[int, int] | None = None) -> None:
         self.paths = IndexPaths(Path(root))
         self.manifest: Manifest = read_manifest(self.paths)
-        # First: of another model's description, sound files beside it would look damaged.
+        # Check the model first: another model's checksums would make sound files look corrupt.
         read_model_description(self.paths, self.manifest)
         self.model = Model.read(self.paths.model)
         self.lists = start, stop = lists or (0, self.manifest.nlist)
@@ -134,12 +134,12 @@ class OpenedIndex:
 
     @property
     def ntotal(self) -> int:
-        """Vectors held by the index, in all of its slices."""
+        """Number of vectors in the index, in all of its slices."""
         return self.manifest.ntotal
 
     @property
     def memory_bytes(self) -> int:
-        """About the memory taken by being open."""
+        """Approximate memory of the open index."""
         return self.model.memory_bytes + OPENED_LIST_BYTES * self.manifest.nlist
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""An index in the place of another: made beside it, and only when it is whole put there.
+"""Replacing an index: the new one is built beside the old one, and takes its name when complete.
 
-The new index is built as ``OUT.new``. When it is whole and calibrated, the two directories
-trade their names and the old one is removed. Up to then OUT stays as it was, and a kill costs
-nothing: the same command goes on with ``OUT.new``.
+The new index is built as ``OUT.new``. When it is complete and calibrated, the two directories
+exchange their names, and the old index is removed. Until then OUT does not change. After a kill,
+the same command continues with ``OUT.new``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from teravec.storage.layout import IndexPaths
 
 __all__ = ["check_only_index", "finish_replacing", "put_in_place", "successor"]
 
-_MARK = ".replaced"  # in an old index: what may be removed under another name
+_MARK = ".replaced"  # file in an old index: the directory may be removed, whatever its name
 
 
 def successor(paths: IndexPaths) -> IndexPaths:
-    """Where the index that is to replace this one is built."""
-    root = paths.root.resolve()  # of a link, its directory is replaced, and the link stays
+    """Return the paths of the index that will replace this one."""
+    root = paths.root.resolve()  # replace the target of a link; the link stays
     return IndexPaths(root.with_name(root.name + ".new"))
 
 
@@ -32,15 +32,22 @@ def check_only_index(paths: IndexPaths) -> None:
     Raises
     ------
     OutputExists
-        Names what else is there.
+        The message names the other files.
     """
     own = {
         path.name
         for path in (
-            paths.manifest, paths.build, paths.device, paths.model, paths.training, paths.shards,
-            paths.slices, paths.calibration, paths.calibrating,
+            paths.manifest,
+            paths.build,
+            paths.device,
+            paths.model,
+            paths.training,
+            paths.shards,
+            paths.slices,
+            paths.calibration,
+            paths.calibrating,
         )
-    }  # fmt: skip
+    }
     with storage_errors(paths.root, "read"):
         names = sorted(path.name for path in paths.root.iterdir())
     others = [n for n in names if n.removesuffix(".tmp") not in own and not n.startswith(".")]
@@ -52,7 +59,7 @@ def check_only_index(paths: IndexPaths) -> None:
 
 
 def put_in_place(paths: IndexPaths) -> None:
-    """Give a whole successor the index's name, and remove the old index."""
+    """Give a complete successor the index's name, and remove the old index."""
     root, new = paths.root.resolve(), successor(paths).root
     check_only_index(IndexPaths(root))
     with storage_errors(root, "write"):
@@ -62,7 +69,7 @@ def put_in_place(paths: IndexPaths) -> None:
 
 
 def finish_replacing(paths: IndexPaths) -> None:
-    """Do what a kill left undone: a name that was not given back, an old index not removed."""
+    """Finish what a kill interrupted: restore a name, and remove an old index."""
     root, new = paths.root.resolve(), successor(paths).root
     aside = root.with_name(root.name + ".replaced")
     with storage_errors(root, "replace"):
@@ -70,7 +77,7 @@ def finish_replacing(paths: IndexPaths) -> None:
             aside.rename(root)
         elif (aside / _MARK).exists() and not new.exists():
             aside.rename(new)
-        if (new / _MARK).exists() and root.exists():  # never one that somebody else called so
+        if (new / _MARK).exists() and root.exists():  # the mark proves that it is our old index
             _remove(new)
 
 

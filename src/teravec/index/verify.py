@@ -1,4 +1,4 @@
-"""Checking every byte of an index."""
+"""Verifying every byte of an index against its checksums."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     Returns
     -------
     list of TeravecError
-        One for each file that is damaged, missing or foreign; empty for a sound index.
+        One error per damaged, missing or foreign file; empty for a sound index.
 
     Raises
     ------
     MissingFile, CorruptFile
-        The manifest itself cannot be read, so nothing else can be checked.
+        The manifest itself cannot be read; nothing else can be checked then.
     """
     paths = IndexPaths(Path(root))
     manifest = read_manifest(paths)
@@ -40,7 +40,10 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     entries: list[SliceEntry | RowsEntry] = [*manifest.slices]
     entries += [entry.fine for entry in manifest.slices if entry.fine is not None]
     with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
-        for name, described in [*manifest.files.items(), *_model_files(paths, manifest, damages)]:
+        for name, described in [
+            *manifest.files.items(),
+            *_list_model_files(paths, manifest, damages),
+        ]:
             with _collecting(damages):
                 check_file(paths.root / name, described)
         with _collecting(damages):
@@ -60,10 +63,10 @@ def _collecting(damages: list[TeravecError]) -> Iterator[None]:
         damages.append(damage)
 
 
-def _model_files(
+def _list_model_files(
     paths: IndexPaths, manifest: Manifest, damages: list[TeravecError]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The files that the model names, if the model is the manifest's."""
+    """List the files of the model, unless it is not the manifest's model."""
     with _collecting(damages):
         model = read_model_description(paths, manifest)
         return [(f"{paths.model.name}/{name}", file) for name, file in model.files.items()]

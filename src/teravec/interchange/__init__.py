@@ -1,1 +1,1 @@
-"""What other libraries read and write."""
+"""What do other libraries read and write? Their file formats."""

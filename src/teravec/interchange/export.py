@@ -24,18 +24,17 @@ _BUFFER_BYTES = 4 << 20
 
 
 def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
-    """Write what ``faiss.read_index`` opens and searches with the same results.
+    """Write an index that ``faiss.read_index`` opens and searches with the same results.
 
-    Of codes in two stages, the finer ones are written. Lists are verified and streamed, one
-    whole list in memory at a time; Faiss itself will
-    hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
+    A two-stage codec exports its fine codes. Lists are verified and streamed, one list in memory
+    at a time. Faiss itself will hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
 
     Raises
     ------
     OutputExists
-        ``out`` is there already, or another process writes it now.
+        ``out`` exists, or another process is writing it.
     CorruptFile
-        A list is damaged; no file is left.
+        A list is damaged; no file remains.
     """
     path = Path(out)
     with storage_errors(path, "write"):
@@ -48,11 +47,14 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
     with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
         exported = ExportedIndex(
-            model.empty_ivf(), model.metric, model.d, model.transform.matrix,
+            model.empty_ivf(),
+            model.metric,
+            model.d,
+            model.transform.matrix,
             model.transform.whole_offset,
-        )  # fmt: skip
+        )
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
-        lists = _fine_lists if model.sketch_size else _lists
+        lists = _read_fine_lists if model.sketch_size else _read_lists
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
         with progress.stage("export", total, "bytes") as bar:
 
@@ -66,34 +68,34 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         buffered.detach()
 
 
-def _lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
-    """Codes and ids of every list, in order.
+def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Yield codes and ids of every list, in order.
 
-    A list larger than a window comes in parts, which are put together: Faiss wants all
-    codes of a list before its ids.
+    A list larger than a window comes in parts, which are joined: Faiss's format has all codes of
+    a list before its ids.
     """
     for file in index.slices:
         sizes = iter(file.sizes.tolist())
-        codes_parts, ids_parts, wanted, held = [], [], next(sizes, 0), 0
+        codes_parts, ids_parts, size, held = [], [], next(sizes, 0), 0
         for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
             at = 0
             while True:
-                take = min(wanted - held, len(codes) - at)
+                take = min(size - held, len(codes) - at)
                 codes_parts.append(codes[at : at + take].tobytes())
                 ids_parts.append(ids[at : at + take].tobytes())
                 at, held = at + take, held + take
-                if held < wanted:
+                if held < size:
                     break
                 yield b"".join(codes_parts), b"".join(ids_parts)
                 codes_parts, ids_parts, held = [], [], 0
                 following = next(sizes, None)
                 if following is None:
                     break
-                wanted = following
+                size = following
 
 
-def _fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
-    """Likewise, of the finer codes of codes in two stages."""
+def _read_fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+    """Yield fine codes and ids of every list of a two-stage codec, in order."""
     for file, rows in zip(index.slices, index.fine, strict=True):
         for start, stop in pairwise(file.starts.tolist()):
             held = rows.read_rows(start, stop)

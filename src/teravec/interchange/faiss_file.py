@@ -1,7 +1,7 @@
 """Writing an index that plain ``faiss.read_index`` opens, without holding its lists.
 
-Faiss writes the inverted lists last: sizes, then codes and ids of each list. So the index
-is serialized with empty lists, and the lists are streamed in the place of the empty ones.
+Faiss writes the inverted lists last: sizes, then codes and ids of each list. The index is
+therefore serialized with empty lists, and the real lists are streamed in their place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class ExportedIndex:
-    """A Faiss index without lists, with what goes before the codes.
+    """A Faiss index without lists, with the transforms that come before the codes.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ExportedIndex:
     d : int
         Dimensions of the user's vectors.
     matrix, offset : ndarray, optional
-        Of the affine transform, (d_index, d) and (d_index,).
+        The affine transform, (d_index, d) and (d_index,).
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class ExportedIndex:
             linear.is_trained = True
             self._chain.append(linear)
 
-    def serialized(self, ntotal: int) -> bytes:
-        """The index up to its inverted lists.
+    def serialize(self, ntotal: int) -> bytes:
+        """Return the bytes of the index up to its inverted lists.
 
         Raises
         ------
         TeravecError
-            This release of Faiss lays indexes out in another way.
+            This release of Faiss has another file layout.
         """
         ivf = self.ivf
         lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.code_size)
@@ -89,9 +89,9 @@ def write_faiss_index(
     file : binary file
     sizes : ndarray of shape (nlist,), int64
     lists : iterable of (codes, ids)
-        Bytes of every list, in order; read as they are written.
+        Bytes of every list, in order; consumed one list at a time.
     """
-    file.write(index.serialized(int(sizes.sum())))
+    file.write(index.serialize(int(sizes.sum())))
     ivf = index.ivf
     file.write(struct.pack("<4sQQ4sQ", b"ilar", ivf.nlist, ivf.code_size, b"full", len(sizes)))
     file.write(sizes.astype("<u8").tobytes())

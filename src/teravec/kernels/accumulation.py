@@ -8,18 +8,24 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument
 from teravec.kernels.blocks import over_blocks
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either
 
 __all__ = ["accumulate"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 
 def accumulate(
     x: npt.ArrayLike,
-    list_no: npt.NDArray[np.int32],
-    sums: npt.NDArray[np.float64],
-    counts: npt.NDArray[np.int64] | None,
+    list_no: Int32,
+    sums: Float64,
+    counts: Int64 | None,
     *,
     threads: int,
-    weights: npt.NDArray[np.float32] | None = None,
+    weights: Float32 | None = None,
 ) -> None:
     """Add vectors to the sums of their lists, in place.
 
@@ -59,22 +65,37 @@ def accumulate(
             raise InvalidArgument(f"weights {weights.shape}, lists {lists.shape} do not fit")
     if len(lists) and (lists.min() < 0 or lists.max() >= len(sums)):
         raise InvalidArgument(f"list numbers {lists.min()} to {lists.max()} of {len(sums)} lists")
-    d = data.shape[1]
-    native, level = compiled.native, compiled.level
-    if native is not None:
+    _accumulate(data, weights, lists, sums, counts, threads)
 
-        def columns(start: int, stop: int) -> None:
-            first = counts if start == 0 else None
-            native.accumulate(level, d, data, weights, lists, sums, first, start, stop)
 
-        share = -(-d // max(1, threads))
-        over_blocks(columns, d, rows=max(32, -(-share // 16) * 16), threads=threads, even=False)
-    elif len(lists):
-        order = np.argsort(lists, kind="stable")
-        found, first, number = np.unique(lists[order], return_index=True, return_counts=True)
-        rows = data[order].astype(np.float64)
-        if weights is not None:
-            rows *= weights[order, None]
-        sums[found] += np.add.reduceat(rows, first, axis=0)
-        if counts is not None:
-            counts[found] += number
+def _accumulate_compiled(
+    data: Float32, weights: Float32 | None, lists: Int32, sums: Float64, counts: Int64 | None,
+    threads: int,
+) -> None:  # fmt: skip
+    level, d = compiled.level, data.shape[1]
+
+    def columns(start: int, stop: int) -> None:
+        first = counts if start == 0 else None
+        compiled.native.accumulate(level, d, data, weights, lists, sums, first, start, stop)
+
+    share = -(-d // max(1, threads))
+    over_blocks(columns, d, rows=max(32, -(-share // 16) * 16), threads=threads, even=False)
+
+
+def _accumulate_in_numpy(
+    data: Float32, weights: Float32 | None, lists: Int32, sums: Float64, counts: Int64 | None,
+    threads: int,
+) -> None:  # fmt: skip
+    if not len(lists):
+        return
+    order = np.argsort(lists, kind="stable")
+    found, first, number = np.unique(lists[order], return_index=True, return_counts=True)
+    rows = data[order].astype(np.float64)
+    if weights is not None:
+        rows *= weights[order, None]
+    sums[found] += np.add.reduceat(rows, first, axis=0)
+    if counts is not None:
+        counts[found] += number
+
+
+_accumulate = either("native", _accumulate_compiled, _accumulate_in_numpy)

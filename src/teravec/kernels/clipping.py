@@ -10,7 +10,7 @@ import numpy.typing as npt
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.codec import Codec
 from teravec.kernels.decoding import STEPS
-from teravec.native import extensions as compiled
+from teravec.native.lists import count_clipped
 
 __all__ = ["ScalarRange"]
 
@@ -59,28 +59,12 @@ class ScalarRange:
 
         def block(start: int, stop: int) -> None:
             part = slice(start, stop)
-            found.append(self._clipped(vectors[part], list_nos[part], centroids))
+            found.append(
+                count_clipped(
+                    vectors[part], list_nos[part], centroids, self.middle, self.half, self.most,
+                    _SHARE,
+                )
+            )  # fmt: skip
 
         over_blocks(block, len(vectors), rows=_ROWS, threads=threads, even=True)
         return sum(found)
-
-    def _clipped(
-        self, vectors: Float32, list_nos: npt.NDArray[np.int32], centroids: Float32
-    ) -> int:
-        if compiled.listing is not None:
-            return int(
-                compiled.listing.clipped(
-                    vectors.shape[1],
-                    vectors,
-                    list_nos,
-                    centroids,
-                    self.middle,
-                    self.half,
-                    self.most,
-                    _SHARE,
-                )
-            )
-        residuals = vectors - centroids[list_nos]
-        beyond = np.square(np.maximum(np.abs(residuals - self.middle) - self.half, 0)).sum(axis=1)
-        far = beyond > _SHARE * np.square(residuals).sum(axis=1)
-        return int(np.count_nonzero((beyond > self.most) & far))

@@ -16,6 +16,7 @@ from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either
 
 __all__ = ["CompiledScan", "CompiledScanner"]
 
@@ -24,6 +25,9 @@ Int64 = npt.NDArray[np.int64]
 
 _SPARE = 12  # room in addition to twice k, so that small k updates its limit less often
 _FINITE = np.finfo(np.float32).max  # larger distances do not count
+
+
+_knows = either("scanning", Decoding.knows, lambda name: False)
 
 
 class _Kept:
@@ -68,7 +72,7 @@ class CompiledScanner:
     @staticmethod
     def scans(codec: Codec) -> bool:
         """Whether this codec has a compiled scanner here."""
-        return compiled.scanning is not None and Decoding.knows(codec.name)
+        return _knows(codec.name)
 
     def top_k(self, queries: Float32, k: int, threads: int) -> CompiledScan:
         """Begin a scan for the k best of each query (nq, d)."""
@@ -95,7 +99,6 @@ class CompiledScan:
         scanner, decoding, kept = self._scanner, self._scanner.decoding, self._kept
         similarity = scanner.metric.larger_is_closer
         residuals = decoding.centroids is not None
-        assert compiled.scanning is not None
         compiled.scanning.scan(
             compiled.level, decoding.number, similarity, self._queries.shape[1], self._k,
             lists.row_start, lists.buffer, lists.list_nos, lists.sizes, lists.offsets,
@@ -113,7 +116,6 @@ class CompiledScan:
         nq, kept = len(self._queries), self._kept
         distances, places = np.empty((nq, self._k), np.float32), np.empty((nq, self._k), np.int64)
         similarity = self._scanner.metric.larger_is_closer
-        assert compiled.scanning is not None
         compiled.scanning.lowest(
             self._k, similarity, kept.best, kept.places, kept.counts, distances, places
         )

@@ -17,6 +17,7 @@ from teravec.kernels.decoding import Decoding
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either
 
 __all__ = ["FineCodes", "rows_at"]
 
@@ -53,7 +54,7 @@ class FineCodes:
         if Decoding.knows(codec.fine_name):
             self._decoding = Decoding.of(codec, centroids, parameters)
 
-    def compare(
+    def _compare_compiled(
         self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
         distances: Float32, ids: Int64,
     ) -> None:  # fmt: skip
@@ -71,7 +72,7 @@ class FineCodes:
             Written, except for skipped pairs.
         """
         decoding = self._decoding
-        if decoding is None or compiled.refining is None:
+        if decoding is None:
             self._compare_in_numpy(queries, owners, places, rows, begins, distances, ids)
             return
         compiled.refining.compare(
@@ -94,6 +95,8 @@ class FineCodes:
         else:
             vectors -= mine
             distances[there] = np.einsum("ij,ij->i", vectors, vectors)
+
+    compare = either("refining", _compare_compiled, _compare_in_numpy)
 
 
 def rows_at(buffer: Bytes, begins: Int64, row_bytes: int) -> Bytes:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.native.lists import PLACE_BITS
+
 __all__ = ["PLACE_BITS", "ListsInMemory"]
 
 Int64 = npt.NDArray[np.int64]
-
-PLACE_BITS = 32
-"""A place names a vector: list number << 32 | row within the list, int64."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import one_of
-from teravec.native import extensions as compiled
+from teravec.native.lists import longest_square
 
 __all__ = ["LARGEST_SQUARE", "Metric", "longest_square", "normalized"]
 
@@ -70,12 +70,3 @@ def normalized(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     unit: npt.NDArray[np.float32] = vectors * (1.0 / norms)[:, None].astype(np.float32)
     unit[extreme] = vectors[extreme] / lengths[:, None]  # in float64
     return unit
-
-
-def longest_square(vectors: npt.NDArray[np.float32]) -> float:
-    """Return the greatest squared length of rows (n, d); infinite if a value is not finite."""
-    flags = vectors.flags  # an array from a network may be unaligned
-    if compiled.listing is not None and flags.c_contiguous and flags.aligned:
-        return float(compiled.listing.longest(vectors.shape[1], vectors))
-    longest = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).max(initial=0)
-    return float(longest) if np.isfinite(longest) else np.inf

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +13,15 @@ from teravec.errors import InvalidArgument
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.metric import Metric
-from teravec.kernels.panels import Panels, half_norms, pack_panels
+from teravec.kernels.panels import half_norms, pack_panels
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either, panel_places
 
 __all__ = ["ExactQuantizer", "smallest_k"]
 
 Floats = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 _SCORE_FLOATS = 1 << 23  # scores at a time in the fallback: 32 MiB
 _KEY_FLOATS = 1 << 21  # scores turned into keys at a time in the fallback: 16 MiB of keys
@@ -88,26 +92,14 @@ class ExactQuantizer:
 
     def __init__(self, centroids: Floats, metric: Metric) -> None:
         self.nlist, self.d = centroids.shape
-        self._similarity = metric.larger_is_closer
-        self._centre = None if self._similarity else common_centre(centroids)
+        similarity = metric.larger_is_closer
+        self._centre = None if similarity else common_centre(centroids)
         centroids = seen_from(self._centre, centroids)
-        half = np.zeros(self.nlist, np.float32) if self._similarity else half_norms(centroids)
-        self._panels: Panels | None = None
-        self._bytes: _Bytes | None = None
-        if compiled.native is not None:
-            places = compiled.native.panel_places(compiled.level)
-            one = np.array([0, self.nlist])
-            self._panels = pack_panels(centroids, half, np.arange(self.nlist), one, places)
-            # Without a centre only: the second look would need another copy less the centre.
-            if compiled.level and centroids.size >= _BYTES_FROM and self._centre is None:
-                self._bytes = _Bytes.of(centroids, self._panels.half)
-            if self._centre is not None:
-                centroids, half = centroids[:0], half[:0]  # only the panels are used
-        self._centroids, self._half = centroids, half
+        half = np.zeros(self.nlist, np.float32) if similarity else half_norms(centroids)
+        moved = self._centre is not None
+        self._comparison = _compare_with(centroids, half, similarity, moved)
 
-    def search(
-        self, queries: Floats, nprobe: int, *, threads: int
-    ) -> tuple[npt.NDArray[np.int64], Floats]:
+    def search(self, queries: Floats, nprobe: int, *, threads: int) -> tuple[Int64, Floats]:
         """Find each query's nearest centroids. Ties go to the lower list.
 
         Parameters
@@ -140,31 +132,57 @@ class ExactQuantizer:
             q = q - self._centre
         list_no = np.empty((len(q), nprobe), np.int64)
         distance = np.empty((len(q), nprobe), np.float32)
-        if self._panels is not None:
-            self._search_panels(q, list_no, distance, threads)
-        else:
-            self._search_product(q, list_no, distance, threads)
+        self._comparison.search(q, list_no, distance, threads)
         return list_no, distance
 
-    def _search_panels(
-        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
-    ) -> None:
-        native, panels, k = compiled.native, self._panels, list_no.shape[1]
-        assert native is not None
-        assert panels is not None
-        by_bytes: tuple[Any, Any, Any] = (None, None, None)
-        if len(q) == 1 and self._bytes is not None:
-            by_bytes = self._centroids, self._bytes.packed, self._bytes.bounds
 
-        native.nearest(
-            compiled.level, self.d, k, self._similarity, threads, q, panels.packed, panels.half,
-            *by_bytes, list_no, distance,
+class _Comparison(Protocol):
+    """Writes the nearest lists of queries, and their distances."""
+
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None: ...
+
+
+class _ByPanels:
+    """Compiled.
+
+    Parameters
+    ----------
+    centroids : ndarray of shape (nlist, d), float32
+    half : ndarray of shape (nlist,), float32
+        Their half-norms, or zeros for inner products.
+    similarity : bool
+    moved : bool
+        The centroids are seen from a common centre: no bytes are made of them, as a second look
+        would take one more copy of the floats.
+    """
+
+    def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
+        one = np.array([0, len(centroids)])
+        order = np.arange(len(centroids))
+        panels = pack_panels(centroids, half, order, one, panel_places())
+        self._packed, self._half = panels.packed, panels.half
+        self._similarity = similarity
+        self._by_bytes: tuple[Any, Any, Any] = (None, None, None)
+        if compiled.level and centroids.size >= _BYTES_FROM and not moved:
+            coded = _Bytes.of(centroids, panels.half)
+            self._by_bytes = centroids, coded.packed, coded.bounds
+
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
+        by_bytes = self._by_bytes if len(q) == 1 else (None, None, None)
+        compiled.native.nearest(
+            compiled.level, q.shape[1], list_no.shape[1], self._similarity, threads, q,
+            self._packed, self._half, *by_bytes, list_no, distance,
         )  # fmt: skip
 
-    def _search_product(
-        self, q: Floats, list_no: npt.NDArray[np.int64], distance: Floats, threads: int
-    ) -> None:
-        step = max(1, _SCORE_FLOATS // self.nlist)
+
+class _ByProduct:
+    """On NumPy; parameters as for ``_ByPanels``."""
+
+    def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
+        self._centroids, self._half, self._similarity = centroids, half, similarity
+
+    def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
+        step = max(1, _SCORE_FLOATS // len(self._centroids))
         for i in range(0, len(q), step):
             part = slice(i, i + step)
             scores = self._half - q[part] @ self._centroids.T
@@ -177,7 +195,11 @@ class ExactQuantizer:
             np.maximum(distance, 0, out=distance)
 
 
-def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray[np.int32], Floats]:
+_compare_with: Callable[[Floats, Floats, bool, bool], _Comparison]
+_compare_with = either("native", _ByPanels, _ByProduct)
+
+
+def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[Int32, Floats]:
     """Find the k smallest values of every row.
 
     Parameters
@@ -202,24 +224,32 @@ def smallest_k(scores: Floats, k: int, *, threads: int = 1) -> tuple[npt.NDArray
     n, m = data.shape
     index = np.empty((n, k), np.int32)
     value = np.empty((n, k), np.float32)
-    native, level = compiled.native, compiled.level
 
     def block(start: int, stop: int) -> None:
         part = slice(start, stop)
-        if native is not None:
-            native.smallest_k(level, m, k, data[part], index[part], value[part])
-        else:
-            _smallest_k(data[part], k, index[part], value[part])
+        _smallest_k(data[part], k, index[part], value[part])
 
     rows = max(1, _THREAD_FLOATS // m, -(-n // max(1, threads)))
-    if native is None:
-        rows = min(rows, max(1, _KEY_FLOATS // m))
     over_blocks(block, n, rows=rows, threads=threads, even=False)
     return index, value
 
 
-def _smallest_k(scores: Floats, k: int, index: npt.NDArray[np.int32], value: Floats) -> None:
-    """Select by integer keys ordered as (value, column), so that ties go as in the kernel."""
+def _smallest_k_compiled(scores: Floats, k: int, index: Int32, value: Floats) -> None:
+    compiled.native.smallest_k(compiled.level, scores.shape[1], k, scores, index, value)
+
+
+def _smallest_k_in_numpy(scores: Floats, k: int, index: Int32, value: Floats) -> None:
+    step = max(1, _KEY_FLOATS // scores.shape[1])
+    for i in range(0, len(scores), step):
+        part = slice(i, i + step)
+        _smallest_keys(scores[part], k, index[part], value[part])
+
+
+_smallest_k = either("native", _smallest_k_compiled, _smallest_k_in_numpy)
+
+
+def _smallest_keys(scores: Floats, k: int, index: Int32, value: Floats) -> None:
+    """By integers that order as (value, column), so that ties are settled as compiled."""
     bits = np.where(np.isnan(scores), np.float32(np.nan), scores + np.float32(0)).view(np.uint32)
     bits ^= np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
     keys = bits.astype(np.uint64) << np.uint64(32)

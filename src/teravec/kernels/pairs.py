@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.native import extensions as compiled
+from teravec.native import lists
 
 __all__ = ["Pairs"]
 
@@ -52,34 +52,7 @@ class Pairs:
         sizes : ndarray of shape (nlist,), int64, optional
             Vectors of each list; pairs of empty lists are left out.
         """
-        if compiled.listing is None or not list_nos.size:
-            return cls._of(list_nos, distances, sizes)
-        n = list_nos.size
-        lists, starts = np.empty(n, np.int64), np.empty(n + 1, np.int64)
-        queries, at = np.empty(n, np.int32), np.empty(n, np.float32)
-        nearest = np.empty(n, np.bool_)
-        nlists, npairs = compiled.listing.pairs(
-            list_nos.shape[1], list_nos, distances, sizes, lists, starts, queries, at, nearest
-        )
-        return cls(
-            lists[:nlists], starts[: nlists + 1], queries[:npairs], at[:npairs], nearest[:npairs]
-        )
-
-    @classmethod
-    def _of(cls, list_nos: Int64, distances: Float32, sizes: Int64 | None) -> Pairs:
-        if sizes is not None:
-            list_nos = np.where(sizes[list_nos] == 0, -1, list_nos)
-        flat = list_nos.ravel()
-        order = np.argsort(flat, kind="stable")
-        order = order[np.searchsorted(flat, 0, sorter=order) :]
-        ordered = flat[order]
-        firsts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        firsts = firsts[: len(ordered)]
-        queries, ranks = np.divmod(order, max(1, list_nos.shape[1]))
-        starts = np.append(firsts, len(ordered)).astype(np.int64)
-        return cls(
-            ordered[firsts], starts, queries.astype(np.int32), distances.ravel()[order], ranks == 0
-        )
+        return cls(*lists.pairs(list_nos, distances, sizes))
 
     @property
     def counts(self) -> Int64:

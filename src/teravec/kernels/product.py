@@ -7,7 +7,7 @@ product in a busy loop: a scan on all processors after a product took 78 ms inst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.panels import pack_panels
 from teravec.native import extensions as compiled
+from teravec.native.extensions import either, panel_places
 
 __all__ = ["AffineMap"]
 
@@ -38,37 +39,49 @@ class AffineMap:
     """
 
     def __init__(self, matrix: Float32, offset: Float32) -> None:
-        self._matrix, self._offset = matrix, offset
-        if compiled.native is not None:
-            places = compiled.native.panel_places(compiled.level)
-            one = np.array([0, len(matrix)])
-            # A score is a half-norm less a product; with -b for half-norms it is -y.
-            panels = pack_panels(matrix, -offset, np.arange(len(matrix)), one, places)
-            self._packed, self._half = panels.packed, panels.half
+        self._apply = _open_map(matrix, offset)
 
     def apply(self, vectors: Float32, threads: int) -> Float32:
         """Map vectors (n, d_in) to (n, d_out), float32."""
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        if compiled.native is None:
-            return self._apply_numpy(vectors)
-        native, (n, d) = compiled.native, vectors.shape
+        return self._apply(np.ascontiguousarray(vectors, np.float32), threads)
+
+
+_Map = Callable[[Float32, int], Float32]
+
+
+def _compiled_map(matrix: Float32, offset: Float32) -> _Map:
+    one = np.array([0, len(matrix)])
+    # A score is a half-norm less a product; with -b for half-norms it is -y.
+    panels = pack_panels(matrix, -offset, np.arange(len(matrix)), one, panel_places())
+
+    def apply(vectors: Float32, threads: int) -> Float32:
+        n, d = vectors.shape
         room = -(-n // _TILE_ROWS) * _TILE_ROWS
-        scores = np.empty((room, self._half.size), np.float32)
+        scores = np.empty((room, panels.half.size), np.float32)
 
         def block(start: int, stop: int) -> None:
             rows = start + -(-(stop - start) // _TILE_ROWS) * _TILE_ROWS
-            native.scores(
-                compiled.level, d, vectors[start:stop], self._packed, self._half,
+            compiled.native.scores(
+                compiled.level, d, vectors[start:stop], panels.packed, panels.half,
                 scores[start:rows],
             )  # fmt: skip
 
         over_blocks(block, n, rows=_BLOCK_ROWS, threads=threads, even=False)
-        return np.negative(scores[:n, : len(self._matrix)])
+        return np.negative(scores[:n, : len(matrix)])
 
-    def _apply_numpy(self, vectors: Float32) -> Float32:
+    return apply
+
+
+def _numpy_map(matrix: Float32, offset: Float32) -> _Map:
+    def apply(vectors: Float32, threads: int) -> Float32:
         with _one_blas_thread():
-            mapped: Float32 = vectors @ self._matrix.T + self._offset
+            mapped: Float32 = vectors @ matrix.T + offset
         return mapped
+
+    return apply
+
+
+_open_map = either("native", _compiled_map, _numpy_map)
 
 
 @cache

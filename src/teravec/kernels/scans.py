@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from teravec.kernels.groups import Grouping
 from teravec.kernels.panels import half_norms, pack_panels
 from teravec.native import extensions as compiled
-from teravec.native.extensions import panel_places
+from teravec.native.extensions import either, panel_places
 
 __all__ = ["Scan", "open_scan"]
 
@@ -19,13 +20,6 @@ Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
 
 _SCORE_FLOATS = 1 << 22  # 16 MiB of scores at a time in the fallback
-
-
-def open_scan(centroids: Floats, grouping: Grouping | None) -> Scan:
-    """Open a scan: exact without a grouping, and compiled if the kernels are available."""
-    if compiled.native is not None:
-        return _NativeScan(centroids, grouping)
-    return _NumpyScan(centroids) if grouping is None else _NumpyGroupScan(centroids, grouping)
 
 
 class Scan(Protocol):
@@ -45,11 +39,10 @@ class Scan(Protocol):
     def __call__(self, x: Floats, list_no: Lists, distance: Floats) -> None: ...
 
 
-class _NativeScan:
+class _CompiledScan:
     rows, even = 16384, True
 
     def __init__(self, centroids: Floats, grouping: Grouping | None) -> None:
-        assert compiled.native is not None
         places = panel_places()
         half = half_norms(centroids)
         one = np.array([0, len(centroids)])
@@ -132,3 +125,12 @@ class _NumpyGroupScan:
 def _distances(x: Floats, scores: Floats) -> Floats:
     result: Floats = np.maximum(np.einsum("ij,ij->i", x, x) + 2 * scores, 0)
     return result
+
+
+def _scan_in_numpy(centroids: Floats, grouping: Grouping | None) -> Scan:
+    return _NumpyScan(centroids) if grouping is None else _NumpyGroupScan(centroids, grouping)
+
+
+open_scan: Callable[[Floats, Grouping | None], Scan]
+open_scan = either("native", _CompiledScan, _scan_in_numpy)
+"""Exact where there is no grouping; by the compiled kernels where there are any."""

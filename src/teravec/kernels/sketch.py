@@ -40,6 +40,8 @@ from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.native import extensions as compiled
+from teravec.native import refining
+from teravec.native.extensions import either
 
 __all__ = [
     "CANDIDATE",
@@ -199,30 +201,11 @@ class Candidates:
         Their lower bound is at most the k-th smallest upper bound. Both bounds are ``PRUNING``
         standard deviations from the estimate.
         """
-        slack = np.float32(PRUNING / EPSILON)
-        if compiled.refining is not None:
-            owners = np.empty(len(self.counts) * self.capacity + 1, np.int64)
-            places = np.empty_like(owners)
-            chosen = compiled.refining.choose(
-                k, self.capacity, slack, self.room.view(np.uint8), self.counts, owners, places
-            )
-            return owners[:chosen], places[:chosen]
-        entries = self.entries
-        filled = np.arange(self.capacity) < self.counts[:, None]
-        if self.capacity > k:
-            # Entries that no candidate has filled hold uninitialised memory.
-            estimate = np.where(filled, entries["estimate"], np.inf)
-            error = slack * np.where(filled, entries["error"], 0)
-            limit = np.partition(estimate + error, k - 1, axis=1)[:, k - 1 : k]
-            filled &= estimate - error <= limit
-        return self._named(filled)
+        return refining.choose(k, np.float32(PRUNING / EPSILON), self.room, self.counts)
 
     def every(self) -> tuple[Int64, Int64]:
-        """Return queries and places of all candidates, as two arrays."""
-        return self._named(np.arange(self.capacity) < self.counts[:, None])
-
-    def _named(self, chosen: npt.NDArray[np.bool_]) -> tuple[Int64, Int64]:
-        queries, at = np.nonzero(chosen)
+        """Queries and places of all candidates, as two arrays."""
+        queries, at = np.nonzero(np.arange(self.capacity) < self.counts[:, None])
         return np.ascontiguousarray(queries), self.entries["place"][queries, at]
 
 
@@ -244,7 +227,7 @@ class SketchScanner:
         self._bits, self._similarity = bits, metric.larger_is_closer
         self._size = sketch_size(centroids.shape[1], bits)
 
-    def scan(
+    def _scan_compiled(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
         threads: int,
     ) -> None:  # fmt: skip
@@ -260,9 +243,6 @@ class SketchScanner:
             Candidates of the same queries.
         threads : int
         """
-        if compiled.sketching is None:
-            self._scan_in_numpy(queries, lists, pairs, candidates)
-            return
         compiled.sketching.scan(
             compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
             candidates.capacity, threads, lists.row_start, np.ascontiguousarray(queries),
@@ -270,6 +250,24 @@ class SketchScanner:
             lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
             candidates.room.view(np.uint8), candidates.counts, candidates.limits,
         )  # fmt: skip
+
+    def _scan_in_numpy(
+        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        threads: int,
+    ) -> None:  # fmt: skip
+        entries, counts = candidates.entries, candidates.counts
+        capacity = entries.shape[1]
+        for i, position, distance in zip(*_columns(pairs), strict=True):
+            codes, list_no = self._codes(lists, position), lists.list_nos[position]
+            new = np.empty(len(codes), CANDIDATE)
+            new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
+            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
+            both = np.concatenate([entries[i, : counts[i]], new])
+            kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
+            counts[i] = len(kept)
+            entries[i, : len(kept)] = kept
+
+    scan = either("sketching", _scan_compiled, _scan_in_numpy)
 
     def within(
         self, queries: Float32, lists: ListsInMemory, pairs: Pairs, radius: float, threads: int
@@ -296,7 +294,7 @@ class SketchScanner:
         owners, places = zip(*found, strict=True) if found else ([query], [at])
         return np.concatenate(owners), np.concatenate(places)
 
-    def estimates(
+    def _estimates_compiled(
         self, query: Float32, list_no: int, distance: float, codes: Bytes
     ) -> tuple[Float32, Float32]:
         """Compute estimates and their error bounds, for one query and sketches of one list.
@@ -314,40 +312,18 @@ class SketchScanner:
         estimate, error : ndarray of shape (n,), float32
             Lower is closer: similarities are negated.
         """
-        centroid = self._centroids[list_no]
-        if compiled.sketching is None:
-            return self._estimates_in_numpy(query, centroid, distance, codes)
         estimate, error = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
         compiled.sketching.estimates(
             compiled.level, len(query), self._bits, self._similarity, EPSILON, float(distance),
-            np.ascontiguousarray(query), centroid, codes, estimate, error,
+            np.ascontiguousarray(query), self._centroids[list_no], codes, estimate, error,
         )  # fmt: skip
         return estimate, error
 
-    def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
-        start, size = int(lists.offsets[at]), int(lists.sizes[at])
-        return lists.buffer[start : start + size * self._size].reshape(size, self._size)
-
-    def _scan_in_numpy(
-        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates
-    ) -> None:
-        entries, counts = candidates.entries, candidates.counts
-        capacity = entries.shape[1]
-        for i, position, distance in zip(*_columns(pairs), strict=True):
-            codes, list_no = self._codes(lists, position), lists.list_nos[position]
-            new = np.empty(len(codes), CANDIDATE)
-            new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
-            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
-            both = np.concatenate([entries[i, : counts[i]], new])
-            kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
-            counts[i] = len(kept)
-            entries[i, : len(kept)] = kept
-
     def _estimates_in_numpy(
-        self, query: Float32, centroid: Float32, distance: float, codes: Bytes
+        self, query: Float32, list_no: int, distance: float, codes: Bytes
     ) -> tuple[Float32, Float32]:
         d, bits = len(query), self._bits
-        view = query if self._similarity else query - centroid
+        view = query if self._similarity else query - self._centroids[list_no]
         values, unit = _in_8_bits(view)
         planes = codes[:, :-_FACTOR_BYTES].reshape(len(codes), bits, -(-d // 8))
         ones = np.unpackbits(planes, axis=2, count=d, bitorder="little")
@@ -363,6 +339,12 @@ class SketchScanner:
         if self._similarity:
             return -(np.float32(distance) + product), bound.astype(np.float32)
         return np.float32(distance) + n - 2 * product, (2 * bound).astype(np.float32)
+
+    estimates = either("sketching", _estimates_compiled, _estimates_in_numpy)
+
+    def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
+        start, size = int(lists.offsets[at]), int(lists.sizes[at])
+        return lists.buffer[start : start + size * self._size].reshape(size, self._size)
 
 
 def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:

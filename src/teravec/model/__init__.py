@@ -1,1 +1,1 @@
-"""The empty index: description, centroids, transform, codec."""
+"""What is an empty index? Description, centroids, transform and codec."""

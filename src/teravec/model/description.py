@@ -1,4 +1,4 @@
-"""What ``model.json`` says: the model's settings, its history, and its files' checksums."""
+"""The file ``model.json``: the model's settings, its history, and its files' checksums."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from teravec.storage.jsonfile import json_checksum, read_json, write_json
 __all__ = ["GRAPH_LIST_BYTES", "ModelDescription"]
 
 GRAPH_LIST_BYTES = 300
-"""Of a list in the graph of the coarse quantizer, where there is one."""
+"""Bytes of one list in the coarse quantizer's graph, if it has a graph."""
 
 _FORMAT, _VERSION = "teravec-model", 1
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What ``model/model.json`` says.
+    """The content of ``model/model.json``.
 
     Parameters
     ----------
@@ -29,22 +29,23 @@ class ModelDescription:
     d_index : int
         Dimensions after the transform: those of centroids and codes.
     nlist, code_size, ntrain : int
-        Lists; bytes of a vector's code, of both stages where there are two; vectors of the
-        training sample.
+        Number of lists; bytes of a vector's code, both stages together in a two-stage codec;
+        vectors of the training sample.
     metric, transform, codec, quantizer : str
         Names; the quantizer is ``exact`` or ``hnsw``.
     seed : int
     assignment : dict
-        How vectors find their list: groups of centroids, the margin within which a group
-        is visited (null: every centroid is), groups visited on average, and the share of
-        some vectors, outside of the sample if there are enough, that this assigned exactly.
+        How vectors are assigned to lists: the groups of centroids, the margin within which a
+        group is visited (null: compare every centroid), the mean number of groups visited, and
+        the share of test vectors assigned as by exact search. The test vectors lie outside the
+        sample if there are enough.
     history : list of dict
         Objective, imbalance, empty lists and agreement of each k-means iteration.
     files : dict
         Size and checksum of every other file of the model, by name.
     lists : dict or None
-        Sizes of the lists as the sample tells them, and what splitting did; see
-        ``training.splitting``. None in models of before there was that.
+        Sizes of the lists, estimated from the sample, and the effect of splitting; see
+        ``training.splitting``. None in models of releases without this estimate.
     """
 
     d: int
@@ -64,23 +65,23 @@ class ModelDescription:
 
     @property
     def sketch_size(self) -> int:
-        """Bytes of ``code_size`` that are the sketch; 0 where there is one stage."""
+        """Bytes of the sketch, a part of ``code_size``; 0 in a one-stage codec."""
         return Codec.parse(self.codec).sketch_size(self.d_index)
 
     def content(self) -> dict[str, Any]:
-        """The JSON object to seal."""
+        """Return the JSON object to seal."""
         content = {"format": _FORMAT, "version": _VERSION, **vars(self)}
         if self.lists is None:
             del content["lists"]
         return content
 
     def write(self, directory: Path) -> None:
-        """Seal the model, whose other files are there."""
+        """Seal the model; its other files must exist."""
         write_json(_path(directory), self.content())
 
     @staticmethod
     def is_sealed(directory: Path) -> bool:
-        """Whether there is a model."""
+        """Whether the directory holds a sealed model."""
         return _path(directory).exists()
 
     @classmethod
@@ -96,20 +97,20 @@ class ModelDescription:
 
     @property
     def memory_bytes(self) -> int:
-        """About the memory that the model takes: centroids twice and as bytes, codec, graph."""
+        """Approximate memory of the model: centroids twice and as bytes, codec, graph."""
         graph = self.nlist * GRAPH_LIST_BYTES if self.quantizer == "hnsw" else 0
         return 9 * self.nlist * self.d_index + int(self.files["codec.npy"]["size"]) + graph
 
     @property
     def tag(self) -> int:
-        """The checksum as a number, as list files carry it."""
+        """The checksum as a number, as in the header of list files."""
         return int(self.checksum, 16)
 
     @property
     def checksum(self) -> str:
-        """What shards, slices and manifest know the model by: 16 hexadecimal digits.
+        """The model's identity in shards, slices and manifest: 16 hexadecimal digits.
 
-        It covers every file of the model, through their checksums.
+        It covers every file of the model through the files' checksums.
         """
         return json_checksum(self.content())
 

@@ -1,4 +1,4 @@
-"""How lists are filled, and how they will be, as the sample tells."""
+"""Sizes of lists: their imbalance, and an estimate from the sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 def imbalance(sizes: Int64 | Float64) -> float:
-    """n sum(size^2) / (sum size)^2: 1 for lists of equal size, 2 doubles a scan's cost."""
+    """Return n sum(size^2) / (sum size)^2: 1 for equal sizes; at 2 a scan costs twice as much."""
     sizes = sizes.astype(np.float64)
     total = float(sizes.sum())
     return float(len(sizes) * (sizes**2).sum() / total**2) if total else 1.0
@@ -22,7 +22,7 @@ def imbalance(sizes: Int64 | Float64) -> float:
 
 @dataclass(frozen=True)
 class ListsEstimate:
-    """Lists' sizes as the sample tells them: what ``model.json`` says of them.
+    """Sizes of the lists, estimated from the sample, as ``model.json`` records them.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ class ListsEstimate:
     largest : int
         Vectors expected in the largest list.
     largest_bytes : int
-        Codes and ids of it.
+        Bytes of that list's codes and ids.
     max_bytes : int or None
-        The cap that was asked for.
+        The user's cap on a list's bytes.
     above : int
-        Lists expected above it; for example many copies of one vector, which nothing splits.
+        Lists expected above the cap, such as many copies of one vector, which cannot be split.
     added : int
-        Lists that splitting added to those asked for.
+        Lists that splitting added.
     rounds : int
     """
 
@@ -53,15 +53,27 @@ class ListsEstimate:
 
     @classmethod
     def of(
-        cls, counts: Int64, ntotal: int, row_bytes: int, *, max_bytes: int | None = None,
-        added: int = 0, rounds: int = 0,
-    ) -> ListsEstimate:  # fmt: skip
-        """Scale the lists' counts in a part of the sample to the whole source."""
+        cls,
+        counts: Int64,
+        ntotal: int,
+        row_bytes: int,
+        *,
+        max_bytes: int | None = None,
+        added: int = 0,
+        rounds: int = 0,
+    ) -> ListsEstimate:
+        """Scale counts from a part of the sample to the whole source."""
         counted = int(counts.sum())
         sizes = counts * (ntotal / max(1, counted))
         above = 0 if max_bytes is None else int((sizes * row_bytes > max_bytes).sum())
         largest = round(float(sizes.max()))
         return cls(
-            counted, imbalance(counts), largest, largest * row_bytes, max_bytes, above, added,
+            counted,
+            imbalance(counts),
+            largest,
+            largest * row_bytes,
+            max_bytes,
+            above,
+            added,
             rounds,
-        )  # fmt: skip
+        )

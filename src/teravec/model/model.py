@@ -1,4 +1,4 @@
-"""The model: an empty trained index, in memory."""
+"""The model: an empty trained index in memory."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Model:
             check_file(path, files["quantizer.hnsw"])
             with storage_errors(path, "read"):
                 graph = path.read_bytes()
-        return cls(description, Transform.unpacked(packed, d_index), centroids, parameters, graph)
+        return cls(description, Transform.unpack(packed, d_index), centroids, parameters, graph)
 
     @property
     def d(self) -> int:
@@ -105,22 +105,22 @@ class Model:
 
     @property
     def code_size(self) -> int:
-        """Bytes of a vector's code, of both stages where there are two."""
+        """Bytes of a vector's code, both stages together in a two-stage codec."""
         return self.description.code_size
 
     @property
     def sketch_size(self) -> int:
-        """Bytes of a sketch; 0 where there is one stage."""
+        """Bytes of a sketch; 0 in a one-stage codec."""
         return self.description.sketch_size
 
     @property
     def tag(self) -> int:
-        """The checksum as a number, as list files carry it."""
+        """The checksum as a number, as in the header of list files."""
         return self.description.tag
 
     @property
     def memory_bytes(self) -> int:
-        """About the memory that the model takes."""
+        """Approximate memory of the model."""
         return self.description.memory_bytes
 
     @cached_property
@@ -128,12 +128,14 @@ class Model:
         return ExactQuantizer(self.centroids, self.metric)
 
     def make_ready(self) -> None:
-        """Lay the centroids out for queries now, not when the first one comes."""
+        """Lay the centroids out for queries now instead of at the first query."""
         if self._graph is None:
             _ = self._exact
 
     def prepare(self, vectors: Float32, threads: int = 1) -> Float32:
-        """The user's vectors (n, d) as they are encoded and searched, (n, d_index).
+        """Normalize and transform the user's vectors (n, d) to (n, d_index).
+
+        Encoding and searching both start from prepared vectors.
 
         Raises
         ------
@@ -148,11 +150,11 @@ class Model:
         return self.transform.apply(vectors, threads)
 
     def nearest_lists(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
-        """The nprobe lists to visit for each prepared query.
+        """Find the nprobe lists to visit for each prepared query.
 
         Returns
         -------
-        list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 where none
+        list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 for none
         distances : ndarray of shape (nq, nprobe), float32
             Squared distance to the centroid (l2), or inner product with it.
         """
@@ -171,9 +173,9 @@ class Model:
     def assigner(
         self, threads: int, device: str = CPU, sample: Float32 | None = None
     ) -> CentroidAssigner:
-        """What finds the list of a vector while sharding, as trained and measured.
+        """Make the assigner of vectors to lists that sharding uses, with the trained margin.
 
-        A device other than the processor is compared with it on a sample of prepared vectors.
+        A device other than the processor must agree with it on a sample of prepared vectors.
         """
         if device != CPU:
             checked = self.centroids[:0] if sample is None else sample
@@ -186,27 +188,25 @@ class Model:
         )
 
     def scanner(self) -> CompiledScanner | FaissScanner:
-        """What finds the k best codes of lists in memory: the quickest that knows the codec."""
+        """Make the scanner of lists in memory: compiled if it knows the codec, else Faiss's."""
         if CompiledScanner.scans(self.codec):
             return CompiledScanner(self.codec, self.metric, self.centroids, self._parameters)
         return self.faiss_scanner()
 
     def faiss_scanner(self) -> FaissScanner:
-        """What scans lists in memory by Faiss's scanners, for any codec."""
+        """Make a scanner of lists in memory on Faiss's scanners, for any codec."""
         return FaissScanner(self.empty_ivf(), self.metric)
 
     def fine_codes(self) -> FineCodes:
-        """What compares queries with the fine codes of single vectors."""
-        return FineCodes(
-            self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf
-        )  # fmt: skip
+        """Make the object that compares queries with the fine codes of single vectors."""
+        return FineCodes(self.codec, self.metric, self.centroids, self._parameters, self.empty_ivf)
 
     def encode(
         self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
     ) -> npt.NDArray[np.uint8]:
-        """Codes of prepared vectors (n, d_index) in their lists (n,), (n, code_size).
+        """Encode prepared vectors (n, d_index) of lists (n,); return codes (n, code_size).
 
-        Of two stages, the sketch comes first.
+        In a two-stage codec, a code is the sketch followed by the fine code.
         """
         fine = encode(self._encoder, vectors, list_nos, threads)
         if not self.codec.sketch_bits:
@@ -215,8 +215,8 @@ class Model:
         sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
         return np.concatenate([sketches, fine], axis=1)
 
-    def clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
-        """How many prepared vectors lie outside of what a scalar quantizer was trained on."""
+    def count_clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
+        """Count the prepared vectors outside the scalar quantizer's trained range."""
         if self._range is None:
             return 0
         return self._range.clipped(vectors, list_nos, self.centroids, threads)
@@ -230,5 +230,5 @@ class Model:
         return self.empty_ivf()
 
     def empty_ivf(self) -> Any:
-        """A trained Faiss IVF index of the fine codes, without lists, on this quantizer."""
+        """Make a trained Faiss IVF index of the fine codes, without lists, on this quantizer."""
         return empty_ivf(self.codec, self._quantizer, self.metric, self._parameters)

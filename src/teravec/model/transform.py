@@ -1,8 +1,8 @@
-"""Transforms: what is done to a vector before it is compared with centroids.
+"""Transforms, which are applied to a vector before it is compared with centroids.
 
-``rotation`` spreads the variance over the dimensions and keeps distances; ``pcaM`` keeps
-the M directions of most variance (the 1.5e12-vector index went from 144 to 72 dimensions);
-``none`` leaves vectors alone.
+``rotation`` spreads the variance over the dimensions and preserves distances. ``pcaM`` keeps the
+M directions of largest variance (the 1.5e12-vector index went from 144 to 72 dimensions).
+``none`` changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Moments", "Transform", "TransformKind", "train_transform"]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-_FAR = 1000.0  # lengths of the spread that vectors are from the origin, to be seen from a centre
+_FAR = 1000.0  # distance from the origin, in units of the spread, that calls for a centre
 
 
 _OTHER_NAMES = ("opq", "rr", "rotate", "random_rotation")
@@ -33,14 +33,14 @@ _OTHER_NAMES = ("opq", "rr", "rotate", "random_rotation")
 
 @dataclass(frozen=True)
 class TransformKind:
-    """A transform's name taken apart.
+    """A parsed name of a transform.
 
     Parameters
     ----------
     name : str
         ``none``, ``rotation`` or ``pcaM``.
     d_out : int or None
-        M for ``pcaM``; None where the dimension stays.
+        M for ``pcaM``; None if the dimension stays.
     """
 
     name: str
@@ -48,7 +48,7 @@ class TransformKind:
 
     @classmethod
     def parse(cls, name: str) -> TransformKind:
-        """The transform of this name, or InvalidArgument."""
+        """Return the transform of this name, or raise InvalidArgument."""
         given, name = name, text(name, "transform").lower()
         if name in ("none", "rotation"):
             return cls(name)
@@ -66,7 +66,7 @@ class TransformKind:
         )
 
     def output_dimension(self, d: int) -> int:
-        """Dimensions after the transform of d dimensions, or InvalidArgument."""
+        """Return the dimensions after transforming d dimensions, or raise InvalidArgument."""
         if self.d_out is not None and self.d_out > d:
             raise InvalidArgument(
                 f"transform {self.name} asks for more dimensions than {d}: pca1 to pca{d} fit"
@@ -76,15 +76,15 @@ class TransformKind:
 
 @dataclass(frozen=True)
 class Transform:
-    """``y = A (x - c) + b``, or nothing.
+    """The affine map ``y = A (x - c) + b``, or the identity.
 
     Parameters
     ----------
     matrix : ndarray of shape (d_out, d_in), float32, or None for no transform
     offset : ndarray of shape (d_out,), float32
     centre : ndarray of shape (d_in,), float32, optional
-        Of vectors far from the origin: in float32 the product's error grows with their length, and
-        not with what tells them apart. Not given: 0.
+        The c of the map, for vectors far from the origin. The float32 error of a product grows
+        with the vectors' length, and would swamp the differences between them. Not given: 0.
     """
 
     matrix: Float32 | None
@@ -99,7 +99,7 @@ class Transform:
 
     @property
     def whole_offset(self) -> Float32:
-        """The b of ``y = A x + b``, of the same map without a centre."""
+        """The b of the same map without a centre, ``y = A x + b``."""
         if self.matrix is None or self.centre is None:
             return self.offset
         return (self.offset - self.matrix.astype(np.float64) @ self.centre).astype(np.float32)
@@ -109,10 +109,10 @@ class Transform:
         assert self.matrix is not None
         return AffineMap(self.matrix, self.offset)
 
-    def packed(self) -> Float32 | None:
-        """Matrix and offset side by side, (d_out, d_in + 1), as it is stored.
+    def pack(self) -> Float32 | None:
+        """Return matrix and offset side by side, (d_out, d_in + 1), the form that is stored.
 
-        One row more is the centre, where there is one, and a zero.
+        If there is a centre, one more row holds it, followed by a zero.
         """
         if self.matrix is None:
             return None
@@ -122,8 +122,8 @@ class Transform:
         return np.vstack([packed, np.append(self.centre, np.float32(0))])
 
     @classmethod
-    def unpacked(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
-        """The inverse of ``packed``, given the dimensions after the transform."""
+    def unpack(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
+        """Invert `pack`, given the dimensions after the transform."""
         if packed is None:
             return cls(None, np.zeros(0, np.float32))
         matrix, offset = packed[:d_out, :-1], packed[:d_out, -1]
@@ -133,15 +133,16 @@ class Transform:
 
 @dataclass(frozen=True)
 class Moments:
-    """What some vectors' mean and covariance follow from.
+    """Sums over vectors from which their mean and covariance follow.
 
     Parameters
     ----------
     count : int
+        Number of vectors.
     total : ndarray of shape (d,), float64
-        Their sum.
+        Sum of the vectors.
     products : ndarray of shape (d, d), float64
-        The sum of each one's outer product with itself.
+        Sum of each vector's outer product with itself.
     """
 
     count: int
@@ -150,23 +151,23 @@ class Moments:
 
     @classmethod
     def none(cls, d: int) -> Moments:
-        """Of no vectors."""
+        """Return the moments of no vectors."""
         return cls(0, np.zeros(d), np.zeros((d, d)))
 
     @classmethod
     def of(cls, vectors: Float32) -> Moments:
-        """Of vectors (n, d)."""
+        """Compute the moments of vectors (n, d)."""
         wide = vectors.astype(np.float64)
         return cls(len(wide), wide.sum(0), wide.T @ wide)
 
     def __add__(self, other: Moments) -> Moments:
-        """Of these vectors and others."""
+        """Add the moments of other vectors."""
         return Moments(
             self.count + other.count, self.total + other.total, self.products + other.products
         )
 
     def covariance(self, *, centered: bool) -> tuple[Float64, Float64]:
-        """The mean (d,), of zeros where it is not centered, and the covariance (d, d) about it."""
+        """Return the mean (d,), or zeros if not ``centered``, and the (d, d) covariance."""
         mean = self.total / self.count if centered else np.zeros(len(self.total))
         return mean, self.products / self.count - np.outer(mean, mean)
 
@@ -180,7 +181,7 @@ def train_transform(
     seed: int,
     some: Callable[[], Float32] | None = None,
 ) -> Transform:
-    """Make a transform, from training vectors where it needs them.
+    """Make a transform; only PCA needs the training vectors.
 
     Parameters
     ----------
@@ -189,14 +190,14 @@ def train_transform(
     moments : callable
         Returns the training vectors' moments.
     centered : bool
-        Whether a mean may be subtracted. It may for l2; inner products would change.
+        Whether a mean may be subtracted. It may for l2, but would change inner products.
     seed : int
-        Of the random rotation.
+        Seed of the random rotation.
     some : callable, optional
-        Returns some of them, (n, d), which say whether all lie far from the origin.
+        Returns some training vectors, (n, d), to check whether all lie far from the origin.
     """
     if kind.name == "none":
-        return Transform.unpacked(None)
+        return Transform.unpack(None)
     if kind.name == "rotation":
         matrix, offset = _random_rotation(d, seed), np.zeros(d)
     else:
@@ -212,17 +213,17 @@ def train_transform(
 
 
 def _principal_directions(covariance: Float64, count: int) -> Float64:
-    """Of most variance first, (count, d)."""
+    """Return the directions of largest variance, (count, d), the largest first."""
     _, vectors = np.linalg.eigh(covariance)
     directions: Float64 = vectors[:, ::-1][:, :count].T
-    # An eigenvector's sign is free: fix it, so that a library's whim changes nothing.
+    # The sign of an eigenvector is arbitrary. Fix it: libraries choose differently.
     largest = np.abs(directions).argmax(1)
     signs: Float64 = np.sign(directions[np.arange(len(directions)), largest])
     return directions * signs[:, None]
 
 
 def _random_rotation(d: int, seed: int) -> Float64:
-    """A rotation uniform over the orthogonal group (Mezzadri 2007): QR with fixed signs."""
+    """Draw a rotation uniformly from the orthogonal group (Mezzadri 2007): QR with fixed signs."""
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     q, r = np.linalg.qr(gaussian)
     rotation: Float64 = (q * np.sign(np.diag(r))).T

@@ -33,3 +33,14 @@ def worth_visiting(
     out_counts: Buffer,
     /,
 ) -> int: ...
+def clipped(
+    d: int,
+    x: Buffer,
+    lists: Buffer,
+    centroids: Buffer,
+    middle: Buffer,
+    half: Buffer,
+    most: float,
+    share: float,
+    /,
+) -> int: ...

@@ -1,13 +1,22 @@
-"""The compiled extensions, where this installation has them."""
+"""The compiled extensions, where this installation has them, and the choice of what to call.
+
+Only this room asks what is compiled. A function whose stand-in is plain NumPy lies beside it here
+(``lists``, ``pages``, ``reads``, ``refining``, ``ring``). A stand-in that needs more than that
+stays in its own room, which chooses by ``either``.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib import import_module
-from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
+    "EXTENSIONS",
+    "either",
     "level",
     "listing",
     "native",
@@ -23,19 +32,19 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+EXTENSIONS = (
+    "native", "scanning", "sketching", "listing", "refining", "paging", "reading", "ringing",
+)  # fmt: skip
+"""Names of this module that stand for an extension."""
+
 _SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"
 
-
-def warn_if_missing() -> None:
-    """Say so where kernels could not be compiled, which nobody asked for."""
-    if native is None and not _SWITCHED_OFF:
-        log.warning(
-            "the compiled kernels are missing: everything is slower, and codes in two stages by "
-            "far; install a C compiler, then teravec again"
-        )
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
 
 
-def _load(name: str) -> ModuleType | None:
+def _load(name: str) -> Any:
+    """The extension of this name, or None: not compiled, or switched off."""
     if _SWITCHED_OFF:
         return None
     try:
@@ -44,29 +53,9 @@ def _load(name: str) -> ModuleType | None:
         return None
 
 
-native: ModuleType | None = _load("_native")
-"""``teravec.native._native``, or None: not compiled, or switched off by ``TERAVEC_NATIVE=0``."""
-
-scanning: ModuleType | None = _load("_scan")
-"""``teravec.native._scan``, or None."""
-
-sketching: ModuleType | None = _load("_sketch")
-"""``teravec.native._sketch``, or None."""
-
-listing: ModuleType | None = _load("_lists")
-"""``teravec.native._lists``, or None."""
-
-refining: ModuleType | None = _load("_refine")
-"""``teravec.native._refine``, or None."""
-
-paging: ModuleType | None = _load("_pages")
-"""``teravec.native._pages``, or None."""
-
-reading: ModuleType | None = _load("_reads")
-"""``teravec.native._reads``, or None."""
-
-ringing: ModuleType | None = _load("_ring")
-"""``teravec.native._ring``, or None."""
+native, scanning, sketching = _load("_native"), _load("_scan"), _load("_sketch")
+listing, refining, paging = _load("_lists"), _load("_refine"), _load("_pages")
+reading, ringing = _load("_reads"), _load("_ring")
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""
@@ -74,4 +63,46 @@ level: int = native.best_level() if native is not None else 0
 
 def panel_places() -> int:
     """Centroids in a panel; groups are padded to whole ones."""
-    return int(native.panel_places(level)) if native else 1
+    return int(native.panel_places(level)) if native is not None else 1
+
+
+def either(
+    extension: str,
+    compiled: Callable[_Parameters, _Result],
+    stand_in: Callable[_Parameters, _Result],
+) -> Callable[_Parameters, _Result]:
+    """A function that calls one of two, chosen at each call.
+
+    Parameters
+    ----------
+    extension : str
+        One of EXTENSIONS, which ``compiled`` calls.
+    compiled, stand_in : callable
+        With equal parameters; ``stand_in`` is called where the extension is missing. The
+        documentation is that of ``compiled``.
+    """
+    assert extension in EXTENSIONS
+
+    @wraps(compiled)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        if globals()[extension] is None:
+            return stand_in(*args, **kwargs)
+        return compiled(*args, **kwargs)
+
+    return call
+
+
+def warn_if_missing() -> None:
+    """Log once a process which extensions could not be compiled, unless they are switched off."""
+    missing = tuple(name for name in EXTENSIONS if globals()[name] is None)
+    if missing and not _SWITCHED_OFF:
+        _warn(missing)
+
+
+@cache
+def _warn(missing: tuple[str, ...]) -> None:
+    log.warning(
+        "compiled kernels are missing (%s): everything is slower, and codes in two stages by far; "
+        "install a C compiler, then teravec again",
+        ", ".join(missing),
+    )

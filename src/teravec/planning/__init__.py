@@ -1,1 +1,1 @@
-"""What a build and a query will take, before any is run: a model and its constants."""
+"""What will a build and a query cost? Predictions from a model and measured constants."""

@@ -1,4 +1,4 @@
-"""Measuring this machine: some ten seconds, 192 MiB of disk, one connection on loopback."""
+"""Measuring this machine, in about ten seconds, with 192 MiB of disk and a loopback connection."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from teravec.kernels.pairs import Pairs
 from teravec.planning.constants import Constants
 from teravec.planning.model import truth_rows
 from teravec.processors import default_threads
-from teravec.selftest.vectors import made
+from teravec.selftest.vectors import make_vectors
 from teravec.sources import open_source
 from teravec.storage.files import byte_view, publishing, read_into, sync_file, write_all
 
@@ -45,7 +45,7 @@ _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
 _DISK_BYTES = 192 << 20
 _PIECE = 8 << 20
-_TRUTH_BYTES = 1 << 30  # a limit that leaves blocks their size
+_TRUTH_BYTES = 1 << 30  # a memory limit that does not shrink the blocks
 _REPEATS = 3
 
 
@@ -55,9 +55,9 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
     Parameters
     ----------
     folder : Path, optional
-        On the disk to measure; a temporary directory when not given.
+        A folder on the disk to measure. Not given: a temporary directory.
     threads : int, optional
-        All processors when not given.
+        Not given: all processors.
 
     Raises
     ------
@@ -65,36 +65,36 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         The folder cannot be written.
     """
     threads = threads or default_threads()
-    vectors = made(1234, 96 * 1024, _D)
-    exact_s, scale, exponent, share = _assignment(vectors, threads)
+    vectors = make_vectors(1234, 96 * 1024, _D)
+    exact_s, scale, exponent, share = _measure_assignment(vectors, threads)
     place = folder or Path(tempfile.gettempdir())
     with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
-        read_bytes, write_bytes, latency_s = _disk(Path(name) / "speed")
-        truth_flops = _truth(vectors, Path(name) / "vectors.npy", threads)
-        sync_s = _best(lambda: _publish(Path(name) / "small"))
+        read_bytes, write_bytes, latency_s = _measure_disk(Path(name) / "speed")
+        truth_flops = _measure_truth(vectors, Path(name) / "vectors.npy", threads)
+        sync_s = _measure_best(lambda: _publish(Path(name) / "small"))
     return Constants(
         flops=2 * _D / exact_s,
         grouped_scale=scale,
         grouped_exponent=exponent,
         iteration_share=share,
-        sum_dims=_sums(vectors, threads),
-        encode_scalar=_encoding("sq8", vectors[:16384]),
-        encode_pq=256 * _encoding("pq12", vectors[:10240]),
-        encode_rabitq=_encoding("rabitq4", vectors[:10240]),
-        scan_dims=_scanning(vectors),
+        sum_dims=_measure_sums(vectors, threads),
+        encode_scalar=_measure_encoding("sq8", vectors[:16384]),
+        encode_pq=256 * _measure_encoding("pq12", vectors[:10240]),
+        encode_rabitq=_measure_encoding("rabitq4", vectors[:10240]),
+        scan_dims=_measure_scanning(vectors),
         truth_flops=truth_flops,
-        graph_dims=_graph(vectors[:_GRAPH_ROWS]),
-        move_bytes=_moving(),
+        graph_dims=_measure_graph(vectors[:_GRAPH_ROWS]),
+        move_bytes=_measure_moving(),
         read_bytes=read_bytes,
         write_bytes=write_bytes,
         read_latency_s=latency_s,
-        network_bytes=_loopback(),
+        network_bytes=_measure_loopback(),
         sync_s=sync_s,
     )
 
 
-def _best(act: Callable[[], Any]) -> float:
-    """Least seconds of some runs: what the machine can do when nobody else uses it."""
+def _measure_best(act: Callable[[], Any]) -> float:
+    """Time several runs and return the least seconds: the speed without other load."""
     seconds = []
     for _ in range(_REPEATS):
         started = time.perf_counter()
@@ -103,35 +103,44 @@ def _best(act: Callable[[], Any]) -> float:
     return min(seconds)
 
 
-def _assignment(vectors: Float32, threads: int) -> tuple[float, float, float, float]:
-    """Thread-seconds of an exact comparison, the law of comparisons, an iteration's share."""
+def _measure_assignment(vectors: Float32, threads: int) -> tuple[float, float, float, float]:
+    """Measure assignment.
+
+    Returns
+    -------
+    tuple of float
+        Thread-seconds of one exact comparison; scale and exponent of the number of comparisons
+        as a power of nlist; an iteration's share of that number.
+    """
     rows = vectors[:32768]
     exact = CentroidAssigner.exact(vectors[-2048:])
-    exact_s = _best(lambda: exact.assign(rows, threads=threads)) * threads / (len(rows) * 2048)
+    exact_s = (
+        _measure_best(lambda: exact.assign(rows, threads=threads)) * threads / (len(rows) * 2048)
+    )
 
     def assigner(nlist: int, agreement: float) -> CentroidAssigner:
         return CentroidAssigner.auto(
             vectors[-nlist:], rows, seed=1, threads=threads, min_agreement=agreement
         )
 
-    # How many comparisons is counted, not timed: it does not depend on what else runs here.
+    # Count the comparisons instead of timing them: a count does not depend on other load.
     grouped = [assigner(nlist, SHARD_AGREEMENT) for nlist in _NLISTS]
     works = np.array([each.work for each in grouped])
     exponent, logged = np.polyfit(np.log(_NLISTS), np.log(works), 1)
-    seconds = _best(lambda: grouped[1].assign(rows, threads=threads)) * threads
+    seconds = _measure_best(lambda: grouped[1].assign(rows, threads=threads)) * threads
     overhead = max(1.0, seconds / (len(rows) * works[1] * exact_s))
     share = min(1.0, assigner(_NLISTS[-1], ITERATION_AGREEMENT).work / float(works[-1]))
     return exact_s, float(np.exp(logged)) * overhead, float(exponent), share
 
 
-def _sums(vectors: Float32, threads: int) -> float:
+def _measure_sums(vectors: Float32, threads: int) -> float:
     lists = np.random.default_rng(1).integers(0, 4096, len(vectors)).astype(np.int32)
     sums, counts = np.zeros((4096, _D)), np.zeros(4096, np.int64)
-    seconds = _best(lambda: accumulate(vectors, lists, sums, counts, threads=threads))
+    seconds = _measure_best(lambda: accumulate(vectors, lists, sums, counts, threads=threads))
     return vectors.size / seconds / threads
 
 
-def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
+def _train(name: str, vectors: Float32) -> tuple[Any, Float32]:
     codec, centroids = Codec.parse(name), vectors[:64]
     lists, _ = CentroidAssigner.exact(centroids).assign(vectors[:10000], threads=1)
     quantizer = flat_quantizer(np.ascontiguousarray(centroids), Metric.L2)
@@ -139,17 +148,17 @@ def _trained(name: str, vectors: Float32) -> tuple[Any, Float32]:
     return empty_ivf(codec, quantizer, Metric.L2, parameters), parameters
 
 
-def _encoding(name: str, rows: Float32) -> float:
-    ivf, _ = _trained(name, rows)
+def _measure_encoding(name: str, rows: Float32) -> float:
+    ivf, _ = _train(name, rows)
     rows = rows[:_ENCODED_ROWS]
     lists = np.arange(len(rows), dtype=np.int32) % 64
-    return rows.size / _best(lambda: encode(ivf, rows, lists, 1))
+    return rows.size / _measure_best(lambda: encode(ivf, rows, lists, 1))
 
 
-def _scanning(vectors: Float32) -> float:
-    """Eight lists of sq8 codes for one query, on one thread."""
+def _measure_scanning(vectors: Float32) -> float:
+    """Scan eight lists of sq8 codes for one query, on one thread."""
     count, lists = 8192, np.arange(8, dtype=np.int64)
-    ivf, parameters = _trained("sq8", vectors)
+    ivf, parameters = _train("sq8", vectors)
     codes = np.random.default_rng(2).integers(0, 256, 8 * count * ivf.code_size, np.uint8)
     sizes = np.full(8, count, np.int64)
     held = ListsInMemory(lists, sizes, lists * count * ivf.code_size, codes)
@@ -158,12 +167,12 @@ def _scanning(vectors: Float32) -> float:
     scanner: CompiledScanner | FaissScanner = FaissScanner(ivf, Metric.L2)
     if CompiledScanner.scans(codec := Codec.parse("sq8")):
         scanner = CompiledScanner(codec, Metric.L2, vectors[:64], parameters)
-    seconds = _best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
+    seconds = _measure_best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
     return 8 * count * _D / seconds
 
 
-def _truth(vectors: Float32, path: Path, threads: int) -> float:
-    """Some vectors against as many queries as a calibration has."""
+def _measure_truth(vectors: Float32, path: Path, threads: int) -> float:
+    """Compare some vectors exactly with as many queries as a calibration has."""
     np.save(path, vectors)
     source, options = open_source(path), CalibrationOptions()
     queries = np.ascontiguousarray(vectors[:: len(vectors) // options.queries][: options.queries])
@@ -175,30 +184,30 @@ def _truth(vectors: Float32, path: Path, threads: int) -> float:
         for _ in scan_rows(source, task, best, source.ntotal, block_rows):
             pass
 
-    seconds = _best(scan)
+    seconds = _measure_best(scan)
     path.unlink()
     return 2 * _D * len(queries) * truth_rows(source.ntotal) / seconds / threads
 
 
-def _graph(centroids: Float32) -> float:
+def _measure_graph(centroids: Float32) -> float:
     started = time.perf_counter()
     build_hnsw(np.ascontiguousarray(centroids))
     return float(len(centroids) * np.log2(len(centroids)) * _D / (time.perf_counter() - started))
 
 
-def _moving() -> float:
-    """Gathering codes in a random order, and their checksum."""
+def _measure_moving() -> float:
+    """Gather codes in random order, and compute their checksum."""
     rows = np.zeros((1 << 18, 64), np.uint8)
     order = np.random.default_rng(3).permutation(len(rows))
 
     def move() -> None:
         xxhash.xxh3_64_intdigest(byte_view(rows[order]))
 
-    return rows.nbytes / _best(move)
+    return rows.nbytes / _measure_best(move)
 
 
-def _disk(path: Path) -> tuple[float, float, float]:
-    """Bytes a second read and written, and seconds of a read at random, past the page cache."""
+def _measure_disk(path: Path) -> tuple[float, float, float]:
+    """Measure bytes per second read and written, and seconds of a random read, past the cache."""
     data = np.random.default_rng(4).integers(0, 256, _PIECE, np.uint8)
     view, buffer = byte_view(data), memoryview(bytearray(_PIECE))
     started = time.perf_counter()
@@ -230,8 +239,8 @@ def _publish(path: Path) -> None:
         write_all(file, b"small", 0)
 
 
-def _loopback() -> float:
-    """Bytes a second over one connection to ourselves, received into one buffer."""
+def _measure_loopback() -> float:
+    """Measure bytes per second over one loopback connection, received into one buffer."""
     total, piece = 256 << 20, bytes(1 << 20)
     with socket.create_server(("127.0.0.1", 0)) as server:
 

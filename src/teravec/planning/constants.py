@@ -1,7 +1,7 @@
-"""The speeds that a prediction rests on, and the file that keeps them.
+"""The speeds on which a prediction rests, and the file that stores them.
 
-The file is plain JSON without a checksum: users are meant to edit it, for the disks and the
-network of machines other than the one that was measured.
+The file is plain JSON without a checksum, because users are meant to edit it for the disks and
+networks of other machines.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ _FORMAT = "teravec-constants"
 
 @dataclass(frozen=True)
 class Constants:
-    """Speeds of one machine, per second and, where it says so, per thread.
+    """Speeds of one machine, per second; some are per thread.
 
     Parameters
     ----------
     flops : float
-        Of the exact assignment kernel, a thread; a product and a sum are two.
+        Operations of the exact assignment kernel, per thread; a product and a sum are two.
     grouped_scale, grouped_exponent : float
-        Finding a vector's list takes the time of ``grouped_scale * nlist ** grouped_exponent``
-        comparisons with a centroid at ``flops``. Data of low intrinsic dimension takes fewer.
+        Assigning a vector takes the time of ``grouped_scale * nlist ** grouped_exponent``
+        comparisons with a centroid at ``flops``. Data of low intrinsic dimension take fewer.
     iteration_share : float
-        Of that time, what an iteration of k-means takes: it may be wrong more often.
+        The share of that time in an iteration of k-means, which may err more often.
     sum_dims : float
-        Dimensions added to the sums of k-means, a thread.
+        Dimensions added to the sums of k-means, per thread.
     encode_scalar, encode_pq, encode_rabitq : float
-        Dimensions encoded, a thread; for pq, dimensions times entries of a codebook.
+        Dimensions encoded, per thread; for pq, dimensions times entries of a codebook.
     scan_dims : float
-        Dimensions of codes that a search compares with a query, a thread.
+        Dimensions of codes that a search compares with a query, per thread.
     truth_flops : float
-        Of comparing queries with vectors exactly, a thread: product and selection together.
+        Operations of comparing queries with vectors exactly, per thread, selection included.
     graph_dims : float
-        Dimensions compared while a graph over the centroids is built, on its one thread,
-        supposing log2(nlist) comparisons a centroid.
+        Dimensions compared while building the graph over the centroids on its one thread,
+        assuming log2(nlist) comparisons per centroid.
     move_bytes : float
         Bytes that one thread gathers and checks.
     read_bytes, write_bytes : float
-        Of the disk, in sequence, past the page cache; until synced.
+        Sequential bytes of the disk, past the page cache; writing includes the sync.
     read_latency_s : float
-        Of one read of a few KiB at random.
+        Seconds of one random read of a few KiB.
     network_bytes : float
-        Sent from one process to another. Calibration measures loopback: an upper bound.
+        Bytes sent from one process to another. Calibration measures loopback, an upper bound.
     sync_s : float
-        To publish a small file durably.
+        Seconds to publish a small file durably.
     """
 
     flops: float
@@ -76,7 +76,7 @@ class Constants:
 
 
 def default_path() -> Path:
-    """Where calibration keeps its constants: in the user's cache directory."""
+    """Return the file of the measured constants, in the user's cache directory."""
     cache = os.environ.get("XDG_CACHE_HOME", "")
     try:
         root = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
@@ -88,7 +88,7 @@ def default_path() -> Path:
 
 
 def write_constants(path: Path, constants: Constants) -> None:
-    """Keep constants at ``path``, in place of those that were there."""
+    """Write constants to ``path``, replacing an earlier file."""
     make_directory(path.absolute().parent)
     text = json.dumps({"format": _FORMAT, "version": 1, **asdict(constants)}, indent=1)
     with publishing(path) as file:
@@ -101,9 +101,9 @@ def read_constants(path: Path) -> Constants:
     Raises
     ------
     MissingFile
-        Nothing was calibrated yet.
+        No calibration was done yet.
     ForeignFile, CorruptFile
-        The file holds something else, or a value that is no positive number.
+        The file holds something else, or a value that is not a positive number.
     """
     with storage_errors(path, "read"):
         data = path.read_bytes()

@@ -1,9 +1,8 @@
 """Predicting time, bytes, memory and disk of each stage: pure functions of sizes and speeds.
 
-Each stage is modelled as the code does it. Where reading overlaps computing the longer of the
-two counts; writing, checking and sending are added. What machines share, a disk array or a
-switch, is not modelled: every machine is supposed to have the constants' disk and network to
-itself, and to be equally fast.
+The model follows the code of each stage. If reading overlaps computing, the longer of the two
+counts; writing, checking and sending are added. All machines are assumed to be equally fast, and
+to have a disk and network of their own. Shared disk arrays and switches are not modelled.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from teravec.training.training_set import PROBE
 
 __all__ = ["comparisons", "predict", "truth_rows"]
 
-_PAGE_BYTES = 4096  # what a read of one row takes from a disk at least
-_GROUPING = 4 * 64  # steps of the k-means over centroids, and the centroids a group it looks at
-_ITERATION_S = 0.02  # of Python, once an iteration, however small: grouping, checks, a checkpoint
-_LIST_S = 1e-6  # of Python and NumPy for each list, once an iteration
-_TABLE_BYTES = 24  # of a list in a list file
-_TRUTH_BLOCK_BYTES = 16 << 20  # of the source, at most, in memory five times
-_TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours take as long as so many rows
-_FEWEST_EFFORTS = 20  # small ones cost little beside their results
-_RESULT_S = 7e-7  # of Python and NumPy for each result: kept, sorted, named, compared
-_EFFORT_STEP = math.sqrt(2)  # from one effort of a calibration to the next
+_PAGE_BYTES = 4096  # least bytes that a disk reads for one row
+_GROUPING = 4 * 64  # k-means over centroids: its steps times the centroids sampled per group
+_ITERATION_S = 0.02  # Python's time per iteration of any size: grouping, checks, a checkpoint
+_LIST_S = 1e-6  # time of Python and NumPy per list and iteration
+_TABLE_BYTES = 24  # table entry of a list in a list file
+_TRUTH_BLOCK_BYTES = 16 << 20  # largest block of the source; five are in memory
+_TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours cost as much as this many rows
+_FEWEST_EFFORTS = 20  # the small efforts cost little except for their results
+_RESULT_S = 7e-7  # time of Python and NumPy per result: kept, sorted, named, compared
+_EFFORT_STEP = math.sqrt(2)  # ratio between two consecutive efforts of a calibration
 
 
 def predict(
@@ -48,28 +47,36 @@ def predict(
     """Predict a build and a query."""
     model = _Model(work, cluster, constants)
     stages = (
-        model.sample(), model.kmeans(), model.seal(), model.shard(), model.merge(),
-        model.truth(), model.searches(),
-    )  # fmt: skip
+        model.sample(),
+        model.kmeans(),
+        model.seal(),
+        model.shard(),
+        model.merge(),
+        model.truth(),
+        model.searches(),
+    )
     hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
     index_bytes = work.ntotal * work.row_bytes
     return Plan(
-        stages, model.query(queries), hours * prices.machine_hour,
+        stages,
+        model.query(queries),
+        hours * prices.machine_hour,
         index_bytes / 1e9 * prices.disk_gb_month,
-    )  # fmt: skip
+    )
 
 
 def comparisons(nlist: int, constants: Constants) -> float:
-    """Comparisons with a centroid that finding one vector's list takes the time of."""
+    """Return the cost of assigning one vector, in comparisons with a centroid."""
     if nlist < FEWEST_LISTS:
         return float(nlist)
     return min(float(nlist), constants.grouped_scale * math.pow(nlist, constants.grouped_exponent))
 
 
 def truth_rows(rows: float) -> float:
-    """Rows that a worker compares with queries in the time that so many take it from the start.
+    """Return a worker's cost of comparing its first ``rows`` rows with queries, in later rows.
 
-    Of 98,304 and 1,000,000 rows, 1,000 queries and 101 neighbours: 0.81 and 4.35 s of a thread.
+    The first rows cost more, because no bound on the neighbours is known yet. Measured with 1,000
+    queries and 101 neighbours: 98,304 rows take 0.81 s of a thread, 1,000,000 rows 4.35 s.
     """
     return rows + min(rows, _TRUTH_START_ROWS)
 
@@ -83,14 +90,14 @@ class _Model:
     # ------------------------------------------------------------------ train
 
     def sample(self) -> Stage:
-        """Each machine draws parts, and reads them again for a PCA.
+        """Each machine draws parts of the sample, and reads them again for a PCA.
 
-        Near rows are read together, far ones by a read each.
+        Near rows share a read; far rows take one read each.
         """
         work, speed, train = self.work, self.speed, self.work.train
         row = train.d * work.item_bytes
         machines = min(self._machines, sample_parts(train.sample, train.d))
-        distance = work.source_bytes // train.sample  # in the source, from one row to the next
+        distance = work.source_bytes // train.sample  # in the source, between sampled rows
         together = distance <= GAP_BYTES
         read = work.source_bytes if together else train.sample * (row + _PAGE_BYTES)
         written = 4 * train.sample * train.d
@@ -107,14 +114,20 @@ class _Model:
         reading = max(parts["disk read"], parts["disk latency"])
         return Stage(
             "sample",
-            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"], parts,
-            read + again, written, 0, draw_bytes(self.cluster.threads), written, machines,
-        )  # fmt: skip
+            max(reading, parts["disk write"]) + parts["memory"] + parts["one thread"],
+            parts,
+            read + again,
+            written,
+            0,
+            draw_bytes(self.cluster.threads),
+            written,
+            machines,
+        )
 
     def kmeans(self) -> Stage:
-        """Every iteration: send centroids, assign and sum parts, reduce the sums, checkpoint.
+        """Every iteration sends centroids, assigns and sums parts, and writes a checkpoint.
 
-        All of the sample is read and transformed; what is assigned of it grows.
+        Each iteration reads and transforms the whole sample, but early ones assign only a part.
         """
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         rows = train.sample / machines
@@ -133,7 +146,7 @@ class _Model:
         )
         fits = sample_bytes / machines < self.cluster.memory_bytes
         read = sample_bytes / machines / (speed.move_bytes if fits else speed.read_bytes)
-        # A process is sent the centroids, sends away its sums and gathers the new centroids.
+        # A process receives the centroids, sends its sums, and receives the new centroids.
         each_sends = work.centroid_bytes + 2 * work.centroid_bytes if machines > 1 else 0
         written = work.centroid_bytes
         parts = {
@@ -148,15 +161,19 @@ class _Model:
         )
         memory = training_bytes(train, self.cluster.threads)
         return Stage(
-            "k-means", train.niter * seconds,
+            "k-means",
+            train.niter * seconds,
             {name: train.niter * value for name, value in parts.items()},
-            train.niter * sample_bytes, train.niter * written,
-            train.niter * machines * each_sends, memory,
-            sample_bytes + 2 * work.centroid_bytes, machines,
-        )  # fmt: skip
+            train.niter * sample_bytes,
+            train.niter * written,
+            train.niter * machines * each_sends,
+            memory,
+            sample_bytes + 2 * work.centroid_bytes,
+            machines,
+        )
 
     def seal(self) -> Stage:
-        """Measure the assignment, train the codec, build the graph: one process."""
+        """One process measures the assignment, trains the codec and builds the graph."""
         speed, train = self.speed, self.work.train
         flops = self._grouping_flops(PROBE)
         rows = codec_rows(train)
@@ -176,9 +193,15 @@ class _Model:
             "disk write": written / speed.write_bytes + 5 * speed.sync_s,
         }
         return Stage(
-            "codec and graph", sum(parts.values()), parts,
-            rows * 4 * train.d, written, 0, training_bytes(train, self.cluster.threads), written,
-        )  # fmt: skip
+            "codec and graph",
+            sum(parts.values()),
+            parts,
+            rows * 4 * train.d,
+            written,
+            0,
+            training_bytes(train, self.cluster.threads),
+            written,
+        )
 
     # ------------------------------------------------------------------ shard
 
@@ -207,11 +230,16 @@ class _Model:
         sent = machines * self._model_bytes() if machines > 1 else 0
         sorting = int(bytes_of_rows(work.code_size, rows / files))
         return Stage(
-            "shard", seconds, parts,
-            work.source_bytes + written + machines * self._model_bytes(), written, sent,
+            "shard",
+            seconds,
+            parts,
+            work.source_bytes + written + machines * self._model_bytes(),
+            written,
+            sent,
             min(self.cluster.memory_bytes, fixed_bytes(self._model_memory()) + sorting),
-            written, machines,
-        )  # fmt: skip
+            written,
+            machines,
+        )
 
     # ------------------------------------------------------------------ merge
 
@@ -220,12 +248,12 @@ class _Model:
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
         shards, lists_bytes = self._shards(), work.ntotal * work.row_bytes
         slices = slice_count(self.cluster.slices, train.nlist, lists_bytes)
-        # Tables are read once for the survey, and each slice's part for the slice.
+        # Tables are read twice: once to add up sizes, and in parts for each slice.
         tables = 2 * shards * _TABLE_BYTES * train.nlist
         written = lists_bytes + _TABLE_BYTES * train.nlist
         elsewhere = (machines - 1) / machines
         busiest = min(slices, machines)
-        share = math.ceil(slices / busiest) / slices  # of the machine with the most slices
+        share = math.ceil(slices / busiest) / slices  # work of the machine with the most slices
         read = lists_bytes + tables
         sent = int(elsewhere * read)
         parts = {
@@ -240,18 +268,25 @@ class _Model:
             shards * 64 * math.ceil(train.nlist / slices), self.cluster.memory_bytes // 4
         )
         return Stage(
-            "merge", seconds, parts, read + written, written, sent,
-            held + self.cluster.memory_bytes // 4, 2 * lists_bytes, busiest,
-        )  # fmt: skip
+            "merge",
+            seconds,
+            parts,
+            read + written,
+            written,
+            sent,
+            held + self.cluster.memory_bytes // 4,
+            2 * lists_bytes,
+            busiest,
+        )
 
     # ------------------------------------------------------------------ calibrate
 
     def truth(self) -> Stage:
-        """Each machine compares its rows with the queries that calibration holds out.
+        """Each machine compares its rows with the queries of the calibration.
 
-        A row costs a product with every query, and the comparison of the bounds that come out.
-        Pairs that may be neighbours are computed again: most of them at the start of a worker,
-        which knows no neighbours yet.
+        A row costs a product with every query and a comparison of the resulting bounds. Possible
+        neighbours are computed again. Most of these come first, while a worker knows no
+        neighbours yet.
         """
         work, speed, machines = self.work, self.speed, self._machines
         queries = CalibrationOptions().queries
@@ -262,17 +297,24 @@ class _Model:
         }
         width = max(CalibrationOptions().ks) + 1
         return Stage(
-            "true neighbours", max(parts.values()), parts, work.source_bytes, 0,
-            (machines - 1) * queries * width * 16, 5 * 2 * _TRUTH_BLOCK_BYTES, 0, machines,
-        )  # fmt: skip
+            "true neighbours",
+            max(parts.values()),
+            parts,
+            work.source_bytes,
+            0,
+            (machines - 1) * queries * width * 16,
+            5 * 2 * _TRUTH_BLOCK_BYTES,
+            0,
+            machines,
+        )
 
     def searches(self) -> Stage:
         """One process searches the same queries at growing effort.
 
-        Each effort is the square root of two times the one before, so all of them scan 3.4
-        times what the last one does: a 32nd of all vectors for each query, as where recall stays
-        below 0.99. Where it gets there, calibration ends sooner than this says. Every effort reads
-        each list that any query wants once, unless they stay in the cache.
+        Each effort is sqrt(2) times the one before: all of them together scan 3.4 times as much
+        as the last one. The last effort is assumed to scan a 32nd of all vectors per query, the
+        limit if recall stays below 0.99. If recall reaches 0.99, calibration ends earlier than
+        predicted. Every effort reads each visited list once, unless the cache holds them all.
         """
         work, speed, train = self.work, self.speed, self.work.train
         queries, threads = CalibrationOptions().queries, self.cluster.threads
@@ -297,12 +339,14 @@ class _Model:
         }
         seconds = max(parts["processor"] + parts["memory"], parts["disk read"])
         seconds += parts["one thread"]
-        return Stage("calibrating searches", seconds, parts, int(reads), 0, 0, self._opened())
+        return Stage(
+            "calibrating searches", seconds, parts, int(reads), 0, 0, self._count_open_bytes()
+        )
 
     # ------------------------------------------------------------------ search
 
     def query(self, queries: Queries) -> QueryPlan:
-        """One query alone and cold; and many."""
+        """Predict a single cold query, and the rate of many queries."""
         work, speed, train = self.work, self.speed, self.work.train
         servers = self.cluster.servers or self._machines
         nprobe = min(queries.nprobe, train.nlist)
@@ -311,32 +355,36 @@ class _Model:
         codes = nprobe * list_codes * work.code_size
         ids = min(queries.k, nprobe) * list_codes * 8
         rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
+        scanners = self.cluster.threads * min(servers, nprobe)
         parts = {
             "coarse": coarse,
             "disk read": (codes + ids) / (speed.read_bytes * min(servers, nprobe)),
             "disk latency": rounds * speed.read_latency_s,
-            "scan": nprobe * list_codes * train.d_index
-            / (speed.scan_dims * self.cluster.threads * min(servers, nprobe)),
-        }  # fmt: skip
+            "scan": nprobe * list_codes * train.d_index / (speed.scan_dims * scanners),
+        }
         whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
         return QueryPlan(
             parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
-            parts, int(codes + ids), nprobe, servers * speed.read_bytes / (codes + ids),
+            parts,
+            int(codes + ids),
+            nprobe,
+            servers * speed.read_bytes / (codes + ids),
             servers * self.cluster.threads / whole,
-            self._opened(), work.ntotal * work.row_bytes // servers,
-        )  # fmt: skip
+            self._count_open_bytes(),
+            work.ntotal * work.row_bytes // servers,
+        )
 
     # ------------------------------------------------------------------ parts
 
     def _coarse_s(self, nprobe: int) -> float:
-        """Seconds of a thread to find one query's lists."""
+        """Return the seconds of one thread to find one query's lists."""
         train, speed = self.work.train, self.speed
         if train.nlist <= EXACT_QUANTIZER_NLIST:
             return 2 * train.nlist * train.d_index / speed.flops
         return max(64, 2 * nprobe) * 32 * train.d_index / speed.scan_dims
 
-    def _opened(self) -> int:
-        """Memory of an open index, beside lists that it keeps."""
+    def _count_open_bytes(self) -> int:
+        """Return the memory of an open index, without cached lists."""
         return self.work.train.nlist * OPENED_LIST_BYTES + self._model_memory()
 
     @property
@@ -344,7 +392,7 @@ class _Model:
         return self.cluster.machines
 
     def _grouping_flops(self, checked_rows: int) -> float:
-        """Of grouping the centroids, and of assigning some vectors exactly to set a margin."""
+        """Count the operations to group the centroids, and to set a margin by exact assignment."""
         train = self.work.train
         if train.nlist < FEWEST_LISTS:
             return 0.0
@@ -367,7 +415,7 @@ class _Model:
         return self.work.centroid_bytes + self._model_bytes()
 
     def _shards(self) -> int:
-        """As many as are asked for, or as the memory of a machine needs; all machines busy."""
+        """Return the number of shards: the user's or one per machine, or more for memory."""
         free = self.cluster.memory_bytes - fixed_bytes(self._model_memory())
         most = rows_in_memory(self.work.code_size, max(1, free))
         least = math.ceil(self.work.ntotal / most) if free > 0 else 1

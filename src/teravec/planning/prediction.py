@@ -1,4 +1,4 @@
-"""What is predicted: stages of a build, and a query."""
+"""The form of a prediction: the stages of a build, and a query."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["Plan", "QueryPlan", "Stage"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as predicted. Bytes are of all machines together, memory is one process's.
+    """A predicted stage. Bytes are totals of all machines; memory is that of one process.
 
     Parameters
     ----------
     name : str
     seconds : float
-        From its beginning to its end.
+        Duration of the stage.
     parts : dict
-        Seconds that each resource is busy on the busiest machine, by its name; resources that
-        work at the same time add up to more than ``seconds``.
+        Busy seconds of each resource on the busiest machine, by the resource's name. Resources
+        that work at the same time add up to more than ``seconds``.
     read_bytes, written_bytes, sent_bytes : int
     memory_bytes : int
-        Of the largest process, beside about 300 MiB for the interpreter and its libraries.
+        Memory of the largest process, without about 300 MiB for the interpreter and its libraries.
     disk_bytes : int
-        On the disks at the stage's end, in all.
+        Bytes on all disks at the end of the stage.
     machines : int
-        Machines at work.
+        Number of busy machines.
     """
 
     name: str
@@ -40,29 +40,29 @@ class Stage:
 
     @property
     def limit(self) -> str:
-        """The resource that is busy longest."""
+        """The resource that is busy for the longest time."""
         return max(self.parts, key=lambda name: self.parts[name]) if self.parts else ""
 
 
 @dataclass(frozen=True)
 class QueryPlan:
-    """What one query takes when nothing is cached, and how many are answered in a second.
+    """A predicted query without a cache, and the rate of many queries.
 
     Parameters
     ----------
     latency_s : float
-        Of one query alone, its lists read from all servers at once.
+        Latency of a single query whose lists are read from all servers at once.
     parts : dict
         Its seconds by resource.
     read_bytes, lists : float
-        That it reads.
+        Bytes and lists that it reads.
     cold_qps, warm_qps : float
-        Queries a second on all servers, limited by disks, and by processors where every list
-        is in memory.
+        Queries per second on all servers: limited by disks; limited by processors, with every
+        list in memory.
     memory_bytes : int
-        Of one server, beside lists that it keeps.
+        Memory of one server, without cached lists.
     disk_bytes : int
-        Of one server's lists.
+        Bytes of one server's lists.
     """
 
     latency_s: float
@@ -76,20 +76,20 @@ class QueryPlan:
 
     @property
     def limit(self) -> str:
-        """The resource that a single query waits for longest."""
+        """The resource that a single query waits for the longest time."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A build, stage by stage, and a query.
+    """A predicted build, stage by stage, and a query.
 
     Parameters
     ----------
     stages : tuple of Stage
     query : QueryPlan
     build_cost, month_cost : float
-        Of the machines for the build's time, and of a month of disk for the finished index.
+        Cost of the machines during the build, and of a month of disk for the finished index.
     """
 
     stages: tuple[Stage, ...]
@@ -99,9 +99,9 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all stages, one after another."""
+        """Duration of all stages, one after another."""
         return sum(stage.seconds for stage in self.stages)
 
     def stage(self, name: str) -> Stage:
-        """The stage of this name."""
+        """Return the stage of this name."""
         return next(stage for stage in self.stages if stage.name == name)

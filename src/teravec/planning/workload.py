@@ -1,4 +1,4 @@
-"""What is to be built, on what, and asked: what a prediction is made of."""
+"""The input of a prediction: the index to build, the machines, the queries and the prices."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Cluster", "Prices", "Queries", "Workload"]
 
 @dataclass(frozen=True)
 class Workload:
-    """An index to build.
+    """The index to build.
 
     Parameters
     ----------
     train : TrainPlan
-        As a build would make it of the same options.
+        The plan that a build makes from the same options.
     item_bytes : int
-        Of one element of the source's vectors.
+        Bytes of one element of the source's vectors.
     imbalance : float
-        nlist times the sum of squared list sizes, divided by the square of their sum: how many
-        times more codes a visited list holds than the mean one.
+        nlist times the sum of squared list sizes, divided by the square of their sum: the codes
+        of an average visited list, relative to the average list.
     """
 
     train: TrainPlan
@@ -34,7 +34,7 @@ class Workload:
     def of(
         cls, ntotal: int, d: int, options: TrainOptions, *, item_bytes: int, imbalance: float
     ) -> Workload:
-        """The workload of a build with these options, or InvalidArgument."""
+        """Return the workload of a build with these options, or raise InvalidArgument."""
         imbalance = real_number(imbalance, "imbalance")
         if d < 1 or item_bytes not in (1, 2, 4) or not imbalance >= 1:
             raise InvalidArgument(
@@ -45,7 +45,7 @@ class Workload:
 
     @property
     def ntotal(self) -> int:
-        """Vectors."""
+        """Number of vectors."""
         return self.train.ntotal
 
     @property
@@ -71,18 +71,18 @@ class Workload:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Machines that work on it, all alike.
+    """The machines of the build, all alike.
 
     Parameters
     ----------
     machines, threads : int
-        Machines; threads of each.
+        Number of machines; threads of each.
     memory_bytes : int
         Limit of the one process on each machine.
     shards, slices : int, optional
-        Not given: by memory, at least one a machine; of about 1 GiB.
+        Not given: shards that fit in memory, at least one per machine; slices of about 1 GiB.
     servers : int, optional
-        Machines that answer queries; all of them when not given.
+        Machines that answer queries. Not given: all of them.
     """
 
     machines: int = 1
@@ -100,7 +100,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Queries:
-    """What a search asks for.
+    """The options of a query.
 
     Parameters
     ----------
@@ -117,13 +117,13 @@ class Queries:
 
 @dataclass(frozen=True)
 class Prices:
-    """What is paid, in any currency.
+    """Prices in any currency.
 
     Parameters
     ----------
     machine_hour : float
     disk_gb_month : float
-        For 10^9 bytes.
+        Price of 10^9 bytes for a month.
     """
 
     machine_hour: float = 0.0

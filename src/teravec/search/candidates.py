@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.native import extensions as compiled
-from teravec.search.ordering import first_of_each
+from teravec.native import refining
 
 __all__ = ["best_k", "candidates_kept", "chosen", "without"]
 
@@ -70,13 +69,4 @@ def best_k(
         The query of each result, in any order; equal distances go by id.
     metric : Metric
     """
-    if compiled.refining is not None:
-        best, best_ids = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
-        arrays = (np.ascontiguousarray(array) for array in (owners, distances, ids))
-        compiled.refining.best(metric.larger_is_closer, k, *arrays, best, best_ids)
-        return best, best_ids
-    best = np.full((nq, k), metric.worst, np.float32)
-    best_ids = np.full((nq, k), -1, np.int64)
-    which, *at = first_of_each(nq, k, owners, distances, ids, metric)
-    best[tuple(at)], best_ids[tuple(at)] = distances[which], ids[which]
-    return best, best_ids
+    return refining.best_k(nq, k, owners, distances, ids, metric.larger_is_closer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from teravec.errors import InvalidArgument
-from teravec.index.calibration import Calibration, checked_recall, read_calibration
+from teravec.index.calibration import Calibration, check_recall, read_calibration
 from teravec.index.opened import OpenedIndex
 from teravec.search.effort import (
     DEFAULT_NPROBE,
@@ -59,7 +59,7 @@ class Efforts:
             return replace(self.effort(nprobe, recall, k, radius, None), candidates=candidates)
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
-        recall = None if recall is None else checked_recall(recall)
+        recall = None if recall is None else check_recall(recall)
         if nprobe is not None:
             return effort_of_nprobe(nprobe, model.nlist)
         if recall is not None and self.calibration is None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from teravec.native import extensions as compiled
+from teravec.native.pages import find_units, keep_units
 
 __all__ = ["FineCache"]
 
@@ -23,7 +23,6 @@ Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 _WAYS = 16  # places of a set: two lines of numbers; one unit in a thousand too many at half full
-_MOST_WANTED = 3
 _NOTE_BYTES = 9  # of a place's number and count
 
 
@@ -75,22 +74,9 @@ class FineCache:
 
         Counts them as wanted. For use within ``steady``.
         """
-        if self._sets and compiled.paging is not None:
-            begins = np.empty(len(units), np.int64)
-            compiled.paging.find(
-                self._ways, self._unit_bytes, self._tags, self._wanted, units, begins
-            )
-            return begins
-        begins = np.full(len(units), -1, np.int64)
         if not self._sets:
-            return begins
-        places = (units % self._sets * self._ways)[:, None] + np.arange(self._ways)
-        same = self._tags[places] == units[:, None]
-        kept = same.any(axis=1)
-        found = places[kept, same[kept].argmax(axis=1)]
-        self._wanted[found] = np.minimum(self._wanted[found] + 1, _MOST_WANTED)
-        begins[kept] = found * self._unit_bytes
-        return begins
+            return np.full(len(units), -1, np.int64)
+        return find_units(self._ways, self._unit_bytes, self._tags, self._wanted, units)
 
     def keep(self, units: Int64, read: Bytes, begins: Int64) -> None:
         """Copy units, those that there is a place for.
@@ -109,17 +95,10 @@ class FineCache:
                 self._none_reads.wait_for(lambda: not self._readers)
             if not self._sets or (self._held_back_bytes and self._is_full()):
                 return  # released meanwhile, or the rest is for others
-            if compiled.paging is not None:
-                compiled.paging.keep(
-                    self._ways, self._unit_bytes, self._tags, self._wanted, units, self.buffer,
-                    read, begins,
-                )  # fmt: skip
-                return
-            for unit, begin in zip(units.tolist(), begins.tolist(), strict=True):
-                if (place := self._place_for(unit)) is not None:
-                    at = place * self._unit_bytes
-                    self.buffer[at : at + self._unit_bytes] = read[begin : begin + self._unit_bytes]
-                    self._tags[place], self._wanted[place] = unit, 0
+            keep_units(
+                self._ways, self._unit_bytes, self._tags, self._wanted, units, self.buffer, read,
+                begins,
+            )  # fmt: skip
 
     @property
     def kept_bytes(self) -> int:
@@ -144,15 +123,3 @@ class FineCache:
 
     def _is_full(self) -> bool:
         return self.kept_bytes >= len(self.buffer) - self._held_back_bytes
-
-    def _place_for(self, unit: int) -> int | None:
-        """As _pages.c: a free place, or the least wanted; None where all were wanted."""
-        first, of_set = divmod(unit, self._sets)
-        ways = np.roll(of_set * self._ways + np.arange(self._ways), -(first % self._ways))
-        if (self._tags[ways] == unit).any():
-            return None
-        wanted = np.where(self._tags[ways] < 0, -1, self._wanted[ways].astype(np.int64))
-        if wanted.min() > 0:
-            self._wanted[ways] -= 1
-            return None
-        return int(ways[wanted.argmin()])

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, checked_range, flag, path_of
+from teravec.arguments import PathArgument, check_range, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
-from teravec.index.manifest import Manifest, copies_of_an_id
+from teravec.index.manifest import Manifest, count_copies_of_id
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
+from teravec.native.extensions import warn_if_missing
 from teravec.processors import check_threads, default_threads
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.bounded import Gathered, steps_of_lists
@@ -155,7 +156,7 @@ class Index(Fixed):
     @property
     def copies_of_an_id(self) -> int:
         """Most vectors that have the same id."""
-        return copies_of_an_id(self.manifest)
+        return count_copies_of_id(self.manifest)
 
     def holds(self, path: Path) -> bool:
         """Whether a file of this path would lie inside the index's directory."""
@@ -603,10 +604,11 @@ def open_index(
         Names the file that is missing, damaged or from elsewhere.
     MemoryLimitTooSmall
     """
+    warn_if_missing()
     check_threads(threads)
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
-    path, lists = path_of(path, "the index"), checked_range(lists, "lists")
+    path, lists = path_of(path, "the index"), check_range(lists, "lists")
     opened = OpenedIndex(path, lists=lists)
     try:
         index = Index(

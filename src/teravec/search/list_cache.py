@@ -19,20 +19,14 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.native import extensions as compiled
-from teravec.storage.listfile import ID_BYTES
+from teravec.native import lists
+from teravec.native.lists import NOT_KEPT
 
 __all__ = ["NOT_KEPT", "ListCache"]
 
 Int64 = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
-NOT_KEPT = -2
-"""What stands for an id of a list that is not kept; ids are from 0, and none is -1."""
-
-_ROW_MASK = (1 << PLACE_BITS) - 1
-_MOST_COUNTED = 15  # _lists.c has it too
 _AGING = 8  # counts are halved when this many times the lists were counted
 _TRIES = 16  # lists that the hand passes over for one new list
 
@@ -69,23 +63,14 @@ class ListCache:
             Byte of the buffer at which each begins; -1 where it is not kept.
         """
         with self._lock:
-            if compiled.listing is not None:
-                at = np.empty(len(keys), np.int64)
-                compiled.listing.pin(keys, self._at, self._wanted, self._pins, at)
-            else:
-                at = self._at[keys]
-                self._count(keys)
-                self._pins[keys[at >= 0]] += 1
+            at = lists.pin(keys, self._at, self._wanted, self._pins)
             self._age(len(keys))
         return at
 
     def unpin(self, keys: Int64) -> None:
         """Let go of keys that ``pin`` found, or ``keep`` kept."""
         with self._lock:
-            if compiled.listing is not None:
-                compiled.listing.unpin(keys, self._pins)
-            else:
-                self._pins[keys] -= 1
+            lists.unpin(keys, self._pins)
 
     def ids(self, first: int, places: Int64) -> tuple[Int64, int]:
         """Ids of vectors whose lists of ids are kept, and count those lists as wanted.
@@ -104,28 +89,12 @@ class ListCache:
         missing : int
             How many are not here.
         """
-        ids = np.empty(len(places), np.int64)
         with self._lock:
-            if compiled.listing is not None:
-                missing, lists = compiled.listing.ids(
-                    first, places, self._at, self._size, self._wanted, self.buffer, ids
-                )
-            else:
-                missing, lists = self._ids(first, places, ids)
-            self._age(lists)
+            ids, missing, counted = lists.read_ids(
+                first, places, self._at, self._size, self._wanted, self.buffer
+            )
+            self._age(counted)
         return ids, missing
-
-    def _ids(self, first: int, places: Int64, ids: Int64) -> tuple[int, int]:
-        held = np.flatnonzero(places >= 0)
-        keys, rows = first + (places[held] >> PLACE_BITS), places[held] & _ROW_MASK
-        kept, wanted = self._at[keys] >= 0, np.unique(keys)
-        self._count(wanted)
-        ids.fill(-1)
-        ids[held[~kept]] = NOT_KEPT
-        offsets = self._at[keys[kept]] + ID_BYTES * rows[kept]
-        words = self.buffer[offsets[:, None] + np.arange(ID_BYTES)]
-        ids[held[kept]] = words.view("<i8")[:, 0]
-        return int((~kept).sum()), len(wanted)
 
     def keep(self, keys: Int64, data: Bytes, offsets: Int64, sizes: Int64) -> None:
         """Copy lists from a buffer into the cache, those that are worth a place.
@@ -183,10 +152,6 @@ class ListCache:
 
     def _most_bytes(self) -> int:
         return len(self.buffer) - self._held_back_bytes
-
-    def _count(self, keys: Int64) -> None:
-        counts = self._wanted[keys]
-        self._wanted[keys] = counts + (counts < _MOST_COUNTED)
 
     def _age(self, counted: int) -> None:
         """Halve the counts now and then, after so many more."""

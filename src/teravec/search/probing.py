@@ -37,7 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
-from teravec.native import extensions as compiled
+from teravec.native import lists
 
 __all__ = ["list_gaps", "prune_lists", "prune_weight", "worth_visiting"]
 
@@ -67,10 +67,7 @@ def list_gaps(distances: Float32, queries: Float32, metric: Metric) -> Float32:
     ndarray of shape (nq, n), float32
         At least 0; inner products are divided by the query's length.
     """
-    if not metric.larger_is_closer:
-        return np.asarray(np.maximum(distances - distances[:, :1], 0), np.float32)
-    gaps: Float32 = np.maximum(distances[:, :1] - distances, 0) / _lengths(queries)[:, None]
-    return gaps
+    return lists.list_gaps(distances, _lengths(queries) if metric.larger_is_closer else None)
 
 
 def _lengths(queries: Float32) -> Float32:
@@ -124,15 +121,8 @@ def prune_lists(
         Dropped lists are -1; columns that no query needs are left out.
     """
     nq, nprobe = list_nos.shape
-    if compiled.listing is not None:
-        counts = np.empty(nq, np.int64)
-        most = compiled.listing.worth_visiting(
-            prune, np.ascontiguousarray(distances), _allowed(nprobe, nprobe),
-            _lengths(queries) if metric.larger_is_closer else None, counts,
-        )  # fmt: skip
-    else:  # those of a row are a prefix
-        counts = worth_visiting(list_gaps(distances, queries, metric), nprobe, prune).sum(1)
-        most = max(1, int(counts.max(initial=1)))
+    lengths = _lengths(queries) if metric.larger_is_closer else None
+    counts, most = lists.count_worth_visiting(prune, distances, _allowed(nprobe, nprobe), lengths)
     if most < nprobe:
         list_nos, distances = list_nos[:, :most], distances[:, :most]
     if nq > 1:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.index.opened import OpenedIndex
-from teravec.native import extensions as compiled
+from teravec.native import reads
 from teravec.search.plan import Chunk
 from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers
@@ -155,31 +155,9 @@ class ListReader:
 
     def _joined(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
         """Ranges to read, (m,), the first list of each and their end, and lists' places."""
-        if compiled.reading is None:
-            return self._join(lists)
-        n = len(lists.offsets)
-        columns, bounds, at = (np.empty(shape, np.int64) for shape in ((3, n), n + 1, n))
-        count = compiled.reading.join(
-            self._index.gap_bytes, _SEGMENT_BYTES, ALIGNMENT, *lists, columns, bounds, at
-        )
-        bounds = bounds[: count + 1]
+        columns, bounds, at = reads.join(self._index.gap_bytes, _SEGMENT_BYTES, ALIGNMENT, *lists)
         slices = lists.slices[bounds[:-1]]
-        return Ranges(self._index.read_files, slices, *columns[:, :count]), bounds, at
-
-    def _join(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
-        ends = lists.offsets + lists.lengths
-        apart = lists.slices[1:] != lists.slices[:-1]
-        apart |= lists.offsets[1:] - ends[:-1] > self._index.gap_bytes
-        total = np.cumsum(lists.lengths)
-        apart |= total[1:] // _SEGMENT_BYTES != total[:-1] // _SEGMENT_BYTES
-        bounds = np.concatenate([[0], np.flatnonzero(apart) + 1, [len(ends)]])
-        firsts, stops = bounds[:-1], bounds[1:]
-        low = lists.offsets[firsts] // ALIGNMENT * ALIGNMENT
-        lengths = -(-(ends[stops - 1] - low) // ALIGNMENT) * ALIGNMENT
-        begins = np.cumsum(lengths) - lengths
-        shift = np.repeat(begins - low, stops - firsts)
-        ranges = Ranges(self._index.read_files, lists.slices[firsts], low, lengths, begins)
-        return ranges, bounds, lists.offsets + shift
+        return Ranges(self._index.read_files, slices, *columns), bounds, at
 
     def _check(self, chunk: Chunk, lists: _Lists, part: str, view: memoryview, at: Int64) -> None:
         expected = self._checksums(chunk.list_nos, lists.slices, part)

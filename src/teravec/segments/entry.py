@@ -1,4 +1,4 @@
-"""What the manifest says of a slice."""
+"""The manifest's entries for the files of a slice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["RowsEntry", "SliceEntry"]
 
 @dataclass(frozen=True)
 class RowsEntry:
-    """The row file of a slice's finer codes.
+    """The row file with a slice's fine codes.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class RowsEntry:
 
 @dataclass(frozen=True)
 class SliceEntry:
-    """One slice, as the manifest names it.
+    """One slice in the manifest.
 
     Parameters
     ----------
@@ -37,13 +37,13 @@ class SliceEntry:
     lists : tuple of int
         Lists [start, stop).
     ntotal, size : int
-        Vectors; bytes of the file.
+        Number of vectors; bytes of the list file.
     checksum : str
         The list file's seal.
     generation : int
-        0; room for slices that later additions write over the same lists.
+        Always 0; reserved for later additions to the same lists.
     fine : RowsEntry, optional
-        Where codes have two stages; else there is no such key in the file.
+        The row file of a two-stage codec. With one stage, the manifest omits this key.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""The merge stage: all shards in, slices of list ranges out, in bounded memory."""
+"""The merge stage: it turns all shards into slices, in bounded memory."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
-_WINDOW_BYTES = 16 << 20  # some processors' last cache; more buys nothing while shards are few
-_READ_BYTES = 4 << 20  # from each shard in a window: what a spinning disk wants between seeks
-_TABLE_ENTRY = 64  # bytes a list of a shard: its entry as read and kept, and its first row
+_WINDOW_BYTES = 16 << 20  # about a processor's last-level cache; larger is no faster
+_READ_BYTES = 4 << 20  # read per shard in a window: worth a seek of a spinning disk
+_TABLE_ENTRY = 64  # bytes per list and shard: its table entry, read and kept, and its first row
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class MergeOptions:
     model_tag : int
         Checksum of the model that must have encoded the shards.
     code_size, sketch_size : int
-        Bytes of a vector's code, and how many of them are its sketch; 0: one stage.
+        Bytes of a vector's code, and of the sketch in it; a sketch of 0 bytes means one stage.
     nlist, ntotal : int
-        What the model and the source say.
+        Lists of the model, vectors of the source.
     slices : int, optional
         Not given: slices of about 1 GiB.
     """
@@ -71,18 +71,18 @@ class MergeOptions:
 
 
 def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[SliceEntry]:
-    """Write every slice that is not sealed yet; return what the manifest says of them all.
+    """Write every slice that is not sealed yet; return the manifest's entries of all slices.
 
     Raises
     ------
     MissingFile, ForeignFile, CorruptFile
-        A shard is missing, belongs to another index, overlaps another or is damaged; the
-        message names it, and no slice that holds its bytes is left behind.
+        A shard is missing, belongs to another index, overlaps another shard, or is damaged. The
+        message names it, and no slice with its bytes remains.
     """
     engine, shards = resources.engine, sealed_shards(paths)
     if not shards:
         raise MissingFile(f"{paths.shards}: there are no shards to merge")
-    # All lists' entries of one shard, sums of sizes; a slice's while it is written.
+    # One shard's entries of all lists, the sums of sizes, and a slice's entries being written.
     table_bytes = 8 * 8 * options.nlist
     require(table_bytes + (8 << 20), engine.memory_bytes, f"merging {options.nlist:,} lists")
     allow_open_files(len(shards))
@@ -92,12 +92,18 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     make_directory(paths.slices)
     tasks = []
     for number, lists in enumerate(slice_ranges(sizes, count)):
-        wanted = sizes[slice(*lists)]
+        slice_sizes = sizes[slice(*lists)]
         files = SliceFiles(
-            paths.slice(number), paths.fine(number), lists, int(wanted.sum()), options.ntotal,
-            options.model_tag, options.code_size, options.sketch_size,
-        )  # fmt: skip
-        tasks.append(_SliceTask(files, wanted))
+            paths.slice(number),
+            paths.fine(number),
+            lists,
+            int(slice_sizes.sum()),
+            options.ntotal,
+            options.model_tag,
+            options.code_size,
+            options.sketch_size,
+        )
+        tasks.append(_SliceTask(files, slice_sizes))
     merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
     sealed = []
     with resources.progress.stage("merge", total_bytes, "bytes") as bar:
@@ -108,7 +114,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
 
 
 def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
-    """Total size of each list, and the shards in row order, after checking that they fit."""
+    """Check that the shards fit together; return each list's size and the shards in row order."""
     sizes, ranges = np.zeros(options.nlist, np.int64), []
     for path in shards:
         with ListFile(path) as file:
@@ -120,14 +126,14 @@ def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[
 
 
 @contextmanager
-def _opened(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
+def _open_lists(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
     with ExitStack() as stack:
         yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
 
 
 @dataclass(frozen=True)
 class _Merger:
-    """What a worker merges: all shards, in row order."""
+    """A worker's input: all shards, in row order."""
 
     shards: tuple[Path, ...]
     row_bytes: int
@@ -135,32 +141,32 @@ class _Merger:
     threads: int
 
     def make(self) -> _Merger:
-        """Files are opened for each slice; the process must be allowed so many."""
+        """Raise the limit on open files; the shards are opened again for each slice."""
         allow_open_files(len(self.shards))
         return self
 
     @property
     def window_bytes(self) -> int:
-        """Bytes of a part of the concatenation, of which a few are in memory."""
-        wanted = max(_WINDOW_BYTES, len(self.shards) * _READ_BYTES)
-        return min(wanted, self.memory_bytes // (4 * (self.threads + 2)))
+        """Bytes that are concatenated at a time; a few such windows are in memory."""
+        ideal = max(_WINDOW_BYTES, len(self.shards) * _READ_BYTES)
+        return min(ideal, self.memory_bytes // (4 * (self.threads + 2)))
 
     @property
     def span_lists(self) -> int:
-        """Lists whose entries of all shards' tables a quarter of the memory holds."""
+        """Number of lists whose table entries, of all shards, fit in a quarter of the memory."""
         return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * len(self.shards)))
 
 
 @dataclass(frozen=True)
 class _SliceTask:
-    """One slice: its files, and the vectors of each of its lists, (n,) int64."""
+    """One slice: its files, and the sizes of its lists, (n,) int64."""
 
     files: SliceFiles
     sizes: Int64
 
 
 def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SliceEntry]:
-    """Write a slice, unless it is there."""
+    """Write a slice, unless it is sealed."""
     files = task.files
     if files.are_sealed():
         yield files.ntotal * merger.row_bytes
@@ -174,7 +180,7 @@ def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[i
     span = merger.span_lists
     with files.writing(sizes) as write:
         for first in range(start, stop, span):
-            with _opened(merger.shards, (first, min(first + span, stop))) as opened:
+            with _open_lists(merger.shards, (first, min(first + span, stop))) as opened:
                 for codes, ids in concatenate(opened, merger.window_bytes, merger.threads):
                     write(codes, ids)
                     yield codes.nbytes + ids.nbytes

@@ -1,8 +1,8 @@
-"""Ids that occur more than once, counted in bounded memory.
+"""Counting ids that occur more than once, in bounded memory.
 
-Ids are cut into parts by a hash, so many that memory holds one. Each pass over the slices' ids
-keeps those of one part and sorts them. All copies of an id are in one part. So where more passes
-would be needed than are worth it, some parts are looked at, and the counts are scaled.
+A hash divides the ids into parts small enough for memory. Each pass over the slices' ids keeps
+the ids of one part and sorts them. All copies of an id fall into the same part. If there are too
+many parts, only some are examined, and the counts are scaled up.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ __all__ = ["RepeatedIds", "find_repeated"]
 
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 18  # ids read, or looked at, at a time
+_BLOCK = 1 << 18  # ids read or examined at a time
 _MOST_PASSES = 16
-_SPREAD = 1.1  # parts are not equally large
+_SPREAD = 1.1  # size of a large part relative to the mean
 # 2^64 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4.
 _HASH = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
 class RepeatedIds:
-    """Ids that occur twice or more.
+    """The ids that occur twice or more.
 
     Parameters
     ----------
     ids : int
+        Number of such ids.
     rows : int
-        That have such an id.
+        Number of rows that have such an id.
     most : int
-        Rows of one id.
+        Largest number of rows with the same id.
     example : int
-        One of them.
+        One such id.
     exact : bool
-        Else ids and rows are estimated from a part of all.
+        Whether ``ids`` and ``rows`` are exact; otherwise they are estimated from some of the ids.
     """
 
     ids: int
@@ -55,15 +56,15 @@ class RepeatedIds:
 def find_repeated(
     slices: Sequence[Path], ntotal: int, memory_bytes: int, progress: Progress
 ) -> RepeatedIds | None:
-    """Count the ids that occur more than once in some slices; None where none does.
+    """Count the ids that occur more than once in some slices; return None if there are none.
 
     Parameters
     ----------
     slices : sequence of Path
     ntotal : int
-        Vectors in all of them.
+        Number of vectors in all slices.
     memory_bytes : int
-        Half of it holds a part of the ids.
+        Half of it is for the ids of one part.
     """
     room = max(_BLOCK, min(memory_bytes // 2 // ID_BYTES, int(_SPREAD * ntotal) + 1))
     parts = 1 if ntotal <= room else int(np.ceil(_SPREAD * ntotal / room))
@@ -73,9 +74,9 @@ def find_repeated(
         buffer = np.empty(room, np.int64)
         for part in range(passes):
             filled = 0
-            for ids in _blocks(slices):
-                mine = ids[_parts_of(ids, parts) == part] if parts > 1 else ids
-                if filled + len(mine) > room:  # an id that very many rows have
+            for ids in _read_blocks(slices):
+                mine = ids[_hash_parts(ids, parts) == part] if parts > 1 else ids
+                if filled + len(mine) > room:  # very many rows share an id
                     filled = _thin(buffer[:filled])
                     counted.exact = False
                 mine = mine[: room - filled]
@@ -87,25 +88,28 @@ def find_repeated(
         return None
     scale = parts / passes
     return RepeatedIds(
-        round(counted.ids * scale), round((counted.ids + counted.extra) * scale), counted.most,
-        counted.example, counted.exact and passes == parts,
-    )  # fmt: skip
+        round(counted.ids * scale),
+        round((counted.ids + counted.extra) * scale),
+        counted.most,
+        counted.example,
+        counted.exact and passes == parts,
+    )
 
 
-def _blocks(slices: Sequence[Path]) -> Iterator[Int64]:
+def _read_blocks(slices: Sequence[Path]) -> Iterator[Int64]:
     for path in slices:
         with ListFile(path) as file:
             for start in range(0, file.header.ntotal, _BLOCK):
                 yield file.read_ids(start, min(start + _BLOCK, file.header.ntotal))
 
 
-def _parts_of(ids: Int64, parts: int) -> Int64:
+def _hash_parts(ids: Int64, parts: int) -> Int64:
     high = (ids.view(np.uint64) * _HASH) >> np.uint64(33)
     return (high % np.uint64(parts)).astype(np.int64)
 
 
 def _thin(ids: Int64) -> int:
-    """Sort, and keep two of each id, in place; return how many are left."""
+    """Sort the ids and keep two copies of each, in place; return how many remain."""
     ids.sort()
     left = 0
     for start in range(0, len(ids), _BLOCK):
@@ -122,7 +126,7 @@ def _thin(ids: Int64) -> int:
 
 @dataclass
 class _Counted:
-    """What was seen so far: ``extra`` rows have an id that an earlier one has."""
+    """The counts so far; ``extra`` is the number of rows whose id an earlier row has."""
 
     ids: int = 0
     extra: int = 0
@@ -131,9 +135,9 @@ class _Counted:
     exact: bool = True
 
     def add(self, ids: Int64) -> None:
-        """Count all copies of some ids; sorts them in place."""
+        """Count all copies of some ids; this sorts them in place."""
         ids.sort()
-        last, run = None, 0  # an id's copies may go on in the next block
+        last, run = None, 0  # copies of an id may continue in the next block
         for start in range(1, len(ids), _BLOCK):
             here = ids[start : start + _BLOCK]
             again = here[here == ids[start - 1 : start - 1 + len(here)]]

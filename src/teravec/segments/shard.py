@@ -1,4 +1,4 @@
-"""The shard stage: encode ranges of rows into sealed files, sorted by list."""
+"""The shard stage: it encodes ranges of rows into sealed files, sorted by list."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 
-__all__ = ["clipped_vectors", "sealed_shards", "shard"]
+__all__ = ["count_clipped", "sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
-_CHECKED_ROWS = 1024  # on which a device is compared with the processor
+_CHECKED_ROWS = 1024  # rows on which a device is compared with the processor
 
 
 def sealed_shards(paths: IndexPaths) -> list[Path]:
-    """The shard files there are, in row order."""
+    """List the sealed shards in row order."""
     return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
 
 
-def clipped_vectors(paths: IndexPaths) -> int:
-    """Vectors of all shards outside of what the codec's scalar quantizer was trained on."""
+def count_clipped(paths: IndexPaths) -> int:
+    """Count the vectors in all shards outside the scalar quantizer's trained range."""
     count = 0
     for path in sealed_shards(paths):
         with ListFile(path, lists=(0, 0)) as file:
@@ -57,13 +57,17 @@ def clipped_vectors(paths: IndexPaths) -> int:
 
 
 def shard(
-    source: Source, model: ModelDescription, paths: IndexPaths, shards: int | None,
-    rows: RowRange | None, resources: Resources,
-) -> list[Path]:  # fmt: skip
+    source: Source,
+    model: ModelDescription,
+    paths: IndexPaths,
+    shards: int | None,
+    rows: RowRange | None,
+    resources: Resources,
+) -> list[Path]:
     """Encode the rows that no sealed shard covers; return the files written.
 
-    Ranges may be encoded in any order, by several processes at once, and again after a
-    crash: a shard appears under its name only when it is whole and verified.
+    Ranges may be encoded in any order, by several processes at once, and again after a crash. A
+    shard gets its name only when it is complete and verified.
 
     Parameters
     ----------
@@ -71,7 +75,7 @@ def shard(
     model : ModelDescription
     paths : IndexPaths
     shards : int, optional
-        Shards to cut all rows into, at least.
+        Least number of shards to cut all rows into.
     rows : tuple of int, optional
         Encode only rows [start, stop). Not given: every row that no shard covers yet.
     resources : Resources
@@ -81,7 +85,7 @@ def shard(
     MemoryLimitTooSmall
         The model and one block of vectors leave no room to sort.
     ForeignFile
-        A shard of another model is in the way.
+        A shard of another model exists already.
     """
     engine = resources.engine
     block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
@@ -90,8 +94,8 @@ def shard(
     require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
     rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
     make_directory(paths.shards)
-    done = [_sealed_range(path, model, code_size) for path in sealed_shards(paths)]
-    missing = missing_ranges(_wanted(source.ntotal, shards, rows, rows_most, engine), done)
+    done = [_read_range(path, model, code_size) for path in sealed_shards(paths)]
+    missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
     maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
     with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
@@ -101,7 +105,7 @@ def shard(
     return written
 
 
-def _wanted(
+def _plan_ranges(
     ntotal: int, shards: int | None, rows: RowRange | None, rows_most: int, engine: Engine
 ) -> list[RowRange]:
     if rows is None:
@@ -113,7 +117,7 @@ def _wanted(
     return [(start + a, start + b) for a, b in ranges]
 
 
-def _sealed_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
+def _read_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
     with ListFile(path) as file:
         file.check_belongs(model=model.tag, code_size=code_size)
         if file.lists != (0, model.nlist):
@@ -123,7 +127,7 @@ def _sealed_range(path: Path, model: ModelDescription, code_size: int) -> RowRan
 
 @dataclass(frozen=True)
 class _EncoderMaker:
-    """What a worker makes an encoder from."""
+    """The maker of a worker's encoder."""
 
     source: SourceFiles
     paths: IndexPaths
@@ -151,14 +155,14 @@ class _Encoder:
     threads: int
 
     def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
-        """Codes, ids and list numbers of a range, in row order; how many vectors were clipped."""
+        """Encode a range; return codes, ids and list numbers in row order, and clipped vectors."""
         count, clipped = rows[1] - rows[0], 0
         codes = np.empty((count, self.model.code_size), np.uint8)
         ids, list_nos = np.empty(count, np.int64), np.empty(count, np.int32)
         for block in self.source.blocks(*rows, self.block_rows):
             vectors = self.model.prepare(block.vectors, self.threads)
             assigned, distances = self.assigner.assign(vectors, threads=self.threads)
-            # No vector is let in that none could find.
+            # A vector without a finite distance could never be found.
             if not np.isfinite(distances).all():
                 rows_of = np.arange(block.start, block.start + len(vectors))
                 self.source.check_lengths(rows_of, block.vectors)
@@ -166,7 +170,7 @@ class _Encoder:
             at = slice(block.start - rows[0], block.start - rows[0] + len(vectors))
             list_nos[at], ids[at] = assigned, block.ids
             codes[at] = self.model.encode(vectors, assigned, self.threads)
-            clipped += self.model.clipped(vectors, assigned, self.threads)
+            clipped += self.model.count_clipped(vectors, assigned, self.threads)
             yield len(vectors)
         return codes, ids, list_nos, clipped
 
@@ -181,21 +185,27 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
     order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
     del list_nos
     header = ListFileHeader(
-        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag,
+        codes.shape[1],
+        0,
+        nlist,
+        rows[0],
+        rows[1],
+        len(codes),
+        encoder.model.tag,
         clipped,
-    )  # fmt: skip
+    )
     path = encoder.paths.shard(*rows)
     with (
         publishing(path, verify=verify_lists) as file,
         ListFileWriter(file, header, sizes) as writer,
     ):
-        for part_codes, part_ids in ahead(_in_order(codes, ids, order)):
+        for part_codes, part_ids in ahead(_order_by_list(codes, ids, order)):
             writer.write(part_codes, part_ids)
         writer.finish()
     return path
 
 
-def _in_order(
+def _order_by_list(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
     rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))

@@ -1,4 +1,4 @@
-"""The files of one slice: its list file and, of codes in two stages, the finer codes beside it."""
+"""The files of one slice: a list file and, in a two-stage codec, a row file of fine codes."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SliceFiles:
-    """What the files of a slice must be.
+    """The expected files of a slice.
 
-    Where codes have two stages, shards hold both side by side. The list file of a slice has
-    the sketches, which a search scans, and the row file the finer codes, each with its id.
+    In a two-stage codec, shards hold both codes side by side. A slice separates them: the list
+    file has the sketches, which a search scans, and the row file the fine codes, each with its id.
 
     Parameters
     ----------
     path, fine_path : Path
-        The list file; the row file, which one-stage codes do not have.
+        The list file; the row file, which exists only in a two-stage codec.
     lists : tuple of int
     ntotal, row_stop : int
         Vectors of the slice; rows of the source.
     model_tag : int
         Checksum of the model.
     code_size, sketch_size : int
-        Bytes of a vector's code, and how many of them are its sketch; 0: one stage.
+        Bytes of a vector's code, and of the sketch in it; a sketch of 0 bytes means one stage.
     """
 
     path: Path
@@ -76,9 +76,9 @@ class SliceFiles:
         )
 
     def are_sealed(self) -> bool:
-        """Whether the files are there and are what is wanted, checked to their last bytes.
+        """Whether the files exist and have the expected content; every byte is checked.
 
-        A file of another model is an error; one of other lists is to be written anew.
+        Files of another model are an error. A file of other lists counts as missing.
         """
         return self._list_file_is_sealed() and (not self.sketch_size or self._row_file_is_sealed())
 
@@ -89,7 +89,7 @@ class SliceFiles:
             file.check_belongs(model=self.model_tag, code_size=self._header.code_size)
             if file.lists != self.lists or file.header.ntotal != self.ntotal:
                 return False
-        verify_lists(self.path)  # the shards, which could mend it, are about to go
+        verify_lists(self.path)  # now, while the shards still exist to write it again
         return True
 
     def _row_file_is_sealed(self) -> bool:
@@ -104,7 +104,7 @@ class SliceFiles:
 
     @contextmanager
     def writing(self, sizes: Int64) -> Iterator[Callable[[Bytes, Int64], None]]:
-        """Publish the files; the body writes all codes (n, code_size) and ids, in order."""
+        """Publish the files; the body must write all codes (n, code_size) and ids, in order."""
         with ExitStack() as stack:
             fine = None
             if self.sketch_size:
@@ -127,17 +127,21 @@ class SliceFiles:
                 fine.finish()
 
     def entry(self) -> SliceEntry:
-        """What the manifest says of the sealed files."""
+        """Return the manifest's entry of the sealed files."""
         fine = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
-                fine = RowsEntry(_below_index(self.fine_path), rows.header.file_size, rows.seal)
+                fine = RowsEntry(_relative_name(self.fine_path), rows.header.file_size, rows.seal)
         with ListFile(self.path) as file:
             return SliceEntry(
-                _below_index(self.path), self.lists, self.ntotal, file.header.file_size,
-                file.seal, fine=fine,
-            )  # fmt: skip
+                _relative_name(self.path),
+                self.lists,
+                self.ntotal,
+                file.header.file_size,
+                file.seal,
+                fine=fine,
+            )
 
 
-def _below_index(path: Path) -> str:
+def _relative_name(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"

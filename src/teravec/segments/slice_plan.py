@@ -1,4 +1,4 @@
-"""Which lists go into which slice, and whether the shards fit together: pure functions."""
+"""Which lists go into which slice, and whether shards cover all rows: pure functions."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class SealedRange(NamedTuple):
 
 
 def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
-    """Check that the shards cover rows [0, ntotal) once.
+    """Check that the shards cover rows [0, ntotal) exactly once.
 
     Raises
     ------
     MissingFile
-        A gap; names the rows and the shard before it.
+        There is a gap; the message names the rows and the shards beside it.
     ForeignFile
-        Two shards that overlap, or one beyond the source's rows; names them.
+        Two shards overlap, or one exceeds the source's rows; the message names them.
     """
     for shard in shards:
         if shard.stop > ntotal:
@@ -43,33 +43,33 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
     covered, before = 0, None
     for shard in sorted(shards):
         if shard.start > covered:
-            raise MissingFile(_gap(covered, shard.start, before, shard.path))
+            raise MissingFile(_describe_gap(covered, shard.start, before, shard.path))
         if shard.start < covered:
             raise ForeignFile(
                 f"{shard.path}: rows {shard.start:,} to {shard.stop:,} overlap those of {before}"
             )
         covered, before = shard.stop, shard.path
     if covered < ntotal:
-        raise MissingFile(_gap(covered, ntotal, before, None))
+        raise MissingFile(_describe_gap(covered, ntotal, before, None))
 
 
-def _gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
+def _describe_gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
     where = " and ".join(str(path) for path in (before, after) if path is not None)
     return f"no shard has rows {start:,} to {stop:,}" + (f" (beside {where})" if where else "")
 
 
 def slice_count(slices: int | None, nlist: int, total_bytes: int) -> int:
-    """Slices to cut: as asked for, or of about 1 GiB."""
+    """Return the number of slices: the user's, or enough for slices of about 1 GiB."""
     return slices or max(1, min(nlist, round(total_bytes / _SLICE_BYTES)))
 
 
 def slice_ranges(sizes: npt.NDArray[np.int64], count: int) -> list[ListRange]:
-    """Cut the lists into ``count`` ranges of nearly equal bytes, none of them without lists.
+    """Cut the lists into ``count`` ranges of nearly equal bytes, none of them empty.
 
     Parameters
     ----------
     sizes : ndarray of shape (nlist,), int64
-        Vectors of each list; every vector takes the same bytes.
+        Vectors in each list; all vectors have the same number of bytes.
     count : int
         1 to nlist.
     """
@@ -78,7 +78,7 @@ def slice_ranges(sizes: npt.NDArray[np.int64], count: int) -> list[ListRange]:
     for i in range(1, count):
         ideal = int(stops[-1]) * i / count
         at = int(np.searchsorted(stops, ideal)) + 1
-        # Cut before or after the list that holds the ideal place, whichever is nearer.
+        # Cut before or after the list that contains the ideal position, whichever is nearer.
         if at > 1 and ideal - stops[at - 2] < stops[at - 1] - ideal:
             at -= 1
         bounds.append(min(max(at, bounds[-1] + 1), nlist - (count - i)))

@@ -1,1 +1,1 @@
-"""The same small build by every route that an installation has, side by side."""
+"""Does this installation work? One small build by every available route, compared."""

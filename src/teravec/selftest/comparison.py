@@ -1,4 +1,4 @@
-"""Running the routes on every set, and judging what they found."""
+"""Running every route on every set of vectors, and judging the results."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from teravec.kernels.reference import faiss_kmeans
 from teravec.model.list_sizes import imbalance
 from teravec.processors import default_threads
 from teravec.selftest.routes import Route, Task
-from teravec.selftest.vectors import hard, write_npy
+from teravec.selftest.vectors import make_hard, write_npy
 
 __all__ = ["Result", "compare"]
 
 Float32 = npt.NDArray[np.float32]
 
 REFERENCE = "plain Faiss"
-_LIST_ROWS = 156  # vectors a list: 256 lists of 40,000
-_FEWEST_LISTS = 64  # with few lists, equally good runs end far apart
+_LIST_ROWS = 156  # vectors per list: 256 lists of 40,000 vectors
+_FEWEST_LISTS = 64  # with fewer lists, equally good runs differ too much
 _NITER, _SEED = 10, 1234
 _WORSE_THAN_FAISS = 0.02
-_FROM_EACH_OTHER = 1e-3  # of our routes: they differ in the order of additions only
+_FROM_EACH_OTHER = 1e-3  # between our routes, which differ only in the order of additions
 
 
 @dataclass(frozen=True)
 class Result:
-    """One route on one set.
+    """The result of one route on one set of vectors.
 
     Parameters
     ----------
     set, route : str
     objective : float
-        Exact sum of squared distances to the nearest centroid; nan where there is no result.
+        Exact sum of squared distances to the nearest centroid; nan without a result.
     imbalance : float
     seconds : float
-        Of a k-means iteration.
+        Seconds of a k-means iteration.
     empty : int
-        Lists without a vector.
+        Number of empty lists.
     note : str
-        Why it was not run.
+        Why the route did not run.
     fault : str
-        What is wrong with it; empty where nothing is.
+        What is wrong with the result; empty if nothing is.
     """
 
     set: str
@@ -62,14 +62,14 @@ class Result:
 
 
 def compare(vectors: Float32, routes: list[Route], threads: int | None = None) -> Iterator[Result]:
-    """Run every route on the vectors and on a hard set made of them.
+    """Run every route on the vectors, and on a hard set made from them.
 
-    The reference is Faiss's k-means. A route's objective is off where it is 2 % above that, or
-    0.1 % from the first of our routes: all use the same seed and the same choice of vectors. In
-    the hard set's index no list may be empty.
+    The reference is Faiss's k-means. A route's objective is wrong if it is 2 % above the
+    reference, or 0.1 % away from our first route: all routes use the same seed and sample. No
+    list may be empty, also in the hard set.
     """
     threads = threads or default_threads()
-    for name, x in (("vectors", vectors), ("half of them identical", hard(vectors))):
+    for name, x in (("vectors", vectors), ("half of them identical", make_hard(vectors))):
         with tempfile.TemporaryDirectory(prefix="teravec-selftest-") as folder:
             yield from _compare_on(name, x, routes, threads, Path(folder))
 
@@ -80,7 +80,7 @@ def _compare_on(
     nlist = max(_FEWEST_LISTS, len(x) // _LIST_ROWS)
     task = Task(write_npy(folder / "x.npy", x), len(x), nlist, _NITER, _SEED, threads)
     centroids, seconds = faiss_kmeans(x, nlist, niter=_NITER, seed=_SEED, threads=threads)
-    reference, sizes = _objective(x, centroids, threads)
+    reference, sizes = _measure(x, centroids, threads)
     yield Result(name, REFERENCE, reference, imbalance(sizes), seconds, int((sizes == 0).sum()))
     first = None
     for number, route in enumerate(routes):
@@ -94,21 +94,21 @@ def _compare_on(
             yield Result(name, route.name, fault=str(error))
             continue
         with OpenedIndex(out) as index:
-            objective, _ = _objective(x, np.array(index.model.centroids), threads)
+            objective, _ = _measure(x, np.array(index.model.centroids), threads)
             sizes = index.sizes
         empty = int((sizes == 0).sum())
-        fault = _fault(objective, reference, first, empty)
+        fault = _find_fault(objective, reference, first, empty)
         first = objective if first is None else first
         yield Result(name, route.name, objective, imbalance(sizes), seconds, empty, fault=fault)
 
 
-def _objective(x: Float32, centroids: Float32, threads: int) -> tuple[float, npt.NDArray[np.int64]]:
+def _measure(x: Float32, centroids: Float32, threads: int) -> tuple[float, npt.NDArray[np.int64]]:
     list_nos, distances = CentroidAssigner.exact(centroids).assign(x, threads=threads)
     counts = np.bincount(list_nos, minlength=len(centroids))
     return float(distances.sum(dtype=np.float64)), counts
 
 
-def _fault(objective: float, reference: float, first: float | None, empty: int) -> str:
+def _find_fault(objective: float, reference: float, first: float | None, empty: int) -> str:
     if not objective <= (1 + _WORSE_THAN_FAISS) * reference:
         return f"objective {objective / reference:.4f} times that of {REFERENCE}"
     if first is not None and not abs(objective - first) <= _FROM_EACH_OTHER * first:

@@ -1,4 +1,4 @@
-"""The routes: each builds the same index from the same file in its own way."""
+"""The routes: each builds the same index from the same file in a different way."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PROCESSES = 2
 
 @dataclass(frozen=True)
 class Task:
-    """What every route is to build.
+    """The build that every route does.
 
     Parameters
     ----------
     data : Path
     n : int
-        Vectors in it.
+        Number of vectors in ``data``.
     nlist, niter, seed, threads : int
     """
 
@@ -48,7 +48,7 @@ class Task:
 
     @property
     def options(self) -> TrainOptions:
-        """As the train stage takes them: all vectors are the sample."""
+        """The options of the train stage; all vectors are in the sample."""
         return TrainOptions(self.nlist, sample=self.n, niter=self.niter, seed=self.seed)
 
 
@@ -60,9 +60,9 @@ class Route:
     ----------
     name : str
     build : callable
-        Builds the task's index at a path; returns the seconds that its k-means took.
+        Builds the task's index at a path; returns the seconds of its k-means.
     missing : str
-        Why this installation does not have it; empty where it does.
+        Why this installation lacks the route; empty if it has it.
     """
 
     name: str
@@ -71,17 +71,16 @@ class Route:
 
 
 def routes(engine: str, workers: int, address: str | None) -> list[Route]:
-    """Every route, those that cannot be taken here with the reason.
+    """List every route; a route that cannot run here states why.
 
     Parameters
     ----------
     engine : str
-        ``ray`` demands the cluster's route: it is then an error that Ray is missing, not a
-        line in the table.
+        With ``ray``, a missing Ray is an error instead of a line in the table.
     workers : int
-        Of the Ray route.
+        Workers of the Ray route.
     address : str, optional
-        Of a Ray cluster; one is started on this machine when not given.
+        Address of a Ray cluster. Not given: one is started on this machine.
     """
     missing = ""
     if find_spec("ray") is None and engine != "ray":
@@ -89,11 +88,11 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
     arguments = {"engine": "ray", "workers": workers, "address": address}
     gpus, no_gpu = found_gpus()
     return [
-        Route("in process", lambda task, out: _whole(task, out)),
-        Route("one thread", lambda task, out: _whole(task, out, threads=1)),
-        Route(f"{_PROCESSES} processes", _processes),
-        Route(f"ray, {workers} workers", lambda t, o: _whole(t, o, **arguments), missing),
-        *(Route(gpu, partial(_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
+        Route("in process", lambda task, out: _build_whole(task, out)),
+        Route("one thread", lambda task, out: _build_whole(task, out, threads=1)),
+        Route(f"{_PROCESSES} processes", _build_in_processes),
+        Route(f"ray, {workers} workers", lambda t, o: _build_whole(t, o, **arguments), missing),
+        *(Route(gpu, partial(_build_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
     ]
 
 
@@ -112,30 +111,43 @@ class _Stopwatch(NoProgress):
         self.seconds[plain] = self.seconds.get(plain, 0) + time.perf_counter() - started
 
 
-def _whole(task: Task, out: Path, **more: Any) -> float:
+def _build_whole(task: Task, out: Path, **more: Any) -> float:
     watch = _Stopwatch()
     arguments: dict[str, Any] = {"threads": task.threads, **more}
     api.build(
-        task.data, out, nlist=task.nlist, sample=task.n, niter=task.niter, seed=task.seed,
-        progress=watch, **arguments,
-    )  # fmt: skip
+        task.data,
+        out,
+        nlist=task.nlist,
+        sample=task.n,
+        niter=task.niter,
+        seed=task.seed,
+        progress=watch,
+        **arguments,
+    )
     return watch.seconds["k-means"]
 
 
-def _processes(task: Task, out: Path) -> float:
-    """Train here, shard in several processes at once, merge here."""
+def _build_in_processes(task: Task, out: Path) -> float:
+    """Train in this process, shard in several processes at once, and merge in this process."""
     watch = _Stopwatch()
     resources = Resources(threads=task.threads, progress=watch)
     api.train(task.data, out, options=task.options, resources=resources)
     bounds = [task.n * i // _PROCESSES for i in range(_PROCESSES + 1)]
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "teravec", "shard", str(task.data), "--out", str(out),
-             "--rows", f"{start}:{stop}", "--threads", "1", "--quiet"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-m",
+                "teravec",
+                *("shard", str(task.data), "--out", str(out), "--rows", f"{start}:{stop}"),
+                *("--threads", "1", "--quiet"),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for start, stop in pairwise(bounds)
-    ]  # fmt: skip
+    ]
     ends = [(process.communicate()[1], process.returncode) for process in started]
     for messages, code in ends:
         if code:

@@ -1,4 +1,4 @@
-"""What a self-test builds from: some of the user's vectors or made ones, and a hard set."""
+"""The vectors of a self-test: some of the user's or synthetic ones, and a hard set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from teravec.errors import InvalidArgument, storage_errors
 from teravec.sources import open_source
 
-__all__ = ["hard", "made", "some_of", "write_npy"]
+__all__ = ["draw_vectors", "make_hard", "make_vectors", "write_npy"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -18,15 +18,15 @@ _ROWS, _LATENT = 40_000, 10
 _FEWEST = 2_000
 
 
-def made(seed: int, n: int = _ROWS, d: int = 64) -> Float32:
-    """Vectors (n, d) of intrinsic dimension 10, as Faiss's SyntheticDataset."""
+def make_vectors(seed: int, n: int = _ROWS, d: int = 64) -> Float32:
+    """Make synthetic vectors (n, d) of intrinsic dimension 10, like Faiss's SyntheticDataset."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, _LATENT)) @ rng.random((_LATENT, d))
     return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
 
 
-def some_of(data: list[str], seed: int, format: str | None = None) -> Float32:
-    """At most 40,000 of the user's vectors, drawn uniformly."""
+def draw_vectors(data: list[str], seed: int, format: str | None = None) -> Float32:
+    """Draw at most 40,000 of the user's vectors uniformly."""
     source = open_source(data, format=format)
     if source.ntotal < _FEWEST:
         raise InvalidArgument(f"{source.ntotal:,} vectors; at least {_FEWEST:,} expected")
@@ -36,15 +36,15 @@ def some_of(data: list[str], seed: int, format: str | None = None) -> Float32:
     return source.take(np.sort(rows))
 
 
-def hard(vectors: Float32) -> Float32:
-    """The same with every second vector a copy of the first: empty lists must be repaired."""
+def make_hard(vectors: Float32) -> Float32:
+    """Make every second vector a copy of the first: k-means must then repair empty lists."""
     result = vectors.copy()
     result[::2] = vectors[0]
     return result
 
 
 def write_npy(path: Path, vectors: Float32) -> Path:
-    """Write vectors where every route reads them."""
+    """Write vectors to a file that every route reads."""
     with storage_errors(path, "write"):
         np.save(path, vectors, allow_pickle=False)
     return path

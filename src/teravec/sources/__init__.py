@@ -1,6 +1,6 @@
-"""Where vectors come from: files, memory or streams as one matrix, read by ranges of rows."""
+"""Where do vectors come from? Files, memory or streams, as one matrix read by ranges of rows."""
 
-from teravec.sources.bad_rows import as_described, find_bad, read_bad, write_bad
+from teravec.sources.bad_rows import find_bad, match_description, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.data import Data, are_paths, open_data
 from teravec.sources.matrix import Source, SourceFiles, open_rows, open_source, same_vectors
@@ -16,8 +16,8 @@ __all__ = [
     "SourceFiles",
     "Weights",
     "are_paths",
-    "as_described",
     "find_bad",
+    "match_description",
     "open_data",
     "open_queries",
     "open_rows",

@@ -1,4 +1,4 @@
-"""Arrow columns as NumPy arrays: which types hold vectors and ids, and what rows must not hold."""
+"""Arrow columns as NumPy arrays: the types of vectors and ids, and the checks of rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import SKIP_HINT
 
 __all__ = [
-    "VECTOR_TYPES", "VectorKind", "decode_ids", "decode_vectors", "first_length",
-    "how_to_convert", "is_id", "is_vectors", "vector_kind",
-]  # fmt: skip
+    "VECTOR_TYPES",
+    "VectorKind",
+    "decode_ids",
+    "decode_vectors",
+    "first_length",
+    "how_to_convert",
+    "is_id",
+    "is_vectors",
+    "vector_kind",
+]
 
 _DTYPES: dict[Any, np.dtype] = {
     pa.float32(): np.dtype("f4"),
@@ -34,23 +41,23 @@ _DTYPES: dict[Any, np.dtype] = {
 }
 
 VECTOR_TYPES = "a list or fixed-size list of " + ", ".join(dtype.name for dtype in _DTYPES.values())
-"""Column types that are read as vectors, in words."""
+"""The column types that hold vectors, for messages."""
 
 _MOST_ID = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
 class VectorKind:
-    """What a column type says of the vectors in it.
+    """The vectors in a column, as far as the column's type states them.
 
     Parameters
     ----------
     dtype : numpy.dtype
-        Of the elements.
+        Type of the elements.
     d : int or None
         Dimension that the type states; None for lists of free length.
     is_nested : bool
-        Each row is a list that holds the vector alone.
+        Whether each row is a list with the vector as its only item.
     """
 
     dtype: np.dtype
@@ -59,7 +66,7 @@ class VectorKind:
 
     @property
     def rank(self) -> int:
-        """Lower for what is rather the vector column, where none is named.
+        """Preference among columns if none is named: lower ranks are likelier to be the vectors.
 
         Lists of larger integers are often token numbers, and nested lists boxes or parts.
         """
@@ -69,13 +76,16 @@ class VectorKind:
 def _is_list(kind: Any) -> bool:
     types = pa.types
     return bool(
-        types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind)
-        or types.is_list_view(kind) or types.is_large_list_view(kind)
-    )  # fmt: skip
+        types.is_fixed_size_list(kind)
+        or types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def vector_kind(kind: Any) -> VectorKind | None:
-    """What vectors a column of this Arrow type holds, or None where it holds no vectors."""
+    """Return the kind of vectors that an Arrow type holds, or None if it holds none."""
     if isinstance(kind, pa.FixedShapeTensorType):
         if sum(size != 1 for size in kind.shape) > 1:
             return None
@@ -112,7 +122,7 @@ def is_id(kind: Any) -> bool:
 
 
 def how_to_convert(kind: Any) -> str:
-    """What makes vectors of a column that is not read as such, or nothing."""
+    """Return advice on converting a column of this type to vectors, or ""."""
     types = pa.types
     if isinstance(kind, pa.FixedShapeTensorType):
         shape = f"{tuple(kind.shape)} is no vector: reshape it to ({prod(kind.shape)},)"
@@ -142,47 +152,47 @@ def decode_vectors(
     Parameters
     ----------
     path : Path
-        For messages, with ``first``, the row in the file of the piece's first row.
+        For messages, like ``first``, the number of the piece's first row in the file.
     array : pyarrow.Array
         Array of a type that has a `vector_kind`.
     d : int
         Length that every list must have.
     lenient : bool
-        Rows that are no vectors become NaN, in a floating type.
+        Turn bad rows into NaN, in a floating type, instead of raising.
 
     Returns
     -------
     ndarray of shape (len(array), d)
-        A view of Arrow's memory where that is possible.
+        A view of Arrow's memory if possible.
 
     Raises
     ------
     InvalidSource
         A null row, a null inside a row, or a list of another length; the message names the row.
     """
-    lists = _stored(array)
-    sound = _sound(lists, d)
+    lists = _unwrap(array)
+    sound = _find_sound(lists, d)
     if lenient and not sound.all():
-        return _with_gaps(lists, sound, d)
+        return _fill_gaps(lists, sound, d)
     if not sound.all():
         _refuse(path, lists, first, int(sound.argmin()), d)
     while _is_list(lists.type):
-        lists = _stored(lists.flatten())
+        lists = _unwrap(lists.flatten())
     matrix: np.ndarray = lists.to_numpy().reshape(len(array), d)
     return matrix
 
 
-def _stored(array: Any) -> Any:
-    """The array below extension types and dictionaries."""
+def _unwrap(array: Any) -> Any:
+    """Return the plain array inside extension types and dictionaries."""
     if isinstance(array, pa.ExtensionArray):
-        return _stored(array.storage)
+        return _unwrap(array.storage)
     if isinstance(array, pa.DictionaryArray):
-        return _stored(array.dictionary_decode())
+        return _unwrap(array.dictionary_decode())
     return array
 
 
-def _lengths(lists: Any) -> np.ndarray:
-    """Elements of each row; of a null row, anything."""
+def _read_lengths(lists: Any) -> np.ndarray:
+    """Return the number of elements in each row; undefined for null rows."""
     kind = lists.type
     if pa.types.is_fixed_size_list(kind):
         return np.full(len(lists), kind.list_size)
@@ -193,27 +203,27 @@ def _lengths(lists: Any) -> np.ndarray:
     return lengths
 
 
-def _sound(lists: Any, d: int) -> np.ndarray:
-    """Which rows, (n,) bool, hold ``d`` numbers and nothing else."""
+def _find_sound(lists: Any, d: int) -> np.ndarray:
+    """Find the rows, (n,) bool, that hold exactly ``d`` numbers."""
     inside = lists.type.value_type
     nested = isinstance(inside, pa.BaseExtensionType) or _is_list(inside)
-    sound = _lengths(lists) == (1 if nested else d)
+    sound = _read_lengths(lists) == (1 if nested else d)
     if lists.null_count:
         sound &= lists.is_valid().to_numpy(zero_copy_only=False)
-    values = _stored((lists if sound.all() else lists.filter(pa.array(sound))).flatten())
+    values = _unwrap((lists if sound.all() else lists.filter(pa.array(sound))).flatten())
     if nested:
-        sound[sound] = _sound(values, d)
+        sound[sound] = _find_sound(values, d)
     elif values.null_count:
         valid = values.is_valid().to_numpy(zero_copy_only=False)
         sound[sound] = valid.reshape(-1, d).all(axis=1)
     return np.asarray(sound)
 
 
-def _with_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
-    """The rows that are sound; NaN in the others."""
+def _fill_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
+    """Return the sound rows, with NaN in place of the others."""
     values = lists.filter(pa.array(sound))
     while _is_list(values.type):
-        values = _stored(values.flatten())
+        values = _unwrap(values.flatten())
     rows: np.ndarray = values.to_numpy().reshape(-1, d)
     dtype = rows.dtype if rows.dtype.kind == "f" else np.dtype("f8")
     matrix = np.full((len(sound), d), np.nan, dtype)
@@ -222,13 +232,13 @@ def _with_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
 
 
 def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | None:
-    """Length of the first vector of a piece; None where it has no row.
+    """Return the length of a piece's first vector; None if the piece has no rows.
 
-    Where ``lenient``, the length that most rows of the piece have, those without values apart.
+    If ``lenient``, return the commonest length among the rows that have values.
     """
-    lists = _stored(array)
+    lists = _unwrap(array)
     if lenient:
-        filled = (_lengths(lists) > 0) & lists.is_valid().to_numpy(zero_copy_only=False)
+        filled = (_read_lengths(lists) > 0) & lists.is_valid().to_numpy(zero_copy_only=False)
         lists = lists.filter(pa.array(filled))
     if not len(lists):
         return None
@@ -236,22 +246,22 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
         raise InvalidSource(
             f"{path}: row {first} has a null vector, expected a vector; {SKIP_HINT}"
         )
-    inside = _stored((lists if lenient else lists[0:1]).flatten())
+    inside = _unwrap((lists if lenient else lists[0:1]).flatten())
     if not _is_list(inside.type):
-        lengths, counts = np.unique(_lengths(lists), return_counts=True)
-        return int(lengths[counts.argmax()] if lenient else _lengths(lists)[0])
+        lengths, counts = np.unique(_read_lengths(lists), return_counts=True)
+        return int(lengths[counts.argmax()] if lenient else _read_lengths(lists)[0])
     if not len(inside) and not lenient:
         return 0
     return first_length(inside, path, first, lenient=lenient)
 
 
 def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
-    """Raise for a row that is no vector, and say what it is."""
+    """Raise for a bad row; the message says what the row holds."""
     found, one = f"{path}: row {first + row}", lists[row : row + 1]
     if one.null_count:
         raise InvalidSource(f"{found} has a null vector, expected one in every row; {SKIP_HINT}")
-    length = int(_lengths(one)[0])
-    values = _stored(one.flatten())
+    length = int(_read_lengths(one)[0])
+    values = _unwrap(one.flatten())
     if _is_list(values.type):
         if length != 1:
             raise InvalidSource(
@@ -267,9 +277,9 @@ def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
 def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
     """Convert one piece of an id column to int64; nulls and ids of 2^63 or more are errors.
 
-    Where ``lenient``, a null is -1: an error only if a vector has that id.
+    If ``lenient``, a null becomes -1, which is an error later, if its row has a vector.
     """
-    array = _plain(array)
+    array = _decode_runs(array)
     if array.null_count and not lenient:
         row = first + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise InvalidSource(f"{path}: row {row} has a null id, expected one in every row")
@@ -284,9 +294,9 @@ def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> 
         raise InvalidSource(f"{path}: ids from row {first} on are not integers: {error}") from error
 
 
-def _plain(array: Any) -> Any:
-    """The numbers of a column, each where its row is."""
-    array = _stored(array)
+def _decode_runs(array: Any) -> Any:
+    """Unwrap a column, and expand its runs to one number per row."""
+    array = _unwrap(array)
     if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
+        return _decode_runs(pc.run_end_decode(array))
     return array

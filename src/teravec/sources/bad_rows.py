@@ -1,8 +1,7 @@
-"""Finding the rows that are no vectors, and keeping a list of them.
+"""Finding bad rows, which are no vectors, and keeping a list of them.
 
-A row is bad where it is null, holds a null, is of another length, or holds NaN, infinity or what
-is infinite in float32. Which rows are bad depends on the files alone, so a list that is lost or
-damaged is made again.
+A row is bad if it is null, holds a null, has another length, or holds a value that is not finite
+in float32. Bad rows depend on the files alone: a lost or damaged list can be made again.
 """
 
 from __future__ import annotations
@@ -20,49 +19,51 @@ from teravec.sources.matrix import Source, SourceFile
 from teravec.sources.skipped import Int64, Skipped
 from teravec.storage.jsonfile import read_json, write_json
 
-__all__ = ["as_described", "bad_rows_listed", "find_bad", "read_bad", "write_bad"]
+__all__ = ["count_bad_rows", "find_bad", "match_description", "read_bad", "write_bad"]
 
 _FORMAT, _VERSION = "teravec-skipped", 1
-_BLOCK_BYTES = 4 << 20  # of float32 looked at by a thread at a time
+_BLOCK_BYTES = 4 << 20  # of float32 that a thread checks at a time
 
 
-def as_described(
+def match_description(
     source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
 ) -> Source:
-    """The source in the order, and without the bad rows, that a description of it records.
+    """Bring a source into its recorded order, and drop its recorded bad rows.
 
     Parameters
     ----------
     source : Source
-        Opened to skip bad rows where ``described`` has any, or where that is asked for.
+        Opened with ``skip_bad`` if ``described`` has bad rows, or if the user asks for it.
     described : dict
-        ``Source.describe()`` of a build or index; empty where there is none yet.
+        ``Source.describe()`` of a build or index; empty before a build.
     listed : Path
-        The list of bad rows beside it; they are looked for where it is missing or damaged.
+        The list of bad rows beside the index. If it is missing or damaged, all rows are checked.
     threads : int
     progress : Progress
     """
     if described:
-        source = source.in_order_of(described)
+        source = source.match_order(described)
     if source.skipped is None:
         return source
     known = read_bad(listed, described["skipped"]) if "skipped" in described else None
-    return find_bad(source, threads, progress) if known is None else source.without(known)
+    return find_bad(source, threads, progress) if known is None else source.drop_rows(known)
 
 
 def find_bad(source: Source, threads: int, progress: Progress) -> Source:
-    """Look at every row of a source that was opened to skip bad ones; return it without them.
+    """Check every row of a source that was opened with ``skip_bad``; drop the bad rows.
 
     Raises
     ------
     InvalidSource
-        No row is left, or bad rows lie at more places than can be skipped.
+        All rows are bad, or the bad rows form too many runs.
     """
-    threads = 1 if source.is_decoded else threads  # what is decoded is decoded in order
+    threads = 1 if source.is_decoded else threads  # rows can only be decoded in order
     with progress.stage("check", source.nrows, "vectors") as bar:
 
         def counted() -> Iterator[Int64]:
-            for part, begin, end, bad in ordered_map(_bad_in, _blocks(source), threads=threads):
+            for part, begin, end, bad in ordered_map(
+                _find_bad_in, _plan_blocks(source), threads=threads
+            ):
                 bar.advance(end - begin)
                 if end == part.stop:
                     part.file.release()
@@ -74,13 +75,13 @@ def find_bad(source: Source, threads: int, progress: Progress) -> Source:
             f"{source.files[0].path}: all {skipped.rows:,} rows of the source are bad (null, of "
             "another length, NaN or infinite), expected 1 or more that are vectors"
         )
-    return source.without(skipped)
+    return source.drop_rows(skipped)
 
 
 def write_bad(path: Path, source: Source) -> None:
-    """Seal the list of the rows that a source skips: of each file, its runs of bad rows.
+    """Seal the list of a source's bad rows: the runs of bad rows of each file.
 
-    The file is bounded, as the number of runs is.
+    Its size is bounded by the largest number of runs.
     """
     skipped = source.skipped
     assert skipped is not None
@@ -88,21 +89,19 @@ def write_bad(path: Path, source: Source) -> None:
     for part in source.files:
         runs = skipped.between(part.start, part.stop) - part.start
         if len(runs):
-            files.append({
-                "name": part.path.name, "first_row": part.start, "n": part.n,
-                "rows": runs.tolist(),
-            })  # fmt: skip
+            at = {"name": part.path.name, "first_row": part.start, "n": part.n}
+            files.append({**at, "rows": runs.tolist()})
     head = {"format": _FORMAT, "version": _VERSION, "rows": skipped.rows}
     write_json(path, {**head, "files": files})
 
 
-def bad_rows_listed(path: Path) -> int:
-    """How many rows such a list names."""
+def count_bad_rows(path: Path) -> int:
+    """Count the rows in a list of bad rows."""
     return int(read_json(path, _FORMAT, _VERSION)["rows"])
 
 
 def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
-    """Read such a list; None where it is missing, damaged, or not the one described."""
+    """Read a list of bad rows; None if it is missing, damaged, or not the one described."""
     try:
         content = read_json(path, _FORMAT, _VERSION)
         skipped = Skipped.of_runs(
@@ -114,14 +113,14 @@ def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
     return skipped if skipped.describe() == described else None
 
 
-def _blocks(source: Source) -> Iterator[tuple[SourceFile, int, int]]:
+def _plan_blocks(source: Source) -> Iterator[tuple[SourceFile, int, int]]:
     rows = max(1, _BLOCK_BYTES // (4 * source.d))
     for part in source.files:
         for begin in range(part.start, part.stop, rows):
             yield part, begin, min(begin + rows, part.stop)
 
 
-def _bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, Int64]:
+def _find_bad_in(block: tuple[SourceFile, int, int]) -> tuple[SourceFile, int, int, Int64]:
     part, begin, end = block
     bad = np.empty(0, np.int64)
     if part.file.is_decoded or part.file.dtype.kind == "f":

@@ -36,8 +36,8 @@ _CROPPED = re.compile(r"\.crop_nb_([0-9]+)$")
 def open_bin(path: Path, dtype: np.dtype) -> PackedFile:
     """Open a file of a header and values of ``dtype``; the header must agree with the size.
 
-    A file that big-ann-benchmarks cropped may have the header of the whole; where its name and
-    its size agree on fewer rows, those are read.
+    A file that big-ann-benchmarks cropped may still have the header of the full file. If its name
+    and size agree on a smaller number of rows, that number counts.
     """
     head, size = read_head(path, _HEADER.size)
     if len(head) < _HEADER.size:

@@ -1,4 +1,4 @@
-"""What Parquet and Arrow IPC files share: a vector column, and an id column where one is named."""
+"""The common part of Parquet and Arrow files: a vector column and an optional id column."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ __all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors
 _PIECE_BYTES = 2 << 20
 _ID_ROWS = 64 << 10
 _FIRST_ROWS = 1 << 10
-_NAMED, _MOST_NAMES = 10, 50  # columns in a message, with and without their types
+_NAMED, _MOST_NAMES = 10, 50  # most columns in a message, with and without their types
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What to read of a table.
+    """The columns to read.
 
     Parameters
     ----------
     ids, vectors : str, optional
-        Columns, or fields of structs by dotted name; None for row numbers, and for the only
-        vector column.
+        Names of columns, or dotted names of fields in structs. Without ``ids``, ids are row
+        numbers. Without ``vectors``, the table must have one vector column.
     lenient : bool
-        Rows that are no vectors are read as NaN, not refused.
+        Read bad rows as NaN instead of raising.
     """
 
     ids: str | None = None
@@ -57,16 +57,16 @@ class Columns:
 
 @dataclass(frozen=True)
 class ColumnPath:
-    """A column, or a field inside of it.
+    """A column, or a field inside a column of structs.
 
     Parameters
     ----------
     name : str
-        As the user writes it: "embedding.values".
+        The user's notation, such as "embedding.values".
     column : str
-        The column that holds it.
+        The column.
     fields : tuple of str
-        From the column down to the field.
+        Names of the fields from the column down.
     kind : pyarrow.DataType
     """
 
@@ -75,8 +75,13 @@ class ColumnPath:
     fields: tuple[str, ...]
     kind: Any
 
+    def child(self, field: Any) -> ColumnPath:
+        """Return the path of one field of this struct."""
+        name, fields = f"{self.name}.{field.name}", (*self.fields, field.name)
+        return ColumnPath(name, self.column, fields, field.type)
+
     def field(self, array: Any) -> Any:
-        """The field's array, of the column's; null where a struct above it is null."""
+        """Take the field's array out of the column's; null where a struct above it is null."""
         for name in self.fields:
             array = array.storage if isinstance(array, pa.ExtensionArray) else array
             array = pc.struct_field(array, name)
@@ -115,7 +120,7 @@ class ColumnTable(ABC):
         """
 
     def pieces(self, path: ColumnPath, group: int, rows: int) -> Iterator[tuple[int, Any]]:
-        """As `arrays`, each with its first row's number, and errors named after the file."""
+        """Yield `arrays` with the numbers of their first rows; errors name the file."""
         row = int(self.starts[group])
         arrays = self.arrays(path.column, group, rows)
         while True:
@@ -123,7 +128,7 @@ class ColumnTable(ABC):
                 array = next(arrays, None)
                 if array is None:
                     return
-                array.validate(full=True)  # IPC hands on whatever offsets a damaged file claims
+                array.validate(full=True)  # pyarrow passes on the offsets of a damaged IPC file
                 array = path.field(array)
             yield row, array
             row += len(array)
@@ -135,14 +140,14 @@ class ColumnarFile(VectorFile):
     Raises
     ------
     InvalidSource
-        No column, or more than one, that could be meant, or one of an unfit type.
+        No column fits, several fit, or the named column has an unsuitable type.
     """
 
     is_decoded = True
 
     def __init__(self, table: ColumnTable, columns: Columns) -> None:
-        with arrow_errors(table.path):  # names that are not UTF-8
-            self._column = _vector_column(table, columns.vectors)
+        with arrow_errors(table.path):  # names may not be UTF-8
+            self._column = _find_vector_column(table, columns.vectors)
             ids = None if columns.ids is None else _id_column(table, columns.ids)
         kind = vector_kind(self._column.kind)
         assert kind is not None
@@ -158,15 +163,15 @@ class ColumnarFile(VectorFile):
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
-        """Yield a reader that goes on from where an earlier one stopped."""
+        """Yield a reader that continues where an earlier one stopped."""
         yield self._vectors.read
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the id column of rows [start, stop); None where none is named."""
+        """Read the id column of rows [start, stop); None without an id column."""
         return None if self._id_column is None else self._ids.read(start, stop)
 
     def release(self) -> None:
-        """Close the file and forget decoded rows."""
+        """Close the file and drop decoded rows."""
         self._vectors.release()
         self._ids.release()
 
@@ -182,7 +187,7 @@ class ColumnarFile(VectorFile):
 
 @contextmanager
 def arrow_errors(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises into typed errors; it also raises ``OSError`` for corrupt bytes."""
+    """Turn pyarrow's errors into typed errors; pyarrow raises ``OSError`` for corrupt bytes too."""
     try:
         yield
     except TeravecError:
@@ -191,60 +196,62 @@ def arrow_errors(path: Path) -> Iterator[None]:
         if error.errno is not None:
             with source_errors(path):
                 raise
-        raise _unsound(path, error) from error
+        raise _unsound_error(path, error) from error
     except (pa.ArrowException, ValueError) as error:  # a name that is not UTF-8 is a ValueError
-        raise _unsound(path, error) from error
+        raise _unsound_error(path, error) from error
 
 
-def _unsound(path: Path, error: Exception) -> InvalidSource:
+def _unsound_error(path: Path, error: Exception) -> InvalidSource:
     why = " ".join(str(error).split())
     return InvalidSource(f"{path}: not a sound file of its format: {why}")
 
 
-def _vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
+def _find_vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
     if named is not None:
-        path = _resolved(table, named)
+        path = _resolve(table, named)
         if not is_vectors(path.kind):
             raise InvalidSource(
                 f"{table.path}: column {named!r} of type {path.kind} found, "
                 f"expected {VECTOR_TYPES}{how_to_convert(path.kind)}"
             )
         return path
-    vectors = [path for path in _top(table) if is_vectors(path.kind)]
+    vectors = [path for path in _list_columns(table) if is_vectors(path.kind)]
     best = min((_kind(path).rank for path in vectors), default=0)
     candidates = [path for path in vectors if _kind(path).rank == best]
     if len(candidates) > 1:
         raise InvalidSource(
-            f"{table.path}: vector columns {_names(candidates)} found, expected one; "
+            f"{table.path}: vector columns {_join_names(candidates)} found, expected one; "
             f"name the column to read: --vector-column {candidates[0].name}"
         )
     if not candidates:
-        raise InvalidSource(_no_vectors(table))
+        raise InvalidSource(_explain_no_vectors(table))
     return candidates[0]
 
 
-def _no_vectors(table: ColumnTable) -> str:
-    """What a table has instead of vectors, and what to do with it."""
-    found = ", ".join(f"{path.name} ({path.kind})" for path in _top(table)[:_NAMED]) or "none"
+def _explain_no_vectors(table: ColumnTable) -> str:
+    """Describe the columns of a table without vectors, and advise what to do."""
+    found = (
+        ", ".join(f"{path.name} ({path.kind})" for path in _list_columns(table)[:_NAMED]) or "none"
+    )
     more = len(table.names) - _NAMED
     found += f" and {more:,} more" if more > 0 else ""
     message = f"{table.path}: columns {found} found, expected {VECTOR_TYPES}"
-    inside = [path for path in _all_paths(table) if is_vectors(path.kind)]
+    inside = [path for path in _list_all_paths(table) if is_vectors(path.kind)]
     if inside:
         return f"{message}; name the field to read: --vector-column {inside[0].name}"
-    if sum(pa.types.is_floating(path.kind) for path in _top(table)) > 1:
+    if sum(pa.types.is_floating(path.kind) for path in _list_columns(table)) > 1:
         values = "df.select_dtypes('floating').to_numpy('float32')"
         return f"{message}; one column a dimension is saved as np.save('x.npy', {values})"
-    hints = (how_to_convert(path.kind) for path in _top(table))
+    hints = (how_to_convert(path.kind) for path in _list_columns(table))
     return message + next((hint for hint in hints if hint), "")
 
 
 def _id_column(table: ColumnTable, name: str) -> ColumnPath:
-    path = _resolved(table, name)
+    path = _resolve(table, name)
     if not is_id(path.kind):
         hint = (
-            "other ids are not there yet: leave out --id-column (id_column), ids are then row "
-            "numbers, and join by row number"
+            "other types of ids are not supported: leave out --id-column (id_column), and join by "
+            "row number, which is then the id"
         )
         if pa.types.is_floating(path.kind):
             hint = f"cast it: {name}.astype('int64')"
@@ -255,14 +262,14 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     return path
 
 
-def _resolved(table: ColumnTable, name: str) -> ColumnPath:
-    """The column of this name, or else the field: a column's own name may have dots."""
+def _resolve(table: ColumnTable, name: str) -> ColumnPath:
+    """Find the column of this name, or else the field: a column's own name may have dots."""
     count = len(table.schema.get_all_field_indices(name))
     if count == 1:
         return ColumnPath(name, name, (), table.schema.field(name).type)
-    paths = [] if count else [path for path in _all_paths(table) if path.name == name]
+    paths = [] if count else [path for path in _list_all_paths(table) if path.name == name]
     if len(paths) != 1:
-        fields = [path.name for path in _all_paths(table) if path.fields]
+        fields = [path.name for path in _list_all_paths(table) if path.fields]
         names = ", ".join(table.names[:_MOST_NAMES]) or "none"
         more = len(table.names) - _MOST_NAMES
         names += f" and {more:,} more" if more > 0 else ""
@@ -273,24 +280,20 @@ def _resolved(table: ColumnTable, name: str) -> ColumnPath:
     return paths[0]
 
 
-def _top(table: ColumnTable) -> list[ColumnPath]:
+def _list_columns(table: ColumnTable) -> list[ColumnPath]:
     return [ColumnPath(field.name, field.name, (), field.type) for field in table.schema]
 
 
-def _all_paths(table: ColumnTable) -> list[ColumnPath]:
-    """Columns, and the fields of structs among them at any depth."""
-    found, left = [], _top(table)
+def _list_all_paths(table: ColumnTable) -> list[ColumnPath]:
+    """List the columns, and the fields of structs at any depth."""
+    found, left = [], _list_columns(table)
     while left:
         path = left.pop(0)
         found.append(path)
         kind = path.kind
         kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
         if pa.types.is_struct(kind):
-            left += [
-                ColumnPath(f"{path.name}.{field.name}", path.column, (*path.fields, field.name),
-                           field.type)
-                for field in kind
-            ]  # fmt: skip
+            left += [path.child(field) for field in kind]
     return found
 
 
@@ -300,12 +303,12 @@ def _kind(path: ColumnPath) -> VectorKind:
     return kind
 
 
-def _names(paths: list[ColumnPath]) -> str:
+def _join_names(paths: list[ColumnPath]) -> str:
     return ", ".join(path.name for path in paths)
 
 
 def _first_dimension(table: ColumnTable, column: ColumnPath, lenient: bool) -> int:
-    """Length of row 0; where bad rows are skipped, of the first row that has any."""
+    """Read the length of row 0; if ``lenient``, the commonest length in the first piece."""
     for row, array in table.pieces(column, 0, _FIRST_ROWS if lenient else 1):
         length = first_length(array, table.path, row, lenient=lenient)
         if length is not None:

@@ -1,6 +1,7 @@
-"""Rows of one file as float32, or as float64 where these are exact: converted straight into place.
+"""Reading rows of one file as float32 or float64, converted straight into the output array.
 
-Either way values are checked to be finite in float32, as distances are."""
+Values must be finite in float32 even if they are read as float64, because distances are float32.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +15,23 @@ from teravec.sources.vectorfile import SKIP_HINT, VectorFile
 __all__ = ["GAP_BYTES", "read_range", "read_rows", "spans"]
 
 _CHUNK_BYTES = 2 << 20
-"""Bytes of float32 filled at a time, checked while they are still in the processor's cache."""
+"""Bytes of float32 converted at a time, and checked while they are in the processor's cache."""
 
 GAP_BYTES = 64 << 10
-"""Rows this close are read together: about what a disk streams in the time of one more read."""
+"""Largest gap between rows that one read covers: about the bytes a disk streams per read."""
 
 _SPAN_BYTES = 2 << 20
-"""Longest run of rows read at once to pick some of them."""
+"""Longest run of rows that is read at once to pick some of them."""
 
 _LARGEST = float(np.finfo(np.float32).max)
-_WHOLE = 1 << 53  # up to which float64 has all whole numbers
+_WHOLE = 1 << 53  # float64 is exact for whole numbers up to here
 
 _PICK_BYTES = 8 << 20
-"""Bytes of float32 picked at a time, which bounds the index arrays and masks."""
+"""Bytes of float32 picked at a time; bounds the index arrays and masks."""
 
 
 def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> None:
-    """Fill ``out`` (n, d) with the rows from ``start`` on.
+    """Fill ``out`` (n, d) with n rows from row ``start``.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> No
     start : int
     out : ndarray of shape (n, d), float32 or float64
     offset : int
-        The file's first row in the source, for messages.
+        Number of the file's first row in the source, for messages.
     """
     step = max(1, _CHUNK_BYTES // (4 * file.d))
     with file.reading() as read:
@@ -53,24 +54,24 @@ def read_range(file: VectorFile, start: int, out: np.ndarray, offset: int) -> No
 
 
 def read_rows(file: VectorFile, rows: np.ndarray, out: np.ndarray, offset: int) -> None:
-    """Fill ``out`` (n, d) float32 or float64 with ``rows`` (ascending, unique) of a file."""
+    """Fill ``out`` (n, d), float32 or float64, with ``rows`` (ascending, unique) of a file."""
     step = max(1, _PICK_BYTES // (4 * file.d))
     with file.reading() as read:
         for at in range(0, len(rows), step):
-            wanted = rows[at : at + step]
-            part = out[at : at + len(wanted)]
-            for begin, end in spans(wanted, file.d * file.dtype.itemsize):
-                first, last = int(wanted[begin]), int(wanted[end - 1])
+            picked = rows[at : at + step]
+            part = out[at : at + len(picked)]
+            for begin, end in spans(picked, file.d * file.dtype.itemsize):
+                first, last = int(picked[begin]), int(picked[end - 1])
                 span = read(first, last + 1)
                 if end - begin <= last - first:
-                    span = span[wanted[begin:end] - first]
-                _check_exact(file, span, part, wanted[begin:end], offset)
+                    span = span[picked[begin:end] - first]
+                _check_exact(file, span, part, picked[begin:end], offset)
                 _convert(span, part[begin:end])
-            _check_finite(file, part, wanted, offset)
+            _check_finite(file, part, picked, offset)
 
 
 def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ``rows`` to read together: near each other, and not too long a way in all.
+    """Group near rows, so that one read of bounded length serves each group.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
     Returns
     -------
     iterator of (int, int)
-        Places [begin, end) in ``rows``.
+        Positions [begin, end) in ``rows``.
     """
     window = rows // max(1, _SPAN_BYTES // row_bytes)
     apart = np.diff(rows) > max(1, GAP_BYTES // row_bytes)
@@ -91,10 +92,13 @@ def spans(rows: np.ndarray, row_bytes: int) -> Iterator[tuple[int, int]]:
 
 
 def _check_exact(
-    file: VectorFile, native: np.ndarray, out: np.ndarray, rows: Sequence[int] | np.ndarray,
+    file: VectorFile,
+    native: np.ndarray,
+    out: np.ndarray,
+    rows: Sequence[int] | np.ndarray,
     offset: int,
-) -> None:  # fmt: skip
-    """Raise at the first whole number that ``out``, of float64, cannot hold."""
+) -> None:
+    """Raise at the first whole number that a float64 ``out`` cannot hold exactly."""
     if out.dtype != np.float64 or native.dtype.kind not in "iu" or native.dtype.itemsize < 8:
         return
     large = (native > _WHOLE) | (native < -_WHOLE)
@@ -103,13 +107,13 @@ def _check_exact(
         row = int(rows[at])
         raise InvalidSource(
             f"{file.path}: row {row} (row {offset + row} of the source) holds "
-            f"{native[at, dimension]} in dimension {dimension}, at most 2^53 expected, up to which "
-            "float64 is exact; subtract an offset from all vectors"
+            f"{native[at, dimension]} in dimension {dimension}, at most 2^53 expected, where "
+            "float64 is still exact; subtract an offset from all vectors"
         )
 
 
 def _convert(native: np.ndarray, out: np.ndarray) -> None:
-    # float64 beyond float32 becomes infinite, which the check that follows reports.
+    # A float64 beyond float32's range becomes infinite; _check_finite then reports it.
     with np.errstate(over="ignore", invalid="ignore"):
         out[...] = native
 

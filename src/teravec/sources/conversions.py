@@ -1,4 +1,4 @@
-"""What to do with a file of a format that is not read: the conversion, in one line."""
+"""How to convert files of other formats: one line for each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from pathlib import Path
 
 __all__ = ["conversion"]
 
-_PACKED = {".gz": "gunzip", ".zst": "unzstd", ".xz": "unxz", ".bz2": "bunzip2", ".lz4": "unlz4",
-           ".zip": "unzip", ".tar": "tar xf", ".tgz": "tar xzf", ".7z": "7z x"}  # fmt: skip
+_PACKED = {
+    ".gz": "gunzip",
+    ".zst": "unzstd",
+    ".xz": "unxz",
+    ".bz2": "bunzip2",
+    ".lz4": "unlz4",
+    ".zip": "unzip",
+    ".tar": "tar xf",
+    ".tgz": "tar xzf",
+    ".7z": "7z x",
+}
 
 _CONVERSIONS: dict[str, str] = {
     **dict.fromkeys(
@@ -16,7 +25,8 @@ _CONVERSIONS: dict[str, str] = {
         "np.save('{stem}.npy', h5py.File('{name}')['train'])  # or the name of another data set",
     ),
     **dict.fromkeys(
-        (".csv", ".tsv"), "duckdb.read_csv('{name}').write_parquet('{stem}.parquet')  # with the "
+        (".csv", ".tsv"),
+        "duckdb.read_csv('{name}').write_parquet('{stem}.parquet')  # with the "
         "vector in one column, of type FLOAT[]",
     ),
     ".txt": "np.save('{stem}.npy', np.loadtxt('{name}', dtype='float32'))",
@@ -50,14 +60,13 @@ _CONVERSIONS: dict[str, str] = {
         "np.save('{stem}.npy', index.reconstruct_n(0, index.ntotal)) of a Faiss index",
     ),
     ".ibin": "it holds neighbours, not vectors; give the file of vectors",
-}  # fmt: skip
+}
 
 
 def conversion(path: Path) -> str | None:
-    """What makes a readable file of this one, or None where nothing is known of its extension.
+    """Return the line that converts a file, for the user to run; None for unknown extensions.
 
-    Only the extension is looked at, and the names of the arrays in an .npz; the line is for the
-    user to run.
+    It depends on the extension only and, for an .npz, on the names of its arrays.
     """
     suffix = path.suffix.lower()
     if suffix in _PACKED:

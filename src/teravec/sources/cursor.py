@@ -1,7 +1,7 @@
-"""Row-range reads of a column that can only be decoded forward, from the start of a group.
+"""Reading row ranges of a column that can only be decoded forward, from the start of a group.
 
-A `ColumnReader` keeps its places between reads, so that block after block decodes every row
-once, and each place holds no more than one decoded piece.
+A `ColumnReader` keeps cursors between reads: reading block after block decodes every row once. A
+cursor holds at most one decoded piece.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from teravec.errors import InvalidSource
 
 __all__ = ["ColumnReader"]
 
-_PLACES = 4
-"""Places kept for one column: so many threads read it side by side without decoding it twice."""
+_CURSORS = 4
+"""Cursors kept per column: this many threads can read side by side without decoding twice."""
 
 Pieces = Callable[[int], Iterator[np.ndarray]]
-"""Decodes from the start of a group to the end of the file, a bounded number of rows at a time."""
+"""Decodes from the start of a group to the end of the file, in pieces of bounded size."""
 
 
 class _Cursor:
-    """A place in a column: one decoded piece, rows [start, stop), and those that follow."""
+    """A position in a column: one decoded piece, rows [start, stop), and the pieces after it."""
 
     def __init__(self, pieces: Iterator[np.ndarray], row: int) -> None:
         self.start = self.stop = row
@@ -32,7 +32,7 @@ class _Cursor:
         self._pieces = pieces
 
     def read(self, start: int, stop: int, path: Path) -> np.ndarray:
-        """Read rows [start, stop), where ``start`` is not before this place."""
+        """Read rows [start, stop); ``start`` must not lie before this cursor."""
         parts = []
         while start < stop:
             while self.stop <= start:
@@ -44,7 +44,7 @@ class _Cursor:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _advance(self, path: Path) -> None:
-        self._piece = None  # before the next is decoded, so that one at a time is held
+        self._piece = None  # free it before the next piece is decoded
         piece = next(self._pieces, None)
         if piece is None:
             raise InvalidSource(
@@ -78,20 +78,20 @@ class ColumnReader:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows [start, stop), start < stop; the result may be a read-only view."""
         cursor = self._claim(start)
-        rows = cursor.read(start, stop, self._path)  # a cursor that fails is not kept
+        rows = cursor.read(start, stop, self._path)  # if this raises, the cursor is dropped
         if stop < self._starts[-1]:
             with self._lock:
                 self._idle.append(cursor)
-                del self._idle[:-_PLACES]
+                del self._idle[:-_CURSORS]
         return rows
 
     def release(self) -> None:
-        """Forget all places, with the pieces and the open files that they hold."""
+        """Drop all cursors, with their pieces and open files."""
         with self._lock:
             self._idle.clear()
 
     def _claim(self, start: int) -> _Cursor:
-        """Take the place nearest before ``start``, if no whole group lies between; or a new one."""
+        """Take the nearest cursor before ``start``; make one if a whole group lies between."""
         group = int(np.searchsorted(self._starts, start, "right")) - 1
         first = int(self._starts[group])
         with self._lock:

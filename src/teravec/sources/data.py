@@ -1,4 +1,4 @@
-"""From what the user gives as data to a source: paths, data in memory, or a stream."""
+"""Opening a user's data as a source: paths, data in memory, or a stream."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Data = Any
 """Paths, or data in memory, or a stream; `open_data` says which."""
 
 _END = object()
-_BATCH_ROWS = 8192  # asked of streams that let us choose
+_BATCH_ROWS = 8192  # for streams that accept a batch size
 
 
 def open_data(
@@ -52,7 +52,7 @@ def open_data(
     progress: Progress | None = None,
     name: str = "data",
 ) -> Source:
-    """Open data as a source: paths by their files, data in memory as they lie, streams spooled.
+    """Open data as a source: paths as files, data in memory without a copy, streams spooled.
 
     Parameters
     ----------
@@ -70,31 +70,31 @@ def open_data(
     ids : array-like of shape (n,), integers, optional
         0 or more, each once. Not given: ``id_column``, or row numbers.
     id_column, vector_column : str, optional
-        Of files and tables.
+        Columns of files and tables.
     format : str, optional
-        Of files, as for `open_source`.
+        Format of files, as for `open_source`.
     skip_bad : bool
-        Read rows that are no vectors as NaN, so that they can be found: see `find_bad`.
+        Read bad rows as NaN, so that `find_bad` can find them.
     spool_path : Path, optional
-        Where a stream is written. Not given: a stream is refused.
+        File to spool a stream to. Not given: streams are refused.
     shared : bool
-        Spool data in memory, too: other processes are to open them.
+        Spool data in memory too, because other processes must open them.
     progress : Progress, optional
     name : str
-        What messages call it.
+        Name of the data in messages.
 
     Raises
     ------
     InvalidArgument
-        Not data; paths and arrays mixed; ids that do not fit.
+        Not data, paths mixed with arrays, or ids that do not fit.
     InvalidSource
-        Data without vectors that can be read; says what was found, and what to do.
+        No readable vectors; the message says what was found and what to do.
     OutputExists
-        The spool is of other vectors.
+        The spool holds other vectors.
     """
     if isinstance(data, Source):
         return data
-    data, paths = _paths(data, name)
+    data, paths = _find_paths(data, name)
     if paths is not None:
         if ids is not None:
             raise InvalidArgument(
@@ -102,17 +102,20 @@ def open_data(
                 "as np.load(path, mmap_mode='r')"
             )
         return open_source(
-            paths, id_column=id_column, vector_column=vector_column, format=format,
+            paths,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
             skip_bad=skip_bad,
-        )  # fmt: skip
+        )
     if format is not None:
         raise InvalidArgument(f"format={format!r} is for files; {type(data).__name__} found")
     if ids is not None and id_column is not None:
         raise InvalidArgument("ids and id_column given, one expected")
     columns, shown = Columns(id_column, vector_column, lenient=skip_bad), progress or NoProgress()
-    files = _held(data, columns, f"{name} in memory")
+    files = _hold_all(data, columns, f"{name} in memory")
     if files is not None:
-        source = open_files(_with_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
+        source = open_files(_attach_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
         if not shared:
             return source
         if spool_path is None:
@@ -120,23 +123,28 @@ def open_data(
                 f"{name} in memory found, which the engine's workers cannot see; give a path, or "
                 "an output beside which they are spooled"
             )
-        return _spooled_source(source, spool_path, shown, skip_bad=skip_bad)
+        return _spool_source(source, spool_path, shown, skip_bad=skip_bad)
     if spool_path is None:
         raise InvalidArgument(
             f"a stream ({type(data).__name__}) found where there is no place to spool it; give "
             "an array, a table or a path"
         )
-    batches = _batches(data, columns)
+    batches = _hold_batches(data, columns)
     if ids is not None:
-        batches = _with_ids_of_all(batches, ids)
+        batches = _attach_ids_to_stream(batches, ids)
     return open_files(
         [spool(batches, spool_path, shown, skip_bad=skip_bad)],
-        id_column, vector_column, skip_bad=skip_bad,
-    )  # fmt: skip
+        id_column,
+        vector_column,
+        skip_bad=skip_bad,
+    )
 
 
-def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
-    """The paths that data are, or None; and the data, of which an iterator's first is looked at."""
+def _find_paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
+    """Return the data and, if they are paths, the list of paths, else None.
+
+    The first item of an iterator is read to find out. The returned data still include it.
+    """
     if data is None:
         raise InvalidArgument(
             f"{name} is None; a path, an array, a data frame, an Arrow table or stream, or an "
@@ -156,7 +164,7 @@ def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
     if isinstance(data, set | frozenset):
         raise InvalidArgument(f"{name}: a set found, which has no order; give a list")
     if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
-        with _stream_errors("at its beginning"):  # a generator may give paths, as Path.glob does
+        with _stream_errors("at its beginning"):  # a generator may yield paths, as Path.glob does
             first = list(islice(data, 1))
         if first and _is_path(first[0]):
             return data, [path_of(item, name) for item in chain(first, data)]
@@ -165,7 +173,7 @@ def _paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
 
 
 def are_paths(data: Data) -> Any:
-    """The data, if they are a path or paths; None of anything else."""
+    """Return the data if they are a path or a list of paths, else None."""
     if _is_path(data):
         return data
     return data if isinstance(data, list | tuple) and data and all(map(_is_path, data)) else None
@@ -175,8 +183,8 @@ def _is_path(data: Data) -> bool:
     return isinstance(data, str | bytes | os.PathLike)
 
 
-def _held(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
-    """Data in memory as files; None of a stream."""
+def _hold_all(data: Data, columns: Columns, name: str) -> list[HeldFile] | None:
+    """Hold data in memory as files; return None for a stream."""
     if is_held_table(data) or isinstance(data, Mapping | np.ndarray) or gives_slices(data):
         return [hold(Path(name), data, columns)]
     if _is_stream(data):
@@ -205,22 +213,22 @@ def _is_stream(data: Data) -> bool:
 
 
 def _is_dataset(data: Data) -> bool:
-    """Whether this is a data set of Hugging Face, whose rows may be those of a selection."""
+    """Whether this is a Hugging Face data set, which may be a selection of its table's rows."""
     return hasattr(data, "with_format") and hasattr(data, "iter")
 
 
-def _batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
-    """A stream's batches, each held when it is asked for."""
-    batches = _numbered(_opened(data))
+def _hold_batches(data: Data, columns: Columns) -> Iterator[VectorFile]:
+    """Yield a stream's batches as files, one in memory at a time."""
+    batches = _number_batches(_open_stream(data))
     for number, batch in batches:
         name = Path(f"batch {number} of the stream")
         if _is_path(batch):
             raise InvalidArgument(f"{name}: a path found among arrays, one kind expected")
         yield hold_block(name, batch, columns)
-        del batch  # before the next is made
+        del batch  # free it before the next batch is made
 
 
-def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
+def _number_batches(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     number = 0
     while True:
         with _stream_errors(f"at batch {number}"):
@@ -234,7 +242,7 @@ def _numbered(batches: Iterator[Any]) -> Iterator[tuple[int, Any]]:
 
 @contextmanager
 def _stream_errors(where: str) -> Iterator[None]:
-    """Name what fails a stream; an ``OSError`` would pass for one of the spool's."""
+    """Name the stream in its errors; a bare ``OSError`` would look like one of the spool's."""
     try:
         yield
     except TeravecError:
@@ -244,8 +252,8 @@ def _stream_errors(where: str) -> Iterator[None]:
         raise InvalidSource(f"the stream failed {where}: {why}") from error
 
 
-def _opened(data: Data) -> Iterator[Any]:
-    """The batches of a stream, small ones where it lets us choose."""
+def _open_stream(data: Data) -> Iterator[Any]:
+    """Open a stream's iterator of batches, with small batches if it accepts a size."""
     try:
         if _is_dataset(data):
             return iter(data.with_format("arrow").iter(batch_size=_BATCH_ROWS))
@@ -261,7 +269,7 @@ def _opened(data: Data) -> Iterator[Any]:
     return iter(data)
 
 
-def _with_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
+def _attach_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
     if ids is None:
         return files
     known = check_ids(ids, sum(file.n for file in files), Path("ids"))
@@ -273,7 +281,7 @@ def _with_ids(files: list[HeldFile], ids: Any) -> list[HeldFile]:
     return files
 
 
-def _with_ids_of_all(batches: Iterator[VectorFile], ids: Any) -> Iterator[VectorFile]:
+def _attach_ids_to_stream(batches: Iterator[VectorFile], ids: Any) -> Iterator[VectorFile]:
     known = check_ids(ids, len(ids), Path("ids"))
     start = 0
     for batch in batches:
@@ -296,9 +304,9 @@ def _refuse_second_ids(file: HeldFile) -> None:
         raise InvalidArgument(f"{file.path}: ids found beside the vectors, and ids= given")
 
 
-def _spooled_source(source: Source, path: Path, progress: Progress, *, skip_bad: bool) -> Source:
-    """The same source from a spool, which may be there already."""
-    if path.exists() and not skip_bad:  # bad rows have no content to compare
+def _spool_source(source: Source, path: Path, progress: Progress, *, skip_bad: bool) -> Source:
+    """Write a source to a spool, or find the spool that exists, and open that."""
+    if path.exists() and not skip_bad:  # bad rows have no values to compare
         before = open_files([open_spool(path)], source.id_column)
         if not source.is_described_by(before.describe()):
             raise OutputExists(

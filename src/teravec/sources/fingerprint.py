@@ -1,4 +1,4 @@
-"""Whether an input is still the one that a build began with: a file, or vectors in memory."""
+"""Fingerprints, by which a resumed build recognises its file or its vectors in memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from teravec.sources.packed import opened, read_exactly
+from teravec.sources.packed import open_fd, read_exactly
 from teravec.sources.vectorfile import source_errors
 
 __all__ = ["content_fingerprint", "fingerprint"]
@@ -18,34 +18,34 @@ _END_BYTES = 64 << 10
 _PROBE_BYTES = 4 << 10
 _PROBES = 16
 
-_WHOLE_BYTES = 256 << 20  # of float32, which take some tenths of a second
+_WHOLE_BYTES = 256 << 20  # of float32: digested in a few tenths of a second
 _BLOCK_BYTES = 1 << 20
 
 
 def fingerprint(path: Path) -> str:
     """Digest a file's size, its ends, and 16 evenly spaced probes.
 
-    It costs at most 192 KiB of reading, however large the file, so it finds a file that was
-    replaced or written anew but not every change of a few bytes. The path does not matter.
+    This reads at most 192 KiB, however large the file. It finds a file that was replaced or
+    written again, but not every change of a few bytes. The path does not matter.
 
     Returns
     -------
     str
         XXH3 of 64 bits, as 16 hexadecimal digits.
     """
-    with opened(path) as fd:
+    with open_fd(path) as fd:
         with source_errors(path):
             size = os.fstat(fd).st_size
         digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
-        for start, stop in _probes(size):
+        for start, stop in _plan_probes(size):
             piece = np.empty(stop - start, np.uint8)
             read_exactly(fd, piece, start, path)
             digest.update(piece.data)
     return digest.hexdigest()
 
 
-def _probes(size: int) -> list[tuple[int, int]]:
-    """Byte ranges to read, in order; a small file is read whole by its two ends."""
+def _plan_probes(size: int) -> list[tuple[int, int]]:
+    """Return the byte ranges to read, in order; the two ends cover a small file."""
     ends = [(0, min(size, _END_BYTES)), (max(0, size - _END_BYTES), size)]
     last = max(0, size - _PROBE_BYTES)
     starts = [last * i // (_PROBES - 1) for i in range(_PROBES)]
@@ -53,17 +53,17 @@ def _probes(size: int) -> list[tuple[int, int]]:
 
 
 def content_fingerprint(n: int, d: int, read: Callable[[int, int], tuple[np.ndarray, ...]]) -> str:
-    """Digest vectors, and their ids, by what they are: the same however they are held.
+    """Digest the values of vectors and ids, whatever kind of object holds them.
 
-    Up to 256 MiB of float32 are read whole; of more, 256 blocks of 1 MiB that are spread evenly
-    over all rows, so it does not find every change of a few rows.
+    Up to 256 MiB of float32 are digested whole. Of a larger set, 256 evenly spaced blocks of
+    1 MiB are digested: a change of a few rows may go unnoticed.
 
     Parameters
     ----------
     n, d : int
         Rows and dimensions.
     read : callable
-        ``read(start, stop)`` gives the arrays of some rows: vectors as float64, ids as int64.
+        ``read(start, stop)`` returns the arrays of these rows: vectors as float64, ids as int64.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Which reader opens which file: by the format asked for, by its name, or by what it begins with.
+"""Choosing the reader of a file: by the user's format, by its name, or by its first bytes.
 
-What a file holds is taken from its first bytes only where they can mean nothing else: the
-magic of .npy, Parquet and Arrow. Two formats with a header of two numbers look alike; where a
-name does not say which it is, the user has to.
+First bytes decide only if they are unmistakable: the magic of .npy, Parquet and Arrow. Formats
+with a header of two numbers look alike. If the file's name does not tell them apart, the user
+must.
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = [
-    "EXTENSIONS", "FORMATS", "by_magic", "has_columns", "known_format", "open_vector_file",
+    "EXTENSIONS",
+    "FORMATS",
+    "by_magic",
+    "has_columns",
+    "known_format",
+    "open_vector_file",
     "parse_format",
-]  # fmt: skip
+]
 
 _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
     **{name: partial(vecs.open_vecs, dtype=dtype) for name, dtype in vecs.DTYPES.items()},
@@ -41,26 +46,26 @@ _COLUMNAR: dict[str, Callable[[Path, Columns], VectorFile]] = {
 }
 
 FORMATS = (*_PLAIN, *_COLUMNAR)
-"""Names of the formats, as ``--format`` takes them."""
+"""Names of the formats, the values of ``--format``."""
 
 EXTENSIONS = tuple(f".{name}" for name in FORMATS)
-"""Extensions read, lower case; a file's own may be in either case."""
+"""Known extensions in lower case; file names may have either case."""
 
 _ALIASES = {"ipc": "arrow", "arrows": "arrow", "pq": "parquet", "parq": "parquet"}
 
 _CROPPED = re.compile(r"\.(fbin|f16bin|u8bin|i8bin)\.crop_nb_[0-9]+$")  # big-ann-benchmarks
-_DEEP1B = re.compile(r"(base|learn)_[0-9]{2}")  # parts of Deep1B: .fvecs without the extension
+_DEEP1B = re.compile(r"(base|learn)_[0-9]{2}")  # files of Deep1B: .fvecs without the extension
 _HEADED = struct.Struct("<II")
 _MAGIC = ((b"\x93NUMPY", "npy"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 
 
 def has_columns(format: str | None) -> bool:
-    """Whether files of this format hold columns, of which one is the vectors."""
+    """Whether files of this format have columns, one of which holds the vectors."""
     return format in _COLUMNAR
 
 
 def parse_format(name: str) -> str:
-    """The format of this name, with or without a dot, or InvalidArgument."""
+    """Return the format of this name, with or without a dot, or raise InvalidArgument."""
     plain = name.lower().removeprefix(".")
     plain = _ALIASES.get(plain, plain)
     if plain not in FORMATS:
@@ -70,7 +75,7 @@ def parse_format(name: str) -> str:
 
 
 def known_format(path: Path) -> str | None:
-    """The format that a file's name states, or None; ``bin`` stands for a header of n and d."""
+    """Return the format that a file's name states, or None; ``bin`` has a header of n and d."""
     suffix = path.suffix.lower().removeprefix(".")
     suffix = _ALIASES.get(suffix, suffix)
     if suffix in FORMATS or suffix == "bin":
@@ -88,16 +93,17 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
     path : Path
     columns : Columns
     format : str, optional
-        One of ``FORMATS``. Not given: by the file's name, or by its first bytes.
+        One of ``FORMATS``. Not given: the file's name or first bytes decide.
 
     Raises
     ------
     InvalidSource
-        A format that is not read or not certain, a column named for a format without columns, or
-        a file that is not what its name says.
+        The format is unknown or uncertain, a column is named for a format without columns, or
+        the file does not have the format that its name states.
     """
     name = format or known_format(path) or by_magic(path)
-    if name is None and path.suffix.lower() == SPOOL:  # found by name, not among a folder's files
+    # A spool must be named explicitly: it is none of the formats that folders are searched for.
+    if name is None and path.suffix.lower() == SPOOL:
         return open_spool(path)
     if name is None:
         _refuse(path)
@@ -116,13 +122,13 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
 
 
 def by_magic(path: Path) -> str | None:
-    """The format that a file's first bytes state beyond doubt, or None."""
+    """Return the format that a file's first bytes prove, or None."""
     head, _ = read_head(path, 8)
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
 def _open_headed(path: Path) -> VectorFile:
-    """Open a .bin as DiskANN writes it: float32, unless the size says that it is not."""
+    """Open a .bin of DiskANN: float32, unless the size contradicts that."""
     head, size = read_head(path, _HEADED.size)
     if len(head) == _HEADED.size:
         n, d = _HEADED.unpack(head)

@@ -1,6 +1,6 @@
-"""Vectors that the caller holds in memory, as files that the stages read by range.
+"""Data in the caller's memory, as files that the stages read by range.
 
-Nothing is copied whole: each read views, or converts, the rows that it is asked for.
+Nothing is copied as a whole: each read views or converts its own rows only.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Int64 = npt.NDArray[np.int64]
 
 
 class HeldFile(VectorFile):
-    """Vectors in memory; ``path`` is only what messages call them.
+    """Vectors in memory; ``path`` is only their name in messages.
 
     Attributes
     ----------
     held_ids : ndarray of shape (n,), int64, or None
-        Ids that were given beside the vectors.
+        Ids that the user gave beside the vectors.
     """
 
     by_content = True
@@ -47,11 +47,11 @@ class HeldFile(VectorFile):
     held_ids: Int64 | None = None
 
     def hold_ids(self, ids: Int64) -> None:
-        """Take the ids of the rows; the caller has checked them."""
+        """Set the ids of the rows; the caller has checked them."""
         self.held_ids, self.id_name = ids, "ids"
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the ids given beside the vectors, or else those of a column."""
+        """Read the ids that were given beside the vectors, or else a column's ids."""
         if self.held_ids is None:
             return super().read_ids(start, stop)
         return self.held_ids[start:stop]
@@ -61,7 +61,7 @@ class HeldFile(VectorFile):
 
 
 class ArrayFile(HeldFile):
-    """A NumPy array of shape (n, d): of any real type, order, strides and byte order."""
+    """A NumPy array of shape (n, d), with any real type, order, strides and byte order."""
 
     def __init__(self, path: Path, array: np.ndarray) -> None:
         n, d = array.shape
@@ -75,7 +75,7 @@ class ArrayFile(HeldFile):
 
 
 class MappedFile(HeldFile, PackedFile):
-    """Rows of a memory map, read from the mapped file: the map's pages would count as ours."""
+    """A memory map, read by ``pread``: pages of the map would count as memory of this process."""
 
 
 class TableFile(HeldFile, ColumnarFile):
@@ -83,30 +83,30 @@ class TableFile(HeldFile, ColumnarFile):
 
 
 class SlicedFile(HeldFile):
-    """A matrix that gives rows by slices: of HDF5, Zarr and others that need not be in memory.
+    """A matrix of HDF5, Zarr or the like, read by slices; it need not be in memory.
 
     Parameters
     ----------
     path : Path
     matrix : object
-        With a shape of two numbers; NumPy makes an array of each slice of it.
+        Has a two-dimensional shape and slices that NumPy converts to arrays.
     """
 
     def __init__(self, path: Path, matrix: Any) -> None:
         self.path, self._matrix = path, matrix
         _check_shape(path, tuple(matrix.shape))
-        dtype = check_array(path, self._rows(0, 0)).dtype
+        dtype = check_array(path, self._read_rows(0, 0)).dtype
         n, d = map(int, matrix.shape)
         super().__init__(path, n, d, dtype, n * d * dtype.itemsize)
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
         """Yield a reader of blocks."""
-        yield self._rows
+        yield self._read_rows
 
-    def _rows(self, start: int, stop: int) -> np.ndarray:
+    def _read_rows(self, start: int, stop: int) -> np.ndarray:
         try:
-            return check_array(self.path, self._converted(self._matrix[start:stop]))
+            return check_array(self.path, self._convert(self._matrix[start:stop]))
         except (TypeError, ValueError, RuntimeError, OSError) as error:
             if isinstance(error, TeravecError):
                 raise
@@ -115,29 +115,29 @@ class SlicedFile(HeldFile):
                 f"{self.path}: {type(self._matrix).__name__} that NumPy cannot read: {why}"
             ) from error
 
-    def _converted(self, rows: Any) -> np.ndarray:
+    def _convert(self, rows: Any) -> np.ndarray:
         return np.asarray(rows)
 
 
 class TensorFile(SlicedFile):
-    """A PyTorch tensor, on any device; each read copies its rows to the host if need be.
+    """A PyTorch tensor on any device; each read copies its rows to the host if necessary.
 
-    It is known by its methods, because PyTorch is imported nowhere else than in ``kernels``.
+    It is recognised by its methods, because only ``kernels`` imports PyTorch.
     """
 
     def __init__(self, path: Path, tensor: Any) -> None:
         super().__init__(path, tensor.detach())
 
-    def _converted(self, rows: Any) -> np.ndarray:
+    def _convert(self, rows: Any) -> np.ndarray:
         rows = rows.cpu()
         if str(rows.dtype) in ("torch.bfloat16", "torch.bool") or "float8" in str(rows.dtype):
-            rows = rows.float()  # NumPy has no such type, or does not count it as a number
+            rows = rows.float()  # NumPy lacks these types, or does not count them as numbers
         found: np.ndarray = rows.numpy()
         return found
 
 
 def hold_array(path: Path, array: np.ndarray) -> HeldFile:
-    """Hold an array, or the file that it maps where its rows lie there one after another.
+    """Hold an array; if it maps consecutive rows of a file, hold that file instead.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def hold_array(path: Path, array: np.ndarray) -> HeldFile:
         Not a matrix of real numbers; the message says what to do.
     """
     array = check_array(path, array)
-    mapped = _mapped_at(array)
+    mapped = _find_mapping(array)
     if mapped is None:
         return ArrayFile(path, array)
     filename, offset = mapped
@@ -186,8 +186,8 @@ def _check_type(path: Path, dtype: np.dtype) -> None:
     raise InvalidSource(f"{path}: array of {dtype} found, real numbers expected; {what_to_do}")
 
 
-def _mapped_at(array: np.ndarray) -> tuple[Path, int] | None:
-    """The file that a C-contiguous array maps, and where in it row 0 begins; else None."""
+def _find_mapping(array: np.ndarray) -> tuple[Path, int] | None:
+    """Return the file that a C-contiguous array maps and the offset of row 0, or None."""
     root: Any = array
     while isinstance(root.base, np.ndarray):
         root = root.base

@@ -1,4 +1,4 @@
-"""What kind of data in memory an object is, and what holds it as a file."""
+"""Recognising the kinds of data in memory, and holding each as a file."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ __all__ = [
     "is_pair",
 ]
 
-_VECTORS = "vectors"  # the column of what has no column names
+_VECTORS = "vectors"  # column name for data without column names
 
 
 def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
-    """Hold a matrix, table or data frame as a file; nothing is copied where that is possible.
+    """Hold a matrix, table or data frame as a file, without a copy if possible.
 
     Parameters
     ----------
     path : Path
-        What messages call it.
+        Its name in messages.
     data : object
-        A NumPy array or what NumPy makes one of (``__array__``, ``__array_interface__``,
-        ``__dlpack__``, lists of lists); a PyTorch tensor; a table of pyarrow, pandas or polars;
-        a mapping of column names to such.
+        A NumPy array, or an object that NumPy converts to one (``__array__``,
+        ``__array_interface__``, ``__dlpack__``, lists of lists); a PyTorch tensor; a table of
+        pyarrow, pandas or polars; a mapping of column names to any of these.
     columns : Columns
 
     Raises
     ------
     InvalidSource
-        No vectors that can be read; says what was found, and what to do.
+        No readable vectors; the message says what was found and what to do.
     """
     if isinstance(data, Mapping):
         return _hold_mapping(path, data, columns)
-    if (table := _table(path, data, columns)) is not None:
+    if (table := _open_table(path, data, columns)) is not None:
         return _hold_table(table, columns)
     if columns.ids is not None or columns.vectors is not None:
         named = columns.ids if columns.vectors is None else columns.vectors
@@ -63,8 +63,8 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
     if gives_slices(data):
         return SlicedFile(path, data)
     if isinstance(data, list | tuple):
-        data = [_on_host(row) for row in data]
-    array = _array(path, data)
+        data = [_to_host(row) for row in data]
+    array = _to_array(path, data)
     if array.dtype == object and array.ndim == 1 and len(array) and np.ndim(array[0]) == 1:
         return _hold_table(FrameTable(path, {_VECTORS: array}, len(array)), Columns())
     return hold_array(path, array)
@@ -78,38 +78,41 @@ def hold_block(path: Path, block: Any, columns: Columns) -> HeldFile:
         file.hold_ids(check_ids([ids] if isinstance(ids, Integral) else ids, file.n, path))
         return file
     if isinstance(block, list | tuple) and len(block) == 1:
-        return hold_block(path, block[0], columns)  # a PyTorch loader's batches are such lists
-    if _rank(block) == 1 and not _is_columnar(block):
-        block = _array(path, _on_host(block))[None]
+        return hold_block(path, block[0], columns)  # batches of a PyTorch loader are such lists
+    if _count_dimensions(block) == 1 and not _is_columnar(block):
+        block = _to_array(path, _to_host(block))[None]
     return hold(path, block, columns)
 
 
 def is_pair(block: Any) -> bool:
-    """Whether this is ids with their vectors, or one id with its vector."""
+    """Whether this is (ids, vectors), or one id with its vector."""
     if not isinstance(block, list | tuple) or len(block) != 2:
         return False
     ids, vectors = block
-    return (_rank(ids), _rank(vectors)) == (1, 2) or (
-        isinstance(ids, Integral) and _rank(vectors) == 1
+    return (_count_dimensions(ids), _count_dimensions(vectors)) == (1, 2) or (
+        isinstance(ids, Integral) and _count_dimensions(vectors) == 1
     )
 
 
 def is_frame(data: Any) -> bool:
-    """Whether this is a pandas data frame or series, or what behaves as one."""
+    """Whether this is a pandas data frame or series, or behaves like one."""
     return hasattr(data, "iloc") and (hasattr(data, "columns") or hasattr(data, "name"))
 
 
 def is_held_table(data: Any) -> bool:
-    """Whether this is a table that lies in memory, not a stream that may be read once."""
+    """Whether this is a table in memory, not a stream that can be read only once."""
     known = (pa.Table, pa.RecordBatch, pa.Array, pa.ChunkedArray)
-    return is_frame(data) or isinstance(data, known) or hasattr(data, "__arrow_c_array__") or (
-        type(data).__module__.startswith("polars.") and hasattr(data, "__arrow_c_stream__")
-    )  # fmt: skip
+    return (
+        is_frame(data)
+        or isinstance(data, known)
+        or hasattr(data, "__arrow_c_array__")
+        or (type(data).__module__.startswith("polars.") and hasattr(data, "__arrow_c_stream__"))
+    )
 
 
 def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
-    """Return ids as int64 of shape (n,), or raise InvalidArgument: none negative, each once."""
-    found = _array(path, ids)
+    """Return ids as int64 of shape (n,); raise InvalidArgument if one is negative or repeated."""
+    found = _to_array(path, ids)
     if found.dtype.kind not in "iu" or found.shape != (n,):
         raise InvalidArgument(
             f"{path}: ids of type {found.dtype} and shape {found.shape} found, whole numbers of "
@@ -131,26 +134,26 @@ def check_ids(ids: Any, n: int, path: Path) -> np.ndarray:
     return found
 
 
-def _array(path: Path, data: Any) -> np.ndarray:
-    """What NumPy makes of an object; an array as it is."""
+def _to_array(path: Path, data: Any) -> np.ndarray:
+    """Convert an object to a NumPy array; return an array unchanged."""
     if isinstance(data, np.ndarray):
         return data
     if hasattr(data, "toarray"):
         raise InvalidSource(f"{path}: sparse {type(data).__name__} found; X.toarray() is dense")
     if hasattr(data, "__cuda_array_interface__"):
-        raise _on_device(path, data)
+        raise _device_error(path, data)
     try:
         with warnings.catch_warnings():
-            # Of classes whose __array__ is older than NumPy 2; not the caller's to mend.
+            # Classes with an __array__ from before NumPy 2 warn; the caller cannot change that.
             warnings.simplefilter("ignore", DeprecationWarning)
             array = np.asarray(data) if _numpy_knows(data) else np.from_dlpack(data)
     except (ValueError, TypeError, RuntimeError, BufferError, AttributeError) as error:
         if hasattr(data, "__dlpack__"):
-            raise _on_device(path, data) from error
-        raise InvalidSource(f"{path}: {_why_no_matrix(data, error)}") from error
+            raise _device_error(path, data) from error
+        raise InvalidSource(f"{path}: {_explain_no_matrix(data, error)}") from error
     if array.ndim == 0:
         late = next((name for name in ("collect", "compute") if hasattr(data, name)), None)
-        if late is not None:  # polars, dask and others that compute when they are asked to
+        if late is not None:  # a lazy frame of polars, dask and others
             raise InvalidSource(
                 f"{path}: {type(data).__name__} found, whose rows are not computed yet; give what "
                 f".{late}() returns"
@@ -163,32 +166,34 @@ def _array(path: Path, data: Any) -> np.ndarray:
 
 
 def _numpy_knows(data: Any) -> bool:
-    return isinstance(data, list | tuple | range) or not hasattr(data, "__dlpack__") or any(
-        hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__")
-    )  # fmt: skip
+    return (
+        isinstance(data, list | tuple | range)
+        or not hasattr(data, "__dlpack__")
+        or any(hasattr(data, name) for name in ("__array__", "__array_interface__", "__buffer__"))
+    )
 
 
 def gives_slices(data: Any) -> bool:
-    """Whether this is a matrix of another library, of which NumPy can have the rows it needs."""
+    """Whether this is another library's matrix, whose slices NumPy can convert."""
     named = ("shape", "dtype", "__getitem__", "__array__")
     if isinstance(data, np.ndarray) or not all(hasattr(data, name) for name in named):
         return False
     return isinstance(data.dtype, np.dtype) and len(data.shape) == 2
 
 
-def _on_device(path: Path, data: Any) -> InvalidSource:
+def _device_error(path: Path, data: Any) -> InvalidSource:
     return InvalidSource(
         f"{path}: {type(data).__name__} found whose memory NumPy cannot read (of a device?); "
         "copy it to the host first, as X.cpu() or X.get()"
     )
 
 
-def _on_host(row: Any) -> Any:
-    """One vector, as float32 on the host where it is a PyTorch tensor."""
+def _to_host(row: Any) -> Any:
+    """Return one vector; a PyTorch tensor becomes float32 on the host."""
     return row.detach().cpu().float().numpy() if hasattr(row, "detach") else row
 
 
-def _why_no_matrix(data: Any, error: Exception) -> str:
+def _explain_no_matrix(data: Any, error: Exception) -> str:
     rows = list(data) if isinstance(data, list | tuple) else []
     lengths = [len(row) if hasattr(row, "__len__") else None for row in rows]
     for row, length in enumerate(lengths):
@@ -198,14 +203,14 @@ def _why_no_matrix(data: Any, error: Exception) -> str:
     return f"{type(data).__name__} that NumPy makes no array of: {' '.join(str(error).split())}"
 
 
-def _rank(data: Any) -> int:
-    """Dimensions of an array or of nested lists, without making one of the other."""
+def _count_dimensions(data: Any) -> int:
+    """Count the dimensions of an array or of nested lists, without a conversion."""
     if hasattr(data, "ndim"):
         return int(data.ndim)
     if hasattr(data, "shape"):
         return len(data.shape)
     if isinstance(data, list | tuple | range):
-        return 1 + (_rank(data[0]) if len(data) else 0)
+        return 1 + (_count_dimensions(data[0]) if len(data) else 0)
     if isinstance(data, pa.Array | pa.ChunkedArray):
         return 1
     known = hasattr(data, "__array__") or hasattr(data, "__array_interface__")
@@ -219,10 +224,10 @@ def _is_columnar(data: Any) -> bool:
 def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> HeldFile:
     others = [key for key in data if key != columns.ids]
     name = columns.vectors if columns.vectors is not None or len(others) != 1 else others[0]
-    for wanted in (name, *([] if columns.ids is None else [columns.ids])):
-        if wanted not in data:
+    for needed in (name, *([] if columns.ids is None else [columns.ids])):
+        if needed not in data:
             keys = ", ".join(map(str, data)) or "none"
-            missing = "name one as vector_column=" if wanted is None else f"{wanted!r} expected"
+            missing = "name one as vector_column=" if needed is None else f"{needed!r} expected"
             raise InvalidSource(f"{path}: columns {keys} found; {missing}")
     vectors = data[name]
     if hasattr(vectors, "with_format"):  # a DatasetDict of Hugging Face
@@ -231,22 +236,22 @@ def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> Held
         return hold_block(path, vectors, Columns())
     ids = data[columns.ids]
     single = isinstance(ids, Integral)
-    return hold_block(path, (ids if single else _array(path, ids), vectors), Columns())
+    return hold_block(path, (ids if single else _to_array(path, ids), vectors), Columns())
 
 
-def _table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
-    """The columns of tables and data frames; None of what has no columns."""
+def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
+    """Open the columns of a table or data frame; return None for other data."""
     if not is_held_table(data):
         return None
     if is_frame(data):
-        return _frame_table(path, data)
+        return _open_frame(path, data)
     if type(data).__module__.startswith("polars.") and hasattr(data, "columns"):
-        data = _wanted_columns(path, data, columns)
-    return ArrowTable(path, _arrow(path, data))
+        data = _select_columns(path, data, columns)
+    return ArrowTable(path, _to_arrow(path, data))
 
 
-def _wanted_columns(path: Path, frame: Any, columns: Columns) -> Any:
-    """Leave out the columns of a polars frame that are not read: text would be copied."""
+def _select_columns(path: Path, frame: Any, columns: Columns) -> Any:
+    """Keep only the needed columns of a polars frame: Arrow would copy its columns of text."""
     head = pa.table(frame.head(0)).schema
     kept = {columns.ids, columns.vectors} & set(head.names)
     if columns.vectors is None:
@@ -257,8 +262,8 @@ def _wanted_columns(path: Path, frame: Any, columns: Columns) -> Any:
     )
 
 
-def _arrow(path: Path, data: Any) -> Any:
-    """A pyarrow.Table of data that Arrow knows; its buffers are shared."""
+def _to_arrow(path: Path, data: Any) -> Any:
+    """Convert data that Arrow knows to a pyarrow.Table, sharing its buffers."""
     try:
         if isinstance(data, pa.Table):
             return data
@@ -279,7 +284,7 @@ def _arrow(path: Path, data: Any) -> Any:
         ) from error
 
 
-def _frame_table(path: Path, frame: Any) -> FrameTable:
+def _open_frame(path: Path, frame: Any) -> FrameTable:
     if not hasattr(frame, "columns"):  # a series
         return FrameTable(path, {_VECTORS: frame.iloc}, len(frame))
     names = list(map(str, frame.columns))

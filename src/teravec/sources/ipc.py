@@ -1,7 +1,7 @@
-"""Arrow files and streams (.arrow, .arrows, .ipc, .feather), a few rows at a time.
+"""Arrow files and streams (.arrow, .arrows, .ipc, .feather), read a few rows at a time.
 
-Batches are read in pieces, so one may be larger than memory. A batch whose column needs its
-dictionary, or is of views or runs, is decoded whole, that column alone.
+Batches are read in pieces, so a batch may be larger than memory. A column with a dictionary, or
+of views or runs, is an exception: it is decoded one whole batch at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow as pa
 from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_errors
 from teravec.sources.ipc_messages import Layout, metadata_errors, read_batch, read_layout
 from teravec.sources.ipc_pieces import ALIGNED_ROWS, BatchColumn, is_readable
-from teravec.sources.packed import opened
+from teravec.sources.packed import open_fd
 
 __all__ = ["open_ipc"]
 
@@ -34,14 +34,14 @@ class _IpcTable(ColumnTable):
     def __init__(self, path: Path) -> None:
         self._layout = read_layout(path)
         self.path = path
-        with arrow_errors(path), self._reader(len(self._layout.rows)) as reader:
+        with arrow_errors(path), self._open_reader(len(self._layout.rows)) as reader:
             super().__init__(path, self._layout.size, reader.schema, self._layout.rows)
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
         number = self.schema.get_field_index(column)
         rows += -rows % ALIGNED_ROWS
         with ExitStack() as stack:
-            fd = stack.enter_context(opened(self.path))
+            fd = stack.enter_context(open_fd(self.path))
             for batch in range(group, len(self._layout.rows)):
                 with metadata_errors(self.path):
                     message = read_batch(fd, int(self._layout.offsets[batch]), self._layout.size)
@@ -49,16 +49,16 @@ class _IpcTable(ColumnTable):
                     if self._layout.is_little and is_readable(self.schema.field(number).type):
                         pieces = BatchColumn(fd, self.path, message, self.schema, number)
                 if pieces is None:
-                    yield from self._decoded(number, batch)
+                    yield from self._decode_whole(number, batch)
                     return
                 for start in range(0, message.rows, rows):
                     with metadata_errors(self.path):
                         piece = pieces.read(start, min(start + rows, message.rows))
                     yield piece
 
-    def _decoded(self, number: int, batch: int) -> Iterator[Any]:
-        """The column from this batch on, batch by batch, as pyarrow reads it."""
-        with self._reader(batch, [number]) as reader:
+    def _decode_whole(self, number: int, batch: int) -> Iterator[Any]:
+        """Yield the column batch by batch from this batch on, as pyarrow decodes it."""
+        with self._open_reader(batch, [number]) as reader:
             if not self._layout.is_stream:
                 for later in range(batch, reader.num_record_batches):
                     yield reader.get_batch(later).column(0)
@@ -67,8 +67,8 @@ class _IpcTable(ColumnTable):
                 yield later.column(0)
 
     @contextmanager
-    def _reader(self, batch: int, columns: list[int] | None = None) -> Iterator[Any]:
-        """A reader of pyarrow's; of a stream, one that begins with this batch."""
+    def _open_reader(self, batch: int, columns: list[int] | None = None) -> Iterator[Any]:
+        """Open pyarrow's reader; for a stream, the reader begins at this batch."""
         options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False)
         if not self._layout.is_stream:
             with (
@@ -78,7 +78,7 @@ class _IpcTable(ColumnTable):
                 yield reader
             return
         with (
-            opened(self.path) as fd,
+            open_fd(self.path) as fd,
             pa.PythonFile(_Spliced(fd, self._layout, batch), "r") as file,
             pa.ipc.open_stream(file, options=options) as reader,
         ):
@@ -86,7 +86,7 @@ class _IpcTable(ColumnTable):
 
 
 class _Spliced(io.RawIOBase):
-    """A stream without some of its batches: its schema and dictionaries, then one batch on."""
+    """A stream without its first batches: schema and dictionaries, then all from one batch on."""
 
     def __init__(self, fd: int, layout: Layout, batch: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class _Spliced(io.RawIOBase):
         self._fd = fd
 
     def readable(self) -> bool:
-        """It is for reading only."""
+        """Whether it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:

@@ -1,7 +1,7 @@
-"""Messages of Arrow files and streams: where each lies and how many rows a batch has.
+"""Messages of Arrow files and streams: their offsets, and the number of rows of each batch.
 
-pyarrow tells the number of a batch's rows only by loading the batch, so the rows are counted
-here from the metadata, which are flatbuffers::
+pyarrow must load a batch to count its rows. This module counts them from the metadata instead,
+which are flatbuffers::
 
     file:    "ARROW1" | 2 bytes | stream | footer | int32 footer size | "ARROW1"
     footer:  table { ..., field 1: Schema, ..., field 3: vector of Block }
@@ -15,7 +15,7 @@ here from the metadata, which are flatbuffers::
                    3: BodyCompression { field 0: int8 codec },
                    4: vector of int64, buffers of views }
 
-A file is a stream between its ends, but its footer finds batches without a walk.
+A file is a stream with a magic at both ends, and a footer that lists its batches.
 
 References
 ----------
@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
-from teravec.sources.packed import opened
+from teravec.sources.packed import open_fd
 from teravec.sources.vectorfile import source_errors
 
 __all__ = ["BatchMessage", "Layout", "metadata_errors", "read_batch", "read_layout"]
@@ -50,16 +50,16 @@ _PREFIX = len(_CONTINUATION) + 4
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 
 _CODECS = ("lz4", "zstd")
-_MOST_METADATA = 1 << 27  # bytes of one message; more are damage
+_MOST_METADATA = 1 << 27  # bytes of one message; a larger size means damage
 
-# A row has a byte or more. zstd, the denser codec, makes no fewer than 4 bytes of 128 KiB.
+# A row has at least one byte. zstd, the denser codec, packs 128 KiB into at least 4 bytes.
 _MOST_ROWS_PER_BYTE = 1
 _MOST_ROWS_PER_COMPRESSED_BYTE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the record batches of a file or stream lie.
+    """The positions of the record batches of a file or stream.
 
     Parameters
     ----------
@@ -67,13 +67,13 @@ class Layout:
         Bytes of the file.
     is_stream : bool
     is_little : bool
-        Whether numbers have this machine's byte order, little-endian.
+        Whether numbers are little-endian, as on this machine.
     offsets : ndarray of shape (batches,), int64
-        Where the message of each batch begins.
+        Offset of each batch's message.
     rows : list of int
-        Of each batch.
+        Rows of each batch.
     preamble : tuple of (int, int)
-        Of a stream, bytes [start, stop) of the schema and of every dictionary.
+        Bytes [start, stop) of the schema and of every dictionary of a stream.
     """
 
     size: int
@@ -92,13 +92,13 @@ class BatchMessage:
     ----------
     rows : int
     codec : str or None
-        What each buffer is compressed with: "lz4" (frames) or "zstd".
+        Compression of the buffers: "lz4" (frames) or "zstd".
     nodes : ndarray of shape (nodes, 2), int64
-        Length and nulls of each array of the batch, parents before children.
+        Length and number of nulls of each array of the batch, parents before children.
     buffers : ndarray of shape (buffers, 2), int64
-        Place in the file and bytes of each buffer.
+        Offset in the file and length of each buffer.
     views : tuple of int
-        Buffers beyond two of each array of views.
+        For each array of views, its number of buffers beyond two.
     """
 
     rows: int
@@ -110,7 +110,7 @@ class BatchMessage:
 
 @contextmanager
 def metadata_errors(path: Path) -> Iterator[None]:
-    """Turn what parsing damaged metadata raises into InvalidSource."""
+    """Turn the errors of parsing damaged metadata into InvalidSource."""
     try:
         yield
     except (struct.error, ValueError, IndexError, OverflowError) as error:
@@ -121,8 +121,8 @@ def metadata_errors(path: Path) -> Iterator[None]:
 
 
 def read_layout(path: Path) -> Layout:
-    """Find the record batches, by the footer, or by a walk from message to message."""
-    with opened(path) as fd, source_errors(path), metadata_errors(path):
+    """Find the record batches, by the footer or by walking from message to message."""
+    with open_fd(path) as fd, source_errors(path), metadata_errors(path):
         size = os.fstat(fd).st_size
         head = os.pread(fd, _PREFIX, 0)
         if head.startswith(_FEATHER_1):
@@ -131,7 +131,7 @@ def read_layout(path: Path) -> Layout:
                 f"it: feather.write_feather(feather.read_table({path.name!r}), 'new.feather')"
             )
         if not head.startswith(_MAGIC):
-            return _walked(path, fd, size)
+            return _walk_stream(path, fd, size)
         tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
         if len(tail) < _TAIL.size or not tail.endswith(_MAGIC):
             raise InvalidSource(
@@ -139,29 +139,34 @@ def read_layout(path: Path) -> Layout:
                 "was its writer closed?"
             )
         footer_size = _TAIL.unpack(tail)[0]
-        return _by_footer(fd, size, _bytes(fd, size - _TAIL.size - footer_size, footer_size, size))
+        return _parse_footer(
+            fd, size, _read_bytes(fd, size - _TAIL.size - footer_size, footer_size, size)
+        )
 
 
 def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
     """Read the metadata of the batch whose message begins at ``offset``."""
     message = _read_message(fd, offset, file_size)
     raw, batch = message.raw, message.header
-    nodes = _vector(raw, batch, 1, 16).view("<i8").reshape(-1, 2)
-    buffers = _vector(raw, batch, 2, 16).view("<i8").reshape(-1, 2).copy()
+    nodes = _read_vector(raw, batch, 1, 16).view("<i8").reshape(-1, 2)
+    buffers = _read_vector(raw, batch, 2, 16).view("<i8").reshape(-1, 2).copy()
     starts, sizes = buffers.T
     if len(buffers) and not (
-        starts.min() >= 0 and sizes.min() >= 0 and (starts + sizes).max() <= message.body_size
-        and starts.max() <= message.body_size and sizes.max() <= message.body_size
-    ):  # fmt: skip
+        starts.min() >= 0
+        and sizes.min() >= 0
+        and (starts + sizes).max() <= message.body_size
+        and starts.max() <= message.body_size
+        and sizes.max() <= message.body_size
+    ):
         raise ValueError(f"buffers outside of a body of {message.body_size} bytes")
     starts += message.body
-    views = tuple(_vector(raw, batch, 4, 8).view("<i8").tolist())
+    views = tuple(_read_vector(raw, batch, 4, 8).view("<i8").tolist())
     return BatchMessage(message.rows(file_size), message.codec, nodes, buffers, views)
 
 
 @dataclass(frozen=True)
 class _Message:
-    """A message's metadata, and where its parts lie."""
+    """A message's metadata, and the positions of its parts."""
 
     raw: bytes
     kind: int
@@ -171,20 +176,20 @@ class _Message:
 
     @property
     def is_compressed(self) -> bool:
-        return _field(self.raw, self.header, 3) is not None
+        return _find_field(self.raw, self.header, 3) is not None
 
     @property
     def codec(self) -> str | None:
-        """What a batch's buffers are compressed with."""
-        at = _field(self.raw, self.header, 3)
+        """The compression of a batch's buffers."""
+        at = _find_field(self.raw, self.header, 3)
         if at is None:
             return None
-        codec = _field(self.raw, at + _u32(self.raw, at), 0)
+        codec = _find_field(self.raw, at + _read_u32(self.raw, at), 0)
         return _CODECS[self.raw[codec] if codec is not None else 0]
 
     def rows(self, file_size: int) -> int:
-        """Rows of a batch."""
-        at = _field(self.raw, self.header, 0)
+        """Return the rows of a batch; raise ValueError for an impossible number."""
+        at = _find_field(self.raw, self.header, 0)
         rows = 0 if at is None else int(struct.unpack_from("<q", self.raw, at)[0])
         per_byte = _MOST_ROWS_PER_COMPRESSED_BYTE if self.is_compressed else _MOST_ROWS_PER_BYTE
         if not 0 <= rows <= per_byte * self.body_size <= per_byte * file_size:
@@ -193,26 +198,26 @@ class _Message:
 
 
 def _read_message(fd: int, offset: int, file_size: int) -> _Message:
-    prefix = _bytes(fd, offset, _PREFIX, file_size)
+    prefix = _read_bytes(fd, offset, _PREFIX, file_size)
     continued = prefix.startswith(_CONTINUATION)
     start = offset + (_PREFIX if continued else 4)  # releases before 0.15 wrote the size alone
     (size,) = struct.unpack_from("<i", prefix, 4 if continued else 0)
     if size > _MOST_METADATA:
         raise ValueError(f"metadata of {size} bytes")
-    raw = _bytes(fd, start, size, file_size)
-    table = _u32(raw, 0)
-    kind, header, body = (_field(raw, table, number) for number in (1, 2, 3))
+    raw = _read_bytes(fd, start, size, file_size)
+    table = _read_u32(raw, 0)
+    kind, header, body = (_find_field(raw, table, number) for number in (1, 2, 3))
     if kind is None or header is None:
         raise ValueError("a message without a header")
     body_size = 0 if body is None else int(struct.unpack_from("<q", raw, body)[0])
     if not 0 <= body_size <= file_size - start - size:
         raise ValueError(f"a body of {body_size} bytes at {start + size} of {file_size}")
-    return _Message(raw, raw[kind], header + _u32(raw, header), start + size, body_size)
+    return _Message(raw, raw[kind], header + _read_u32(raw, header), start + size, body_size)
 
 
-def _by_footer(fd: int, size: int, footer: bytes) -> Layout:
-    table = _u32(footer, 0)
-    blocks = _vector(footer, table, 3, _BLOCK.size)
+def _parse_footer(fd: int, size: int, footer: bytes) -> Layout:
+    table = _read_u32(footer, 0)
+    blocks = _read_vector(footer, table, 3, _BLOCK.size)
     offsets = [int(offset) for offset, _, _ in _BLOCK.iter_unpack(blocks.tobytes())]
     rows = []
     for offset in offsets:
@@ -220,14 +225,14 @@ def _by_footer(fd: int, size: int, footer: bytes) -> Layout:
         if message.kind != _BATCH:
             raise ValueError(f"a message of kind {message.kind} where a batch is expected")
         rows.append(message.rows(size))
-    schema = _field(footer, table, 1)
-    little = schema is None or _is_little(footer, schema + _u32(footer, schema))
+    schema = _find_field(footer, table, 1)
+    little = schema is None or _is_little(footer, schema + _read_u32(footer, schema))
     return Layout(size, False, little, np.array(offsets, np.int64), rows)
 
 
-def _walked(path: Path, fd: int, size: int) -> Layout:
+def _walk_stream(path: Path, fd: int, size: int) -> Layout:
     offsets, rows, preamble, little, at = [], [], [], True, 0
-    while at < size and not _ends(fd, at):
+    while at < size and not _is_end(fd, at):
         try:
             message = _read_message(fd, at, size)
         except (struct.error, ValueError, IndexError) as error:
@@ -249,37 +254,37 @@ def _walked(path: Path, fd: int, size: int) -> Layout:
     return Layout(size, True, little, np.array(offsets, np.int64), rows, tuple(preamble))
 
 
-def _ends(fd: int, at: int) -> bool:
-    """Whether the mark of a stream's end lies there, in its new or its old form."""
+def _is_end(fd: int, at: int) -> bool:
+    """Whether a stream's end mark lies at this offset, in its new or old form."""
     mark = os.pread(fd, _PREFIX, at)
     return mark in (_CONTINUATION + bytes(4), bytes(4)) or (at > 0 and mark[:4] == bytes(4))
 
 
 def _is_little(raw: bytes, schema: int) -> bool:
-    at = _field(raw, schema, 0)
+    at = _find_field(raw, schema, 0)
     return at is None or struct.unpack_from("<h", raw, at)[0] == 0
 
 
-def _bytes(fd: int, offset: int, size: int, file_size: int) -> bytes:
+def _read_bytes(fd: int, offset: int, size: int, file_size: int) -> bytes:
     if not 0 <= offset <= offset + size <= file_size:
         raise ValueError(f"{size} bytes at {offset} in a file of {file_size}")
     return os.pread(fd, size, offset)
 
 
-def _vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:
-    """Bytes of a table's vector of fixed-size items; none where the field is missing."""
-    at = _field(raw, table, number)
+def _read_vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a table's vector of fixed-size items; empty if the field is missing."""
+    at = _find_field(raw, table, number)
     if at is None:
         return np.empty(0, np.uint8)
-    start = at + _u32(raw, at)
-    count = _u32(raw, start)
+    start = at + _read_u32(raw, at)
+    count = _read_u32(raw, start)
     if count * itemsize > len(raw) - start - 4:
         raise ValueError(f"{count} items in metadata of {len(raw)} bytes")
     return np.frombuffer(raw, np.uint8, count * itemsize, start + 4)
 
 
-def _field(buffer: bytes, table: int, number: int) -> int | None:
-    """Find where a flatbuffer table's field lies; None where it has its default value."""
+def _find_field(buffer: bytes, table: int, number: int) -> int | None:
+    """Find the offset of a flatbuffer table's field; None if it has its default value."""
     vtable = table - int(struct.unpack_from("<i", buffer, table)[0])
     slot = 4 + 2 * number
     if slot >= struct.unpack_from("<H", buffer, vtable)[0]:
@@ -288,5 +293,5 @@ def _field(buffer: bytes, table: int, number: int) -> int | None:
     return table + offset if offset else None
 
 
-def _u32(buffer: bytes, at: int) -> int:
+def _read_u32(buffer: bytes, at: int) -> int:
     return int(struct.unpack_from("<I", buffer, at)[0])

@@ -1,4 +1,4 @@
-"""Many files as one matrix: rows in a stated order, read by range or picked by number."""
+"""Many files as one matrix, whose rows are read by range or picked by number."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Block:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file's place in a source: its row 0 is row ``start`` of the source."""
+    """One file of a source; its row 0 is row ``start`` of the source."""
 
     start: int
     file: VectorFile
@@ -65,7 +65,7 @@ class SourceFile:
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """Path of the file."""
         return self.file.path
 
     @property
@@ -75,16 +75,16 @@ class SourceFile:
 
     @property
     def stop(self) -> int:
-        """Number of the row after the file's last."""
+        """Number of the row after the file's last row."""
         return self.start + self.file.n
 
     @property
     def outline(self) -> tuple[str, int, int]:
-        """Name, rows and bytes: what tells files apart at no cost."""
+        """Name, rows and bytes, which distinguish files without reading them."""
         return self.path.name, self.n, self.file.size_bytes
 
     def describe(self) -> dict[str, Any]:
-        """Name, rows, bytes, fingerprint and vector column; of the directory, what was entered."""
+        """Return name, rows, bytes, fingerprint and vector column, and the subfolder if any."""
         folder = {"folder": self.member.folder} if self.member.folder else {}
         return {
             "name": self.path.name,
@@ -98,17 +98,17 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """What another process opens the same source by.
+    """Everything that another process needs to open the same source.
 
     Parameters
     ----------
     paths : tuple of str
-        As the user's directory sees them; with their format where the user said it.
+        Relative to the user's directory, with the format if the user stated one.
     id_column, vector_column : str, optional
     skipped : Skipped, optional
-        Rows that were found to be no vectors; None where such rows are errors.
+        The known bad rows; None if bad rows are errors.
     held : Source, optional
-        The source itself, where it is in this process's memory; it cannot be sent.
+        The source itself, if it is in this process's memory; it cannot be sent.
     """
 
     paths: tuple[str, ...]
@@ -118,39 +118,44 @@ class SourceFiles:
     held: Source | None = None
 
     def open(self) -> Source:
-        """Open it; as `open_source`."""
+        """Open the source, as `open_source` does."""
         if self.held is not None:
             return self.held
         source = open_source(
-            self.paths, id_column=self.id_column, vector_column=self.vector_column,
+            self.paths,
+            id_column=self.id_column,
+            vector_column=self.vector_column,
             skip_bad=self.skipped is not None,
-        )  # fmt: skip
-        return source if self.skipped is None else source.without(self.skipped)
+        )
+        return source if self.skipped is None else source.drop_rows(self.skipped)
 
 
 class Source:
-    """The rows of some files, one after another, as one matrix that is never held whole.
+    """The rows of several files as one matrix that is never held as a whole.
 
-    Threads may read at once. Made by `open_source`. Where bad rows are skipped, the others are
-    numbered anew without gaps, for every stage alike; their ids stay what they were.
+    Made by `open_source`. Several threads may read at the same time. If bad rows are skipped, the
+    good rows are numbered without gaps, in every stage alike. Their ids do not change.
 
     Attributes
     ----------
     files : tuple of SourceFile
-        In row order; files without rows included. Their rows count the skipped ones.
+        In row order, empty files included. Their row numbers count bad rows too.
     id_column : str or None
-        Column that ids come from; None where an id is a row number.
+        Column of the ids; None if an id is a row number.
     vector_column : str or None
-        Column asked for.
+        The vector column that the user named.
     skipped : Skipped or None
-        Bad rows, which are passed over; None where they are errors.
+        Bad rows that are skipped; None if bad rows are errors.
     """
 
     def __init__(
-        self, files: Sequence[VectorFile], id_column: str | None = None,
-        vector_column: str | None = None, members: Sequence[Member] | None = None,
+        self,
+        files: Sequence[VectorFile],
+        id_column: str | None = None,
+        vector_column: str | None = None,
+        members: Sequence[Member] | None = None,
         skipped: Skipped | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         members = members or [Member(file.path) for file in files]
         self.files = tuple(map(SourceFile, starts[:-1], files, members))
@@ -160,15 +165,15 @@ class Source:
         self._starts = np.array(starts[:-1], np.int64)
         self._gaps = skipped or NONE
 
-    def without(self, skipped: Skipped) -> Source:
-        """The same files, less these rows."""
-        return self._of(self.files, skipped)
+    def drop_rows(self, skipped: Skipped) -> Source:
+        """Return the same source without these bad rows."""
+        return self._replace(self.files, skipped)
 
-    def in_order_of(self, described: dict[str, Any]) -> Source:
-        """The source in the order of a description, where an earlier release made that.
+    def match_order(self, described: dict[str, Any]) -> Source:
+        """Return the source in the file order of a description, which may be an older release's.
 
-        Before, members of a folder or pattern were sorted by name, chunk-10 before chunk-2. An
-        index that was begun then keeps that order.
+        Older releases sorted the members of a folder or pattern by name, chunk-10 before chunk-2.
+        An index that was begun by such a release keeps that order.
         """
         recorded = [(file["name"], file["n"], file["size_bytes"]) for file in described["files"]]
         if recorded == [part.outline for part in self.files]:
@@ -176,23 +181,26 @@ class Source:
         by_name = sorted(self.files, key=lambda part: (part.member.argument, part.path))
         if recorded != [part.outline for part in by_name]:
             return self
-        older = self._of(by_name, self.skipped)
+        older = self._replace(by_name, self.skipped)
         return older if older.is_described_by(described) else self
 
-    def _of(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
+    def _replace(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
         return Source(
-            [part.file for part in parts], self.id_column, self.vector_column,
-            [part.member for part in parts], skipped,
-        )  # fmt: skip
+            [part.file for part in parts],
+            self.id_column,
+            self.vector_column,
+            [part.member for part in parts],
+            skipped,
+        )
 
     @cached_property
     def ntotal(self) -> int:
-        """Rows in all, less those skipped."""
+        """Number of good rows."""
         return self.nrows - self._gaps.rows
 
     @property
     def nrows(self) -> int:
-        """Rows of the files."""
+        """Number of rows of the files, bad rows included."""
         return self.files[-1].stop
 
     @cached_property
@@ -202,24 +210,24 @@ class Source:
 
     @cached_property
     def dtype(self) -> np.dtype:
-        """Element type of the files; float32 where they differ."""
+        """Element type of the files; float32 if they differ."""
         kinds = {file.dtype for file in self._filled}
         return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
     @cached_property
     def exact_dtype(self) -> np.dtype:
-        """What vectors are read as, so that none is rounded: float32 where that has all values."""
+        """Type that holds all values without rounding: float32 if possible, else float64."""
         exact = all(np.can_cast(file.dtype, np.float32) for file in self._filled)
         return np.dtype(np.float32 if exact else np.float64)
 
     @property
     def is_decoded(self) -> bool:
-        """Whether rows of some file have to be decoded one after another."""
+        """Whether rows of some file can only be decoded in order."""
         return any(file.is_decoded for file in self._filled)
 
     @property
     def opened_by(self) -> SourceFiles:
-        """What another process opens it by; or only this one, where `is_held`."""
+        """What another process needs to open this source; only for this process if `is_held`."""
         if self.is_held:
             return SourceFiles((), self.id_column, self.vector_column, held=self)
         paths = tuple(part.member.spelled for part in self.files)
@@ -227,22 +235,22 @@ class Source:
 
     @property
     def is_held(self) -> bool:
-        """Whether it is in this process's memory, where no other process can open it."""
+        """Whether the vectors are in this process's memory, closed to other processes."""
         return any(part.file.is_held for part in self.files)
 
     def check_not(self, out: Path) -> None:
-        """Raise InvalidArgument where writing ``out`` would replace a file of this source."""
+        """Raise InvalidArgument if writing ``out`` would replace a file of this source."""
         for part in () if self.is_held else self.files:
             if out.exists() and out.samefile(part.path):
                 raise InvalidArgument(f"{out} is one of the input files; another output expected")
 
     @property
     def has_ids(self) -> bool:
-        """Whether ids are other than row numbers: a column's, or with gaps."""
+        """Whether ids differ from row numbers: by an id column, or by skipped bad rows."""
         return self.id_column is not None or self._gaps.rows > 0
 
     def read(self, start: int, stop: int, dtype: np.dtype = _FLOAT32) -> np.ndarray:
-        """Read consecutive rows, across file borders.
+        """Read consecutive rows, which may lie in several files.
 
         Parameters
         ----------
@@ -260,7 +268,7 @@ class Source:
         InvalidArgument
             A range outside of the source.
         InvalidSource
-            A row that holds NaN or infinity, or a file that is no longer what it was.
+            A row holds NaN or infinity, or a file has changed since it was opened.
         """
         self._check_range(start, stop)
         if self._gaps.lie_within(start, stop):
@@ -268,7 +276,7 @@ class Source:
         shift = self._gaps.before(start)
         start, stop = start + shift, stop + shift
         out = np.empty((stop - start, self.d), dtype)
-        for part, begin, end in self._parts(start, stop):
+        for part, begin, end in self._find_parts(start, stop):
             rows = out[begin - start : end - start]
             read_range(part.file, begin - part.start, rows, part.start)
         return out
@@ -283,14 +291,14 @@ class Source:
         Raises
         ------
         InvalidSource
-            A negative id: searches give -1 where there is no result.
+            An id is negative. Searches return -1 for "no result".
         """
         self._check_range(start, stop)
         rows = self._gaps.places(np.arange(start, stop, dtype=np.int64))
         if self.id_column is None or start == stop:
             return rows
         out = rows.copy()
-        for part, begin, end in self._parts(int(rows[0]), int(rows[-1]) + 1):
+        for part, begin, end in self._find_parts(int(rows[0]), int(rows[-1]) + 1):
             first, last = np.searchsorted(rows, [begin, end]).tolist()
             for low, high in spans(rows[first:last], out.itemsize) if first < last else ():
                 near = rows[first + low : first + high]
@@ -302,14 +310,14 @@ class Source:
         return out
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[Block]:
-        """Read rows [start, stop) block by block, the next one while this one is in use.
+        """Read rows [start, stop) block by block, and read ahead by one block.
 
         Parameters
         ----------
         start, stop : int
         rows : int
-            Rows of every block but the last, which may have fewer. Up to three blocks are
-            held at once: one in use, one ready, one being read.
+            Rows of a block; the last block may have fewer. At most three blocks are in memory:
+            one in use, one ready, one being read.
 
         Yields
         ------
@@ -321,7 +329,7 @@ class Source:
         return ahead(self._read_blocks(start, stop, rows))
 
     def take(self, rows: np.ndarray, dtype: np.dtype = _FLOAT32) -> np.ndarray:
-        """Read some rows, near ones together.
+        """Read single rows; near rows share one read.
 
         Parameters
         ----------
@@ -337,7 +345,7 @@ class Source:
         Raises
         ------
         InvalidArgument
-            Row numbers that do not ascend or are not in the source.
+            Row numbers do not ascend, or lie outside the source.
         InvalidSource
             As `read`.
         """
@@ -345,21 +353,21 @@ class Source:
         return self._take(self._gaps.places(rows.astype(np.int64)), dtype)
 
     def _take(self, rows: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """As `take`, by rows of the files."""
+        """Do as `take`, with rows of the files."""
         out = np.empty((len(rows), self.d), dtype)
         if len(rows) == 0:
             return out
-        for part, _, _ in self._parts(int(rows[0]), int(rows[-1]) + 1):
+        for part, _, _ in self._find_parts(int(rows[0]), int(rows[-1]) + 1):
             begin, end = np.searchsorted(rows, [part.start, part.stop]).tolist()
             if begin < end:
-                wanted = rows[begin:end] - part.start
-                read_rows(part.file, wanted, out[begin:end], part.start)
+                inside = rows[begin:end] - part.start
+                read_rows(part.file, inside, out[begin:end], part.start)
             if part.stop <= rows[-1]:
                 part.file.release()
         return out
 
     def check_lengths(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        """Refuse vectors whose squared distances may be beyond float32.
+        """Raise if vectors are so long that a squared distance may exceed float32.
 
         Parameters
         ----------
@@ -370,7 +378,7 @@ class Source:
         Raises
         ------
         InvalidSource
-            Names the file and the row.
+            The message names the file and the row.
         """
         with np.errstate(over="ignore"):
             squares = np.einsum("ij,ij->i", vectors, vectors)
@@ -385,20 +393,20 @@ class Source:
         )
 
     def place_of(self, row: int) -> str:
-        """A row's file and number, for messages."""
+        """Return a row's file and number, for messages."""
         row = int(self._gaps.places(np.array([row]))[0])
-        part, _, _ = next(self._parts(row, row + 1))
+        part, _, _ = next(self._find_parts(row, row + 1))
         return f"{part.path}: row {row - part.start} (row {row} of the source)"
 
     def describe(self) -> dict[str, Any]:
-        """Describe what is read, so that a later process can tell whether its source is the same.
+        """Describe the source, so that a later process can check that it has the same one.
 
         Returns
         -------
         dict
-            Fit for JSON. Equal for files of equal names and contents in the same order,
-            whatever directory they lie in; and for data in memory of equal numbers and type,
-            whatever holds them.
+            Ready for JSON. Files of equal names and contents in the same order have equal
+            descriptions, in any directory. Data in memory of equal values and type have equal
+            descriptions, in any kind of object.
         """
         by_content = any(part.file.by_content for part in self.files)
         return {
@@ -411,10 +419,10 @@ class Source:
         }
 
     def is_described_by(self, description: dict[str, Any]) -> bool:
-        """Whether this is the source that `describe` described, by whatever folders reached.
+        """Whether `describe` described this source, whichever folders lead to its files.
 
-        Data that were in memory are known by their numbers. So a file of the same vectors and
-        ids is the same source, too.
+        Data in memory are recognised by their values. A file of the same vectors and ids is
+        therefore the same source.
         """
         files = description["files"]
         if [file["name"] for file in files] != [_IN_MEMORY]:
@@ -441,8 +449,8 @@ class Source:
     def _filled(self) -> list[VectorFile]:
         return [part.file for part in self.files if part.n > 0]
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
-        """Files that hold rows of [start, stop), each with its rows among them."""
+    def _find_parts(self, start: int, stop: int) -> Iterator[tuple[SourceFile, int, int]]:
+        """Yield the files that hold rows [start, stop), each with its share [begin, end)."""
         number = int(np.searchsorted(self._starts, start, "right")) - 1
         while start < stop:
             part = self.files[number]
@@ -484,24 +492,24 @@ def open_source(
     format: str | None = None,
     skip_bad: bool = False,
 ) -> Source:
-    """Open files of vectors as one source; their headers are read, and no vectors.
+    """Open files of vectors as one source; this reads headers, but no vectors.
 
     Parameters
     ----------
     paths : path, or sequence of paths
-        Files, folders and glob patterns, read in the order given; members of a folder or
-        pattern in natural order (chunk-2 before chunk-10), as `paths.discover` has it. Formats
-        go by extension: .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy .parquet .arrow
+        Files, folders and glob patterns, read in this order; see `paths.discover`. Members of a
+        folder or pattern come in natural order (chunk-2 before chunk-10). The extension states
+        the format: .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy .parquet .arrow
         .feather.
     id_column : str, optional
-        Integer column to take ids from; row numbers when not given.
+        Integer column of ids. Not given: ids are row numbers.
     vector_column : str, optional
-        List column to read; the only one when not given. A field of a struct is named with its
-        column, as "embedding.values".
+        List column to read. Not given: the only one. A field of a struct is named with its
+        column, as in "embedding.values".
     format : str, optional
-        What all files are, whatever their names say: an extension without its dot.
+        Format of all files, whatever their names: an extension without its dot.
     skip_bad : bool
-        Rows that are no vectors are read as NaN, so that they can be found: see `find_bad`.
+        Read bad rows as NaN, so that `find_bad` can find them.
 
     Returns
     -------
@@ -510,10 +518,10 @@ def open_source(
     Raises
     ------
     InvalidSource
-        A file that is missing, or is not what its extension says; files of different
-        dimensions; no rows in any.
+        A file is missing or does not have the format that its extension states, files differ in
+        dimension, or no file has rows.
     StorageError
-        A file that may not be read.
+        A file may not be read.
     """
     source = open_rows(
         paths, id_column=id_column, vector_column=vector_column, format=format, skip_bad=skip_bad
@@ -523,10 +531,13 @@ def open_source(
 
 
 def open_files(
-    files: Sequence[VectorFile], id_column: str | None = None, vector_column: str | None = None,
-    *, skip_bad: bool = False,
-) -> Source:  # fmt: skip
-    """Make one source of open files that are not all empty and have one dimension."""
+    files: Sequence[VectorFile],
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    *,
+    skip_bad: bool = False,
+) -> Source:
+    """Make one source of open files, which must have rows and a common dimension."""
     _check_dimensions(files)
     source = Source(files, id_column, vector_column, None, NONE if skip_bad else None)
     _check_any_rows(source.files)
@@ -548,7 +559,7 @@ def open_rows(
     format: str | None = None,
     skip_bad: bool = False,
 ) -> Source:
-    """Do as `open_source`, also for files without any row."""
+    """Do as `open_source`, but accept files without any row."""
     columns = Columns(
         None if id_column is None else text(id_column, "id_column"),
         None if vector_column is None else text(vector_column, "vector_column"),
@@ -571,7 +582,7 @@ def _check_dimensions(files: Sequence[VectorFile]) -> None:
 
 
 def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two descriptions are of the same vectors, by whatever folders they were reached."""
+    """Whether two descriptions name the same vectors, whichever folders lead to the files."""
 
     def plain(described: dict[str, Any]) -> dict[str, Any]:
         files = [{k: v for k, v in file.items() if k != "folder"} for file in described["files"]]
@@ -581,7 +592,7 @@ def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _check_ids(ids: np.ndarray, part: SourceFile, rows: np.ndarray) -> None:
-    """Raise at the first negative id; ``rows`` are their rows in the files of the source."""
+    """Raise at the first negative id; ``rows`` are the ids' rows in the files of the source."""
     if len(wrong := np.flatnonzero(ids < 0)):
         row = int(rows[wrong[0]])
         raise InvalidSource(

@@ -14,18 +14,18 @@ Key = tuple[tuple[str | int, ...], ...]
 
 
 def natural_key(path: PurePath) -> tuple[tuple[Key, str], ...]:
-    """A key to sort paths by, one part of the path after another.
+    """Return a key to sort paths by, part by part.
 
-    Text and numbers alternate in the key of a part, so text is only compared with text. Text
-    before a number ends in a 0 in its stead, so it is compared as its characters are. Extensions
-    come last: x.npy before x-1.npy. Names that differ in leading zeros alone (1, 01) keep the
-    order of their characters.
+    Text and numbers alternate in the key of a part, so text is only compared with text. A "0" is
+    appended to text before a number, so that the text sorts as if digits followed. Extensions
+    are compared last: x.npy sorts before x-1.npy. Names that differ only in leading zeros (1, 01)
+    keep the order of their characters.
     """
-    folders = tuple(((_pieces(part),), part) for part in path.parts[:-1])
-    return (*folders, ((_pieces(path.stem), _pieces(path.suffix)), path.name))
+    folders = tuple(((_split_digits(part),), part) for part in path.parts[:-1])
+    return (*folders, ((_split_digits(path.stem), _split_digits(path.suffix)), path.name))
 
 
-def _pieces(part: str) -> tuple[str | int, ...]:
+def _split_digits(part: str) -> tuple[str | int, ...]:
     *before, last = _DIGITS.split(part)
     pieces = (int(piece) if place % 2 else piece + "0" for place, piece in enumerate(before))
     return (*pieces, last)

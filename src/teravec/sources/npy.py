@@ -23,7 +23,7 @@ __all__ = ["open_npy"]
 _HEAD_BYTES = 16 << 10
 
 _KINDS = "fiub"
-_LARGEST_ITEM = 8  # bytes: long double is another format on every machine
+_LARGEST_ITEM = 8  # bytes; the format of long double differs between machines
 
 
 def open_npy(path: Path, *, column: bool = False) -> VectorFile:
@@ -33,15 +33,17 @@ def open_npy(path: Path, *, column: bool = False) -> VectorFile:
     ----------
     path : Path
     column : bool
-        Read one value a row, of an array of shape (n,).
+        Read an array of shape (n,), one value per row.
     """
     head, size = read_head(path, _HEAD_BYTES)
     stream = io.BytesIO(head)
     shape, fortran, dtype = _read_header(path, stream)
     if dtype.kind not in _KINDS or dtype.itemsize > _LARGEST_ITEM:
-        raise InvalidSource(f"{path}: dtype {dtype.str} found, {_expected(dtype)}")
+        raise InvalidSource(f"{path}: dtype {dtype.str} found, {_describe_expected(dtype)}")
     if len(shape) != (1 if column else 2) or min(shape) < 0:
-        raise InvalidSource(f"{path}: array of shape {shape} found, {_other_shape(shape, column)}")
+        raise InvalidSource(
+            f"{path}: array of shape {shape} found, {_describe_shape(shape, column)}"
+        )
     n, d = (*shape, 1) if column else shape
     offset = stream.tell()
     dtype = np.dtype("u1") if dtype.kind == "b" else dtype
@@ -50,7 +52,7 @@ def open_npy(path: Path, *, column: bool = False) -> VectorFile:
     return layout(path, (n, d), dtype, size, offset=offset)
 
 
-def _expected(dtype: np.dtype) -> str:
+def _describe_expected(dtype: np.dtype) -> str:
     if dtype.kind == "O":
         return (
             "expected numbers; objects are never unpickled: save np.stack(x).astype('float32'), "
@@ -61,7 +63,7 @@ def _expected(dtype: np.dtype) -> str:
     return "expected real numbers of up to 8 bytes; save x.astype('float32')"
 
 
-def _other_shape(shape: tuple[int, ...], column: bool) -> str:
+def _describe_shape(shape: tuple[int, ...], column: bool) -> str:
     if column:
         return "expected (n,)"
     if len(shape) == 1:
@@ -76,9 +78,9 @@ def _read_header(path: Path, stream: io.BytesIO) -> tuple[tuple[int, ...], bool,
         version = npy_format.read_magic(stream)
         if version == (1, 0):
             return npy_format.read_array_header_1_0(stream)
-        if version in ((2, 0), (3, 0)):  # alike for what has no names
+        if version in ((2, 0), (3, 0)):  # the same for arrays without named fields
             return npy_format.read_array_header_2_0(stream)
-    except Exception as error:  # the header is Python text, and every stage of parsing has its own
+    except Exception as error:  # the header is Python text; parsing it raises many types
         why = " ".join(str(error).split())
         raise InvalidSource(f"{path}: no sound .npy header: {why}") from error
     found = ".".join(map(str, version))

@@ -1,7 +1,7 @@
-"""Files whose rows all have one size and lie one after another: the base of four formats.
+"""Files of consecutive rows of one size: the base of four formats.
 
-Reads go through ``preadv`` into one buffer that is used again, so that a run of reads touches
-no new memory, and never through a memory map, whose pages would count as ours.
+Reads use ``preadv`` and reuse one buffer: a run of reads touches no new memory. Memory maps are
+avoided, because their pages would count as memory of this process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
-__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "opened", "read_exactly", "read_head"]
+__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "open_fd", "read_exactly", "read_head"]
 
 
 class PackedFile(VectorFile):
@@ -25,9 +25,9 @@ class PackedFile(VectorFile):
     Parameters
     ----------
     path, n, d, dtype, size_bytes
-        As `VectorFile`; the caller has checked them against each other.
+        As in `VectorFile`; the caller has checked that they fit together.
     offset : int
-        Where row 0 begins.
+        Byte at which row 0 begins.
     prefix_bytes : int
         Bytes before the vector in each row.
     """
@@ -49,35 +49,35 @@ class PackedFile(VectorFile):
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
-        """Open the file for a run of reads into one buffer."""
+        """Open the file for several reads into one buffer."""
         buffer = np.empty(0, np.uint8)
 
         def read(start: int, stop: int) -> np.ndarray:
             nonlocal buffer
-            wanted = (stop - start) * self._row_bytes
-            if wanted > buffer.size:
-                buffer = np.empty(wanted, np.uint8)
-            raw = buffer[:wanted]
+            nbytes = (stop - start) * self._row_bytes
+            if nbytes > buffer.size:
+                buffer = np.empty(nbytes, np.uint8)
+            raw = buffer[:nbytes]
             read_exactly(fd, raw, self._offset + start * self._row_bytes, self.path)
             return self._decode(raw.reshape(stop - start, self._row_bytes), start)
 
-        with opened(self.path) as fd:
+        with open_fd(self.path) as fd:
             yield read
 
     def _decode(self, rows: np.ndarray, start: int) -> np.ndarray:
-        """View raw rows (n, row_bytes) uint8, of which the first is row ``start``, as vectors."""
+        """View raw rows (n, row_bytes) uint8 as vectors; ``start`` is the number of the first."""
         return rows.view(self._stored)
 
 
 class ColumnMajorFile(VectorFile):
-    """Values of dimension 0 of all rows, then of dimension 1, and so on: Fortran's order.
+    """A file in Fortran order: dimension 0 of all rows, then dimension 1, and so on.
 
-    A range of rows is a piece of every column, each a read of its own, so ranges are best long.
+    Reading a range of rows takes one read per dimension, so ranges should be long.
 
     Parameters
     ----------
     path, shape, dtype, size_bytes, offset
-        As of `PackedFile`.
+        As in `PackedFile`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ColumnMajorFile(VectorFile):
 
     @contextmanager
     def reading(self) -> Iterator[RowReader]:
-        """Open the file for a run of reads; memory holds what one of them returns."""
+        """Open the file for several reads; each result is a new array."""
         width = self._stored.itemsize
 
         def read(start: int, stop: int) -> np.ndarray:
@@ -99,13 +99,13 @@ class ColumnMajorFile(VectorFile):
                 read_exactly(fd, column.view(np.uint8), at, self.path)
             return columns.T
 
-        with opened(self.path) as fd:
+        with open_fd(self.path) as fd:
             yield read
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
-    """Open a file for reading and yield its descriptor; only opening is guarded, not the body."""
+def open_fd(path: Path) -> Iterator[int]:
+    """Open a file and yield its descriptor; typed errors cover the opening, not the body."""
     with source_errors(path, "open"):
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -115,7 +115,7 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def read_exactly(fd: int, out: np.ndarray, offset: int, path: Path) -> None:
-    """Fill ``out`` (contiguous uint8) from byte ``offset``; a short file is an error."""
+    """Fill ``out`` (contiguous uint8) from byte ``offset``; raise if the file is too short."""
     done, view = 0, out.data
     while done < len(view):
         try:
@@ -132,8 +132,8 @@ def read_exactly(fd: int, out: np.ndarray, offset: int, path: Path) -> None:
 
 
 def read_head(path: Path, count: int) -> tuple[bytes, int]:
-    """Read up to ``count`` first bytes of a file; return them and the size of the file."""
-    with opened(path) as fd, source_errors(path):
+    """Read at most the first ``count`` bytes of a file; return them and the file's size."""
+    with open_fd(path) as fd, source_errors(path):
         return os.pread(fd, count, 0), os.fstat(fd).st_size
 
 

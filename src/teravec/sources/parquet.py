@@ -1,7 +1,7 @@
 """Parquet files, decoded a few rows at a time.
 
-Neither a row group nor a column chunk is ever held whole: chunks are read through a small
-buffer, and batches end after so many rows. What cannot be split is one page.
+Memory never holds a whole row group or column chunk: chunks are read through a small buffer, and
+batches have a bounded number of rows. Only a page cannot be split.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ class _ParquetTable(ColumnTable):
 
 
 def _open(path: Path) -> Any:
-    # Without a buffer size, and with pre_buffer, pyarrow reads a whole column chunk at once.
+    # By default pyarrow reads a whole column chunk at once.
     return pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False, memory_map=False)

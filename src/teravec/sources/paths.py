@@ -1,8 +1,8 @@
-"""From what the user named to the list of files, in the stated order.
+"""Expanding the user's paths, folders and patterns to a list of files.
 
-Members of a folder or pattern come in natural order of their paths. Folders are entered. What
-holds no vectors there (hidden files, README.md, _SUCCESS and the like) is left out and named in
-one warning; a file that the user named himself is never left out.
+Members of a folder or pattern come in natural order of their paths. Subfolders are entered.
+Files that hold no vectors (hidden files, README.md, _SUCCESS and the like) are skipped and named
+in one warning. A file that the user named explicitly is never skipped.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ PathLike = PathArgument
 
 log = logging.getLogger(__name__)
 
-_NAMED = 3  # names in a message; more are counted
-_HEAD_BYTES = 1 << 16  # of a build.json, in which its format is found
-_COMPANIONS = (
-    ".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml", ".crc",
-    ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh", ".gz", ".zip", ".png", ".jpg",
-)  # fmt: skip
+_NAMED = 3  # names in a message; the rest is only counted
+_HEAD_BYTES = 1 << 16  # leading bytes of a build.json that state its format
+_TEXT_FILES = (".md", ".rst", ".txt", ".html", ".json", ".jsonl", ".yaml", ".yml", ".xml", ".toml")
+_SIDE_FILES = (".crc", ".md5", ".sha256", ".log", ".lock", ".py", ".ipynb", ".sh")
+_COMPANIONS = (*_TEXT_FILES, *_SIDE_FILES, ".gz", ".zip", ".png", ".jpg")
 """Extensions that ``format`` does not override for members of a folder or pattern."""
 
 
@@ -47,11 +46,11 @@ class Member:
     ----------
     path : Path
     format : str, optional
-        The format asked for; None where the file's name says it.
+        The format that the user stated; None if the file's name states it.
     argument : int
-        Which of the paths asked for it belongs to.
+        Position of the user's path that led to this file.
     folder : str
-        The folder that it lies in below a folder asked for, as "lang=en"; else "".
+        Its folder, relative to the user's folder, such as "lang=en"; else "".
     """
 
     path: Path
@@ -61,7 +60,7 @@ class Member:
 
     @property
     def spelled(self) -> str:
-        """What `discover` finds this very member by."""
+        """The argument by which `discover` finds exactly this member."""
         return f"{self.path}:{self.format}" if self.format else str(self.path)
 
 
@@ -71,11 +70,11 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     Parameters
     ----------
     paths : path, or sequence of paths
-        Each a file; a folder, for the files in it and in its folders that have a known
-        extension; or a glob pattern (``**`` for folders at any depth), where nothing bears the
-        pattern's very name. ``PATH:FORMAT`` says the format of one of them.
+        Each is a file; a folder, which stands for all files of a known extension below it; or a
+        glob pattern (``**`` for folders at any depth), unless a file has exactly that name.
+        ``PATH:FORMAT`` states the format of one path.
     format : str, optional
-        The format of all of them, whatever their names say.
+        The format of all files, whatever their names.
 
     Returns
     -------
@@ -85,9 +84,9 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     Raises
     ------
     InvalidSource
-        Nothing there, nothing that can be read there, or one file reached twice.
+        A path is missing or has no readable file, or two paths lead to one file.
     """
-    named = [paths] if isinstance(paths, str | os.PathLike) else _listed(paths)
+    named = [paths] if isinstance(paths, str | os.PathLike) else _list_paths(paths)
     if not named:
         raise InvalidArgument("no source path found, expected one or more")
     asked = None if format is None else parse_format(format)
@@ -100,7 +99,7 @@ def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) ->
     return found
 
 
-def _listed(paths: Any) -> list[Any]:
+def _list_paths(paths: Any) -> list[Any]:
     try:
         return list(paths)
     except TypeError:  # arrays of 0 dimensions have an iterator, which fails
@@ -117,24 +116,24 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
         if plain and suffix.lower() in (extension[1:] for extension in EXTENSIONS):
             return _expand(plain, parse_format(suffix))
         if glob.has_magic(str(path)):
-            return _matches(str(here), format)
+            return _match_pattern(str(here), format)
         raise
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(here)!r}: not a file name: {error}") from error
-    return _members(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
+    return _list_folder(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
 
 
-def _matches(pattern: str, format: str | None) -> list[Member]:
+def _match_pattern(pattern: str, format: str | None) -> list[Member]:
     # Path.glob takes no absolute pattern.
     found = sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207
     files = [path for path in found if not path.is_dir()]
     if not found:
         raise InvalidSource(f"{pattern}: no file matches, expected one or more")
     left_out: list[str] = []
-    if not files and "**" not in pattern:  # folders are entered, as if a shell had named them
+    if not files and "**" not in pattern:  # enter folders, as if the shell had expanded them
         walks = [_walk(path, path.name, left_out, ()) for path in found]
-        return _readable(pattern, [m for walk in walks for m in walk], left_out, format)
-    root = _before_pattern(pattern)
+        return _select_readable(pattern, [m for walk in walks for m in walk], left_out, format)
+    root = _find_root(pattern)
     members = []
     for path in files:
         folders = [above for above in path.parents if above != root and root in above.parents]
@@ -143,32 +142,33 @@ def _matches(pattern: str, format: str | None) -> list[Member]:
             continue
         folder = str(path.parent.relative_to(root)) if folders else ""
         members.append(Member(path, folder=folder))
-    return _readable(pattern, members, left_out, format)
+    return _select_readable(pattern, members, left_out, format)
 
 
-def _before_pattern(pattern: str) -> Path:
-    """The folder that the first part with a wildcard is looked for in."""
+def _find_root(pattern: str) -> Path:
+    """Return the folder above the pattern's first part with a wildcard."""
     parts = Path(pattern).parts
     plain = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return Path(*parts[:plain])
 
 
-def _members(directory: Path, format: str | None) -> list[Member]:
+def _list_folder(directory: Path, format: str | None) -> list[Member]:
     if _is_index(directory):
         raise InvalidSource(f"{directory}: a teravec index found, expected files of vectors")
     left_out: list[str] = []
     files = list(_walk(directory, "", left_out, ()))
     if (line := conversion(directory)) and not any(known_format(file.path) for file in files):
         raise InvalidSource(f"{directory}: a folder {directory.suffix} found; convert it: {line}")
-    return _readable(str(directory), files, left_out, format)
+    return _select_readable(str(directory), files, left_out, format)
 
 
 def _walk(
     directory: Path, below: str, left_out: list[str], above: tuple[tuple[int, int], ...]
 ) -> Iterator[Member]:
-    """Files of a folder and of its folders; what is passed over is added to ``left_out``.
+    """Yield the files below a folder; add skipped names to ``left_out``.
 
-    ``above`` are the folders that lead here, so that a link to one of them is no endless way.
+    ``above`` identifies the folders above this one. A link back to one of them is skipped;
+    following it would never end.
     """
     with source_errors(directory, "list"):
         status = directory.stat()
@@ -188,7 +188,7 @@ def _walk(
 
 
 def _is_index(directory: Path) -> bool:
-    """Whether teravec works there: its model and parts are arrays too, and no input."""
+    """Whether the directory is an index or a part of one, whose arrays are no input."""
     if directory.suffix == ".partial":
         return True
     try:
@@ -198,13 +198,13 @@ def _is_index(directory: Path) -> bool:
         return False
 
 
-def _readable(
+def _select_readable(
     where: str, files: list[Member], left_out: list[str], format: str | None
 ) -> list[Member]:
-    """The members that hold vectors, in order; a warning names the others.
+    """Select the members that hold vectors, in order; warn about the others.
 
-    A .bin, or a file without an extension, is only looked at where nothing else is there:
-    neighbours and models have such names too.
+    A .bin, or a file without an extension, counts only if there is nothing else: neighbours and
+    models have such names too.
     """
     if format is not None:
         kept = [m for m in files if m.path.suffix.lower() not in _COMPANIONS]
@@ -212,11 +212,11 @@ def _readable(
         kept = [m for m in files if known_format(m.path) not in (None, "bin")]
         kept = kept or [m for m in files if _may_hold_vectors(m.path)]
     if not kept:
-        raise InvalidSource(_nothing_there(where, files, left_out))
+        raise InvalidSource(_describe_nothing(where, files, left_out))
     chosen = set(kept)
-    others = [_name(m) for m in files if m not in chosen] + left_out
+    others = [_display_name(m) for m in files if m not in chosen] + left_out
     if others:
-        log.warning("%s: left out, as no files of vectors: %s", where, _some(others))
+        log.warning("%s: left out, as no files of vectors: %s", where, _join_some(others))
     kinds = sorted({format or known_format(m.path) or "" for m in kept})
     if len(kinds) > 1:
         log.warning("%s: files of several formats are read: %s", where, ", ".join(kinds))
@@ -230,22 +230,22 @@ def _may_hold_vectors(path: Path) -> bool:
     return known_format(path) == "bin" or (not path.suffix and by_magic(path) is not None)
 
 
-def _nothing_there(where: str, files: list[Member], left_out: list[str]) -> str:
-    names = [_name(member) for member in files] + left_out
+def _describe_nothing(where: str, files: list[Member], left_out: list[str]) -> str:
+    names = [_display_name(member) for member in files] + left_out
     expected = f"expected files ending in {', '.join(EXTENSIONS)}"
     if not names:
         return f"{where}: nothing found, {expected}"
-    message = f"{where}: no file of vectors among {_some(names)}; {expected}"
+    message = f"{where}: no file of vectors among {_join_some(names)}; {expected}"
     lines = (conversion(member.path) for member in files)
     line = next((line for line in lines if line), None)
     return message + (f"; convert it: {line}" if line else ", or add --format to say what they are")
 
 
-def _name(member: Member) -> str:
+def _display_name(member: Member) -> str:
     return f"{member.folder}/{member.path.name}" if member.folder else member.path.name
 
 
-def _some(names: list[str]) -> str:
+def _join_some(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + more
 

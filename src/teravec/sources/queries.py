@@ -1,4 +1,4 @@
-"""Queries that stand beside the vectors they are compared with."""
+"""Opening queries, which may be a column of the same files as the vectors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ __all__ = ["open_queries"]
 
 
 def open_queries(
-    paths: PathLike | Sequence[PathLike], *, query_column: str | None = None,
-    vector_column: str | None = None, format: str | None = None,
-) -> Source:  # fmt: skip
-    """Open queries by their own column, or by that of the vectors where their files have columns.
+    paths: PathLike | Sequence[PathLike],
+    *,
+    query_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+) -> Source:
+    """Open queries by their own column, or else by the vectors' column if the files have columns.
 
     Parameters
     ----------
@@ -34,24 +37,24 @@ def open_queries(
     Raises
     ------
     InvalidSource
-        As `open_source`; there is no such column.
+        As for `open_source`; or a file lacks the column.
     """
     if query_column is not None:
         return open_source(paths, vector_column=query_column, format=format)
-    column = vector_column if _with_columns(paths, format) else None
+    column = vector_column if _have_columns(paths, format) else None
     try:
         return open_source(paths, vector_column=column, format=format)
     except InvalidSource as error:
         if column is None or column not in str(error):
             raise
-        raise InvalidSource(f"{error}; name that of the queries by --query-column") from error
+        raise InvalidSource(f"{error}; name the queries' column by --query-column") from error
 
 
-def _with_columns(paths: Any, format: str | None) -> bool:
-    """Whether files have columns; of what is no path, its reader knows."""
+def _have_columns(paths: Any, format: str | None) -> bool:
+    """Whether the files have columns; True for anything that is not a path."""
     named = [paths] if isinstance(paths, str | os.PathLike) else paths
     try:
         members = discover(named, format)
         return any(has_columns(member.format or known_format(member.path)) for member in members)
     except (InvalidSource, InvalidArgument):
-        return True  # open_source says what is wrong
+        return True  # open_source will raise the proper error

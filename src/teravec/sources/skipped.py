@@ -1,7 +1,7 @@
-"""Rows of a source that are no vectors, and how the others are numbered without them.
+"""Bad rows that a source skips, and the numbering of the good rows.
 
-Every stage counts the rows that are left, 0 to ntotal; only reading knows where they lie in the
-files. So plans, shards and samples are what they are for a source without bad rows.
+Every stage numbers the good rows from 0 to ntotal. Only reading maps these numbers to rows of the
+files. Plans, shards and samples are therefore the same as for a source without bad rows.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ __all__ = ["MOST_RUNS", "NONE", "Skipped"]
 Int64 = npt.NDArray[np.int64]
 
 MOST_RUNS = 1 << 18
-"""Runs of bad rows that are skipped at most: every worker holds them, and a list names them."""
+"""Largest number of runs of bad rows: every worker holds them in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Skipped:
-    """Runs of rows that are left out.
+    """The runs of bad rows of a source.
 
     Parameters
     ----------
     runs : ndarray of shape (n, 2), int64
-        Rows [start, stop) of the files, ascending and apart.
+        Rows [start, stop) of the files, ascending, with a gap between runs.
     """
 
     runs: Int64
 
     @staticmethod
     def of(rows: Iterable[Int64], most: int = MOST_RUNS) -> Skipped:
-        """Gather row numbers that come ascending, some at a time.
+        """Gather row numbers from arrays in ascending order.
 
         Raises
         ------
         InvalidSource
-            More runs than are skipped.
+            The rows form more than ``most`` runs.
         """
-        return Skipped.of_runs(map(_runs, rows), most)
+        return Skipped.of_runs(map(_find_runs, rows), most)
 
     @staticmethod
     def of_runs(found: Iterable[Int64], most: int = MOST_RUNS) -> Skipped:
-        """Gather runs (n, 2) that come ascending; those that touch become one. Raises as `of`."""
+        """Gather runs (n, 2) in ascending order, and join those that touch. Raises as `of`."""
         parts, count = [np.empty((0, 2), np.int64)], 0
         for runs in found:
             if len(runs) and len(parts[-1]) and parts[-1][-1, 1] == runs[0, 0]:
@@ -68,47 +68,47 @@ class Skipped:
 
     @cached_property
     def rows(self) -> int:
-        """How many rows are left out."""
+        """Number of bad rows."""
         return int((self.runs[:, 1] - self.runs[:, 0]).sum())
 
     @cached_property
     def _tables(self) -> tuple[Int64, Int64]:
-        """Of each run, rows left before it; of each and the end, rows left out before it."""
+        """Good rows before each run; bad rows before each run, and in all."""
         out = np.concatenate(([0], np.cumsum(self.runs[:, 1] - self.runs[:, 0])))
         return self.runs[:, 0] - out[:-1], out
 
     def places(self, rows: Int64) -> Int64:
-        """Where rows, numbered without those left out, lie in the files."""
+        """Map numbers of good rows to rows of the files."""
         if not len(self.runs):
             return rows
         left, out = self._tables
         return np.asarray(rows + out[np.searchsorted(left, rows, "right")], np.int64)
 
     def before(self, row: int) -> int:
-        """Rows left out before this one."""
+        """Count the bad rows before a good row."""
         if not len(self.runs):
             return 0
         left, out = self._tables
         return int(out[np.searchsorted(left, row, "right")])
 
     def lie_within(self, start: int, stop: int) -> bool:
-        """Whether a run lies between the first and the last of rows [start, stop)."""
+        """Whether a run of bad rows lies between the good rows [start, stop)."""
         return start < stop and self.before(start) != self.before(stop - 1)
 
     def between(self, start: int, stop: int) -> Int64:
-        """Runs, and parts of runs, in rows [start, stop) of the files."""
+        """Clip the runs to rows [start, stop) of the files."""
         starts, stops = self.runs.T
         within: Int64 = np.clip(self.runs[(starts < stop) & (stops > start)], start, stop)
         return within
 
     def describe(self) -> dict[str, Any]:
-        """Their number and a checksum, fit for JSON."""
+        """Return the number of bad rows and a checksum of the runs, ready for JSON."""
         checksum = xxhash.xxh3_64_hexdigest(self.runs.astype("<i8").tobytes())
         return {"rows": self.rows, "checksum": checksum}
 
 
-def _runs(rows: Int64) -> Int64:
-    """Runs (n, 2) of consecutive numbers among ascending ones."""
+def _find_runs(rows: Int64) -> Int64:
+    """Find the runs (n, 2) of consecutive numbers in an ascending array."""
     if not len(rows):
         return np.empty((0, 2), np.int64)
     apart = np.diff(rows) > 1
@@ -117,4 +117,4 @@ def _runs(rows: Int64) -> Int64:
 
 
 NONE = Skipped(np.empty((0, 2), np.int64))
-"""Nothing is left out."""
+"""No bad rows."""

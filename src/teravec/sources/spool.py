@@ -1,14 +1,15 @@
-"""Spools: vectors of a stream, or of this process's memory, in a sealed file of our own.
+"""Spools: sealed files with the vectors of a stream or of this process's memory.
 
-A stream can be read once; an index reads its vectors several times, and again after a crash. So
-a stream is written to a file beside the output first, in the memory of one batch::
+A stream can be read once only, but a build reads its vectors several times, and again after a
+crash. A stream is therefore first written to a file beside the output, one batch in memory at a
+time::
 
     header: "TVSPOOL1" | u32 version | u32 type | u64 n | u64 d | u64 has ids | u64 XXH3 of the
             rows | u64 XXH3 of the header                                        (little-endian)
     row:    [int64 id] | d values of the type
 
-``type`` is a place in ``_DTYPES``. The file gets its name when it is whole, on the disk, and
-read back; a rerun finds it there and goes on with it.
+``type`` is an index into ``_DTYPES``. The file gets its name once it is complete, synced and read
+back; a rerun finds it and continues with it.
 """
 
 from __future__ import annotations
@@ -49,14 +50,20 @@ _BUFFER_BYTES = 4 << 20
 
 
 class SpoolFile(PackedFile):
-    """Rows of a spool, each after its id where there are ids."""
+    """A spool as an input file; each row begins with its id if there are ids."""
 
     by_content = True
 
     def __init__(
-        self, path: Path, shape: tuple[int, int], dtype: np.dtype, size: int, *, has_ids: bool,
+        self,
+        path: Path,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        size: int,
+        *,
+        has_ids: bool,
         checksum: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         prefix = _ID.itemsize if has_ids else 0
         super().__init__(path, shape, dtype, size, offset=_HEADER.size, prefix_bytes=prefix)
         self.has_ids, self._checksum = has_ids, checksum
@@ -66,16 +73,16 @@ class SpoolFile(PackedFile):
         return rows[:, self._row_bytes - self.d * self.dtype.itemsize :].view(self.dtype)
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the ids of rows [start, stop); None where they are row numbers."""
+        """Read the ids of rows [start, stop); None if ids are row numbers."""
         if not self.has_ids:
             return None
-        pieces = [rows[:, : _ID.itemsize].copy() for rows in self._raw(start, stop)]
+        pieces = [rows[:, : _ID.itemsize].copy() for rows in self._read_raw(start, stop)]
         return np.concatenate(pieces).view(_ID)[:, 0]
 
     def verify(self) -> None:
-        """Raise CorruptFile unless the rows are those that were written."""
+        """Raise CorruptFile if the rows do not match their checksum."""
         digest = xxhash.xxh3_64()
-        for rows in self._raw(0, self.n):
+        for rows in self._read_raw(0, self.n):
             digest.update(rows.data)
         if digest.intdigest() != self._checksum:
             raise CorruptFile(
@@ -83,20 +90,23 @@ class SpoolFile(PackedFile):
                 "expected; remove the file and give the data again"
             )
 
-    def _raw(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        """Rows as bytes, a piece at a time; the next overwrites the last."""
+    def _read_raw(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield rows as bytes, piece by piece; the next piece overwrites the one before."""
         step = max(1, _PIECE_BYTES // self._row_bytes)
         bytes_ = PackedFile(
-            self.path, (self.n, self._row_bytes), np.dtype("u1"), self.size_bytes,
+            self.path,
+            (self.n, self._row_bytes),
+            np.dtype("u1"),
+            self.size_bytes,
             offset=_HEADER.size,
-        )  # fmt: skip
+        )
         with bytes_.reading() as read:
             for row in range(start, stop, step):
                 yield read(row, min(stop, row + step))
 
 
 def open_spool(path: Path) -> SpoolFile:
-    """Open a spool; its header and size are checked, its rows by `SpoolFile.verify`."""
+    """Open a spool. Header and size are checked here, rows by `SpoolFile.verify`."""
     head, size = read_head(path, _HEADER.size)
     if len(head) < _HEADER.size:
         raise InvalidSource(f"{path}: {size} bytes found, too few for a spool")
@@ -112,35 +122,39 @@ def open_spool(path: Path) -> SpoolFile:
 
 
 def spool(
-    blocks: Iterable[VectorFile], path: Path, progress: Progress, total: int = 0, *,
+    blocks: Iterable[VectorFile],
+    path: Path,
+    progress: Progress,
+    total: int = 0,
+    *,
     skip_bad: bool = False,
-) -> SpoolFile:  # fmt: skip
-    """Write vectors to a spool, block after block; or find them written before.
+) -> SpoolFile:
+    """Write vectors to a spool, block by block, or open the spool of an earlier run.
 
     Parameters
     ----------
     blocks : iterable of VectorFile
-        Held one at a time. Where the spool is whole already, only the first is taken, and must
-        be that with which the spool begins.
+        Held one at a time. If a complete spool exists, only the first block is read, and the
+        spool must begin with it.
     path : Path
         Ends in ``SPOOL``.
     progress : Progress
     total : int
-        Vectors in all, for progress; 0 where a stream does not say.
+        Number of vectors, for progress; 0 if unknown.
     skip_bad : bool
-        Take rows that hold NaN or infinity too, to be skipped later.
+        Accept rows with NaN or infinity, which are skipped later.
 
     Raises
     ------
     InvalidSource
-        A row that cannot be indexed, or blocks that do not fit each other.
+        A row cannot be indexed, or blocks differ in dimension, type or ids.
     OutputExists
-        The spool there is that of other vectors, or is being written now.
+        The existing spool holds other vectors, or another process is writing it.
     StorageError
         No space or no permission; run again with the same data.
     """
     if path.exists():
-        return _resumed(blocks, path)
+        return _resume(blocks, path)
     make_directory(path.parent)
     with publishing(path, verify=lambda temporary: open_spool(temporary).verify()) as file:
         writer = _Writer(file, skip_bad=skip_bad)
@@ -153,8 +167,8 @@ def spool(
     return open_spool(path)
 
 
-def _resumed(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
-    """A spool that is whole, if the data given now begin as it does."""
+def _resume(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
+    """Open a complete spool, if it begins with the given data."""
     found = open_spool(path)
     found.verify()
     first = next((block for block in blocks if block.n), None)
@@ -165,13 +179,15 @@ def _resumed(blocks: Iterable[VectorFile], path: Path) -> SpoolFile:
         )
     log.warning(
         "%s: going on with the %s vectors that an earlier run took from the stream; remove the "
-        "file to read the stream anew", path, f"{found.n:,}",
-    )  # fmt: skip
+        "file to read the stream again",
+        path,
+        f"{found.n:,}",
+    )
     return found
 
 
 def _begins_with(found: SpoolFile, block: VectorFile) -> bool:
-    if block.n > found.n or (block.d, _stored(block.dtype)) != (found.d, found.dtype):
+    if block.n > found.n or (block.d, _stored_dtype(block.dtype)) != (found.d, found.dtype):
         return False
     step = max(1, _PIECE_BYTES // (found.d * found.dtype.itemsize))
     ids = block.read_ids(0, block.n)
@@ -181,11 +197,11 @@ def _begins_with(found: SpoolFile, block: VectorFile) -> bool:
         return False
     with found.reading() as ours, block.reading() as theirs:
         spans = ((row, min(block.n, row + step)) for row in range(0, block.n, step))
-        return all(_same(ours(*span), theirs(*span)) for span in spans)
+        return all(_are_equal(ours(*span), theirs(*span)) for span in spans)
 
 
-def _same(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether values are equal; NaN, which bad rows hold, is itself."""
+def _are_equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    """Whether values are equal, NaN included, which bad rows hold."""
     return np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f")
 
 
@@ -195,16 +211,16 @@ def _read_ids(found: SpoolFile, n: int) -> np.ndarray:
     return ids
 
 
-def _stored(dtype: np.dtype) -> np.dtype:
-    """The type that values are written as: little-endian, float64 for wider ones."""
+def _stored_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the type that values are stored as: little-endian, at most float64."""
     little = dtype.newbyteorder("<")
     return little if little in _DTYPES else np.dtype("<f8")
 
 
 class _Writer:
-    """Appends blocks to a spool that is being written.
+    """Appends blocks to a new spool.
 
-    The first block with rows decides dimension, type and whether there are ids.
+    The first block with rows fixes the dimension, the type, and whether there are ids.
     """
 
     def __init__(self, file: BinaryIO, *, skip_bad: bool) -> None:
@@ -215,12 +231,16 @@ class _Writer:
         self._buffer = bytearray()
 
     def add(self, block: VectorFile) -> Iterator[int]:
-        """Append a block; yields the rows appended, a piece at a time."""
+        """Append a block piece by piece; yield the number of rows of each piece."""
         if not block.n:
             return
         ids = block.read_ids(0, 1)
         if not self.n:
-            self._d, self._dtype, self._has_ids = block.d, _stored(block.dtype), ids is not None
+            self._d, self._dtype, self._has_ids = (
+                block.d,
+                _stored_dtype(block.dtype),
+                ids is not None,
+            )
         self._check_fits(block, ids is not None)
         row_bytes = self._d * self._dtype.itemsize + _ID.itemsize * self._has_ids
         step = max(1, _PIECE_BYTES // max(4 * self._d, row_bytes))
@@ -229,14 +249,14 @@ class _Writer:
             for start in range(0, block.n, step):
                 stop = min(block.n, start + step)
                 if not self._skip_bad:
-                    # Raises at a value that is not finite; what it converts is not what is kept.
+                    # Only for its check: it raises at the first value that is not finite.
                     read_range(block, start, checked[: stop - start], self.n - start)
-                self._append(self._packed(block, read(start, stop), start, stop))
+                self._append(self._pack(block, read(start, stop), start, stop))
                 self.n += stop - start
                 yield stop - start
 
     def seal(self, path: Path) -> None:
-        """Write what is buffered, and the header."""
+        """Write the buffered rows and the header."""
         if not self.n:
             raise InvalidSource(f"{path.name}: the stream gave no vectors, expected 1 or more")
         self._flush()
@@ -247,7 +267,9 @@ class _Writer:
     def _check_fits(self, block: VectorFile, has_ids: bool) -> None:
         if block.d != self._d:
             raise InvalidSource(f"{block.path}: dimension {block.d} found, expected {self._d}")
-        if not np.can_cast(block.dtype, self._dtype, "same_kind" if self._wide(block) else "safe"):
+        if not np.can_cast(
+            block.dtype, self._dtype, "same_kind" if self._is_wide(block) else "safe"
+        ):
             raise InvalidSource(
                 f"{block.path}: {block.dtype} found, expected {self._dtype} as in the first batch"
             )
@@ -255,11 +277,11 @@ class _Writer:
             found, expected = ("ids", "none") if has_ids else ("no ids", "ids")
             raise InvalidSource(f"{block.path}: {found} found, {expected} expected as at first")
 
-    def _wide(self, block: VectorFile) -> bool:
+    def _is_wide(self, block: VectorFile) -> bool:
         return block.dtype.kind == "f" and block.dtype.itemsize > 8
 
-    def _packed(self, block: VectorFile, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
-        """Rows as they lie in the file, uint8."""
+    def _pack(self, block: VectorFile, rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """Lay rows out as in the file, uint8."""
         kind = [("id", _ID)] if self._has_ids else []
         packed = np.empty(stop - start, [*kind, ("values", self._dtype, (self._d,))])
         packed["values"] = rows

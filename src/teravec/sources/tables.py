@@ -1,4 +1,4 @@
-"""Tables in memory: Arrow's, and data frames whose columns become Arrow a few rows at a time."""
+"""Tables in memory: Arrow tables, and data frames that are converted a few rows at a time."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from teravec.sources.columnar import ColumnTable
 __all__ = ["ArrowTable", "FrameTable"]
 
 _GROUP_ROWS = 8192
-"""Rows after which a read may begin: rows are skipped at no cost, but not converted twice."""
+"""Rows of a group. A read can start at any group for free, and converts no row before it."""
 
 _LOOK_ROWS = 1000
-"""Rows whose values say what type a column of Python objects has."""
+"""Leading rows from which the type of a column of Python objects is inferred."""
 
 
-def _group_rows(n: int) -> list[int]:
+def _plan_groups(n: int) -> list[int]:
     return [min(_GROUP_ROWS, n - start) for start in range(0, n, _GROUP_ROWS)]
 
 
@@ -29,7 +29,7 @@ class ArrowTable(ColumnTable):
     """A pyarrow.Table; its columns are sliced, never copied."""
 
     def __init__(self, path: Path, table: Any) -> None:
-        super().__init__(path, table.nbytes, table.schema, _group_rows(table.num_rows))
+        super().__init__(path, table.nbytes, table.schema, _plan_groups(table.num_rows))
         self._table = table
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
@@ -40,31 +40,31 @@ class ArrowTable(ColumnTable):
 
 
 class FrameTable(ColumnTable):
-    """Columns of a pandas data frame, of arrays or lists too, converted block by block.
+    """Columns of a pandas data frame, of arrays or of lists, converted block by block.
 
     Parameters
     ----------
     path : Path
-        What messages call it.
+        Its name in messages.
     columns : dict of str to sequence
-        Each sliceable by position: a pandas ``.iloc``, or an array of objects.
+        Each can be sliced by position: a pandas ``.iloc``, or an array of objects.
     n : int
-        Rows.
+        Number of rows.
     """
 
     def __init__(self, path: Path, columns: dict[str, Any], n: int) -> None:
         self._columns = columns
-        schema = pa.schema([
-            (name, _type_of(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()
-        ])  # fmt: skip
-        super().__init__(path, 0, schema, _group_rows(n))
+        schema = pa.schema(
+            [(name, _infer_type(values[: min(n, _LOOK_ROWS)])) for name, values in columns.items()]
+        )
+        super().__init__(path, 0, schema, _plan_groups(n))
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
         kind = self.schema.field(column).type
         for start in range(int(self.starts[group]), int(self.starts[-1]), rows):
             stop = min(start + rows, int(self.starts[-1]))
             try:
-                yield from _chunks(self._columns[column][start:stop], kind)
+                yield from _to_chunks(self._columns[column][start:stop], kind)
             except (pa.ArrowException, TypeError, ValueError) as error:
                 why = " ".join(str(error).split())
                 raise InvalidSource(
@@ -73,17 +73,17 @@ class FrameTable(ColumnTable):
                 ) from error
 
 
-def _chunks(values: Any, kind: Any = None) -> list[Any]:
+def _to_chunks(values: Any, kind: Any = None) -> list[Any]:
     found = pa.array(values, type=kind, from_pandas=True)
     return found.chunks if isinstance(found, pa.ChunkedArray) else [found]
 
 
-def _type_of(values: Any) -> Any:
-    """Arrow type of some first values; null where they have none in common."""
+def _infer_type(values: Any) -> Any:
+    """Infer the Arrow type of some values; null if they have no common type."""
     if isinstance(values, np.ndarray) and values.dtype.kind != "O":
         return pa.from_numpy_dtype(values.dtype)
     try:
-        chunks = _chunks(values)
+        chunks = _to_chunks(values)
     except (pa.ArrowException, TypeError, ValueError):
         return pa.null()
     return chunks[0].type if chunks else pa.null()

@@ -2,7 +2,7 @@
 
 ::
 
-    int64 bytes unpacked, or -1 | compressed bytes, or with -1 the bytes themselves
+    int64 unpacked size, or -1 | compressed bytes, or after -1 the plain bytes
 
 References
 ----------
@@ -24,19 +24,19 @@ from teravec.sources.packed import read_exactly
 __all__ = ["UnpackedBuffer"]
 
 _PREFIX = 8
-_KEPT_BYTES = 128  # reads that follow each other overlap by a few values
-_SKIPPED_BYTES = 1 << 20  # at a time
+_KEPT_BYTES = 128  # consecutive reads overlap by a few values
+_SKIPPED_BYTES = 1 << 20  # unpacked and dropped at a time
 
 
 class UnpackedBuffer:
-    """Reads of byte ranges that ascend; one that goes back begins anew.
+    """Reads byte ranges in ascending order; going back starts again from the beginning.
 
     Parameters
     ----------
     fd : int
     path : Path
     at, size : int
-        Where the buffer lies in the file.
+        The buffer's offset and length in the file.
     codec : {"lz4", "zstd"}
     """
 
@@ -51,7 +51,7 @@ class UnpackedBuffer:
         self._begin()
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Unpack bytes [start, stop); ValueError where the buffer ends before."""
+        """Unpack bytes [start, stop); raise ValueError if the buffer ends before that."""
         if self._size == -1:
             self._check(stop, self._place[1] - self._place[0])
             out = np.empty(stop - start, np.uint8)
@@ -77,7 +77,7 @@ class UnpackedBuffer:
             self._stream = pa.CompressedInputStream(packed, self._codec)
 
     def _unpack(self, out: npt.NDArray[np.uint8]) -> None:
-        """Fill ``out`` with the next bytes, of which the last are kept."""
+        """Fill ``out`` with the next bytes, and keep the last of them."""
         done = 0
         while done < len(out):
             count = self._stream.readinto(out[done:])
@@ -95,18 +95,18 @@ class UnpackedBuffer:
 
 
 class _FileRange(io.RawIOBase):
-    """Bytes [at, stop) of an open file, as a file; closing it leaves the other open."""
+    """Bytes [at, stop) of an open file, as a file; closing it leaves the descriptor open."""
 
     def __init__(self, fd: int, path: Path, at: int, stop: int) -> None:
         super().__init__()
         self._fd, self._path, self._at, self._stop = fd, path, at, stop
 
     def readable(self) -> bool:
-        """It is for reading only."""
+        """Whether it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Read what is left, as far as there is room."""
+        """Read the next bytes, at most as many as fit."""
         out = np.frombuffer(buffer, np.uint8)[: self._stop - self._at]
         read_exactly(self._fd, out, self._at, self._path)
         self._at += len(out)

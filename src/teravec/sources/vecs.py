@@ -31,7 +31,7 @@ _PREFIX = np.dtype("<i4")
 
 
 class VecsFile(PackedFile):
-    """Rows that each begin with their dimension, which is checked on every read."""
+    """A file whose rows each begin with their dimension; every read checks it."""
 
     def _decode(self, rows: np.ndarray, start: int) -> np.ndarray:
         found = rows[:, : _PREFIX.itemsize].copy().view(_PREFIX)[:, 0]

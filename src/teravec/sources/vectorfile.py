@@ -1,4 +1,4 @@
-"""The interface of every input format: one file that holds n vectors of d dimensions."""
+"""The interface of every input format: one file with n vectors of d dimensions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from teravec.errors import InvalidSource, MissingFile, storage_errors
 __all__ = ["MAX_D", "SKIP_HINT", "RowReader", "VectorFile", "check_dimension", "source_errors"]
 
 MAX_D = 1 << 20
-"""Largest dimension believed; more means that a header is not what its extension says."""
+"""Largest plausible dimension; a larger one means that the file has another format."""
 
 SKIP_HINT = "build and groundtruth leave such rows out with --skip-bad (skip_bad=True)"
-"""What errors about one row add."""
+"""Advice at the end of errors about one row."""
 
 RowReader = Callable[[int, int], np.ndarray]
-"""Reads rows [start, stop) in the file's dtype; the next call may overwrite what it returned."""
+"""Reads rows [start, stop) in the file's dtype; the next call may overwrite the result."""
 
 
 class VectorFile(ABC):
-    """One open-for-description file; it holds no descriptor unless its format says so.
+    """One input file whose header is read; most formats keep no descriptor open.
 
     Readers are thread-safe: every `reading` context has its own descriptor and buffers.
 
@@ -33,21 +33,22 @@ class VectorFile(ABC):
     ----------
     path : Path
     n, d : int
-        Rows and dimensions. ``d`` may be 0 where ``n`` is 0 and the format does not say.
+        Rows and dimensions. ``d`` may be 0 if ``n`` is 0 and the format states no dimension.
     dtype : numpy.dtype
         Element type in the file.
     size_bytes : int
         File size when it was opened.
     vector_column : str or None
-        Column read, in formats that have columns.
+        The column that is read, in formats with columns.
     is_decoded : bool
-        Rows have to be decoded one after another, from a group's first on.
+        Whether rows can only be decoded in order, from the first row of a group.
     by_content : bool
-        A later process knows these vectors by their numbers, not by a file's name and bytes.
+        Whether a later process recognises these vectors by their values, instead of by a file's
+        name and bytes.
     is_held : bool
-        The vectors are in this process's memory, where no other process can open them.
+        Whether the vectors are in this process's memory, where no other process can open them.
     id_name : str or None
-        What the ids are called, where the file has ids that no option names.
+        Name of the ids, if the file has ids that no option names.
     """
 
     is_decoded = False
@@ -67,7 +68,7 @@ class VectorFile(ABC):
 
     @abstractmethod
     def reading(self) -> AbstractContextManager[RowReader]:
-        """Open the file for a run of reads; what is read stays valid until the next read."""
+        """Open the file for several reads; each result is valid until the next read."""
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Read rows [start, stop), 0 <= start < stop <= n.
@@ -75,29 +76,29 @@ class VectorFile(ABC):
         Returns
         -------
         ndarray of shape (stop - start, d), of the file's dtype
-            Possibly read-only, and not checked to be finite.
+            May be read-only; values may be infinite or NaN.
         """
         with self.reading() as read:
             return read(start, stop)
 
     def read_ids(self, start: int, stop: int) -> np.ndarray | None:
-        """Read the ids of rows [start, stop) as int64; None where the file names no ids."""
+        """Read the ids of rows [start, stop) as int64; None if the file has no ids."""
         return None
 
     def release(self) -> None:
-        """Let go of decoded rows and descriptors kept for a next read."""
+        """Release decoded rows and descriptors that are kept for the next read."""
         return
 
 
 def check_dimension(path: Path, d: int) -> None:
-    """Refuse a dimension that no set of vectors has, before anything is allocated for it."""
+    """Refuse an implausible dimension before memory is allocated for it."""
     if not 0 < d <= MAX_D:
         raise InvalidSource(f"{path}: dimension {d} found, expected 1 to {MAX_D}")
 
 
 @contextmanager
 def source_errors(path: str | os.PathLike[str], action: str = "read") -> Iterator[None]:
-    """Turn an ``OSError`` into a typed one; an input that is not there is the user's to mend."""
+    """Turn an ``OSError`` into a typed error; a missing input is an InvalidSource."""
     try:
         with storage_errors(path, action):
             yield

@@ -1,4 +1,4 @@
-"""A weight for every row of a source, from a file of its own or an array."""
+"""Weights of a source's rows in training, from a file or an array."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ __all__ = ["Weights"]
 
 
 class Weights:
-    """How much each row of a source counts in training.
+    """The weight of each row of a source in training.
 
     Parameters
     ----------
     weights : path-like or array-like
-        A ``.npy`` file of an array of shape (ntotal,), of a type that vectors may have; or the
-        array.
+        An array of shape (ntotal,), of a type that vectors may have, or a ``.npy`` file of one.
     ntotal : int
         Rows of the source's files.
     skipped : Skipped, optional
-        Rows that the source skips; they have weights too.
+        Bad rows of the source; they have weights too.
 
     Raises
     ------
     InvalidSource
-        The file is no such array.
+        The file holds no such array.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Weights:
             file: VectorFile = open_npy(self.path, column=True)
         else:
             self.path = Path("weights in memory")
-            file = _held(self.path, weights)
+            file = _hold(self.path, weights)
         if file.n != ntotal:
             raise InvalidSource(
                 f"{self.path}: {file.n:,} weights found, {ntotal:,} expected, one for each vector"
@@ -72,12 +71,12 @@ class Weights:
         return weights
 
     def describe(self) -> dict[str, Any]:
-        """Name, size and fingerprint, so that a later process knows the same weights."""
+        """Return name, size and fingerprint, by which a later process recognises the weights."""
         described: dict[str, Any] = self._rows.describe()["files"][0]
         return described
 
 
-def _held(path: Path, weights: npt.ArrayLike) -> VectorFile:
+def _hold(path: Path, weights: npt.ArrayLike) -> VectorFile:
     array = np.asarray(weights)
     if array.ndim != 1:
         raise InvalidSource(f"{path}: array of shape {array.shape} found, (ntotal,) expected")

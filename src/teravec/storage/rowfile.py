@@ -31,7 +31,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile
-from teravec.native import extensions as compiled
+from teravec.native.pages import first_wrong
 from teravec.storage.files import byte_view, read_exactly, reserve, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
@@ -228,9 +228,6 @@ class RowFile(SealedFile):
     def check_pages(self, numbers: Int64, read: Bytes, begins: Int64) -> None:
         """Check pages that were read.
 
-        By one compiled call, where there is one, during which other threads go on; what is
-        wrong for that is checked once more, for the message.
-
         Parameters
         ----------
         numbers : ndarray of shape (n,), int64
@@ -243,20 +240,17 @@ class RowFile(SealedFile):
         CorruptFile
             Names the file and the page.
         """
-        size, seed, first = self.header.page_bytes, self.header.seed, 0
-        if compiled.paging is not None:
-            first = compiled.paging.wrong(size, seed, numbers, read, begins)
-            if first < 0:
-                return
-        for number, begin in zip(numbers[first:].tolist(), begins[first:].tolist(), strict=True):
-            page = read[begin : begin + size].data
-            found = self.header.page_checksum(number, page)
-            expected = int.from_bytes(page[-_CHECKSUM_BYTES:], "little")
-            if found != expected:
-                raise CorruptFile(
-                    f"{self.path}: page {number} has checksum {found:016x}, "
-                    f"{expected:016x} expected"
-                )
+        size = self.header.page_bytes
+        wrong = first_wrong(size, self.header.seed, numbers, read, begins)
+        if wrong < 0:
+            return
+        number, begin = int(numbers[wrong]), int(begins[wrong])
+        page = read[begin : begin + size].data
+        found = self.header.page_checksum(number, page)
+        expected = int.from_bytes(page[-_CHECKSUM_BYTES:], "little")
+        raise CorruptFile(
+            f"{self.path}: page {number} has checksum {found:016x}, {expected:016x} expected"
+        )
 
     def rows_of(self, pages: Bytes) -> Bytes:
         """Rows of pages, uint8 of shape (n * page_rows, row_size); a view where it can be."""

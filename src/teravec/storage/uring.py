@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import StorageError
-from teravec.native import extensions as compiled
+from teravec.native.ring import open_ring
 
 __all__ = ["PENDING", "Uring"]
 
@@ -37,10 +37,8 @@ class Uring:
     """
 
     def __init__(self, depth: int) -> None:
-        if compiled.ringing is None:
-            raise StorageError("io_uring is not to be had: not compiled")
         try:
-            self._ring = compiled.ringing.Ring(depth)
+            self._ring = open_ring(depth)
         except OSError as error:
             raise StorageError(f"io_uring is not to be had: {error.strerror}") from error
 

@@ -1,1 +1,1 @@
-"""From vectors to an empty trained index: sample, transform, centroids, codec."""
+"""How is a model made? Sample, transform, k-means and codec."""

@@ -1,25 +1,25 @@
-"""A pass of k-means on many workers: each assigns its part of the sample; sums go along them.
+"""A pass of k-means on many workers: each assigns one part of the sample, and sums travel.
 
-A pass may look at a part of the sample only, as ``schedule`` says.
+A pass may assign only some of the vectors, as ``schedule`` says.
 
-The sample's blocks are cut into consecutive parts, one for each worker, which reads its part
-from the sample's file, and keeps it where memory allows. A pass has two steps.
+The sample's blocks are cut into consecutive parts, one per worker. A worker reads its part from
+the sample's file, and keeps it in memory if it fits. A pass has two steps.
 
-1. **Assign.** The centroids come through the engine's store, in pieces. Every worker finds the
-   lists of its vectors, and keeps list numbers and distances.
-2. **Sum.** The lists are cut into pieces. The sums of a piece begin at the first worker, which
-   adds its vectors of these lists, and go on from worker to worker; while one piece is at the
-   second, the next one is at the first. The last worker's sums are the piece's, and the caller
-   makes means of them.
+1. **Assign.** The centroids come in pieces through the engine's store. Every worker assigns its
+   vectors, and keeps list numbers and distances.
+2. **Sum.** The lists are cut into pieces. The sums of a piece start at the first worker, which
+   adds its vectors of these lists, and then travel from worker to worker. While one piece is at
+   the second worker, the next piece is at the first. The caller turns the last worker's sums
+   into means.
 
-That is a reduce-scatter along a line, and not around a ring, for one reason: every list's
-vectors are added *in the order of the sample*, in the same blocks as in one process. So with
-the compiled kernels the bytes of the result do not depend on the number of workers, nor on
-which of them were lost. And no worker holds sums of all lists: only of the piece at hand.
+This is a reduce-scatter along a line instead of a ring, for one reason: every list's vectors are
+added *in the order of the sample*, in the same blocks as in one process. With the compiled
+kernels, the bytes of the result therefore depend neither on the number of workers nor on which
+of them were lost. No worker holds the sums of all lists, only those of one piece.
 
-Each worker receives the centroids once and the sums once, and sends the sums once, whatever
-the number of workers. A worker's state follows from the pass's number and centroids. So one
-that takes a lost one's place assigns that part again, and the others do nothing twice.
+Each worker receives the centroids once and the sums once, and sends the sums once, whatever the
+number of workers. A worker's state follows from the pass's number and centroids. The replacement
+of a lost worker assigns that part again, and the others repeat nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from teravec.model.transform import Transform
 from teravec.progress import Bar, NoBar
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
-from teravec.training.schedule import picked
+from teravec.training.schedule import pick_rows
 from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 from teravec.training.weights import SampleWeights
@@ -52,20 +52,20 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 Pass = Callable[[Float32, int, Bar], Gathered]
-"""Given centroids, the number of the pass and a bar: what the pass over the sample gathers."""
+"""One pass over the sample, given the centroids, the number of the pass and a bar."""
 
 Lists = range | Int64
 """Some list numbers, ascending."""
 
 Rows = slice | Int64
-"""Which rows of a block."""
+"""Some rows of a block."""
 
 log = logging.getLogger(__name__)
 
-_PARTS: WeakSet[_Part] = WeakSet()  # of this process
+_PARTS: WeakSet[_Part] = WeakSet()  # the parts in this process
 
-_PIECE_BYTES = 8 << 20  # of sums: a few at a time are in a worker and on their way
-_SMALLEST_PIECE_BYTES = 1 << 20  # below, what a message costs would show
+_PIECE_BYTES = 8 << 20  # of sums; a worker has a few pieces, in memory and in transit
+_SMALLEST_PIECE_BYTES = 1 << 20  # below, the overhead of messages would show
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Centroids:
 
 @dataclass(frozen=True)
 class _PartMaker:
-    """What a worker opens its part of the sample by: rows [start, stop), from block to block."""
+    """The maker of a worker's part of the sample: whole blocks, rows [start, stop)."""
 
     sample: Sample
     weights: SampleWeights | None
@@ -98,23 +98,23 @@ class _PartMaker:
     memory_bytes: int
 
     def make(self) -> _Part:
-        """Nothing is read yet."""
+        """Make the part; nothing is read yet."""
         return _Part(self)
 
 
 class _Part:
-    """Some blocks of the sample, in a worker."""
+    """A worker's part of the sample."""
 
     def __init__(self, maker: _PartMaker) -> None:
         self._options, self._rows, self._block_rows = maker.options, maker.rows, maker.block_rows
         self._vectors = TrainingSet(
-            maker.sample, Transform.unpacked(maker.transform, maker.d), maker.d, maker.weights
+            maker.sample, Transform.unpack(maker.transform, maker.d), maker.d, maker.weights
         )
         n = maker.rows[1] - maker.rows[0]
         self.memory_bytes = part_bytes(maker.options, maker.d, n)
-        # Where a worker was lost, two parts may live in one process.
-        taken = self.memory_bytes + sum(part.memory_bytes for part in _PARTS)
-        self._keeps = maker.memory_bytes - taken >= 4 * maker.d * n
+        # After the loss of a worker, two parts may share one process.
+        used = self.memory_bytes + sum(part.memory_bytes for part in _PARTS)
+        self._keeps = maker.memory_bytes - used >= 4 * maker.d * n
         self.memory_bytes += 4 * maker.d * n if self._keeps else 0
         _PARTS.add(self)
         self._kept: dict[int, Float32] = {}
@@ -127,10 +127,18 @@ class _Part:
         return Traffic(self._received_bytes, self._sent_bytes)
 
     def _blocks(self, number: int) -> Iterator[tuple[slice, Float32, Rows, Float32 | None]]:
-        """Every block, from memory or from the sample's file, and which rows a pass looks at.
+        """Yield every block of the part, with the rows that the pass assigns.
 
-        Before them their place among all that the pass looks at in this part; after them their
-        weights.
+        Yields
+        ------
+        at : slice
+            Positions of these rows among all rows that the pass assigns in this part.
+        block : ndarray
+            Read from memory or from the sample's file.
+        rows : slice or ndarray
+            The rows of the block.
+        weights : ndarray or None
+            Their weights.
         """
         start, stop = self._rows
         looked = 0
@@ -141,15 +149,15 @@ class _Part:
                 block = self._vectors.read(row, end)
                 if self._keeps:
                     self._kept[row] = block
-            rows = picked(self._options, self._vectors.n, number, row, end)
+            rows = pick_rows(self._options, self._vectors.n, number, row, end)
             weights = self._vectors.weights_of(row, end)
             at = slice(looked, looked + len(np.arange(end - row)[rows]))
             yield at, block, rows, None if weights is None else weights[rows]
             looked = at.stop
 
     def assign(self, centroids: _Centroids) -> Steps[float]:
-        """Find the list of every vector; return the agreement with an exact search."""
-        # Before any list number is written: what is half done counts as nothing.
+        """Assign every vector to its list; return the agreement with an exact search."""
+        # Reset this before writing any list number: a half-finished pass counts as none.
         self._assigned = -1
         pieces = [piece.get() for piece in centroids.pieces]
         self._received_bytes += sum(piece.nbytes for piece in pieces)
@@ -157,16 +165,18 @@ class _Part:
         del pieces
         for at, block, rows, _ in self._blocks(centroids.number):
             self._list_nos[at], self._distances[at] = assign_block(
-                block[rows], assigner,
-                spherical=self._options.spherical, threads=self._options.threads,
-            )  # fmt: skip
+                block[rows],
+                assigner,
+                spherical=self._options.spherical,
+                threads=self._options.threads,
+            )
             yield at.stop - at.start
         self._assigned = centroids.number
         return assigner.agreement
 
     def add(self, lists: Lists, centroids: _Centroids, before: Held[Sums] | None) -> Sums:
         """Add this part's vectors to the sums of some lists."""
-        if self._assigned != centroids.number:  # this worker is new here
+        if self._assigned != centroids.number:  # this worker replaces a lost one
             for _ in self.assign(centroids):
                 pass
         if before is None:
@@ -183,8 +193,10 @@ class _Part:
             sums.add(
                 block[np.arange(len(block))[rows][inside]],
                 None if weights is None else weights[inside],
-                here[inside], self._distances[at][inside], threads=self._options.threads,
-            )  # fmt: skip
+                here[inside],
+                self._distances[at][inside],
+                threads=self._options.threads,
+            )
         self._sent_bytes += sums.nbytes
         return sums
 
@@ -203,10 +215,10 @@ def _traffic(part: _Part, _: None) -> Steps[Traffic]:
 
 
 def part_bytes(options: KMeansOptions, d: int, n: int) -> int:
-    """Memory of a worker with n vectors, beside the vectors themselves where it keeps them."""
-    # The centroids as they came, in one piece, and packed for the exact and for the quick search.
+    """Return the memory of a worker with n vectors, without the vectors themselves."""
+    # The centroids four times: as received, joined, and packed for exact and for grouped search.
     centroids = options.nlist * (4 * 4 * d + 64)
-    sums = 4 * (_PIECE_BYTES + 8 * d)  # received, added to, the block's own, being sent
+    sums = 4 * (_PIECE_BYTES + 8 * d)  # received, added to, one block's, and in sending
     return centroids + sums + 8 * n + 5 * BLOCK_BYTES + options.threads * (8 << 20)
 
 
@@ -224,9 +236,10 @@ def distributed_passes(
     makers = list(_plan_parts(vectors, options, engine))
     largest = max(stop - start for start, stop in (maker.rows for maker in makers))
     require(
-        part_bytes(makers[0].options, vectors.d, largest), engine.memory_bytes,
+        part_bytes(makers[0].options, vectors.d, largest),
+        engine.memory_bytes,
         f"a worker's part of {options.nlist:,} lists",
-    )  # fmt: skip
+    )
     with engine.actors(makers) as actors:
         passes = Passes(engine, actors, options, vectors.d, len(makers))
         yield passes
@@ -236,7 +249,7 @@ def distributed_passes(
 def _plan_parts(
     vectors: TrainingSet, options: KMeansOptions, engine: Engine
 ) -> Iterator[_PartMaker]:
-    """Cut the sample into parts of whole blocks, of nearly equal size."""
+    """Cut the sample into parts of whole blocks and nearly equal size."""
     rows = vectors.block_rows
     blocks = -(-vectors.n // rows)
     count = min(engine.workers, blocks)
@@ -244,13 +257,19 @@ def _plan_parts(
     for i in range(count):
         start, stop = blocks * i // count * rows, min(blocks * (i + 1) // count * rows, vectors.n)
         yield _PartMaker(
-            vectors.sample, vectors.weights, vectors.transform.packed(), vectors.d, rows,
-            (start, stop), own, engine.memory_bytes,
-        )  # fmt: skip
+            vectors.sample,
+            vectors.weights,
+            vectors.transform.pack(),
+            vectors.d,
+            rows,
+            (start, stop),
+            own,
+            engine.memory_bytes,
+        )
 
 
 class Passes:
-    """Makes passes; keeps no centroids and no sums between them."""
+    """Runs passes; it keeps no centroids and no sums between them."""
 
     def __init__(
         self, engine: Engine, actors: Actors, options: KMeansOptions, d: int, parts: int
@@ -259,7 +278,7 @@ class Passes:
         self._pieces = _plan_pieces(options.nlist, d, parts)
 
     def __call__(self, centroids: Float32, number: int, bar: Bar) -> Gathered:
-        """Assign all parts, then sum piece after piece."""
+        """Assign all parts, then sum piece by piece."""
         held = _Centroids(
             number, [self._engine.hold(centroids[p.start : p.stop]) for p in self._pieces]
         )
@@ -277,7 +296,7 @@ class Passes:
         largest = max(len(piece) for piece in self._pieces)
 
         def exact_means(list_nos: Int64) -> Any:
-            """Summed again, for these lists alone: so nobody need keep the sums of all."""
+            """Sum these lists again, which is cheaper than keeping the sums of all lists."""
             parts = [list_nos[i : i + largest] for i in range(0, len(list_nos), largest)]
             sums = self._actors.chain(_add, parts, held)
             means = [s.vectors / s.counts[:, None] for s in sums]
@@ -286,19 +305,21 @@ class Passes:
         return Gathered(counts, errors, agreements[0], means, exact_means)
 
     def report(self) -> list[Traffic]:
-        """Log what the workers received and sent."""
+        """Log the bytes that the workers received and sent."""
         traffic = self._actors.each(_traffic, None, NoBar())
         for number, each in enumerate(traffic):
             log.info(
-                "k-means, part %d: %d bytes received, %d sent", number, each.received_bytes,
+                "k-means, part %d: %d bytes received, %d sent",
+                number,
+                each.received_bytes,
                 each.sent_bytes,
-            )  # fmt: skip
+            )
         return traffic
 
 
 def _plan_pieces(nlist: int, d: int, parts: int) -> list[range]:
-    """Cut the lists: small enough for memory, and enough of them to keep all workers busy."""
+    """Cut the lists into pieces that fit in memory, and enough of them to keep workers busy."""
     total = nlist * (8 * d + 16)
-    wanted = max(-(-total // _PIECE_BYTES), min(2 * parts, total // _SMALLEST_PIECE_BYTES))
-    count = max(1, min(nlist, wanted))
+    ideal = max(-(-total // _PIECE_BYTES), min(2 * parts, total // _SMALLEST_PIECE_BYTES))
+    count = max(1, min(nlist, ideal))
     return [range(nlist * i // count, nlist * (i + 1) // count) for i in range(count)]

@@ -1,9 +1,8 @@
-"""k-means over the sample: Lloyd's iterations with a checkpoint after each.
+"""k-means over the sample: Lloyd's iterations, with a checkpoint after each.
 
-The assignment goes through groups of centroids (``kernels.assignment``), checked against
-an exact one on some vectors in every iteration. Sums are kept in float64.
-
-Early iterations look at a part of the sample (``schedule``).
+The assignment goes through groups of centroids (``kernels.assignment``). Every iteration checks
+it against an exact assignment of some vectors. Sums are in float64. Early iterations assign only
+a part of the sample (``schedule``).
 
 References
 ----------
@@ -33,7 +32,7 @@ from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.training.distributed import Pass, distributed_passes
 from teravec.training.options import KMeansOptions
-from teravec.training.schedule import looked_at, picked
+from teravec.training.schedule import count_assigned, pick_rows
 from teravec.training.sums import (
     Gathered,
     Sums,
@@ -57,17 +56,16 @@ _CHECKPOINT_FORMAT = "teravec-kmeans"
 
 @dataclass
 class KMeansState:
-    """Where k-means stands: what a checkpoint holds.
+    """The state of k-means, which a checkpoint holds.
 
     Parameters
     ----------
     centroids : ndarray of shape (nlist, d), float32
     history : list of dict
-        One for each iteration done: ``vectors`` (that it looked at), ``objective`` (sum of
-        squared distances to the centroids that the iteration began with, scaled from these
+        One for each finished iteration: ``vectors`` (number of vectors assigned), ``objective``
+        (sum of squared distances to the centroids at the iteration's start, scaled from these
         vectors to all), ``imbalance`` (of these vectors' lists), ``empty`` (lists repaired),
-        ``agreement`` (share assigned as exact). With weights, the vectors' weights are summed
-        and not their number.
+        ``agreement`` (share assigned as by exact search). With weights, sums are weighted.
     """
 
     centroids: Float32
@@ -75,43 +73,50 @@ class KMeansState:
 
 
 def kmeans(
-    vectors: TrainingSet, options: KMeansOptions, directory: Path, progress: Progress,
+    vectors: TrainingSet,
+    options: KMeansOptions,
+    directory: Path,
+    progress: Progress,
     engine: Engine | None = None,
-) -> KMeansState:  # fmt: skip
-    """Cluster the training vectors, from the last checkpoint in ``directory`` if there is one.
+) -> KMeansState:
+    """Cluster the training vectors, continuing from a checkpoint in ``directory`` if it exists.
 
     Parameters
     ----------
     vectors : TrainingSet
         n vectors of d dimensions, n >= options.nlist.
     directory : Path
-        Holds the checkpoint; the caller removes it when the model is sealed.
+        Directory of the checkpoint; the caller removes it once the model is sealed.
     engine : Engine, optional
-        Whose workers share the vectors; with the compiled kernels their number changes no
-        byte. Not given: this process.
+        Its workers divide the vectors. With the compiled kernels, their number does not change
+        the result. Not given: this process does everything.
     """
-    state = _restore(directory, options, vectors) or KMeansState(_first_centroids(vectors, options))
+    state = _restore(directory, options, vectors) or KMeansState(_draw_centroids(vectors, options))
     if len(state.history) == options.niter:
         return state
-    looks = [looked_at(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)]
+    looks = [
+        count_assigned(options, vectors.n, i, vectors.block_rows) for i in range(options.niter)
+    ]
     with (
-        _passes(vectors, options, engine) as make_pass,
+        _open_passes(vectors, options, engine) as make_pass,
         progress.stage(f"k-means, {options.niter} iterations", sum(looks), "assignments") as bar,
     ):
         bar.advance(sum(looks[: len(state.history)]))
         while len(state.history) < options.niter:
             gathered = make_pass(state.centroids, len(state.history), bar)
             state.centroids, empty = next_centroids(
-                gathered, spherical=options.spherical, seed=options.seed,
+                gathered,
+                spherical=options.spherical,
+                seed=options.seed,
                 iteration=len(state.history),
-            )  # fmt: skip
+            )
             _record(state, gathered, empty, looks[len(state.history)], vectors.n)
-            log.info("k-means %d/%d: %s", len(state.history), options.niter, _said(state))
+            log.info("k-means %d/%d: %s", len(state.history), options.niter, _format_last(state))
             _checkpoint(directory, _identity(options, vectors), state)
     return state
 
 
-def _passes(
+def _open_passes(
     vectors: TrainingSet, options: KMeansOptions, engine: Engine | None
 ) -> AbstractContextManager[Pass]:
     if engine is None or engine.in_process:
@@ -122,22 +127,25 @@ def _passes(
 def _whole_pass(
     vectors: TrainingSet, options: KMeansOptions, centroids: Float32, number: int, bar: Bar
 ) -> Gathered:
-    """Assign and sum the pass's rows of the whole sample in this process."""
+    """Assign and sum one pass's rows of the whole sample in this process."""
     assigner = iteration_assigner(centroids, vectors, options)
     sums = Sums.zeros(*centroids.shape)
     start = 0
     for whole in vectors.blocks():
         stop = start + len(whole)
-        part = picked(options, vectors.n, number, start, stop)
+        part = pick_rows(options, vectors.n, number, start, stop)
         weights = vectors.weights_of(start, stop)
         block = whole[part]
         list_nos, distances = assign_block(
             block, assigner, spherical=options.spherical, threads=options.threads
         )
         sums.add(
-            block, None if weights is None else weights[part], list_nos, distances,
+            block,
+            None if weights is None else weights[part],
+            list_nos,
+            distances,
             threads=options.threads,
-        )  # fmt: skip
+        )
         bar.advance(len(block))
         start = stop
     check_errors(sums.errors)
@@ -145,9 +153,12 @@ def _whole_pass(
     filled = sums.counts > 0
     means[filled] = sums.vectors[filled] / sums.counts[filled, None]
     return Gathered(
-        sums.counts, sums.errors, assigner.agreement, means.astype(np.float32),
+        sums.counts,
+        sums.errors,
+        assigner.agreement,
+        means.astype(np.float32),
         means.__getitem__,
-    )  # fmt: skip
+    )
 
 
 def _record(state: KMeansState, gathered: Gathered, empty: int, looked: int, n: int) -> None:
@@ -161,14 +172,14 @@ def _record(state: KMeansState, gathered: Gathered, empty: int, looked: int, n: 
     state.history.append(entry)
 
 
-def _said(state: KMeansState) -> str:
+def _format_last(state: KMeansState) -> str:
     return (
         "{vectors} vectors, objective {objective:.6g}, imbalance {imbalance:.3f}, "
         "{empty} empty lists repaired, {agreement:.2%} assigned as exact"
     ).format(**state.history[-1])
 
 
-def _first_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
+def _draw_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
     rng = np.random.default_rng([options.seed, 2])
     rows = rng.choice(vectors.n, options.nlist, replace=False, shuffle=False)
     return vectors.take(np.sort(rows))

@@ -1,14 +1,15 @@
-"""The order of lists: near ones have near numbers.
+"""The order of lists: near lists get near numbers.
 
-Lists lie in their files by number, and servers own ranges of them. A query wants lists that are
-near to it, so near to each other: where these have near numbers too, several come by one read, and
-are owned by fewer servers.
+Files hold lists in the order of their numbers, and servers own ranges of numbers. The lists that
+a query visits are near to the query, and so to each other. If they also have near numbers, one
+read fetches several of them, and fewer servers own them.
 
-Method: recursive bisection. Centroids are cut at the median along their principal axis, then each
-half again, turned so that it goes on where its neighbour ends. Counted on three data sets, 512 to
-16,384 lists, at a recall of 0.9 (benchmarks/locality.py): 17 to 35 % fewer reads a query than in an
-order of chance, as k-means leaves it, and of ten servers with as many lists each, a query goes to 4
-or 5 instead of 8 to 10.
+Method: recursive bisection. Centroids are cut at the median along their principal axis, and so
+are the halves. Each half is oriented so that it continues where its neighbour ends.
+
+Counted on three data sets with 512 to 16,384 lists at a recall of 0.9 (benchmarks/locality.py),
+compared with the random order that k-means leaves: a query takes 17 to 35 % fewer reads. With
+ten servers of equal numbers of lists, it goes to 4 or 5 of them instead of 8 to 10.
 
 References
 ----------
@@ -27,16 +28,16 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
-# Places [start, stop) of the order, and the means of what comes before and after, if anything.
+# Positions [start, stop) in the order, and the means of the parts before and after, if any.
 _Part = tuple[int, int, Float64 | None, Float64 | None]
 
-_LEAF = 4  # so few lists are sorted along their axis and not cut
-_ROUNDS = 3  # of the power iteration: more find the axis better, and hardly a better order
-_SAMPLE = 4096  # centroids that an axis is found from
+_LEAF = 4  # this few lists are only sorted along their axis, not cut
+_ROUNDS = 3  # of the power iteration; more improve the axis, but hardly the order
+_SAMPLE = 4096  # most centroids from which an axis is computed
 
 
 def locality_order(centroids: Float32) -> Int64:
-    """An order in which near centroids follow each other.
+    """Find an order in which near centroids follow each other.
 
     Parameters
     ----------
@@ -45,35 +46,38 @@ def locality_order(centroids: Float32) -> Int64:
     Returns
     -------
     ndarray of shape (nlist,), int64
-        Rows of ``centroids``, each once. Sums are in float64 and by NumPy alone, so that threads
-        and instruction sets do not decide.
+        Rows of ``centroids``, each once. NumPy computes all sums in float64, so the result does
+        not depend on threads or instruction sets.
     """
     order = np.arange(len(centroids))
     stack: list[_Part] = [(0, len(centroids), None, None)]
     while stack:
         start, stop, before, after = stack.pop()
         part = order[start:stop]
-        axis = _principal_axis(centroids[part[:: -(-len(part) // _SAMPLE)]])
+        axis = _find_principal_axis(centroids[part[:: -(-len(part) // _SAMPLE)]])
         if before is not None or after is not None:
-            middle = _mean(centroids[part])
+            middle = _compute_mean(centroids[part])
             ahead = (middle if after is None else after) - (middle if before is None else before)
             axis = axis if ahead @ axis >= 0 else -axis
-        part[:] = part[np.argsort(_products(centroids, part, axis), kind="stable")]
+        part[:] = part[np.argsort(_compute_products(centroids, part, axis), kind="stable")]
         if len(part) > _LEAF:
             cut = len(part) // 2
-            lower, upper = _mean(centroids[part[:cut]]), _mean(centroids[part[cut:]])
+            lower, upper = (
+                _compute_mean(centroids[part[:cut]]),
+                _compute_mean(centroids[part[cut:]]),
+            )
             stack.append((start, start + cut, before, upper))
             stack.append((start + cut, stop, lower, after))
     return order
 
 
-def _mean(rows: Float32) -> Float64:
+def _compute_mean(rows: Float32) -> Float64:
     mean: Float64 = rows.mean(0, dtype=np.float64)
     return mean
 
 
-def _products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
-    """Inner products of some rows with the axis."""
+def _compute_products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
+    """Compute the inner products of some rows with the axis."""
     products = np.empty(len(rows))
     for start in range(0, len(rows), _SAMPLE):
         some = slice(start, start + _SAMPLE)
@@ -81,9 +85,12 @@ def _products(centroids: Float32, rows: Int64, axis: Float64) -> Float64:
     return products
 
 
-def _principal_axis(rows: Float32) -> Float64:
-    """About the direction in which rows (n, d) differ most, of unit length; any if they do not."""
-    apart = rows - _mean(rows)
+def _find_principal_axis(rows: Float32) -> Float64:
+    """Approximate the direction of largest variance of rows (n, d), as a unit vector.
+
+    If all rows are equal, the direction is arbitrary.
+    """
+    apart = rows - _compute_mean(rows)
     axis = np.zeros(apart.shape[1])
     axis[np.einsum("ij,ij->j", apart, apart).argmax()] = 1
     for _ in range(_ROUNDS):

@@ -1,4 +1,4 @@
-"""The moments of the sample that a PCA is made of, summed by tasks."""
+"""The moments of the sample, from which a PCA is computed; tasks sum them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from teravec.training.sample import Sample
 
 __all__ = ["sample_moments"]
 
-_TASK_BLOCKS = 32  # decides the order of additions, so it depends on nothing
+_TASK_BLOCKS = 32  # a constant, because it decides the order of additions
 
 
 def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Progress) -> Moments:
@@ -31,7 +31,8 @@ def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Pr
     ------
     MemoryLimitTooSmall
     """
-    # Three blocks in float32 and one in float64; sums of products: so far, a block's, both.
+    # Three blocks in float32 and one in float64; three sums of products: the total so far, one
+    # block's, and the two added.
     needed = 20 * block_rows * sample.d + 3 * 8 * sample.d**2
     require(needed, engine.memory_bytes, f"a PCA of {sample.d:,} dimensions")
     each = _TASK_BLOCKS * block_rows
@@ -43,13 +44,13 @@ def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Pr
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads ranges of the sample; its own maker, as nothing is kept open."""
+    """Reads ranges of the sample; it keeps nothing open, and is its own maker."""
 
     sample: Sample
     block_rows: int
 
     def make(self) -> _Reader:
-        """Itself."""
+        """Return itself."""
         return self
 
 

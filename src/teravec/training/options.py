@@ -1,4 +1,4 @@
-"""What a user may ask of training, and the rules for what they leave open."""
+"""The options of training, and the rules for options that the user leaves open."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", 
 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
-_LEFT_OUT = 1000  # vectors that a calibration wants as queries; see search.calibrating
-_MOST_ITERATIONS = 100_000  # each leaves a line in the model; k-means has converged long before
-_LARGEST_NLIST = 1 << 30  # a place in an index packs the list number in 31 bits
+_CALIBRATION_ROWS = 1000  # rows outside the sample for a calibration's queries
+_MOST_ITERATIONS = 100_000  # each adds an entry to the model; k-means converges long before
+_LARGEST_NLIST = 1 << 30  # the place of a vector in an index packs its list number in 31 bits
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of training, as asked for; None leaves a choice to the rules.
+    """The user's options of training; None leaves a choice to the rules.
 
     Parameters
     ----------
     nlist : int, optional
-        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), at most one
-        list for every 39 vectors.
+        Inverted lists. Not given: the power of two nearest 4 sqrt(ntotal), but at least 39
+        vectors per list.
     metric : str
         ``l2``, ``ip`` or ``cosine``.
     transform : str, optional
         ``none``, ``rotation`` or ``pcaM``. Not given: rotation for rabitq, whose error bound
         needs it; none for the other codecs.
     codec : str
-        As in ``teravec.kernels.codec``.
+        A name of ``teravec.kernels.codec``.
     sample : int, optional
-        Training vectors. Not given: 64 for each list.
+        Training vectors. Not given: 64 per list.
     niter : int
         Iterations of k-means.
     seed : int
-        Of every random choice. The same seed gives the same model.
+        Seed of every random choice. The same seed gives the same model.
     max_list_bytes : int, optional
-        Codes and ids of a list. Lists that the sample says will be larger are split, so that
-        there are more than nlist. Not given: no limit.
+        Cap on the bytes of a list's codes and ids. Lists expected to be larger, judging by the
+        sample, are split, which adds lists. Not given: no cap.
     """
 
     nlist: int | None = None
@@ -67,7 +67,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Options of training with every choice made."""
+    """The options of training with every choice made."""
 
     d: int
     d_index: int
@@ -93,7 +93,7 @@ class TrainPlan:
 
     @property
     def most_lists(self) -> int:
-        """Lists, and as many more as splitting may make of the large ones."""
+        """Most lists after splitting."""
         if self.max_list_bytes is None:
             return self.nlist
         return self.nlist + 5 * self.ntotal * self.row_bytes // (2 * self.max_list_bytes)
@@ -110,7 +110,7 @@ class KMeansOptions:
         Scale centroids to unit length, for cosine.
     threads : int
     device : str
-        What finds the vectors' centroids, as ``kernels.device`` names it.
+        Device that assigns vectors, by its name in ``kernels.device``.
     """
 
     nlist: int
@@ -122,18 +122,18 @@ class KMeansOptions:
 
 
 def auto_nlist(ntotal: int) -> int:
-    """The rule for nlist: lists of about sqrt(ntotal) / 4 vectors, in powers of two."""
+    """Choose nlist: a power of two, with about sqrt(ntotal) / 4 vectors per list."""
     ideal = 1 << round(math.log2(4 * math.sqrt(ntotal)))
     return max(1, min(ideal, ntotal // MIN_SAMPLE_PER_LIST))
 
 
 def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
-    """Check the options against the source and make the choices that they leave open.
+    """Check the options against the source, and make the open choices.
 
     Raises
     ------
     InvalidArgument
-        A value is out of its range or does not fit the source.
+        A value is out of range or does not fit the source.
     """
     if ntotal < 1:
         raise InvalidArgument("there are no vectors to train on")
@@ -164,9 +164,18 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
             f"at least {1 << codec.bits:,} expected"
         )
     plan = TrainPlan(
-        d, d_index, nlist, metric, transform, codec, sample, options.niter, options.seed, ntotal,
+        d,
+        d_index,
+        nlist,
+        metric,
+        transform,
+        codec,
+        sample,
+        options.niter,
+        options.seed,
+        ntotal,
         options.max_list_bytes,
-    )  # fmt: skip
+    )
     mean = ntotal * plan.row_bytes / nlist
     if options.max_list_bytes is not None and options.max_list_bytes < mean:
         raise InvalidArgument(
@@ -177,11 +186,12 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
 
 
 def _default_sample(ntotal: int, nlist: int, codec: Codec) -> int:
-    """The rule for the sample; of a small source it leaves out some rows, if it can.
+    """Choose the size of the sample.
 
-    These say what searches by recall will take: a calibration on vectors of the sample is wrong by
-    up to 0.05, which a list less full of them is not worth.
+    Small sources keep up to 1,000 rows (at most a tenth) out of training, as queries of the
+    calibration. A calibration on vectors of the sample is wrong by up to 0.05, which matters more
+    than slightly fewer training vectors.
     """
-    wanted = max(_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
+    ideal = max(_SAMPLE_PER_LIST * nlist, codec.min_training_vectors)
     fewest = max(nlist, codec.min_training_vectors)
-    return min(wanted, max(fewest, ntotal - min(_LEFT_OUT, ntotal // 10)))
+    return min(ideal, max(fewest, ntotal - min(_CALIBRATION_ROWS, ntotal // 10)))

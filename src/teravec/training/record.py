@@ -1,4 +1,4 @@
-"""The build record: what a build was asked for, so that a rerun continues that build."""
+"""The build record: a build's options and source, by which a rerun recognises the build."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _FORMAT, _VERSION = "teravec-build", 1
 
 
 class OtherBuild(OutputExists):
-    """The output holds a sound build, of other options or vectors.
+    """The output holds a sound build with other options or vectors.
 
     Attributes
     ----------
     found : str
-        What is there, without what to do about it.
+        The first half of the message: the build that was found, without advice.
     """
 
     def __init__(self, found: str, advice: str = "") -> None:
@@ -57,12 +57,12 @@ class OtherBuild(OutputExists):
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """How the index is cut; None leaves it to the stages.
+    """How the index is cut into shards and slices.
 
     Parameters
     ----------
     shards : int, optional
-        Not given: as many as the memory limit needs for one to be sorted in memory.
+        Not given: as few as possible, each small enough to be sorted in memory.
     slices : int, optional
         Not given: slices of about 1 GiB.
     """
@@ -78,7 +78,7 @@ class LayoutOptions:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """What ``build.json`` says.
+    """The content of ``build.json``.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class BuildRecord:
     source : dict
         ``Source.describe()``: names, sizes and fingerprints of the files.
     weights : dict, optional
-        ``Weights.describe()``, where training vectors have weights.
+        ``Weights.describe()``, if training vectors have weights.
     """
 
     train: TrainOptions
@@ -101,33 +101,38 @@ class BuildRecord:
         return int(self.source["ntotal"])
 
     def plan(self) -> TrainPlan:
-        """The training options with every choice made."""
+        """Return the training options with every choice made."""
         return plan_training(self.train, self.ntotal, int(self.source["d"]))
 
     def content(self) -> dict[str, Any]:
-        """The JSON object to seal."""
+        """Return the JSON object to seal."""
         head = {"format": _FORMAT, "version": _VERSION}
         weights = {} if self.weights is None else {"weights": self.weights}
-        return {**head, "train": asdict(self.train), "layout": asdict(self.layout),
-                "source": self.source, **weights}  # fmt: skip
+        return {
+            **head,
+            "train": asdict(self.train),
+            "layout": asdict(self.layout),
+            "source": self.source,
+            **weights,
+        }
 
     def check_source(self, source: Source, where: Path) -> None:
-        """Raise OutputExists unless this is the source that the build began with."""
+        """Raise OutputExists if the build began with another source."""
         if source.is_described_by(self.source):
             return
         found = source.describe()
-        ours, theirs = _file_names(self.source), _file_names(found)
+        ours, theirs = _describe_files(self.source), _describe_files(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
         raise OtherBuild(f"{where} was begun with other vectors: {detail}")
 
 
-def _file_names(description: dict[str, Any]) -> str:
+def _describe_files(description: dict[str, Any]) -> str:
     names = [file["name"] for file in description["files"]]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"{description['ntotal']:,} x {description['d']} from {shown}"
 
 
-def _named(record: BuildRecord) -> str:
+def _describe_weights(record: BuildRecord) -> str:
     if record.weights is None:
         return "no weights"
     return f"weights {record.weights['name']} ({record.weights['fingerprint']})"
@@ -139,39 +144,44 @@ def read_record(paths: IndexPaths) -> BuildRecord:
     Raises
     ------
     MissingFile
-        No build was begun there.
+        The directory holds no build.
     CorruptFile
     """
     content = read_json(paths.build, _FORMAT, _VERSION)
     try:
         return BuildRecord(
-            TrainOptions(**content["train"]), LayoutOptions(**content["layout"]),
-            content["source"], content.get("weights"),
-        )  # fmt: skip
+            TrainOptions(**content["train"]),
+            LayoutOptions(**content["layout"]),
+            content["source"],
+            content.get("weights"),
+        )
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.build}: unexpected fields: {error}") from error
 
 
 @contextmanager
 def begin_build(
-    paths: IndexPaths, source: Source, train: TrainOptions, layout: LayoutOptions,
+    paths: IndexPaths,
+    source: Source,
+    train: TrainOptions,
+    layout: LayoutOptions,
     weights: Weights | None = None,
-) -> Iterator[BuildRecord]:  # fmt: skip
-    """Begin a build in a new or empty directory, or continue the same build, and hold it.
+) -> Iterator[BuildRecord]:
+    """Begin a build in a new or empty directory, or continue the same build, under its lock.
 
-    Nothing is written before every option is known to fit, and no other command may write there
-    until the body ends. If the body meets bad input, what was begun here is removed again.
+    All options are checked before anything is written. No other command can write to the
+    directory until the body ends. If the body meets bad input, a new build is removed again.
 
     Raises
     ------
     OutputExists
-        The directory holds something else, or a build with other options; or another process
-        is writing there now.
+        The directory holds something else or a build with other options, or another process
+        is writing to it.
     InvalidArgument
         An option is out of range or does not fit the source.
     """
-    record = _checked_record(source, train, layout, weights)
-    check_free(paths)  # what is refused is not touched
+    record = _check_record(source, train, layout, weights)
+    check_free(paths)  # before the lock file is created: a foreign directory must stay untouched
     with hold_directory(paths.root, create=True):
         if begun := check_free(paths):
             make_directory(paths.root)
@@ -182,13 +192,11 @@ def begin_build(
             yield record
         except InvalidArgument as error:
             if begun and not isinstance(error, OutputExists):
-                _remove_what_was_begun(
-                    paths, record, vectors_are_bad=isinstance(error, InvalidSource)
-                )
+                _remove_bad_build(paths, record, vectors_are_bad=isinstance(error, InvalidSource))
             raise
 
 
-def _checked_record(
+def _check_record(
     source: Source, train: TrainOptions, layout: LayoutOptions, weights: Weights | None
 ) -> BuildRecord:
     described = None if weights is None else weights.describe()
@@ -202,7 +210,7 @@ def _checked_record(
 
 
 def check_free(paths: IndexPaths) -> bool:
-    """Whether a build can begin there; False where one was begun. Anything else is refused."""
+    """Return True if a build can begin here, False if one has begun; raise for anything else."""
     with storage_errors(paths.root, "read"):
         if paths.build.exists():
             return False
@@ -231,16 +239,17 @@ def _check_same_build(
     _check_same_options(before, now, paths)
     before.check_source(source, paths.root)
     if before.weights != now.weights:
-        raise OtherBuild(f"{paths.root} was begun with {_named(before)}, not {_named(now)}")
+        raise OtherBuild(
+            f"{paths.root} was begun with {_describe_weights(before)}, not {_describe_weights(now)}"
+        )
 
 
-def _remove_what_was_begun(
-    paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool
-) -> None:
-    """Remove a build whose input turned out to be bad, unless something of it may be saved.
+def _remove_bad_build(paths: IndexPaths, record: BuildRecord, *, vectors_are_bad: bool) -> None:
+    """Remove a build whose input turned out to be bad, unless part of it is still useful.
 
-    Bad vectors can never be indexed, and before the model is sealed there is nothing to save.
-    Only what this build made goes: without locks another process may have begun one too.
+    Bad vectors can never be indexed, and before the model is sealed nothing is useful. Only this
+    build's own files are removed: on file systems without locks, another process may have begun
+    a build too.
     """
     if paths.manifest.exists() or (ModelDescription.is_sealed(paths.model) and not vectors_are_bad):
         return

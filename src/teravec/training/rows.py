@@ -1,7 +1,7 @@
-"""Which rows of the source are the sample's: a pure function of sizes and a seed.
+"""Which rows of the source form the sample: a pure function of sizes and a seed.
 
-Any part of the sample is found without the rest, in memory for one block of rows: so workers
-draw parts of their own, whatever the size of source and sample.
+Any part of the sample can be computed without the rest, in memory for one block of rows. Workers
+can therefore draw their parts independently, whatever the size of source and sample.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ __all__ = ["SampleRows"]
 
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK_ROWS = 1 << 16  # of the source, at least
-_BLOCK_DRAWN = 1024  # rows of the sample in a block, at least; of a small share, about
+_BLOCK_ROWS = 1 << 16  # fewest rows of the source in a block
+_BLOCK_DRAWN = 1024  # blocks are enlarged until about so many sample rows fall into one
 
 
 @dataclass(frozen=True)
 class SampleRows:
-    """n distinct rows of ntotal, numbered in their order; each row is one of them equally likely.
+    """n distinct rows of ntotal, in ascending order; every row is equally likely to be drawn.
 
-    The source is cut into blocks, and a block of B rows gives n B / ntotal of them, up or down to
-    a whole number by one random offset for all; which ones, a generator of the block's own says.
-    So the sample follows a sorted source more closely than rows drawn at large would.
+    The source is cut into blocks. A block of B rows contributes n B / ntotal rows, rounded up or
+    down by one random offset that all blocks share. The block's own random generator picks them.
+    In a sorted source such a sample is more even than independently drawn rows would be.
 
     Parameters
     ----------
@@ -46,16 +46,16 @@ class SampleRows:
     seed: int
 
     def rows(self, start: int, stop: int) -> Int64:
-        """Row numbers of the sample's rows [start, stop), ascending."""
-        block = self._block_at(start)
+        """Return the source's row numbers of the sample's rows [start, stop), ascending."""
+        block = self._find_block(start)
         found = [np.empty(0, np.int64)]
-        while (first := self._before(block)) < stop:
-            found.append(self._drawn(block)[max(0, start - first) : stop - first])
+        while (first := self._count_before(block)) < stop:
+            found.append(self._draw_block(block)[max(0, start - first) : stop - first])
             block += 1
         return np.concatenate(found)
 
-    def left_out(self, count: int) -> Int64:
-        """Draw ``count`` rows uniformly from those that are not the sample's, or all of them.
+    def draw_outside(self, count: int) -> Int64:
+        """Draw ``count`` rows uniformly from those outside the sample, or all of these.
 
         Returns
         -------
@@ -64,15 +64,17 @@ class SampleRows:
         """
         free = self.ntotal - self.n
         rng = np.random.default_rng([self.seed, 2])
-        # Memory for a few times ``count`` numbers, never for all that are free.
+        # shuffle=False needs memory for a few times ``count`` numbers, not for all free rows.
         numbers = np.sort(rng.choice(free, min(count, free), replace=False, shuffle=False))
         found = [np.empty(0, np.int64)]
         while len(numbers):
-            block = bisect_right(range(self._blocks), int(numbers[0]), key=self._free_before) - 1
-            inside = int(np.searchsorted(numbers, self._free_before(block + 1)))
-            drawn = self._drawn(block) - block * self._block_rows
-            # Row r of a block is its free row r - (rows drawn before it).
-            among = numbers[:inside] - self._free_before(block)
+            block = (
+                bisect_right(range(self._blocks), int(numbers[0]), key=self._count_free_before) - 1
+            )
+            inside = int(np.searchsorted(numbers, self._count_free_before(block + 1)))
+            drawn = self._draw_block(block) - block * self._block_rows
+            # Row r of a block is its free row number r - (rows drawn before r).
+            among = numbers[:inside] - self._count_free_before(block)
             before = np.searchsorted(drawn - np.arange(len(drawn)), among, "right")
             found.append(block * self._block_rows + among + before)
             numbers = numbers[inside:]
@@ -90,24 +92,25 @@ class SampleRows:
     def _offset(self) -> int:
         return int(np.random.default_rng([self.seed, 1]).integers(self.ntotal))
 
-    def _before(self, block: int) -> int:
-        """Rows of the sample in the blocks before this one."""
+    def _count_before(self, block: int) -> int:
+        """Count the sample's rows in the blocks before this one."""
         rows = min(self.ntotal, block * self._block_rows)
         return (self.n * rows + self._offset) // self.ntotal
 
-    def _free_before(self, block: int) -> int:
-        return min(self.ntotal, block * self._block_rows) - self._before(block)
+    def _count_free_before(self, block: int) -> int:
+        return min(self.ntotal, block * self._block_rows) - self._count_before(block)
 
-    def _block_at(self, number: int) -> int:
-        """The block that the sample's row ``number`` is in."""
-        return bisect_right(range(self._blocks), number, key=self._before) - 1
+    def _find_block(self, number: int) -> int:
+        """Find the block of the sample's row ``number``."""
+        return bisect_right(range(self._blocks), number, key=self._count_before) - 1
 
-    def _drawn(self, block: int) -> Int64:
-        """Row numbers drawn from one block, ascending."""
+    def _draw_block(self, block: int) -> Int64:
+        """Draw the rows of one block, ascending."""
         start = block * self._block_rows
         rows = min(self.ntotal, start + self._block_rows) - start
-        count = self._before(block + 1) - self._before(block)
-        # Not 0, which a seed sequence is filled up with: that is the offset's generator.
+        count = self._count_before(block + 1) - self._count_before(block)
+        # Blocks count from 1: a seed sequence is padded with 0, so [seed, 1, 0] would repeat the
+        # generator of the offset.
         rng = np.random.default_rng([self.seed, 1, 1 + block])
         drawn: Int64 = rng.choice(rows, count, replace=False, shuffle=False)
         return start + np.sort(drawn)

@@ -1,4 +1,4 @@
-"""The training sample: drawn once from the whole source, kept on disk in parts, read by blocks."""
+"""The training sample: drawn once from the whole source, stored in parts, read by blocks."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from teravec.training.apart import Kept, checked_places
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
 
-__all__ = ["Sample", "draw_bytes", "draw_sample", "rows_left_out", "sample_parts"]
+__all__ = ["Sample", "draw_bytes", "draw_rows_outside", "draw_sample", "sample_parts"]
 
 Float32 = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
 _TINY = float(np.finfo(np.float64).tiny)
-_PIECE_BYTES = 4 << 20  # of float32 vectors taken from the source at a time
-_PART_BYTES = 64 << 20  # of a part, at least: enough parts for a few workers, of a small sample
+_PIECE_BYTES = 4 << 20  # of float32 vectors read from the source at a time
+_PART_BYTES = 64 << 20  # smallest part: a small sample still has parts for a few workers
 _MOST_PARTS = 1024
-_VERSION = 2  # 1 had one part, of rows drawn in another way
+_VERSION = 2  # version 1 had one part, with rows drawn differently
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Vectors of the sample, float32 rows in files; for cosine, of unit length.
+    """The vectors of the sample: float32 rows in files; for cosine, of unit length.
 
     Parameters
     ----------
     path : Path
-        The file; of several parts, each has its number added to that name.
+        The file. If there are several parts, each adds its number to this name.
     n, d : int
     parts : int
-        Files, of nearly equal numbers of rows.
+        Number of files, with nearly equal numbers of rows.
     """
 
     path: Path
@@ -57,29 +57,29 @@ class Sample:
     parts: int = 1
 
     def file(self, part: int) -> Path:
-        """Where a part lies."""
+        """Return the path of a part."""
         if self.parts == 1:
             return self.path
         return self.path.with_stem(f"{self.path.stem}-{part:05d}")
 
     def bounds(self, part: int) -> tuple[int, int]:
-        """Rows [start, stop) of a part."""
+        """Return the rows [start, stop) of a part."""
         return self.n * part // self.parts, self.n * (part + 1) // self.parts
 
     def read(self, start: int, stop: int) -> Float32:
-        """Rows [start, stop), float32 of shape (stop - start, d)."""
+        """Read rows [start, stop), float32 of shape (stop - start, d)."""
         return self.take(np.arange(start, stop, dtype=np.int64))
 
     def blocks(self, rows: int, start: int = 0, stop: int | None = None) -> Iterator[Float32]:
-        """Rows [start, stop), or all, in order, in blocks of ``rows``, read one block ahead."""
+        """Read rows [start, stop), or all, in blocks of ``rows``, one block ahead."""
         end = self.n if stop is None else stop
         return ahead(self.read(row, min(end, row + rows)) for row in range(start, end, rows))
 
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
-        """The given rows, ascending, float32 of shape (len(rows), d); near ones read together."""
+        """Read single rows, ascending, as float32 of shape (len(rows), d)."""
         vectors = np.empty((len(rows), self.d), np.float32)
         while len(rows):
-            # The part that holds row r is the last one that begins at r or before.
+            # Row r lies in the last part that begins at r or before.
             part = (self.parts * (int(rows[0]) + 1) - 1) // self.n
             start, stop = self.bounds(part)
             inside = int(np.searchsorted(rows, stop))
@@ -101,28 +101,28 @@ class Sample:
 
 
 def sample_parts(n: int, d: int) -> int:
-    """Parts to draw a sample in: whatever draws them, as they are its files."""
+    """Return the number of parts of a sample; it must not depend on the engine."""
     return min(n, _MOST_PARTS, max(1, 4 * n * d // _PART_BYTES))
 
 
 def draw_bytes(threads: int) -> int:
-    """Memory of a worker that draws: pieces in flight, their copies, a source's buffers."""
+    """Return a drawing worker's memory: pieces in flight, their copies, the source's buffers."""
     return 3 * (threads + 1) * _PIECE_BYTES
 
 
 def draw_sample(
     source: Source, plan: TrainPlan, directory: Path, progress: Progress, engine: Engine
 ) -> Sample:
-    """Draw rows uniformly from the whole source, or find the sample drawn before.
+    """Draw rows uniformly from the whole source, or find the sample of an earlier run.
 
-    The source may be sorted, so a prefix would not do. Each part is a task: it reads its rows in
-    file order, and seals its file, so that a rerun draws only the parts that are missing. What is
-    drawn does not depend on the engine.
+    A prefix would not do, because the source may be sorted. Each part is one task, which reads
+    its rows in file order and seals its file. A rerun draws only the missing parts. The rows do
+    not depend on the engine.
 
     Raises
     ------
     ForeignFile
-        A part of another sample is in the way.
+        A part of another sample exists already.
     CorruptFile
         A sealed part has changed.
     """
@@ -131,29 +131,32 @@ def draw_sample(
         directory / "sample.f32", plan.sample, plan.d, sample_parts(plan.sample, plan.d)
     )
     maker = _DrawerMaker(
-        source.opened_by, sample, SampleRows(plan.ntotal, plan.sample, plan.seed),
-        plan.metric is Metric.COSINE, engine.threads,
-    )  # fmt: skip
+        source.opened_by,
+        sample,
+        SampleRows(plan.ntotal, plan.sample, plan.seed),
+        plan.metric is Metric.COSINE,
+        engine.threads,
+    )
     with progress.stage("sample", plan.sample, "vectors") as bar:
         for _ in engine.run(maker, _draw_part, range(sample.parts), bar):
             pass
     return sample
 
 
-def rows_left_out(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
-    """Draw rows uniformly from those that are not in the training sample.
+def draw_rows_outside(ntotal: int, plan: TrainPlan, n: int) -> npt.NDArray[np.int64]:
+    """Draw rows uniformly from those outside the training sample.
 
     Returns
     -------
     ndarray of shape (at most n,), int64
-        Ascending and distinct; all that there are where they are fewer.
+        Ascending and distinct; all rows outside the sample if they are fewer than n.
     """
-    return SampleRows(ntotal, plan.sample, plan.seed).left_out(n)
+    return SampleRows(ntotal, plan.sample, plan.seed).draw_outside(n)
 
 
 @dataclass(frozen=True)
 class _DrawerMaker:
-    """What a worker draws parts by."""
+    """The maker of a worker's drawer."""
 
     source: SourceFiles
     sample: Sample
@@ -162,7 +165,7 @@ class _DrawerMaker:
     threads: int
 
     def make(self) -> _Drawer:
-        """Nothing is opened yet."""
+        """Make the drawer; it opens the source when it first draws."""
         return _Drawer(self)
 
 
@@ -178,10 +181,10 @@ class _Drawer:
         return self._maker.source.open()
 
     def pieces(self, start: int, stop: int) -> Iterator[Float32]:
-        """The sample's rows [start, stop), some at a time, read from the source."""
+        """Read the sample's rows [start, stop) from the source, some at a time."""
         each = max(1, _PIECE_BYTES // (self._source.exact_dtype.itemsize * self.sample.d))
-        # Rows are far apart in a large source, and a disk answers several reads at once; what
-        # has to be decoded from its beginning is best read by one.
+        # Rows are far apart in a large source, and a disk serves several reads at once. Formats
+        # that must be decoded in order are best read by one thread.
         threads = 1 if self._source.is_decoded else self._maker.threads
 
         def take(row: int) -> Float32:
@@ -200,7 +203,7 @@ class _Drawer:
     def _check_rounding(
         self, rows: npt.NDArray[np.int64], exact: npt.NDArray[np.float64], kept: Float32
     ) -> None:
-        """Refuse vectors of float64 or large integers that float32 does not tell apart."""
+        """Refuse vectors of float64 or large integers that float32 cannot distinguish."""
         places = checked_places(len(rows))
         some, kept = exact[places], kept[places]
         if self._maker.normalizes:

@@ -1,4 +1,4 @@
-"""Which vectors of the sample an iteration of k-means looks at: a growing part of them."""
+"""Which vectors of the sample an iteration of k-means assigns: a growing part of them."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ import numpy.typing as npt
 
 from teravec.training.options import KMeansOptions
 
-__all__ = ["FEWEST_PER_LIST", "looked_at", "picked", "stride_of"]
+__all__ = ["FEWEST_PER_LIST", "count_assigned", "pick_rows", "stride_of"]
 
 FEWEST_PER_LIST = 3
-"""Vectors that an iteration has for each list, at least.
+"""Fewest vectors per list in any iteration.
 
-With 3.4 of 6.8 (minilm, 16,384 lists) the first seven of ten iterations still end 1 % below ten on
-all, with 3.4 of 27 (minilm, 4,096) 0.2 %.
+Measured with ten iterations, the first seven of them on a part (minilm). With 3.4 of 6.8 vectors
+per list (16,384 lists) the final objective is 1 % better than after ten iterations on all
+vectors; with 3.4 of 27 (4,096 lists), 0.2 % better.
 """
-_WHOLE = 3  # last iterations, which look at all vectors
+_WHOLE = 3  # number of final iterations, which assign all vectors
 
 
 def stride_of(options: KMeansOptions, n: int, number: int) -> int:
-    """One of how many vectors iteration ``number``, from 0, assigns and sums.
+    """Return the stride of iteration ``number``, from 0: it assigns one of ``stride`` vectors.
 
-    The last three iterations see all n vectors, the two before them every second one, the two
-    before those every fourth, and so on, as long as there are three for each list: centroids
-    that will still move far need not be placed exactly. Of 64 vectors for each list, ten
-    iterations so cost five, and end a little below ten on all vectors (benchmarks/growing.py).
+    The last three iterations assign all n vectors, the two before them every second vector, the
+    two before those every fourth, and so on, while there are three vectors per list. Early
+    centroids will still move far, and need not be exact. With 64 vectors per list, ten
+    iterations then cost as much as five, and end at a slightly lower objective than ten
+    iterations on all vectors (benchmarks/growing.py).
 
     References
     ----------
-    Growing batches: Newling, Fleuret, Nested mini-batch k-means, 2016, here on a fixed schedule
-    and without nesting, so that nothing need be remembered between iterations.
+    Growing batches: Newling, Fleuret, Nested mini-batch k-means, 2016. Here the schedule is fixed
+    and batches are not nested: iterations need no memory of earlier ones.
     """
     halvings = (options.niter - _WHOLE + 1 - number) // 2
     stride = 1
@@ -38,13 +40,13 @@ def stride_of(options: KMeansOptions, n: int, number: int) -> int:
     return stride
 
 
-def picked(
+def pick_rows(
     options: KMeansOptions, n: int, number: int, start: int, stop: int
 ) -> slice | npt.NDArray[np.int64]:
-    """Where in a block, of the sample's rows [start, stop), the rows of an iteration are.
+    """Pick an iteration's rows in a block, which holds rows [start, stop) of the sample.
 
-    One of every ``stride`` consecutive rows, drawn anew for each block and iteration: a fixed
-    step would see only one kind of a source that alternates.
+    Picks one of every ``stride`` consecutive rows, at random for each block and iteration. A
+    fixed step would be biased if the source alternates between kinds of vectors.
     """
     stride, rows = stride_of(options, n, number), stop - start
     if stride == 1:
@@ -55,7 +57,7 @@ def picked(
     return found
 
 
-def looked_at(options: KMeansOptions, n: int, number: int, block_rows: int) -> int:
-    """How many vectors an iteration looks at, in blocks of so many."""
+def count_assigned(options: KMeansOptions, n: int, number: int, block_rows: int) -> int:
+    """Count the vectors that an iteration assigns, given the rows of a block."""
     stride = stride_of(options, n, number)
     return n // block_rows * -(-block_rows // stride) + -(-(n % block_rows) // stride)

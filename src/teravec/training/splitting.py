@@ -1,14 +1,15 @@
 """Splitting the centroids of lists that would grow too large.
 
-A query pays for the largest of its lists, not for the mean one: fewer than ten lists of 10^8
-vectors once turned a search of 2 s into one of 120 s. So, after k-means, the sample's lists are
-counted and scaled to the whole source, and a list above the cap is split by a small k-means over
-its own sample vectors. One part takes the list's number, the others follow after the last list:
-nlist grows. Splitting goes on in rounds, as parts take vectors from lists beside them too.
+A query pays for its largest list, not for the average one: fewer than ten lists of 10^8 vectors
+once turned a search of 2 s into one of 120 s. After k-means, the sample's lists are therefore
+counted and scaled to the whole source. A list above the cap is split by a small k-means over its
+own sample vectors. One part keeps the list's number, the others get new numbers at the end, so
+nlist grows. Splitting takes several rounds, because the parts attract vectors of other lists too.
 
 A round has two kinds of tasks. **Counting** assigns a range of the sample's rows, and returns
-their lists, 4 bytes a row. From these the caller names, by row, some vectors of each large list;
-**splitting** a list reads those, and clusters them. Neither depends on how tasks are spread.
+their list numbers, 4 bytes a row. From these the caller chooses some vectors of each large list.
+**Splitting** a list reads these vectors and clusters them. The result does not depend on how
+tasks are distributed.
 """
 
 from __future__ import annotations
@@ -44,29 +45,29 @@ MakeAssigner = Callable[[Float32], CentroidAssigner]
 
 log = logging.getLogger(__name__)
 
-_COUNTED_ROWS = 1 << 22  # of the sample, evenly: enough to find lists of 10^-5 of all vectors
-_TASK_ROWS = 1 << 17  # of these, counted by a task
-_FEWEST = 16  # vectors of a list below which its size is a guess, not an estimate
-_FILL = 0.75  # of the cap that a part is to have: parts are not equal
-_PART_VECTORS = 64  # that place a part's centroid, as k-means has of a list
-_MOST_PARTS = 256  # of one list in one round
+_COUNTED_ROWS = 1 << 22  # evenly spaced rows of the sample: they show lists of 10^-5 of the source
+_TASK_ROWS = 1 << 17  # of these rows, counted by one task
+_FEWEST = 16  # counted vectors below which the size of a list is a guess, not an estimate
+_FILL = 0.75  # aimed size of a part, relative to the cap: parts will be unequal
+_PART_VECTORS = 64  # vectors that train a part's centroid, as many as k-means has for a list
+_MOST_PARTS = 256  # parts of one list in one round
 _MOST_ROUNDS = 24
-_STEPS = 8  # of the small k-means
+_STEPS = 8  # iterations of the small k-means
 
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """What is too large.
+    """Options of splitting.
 
     Parameters
     ----------
     max_vectors : int
-        Of a list of the finished index.
+        The cap: most vectors in a list of the finished index.
     ntotal : int
         Vectors of the source.
     seed : int
     spherical : bool
-        Centroids of unit length, for cosine.
+        Scale centroids to unit length, for cosine.
     """
 
     max_vectors: int
@@ -76,13 +77,17 @@ class SplitOptions:
 
 
 def split_large_lists(
-    vectors: TrainingSet, centroids: Float32, options: SplitOptions, make: MakeAssigner,
-    engine: Engine, progress: Progress,
-) -> tuple[Float32, Int64, int]:  # fmt: skip
-    """Split lists until none is expected above the cap, or none of those can be split.
+    vectors: TrainingSet,
+    centroids: Float32,
+    options: SplitOptions,
+    make: MakeAssigner,
+    engine: Engine,
+    progress: Progress,
+) -> tuple[Float32, Int64, int]:
+    """Split lists until none is expected above the cap, or the rest cannot be split.
 
-    Nothing is kept on disk: a run that was killed splits again from k-means' last checkpoint,
-    with the same result.
+    Nothing is written to disk. After a kill, the next run splits again from k-means' last
+    checkpoint, with the same result.
 
     Parameters
     ----------
@@ -90,35 +95,36 @@ def split_large_lists(
     centroids : ndarray of shape (nlist, d), float32
     options : SplitOptions
     make : callable
-        Makes what assigns the sample to given centroids.
+        Makes an assigner to given centroids.
     engine : Engine
-        Whose workers count and split.
+        Its workers count and split.
     progress : Progress
 
     Returns
     -------
     centroids : ndarray of shape (at least nlist, d), float32
     counts : ndarray of int64
-        Vectors of the counted part of the sample in each list.
+        Number of counted sample vectors in each list.
     rounds : int
     """
-    whole: set[int] = set()  # lists that no split makes smaller
+    whole: set[int] = set()  # lists that cannot be split
     rows = range(0, vectors.n, max(1, vectors.n // _COUNTED_ROWS))
     for rounds in range(_MOST_ROUNDS):
         require(
-            splitting_bytes(len(centroids), vectors.d, engine.threads), engine.memory_bytes,
+            splitting_bytes(len(centroids), vectors.d, engine.threads),
+            engine.memory_bytes,
             f"splitting {len(centroids):,} lists",
-        )  # fmt: skip
+        )
         maker = _SplitterMaker(
-            vectors.sample, vectors.transform.packed(), vectors.d, options, engine.threads
+            vectors.sample, vectors.transform.pack(), vectors.d, options, engine.threads
         )
         counter = _CounterMaker(maker, engine.hold(centroids), make(centroids).margin)
-        list_nos = _lists_of(rows, counter, engine, progress)
+        list_nos = _assign_rows(rows, counter, engine, progress)
         counts = np.bincount(list_nos, minlength=len(centroids))
-        parts = _parts(counts, whole, options)
+        parts = _plan_parts(counts, whole, options)
         if not parts or rounds == _MOST_ROUNDS - 1:
             break
-        large = _large_lists(rows, list_nos, counts, parts)
+        large = _select_members(rows, list_nos, counts, parts)
         del list_nos
         added = []
         with progress.stage("split lists", len(large), "lists") as bar:
@@ -130,23 +136,27 @@ def split_large_lists(
                 added.append(found[1:])
         log.info(
             "splitting: round %d, %d of %d lists above %d vectors split into %d more",
-            rounds + 1, len(added), len(parts), options.max_vectors, sum(map(len, added)),
-        )  # fmt: skip
+            rounds + 1,
+            len(added),
+            len(parts),
+            options.max_vectors,
+            sum(map(len, added)),
+        )
         if added:
             centroids = np.concatenate([centroids, *added])
     return centroids, counts, rounds
 
 
 def splitting_bytes(nlist: int, d: int, threads: int) -> int:
-    """Memory of a worker that counts, or that splits a list; and of the caller, beside it."""
-    # The centroids, and as two assigners have them: the caller's, and in process a worker's too.
+    """Return the memory of a counting or splitting worker, with the caller in its process."""
+    # The centroids, and their copies in two assigners: the caller's, and a worker's in process.
     centroids = nlist * (6 * 4 * d + 64)
-    counted = 24 * _COUNTED_ROWS  # the lists of the counted rows; in their lists' order
+    counted = 24 * _COUNTED_ROWS  # list numbers of the counted rows, also sorted by list
     return centroids + counted + 5 * BLOCK_BYTES + threads * (8 << 20)
 
 
-def _parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
-    """Into how many parts to split which lists now, the largest first."""
+def _plan_parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
+    """Choose the lists to split now, the largest first, and the number of parts of each."""
     cap = options.max_vectors * int(counts.sum()) / options.ntotal
     large = np.flatnonzero((counts > cap) & (counts >= _FEWEST))
     large = large[np.argsort(-counts[large], kind="stable")]
@@ -159,17 +169,17 @@ def _parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, i
 
 @dataclass(frozen=True)
 class _Large:
-    """A list to split: some of its vectors, by their rows in the sample, and into how many."""
+    """A list to split: the number of parts, and some of its vectors as rows of the sample."""
 
     list_no: int
     parts: int
     rows: Int64
 
 
-def _large_lists(
+def _select_members(
     rows: range, list_nos: Int32, counts: Int64, parts: dict[int, int]
 ) -> list[_Large]:
-    """Some vectors of each list that is split: evenly out of it, as sources may be sorted."""
+    """Choose evenly spaced vectors of each list to split: the source may be sorted."""
     split = np.zeros(len(counts), bool)
     split[list(parts)] = True
     at = np.flatnonzero(split[list_nos])
@@ -186,8 +196,8 @@ def _large_lists(
 # ---------------------------------------------------------------------- tasks
 
 
-def _lists_of(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
-    """The lists of these rows of the sample."""
+def _assign_rows(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
+    """Assign these rows of the sample to lists, by tasks."""
     tasks = [rows[i : i + _TASK_ROWS] for i in range(0, len(rows), _TASK_ROWS)]
     with progress.stage("count lists", len(rows), "vectors") as bar:
         return np.concatenate(list(engine.run(counter, _count, tasks, bar)))
@@ -195,7 +205,7 @@ def _lists_of(rows: range, counter: _CounterMaker, engine: Engine, progress: Pro
 
 @dataclass(frozen=True)
 class _SplitterMaker:
-    """What a worker splits lists by."""
+    """The maker of a worker's splitter."""
 
     sample: Sample
     transform: Float32 | None
@@ -204,8 +214,8 @@ class _SplitterMaker:
     threads: int
 
     def make(self) -> _Splitter:
-        """Nothing is read yet."""
-        transform = Transform.unpacked(self.transform, self.d)
+        """Make the splitter; nothing is read yet."""
+        transform = Transform.unpack(self.transform, self.d)
         return _Splitter(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
 
 
@@ -218,20 +228,22 @@ class _Splitter:
 
 @dataclass(frozen=True)
 class _CounterMaker:
-    """What a worker counts by: the caller's assigner, made again from its margin."""
+    """The maker of a worker's counter, whose assigner has the margin of the caller's."""
 
     splitter: _SplitterMaker
     centroids: Held[Float32]
     margin: float
 
     def make(self) -> _Counter:
-        """Group the centroids; their margin is known."""
+        """Group the centroids; the margin need not be measured again."""
         splitter, centroids = self.splitter.make(), self.centroids.get()
         if isfinite(self.margin):
             assigner = CentroidAssigner.grouped(
-                centroids, seed=splitter.options.seed, threads=splitter.threads,
+                centroids,
+                seed=splitter.options.seed,
+                threads=splitter.threads,
                 margin=self.margin,
-            )  # fmt: skip
+            )
         else:
             assigner = CentroidAssigner.exact(centroids)
         return _Counter(splitter.vectors, assigner, splitter.threads)
@@ -256,13 +268,13 @@ def _count(counter: _Counter, rows: range) -> Steps[Int32]:
 
 def _split(splitter: _Splitter, large: _Large) -> Steps[Float32]:
     members = splitter.vectors.take(large.rows)
-    found = _clustered(members, large, splitter.options, splitter.threads)
+    found = _cluster(members, large, splitter.options, splitter.threads)
     yield 1
     return found
 
 
-def _clustered(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
-    """A small k-means over a list's vectors; parts without vectors are left out."""
+def _cluster(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
+    """Run a small k-means over a list's vectors; drop parts without vectors."""
     distinct = np.unique(members, axis=0)
     if len(distinct) < 2:
         return distinct

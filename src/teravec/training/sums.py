@@ -1,4 +1,4 @@
-"""What a pass over the sample gathers for each list, and the centroids that follow from it."""
+"""Sums per list over a pass through the sample, and the next centroids that follow from them."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe, for speed
-_NUDGE = 1 / 1024  # shift that parts two copies of a centroid, relative as in Faiss
+PROBE_PART = 4  # an iteration checks its assignment on a quarter of the probe only, for speed
+_NUDGE = 1 / 1024  # relative shift that separates two copies of a centroid, as in Faiss
 
 
 @dataclass
 class Sums:
-    """Sums over the vectors of some lists: float64, so that 10^9 of them may be added.
+    """Sums over the vectors of some lists, in float64: 10^9 vectors may be added.
 
     Parameters
     ----------
     vectors : ndarray of shape (n, d), float64
-        Each vector times its weight.
+        Sum of the vectors times their weights.
     counts : ndarray of shape (n,), float64
-        Sums of weights: where no weights were given, numbers of vectors.
+        Sum of the weights; without weights, the number of vectors.
     errors : ndarray of shape (n,), float64
-        Squared distances to the centroids that the pass began with, times weights.
+        Sum of weighted squared distances to the centroids at the start of the pass.
     """
 
     vectors: Float64
@@ -57,7 +57,7 @@ class Sums:
 
     @classmethod
     def zeros(cls, n: int, d: int) -> Sums:
-        """Sums of nothing, for n lists."""
+        """Return empty sums for n lists."""
         return cls(np.zeros((n, d)), np.zeros(n), np.zeros(n))
 
     @property
@@ -66,14 +66,19 @@ class Sums:
         return self.vectors.nbytes + self.counts.nbytes + self.errors.nbytes
 
     def copy(self) -> Sums:
-        """Sums that can be added to."""
+        """Return a writable copy."""
         return Sums(self.vectors.copy(), self.counts.copy(), self.errors.copy())
 
     def add(
-        self, block: Float32, weights: Float32 | None, places: Int32, distances: Float32, *,
+        self,
+        block: Float32,
+        weights: Float32 | None,
+        places: Int32,
+        distances: Float32,
+        *,
         threads: int,
-    ) -> None:  # fmt: skip
-        """Add vectors to the lists at ``places``, in their order."""
+    ) -> None:
+        """Add vectors, in order, to the lists at ``places``."""
         accumulate(block, places, self.vectors, None, threads=threads, weights=weights)
         n = len(self.counts)
         errors = distances if weights is None else weights.astype(np.float64) * distances
@@ -88,13 +93,13 @@ class Gathered:
     Parameters
     ----------
     counts, errors
-        Of every list, as in `Sums`.
+        As in `Sums`, of every list.
     agreement : float
         Share of vectors assigned as by exact search.
     means : ndarray of shape (nlist, d), float32
-        Of every list; its old centroid where it is empty.
+        Mean of every list; an empty list has its old centroid.
     exact_means : callable
-        Given list numbers of lists that are not empty, their means in float64.
+        Returns the means of given, non-empty lists in float64.
     """
 
     counts: Float64
@@ -107,28 +112,31 @@ class Gathered:
 def iteration_assigner(
     centroids: Float32, vectors: TrainingSet, options: KMeansOptions
 ) -> CentroidAssigner:
-    """What assigns vectors in one iteration: less strict than the sealed model's."""
+    """Make the assigner of one iteration, less strict than the sealed model's."""
     probe = vectors.probe(PROBE_PART)
     if options.device != CPU:
         return CentroidAssigner.on_device(centroids, probe, options.device, threads=options.threads)
     return CentroidAssigner.auto(
-        centroids, probe, seed=options.seed, threads=options.threads,
+        centroids,
+        probe,
+        seed=options.seed,
+        threads=options.threads,
         min_agreement=ITERATION_AGREEMENT,
-    )  # fmt: skip
+    )
 
 
 def assign_block(
     block: Float32, assigner: CentroidAssigner, *, spherical: bool, threads: int
 ) -> tuple[Int32, Float32]:
-    """List number and squared distance to its centroid of each vector."""
+    """Return each vector's list number and squared distance to that list's centroid."""
     list_nos, distances = assigner.assign(block, threads=threads)
-    if spherical:  # a vector of zeros is as far from any direction: no split helps it
+    if spherical:  # a zero vector is equally far from all directions: splitting cannot help
         distances[~block.any(axis=1)] = 0
     return list_nos, distances
 
 
 def check_errors(errors: Float64) -> None:
-    """Raise InvalidSource where a squared distance is beyond float32."""
+    """Raise InvalidSource if a squared distance exceeds float32."""
     if not np.isfinite(errors).all():
         raise InvalidSource("vectors are so long that their squared distances are beyond float32")
 
@@ -136,16 +144,16 @@ def check_errors(errors: Float64) -> None:
 def next_centroids(
     gathered: Gathered, *, spherical: bool, seed: int, iteration: int
 ) -> tuple[Float32, int]:
-    """Means of the lists; an empty list takes half of the list with the largest error.
+    """Compute the means of the lists; an empty list takes half of the list of largest error.
 
-    By error and not by size, as Faiss does: many copies of one vector make a large list
+    Faiss chooses the donor by size. Error is better: many copies of one vector make a large list
     that no split improves.
 
     Returns
     -------
     centroids : ndarray of shape (nlist, d), float32
     repaired : int
-        Empty lists that were given something.
+        Number of empty lists that received half of another.
     """
     counts, errors, result = gathered.counts, gathered.errors, gathered.means
     rng = np.random.default_rng([seed, 3, iteration])
@@ -157,9 +165,9 @@ def next_centroids(
     for list_no, donor in splits:
         spread = np.sqrt(errors[donor] / (counts[donor] or 1) / result.shape[1])
         shift = _NUDGE * np.maximum(np.abs(means[donor] - origin), spread)
-        if centre is not None:  # else float32 might round both to one
+        if centre is not None:  # float32 must not round both halves to the same centroid
             shift = np.maximum(shift, np.spacing(np.abs(centre)))
-        shift *= rng.choice([-1.0, 1.0], len(shift))  # else halving again stays on one line
+        shift *= rng.choice([-1.0, 1.0], len(shift))  # repeated halves must not lie on one line
         means[list_no], means[donor] = means[donor] + shift, means[donor] - shift
     for list_no, mean in means.items():
         result[list_no] = mean
@@ -167,7 +175,7 @@ def next_centroids(
 
 
 def _plan_splits(counts: Float64, errors: Float64) -> list[tuple[int, int]]:
-    """For each empty list, in order, the list that it takes half of."""
+    """Choose for each empty list, in order, the list that it takes half of."""
     worst = [(-error, list_no) for list_no, error in enumerate(errors.tolist()) if error > 0]
     heapq.heapify(worst)
     splits = []

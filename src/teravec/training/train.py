@@ -1,4 +1,4 @@
-"""The train stage: source and options in, ``model/`` out, sealed."""
+"""The train stage: it makes a sealed ``model/`` from a source and options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from teravec.training.moments import sample_moments
 from teravec.training.options import KMeansOptions, TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.rows import SampleRows
-from teravec.training.sample import draw_sample, rows_left_out
+from teravec.training.sample import draw_rows_outside, draw_sample
 from teravec.training.splitting import (
     SplitOptions,
     split_large_lists,
@@ -50,23 +50,26 @@ Float32 = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
-# Above this many lists a query finds its lists through HNSW: one query against all
-# centroids costs nlist * d multiplications, the graph a few hundred distances.
+# Above this many lists a query finds its lists through HNSW. Comparing one query with all
+# centroids costs nlist * d multiplications; the graph computes a few hundred distances.
 EXACT_QUANTIZER_NLIST = 1 << 16
-_FEWEST_HELD_OUT = 1000  # below, the sample itself tells more
-_CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss takes 100,000
+_FEWEST_HELD_OUT = 1000  # with fewer vectors outside the sample, the sample is a better test
+_CODEC_BYTES = 32 << 20  # of float32 vectors: 87,000 of 96 dimensions; Faiss uses 100,000
 
 
 def train(
-    source: Source, record: BuildRecord, paths: IndexPaths, resources: Resources,
+    source: Source,
+    record: BuildRecord,
+    paths: IndexPaths,
+    resources: Resources,
     weights: Weights | None,
-) -> ModelDescription:  # fmt: skip
-    """Train the model of a build, or find it trained.
+) -> ModelDescription:
+    """Train the model of a build, or read it if it is sealed.
 
-    The sample and every iteration of k-means are kept in ``training/`` until the model is
-    sealed, so that a rerun continues where a killed run stood. Drawing the sample, the moments
-    of a PCA, k-means and splitting run on the engine. The codec is trained on a fixed number of
-    vectors, and always here. The device is where k-means finds the vectors' lists.
+    ``training/`` keeps the sample and the last iteration of k-means until the model is sealed: a
+    rerun continues where a killed run stopped. The engine draws the sample, sums the moments of
+    a PCA, runs k-means and splits lists. The codec is trained in this process, on a fixed number
+    of vectors. In k-means the device assigns the vectors.
 
     Raises
     ------
@@ -81,51 +84,57 @@ def train(
     needed = training_bytes(plan, threads)
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
-    vectors = _training_set(source, plan, paths, resources, weights)
+    vectors = _draw_training_set(source, plan, paths, resources, weights)
     _check_values(source, plan, vectors)
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
     )
     state = kmeans(vectors, options, paths.training, resources.progress, resources.engine)
     part = vectors.evenly(codec_rows(plan))
-    probe = _held_out(source, plan, vectors)
-    lists = _lists(plan, state.centroids, vectors, part, probe, resources)
+    probe = _read_held_out(source, plan, vectors)
+    lists = _finish_lists(plan, state.centroids, vectors, part, probe, resources)
     arrays: dict[str, Any] = {"centroids.npy": lists.centroids}
     quantizer = flat_quantizer(lists.centroids, plan.metric)
     list_nos, _ = lists.assigner.assign(part, threads=threads)
     parts = plan.codec.training_parts
-    # One part is done in no time; a product quantizer takes most of a training.
+    # Show progress only for product quantizers, which take most of the training time.
     progress = resources.progress if parts > 1 else NoProgress()
     with progress.stage("codec", parts, "sub-quantizers") as bar:
         arrays["codec.npy"] = train_codec(
             plan.codec, quantizer, plan.metric, part, list_nos, threads, bar.advance
         )
-    if (packed := vectors.transform.packed()) is not None:
+    if (packed := vectors.transform.pack()) is not None:
         arrays["transform.npy"] = packed
     description = _seal(plan, arrays, lists, state.history, vectors.n, paths, resources.progress)
     _remove_training_files(paths)
     return description
 
 
-def _training_set(
-    source: Source, plan: TrainPlan, paths: IndexPaths, resources: Resources,
+def _draw_training_set(
+    source: Source,
+    plan: TrainPlan,
+    paths: IndexPaths,
+    resources: Resources,
     weights: Weights | None,
-) -> TrainingSet:  # fmt: skip
-    """The sample and its weights, drawn; and the transform, trained."""
+) -> TrainingSet:
+    """Draw the sample and its weights, and train the transform."""
     engine, progress = resources.engine, resources.progress
     sample = draw_sample(source, plan, paths.training, progress, engine)
-    whole = TrainingSet(sample, Transform.unpacked(None), plan.d)
+    whole = TrainingSet(sample, Transform.unpack(None), plan.d)
     transform = train_transform(
-        plan.transform, plan.d,
+        plan.transform,
+        plan.d,
         lambda: sample_moments(sample, whole.block_rows, engine, progress),
-        centered=plan.metric is Metric.L2, seed=plan.seed, some=whole.probe,
-    )  # fmt: skip
+        centered=plan.metric is Metric.L2,
+        seed=plan.seed,
+        some=whole.probe,
+    )
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
     return TrainingSet(sample, transform, plan.d_index, drawn)
 
 
 def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None:
-    """Refuse vectors that codes or float32 cannot tell apart, before k-means is done for them."""
+    """Refuse vectors that codes or float32 cannot distinguish, before the work of k-means."""
 
     def place_of(number: int) -> str:
         return source.place_of(int(rows.rows(number, number + 1)[0]))
@@ -134,7 +143,7 @@ def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None
     if math.isfinite(plan.codec.largest):
         start = 0
         for block in vectors.blocks():
-            plan.codec.check_values(block, partial(_shifted, place_of, start))
+            plan.codec.check_values(block, partial(_place_after, place_of, start))
             start += len(block)
     places = checked_places(vectors.n)
     some = vectors.take(places)
@@ -147,24 +156,28 @@ def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None
         log.warning("%s", coarse)
 
 
-def _shifted(place_of: Callable[[int], str], start: int, number: int) -> str:
+def _place_after(place_of: Callable[[int], str], start: int, number: int) -> str:
     return place_of(start + number)
 
 
 @dataclass(frozen=True)
 class _Lists:
-    """The lists as they will be: centroids, what assigns to them, and how they are filled."""
+    """The final lists: their centroids, assigner and estimated sizes."""
 
     centroids: Float32
     assigner: CentroidAssigner
     estimate: ListsEstimate
 
 
-def _lists(
-    plan: TrainPlan, centroids: Float32, vectors: TrainingSet, part: Float32, probe: Float32,
+def _finish_lists(
+    plan: TrainPlan,
+    centroids: Float32,
+    vectors: TrainingSet,
+    part: Float32,
+    probe: Float32,
     resources: Resources,
-) -> _Lists:  # fmt: skip
-    """k-means' lists, those above the cap split, in an order that has near ones side by side."""
+) -> _Lists:
+    """Split lists above the cap, and sort all lists so that near lists are neighbours."""
     threads = resources.threads
 
     def make(centroids: Float32) -> CentroidAssigner:
@@ -183,20 +196,24 @@ def _lists(
         vectors, centroids, options, make, resources.engine, resources.progress
     )
     estimate = ListsEstimate.of(
-        counts, plan.ntotal, plan.row_bytes, max_bytes=plan.max_list_bytes,
-        added=len(split) - len(centroids), rounds=rounds,
-    )  # fmt: skip
+        counts,
+        plan.ntotal,
+        plan.row_bytes,
+        max_bytes=plan.max_list_bytes,
+        added=len(split) - len(centroids),
+        rounds=rounds,
+    )
     split = split[locality_order(split)]
     return _Lists(split, make(split), estimate)
 
 
-def _held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
-    """Vectors on which the sealed model's assignment is checked: of those outside of the sample.
+def _read_held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
+    """Read vectors outside the sample, to check the sealed model's assignment.
 
-    k-means moved centroids towards the sample: on sift-photos 99.8 % of it were assigned as by
-    exact search, of other vectors 99.5 %.
+    The sample itself would look too good, because k-means moved the centroids towards it. On
+    sift-photos 99.8 % of the sample were assigned as by exact search, but 99.5 % of other vectors.
     """
-    rows = rows_left_out(source.ntotal, plan, PROBE)
+    rows = draw_rows_outside(source.ntotal, plan, PROBE)
     if len(rows) < _FEWEST_HELD_OUT:
         return vectors.probe()
     taken = source.take(rows)
@@ -204,9 +221,10 @@ def _held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Float32:
 
 
 def training_bytes(plan: TrainPlan, threads: int) -> int:
-    """Memory that training needs: centroids, their sums, and blocks in flight."""
+    """Return the memory of training: centroids, their sums, and blocks in flight."""
     row = 4 * max(plan.d, plan.d_index)
-    # float32 centroids: old, new, packed for the kernel, in the quantizer; float64 sums, means.
+    # Centroids in float32: old, new, packed for the kernel, and in the quantizer. In float64:
+    # sums and means.
     centroids = plan.most_lists * (plan.d_index * (4 * 4 + 2 * 8) + 64)
     blocks = 5 * BLOCK_BYTES + 4096 * row
     square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
@@ -218,14 +236,19 @@ def training_bytes(plan: TrainPlan, threads: int) -> int:
 
 
 def codec_rows(plan: TrainPlan) -> int:
-    """Vectors that train the codec: enough for it, and the same in any memory."""
+    """Return the number of vectors that train the codec, whatever the memory limit."""
     return max(plan.codec.min_training_vectors, _CODEC_BYTES // (4 * plan.d_index))
 
 
 def _seal(
-    plan: TrainPlan, arrays: dict[str, Any], lists: _Lists, history: list[dict[str, float]],
-    ntrain: int, paths: IndexPaths, progress: Progress,
-) -> ModelDescription:  # fmt: skip
+    plan: TrainPlan,
+    arrays: dict[str, Any],
+    lists: _Lists,
+    history: list[dict[str, float]],
+    ntrain: int,
+    paths: IndexPaths,
+    progress: Progress,
+) -> ModelDescription:
     make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
     quantizer = "exact"
@@ -247,10 +270,21 @@ def _seal(
         "agreement": assigner.agreement,
     }
     description = ModelDescription(
-        plan.d, plan.d_index, nlist, plan.code_size, ntrain, str(plan.metric), plan.transform.name,
-        plan.codec.name, quantizer, plan.seed, assignment, history, files,
+        plan.d,
+        plan.d_index,
+        nlist,
+        plan.code_size,
+        ntrain,
+        str(plan.metric),
+        plan.transform.name,
+        plan.codec.name,
+        quantizer,
+        plan.seed,
+        assignment,
+        history,
+        files,
         asdict(lists.estimate),
-    )  # fmt: skip
+    )
     description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
     return description

@@ -1,4 +1,4 @@
-"""The sample as k-means and codec see it: transformed, in blocks of fixed size."""
+"""The transformed sample, in blocks of fixed size, for k-means and the codec."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["BLOCK_BYTES", "PROBE", "TrainingSet"]
 
 Float32 = npt.NDArray[np.float32]
 
-# The block's size decides the order of additions, so it must not depend on the memory
-# limit: the same seed gives the same model in any memory.
+# The block's size decides the order of additions. It must not depend on the memory limit:
+# the same seed must give the same model in any memory.
 BLOCK_BYTES = 12 << 20
-PROBE = 4096  # vectors on which an assignment is compared with the exact one
+PROBE = 4096  # vectors on which an assignment is compared with an exact one
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Vectors of a sample after the transform.
+    """The vectors of a sample after the transform.
 
     Parameters
     ----------
@@ -44,29 +44,29 @@ class TrainingSet:
 
     @property
     def n(self) -> int:
-        """Vectors in all."""
+        """Number of vectors."""
         return self.sample.n
 
     @property
     def block_rows(self) -> int:
-        """Vectors of a block."""
+        """Number of vectors in a block."""
         return max(1, BLOCK_BYTES // (4 * self.sample.d))
 
     def blocks(self) -> Iterator[Float32]:
-        """All vectors, in order, float32 of shape (up to block_rows, d)."""
+        """Yield all vectors in order, float32 of shape (up to block_rows, d)."""
         for block in self.sample.blocks(self.block_rows):
             yield self.transform.apply(block)
 
     def read(self, start: int, stop: int) -> Float32:
-        """Rows [start, stop), float32 of shape (stop - start, d)."""
+        """Read rows [start, stop), float32 of shape (stop - start, d)."""
         return self.transform.apply(self.sample.read(start, stop))
 
     def weights_of(self, start: int, stop: int) -> Float32 | None:
-        """Weights of rows [start, stop), float32 of shape (stop - start,); None where all are 1."""
+        """Read the weights of rows [start, stop), float32; None if all vectors weigh the same."""
         return None if self.weights is None else self.weights.read(start, stop)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Float32:
-        """The given rows, ascending, float32 of shape (len(rows), d)."""
+        """Read single rows, ascending, float32 of shape (len(rows), d)."""
         out = np.empty((len(rows), self.d), np.float32)
         for start in range(0, len(rows), self.block_rows):
             part = rows[start : start + self.block_rows]
@@ -74,7 +74,7 @@ class TrainingSet:
         return out
 
     def evenly(self, count: int) -> Float32:
-        """``count`` vectors at even distances: a fair part, as the sample itself is random."""
+        """Read ``count`` evenly spaced vectors; the sample's rows are already random."""
         count = min(count, self.n)
         return self.take(np.arange(count, dtype=np.int64) * self.n // count)
 
@@ -83,5 +83,5 @@ class TrainingSet:
         return self.evenly(PROBE)
 
     def probe(self, part: int = 1) -> Float32:
-        """Vectors on which assignments are checked: 4096, or one of every ``part`` of them."""
+        """Return the 4,096 vectors that check assignments, or one of every ``part`` of them."""
         return self._probe[::part]

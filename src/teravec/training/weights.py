@@ -1,4 +1,4 @@
-"""The sample's weights: drawn with its rows, kept beside it."""
+"""The weights of the sample's vectors, in a file beside the sample."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _PIECE_ROWS = 1 << 20  # 4 MiB of weights at a time
 
 @dataclass(frozen=True)
 class SampleWeights:
-    """Weights of the sample's vectors, float32 in a file.
+    """The weights of the sample's vectors, float32 in a file.
 
     Parameters
     ----------
     path : Path
     checksum : str
-        What a checkpoint knows them by.
+        Identifies the weights in a checkpoint.
     """
 
     path: Path
     checksum: str
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Weights of rows [start, stop) of the sample, float32 of shape (stop - start,)."""
+        """Read the weights of rows [start, stop) of the sample, float32."""
         weights = np.empty(stop - start, np.float32)
         with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
             read_into(file.fileno(), byte_view(weights), start * 4, self.path)
@@ -46,12 +46,12 @@ class SampleWeights:
 
 
 def draw_weights(weights: Weights, plan: TrainPlan, directory: Path) -> SampleWeights:
-    """Take the weights of the sample's rows, or find them taken before.
+    """Write the weights of the sample's rows, or find the file of an earlier run.
 
     Raises
     ------
     InvalidSource
-        A weight is negative or not finite, or all of the sample are 0.
+        A weight is negative or not finite, or all weights of the sample are 0.
     """
     path, seal = directory / "weights.f32", directory / "weights.json"
     if seal.exists():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from teravec.engines.options import EngineOptions
-from teravec.engines.residents import Machine, Resident, Residents, residents
+from teravec.engines.residents import Machine, Resident, Residents, open_residents
 from teravec.errors import InvalidArgument, TeravecError
 from teravec.index.opened import OpenedIndex
 from teravec.memory import default_memory
@@ -148,7 +148,7 @@ class Deployment:
         # Start Ray before handling signals: Ray takes over SIGTERM when it connects.
         with (
             hold_file(self._topology),
-            residents(
+            open_residents(
                 options.engine, serve.threads, memory_bytes, self._maker_of, _tell
             ) as servers,
             heeded() as signals,
@@ -158,7 +158,7 @@ class Deployment:
             while (number := signals.poll(0.0)) is None or number == signal.SIGHUP:
                 if number == signal.SIGHUP:
                     servers.each(_reload, _END_S)
-                servers.tend()
+                servers.poll()
                 if begun:
                     self._look(servers)
                 elif servers.up:
@@ -168,7 +168,7 @@ class Deployment:
                     ready(servers.all)
                 elif time.monotonic() - waiting_since_s > _WARN_S:
                     waiting_since_s = time.monotonic()
-                    missing = [r.machine.host for r in servers.all if r.told is None]
+                    missing = [r.machine.host for r in servers.all if r.status is None]
                     log.warning("waiting for room, or servers, on %s", ", ".join(missing))
             log.info("draining %d servers for at most %.0f s", len(servers.all), drain_s)
             servers.each(_Close(drain_s), drain_s + _END_S)
@@ -207,9 +207,9 @@ class Deployment:
 
     def _check_version(self, servers: Residents[Server, _Told]) -> None:
         for resident in servers.all:
-            if resident.told is not None and resident.told.version != self._version:
+            if resident.status is not None and resident.status.version != self._version:
                 raise InvalidArgument(
-                    f"{resident.machine.host} has version {resident.told.version} of "
+                    f"{resident.machine.host} has version {resident.status.version} of "
                     f"{self._options.serve.path}; {self._version} expected"
                 )
 
@@ -217,7 +217,7 @@ class Deployment:
         """Log servers that were lost or are back, and write the topology if it has changed."""
         for resident in servers.all:
             number, lists = resident.number, self.lists_of(resident)
-            if resident.told is None and number not in self._down:
+            if resident.status is None and number not in self._down:
                 self._down.add(number)
                 log.warning(
                     "the server of lists %s on %s was lost, and is started again: %s",
@@ -225,13 +225,13 @@ class Deployment:
                     resident.machine.host,
                     resident.why,
                 )
-            elif resident.told is not None and number in self._down:
+            elif resident.status is not None and number in self._down:
                 self._down.discard(number)
-                log.warning("the server of lists %s is back at %s", lists, resident.told.address)
+                log.warning("the server of lists %s is back at %s", lists, resident.status.address)
         entries = tuple(
-            ServerEntry(Address.parse(r.told.address), parse_ranges(self.lists_of(r)))
+            ServerEntry(Address.parse(r.status.address), parse_ranges(self.lists_of(r)))
             for r in servers.all
-            if r.told is not None
+            if r.status is not None
         )
         # A server that is down keeps its entry: it is likely to come back at the same address.
         if len(entries) == len(servers.all) and entries != self._written:

@@ -22,7 +22,7 @@ from teravec.errors import (
     OtherIndex,
     ProtocolError,
 )
-from teravec.index.calibration import Calibration, checked_recall
+from teravec.index.calibration import Calibration, check_recall
 from teravec.search.effort import Effort, effort_of_nprobe
 from teravec.search.fixed import Fixed
 from teravec.search.request import (
@@ -154,7 +154,7 @@ class RemoteIndex(Fixed):
         options = {"k": k} if radius is None else {"radius": checked_radius(radius)}
         asked: dict[str, Any] = {"recall": recall, "candidates": candidates, **options}
         if recall is not None:
-            asked["recall"] = checked_recall(recall)
+            asked["recall"] = check_recall(recall)
         asked = {name: value for name, value in asked.items() if value is not None}
         return read_effort(self._tell("info", {"effort": asked}), self._version)
 
@@ -318,7 +318,7 @@ class RemoteIndex(Fixed):
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         nprobe = None if nprobe is None else checked_nprobe(nprobe)
-        recall = None if recall is None else checked_recall(recall)
+        recall = None if recall is None else check_recall(recall)
         candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
         timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         allow_partial = flag(allow_partial, "allow_partial")
