@@ -149,7 +149,7 @@ def test_interrupt(source: Path, tmp_path: Path, sent: signal.Signals) -> None:
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert len(errors.splitlines()) == 1
-    assert "run the same again to continue" in errors
+    assert "run the same command again to continue" in errors
     assert output == ""
     wait_for_end(processes)
     with teravec("build", source, "--out", out, *OPTIONS, "-q", home=tmp_path) as process:
