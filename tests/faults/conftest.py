@@ -113,4 +113,4 @@ def interrupt(arguments: Sequence[object], when: Callable[[], bool]) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert len(errors.splitlines()) == 1
-    assert "run the same again to continue" in errors
+    assert "run the same command again to continue" in errors
