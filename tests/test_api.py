@@ -234,7 +234,7 @@ def test_handles_say_what_they_are(here: Index, there: RemoteIndex, root: Path) 
 
 
 def test_addresses(there: RemoteIndex) -> None:
-    with pytest.raises(InvalidArgument, match="the port of HTTP and the console"):
+    with pytest.raises(InvalidArgument, match="names the HTTP port"):
         teravec.connect("http://127.0.0.1:7480")
     for url in ("", "ftp://a:1", "grpc://[::1", "host", "host:port", "grpc://h:1/path"):
         with pytest.raises(InvalidArgument):
