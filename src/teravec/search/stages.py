@@ -84,7 +84,7 @@ def nearest_in_two_stages(
         if own is not None:
             candidates = _without_own(stages, candidates, k, own, nq)
         owners, places = chosen(candidates, k, stages.ntotal)
-        parts.append((owners + nq, places))
+        parts.append((owners + nq if nq else owners, places))
         nq += len(candidates.counts)
     owners, places = parts[0] if len(parts) == 1 else _joined(parts)
     return best_k(nq, k, *stages.refine(owners, places), stages.metric)
