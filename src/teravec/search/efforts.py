@@ -53,9 +53,9 @@ class Efforts:
         candidates: int | None,
     ) -> Effort:  # fmt: skip
         """As ``Index.effort``."""
-        if nprobe is None and candidates is None and type(recall) is float:
-            if known := self._known.get((recall, k, radius)):
-                return known  # a lone query notices what else is checked
+        by_recall = nprobe is None and candidates is None and type(recall) is float
+        if by_recall and (known := self._known.get((recall, k, radius))):
+            return known  # a lone query notices what else is checked
         model = self._index.model
         if candidates is not None:
             candidates = checked_candidates(candidates, two_stages=bool(model.codec.sketch_bits))
