@@ -260,16 +260,6 @@ class ServerSecurity:
         except (ssl.SSLError, OSError) as error:
             raise InvalidArgument(f"{self.certificate}: {error}; try again") from error
 
-    def pems(self) -> tuple[bytes, bytes] | None:
-        """Return certificate and key as PEM; None without TLS."""
-        if self.certificate is None or self.key is None:
-            return None
-        return read_small(self.certificate), read_small(self.key)
-
-    def client_ca_pem(self) -> bytes | None:
-        """Return the authority for callers' certificates; None if callers need none."""
-        return None if self.client_ca is None else read_small(self.client_ca)
-
 
 @dataclass(frozen=True, repr=False)
 class ClientSecurity:
