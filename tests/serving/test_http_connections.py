@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -102,7 +102,8 @@ def test_too_many_connections_make_room(
     with ExitStack() as stack:
         made = [stack.enter_context(connect(server)) for _ in range(80)]
         for connection in made:
-            connection.sendall(sent)
+            with suppress(ConnectionError):  # the server may have let it go already
+                connection.sendall(sent)
         for _ in range(5):
             assert httpx.get(url, timeout=5).status_code == 200
         assert ends(made[0])  # the longest silent went first
