@@ -63,9 +63,12 @@ def measured(x: data.Floats, queries: data.Floats, nlist: int, threads: int) -> 
     found, distance = assigner.assign(checked, threads=threads)
     exact, least = CentroidAssigner.exact(centroids).assign(checked, threads=threads)
     return Point(
-        nlist, assigner, setup_s, float((found == exact).mean()),
+        nlist,
+        assigner,
+        setup_s,
+        float((found == exact).mean()),
         float(distance.sum(dtype=np.float64) / least.sum(dtype=np.float64)),
-    )  # fmt: skip
+    )
 
 
 def bench(folder: Path, nlists: list[int], threads: int, runs: int) -> str:
@@ -85,20 +88,36 @@ def bench(folder: Path, nlists: list[int], threads: int, runs: int) -> str:
     seconds = [times.median(str(p.nlist)) / len(queries) for p in points]
     exponent = float(np.polyfit(np.log(nlists), np.log(seconds), 1)[0])
     rows = [
-        [f"{p.nlist:,}", f"{p.assigner.ngroups:,}", p.assigner.probes, f"{p.assigner.work:,.0f}",
-         f"{1 / s:,.0f}", f"{p.agreement:.4f}", f"{p.objective:.6f}", f"{p.setup_s:.1f}"]
+        [
+            f"{p.nlist:,}",
+            f"{p.assigner.ngroups:,}",
+            p.assigner.probes,
+            f"{p.assigner.work:,.0f}",
+            f"{1 / s:,.0f}",
+            f"{p.agreement:.4f}",
+            f"{p.objective:.6f}",
+            f"{p.setup_s:.1f}",
+        ]
         for p, s in zip(points, seconds, strict=True)
-    ]  # fmt: skip
+    ]
     return (
         f"### assignment: growth with nlist\n\n{made.name}, {threads} threads, "
         f"{len(queries):,} vectors, medians of {runs} runs. Cost per vector grows as nlist to the "
         f"power **{exponent:.2f}** (target: at most 0.6; brute force: 1).\n\n"
         + measure.table(
-            ["nlist", "groups", "visited", "centroids and centers compared", "vectors/s",
-             "as exact", "objective / exact", "set up, s"],
+            [
+                "nlist",
+                "groups",
+                "visited",
+                "centroids and centers compared",
+                "vectors/s",
+                "as exact",
+                "objective / exact",
+                "set up, s",
+            ],
             rows,
         )
-    )  # fmt: skip
+    )
 
 
 def main() -> None:

@@ -92,13 +92,15 @@ def report(case: Case, found: dict[str, Search], queries: data.Floats, seconds: 
             )
             cells.append(f"{speed:,.0f} ({cpu:.0f} us)")
         rows_of_table.append(cells)
-    return "\n\n".join([
-        f"### Callers at once, and batches, in memory: {case.name}, {n:,} x {d}, "
-        f"nlist {case.nlist:,}, recall {RECALL}",
-        f"Queries a second, and processor time a query; medians of {ROUNDS} rounds.",
-        measure.table(["callers", "queries a call", *found], rows_of_table),
-        "Made by `python -m benchmarks.callers`.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"### Callers at once, and batches, in memory: {case.name}, {n:,} x {d}, "
+            f"nlist {case.nlist:,}, recall {RECALL}",
+            f"Queries a second, and processor time a query; medians of {ROUNDS} rounds.",
+            measure.table(["callers", "queries a call", *found], rows_of_table),
+            "Made by `python -m benchmarks.callers`.",
+        ]
+    )
 
 
 def main() -> None:

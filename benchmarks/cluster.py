@@ -97,10 +97,14 @@ def bench_bytes(folder: Path) -> str:
     for workers in (2, 4, 8):
         found = iterate(vectors, nlist, workers)
         both = [s + r for s, r in zip(found.sent, found.received, strict=True)]
-        rows.append([
-            workers, f"{max(found.sent) / 1e6:.2f}", f"{max(found.received) / 1e6:.2f}",
-            f"{max(both) / unit:.2f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                workers,
+                f"{max(found.sent) / 1e6:.2f}",
+                f"{max(found.received) / 1e6:.2f}",
+                f"{max(both) / unit:.2f}",
+            ]
+        )
     return (
         f"k-means, {n:,} x {D}, nlist {nlist:,}; centroids and sums together are "
         f"{unit / 1e6:.2f} MB; the worker with the most:\n\n"
@@ -138,8 +142,21 @@ def bench_build(folder: Path) -> str:
         for name in list(engines)[:: -1 if round_no % 2 else 1]:
             out = folder / "index"
             shutil.rmtree(out, ignore_errors=True)
-            command = [sys.executable, "-m", "teravec", "build", str(source), "--out", str(out),
-                       "--codec", "sq8", "--memory", "4GiB", "--json", *engines[name]]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "teravec",
+                "build",
+                str(source),
+                "--out",
+                str(out),
+                "--codec",
+                "sq8",
+                "--memory",
+                "4GiB",
+                "--json",
+                *engines[name],
+            ]
             started = time.perf_counter()
             done = measure.run_child(command)
             seconds[name].append(time.perf_counter() - started)

@@ -112,9 +112,13 @@ class Bench:
         part, niter = self.case.faiss
         x = self.x[: int(part * len(self.x))]
         each = faiss.Kmeans(
-            x.shape[1], self.case.nlist, niter=niter, seed=SEED,
-            max_points_per_centroid=1 << 20, min_points_per_centroid=1,
-        )  # fmt: skip
+            x.shape[1],
+            self.case.nlist,
+            niter=niter,
+            seed=SEED,
+            max_points_per_centroid=1 << 20,
+            min_points_per_centroid=1,
+        )
         started = time.perf_counter()
         each.train(x)
         seconds = (time.perf_counter() - started) / niter
@@ -135,16 +139,24 @@ class Bench:
 
     def section(self, runs: dict[str, Run]) -> str:
         """What the results page says."""
-        names = {"ours": "teravec", "shipped": "contrib as shipped", "cured": "contrib cured",
-                 "kmeans": "faiss.Kmeans as shipped"}  # fmt: skip
+        names = {
+            "ours": "teravec",
+            "shipped": "contrib as shipped",
+            "cured": "contrib cured",
+            "kmeans": "faiss.Kmeans as shipped",
+        }
         reference = runs["cured"].objective or runs["ours"].objective or 1
         rows = [
-            [names[step], f"{run.seconds:.2f}", f"{run.seconds / runs['ours'].seconds:.1f}",
-             f"{run.objective / reference:.4f}" if run.objective else "not measured",
-             f"{run.niter} iterations of {'all' if run.part == 1 else f'{run.part:.3g} of the'} "
-             "vectors"]
+            [
+                names[step],
+                f"{run.seconds:.2f}",
+                f"{run.seconds / runs['ours'].seconds:.1f}",
+                f"{run.objective / reference:.4f}" if run.objective else "not measured",
+                f"{run.niter} iterations of {'all' if run.part == 1 else f'{run.part:.3g} of the'} "
+                "vectors",
+            ]
             for step, run in runs.items()
-        ]  # fmt: skip
+        ]
         total = NITER * runs["ours"].seconds
         return (
             f"### k-means: {self.name}\n\n{self.set.name}, nlist {self.case.nlist:,}, {THREADS} "

@@ -47,16 +47,34 @@ def run(folder: Path, dataset: data.Dataset) -> str:
         out = folder / "graph.bin"
         measure.drop_page_cache(lists)
         child = teravec(
-            "search", index, dataset.base, "-k", K, "--nprobe", NPROBE, "--exclude-self",
-            "--memory", limit, "--out", out, "--stats", "--json",
-        )  # fmt: skip
+            "search",
+            index,
+            dataset.base,
+            "-k",
+            K,
+            "--nprobe",
+            NPROBE,
+            "--exclude-self",
+            "--memory",
+            limit,
+            "--out",
+            out,
+            "--stats",
+            "--json",
+        )
         said = json.loads(child.stdout)
         results.add(out.read_bytes())
         rows.append(
-            (limit, said["batches"], f"{child.seconds:.1f}",
-             f"{said['queries'] / child.seconds:,.0f}", f"{said['stats']['bytes_read'] / 1e6:,.0f}",
-             f"{said['stats']['wait_s']:.1f}", f"{child.peak_rss_bytes / (1 << 20):,.0f}")
-        )  # fmt: skip
+            (
+                limit,
+                said["batches"],
+                f"{child.seconds:.1f}",
+                f"{said['queries'] / child.seconds:,.0f}",
+                f"{said['stats']['bytes_read'] / 1e6:,.0f}",
+                f"{said['stats']['wait_s']:.1f}",
+                f"{child.peak_rss_bytes / (1 << 20):,.0f}",
+            )
+        )
     share = recall(dataset, read_neighbors(out).ids)
     size = sum(path.stat().st_size for path in lists) / 1e6
     n = len(dataset.matrix())

@@ -40,10 +40,15 @@ def build(base: Path, out: Path) -> dict[str, float]:
     started = time.perf_counter()
     x = matrix(base)
     diskannpy.build_disk_index(
-        data=x, distance_metric="l2", index_directory=str(out), complexity=COMPLEXITY,
-        graph_degree=DEGREE, search_memory_maximum=SEARCH_GIB_A_VECTOR * len(x),
-        build_memory_maximum=BUILD_GB, num_threads=THREADS,
-    )  # fmt: skip
+        data=x,
+        distance_metric="l2",
+        index_directory=str(out),
+        complexity=COMPLEXITY,
+        graph_degree=DEGREE,
+        search_memory_maximum=SEARCH_GIB_A_VECTOR * len(x),
+        build_memory_maximum=BUILD_GB,
+        num_threads=THREADS,
+    )
     seconds = time.perf_counter() - started
     size = sum(path.stat().st_size for path in out.iterdir())
     return {"seconds": seconds, "bytes": size, "rss": rss()}
@@ -78,10 +83,16 @@ def search(
             index.search(query, 10, complexity)
             latencies.append(time.perf_counter() - started)
             read.append(read_bytes() - before)
-        points.append({
-            "effort": f"L {complexity}", "recall": hits / true.size, "batch_qps": len(xq) / seconds,
-            "alone_qps": 1 / statistics.median(alone), "cold_s": latencies, "read": read,
-        })  # fmt: skip
+        points.append(
+            {
+                "effort": f"L {complexity}",
+                "recall": hits / true.size,
+                "batch_qps": len(xq) / seconds,
+                "alone_qps": 1 / statistics.median(alone),
+                "cold_s": latencies,
+                "read": read,
+            }
+        )
         if points[-1]["recall"] > ENOUGH:
             break
     return points

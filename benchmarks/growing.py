@@ -70,10 +70,18 @@ def bench(name: str, folder: Path, shared: Path, niters: list[int]) -> list[list
     raw.unlink()
     reference = found["all", niters[0]]
     return [
-        [name, f"{len(x) / nlist:.0f}", str(niter), kind, f"{looks:.2f}", f"{seconds:.1f}",
-         f"{reference[0] / seconds:.2f}", f"{objective / reference[1]:.4f}"]
+        [
+            name,
+            f"{len(x) / nlist:.0f}",
+            str(niter),
+            kind,
+            f"{looks:.2f}",
+            f"{seconds:.1f}",
+            f"{reference[0] / seconds:.2f}",
+            f"{objective / reference[1]:.4f}",
+        ]
         for (kind, niter), (seconds, objective, looks) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -95,11 +103,19 @@ def main() -> None:
         "least. 'Looks' is in units of all vectors; the objective is exact, of every eighth "
         f"vector, and like the speed relative to {niters[0]} iterations on all:\n\n"
         + measure.table(
-            ["set and nlist", "vectors a list", "iterations", "vectors", "looks", "s", "times",
-             "objective"],
+            [
+                "set and nlist",
+                "vectors a list",
+                "iterations",
+                "vectors",
+                "looks",
+                "s",
+                "times",
+                "objective",
+            ],
             rows,
         )
-    )  # fmt: skip
+    )
     print(section)
     measure.write_section("k-means growing", section)
 

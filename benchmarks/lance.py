@@ -80,9 +80,12 @@ def search(out: Path, queries: Path, truth: Path, nprobe: int, cold: slice) -> d
         latencies.append(time.perf_counter() - started)
         read.append(read_bytes() - before)
     return {
-        "effort": f"nprobe {nprobe}", "recall": hits / true.size, "alone_qps": WARM / seconds,
-        "cold_s": latencies, "read": read,
-    }  # fmt: skip
+        "effort": f"nprobe {nprobe}",
+        "recall": hits / true.size,
+        "alone_qps": WARM / seconds,
+        "cold_s": latencies,
+        "read": read,
+    }
 
 
 def read_bytes() -> int:

@@ -66,10 +66,17 @@ def main() -> None:
         visited = np.count_nonzero(lists >= 0) / len(lists)
         for what, order in (("random", random), ("near lists together", np.arange(len(sizes)))):
             reads, more, servers = counted(lists, sizes, order)
-            rows.append([
-                name, f"{len(sizes):,}", what, f"{visited:.1f}", f"{reads:.1f}", f"{more:.2f}",
-                f"{servers:.1f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    f"{len(sizes):,}",
+                    what,
+                    f"{visited:.1f}",
+                    f"{reads:.1f}",
+                    f"{more:.2f}",
+                    f"{servers:.1f}",
+                ]
+            )
     head = ["set", "nlist", "order", "lists", "reads", "bytes over the lists'", "servers of ten"]
     section = (
         f"### The order of lists, recall {RECALL}, {QUERIES} queries\n\nMeans of a query; counted, "

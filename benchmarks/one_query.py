@@ -138,12 +138,14 @@ def measured(recalls: dict[Task, float], queries: data.Floats, rounds: int) -> l
             runs[task].append(latencies(task.search, queries))
     return [
         {
-            "system": task.system, "effort": task.effort, "recall": recalls[task],
+            "system": task.system,
+            "effort": task.effort,
+            "recall": recalls[task],
             "p50_ms": 1e3 * statistics.median(float(np.median(run)) for run in several),
             "p99_ms": 1e3 * statistics.median(float(np.quantile(run, 0.99)) for run in several),
         }
         for task, several in runs.items()
-    ]  # fmt: skip
+    ]
 
 
 # ---------------------------------------------------------------- reporting
@@ -157,26 +159,36 @@ def report(case: Case, points: list[Point], nqueries: int, rounds: int) -> str:
         [p["system"], p["effort"], f"{p['recall']:.3f}", f"{p['p50_ms']:.3f}", f"{p['p99_ms']:.3f}"]
         for p in points
     ]
-    return "\n\n".join([
-        f"### One query in memory: {case.name}, {n:,} x {d}, nlist {case.nlist:,}",
-        f"{nqueries} queries, each alone, {rounds} rounds of all rows in turn; medians.",
-        measure.table(header, rows),
-        "At equal recall, between the points above; milliseconds at the median, and how many "
-        "times quicker than Faiss at its best teravec is:",
-        measure.table(
-            ["recall@10", ONE_STAGE, TWO_STAGES, "Faiss, flat", "Faiss, HNSW", "times, one stage",
-             "times, two stages"],
-            [row for recall in RECALLS if (row := _beside(points, recall))],
-        ),
-        "Made by `python -m benchmarks.one_query`.",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"### One query in memory: {case.name}, {n:,} x {d}, nlist {case.nlist:,}",
+            f"{nqueries} queries, each alone, {rounds} rounds of all rows in turn; medians.",
+            measure.table(header, rows),
+            "At equal recall, between the points above; milliseconds at the median, and how many "
+            "times quicker than Faiss at its best teravec is:",
+            measure.table(
+                [
+                    "recall@10",
+                    ONE_STAGE,
+                    TWO_STAGES,
+                    "Faiss, flat",
+                    "Faiss, HNSW",
+                    "times, one stage",
+                    "times, two stages",
+                ],
+                [row for recall in RECALLS if (row := _beside(points, recall))],
+            ),
+            "Made by `python -m benchmarks.one_query`.",
+        ]
+    )
 
 
 def _beside(points: list[Point], recall: float) -> list[str] | None:
     def best(prefix: str) -> float | None:
         systems = {p["system"] for p in points if p["system"].startswith(prefix)}
-        found = [at_recall([p for p in points if p["system"] == s], "p50_ms", recall)
-                 for s in systems]  # fmt: skip
+        found = [
+            at_recall([p for p in points if p["system"] == s], "p50_ms", recall) for s in systems
+        ]
         return min((f for f in found if f is not None), default=None)
 
     one, two, flat, graph = (best(p) for p in (ONE_STAGE, TWO_STAGES, "Faiss, flat", "Faiss, HNSW"))

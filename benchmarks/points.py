@@ -46,9 +46,10 @@ def warm_point(
     seconds, (_, ids) = timed(lambda: search(queries))
     alone = [timed(lambda q=query: search(q[None]))[0] for query in queries[:ALONE]]  # type: ignore[misc]
     return {
-        "recall": data.recall(ids, truth, K), "batch_qps": len(queries) / seconds,
+        "recall": data.recall(ids, truth, K),
+        "batch_qps": len(queries) / seconds,
         "alone_qps": 1 / float(np.median(alone)),
-    }  # fmt: skip
+    }
 
 
 def cold_point(run: measure.ColdRun) -> Point:
@@ -76,17 +77,23 @@ def teravec_points(
             run = measure.cold_queries(
                 lambda: measure.KeptOpen(unkept),
                 lambda held, query, e=effort: held.index.search_at(query, K, e),  # type: ignore[misc]
-                files, queries[cold],
-            )  # fmt: skip
+                files,
+                queries[cold],
+            )
             spent = {name: value - before[name] for name, value in vars(unkept.stats).items()}
             measure.drop_page_cache(files)
             read = measure.device_read_bytes()
             seconds, _ = timed(lambda e=effort: unkept.search_at(queries, K, e))  # type: ignore[misc]
-            points.append({
-                "effort": f"--recall {recall}", **point, **cold_point(run),
-                "reads": spent["reads"] / len(run.seconds),
-                "cold_batch_s": seconds, "cold_batch_read": measure.device_read_bytes() - read,
-            })  # fmt: skip
+            points.append(
+                {
+                    "effort": f"--recall {recall}",
+                    **point,
+                    **cold_point(run),
+                    "reads": spent["reads"] / len(run.seconds),
+                    "cold_batch_s": seconds,
+                    "cold_batch_read": measure.device_read_bytes() - read,
+                }
+            )
     return points
 
 

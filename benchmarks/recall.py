@@ -104,16 +104,31 @@ def measured(dataset: data.Dataset, folder: Path, nlist: int | None, codec: str)
             ours = cost(index, queries, truth, effort)
             nprobe = fixed_nprobe(index, queries, truth, ours.recall)
             plain = cost(index, queries, truth, Effort(nprobe))
-            rows.append([
-                asked, f"{ours.recall:.4f}", effort.nprobe, f"{ours.lists:.1f}", nprobe,
-                f"{ours.lists / plain.lists:.2f}", f"{ours.codes / plain.codes:.2f}",
-                f"{ours.bytes / plain.bytes:.2f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    asked,
+                    f"{ours.recall:.4f}",
+                    effort.nprobe,
+                    f"{ours.lists:.1f}",
+                    nprobe,
+                    f"{ours.lists / plain.lists:.2f}",
+                    f"{ours.codes / plain.codes:.2f}",
+                    f"{ours.bytes / plain.bytes:.2f}",
+                ]
+            )
         nlist = index.nlist
     shutil.rmtree(root)
     truth_s, search_s = stages.seconds["groundtruth"], stages.seconds["calibrate"]
-    header = ("asked", "measured", "nprobe, at most", "lists, mean", "fixed nprobe of that recall",
-              "lists / fixed", "codes / fixed", "bytes / fixed")  # fmt: skip
+    header = (
+        "asked",
+        "measured",
+        "nprobe, at most",
+        "lists, mean",
+        "fixed nprobe of that recall",
+        "lists / fixed",
+        "codes / fixed",
+        "bytes / fixed",
+    )
     return (
         f"{dataset.name}, nlist {nlist:,}, {codec}; recall@{K} of {len(queries):,} fresh queries. "
         f"The build took {seconds:.1f} s, {truth_s:.1f} of it for the exact neighbours of the "
@@ -135,8 +150,9 @@ def main() -> None:
         "minilm-sentences": lambda: data.minilm_sentences(arguments.shared),
         "synthetic": lambda: data.synthetic(arguments.folder, synthetic),
     }
-    cases = [(name, nlist, codec) for name in makers
-             for nlist, codec in ((None, "sq8"), (256, "sq8"))]  # fmt: skip
+    cases = [
+        (name, nlist, codec) for name in makers for nlist, codec in ((None, "sq8"), (256, "sq8"))
+    ]
     for name, nlist, codec in cases:
         case = f"recall {name} {'auto' if nlist is None else nlist}"
         if arguments.only in case:

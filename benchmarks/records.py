@@ -117,11 +117,11 @@ def read(path: Path) -> Record:
     """Read one record."""
     content = json.loads(path.read_text())
     body = tuple(
-        block if isinstance(block, str) else Table(
-            tuple(block["columns"]), tuple(map(tuple, block["rows"]))
-        )
+        block
+        if isinstance(block, str)
+        else Table(tuple(block["columns"]), tuple(map(tuple, block["rows"])))
         for block in content.pop("body")
-    )  # fmt: skip
+    )
     return Record(body=body, **content)
 
 

@@ -57,10 +57,15 @@ def _headline(entry: Mapping[str, Any], by_section: Mapping[str, Record]) -> tup
     peer, ratio = _beside(record, entry, ours)
     claim = f"[{entry['claim']}](results/{record.script}.md)"
     return (
-        claim, f"{_rounded(ours)} {entry['unit']}", f"{_rounded(peer)}: {entry['peer']['name']}",
-        f"{ratio:.2f}", entry["limit"], _commit(record), record.date,
+        claim,
+        f"{_rounded(ours)} {entry['unit']}",
+        f"{_rounded(peer)}: {entry['peer']['name']}",
+        f"{ratio:.2f}",
+        entry["limit"],
+        _commit(record),
+        record.date,
         record.machine.partition(", Linux")[0],
-    )  # fmt: skip
+    )
 
 
 def _beside(record: Record, entry: Mapping[str, Any], ours: float) -> tuple[float, float]:

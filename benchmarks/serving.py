@@ -29,8 +29,11 @@ from benchmarks.served import Served, built
 
 K = 10
 CLIENTS = 32
-SPLITS = {1: ["0:2048"], 3: ["0:683", "683:1366", "1366:2048"],
-          5: ["0:410", "410:820", "820:1230", "1230:1640", "1640:2048"]}  # fmt: skip
+SPLITS = {
+    1: ["0:2048"],
+    3: ["0:683", "683:1366", "1366:2048"],
+    5: ["0:410", "410:820", "820:1230", "1230:1640", "1640:2048"],
+}
 HEAD = "sift-photos, 301,217 x 128, nlist 2,048, sq6, random rotation, k = 10."
 
 
@@ -70,10 +73,16 @@ def bench_overhead(root: Path, queries: Floats) -> str:
                 base = times.median("in process")
                 for name in tasks:
                     more = times.median(name) - base
-                    rows.append([
-                        f"{nq:,}", nprobe, name, *percentiles(times.seconds[name]),
-                        f"{1e3 * more:+.2f} ms", f"{100 * more / base:+.1f} %",
-                    ])  # fmt: skip
+                    rows.append(
+                        [
+                            f"{nq:,}",
+                            nprobe,
+                            name,
+                            *percentiles(times.seconds[name]),
+                            f"{1e3 * more:+.2f} ms",
+                            f"{100 * more / base:+.1f} %",
+                        ]
+                    )
     head = ["queries", "nprobe", "", "p50 ms", "p99 ms", "over in process", ""]
     return f"{HEAD} Lists in memory.\n\n" + measure.table(head, rows)
 
@@ -122,10 +131,16 @@ def bench_batching(root: Path, queries: Floats) -> str:
                 alone = float(np.median(rates["each alone"]))
                 for name in servers:
                     rate = float(np.median(rates[name]))
-                    rows.append([
-                        what, nprobe, name, f"{rate:,.0f}", *percentiles(times[name]),
-                        f"{rate / alone:.1f}",
-                    ])  # fmt: skip
+                    rows.append(
+                        [
+                            what,
+                            nprobe,
+                            name,
+                            f"{rate:,.0f}",
+                            *percentiles(times[name]),
+                            f"{rate / alone:.1f}",
+                        ]
+                    )
     head = ["lists", "nprobe", "", "queries/s", "p50 ms", "p99 ms", "times alone"]
     return (
         f"{HEAD} {CLIENTS} clients of one query each, in one process beside the server; "
@@ -186,8 +201,9 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
                     index.search(np.ascontiguousarray(batch[first : first + nq]), K, nprobe)
 
                 tasks: dict[str, Callable[[], float | None]] = {
-                    "teravec": lambda: run(remote), "original": lambda: run(seed),
-                }  # fmt: skip
+                    "teravec": lambda: run(remote),
+                    "original": lambda: run(seed),
+                }
                 for task in tasks.values():
                     task()
                 before = remote.statistics()["bytes"]
@@ -204,15 +220,31 @@ def bench_original(root: Path, folder: Path, queries: Floats) -> str:
                 }
                 for name in tasks:
                     rate = nq / times.median(name)
-                    rows.append([
-                        f"{nq:,}", nprobe, name, f"{rate:,.0f}",
-                        *percentiles(times.seconds[name]),
-                        f"{moved[name][0]:,.0f}", f"{moved[name][1]:,.0f}",
-                        f"{times.ratio('original', name):.1f}",
-                        f"{moved[name][0] / moved['original'][0]:.2f}",
-                    ])  # fmt: skip
-    head = ["queries", "nprobe", "", "queries/s", "p50 ms", "p99 ms", "bytes sent a query",
-            "bytes back", "times the original's rate", "of its bytes sent"]  # fmt: skip
+                    rows.append(
+                        [
+                            f"{nq:,}",
+                            nprobe,
+                            name,
+                            f"{rate:,.0f}",
+                            *percentiles(times.seconds[name]),
+                            f"{moved[name][0]:,.0f}",
+                            f"{moved[name][1]:,.0f}",
+                            f"{times.ratio('original', name):.1f}",
+                            f"{moved[name][0] / moved['original'][0]:.2f}",
+                        ]
+                    )
+    head = [
+        "queries",
+        "nprobe",
+        "",
+        "queries/s",
+        "p50 ms",
+        "p99 ms",
+        "bytes sent a query",
+        "bytes back",
+        "times the original's rate",
+        "of its bytes sent",
+    ]
     return (
         f"{HEAD} Three servers on this machine, threads of each: {threads}; lists in memory in "
         "both. The original's coarse quantizer is flat, and its sockets have TCP_NODELAY.\n\n"
@@ -233,10 +265,22 @@ def bench_bytes(root: Path, queries: Floats) -> str:
                 before = remote.statistics()["bytes"]["fanned-out"]
                 remote.search(queries[:1000], K, nprobe)
                 sent = (remote.statistics()["bytes"]["fanned-out"] - before) / 1000
-                rows.append([count, nprobe, f"{sent:,.0f}", f"{8 * nprobe:,}",
-                             f"{count * (4 * 128 + 12 * nprobe):,}"])  # fmt: skip
-    head = ["servers", "nprobe", "bytes sent a query", "of these for lists: 8 x nprobe",
-            "all queries and lists to all servers"]  # fmt: skip
+                rows.append(
+                    [
+                        count,
+                        nprobe,
+                        f"{sent:,.0f}",
+                        f"{8 * nprobe:,}",
+                        f"{count * (4 * 128 + 12 * nprobe):,}",
+                    ]
+                )
+    head = [
+        "servers",
+        "nprobe",
+        "bytes sent a query",
+        "of these for lists: 8 x nprobe",
+        "all queries and lists to all servers",
+    ]
     return (
         f"{HEAD} Each list goes to its owner only; a query of 512 bytes goes to the servers that "
         "own one of its lists.\n\n" + measure.table(head, rows)

@@ -110,8 +110,15 @@ def watched(
     kills = 0
     with teravec.connect(coordinator.url) as remote:
         while (at := time.monotonic() - started) < seconds:
-            samples.append((at, coordinator.resident_bytes(), coordinator.descriptors(),
-                            servers[0].resident_bytes(), servers[0].descriptors()))  # fmt: skip
+            samples.append(
+                (
+                    at,
+                    coordinator.resident_bytes(),
+                    coordinator.descriptors(),
+                    servers[0].resident_bytes(),
+                    servers[0].descriptors(),
+                )
+            )
             if at > (kills + 1) * KILL_S and at < seconds - KILL_S / 2:
                 restart(servers[1 + kills % (len(servers) - 1)], remote, soak)
                 kills += 1
@@ -132,10 +139,16 @@ def judged(samples: list[tuple[float, int, int, int, int]], soak: Soak) -> str:
         more = last[descriptors] - first[descriptors]
         if growth > MOST_GROWTH or more > MOST_DESCRIPTORS:
             soak.errors.append(f"{name}: memory {100 * growth:+.1f} %, descriptors {more:+.0f}")
-        rows.append([
-            name, f"{first[memory] / 2**20:.1f}", f"{last[memory] / 2**20:.1f}",
-            f"{100 * growth:+.1f} %", f"{first[descriptors]:.0f}", f"{last[descriptors]:.0f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{first[memory] / 2**20:.1f}",
+                f"{last[memory] / 2**20:.1f}",
+                f"{100 * growth:+.1f} %",
+                f"{first[descriptors]:.0f}",
+                f"{last[descriptors]:.0f}",
+            ]
+        )
     head = ["", "MiB, first quarter", "MiB, last quarter", "growth", "descriptors, first", "last"]
     return measure.table(head, rows)
 

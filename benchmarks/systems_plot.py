@@ -8,15 +8,22 @@ from typing import Any
 __all__ = ["draw"]
 
 _PANELS = {
-    "batch_qps": "warm batch, queries/s", "alone_qps": "warm, one by one, queries/s",
-    "p50_ms": "cold single query, p50 ms", "mb": "cold single query, MB read",
-}  # fmt: skip
+    "batch_qps": "warm batch, queries/s",
+    "alone_qps": "warm, one by one, queries/s",
+    "p50_ms": "cold single query, p50 ms",
+    "mb": "cold single query, MB read",
+}
 _COLORS = {
-    "teravec": "#1f5fa8", "teravec, two stages": "#4aa3df", "teravec, 256MiB": "#6f86c9",
-    "teravec, two stages, 256MiB": "#7fcfe0", "Faiss in RAM": "#6b6b6b",
-    "Faiss on disk": "#b0b0b0", "Faiss on disk, MADV_RANDOM": "#8a7a5c",
-    "LanceDB IVF_SQ": "#d9822b", "DiskANN": "#a8325e",
-}  # fmt: skip
+    "teravec": "#1f5fa8",
+    "teravec, two stages": "#4aa3df",
+    "teravec, 256MiB": "#6f86c9",
+    "teravec, two stages, 256MiB": "#7fcfe0",
+    "Faiss in RAM": "#6b6b6b",
+    "Faiss on disk": "#b0b0b0",
+    "Faiss on disk, MADV_RANDOM": "#8a7a5c",
+    "LanceDB IVF_SQ": "#d9822b",
+    "DiskANN": "#a8325e",
+}
 
 
 def draw(found: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:

@@ -138,14 +138,23 @@ def report(title: str, curves: dict[tuple[str, str, str], list[Point]]) -> str:
     for target in TARGETS:
         header += [f"recall {target}: MB", "times fewer", "lists", "codes", "reads", "MB by 4,096"]
         header += ["times fewer"]
-    base = [next((at_recall(points, target) for key, points in curves.items()
-                  if key[:2] == BASELINE), None) for target in TARGETS]  # fmt: skip
+    base = [
+        next(
+            (at_recall(points, target) for key, points in curves.items() if key[:2] == BASELINE),
+            None,
+        )
+        for target in TARGETS
+    ]
     rows = [
-        [*key, *chain.from_iterable(
-            cells(at_recall(points, target), one) for target, one in zip(TARGETS, base, strict=True)
-        )]
+        [
+            *key,
+            *chain.from_iterable(
+                cells(at_recall(points, target), one)
+                for target, one in zip(TARGETS, base, strict=True)
+            ),
+        ]
         for key, points in curves.items()
-    ]  # fmt: skip
+    ]
     return (
         f"### Two stages: bytes read a query, {title}\n\n"
         "Bytes of the sectors of 512 that are read, ids included, at a recall@10; how many times "
@@ -167,9 +176,14 @@ def cells(found: Point | None, base: Point | None) -> list[str]:
         else ["-"] * 2
     )
     return [
-        f"{found.read / 1e6:.2f}", fewer[0], f"{found.lists:.1f}", f"{found.refined:.0f}",
-        f"{found.reads:.0f}", f"{found.read_4096 / 1e6:.2f}", fewer[1],
-    ]  # fmt: skip
+        f"{found.read / 1e6:.2f}",
+        fewer[0],
+        f"{found.lists:.1f}",
+        f"{found.refined:.0f}",
+        f"{found.reads:.0f}",
+        f"{found.read_4096 / 1e6:.2f}",
+        fewer[1],
+    ]
 
 
 if __name__ == "__main__":

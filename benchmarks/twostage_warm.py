@@ -87,11 +87,16 @@ def main() -> None:
             alone = measure.interleave(singles, arguments.runs)
             spent = {c: steps(index, queries, efforts[c]) for c, index in indexes.items()}
         rows += [
-            [codec, str(threads), str(efforts[codec].nprobe),
-             f"{len(queries) / batch.median(codec):,.0f}",
-             f"{1e3 * alone.median(codec) / ALONE:.2f}", *spent[codec]]
+            [
+                codec,
+                str(threads),
+                str(efforts[codec].nprobe),
+                f"{len(queries) / batch.median(codec):,.0f}",
+                f"{1e3 * alone.median(codec) / ALONE:.2f}",
+                *spent[codec],
+            ]
             for codec in batches
-        ]  # fmt: skip
+        ]
     title = f"{dataset.name}, nlist {arguments.nlist}, recall@{K} {arguments.recall}"
     header = ["codec", "threads", "nprobe", f"queries/s, batch of {len(queries)}", "ms, alone"]
     header += [f"us in a batch: {step}" for step in ("lists", "scan", "refining", "rest")]

@@ -106,9 +106,11 @@ def systems(case: Case) -> list[System]:
         if case.small_memory:
             limits.append((f"{kind}, {case.small_memory}", case.small_memory))
         for name, memory in limits:
-            found.append(System(name, [
-                *points, "teravec", str(root), *queries, "--memory", memory, "--cold",
-            ]))  # fmt: skip
+            found.append(
+                System(
+                    name, [*points, "teravec", str(root), *queries, "--memory", memory, "--cold"]
+                )
+            )
     in_ram, on_disk = exported(case)
     for name, kind, path in (
         ("Faiss in RAM", "faiss-ram", in_ram),
@@ -132,11 +134,27 @@ def systems(case: Case) -> list[System]:
 def built(case: Case, codec: str) -> Path:
     """Our index of a codec."""
     out = case.path(codec)
-    _once(out, [
-        sys.executable, "-m", "teravec", "build", str(case.set.base), "--out", str(out), "--codec",
-        codec, "--nlist", str(case.nlist), "--transform", "rotation", "--memory", BUILD_MEMORY,
-        "--quiet",
-    ])  # fmt: skip
+    _once(
+        out,
+        [
+            sys.executable,
+            "-m",
+            "teravec",
+            "build",
+            str(case.set.base),
+            "--out",
+            str(out),
+            "--codec",
+            codec,
+            "--nlist",
+            str(case.nlist),
+            "--transform",
+            "rotation",
+            "--memory",
+            BUILD_MEMORY,
+            "--quiet",
+        ],
+    )
     return out
 
 
@@ -224,41 +242,62 @@ def report(case: Case, found: dict[str, list[Point]], profile: DeviceProfile) ->
     """The section of one case."""
     n, d = case.set.matrix().shape
     header = [
-        "", "effort", "recall@10", "batch, queries/s", "alone, queries/s", "cold p50 ms", "p99 ms",
-        "MB read", "device ms", "peak RSS, MiB",
-    ]  # fmt: skip
+        "",
+        "effort",
+        "recall@10",
+        "batch, queries/s",
+        "alone, queries/s",
+        "cold p50 ms",
+        "p99 ms",
+        "MB read",
+        "device ms",
+        "peak RSS, MiB",
+    ]
     rows = []
     for name, points in found.items():
         for p in points:
             needs = device_ms(profile, p["reads"], p["mb"] * 1e6) if "reads" in p else None
-            rows.append([
-                name, p["effort"], f"{p['recall']:.3f}", _cell(p.get("batch_qps"), 0),
-                _cell(p.get("alone_qps"), 0), _cell(p.get("p50_ms"), 2), _cell(p.get("p99_ms"), 1),
-                _cell(p.get("mb"), 2), _cell(needs, 2), f"{p['rss'] / 2**20:,.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    name,
+                    p["effort"],
+                    f"{p['recall']:.3f}",
+                    _cell(p.get("batch_qps"), 0),
+                    _cell(p.get("alone_qps"), 0),
+                    _cell(p.get("p50_ms"), 2),
+                    _cell(p.get("p99_ms"), 1),
+                    _cell(p.get("mb"), 2),
+                    _cell(needs, 2),
+                    f"{p['rss'] / 2**20:,.0f}",
+                ]
+            )
     best = profile.best.bytes_per_s
-    return "\n\n".join([
-        f"### Search from disk: {case.name}, {n:,} x {d}, nlist {case.nlist:,}",
-        f"sq6 (Faiss: the same codes), rabitq1+sq8 in two stages; teravec in {case.memory}. "
-        f"{ROUNDS} rounds of all systems in turn; {ROUNDS * COLD} cold queries. 'device ms' is "
-        "what the disk needs for a query's reads by the rates of `bench-disk` on the slice, two "
-        f"waits included. {_builds(case)}",
-        measure.table(header, rows),
-        "At equal recall, between the points above, or at a point within 0.012 of it; how many "
-        "times better teravec is:",
-        _ratios(found),
-        "Cold batches of 1,000 queries, teravec; bytes a second over the device's best of "
-        f"{best / 1e6:,.0f} MB/s:",
-        _batches(found, best),
-        f"![{case.name}](../../docs/disk-{case.name}.png)",
-    ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"### Search from disk: {case.name}, {n:,} x {d}, nlist {case.nlist:,}",
+            f"sq6 (Faiss: the same codes), rabitq1+sq8 in two stages; teravec in {case.memory}. "
+            f"{ROUNDS} rounds of all systems in turn; {ROUNDS * COLD} cold queries. 'device ms' is "
+            "what the disk needs for a query's reads at the rates of `bench-disk` on the slice, 2 "
+            f"waits included. {_builds(case)}",
+            measure.table(header, rows),
+            "At equal recall, between the points above, or at a point within 0.012 of it; how many "
+            "times better teravec is:",
+            _ratios(found),
+            "Cold batches of 1,000 queries, teravec; bytes a second over the device's best of "
+            f"{best / 1e6:,.0f} MB/s:",
+            _batches(found, best),
+            f"![{case.name}](../../docs/disk-{case.name}.png)",
+        ]
+    )
 
 
 def _builds(case: Case) -> str:
     names = {
-        "sq6": "teravec sq6", "rabitq1+sq8": "teravec rabitq1+sq8", "lance": "LanceDB",
+        "sq6": "teravec sq6",
+        "rabitq1+sq8": "teravec rabitq1+sq8",
+        "lance": "LanceDB",
         "diskann": "DiskANN",
-    }  # fmt: skip
+    }
     notes = []
     for end, name in names.items():
         note = case.path(end).with_name(f"{case.path(end).name}.json")
@@ -270,9 +309,12 @@ def _builds(case: Case) -> str:
 
 def _ratios(found: dict[str, list[Point]]) -> str:
     fields = {
-        "batch_qps": "batch, queries/s", "alone_qps": "alone, queries/s", "p50_ms": "cold p50",
-        "p99_ms": "cold p99", "mb": "bytes",
-    }  # fmt: skip
+        "batch_qps": "batch, queries/s",
+        "alone_qps": "alone, queries/s",
+        "p50_ms": "cold p50",
+        "p99_ms": "cold p99",
+        "mb": "bytes",
+    }
     rows = []
     mine = [name for name in found if name.startswith("teravec")]
     for ours in mine:
@@ -296,10 +338,16 @@ def _batches(found: dict[str, list[Point]], best: float) -> str:
         for p in points:
             if "cold_batch_s" in p:
                 read, rate = p["cold_batch_read"], p["cold_batch_read"] / p["cold_batch_s"]
-                rows.append([
-                    name, p["effort"], f"{1000 / p['cold_batch_s']:,.0f}",
-                    f"{read / 1e6:,.0f}", f"{rate / 1e6:,.0f}", f"{rate / best:.2f}",
-                ])  # fmt: skip
+                rows.append(
+                    [
+                        name,
+                        p["effort"],
+                        f"{1000 / p['cold_batch_s']:,.0f}",
+                        f"{read / 1e6:,.0f}",
+                        f"{rate / 1e6:,.0f}",
+                        f"{rate / best:.2f}",
+                    ]
+                )
     return measure.table(["", "effort", "queries/s", "MB read", "MB/s", "of the best"], rows)
 
 
@@ -330,7 +378,11 @@ def main() -> None:
         section = report(case, points, profile)
         print(section, flush=True)
         measure.write_section(f"vs_disk {name}", section)
-        draw(points, f"{case.set.name}, nlist {case.nlist:,}", records.ROOT / "docs" / f"disk-{name}.png")  # fmt: skip  # noqa: E501
+        draw(
+            points,
+            f"{case.set.name}, nlist {case.nlist:,}",
+            records.ROOT / "docs" / f"disk-{name}.png",
+        )
 
 
 if __name__ == "__main__":

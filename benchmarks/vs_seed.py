@@ -76,8 +76,10 @@ def large(folder: Path, _: Path) -> Case:
 
 
 CASES: dict[str, Callable[[Path, Path], Case]] = {
-    "synthetic": synthetic, "sift": sift, "large": large,
-}  # fmt: skip
+    "synthetic": synthetic,
+    "sift": sift,
+    "large": large,
+}
 
 
 # ---------------------------------------------------------------- k-means
@@ -121,11 +123,15 @@ def bench_kmeans(case: Case) -> str:
     rows = []
     for name, seconds in each.items():
         median = statistics.median(seconds)
-        rows.append([
-            name, f"{median:.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}",
-            f"{median / statistics.median(each['teravec']):.1f}",
-            f"{objective[name] / objective['contrib']:.4f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{median:.2f}",
+                f"{min(seconds):.2f} to {max(seconds):.2f}",
+                f"{median / statistics.median(each['teravec']):.1f}",
+                f"{objective[name] / objective['contrib']:.4f}",
+            ]
+        )
     raw.unlink()
     matrix.unlink()
     return "k-means, 10 iterations, all vectors:\n\n" + measure.table(
@@ -142,10 +148,12 @@ def trained(case: Case) -> IndexPaths:
     if not (paths.model / "model.json").exists():
         shutil.rmtree(paths.root, ignore_errors=True)
         teravec.train(
-            case.set.base, paths.root,
+            case.set.base,
+            paths.root,
             options=TrainOptions(nlist=case.nlist, codec="sq6", transform="rotation"),
-            layout=LayoutOptions(SHARDS, 1), resources=Resources(MEMORY, THREADS),
-        )  # fmt: skip
+            layout=LayoutOptions(SHARDS, 1),
+            resources=Resources(MEMORY, THREADS),
+        )
     return paths
 
 
@@ -164,7 +172,9 @@ def bench_shard(case: Case) -> str:
     """Vectors a second: ours from file to sealed shards, the original's adding alone."""
     paths = trained(case)
     model = Model.read(paths.model)
-    index = seed.seed_empty_index(case.set.matrix().shape[1], model.centroids, case.set.sample(100_000))  # fmt: skip  # noqa: E501
+    index = seed.seed_empty_index(
+        case.set.matrix().shape[1], model.centroids, case.set.sample(100_000)
+    )
     x = case.set.matrix()
     few = case.set.sample(SEED_ROWS)
     rates: dict[str, list[float]] = {"teravec": [], "efSearch 1024": [], "efSearch 16": []}
@@ -199,10 +209,14 @@ def bench_shard(case: Case) -> str:
     }
     ours_rate = statistics.median(rates["teravec"])
     rows = [
-        [name, f"{statistics.median(each):,.0f}", f"{ours_rate / statistics.median(each):.1f}",
-         f"{agreement[name]:.4f}"]
+        [
+            name,
+            f"{statistics.median(each):,.0f}",
+            f"{ours_rate / statistics.median(each):.1f}",
+            f"{agreement[name]:.4f}",
+        ]
         for name, each in rates.items()
-    ]  # fmt: skip
+    ]
     return (
         "Sharding; ours reads, rotates, assigns, encodes, sorts, writes, syncs and verifies, "
         "the original only adds in memory:\n\n"
@@ -216,7 +230,9 @@ def bench_merge(case: Case) -> str:
     shards = sorted(paths.shards.iterdir())
     size = sum(path.stat().st_size for path in shards)
     model = Model.read(paths.model)
-    index = seed.seed_empty_index(case.set.matrix().shape[1], model.centroids, case.set.sample(100_000))  # fmt: skip  # noqa: E501
+    index = seed.seed_empty_index(
+        case.set.matrix().shape[1], model.centroids, case.set.sample(100_000)
+    )
     empty = case.path("seed-empty.faissindex")
     faiss.write_index(index, str(empty))
     x = case.set.matrix()
@@ -249,10 +265,13 @@ def bench_merge(case: Case) -> str:
     for path in seed_files:
         path.unlink()
     table = [
-        [name, f"{size / times.median(name) / 1e6:,.0f}",
-         f"{times.median('copy') / times.median(name):.2f}"]
+        [
+            name,
+            f"{size / times.median(name) / 1e6:,.0f}",
+            f"{times.median('copy') / times.median(name):.2f}",
+        ]
         for name in times.seconds
-    ]  # fmt: skip
+    ]
     part = "" if rows == len(x) else f", Faiss of {rows:,} rows only"
     note = (
         f"Merging {SHARDS} shards, {size / 1e6:,.0f} MB, to one slice, until it is synced{part}; "
@@ -317,12 +336,19 @@ def bench_warm(case: Case) -> str:
             times = measure.interleave(tasks, 7)
             rate = {name: len(queries) / times.median(name) for name in tasks}
             best = max(rate["flat"], rate["hnsw"])
-            rows.append([
-                nprobe, f"{data.recall(found['teravec'], truth, 10):.3f}",
-                f"{data.recall(found['hnsw'], truth, 10):.3f}", f"{rate['teravec']:,.0f}",
-                f"{rate['streamed']:,.0f}", f"{rate['flat']:,.0f}", f"{rate['hnsw']:,.0f}",
-                f"{rate['teravec'] / best:.2f}", f"{rate['streamed'] / best:.2f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    nprobe,
+                    f"{data.recall(found['teravec'], truth, 10):.3f}",
+                    f"{data.recall(found['hnsw'], truth, 10):.3f}",
+                    f"{rate['teravec']:,.0f}",
+                    f"{rate['streamed']:,.0f}",
+                    f"{rate['flat']:,.0f}",
+                    f"{rate['hnsw']:,.0f}",
+                    f"{rate['teravec'] / best:.2f}",
+                    f"{rate['streamed'] / best:.2f}",
+                ]
+            )
         ivf.quantizer = flat
     return (
         "Warm batches of 1,000 queries, k = 10, same codes; queries/s. 'streamed' reads and "
@@ -373,21 +399,29 @@ def bench_cold(case: Case) -> str:
                 "teravec": measure.cold_queries(
                     lambda o=ours: measure.KeptOpen(o),  # type: ignore[misc]
                     lambda index, query, n=nprobe: index.search(query, 10, n),  # type: ignore[misc]
-                    slices, queries,
+                    slices,
+                    queries,
                 ),
                 "Faiss mmap": seed.seed_cold(disk, queries, options),
                 "Faiss, MADV_RANDOM": seed.seed_cold(
                     disk, queries, replace(options, random_access=True)
                 ),
-            }  # fmt: skip
+            }
         ours_s = runs["teravec"].median_s
         for name, run in runs.items():
             read = statistics.mean(run.bytes_read)
-            rows.append([
-                nprobe, f"{recall:.3f}", name, f"{1e3 * run.median_s:.2f}",
-                f"{1e3 * float(np.quantile(run.seconds, 0.99)):.2f}", f"{read / 1e6:.2f}",
-                f"{read / mean_bytes:.2f}", f"{run.median_s / ours_s:.1f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    nprobe,
+                    f"{recall:.3f}",
+                    name,
+                    f"{1e3 * run.median_s:.2f}",
+                    f"{1e3 * float(np.quantile(run.seconds, 0.99)):.2f}",
+                    f"{read / 1e6:.2f}",
+                    f"{read / mean_bytes:.2f}",
+                    f"{run.median_s / ours_s:.1f}",
+                ]
+            )
         method = runs["teravec"].method
     return (
         f"Cold single queries, the page cache dropped ({method}) before each, and Faiss's index "
@@ -430,8 +464,9 @@ def bench_build(case: Case) -> str:
         run = measure.run_child(command)
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         shutil.rmtree(out)
-        rows.append([name, f"{run.seconds:.0f}", f"{run.peak_rss_bytes / 2**20:,.0f}",
-                     f"{size / 1e6:,.0f}"])  # fmt: skip
+        rows.append(
+            [name, f"{run.seconds:.0f}", f"{run.peak_rss_bytes / 2**20:,.0f}", f"{size / 1e6:,.0f}"]
+        )
     return (
         "Whole builds, by one process each, from the file of vectors to a finished index; "
         "LanceDB's with its vectors:\n\n"
@@ -443,9 +478,12 @@ def _builders(case: Case) -> list[tuple[str, list[str], Path]]:
     ours, theirs = case.path("built"), case.path("lance")
     options = f"--nlist {case.nlist} --codec sq6 --memory 1GiB --quiet".split()
     builders = [
-        ("teravec", [*teravec_command(), "build", str(case.set.base), "--out", str(ours),
-                     *options], ours)
-    ]  # fmt: skip
+        (
+            "teravec",
+            [*teravec_command(), "build", str(case.set.base), "--out", str(ours), *options],
+            ours,
+        )
+    ]
     if lance := os.environ.get("LANCE_PYTHON"):
         arguments = [str(case.set.base), str(theirs), str(case.nlist)]
         builders.append(

@@ -61,12 +61,35 @@ def main() -> None:
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir()
     words = prepare()
-    run("build", OUT / "base.npy", "--out", INDEX, "--metric", "cosine", "--codec", "sq8",
-        "--shards", "4", "--slices", "2", "--memory", "256MiB")  # fmt: skip
+    run(
+        "build",
+        OUT / "base.npy",
+        "--out",
+        INDEX,
+        "--metric",
+        "cosine",
+        "--codec",
+        "sq8",
+        "--shards",
+        "4",
+        "--slices",
+        "2",
+        "--memory",
+        "256MiB",
+    )
     run("verify", INDEX)
     run("info", INDEX)
-    run("groundtruth", OUT / "base.npy", OUT / "queries.npy", "--metric", "cosine", "-k", "10",
-        "--out", OUT / "truth.ibin")  # fmt: skip
+    run(
+        "groundtruth",
+        OUT / "base.npy",
+        OUT / "queries.npy",
+        "--metric",
+        "cosine",
+        "-k",
+        "10",
+        "--out",
+        OUT / "truth.ibin",
+    )
     run("eval", INDEX, OUT / "queries.npy", OUT / "truth.ibin", "--nprobe", "1,4,16,64,256")
     show_neighbors(words)
 

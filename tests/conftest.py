@@ -57,7 +57,5 @@ def sift() -> RealSet:
 def minilm() -> RealSet:
     """112,000 sentence embeddings of 384 dimensions, float16."""
     return _real_set(
-        "minilm-sentences.base.f16.npy",
-        "minilm-sentences.query.fbin",
-        "minilm-sentences.gt100.bin",
+        "minilm-sentences.base.f16.npy", "minilm-sentences.query.fbin", "minilm-sentences.gt100.bin"
     )

@@ -21,10 +21,31 @@ from tests.conftest import clustered
 X = clustered(300, 8)
 RECORDS = np.zeros(2, [("a", "f4"), ("b", "f4")])
 ODD: list[Any] = [
-    None, True, "5", b"5", 2.5, float("nan"), 10**30, -3, [3], (), {}, np.array([3.0]),
-    np.bool_(True), np.datetime64("2020"), 1j, np.complex64(2), decimal.Decimal("2.5"), object(),
-    RECORDS, Index, np.ma.masked, lambda: 3, np.float32("inf"), "",
-]  # fmt: skip
+    None,
+    True,
+    "5",
+    b"5",
+    2.5,
+    float("nan"),
+    10**30,
+    -3,
+    [3],
+    (),
+    {},
+    np.array([3.0]),
+    np.bool_(True),
+    np.datetime64("2020"),
+    1j,
+    np.complex64(2),
+    decimal.Decimal("2.5"),
+    object(),
+    RECORDS,
+    Index,
+    np.ma.masked,
+    lambda: 3,
+    np.float32("inf"),
+    "",
+]
 
 
 class Here:
@@ -109,10 +130,27 @@ def test_other_functions(value: Any, root: Path, tmp_path: Path, there: RemoteIn
         return lambda: teravec.build(data, out, **{"nlist": 2, "calibrate": False, **options})
 
     names = (
-        "nlist", "metric", "transform", "codec", "sample", "niter", "seed", "max_list_bytes",
-        "shards", "slices", "keep_shards", "memory", "threads", "id_column", "vector_column",
-        "weights", "overwrite", "progress", "engine", "device",
-    )  # fmt: skip
+        "nlist",
+        "metric",
+        "transform",
+        "codec",
+        "sample",
+        "niter",
+        "seed",
+        "max_list_bytes",
+        "shards",
+        "slices",
+        "keep_shards",
+        "memory",
+        "threads",
+        "id_column",
+        "vector_column",
+        "weights",
+        "overwrite",
+        "progress",
+        "engine",
+        "device",
+    )
     refused_when_none = {"metric", "codec", "niter", "seed", "keep_shards", "overwrite", "engine"}
     for name in names:
         fails = typed(build(**{name: value}))
@@ -134,9 +172,11 @@ def test_other_functions(value: Any, root: Path, tmp_path: Path, there: RemoteIn
     typed(lambda: teravec.open(root / "i", memory=value).close())
     typed(lambda: teravec.open(root / "i", threads=value).close())
     typed(lambda: teravec.open(root / "i", lists=value).close())
-    assert value is True or typed(lambda: teravec.open(root / "i", keep_lists=value).close()) or (
-        isinstance(value, np.bool_)
-    )  # fmt: skip
+    assert (
+        value is True
+        or typed(lambda: teravec.open(root / "i", keep_lists=value).close())
+        or (isinstance(value, np.bool_))
+    )
     typed(lambda: there.search(X[:1], 1, timeout_s=value))
 
 
@@ -145,8 +185,10 @@ def test_numbers_of_numpy(here: Index, there: RemoteIndex) -> None:
     index: Any
     for index in (here, there):
         for k, nprobe in (
-            (np.int64(5), np.uint8(3)), (np.array(5), np.int16(3)), (np.int32(5), np.array(3)),
-        ):  # fmt: skip
+            (np.int64(5), np.uint8(3)),
+            (np.array(5), np.int16(3)),
+            (np.int32(5), np.array(3)),
+        ):
             np.testing.assert_array_equal(index.search(X[:3], k, nprobe)[1], expected[1])
         by_recall = index.search(X[:3], 5, recall=0.5)[1]
         for recall in (np.float64(0.5), np.float32(0.5), decimal.Decimal("0.5"), np.array(0.5)):
@@ -159,12 +201,18 @@ def test_numbers_of_numpy(here: Index, there: RemoteIndex) -> None:
 @pytest.mark.parametrize(
     "queries",
     [
-        X[:2].tolist(), X[:2].astype("f8"), X[:2].astype(">f4"), X[:2].astype(np.longdouble),
-        np.asfortranarray(X[:2]), X[:4:2][:, ::-1][:, ::-1], np.ma.array(X[:2]), tuple(X[:2]),
+        X[:2].tolist(),
+        X[:2].astype("f8"),
+        X[:2].astype(">f4"),
+        X[:2].astype(np.longdouble),
+        np.asfortranarray(X[:2]),
+        X[:4:2][:, ::-1][:, ::-1],
+        np.ma.array(X[:2]),
+        tuple(X[:2]),
         list(X[:2]),
     ],
     ids=range(9),
-)  # fmt: skip
+)
 def test_queries_of_any_kind(queries: Any, here: Index, there: RemoteIndex) -> None:
     expected = here.search(np.asarray(queries, np.float32), 3, 4)[1]
     for index in (here, there):
@@ -245,9 +293,12 @@ def test_paths_of_any_library(root: Path, tmp_path: Path) -> None:
     teravec.build(Here(root / "x.npy"), Here(tmp_path / "i"), nlist=2, weights=None)
     teravec.verify(Here(tmp_path / "i"))
     teravec.export_faiss(Here(tmp_path / "i"), Here(tmp_path / "f"))
-    assert teravec.calibrate(
-        Here(tmp_path / "i"), Here(root / "q.npy"), data=[Here(root / "x.npy")]
-    ).queries == 5  # fmt: skip
+    assert (
+        teravec.calibrate(
+            Here(tmp_path / "i"), Here(root / "q.npy"), data=[Here(root / "x.npy")]
+        ).queries
+        == 5
+    )
     assert os.fspath(Here(tmp_path)) == str(tmp_path)
 
 

@@ -173,9 +173,7 @@ def test_limits_of_the_shell(
 ) -> None:
     """What is taken already counts: libraries take gigabytes of addresses."""
     real = resource.getrlimit
-    monkeypatch.setattr(
-        resource, "getrlimit", lambda k: (4 << 30, -1) if k == kind else real(k)
-    )  # fmt: skip
+    monkeypatch.setattr(resource, "getrlimit", lambda k: (4 << 30, -1) if k == kind else real(k))
     machine.write("/proc/self/status", f"Name:\tpython\n{taken}:\t {3 << 20} kB\n")
     assert default_memory(machine.root) == ((1 << 30) + BESIDE_BYTES) // 2
 

@@ -28,9 +28,9 @@ N, D = 2000, 12
 X = clustered(N, D)
 Q = clustered(40, D, seed=1)
 IDS = np.random.default_rng(2).permutation(N) + 10
-TABLE = pa.table({
-    "v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D), "id": IDS, "t": ["a"] * N
-})  # fmt: skip
+TABLE = pa.table(
+    {"v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D), "id": IDS, "t": ["a"] * N}
+)
 
 
 def batches(x: np.ndarray = X) -> Iterator[np.ndarray]:

@@ -51,13 +51,30 @@ ONLY_IN = {
     "pyarrow.flight": ("serving",),
     **dict.fromkeys(
         (
-            "aiohttp", "bottle", "django", "fastapi", "flask", "grpc", "hpack", "http", "httpx",
-            "requests", "sanic", "socketserver", "starlette", "tornado", "urllib", "urllib3",
-            "uvicorn", "websockets", "wsgiref", "xmlrpc",
+            "aiohttp",
+            "bottle",
+            "django",
+            "fastapi",
+            "flask",
+            "grpc",
+            "hpack",
+            "http",
+            "httpx",
+            "requests",
+            "sanic",
+            "socketserver",
+            "starlette",
+            "tornado",
+            "urllib",
+            "urllib3",
+            "uvicorn",
+            "websockets",
+            "wsgiref",
+            "xmlrpc",
         ),
         ("serving",),
     ),
-}  # fmt: skip
+}
 NEVER = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
 
 Imports = dict[str, set[str]]
@@ -262,10 +279,12 @@ def test_no_cycle(imports: Imports) -> None:
 
 
 def test_serving_violations_are_found() -> None:
-    assert serving_violations(parsed(serving__wire__a="import teravec.serving.server.b",
-                                     serving__server__b=""))  # fmt: skip
-    assert not serving_violations(parsed(serving__server__b="import teravec.serving.wire.a",
-                                         serving__wire__a=""))  # fmt: skip
+    assert serving_violations(
+        parsed(serving__wire__a="import teravec.serving.server.b", serving__server__b="")
+    )
+    assert not serving_violations(
+        parsed(serving__server__b="import teravec.serving.wire.a", serving__wire__a="")
+    )
 
 
 def parsed(**sources: str) -> Imports:
@@ -301,18 +320,30 @@ def test_layer_violations_are_found(sources: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "import faiss", "from faiss.contrib import x", "import ray", "import torch",
-        "import pyarrow.flight", "from pyarrow import flight", "import fastapi",
-        "from http import server", "import pickle",
-        "from marshal import dumps", "import importlib\nimportlib.import_module('faiss')",
+        "import faiss",
+        "from faiss.contrib import x",
+        "import ray",
+        "import torch",
+        "import pyarrow.flight",
+        "from pyarrow import flight",
+        "import fastapi",
+        "from http import server",
+        "import pickle",
+        "from marshal import dumps",
+        "import importlib\nimportlib.import_module('faiss')",
         "if True:\n    import shelve",
     ],
-)  # fmt: skip
+)
 def test_outside_violations_are_found(text: str) -> None:
     assert outside_violations(parsed(search__a=text))
-    assert not outside_violations(parsed(kernels__a="import faiss", engines__a="import ray.data",
-                                         serving__a="import pyarrow.flight, http.server",
-                                         sources__a="import pyarrow.parquet"))  # fmt: skip
+    assert not outside_violations(
+        parsed(
+            kernels__a="import faiss",
+            engines__a="import ray.data",
+            serving__a="import pyarrow.flight, http.server",
+            sources__a="import pyarrow.parquet",
+        )
+    )
 
 
 def test_cycles_are_found() -> None:

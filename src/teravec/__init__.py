@@ -14,17 +14,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from teravec.api import (
-    build,
-    calibrate,
-    connect,
-    export_faiss,
-    merge,
-    open,
-    shard,
-    train,
-    verify,
-)
+from teravec.api import build, calibrate, connect, export_faiss, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.results import Neighbors
 from teravec.engines.resources import Resources

@@ -50,9 +50,12 @@ __all__ = [
 
 
 def resources(
-    memory: str | int | None, threads: int | None, progress: Progress | bool | None,
-    engine: EngineOptions | None = None, device: str = CPU,
-) -> Resources:  # fmt: skip
+    memory: str | int | None,
+    threads: int | None,
+    progress: Progress | bool | None,
+    engine: EngineOptions | None = None,
+    device: str = CPU,
+) -> Resources:
     """Check a user's memory, threads, progress, engine and device, and return them as Resources.
 
     Use the result as a context manager: the engine's workers end with the body. On a cluster with a
@@ -209,15 +212,23 @@ def build(
     options = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
-            data, out,
+            data,
+            out,
             options=_train_options(
                 nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
             ),
-            layout=LayoutOptions(shards, slices), keep_shards=keep_shards, calibrate=calibrate,
-            resources=granted, ids=ids,
-            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
-            skip_bad=skip_bad, overwrite=overwrite,
-        )  # fmt: skip
+            layout=LayoutOptions(shards, slices),
+            keep_shards=keep_shards,
+            calibrate=calibrate,
+            resources=granted,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
+            weights=weights,
+            format=format,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+        )
 
 
 def train(
@@ -277,9 +288,15 @@ def train(
     ) as granted:
         paths = IndexPaths(path_of(out, "out"))
         source = building.open_vectors(
-            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
-            format=format, skip_bad=flag(skip_bad, "skip_bad"),
-        )  # fmt: skip
+            data,
+            paths,
+            granted,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
+            skip_bad=flag(skip_bad, "skip_bad"),
+        )
         return building.train_model(
             source, paths, trained, laid_out, granted, building.open_weights(weights, source)
         )
@@ -314,18 +331,29 @@ def shard(
     ) as granted:
         paths = IndexPaths(path_of(out, "out"))
         source = building.open_vectors(
-            data, paths, granted, ids=ids, id_column=id_column, vector_column=vector_column,
+            data,
+            paths,
+            granted,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
             format=format,
-        )  # fmt: skip
+        )
         return building.shard_rows(source, paths, check_range(rows, "rows"), granted)
 
 
 def merge(
-    out: PathLike, *, keep_shards: bool = False, resources: Resources | None = None,
-    memory: str | int | None = None, threads: int | None = None,
-    progress: Progress | bool | None = None, engine: str = "local", workers: int | None = None,
+    out: PathLike,
+    *,
+    keep_shards: bool = False,
+    resources: Resources | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    progress: Progress | bool | None = None,
+    engine: str = "local",
+    workers: int | None = None,
     address: str | None = None,
-) -> Manifest:  # fmt: skip
+) -> Manifest:
     """Merge all shards into slices and seal the index; the third stage.
 
     Parameters as for ``train``. The vectors of a stream stay in ``OUT.spool`` for
@@ -340,9 +368,13 @@ def merge(
 
 @contextmanager
 def _granted(
-    given: Resources | None, memory: str | int | None, threads: int | None,
-    progress: Progress | bool | None, engine: EngineOptions, device: str = CPU,
-) -> Iterator[Resources]:  # fmt: skip
+    given: Resources | None,
+    memory: str | int | None,
+    threads: int | None,
+    progress: Progress | bool | None,
+    engine: EngineOptions,
+    device: str = CPU,
+) -> Iterator[Resources]:
     """Yield the caller's Resources and leave them open, or make them from the other arguments."""
     if given is not None:
         yield instance(given, Resources, "resources")
@@ -352,17 +384,29 @@ def _granted(
 
 
 def _train_options(
-    nlist: int | str | None, metric: str, transform: str | None, codec: str, sample: int | None,
-    niter: int, seed: int, max_list_bytes: str | int | None,
-) -> TrainOptions:  # fmt: skip
+    nlist: int | str | None,
+    metric: str,
+    transform: str | None,
+    codec: str,
+    sample: int | None,
+    niter: int,
+    seed: int,
+    max_list_bytes: str | int | None,
+) -> TrainOptions:
     if isinstance(nlist, str):
         if nlist != "auto":
             raise InvalidArgument(f"nlist is {nlist!r}; a whole number or 'auto' expected")
         nlist = None
     return TrainOptions(
-        nlist, metric, transform, codec, sample, niter, seed,
+        nlist,
+        metric,
+        transform,
+        codec,
+        sample,
+        niter,
+        seed,
         None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )  # fmt: skip
+    )
 
 
 def calibrate(
@@ -438,9 +482,13 @@ def calibrate(
     given = None
     if queries is not None:
         given = read_whole(
-            queries, limits, "queries", query_column=query_column, vector_column=vector_column,
+            queries,
+            limits,
+            "queries",
+            query_column=query_column,
+            vector_column=vector_column,
             format=format,
-        )  # fmt: skip
+        )
     if paths.root.is_dir():
         check_place(paths.calibration)  # fail before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
@@ -453,9 +501,14 @@ def calibrate(
             neighbors = as_neighbors(truth, truth_format)
             return calibrate_with_truth(paths, given, neighbors, options, limits)
         source = building.open_vectors(
-            data, paths, limits, ids=ids, id_column=id_column, vector_column=vector_column,
+            data,
+            paths,
+            limits,
+            ids=ids,
+            id_column=id_column,
+            vector_column=vector_column,
             format=format,
-        )  # fmt: skip
+        )
         calibration = calibrate_index(paths, source, options, limits, given)
         building.remove_spool(paths, read_manifest(paths))
     return calibration

@@ -26,12 +26,7 @@ from teravec.errors import (
 from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
-from teravec.index.replacing import (
-    check_only_index,
-    finish_replacing,
-    put_in_place,
-    successor,
-)
+from teravec.index.replacing import check_only_index, finish_replacing, put_in_place, successor
 from teravec.model.description import ModelDescription
 from teravec.native.extensions import warn_if_missing
 from teravec.search.effort import shortfall

@@ -32,15 +32,7 @@ from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
 from teravec.search.searchable import Searchable
 from teravec.serving.wire.client import RemoteIndex
-from teravec.sources import (
-    Data,
-    PathLike,
-    Source,
-    are_paths,
-    find_bad,
-    open_source,
-    write_bad,
-)
+from teravec.sources import Data, PathLike, Source, are_paths, find_bad, open_source, write_bad
 from teravec.sources.bad_rows import count_bad_rows
 from teravec.storage.files import remove
 from teravec.storage.output_lock import hold_file

@@ -92,9 +92,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def run(
-    corpus: Corpus, question: Question, out: Path, *, batch_bytes: int | None = None,
-    stop_after: int | None = None, source: Source | None = None, root: Path | None = None,
-) -> CorpusSummary:  # fmt: skip
+    corpus: Corpus,
+    question: Question,
+    out: Path,
+    *,
+    batch_bytes: int | None = None,
+    stop_after: int | None = None,
+    source: Source | None = None,
+    root: Path | None = None,
+) -> CorpusSummary:
     """Search for the corpus's queries, in batches of about so many bytes."""
     progress = NoProgress() if stop_after is None else StopsAfter(units=stop_after)
     with opened(root or corpus.root, corpus.served) as index:
@@ -117,10 +123,12 @@ def whole(corpus: Corpus, question: Question, out: Path) -> bytes:
 
 
 CASES = [
-    *((TopK(5, EFFORT), extension) for extension in
-      (".ibin", ".bin", ".ivecs", ".npy", ".npz", ".parquet")),
+    *(
+        (TopK(5, EFFORT), extension)
+        for extension in (".ibin", ".bin", ".ivecs", ".npy", ".npz", ".parquet")
+    ),
     *((Within(RADIUS, EFFORT), extension) for extension in (".npz", ".parquet")),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("question", "extension"), CASES)
@@ -209,9 +217,12 @@ def test_self_is_left_out_though_others_are_as_near(tmp_path: Path, served: bool
             index, source, TopK(5, Effort(2), exclude_self=True), tmp_path / "r.ibin", NoProgress()
         )
         search_corpus(
-            index, source, Within(1e-3, Effort(2), exclude_self=True), tmp_path / "r.parquet",
+            index,
+            source,
+            Within(1e-3, Effort(2), exclude_self=True),
+            tmp_path / "r.parquet",
             NoProgress(),
-        )  # fmt: skip
+        )
         for _, found in answers(index, source, TopK(300, Effort(2), exclude_self=True), 0, 300):
             everybody = found.ids.reshape(-1, 300)  # else, and nobody in their own place
             assert (everybody[:, 299] == -1).all()
@@ -243,10 +254,12 @@ def test_parts_of_another_search_are_refused(corpus: Corpus, tmp_path: Path) -> 
         ("question", lambda: run(corpus, TopK(5, Effort(8)), out)),
         ("question", lambda: run(corpus, TopK(6, EFFORT), out)),
         ("question", lambda: run(corpus, Within(RADIUS, EFFORT), out)),
-        ("queries", lambda: run(corpus, TopK(5, EFFORT), out,
-                                source=open_source(tmp_path / "q.npy"))),
+        (
+            "queries",
+            lambda: run(corpus, TopK(5, EFFORT), out, source=open_source(tmp_path / "q.npy")),
+        ),
         ("index", lambda: run(corpus, TopK(5, EFFORT), out, root=tmp_path / "j")),
-    ]  # fmt: skip
+    ]
     for what, search in refused:
         with pytest.raises(OutputExists, match=rf"r\.npz\.partial: .*: {what} differ"):
             search()

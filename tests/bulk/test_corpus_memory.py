@@ -59,9 +59,18 @@ def peak_bytes(*arguments: object) -> int:
 def test_peak_memory(extension: str, question: list[object], root: Path, tmp_path: Path) -> None:
     def peak(queries: str) -> int:
         return peak_bytes(
-            question[0], root / "i", root / queries, *question[1:], "--nprobe", 2,
-            "--out", tmp_path / f"{queries}{extension}", "--memory", LIMIT, "-q",
-        )  # fmt: skip
+            question[0],
+            root / "i",
+            root / queries,
+            *question[1:],
+            "--nprobe",
+            2,
+            "--out",
+            tmp_path / f"{queries}{extension}",
+            "--memory",
+            LIMIT,
+            "-q",
+        )
 
     few, many = peak("few.fbin"), peak("many.fbin")
     out = tmp_path / f"many.fbin{extension}"

@@ -80,8 +80,18 @@ def test_the_graph_of_an_index_with_an_id_column(root: Path, tmp_path: Path) -> 
 def test_range_search_as_well(root: Path, tmp_path: Path) -> None:
     for extension in ("npz", "parquet"):
         out = tmp_path / f"g.{extension}"
-        code, output = run("range-search", root / "named", root / "x.parquet", "--radius", 3,
-                           "--nprobe", 8, "--exclude-self", "-o", out)  # fmt: skip
+        code, output = run(
+            "range-search",
+            root / "named",
+            root / "x.parquet",
+            "--radius",
+            3,
+            "--nprobe",
+            8,
+            "--exclude-self",
+            "-o",
+            out,
+        )
         assert code == 0, output
     with np.load(tmp_path / "g.npz") as file:
         found = dict(file)
@@ -106,9 +116,12 @@ def test_more_batches_than_one_name_the_same_queries(
         for name, rows in (("one", N), ("many", 70)):
             monkeypatch.setattr(teravec.Index, "batch_rows", lambda *_, rows=rows, **__: rows)
             summary = search_corpus(
-                index, source, TopK(3, Effort(8), exclude_self=True), tmp_path / f"{name}.parquet",
+                index,
+                source,
+                TopK(3, Effort(8), exclude_self=True),
+                tmp_path / f"{name}.parquet",
                 NoProgress(),
-            )  # fmt: skip
+            )
     assert summary.batches > 10
     assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "many.parquet").read_bytes()
 
@@ -125,16 +138,19 @@ def test_more_batches_than_one_name_the_same_queries(
 def test_ids_that_do_not_fit_are_refused(
     root: Path, index: str, queries: str, extra: tuple[object, ...], why: str
 ) -> None:
-    for command in (("search", *ALL), ("range-search", "--radius", 1, "--nprobe", 8,
-                                       "--exclude-self")):  # fmt: skip
+    for command in (
+        ("search", *ALL),
+        ("range-search", "--radius", 1, "--nprobe", 8, "--exclude-self"),
+    ):
         code, output = run(command[0], root / index, root / queries, *command[1:], *extra)
         assert code == 2
         assert why in output
 
 
 def test_the_user_may_name_the_column(root: Path) -> None:
-    code, output = run("search", root / "named", root / "other.parquet", *ALL, "--id-column", "uid",
-                       "--json")  # fmt: skip
+    code, output = run(
+        "search", root / "named", root / "other.parquet", *ALL, "--id-column", "uid", "--json"
+    )
     content = json.loads(output[output.index("{") :])
     assert code == 0
     assert not (np.array(content["ids"]) == IDS[:, None]).any()

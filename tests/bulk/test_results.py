@@ -73,8 +73,11 @@ def test_ranges(tmp_path: Path) -> None:
     np.testing.assert_array_equal(content["ids"], ids)
     write_found(tmp_path / "r.parquet", found)
     assert pq.read_table(tmp_path / "r.parquet").to_pydict() == {
-        "query": [0, 0, 2], "rank": [0, 1, 0], "id": [5, 1 << 40, 7], "distance": [0.5, 1.0, 2.0],
-    }  # fmt: skip
+        "query": [0, 0, 2],
+        "rank": [0, 1, 0],
+        "id": [5, 1 << 40, 7],
+        "distance": [0.5, 1.0, 2.0],
+    }
 
 
 def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
@@ -104,9 +107,17 @@ def test_a_name_need_not_say_the_format(kind: str, name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("dtype", ["<i4", "<u4", "<i8", "<u8", ">i8"])
 @pytest.mark.parametrize(
-    "names", [("I", "D"), ("neighbors", "distances"), ("ids", "distances"), ("indices", "dists"),
-              ("arr_0", "arr_1"), ("arr_1", "arr_0"), ("labels",)]
-)  # fmt: skip
+    "names",
+    [
+        ("I", "D"),
+        ("neighbors", "distances"),
+        ("ids", "distances"),
+        ("indices", "dists"),
+        ("arr_0", "arr_1"),
+        ("arr_1", "arr_0"),
+        ("labels",),
+    ],
+)
 def test_npz_of_other_tools(names: tuple[str, ...], dtype: str, tmp_path: Path) -> None:
     distances, ids = neighbors()
     arrays = dict(zip(names, [ids.astype(dtype), distances.astype("f8")], strict=False))

@@ -15,8 +15,21 @@ import teravec
 from teravec.cli.main import app
 from tests.conftest import clustered
 
-BAD = ["", "-1", "0", "--5", "²", "1e400", "nan", "9" * 5000, "99999999999", "1,,2", "50%",
-       "no\nsuch", "\udcff\udcfe"]  # fmt: skip
+BAD = [
+    "",
+    "-1",
+    "0",
+    "--5",
+    "²",
+    "1e400",
+    "nan",
+    "9" * 5000,
+    "99999999999",
+    "1,,2",
+    "50%",
+    "no\nsuch",
+    "\udcff\udcfe",
+]
 
 # A command's arguments that would do, but for one option.
 COMMANDS: dict[str, list[str]] = {

@@ -102,8 +102,18 @@ def test_stats_table_shows_every_count() -> None:
 def test_neighbours_within_the_index(root: Path, tmp_path: Path) -> None:
     base = clustered(1030, 8)[:1000]
     out = tmp_path / "graph.npy"
-    said = run("search", root / "i", root / "x.fbin", "-k", 2, "--nprobe", 8, "--exclude-self",
-               "--out", out)  # fmt: skip
+    said = run(
+        "search",
+        root / "i",
+        root / "x.fbin",
+        "-k",
+        2,
+        "--nprobe",
+        8,
+        "--exclude-self",
+        "--out",
+        out,
+    )
     assert "2,000 results of 1,000 queries" in said
     ids = np.load(out)
     squares = ((base[:, None].astype(np.float64) - base) ** 2).sum(2)
@@ -122,8 +132,12 @@ def test_bench_disk(root: Path, tmp_path: Path) -> None:
     teravec.verify(root / "i")  # an index that knows its disk is still a sound index
     kept.unlink()
     assert sorted(path.name for path in (root / "i").iterdir()) == [
-        "build.json", "calibration.json", "manifest.json", "model", "slices",
-    ]  # fmt: skip
+        "build.json",
+        "calibration.json",
+        "manifest.json",
+        "model",
+        "slices",
+    ]
     content = json.loads(run("bench-disk", tmp_path, *quick, "--json"))
     assert content["recommended"]["depth"] >= 1
     assert not list(tmp_path.iterdir())  # of a directory that is no index, nothing is kept
@@ -153,10 +167,18 @@ def test_candidates(root: Path, tmp_path: Path) -> None:
 
 def test_every_column_of_an_evaluation_is_shown_in_80_columns() -> None:
     one = Evaluation(
-        nprobe=4096, k=10, recall=0.9673, queries_per_s=33117, latency_p50_s=0.00312,
-        latency_p99_s=0.0573, bytes_per_query=94193623, batch_bytes_per_query=1,
-        lists_per_query=256, codes_per_query=1, asked=0.95,
-    )  # fmt: skip
+        nprobe=4096,
+        k=10,
+        recall=0.9673,
+        queries_per_s=33117,
+        latency_p50_s=0.00312,
+        latency_p99_s=0.0573,
+        bytes_per_query=94193623,
+        batch_bytes_per_query=1,
+        lists_per_query=256,
+        codes_per_query=1,
+        asked=0.95,
+    )
     with io.StringIO() as text:
         Console(file=text, width=80).print(_evaluation_table([one], 10))
         lines = text.getvalue().splitlines()

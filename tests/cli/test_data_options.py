@@ -100,8 +100,9 @@ def test_what_follows_knows_that_rows_were_skipped(spoiled: Path) -> None:
     index = spoiled.parent / "i"
     run("build", spoiled, "-o", index, "--skip-bad", "-q", "--id-column", "id", "--nlist", 16)
     before = files(index)
-    assert "8 bad rows" in run("build", spoiled, "-o", index, "-q", "--id-column",
-                                               "id", "--nlist", 16)  # fmt: skip
+    assert "8 bad rows" in run(
+        "build", spoiled, "-o", index, "-q", "--id-column", "id", "--nlist", 16
+    )
     (index / "calibration.json").unlink()
     (index / "skipped.json").write_bytes(b"damaged")
     with pytest.raises(teravec.errors.CorruptFile, match=r"skipped\.json"):
@@ -152,8 +153,19 @@ def test_true_neighbours_among_the_good_rows(spoiled: Path) -> None:
     root = spoiled.parent
     write_fbin(root / "q.fbin", X[:20])
     assert "--skip-bad" in refused("groundtruth", spoiled, root / "q.fbin", "-o", root / "t.npz")
-    result = json.loads(run("groundtruth", spoiled, root / "q.fbin", "-k", 5, "--skip-bad",
-                            "-o", root / "t.npz", "--json"))  # fmt: skip
+    result = json.loads(
+        run(
+            "groundtruth",
+            spoiled,
+            root / "q.fbin",
+            "-k",
+            5,
+            "--skip-bad",
+            "-o",
+            root / "t.npz",
+            "--json",
+        )
+    )
     assert result["skipped"] == len(BAD)
     squares = ((X[:20, None] - X[None, GOOD]) ** 2).sum(axis=2)
     expected = GOOD[np.argsort(squares, axis=1, kind="stable")[:, :5]]
@@ -207,8 +219,11 @@ def test_an_index_of_an_older_release_keeps_its_order(tmp_path: Path) -> None:
     teravec.calibrate(index, data=data)
     files_of = json.loads(run("info", index, "--json"))["source"]["files"]
     assert [file["name"] for file in files_of[:4]] == [
-        "chunk-0.fbin", "chunk-1.fbin", "chunk-10.fbin", "chunk-11.fbin",
-    ]  # fmt: skip
+        "chunk-0.fbin",
+        "chunk-1.fbin",
+        "chunk-10.fbin",
+        "chunk-11.fbin",
+    ]
     assert other.source["files"][2]["name"] == "chunk-10.fbin"
     with pytest.raises(OutputExists, match="begun with other vectors"):
         teravec.build(by_name[::-1], index)

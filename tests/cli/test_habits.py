@@ -82,9 +82,12 @@ def test_vector_columns(root: Path, tmp_path: Path) -> None:
     assert json.loads(recalls)["results"][0]["recall"] == 1.0
     given = ["calibrate", index, other, "--data", base, *title, "--query-column", "words", "--json"]
     assert json.loads(run(*given).stdout)["queries"] == 20
-    assert teravec.calibrate(
-        index, other, data=base, vector_column="title", query_column="words"
-    ).queries == 20  # fmt: skip
+    assert (
+        teravec.calibrate(
+            index, other, data=base, vector_column="title", query_column="words"
+        ).queries
+        == 20
+    )
     for command in (["search", index, asked], ["eval", index, asked, out, "-k", "1"]):
         assert "name the column to read" in run(*command, code=2).stderr
 
@@ -157,12 +160,19 @@ def test_batches_on_standard_output(root: Path) -> None:
 
 def test_damaged_texts(tmp_path: Path) -> None:
     for name, content in (
-        ("a.csv", ""), ("b.csv", "query,rank\n0,0\n"), ("c.csv", "query,rank,id\n0,0,x\n"),
-        ("d.csv", "query,rank,id\n0,1,5\n"), ("e.jsonl", "{}\n"), ("f.jsonl", "[1]\n"),
-        ("g.jsonl", '{"ids": [1]}\n{"ids": [1, 2]}\n'), ("h.jsonl", '{"query": 3, "ids": [1]}\n'),
-        ("i.jsonl", '{"ids": ["x"]}\n'), ("j.jsonl", '{"ids": [null]}\n'), ("k.jsonl", ""),
+        ("a.csv", ""),
+        ("b.csv", "query,rank\n0,0\n"),
+        ("c.csv", "query,rank,id\n0,0,x\n"),
+        ("d.csv", "query,rank,id\n0,1,5\n"),
+        ("e.jsonl", "{}\n"),
+        ("f.jsonl", "[1]\n"),
+        ("g.jsonl", '{"ids": [1]}\n{"ids": [1, 2]}\n'),
+        ("h.jsonl", '{"query": 3, "ids": [1]}\n'),
+        ("i.jsonl", '{"ids": ["x"]}\n'),
+        ("j.jsonl", '{"ids": [null]}\n'),
+        ("k.jsonl", ""),
         ("l.jsonl", '{"ids": [99999999999999999999]}\n'),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).write_text(content)
         with pytest.raises(teravec.InvalidSource, match=name):
             read_neighbors(tmp_path / name)
@@ -188,8 +198,21 @@ def test_k_beyond_the_index(root: Path, tmp_path: Path) -> None:
     ids = np.load(out)
     assert (np.sort(ids[:, :400]) == np.arange(400)).all()
     assert (ids[:, 400:] == -1).all()
-    run("search", root / "i", root / "x.parquet", "--vector-column", "title", "-k", 400,
-        "--nprobe", 4, "--exclude-self", "--out", out, "-q")  # fmt: skip
+    run(
+        "search",
+        root / "i",
+        root / "x.parquet",
+        "--vector-column",
+        "title",
+        "-k",
+        400,
+        "--nprobe",
+        4,
+        "--exclude-self",
+        "--out",
+        out,
+        "-q",
+    )
     ids = np.load(out)
     assert (ids[:, 399] == -1).all()
     assert (ids[:, :399] >= 0).all()
@@ -219,9 +242,20 @@ def test_no_table_is_cut(
 
 def test_times_of_stages(root: Path, tmp_path: Path) -> None:
     content = json.loads(
-        run("build", root / "x.parquet", "--vector-column", "title", "--out", tmp_path / "i",
-            "--nlist", 2, "--codec", "pq2x4", "--json").stdout
-    )  # fmt: skip
+        run(
+            "build",
+            root / "x.parquet",
+            "--vector-column",
+            "title",
+            "--out",
+            tmp_path / "i",
+            "--nlist",
+            2,
+            "--codec",
+            "pq2x4",
+            "--json",
+        ).stdout
+    )
     names = ["sample", "k-means", "codec", "shard", "merge", "groundtruth", "calibrate"]
     assert [stage["name"] for stage in content["stages"]] == names
     for stage in content["stages"]:
@@ -263,17 +297,23 @@ def test_hints(root: Path, tmp_path: Path) -> None:
 
 
 def test_overwriting(root: Path, tmp_path: Path) -> None:
-    data = ["build", root / "x.parquet", "--vector-column", "title", "--no-calibrate", "-q",
-            "--out", tmp_path / "i"]  # fmt: skip
+    data = [
+        "build",
+        root / "x.parquet",
+        "--vector-column",
+        "title",
+        "--no-calibrate",
+        "-q",
+        "--out",
+        tmp_path / "i",
+    ]
     assert "in 1 slice;" in run(*data, "--nlist", 3).stdout
     assert "nlist 3, not left to the rules: give --nlist 3" in run(*data, code=2).stderr
     assert "in 2 lists" in run(*data, "--nlist", 2, "--overwrite").stdout
     assert [path.name for path in tmp_path.iterdir()] == ["i"]
 
 
-def test_bench_disk_of_what_may_only_be_read(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+def test_bench_disk_of_what_may_only_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise teravec.StorageError("device.json: cannot write: no permission")
 
@@ -295,8 +335,18 @@ def test_streams_that_are_closed_or_full(root: Path) -> None:
     for argument in ("--version", "--help"):
         found = shell('"$@" > /dev/full', argument)
         assert (found.returncode, found.stderr) == (2, full)
-    head = shell('"$@" | head -1; exit ${PIPESTATUS[0]}', "search", root / "i", root / "q.npy",
-                 "-k", 400, "--nprobe", 4, "--out", "-")  # fmt: skip
+    head = shell(
+        '"$@" | head -1; exit ${PIPESTATUS[0]}',
+        "search",
+        root / "i",
+        root / "q.npy",
+        "-k",
+        400,
+        "--nprobe",
+        4,
+        "--out",
+        "-",
+    )
     assert (head.returncode, head.stderr, head.stdout.count(b"\n")) == (141, b"", 1)
 
 
@@ -314,8 +364,18 @@ def test_a_home_and_a_backend_that_are_not_there(
     np.save(tmp_path / "t.npy", squares.argmin(axis=1)[:, None])
     for backend in ("module://matplotlib_inline.backend_inline", "no-such", "TkAgg"):
         monkeypatch.setenv("MPLBACKEND", backend)
-        run("eval", root / "i", root / "q.npy", tmp_path / "t.npy", "-k", 1, "--nprobe", 1,
-            "--plot", tmp_path / "p.png")  # fmt: skip
+        run(
+            "eval",
+            root / "i",
+            root / "q.npy",
+            tmp_path / "t.npy",
+            "-k",
+            1,
+            "--nprobe",
+            1,
+            "--plot",
+            tmp_path / "p.png",
+        )
         assert os.environ["MPLBACKEND"] == backend
 
 

@@ -65,8 +65,10 @@ def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     teravec = [sys.executable, "-m", "teravec", *map(str, arguments)]
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command, "-", *teravec],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_output_that_nobody_takes(tmp_path: Path) -> None:
@@ -77,8 +79,9 @@ def test_output_that_nobody_takes(tmp_path: Path) -> None:
     for asked in (search, [*search, "--json"], ["info", tmp_path / "i"]):
         full = shell('"$@" > /dev/full', *asked)
         assert (full.returncode, full.stderr) == (
-            2, "teravec: standard output: cannot write: no space left on the disk\n",
-        )  # fmt: skip
+            2,
+            "teravec: standard output: cannot write: no space left on the disk\n",
+        )
         closed = shell('"$@" >&-', *asked)
         assert closed.stderr == ""
     head = shell('"$@" | head -1', *search)

@@ -70,9 +70,14 @@ class Case:
 
 def build(source: Path, out: Path, resources: Resources, metric: str = "l2") -> None:
     building.build_index(
-        source, out, options=TrainOptions(300, metric, codec="sq8", sample=20_000, niter=4),
-        layout=LayoutOptions(6, 5), keep_shards=True, calibrate=False, resources=resources,
-    )  # fmt: skip
+        source,
+        out,
+        options=TrainOptions(300, metric, codec="sq8", sample=20_000, niter=4),
+        layout=LayoutOptions(6, 5),
+        keep_shards=True,
+        calibrate=False,
+        resources=resources,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +107,12 @@ def test_any_number_of_workers(
     options = EngineOptions("ray", workers, cluster.address)
     with RayEngine(options, 1, MEMORY) as own:
         building.train_model(
-            open_source(case.source), _paths(tmp_path / "i"),
-            TrainOptions(300, codec="sq8", sample=20_000, niter=4), LayoutOptions(6, 5), on(own),
-        )  # fmt: skip
+            open_source(case.source),
+            _paths(tmp_path / "i"),
+            TrainOptions(300, codec="sq8", sample=20_000, niter=4),
+            LayoutOptions(6, 5),
+            on(own),
+        )
     found = tree(tmp_path / "i")
     assert found["model/model.json"] == case.files["model/model.json"]
     assert found["model/centroids.npy"] == case.files["model/centroids.npy"]
@@ -219,12 +227,15 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
     harm = Harmful(stage, all_workers(engine)[0])
     for name, resources in (("local", Resources(MEMORY, 2)), ("ray", on(engine, harm))):
         building.build_index(
-            source, tmp_path / name, layout=LayoutOptions(2, 2), keep_shards=False,
+            source,
+            tmp_path / name,
+            layout=LayoutOptions(2, 2),
+            keep_shards=False,
             options=TrainOptions(
                 300, transform="pca31", sample=15_000, niter=2, max_list_bytes=4000
             ),
             resources=resources,
-        )  # fmt: skip
+        )
     assert harm.harmed
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
     assert ModelDescription.read(tmp_path / "ray/model").nlist > 310
@@ -253,8 +264,18 @@ def test_bad_input_gives_the_same_line(bad: str, cluster: SimulatedCluster, tmp_
     name, write, _ = SOURCES[bad]
     write(tmp_path / name)
     arguments = ["build", tmp_path / name, "--out", tmp_path / "i", "--nlist", "4", "-q"]
-    on_ray = ["--engine", "ray", "--address", cluster.address, "--workers", "2", "--threads", "1",
-              "--memory", "600MiB"]  # fmt: skip
+    on_ray = [
+        "--engine",
+        "ray",
+        "--address",
+        cluster.address,
+        "--workers",
+        "2",
+        "--threads",
+        "1",
+        "--memory",
+        "600MiB",
+    ]
     assert fails(*arguments, *on_ray) == fails(*arguments)
     assert not (tmp_path / "i").exists()
 
@@ -312,11 +333,16 @@ def test_vectors_in_memory_are_spooled_for_workers(
     resources = Resources(MEMORY, 1, engine=engine)
     manifests = [
         building.build_index(
-            vectors, tmp_path / name, options=TrainOptions(64, niter=2), layout=LayoutOptions(),
-            keep_shards=False, resources=each, ids=ids,
+            vectors,
+            tmp_path / name,
+            options=TrainOptions(64, niter=2),
+            layout=LayoutOptions(),
+            keep_shards=False,
+            resources=each,
+            ids=ids,
         )
         for name, each in (("alone", Resources(MEMORY, 1)), ("cluster", resources))
-    ]  # fmt: skip
+    ]
     alone, cluster = ([entry.checksum for entry in m.slices] for m in manifests)
     assert alone == cluster
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "cluster"]

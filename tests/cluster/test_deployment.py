@@ -86,8 +86,19 @@ def test_a_server_on_each_machine(
     cluster: SimulatedCluster, index: Path, serve: Launch, tmp_path: Path
 ) -> None:
     topology = tmp_path / "topology.json"
-    options = ["--address", cluster.address, "--replicas", "2", "--memory", "256MiB",
-               "--threads", "1", "--topology", str(topology), "--json"]  # fmt: skip
+    options = [
+        "--address",
+        cluster.address,
+        "--replicas",
+        "2",
+        "--memory",
+        "256MiB",
+        "--threads",
+        "1",
+        "--topology",
+        str(topology),
+        "--json",
+    ]
     with deployed(index, *options) as process:
         servers = told(process)["servers"]
         assert len(servers) == 3
@@ -129,8 +140,17 @@ def test_a_server_on_each_machine(
 def test_nothing_outlives_a_killed_command(
     cluster: SimulatedCluster, index: Path, tmp_path: Path
 ) -> None:
-    options = ["--address", cluster.address, "--memory", "256MiB", "--threads", "1", "--json",
-               "--topology", str(tmp_path / "topology.json")]  # fmt: skip
+    options = [
+        "--address",
+        cluster.address,
+        "--memory",
+        "256MiB",
+        "--threads",
+        "1",
+        "--json",
+        "--topology",
+        str(tmp_path / "topology.json"),
+    ]
     with deployed(index, *options) as process:
         servers = told(process)["servers"]
         assert "".join(s["lists"] for s in servers).startswith("0:")
@@ -147,8 +167,18 @@ def test_what_is_wrong_with_a_server_is_told(
         (["--replicas", "4"], "1 to 3"),
         (["--tls-cert", "none.pem", "--tls-key", "none.pem"], "none.pem"),
     ):
-        with deployed(index, "--address", cluster.address, "--memory", "256MiB", "--threads", "1",
-                      "--topology", str(tmp_path / "t.json"), *options) as process:  # fmt: skip
+        with deployed(
+            index,
+            "--address",
+            cluster.address,
+            "--memory",
+            "256MiB",
+            "--threads",
+            "1",
+            "--topology",
+            str(tmp_path / "t.json"),
+            *options,
+        ) as process:
             output, errors = process.communicate(timeout=60)
         assert process.returncode in (1, 2), errors
         assert output == ""

@@ -23,8 +23,21 @@ from teravec.errors import InvalidArgument
 from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import tree
 
-OPTIONS = ["--nlist", "300", "--niter", "3", "--sample", "20000", "--shards", "4", "--slices", "3",
-           "--keep-shards", "--memory", "600MiB"]  # fmt: skip
+OPTIONS = [
+    "--nlist",
+    "300",
+    "--niter",
+    "3",
+    "--sample",
+    "20000",
+    "--shards",
+    "4",
+    "--slices",
+    "3",
+    "--keep-shards",
+    "--memory",
+    "600MiB",
+]
 RAY = ["--engine", "ray", "--workers", "2", "--threads", "1"]
 
 
@@ -42,9 +55,12 @@ def teravec(*arguments: object, home: Path) -> Iterator[subprocess.Popen[str]]:
         environment.pop(name, None)
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     process = subprocess.Popen(
-        [sys.executable, "-m", "teravec", *map(str, arguments)], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "teravec", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     signal.signal(signal.SIGINT, before)
     with process:
         try:

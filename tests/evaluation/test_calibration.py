@@ -99,12 +99,13 @@ def test_a_promise_is_less_than_what_was_measured() -> None:
 
 def test_radii_are_chosen_from_narrow_to_wide() -> None:
     made = replace(
-        curve(point(1, 0.5), point(2, 0.9)), radii=(1.0, 2.0),
+        curve(point(1, 0.5), point(2, 0.9)),
+        radii=(1.0, 2.0),
         points=tuple(
             replace(p, radius_recall=(r, r / 2), radius_error=(0, 0))
             for p, r in ((point(1, 0), 0.4), (point(4, 0), 0.8))
         ),
-    )  # fmt: skip
+    )
     assert made.probing_within(0.4, 0.5, Metric.L2)[0] == 1
     assert made.probing_within(0.4, 1.5, Metric.L2)[0] == 4
     with pytest.raises(InvalidArgument, match="widest measured is 2"):
@@ -372,9 +373,14 @@ def test_similarities_and_ids_of_a_column(metric: str, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).permutation(10**10 + np.arange(3000))
     pq.write_table(pa.table({"key": ids, "v": vectors}), tmp_path / "x.parquet")
     teravec.build(
-        tmp_path / "x.parquet", tmp_path / "i", nlist=32, metric=metric, codec="flat",
-        id_column="key", memory="256MiB",
-    )  # fmt: skip
+        tmp_path / "x.parquet",
+        tmp_path / "i",
+        nlist=32,
+        metric=metric,
+        codec="flat",
+        id_column="key",
+        memory="256MiB",
+    )
     with teravec.open(tmp_path / "i") as opened:
         assert opened.calibration is not None
         assert opened.calibration.origin == "held out"

@@ -99,10 +99,13 @@ def test_near_misses_of_a_coarse_codec_are_misses(tmp_path: Path) -> None:
 STORED: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     "l2": {"squared": lambda d: d, "roots": np.sqrt, "negated": lambda d: -d},
     "cosine": {
-        "similarity": lambda d: d, "negated": lambda d: -d, "distance": lambda d: 1 - d,
-        "squared": lambda d: 2 - 2 * d, "root": lambda d: np.sqrt(np.maximum(2 - 2 * d, 0)),
+        "similarity": lambda d: d,
+        "negated": lambda d: -d,
+        "distance": lambda d: 1 - d,
+        "squared": lambda d: 2 - 2 * d,
+        "root": lambda d: np.sqrt(np.maximum(2 - 2 * d, 0)),
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("metric", "stored"), [(m, s) for m in STORED for s in STORED[m]])

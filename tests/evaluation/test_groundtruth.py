@@ -25,9 +25,14 @@ from tests.stopping import Stopped, StopsAfter
 
 
 def run(
-    path: Path, queries: np.ndarray, k: int, *, memory_bytes: int = 1 << 28,
-    progress: Progress | None = None, **options: Any,
-) -> tuple:  # fmt: skip
+    path: Path,
+    queries: np.ndarray,
+    k: int,
+    *,
+    memory_bytes: int = 1 << 28,
+    progress: Progress | None = None,
+    **options: Any,
+) -> tuple:
     """Call groundtruth with what a test does not care for filled in."""
     resources = Resources(memory_bytes, 2, progress)
     defaults = {"metric": Metric.L2, "resources": resources}

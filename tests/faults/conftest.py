@@ -82,9 +82,11 @@ def commands() -> Iterator[Commands]:
     """A server of commands, for the whole session."""
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", _SERVER],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     yield Commands(process.stdin, process.stdout)

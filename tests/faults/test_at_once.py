@@ -36,8 +36,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     teravec.shard(root / "x.npy", root / "sharded")
     teravec.build(root / "x.npy", root / "whole", nlist=4, codec="flat")
     teravec.calibrate(root / "whole", data=root / "x.npy", nqueries=20, ks=[1])
-    assert CliRunner().invoke(app, ["groundtruth", f"{root}/x.npy", f"{root}/q.npy", "-k", "1",
-                                    "--out", f"{root}/gt.ibin", "-q"]).exit_code == 0  # fmt: skip
+    assert (
+        CliRunner()
+        .invoke(
+            app,
+            [
+                "groundtruth",
+                f"{root}/x.npy",
+                f"{root}/q.npy",
+                "-k",
+                "1",
+                "--out",
+                f"{root}/gt.ibin",
+                "-q",
+            ],
+        )
+        .exit_code
+        == 0
+    )
     return root
 
 
@@ -59,7 +75,7 @@ INTO_DIRECTORY = {
     "merge": ("sharded", "merge --out {out} -q"),
     "calibrate": ("whole", "calibrate {out} --data {x} -q"),
     "bench-disk": ("whole", "bench-disk {out} --seconds 0.1 --size 16MiB -q"),
-}  # fmt: skip
+}
 
 INTO_FILE = {
     "search": "search {whole} {q} -k 3 --nprobe 2 --out {root}/r.npz -q",
@@ -178,10 +194,23 @@ RUN = "import sys; sys.argv[0] = 'teravec'; from teravec.cli.main import run; ru
 
 def begin(out: Path, data: Path, hold: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", hold + RUN, "build", data, "--out", out, "--nlist", "512",
-         "--no-calibrate", "-q"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            hold + RUN,
+            "build",
+            data,
+            "--out",
+            out,
+            "--nlist",
+            "512",
+            "--no-calibrate",
+            "-q",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def ends(process: subprocess.Popen[str]) -> tuple[int, str]:

@@ -84,21 +84,27 @@ SOURCES: dict[str, Case] = {
         "",
     ),
     "fvecs of negative d": (
-        "x.fvecs", lambda p: p.write_bytes(struct.pack("<i2f", -2, 1, 2)), "-2",
+        "x.fvecs",
+        lambda p: p.write_bytes(struct.pack("<i2f", -2, 1, 2)),
+        "-2",
     ),
     "NaN": ("x.fbin", lambda p: write_fbin(p, with_value(np.nan)), "row 123.*nan"),
     "infinite": ("x.npy", lambda p: np.save(p, with_value(np.inf)), "row 123.*inf"),
     "NaN outside the sample": (
-        "x.fbin", lambda p: write_fbin(p, with_value(np.nan, 5000)), "row 123.*nan",
+        "x.fbin",
+        lambda p: write_fbin(p, with_value(np.nan, 5000)),
+        "row 123.*nan",
     ),
-    "too large to square": (
-        "x.fbin", lambda p: write_fbin(p, with_value(1e30)), "row 123.*1e.30",
-    ),
+    "too large to square": ("x.fbin", lambda p: write_fbin(p, with_value(1e30)), "row 123.*1e.30"),
     "too large to square, outside the sample": (
-        "x.fbin", lambda p: write_fbin(p, with_value(1e30, 5000)), "row 123.*1e.30",
+        "x.fbin",
+        lambda p: write_fbin(p, with_value(1e30, 5000)),
+        "row 123.*1e.30",
     ),
     "no rows": (
-        "x.npy", lambda p: np.save(p, np.empty((0, 8), np.float32)), "empty|no rows|0 rows",
+        "x.npy",
+        lambda p: np.save(p, np.empty((0, 8), np.float32)),
+        "empty|no rows|0 rows",
     ),
     "no file": ("x.npy", lambda p: None, "no such file"),
     "directory without vectors": ("x", lambda p: p.mkdir(), "nothing found"),
@@ -116,9 +122,11 @@ SOURCES: dict[str, Case] = {
     "not arrow": ("x.arrow", lambda p: p.write_text("hello, this is text"), ""),
     "no vectors in parquet": ("x.parquet", lambda p: write_parquet(p, "a", ["x", "y"]), ""),
     "ragged parquet": (
-        "x.parquet", lambda p: write_parquet(p, "v", [[1.0, 2.0]] * 6 + [[3.0]]), "",
+        "x.parquet",
+        lambda p: write_parquet(p, "v", [[1.0, 2.0]] * 6 + [[3.0]]),
+        "",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", SOURCES)
@@ -215,8 +223,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a source, its index, and a model without shards."""
     root = tmp_path_factory.mktemp("prepared")
     source = str(write_fbin(root / "good.fbin", clustered(300, 8)))
-    for stage in (["build", source, "--out", str(root / "i")],
-                  ["train", source, "--out", str(root / "trained")]):  # fmt: skip
+    for stage in (
+        ["build", source, "--out", str(root / "i")],
+        ["train", source, "--out", str(root / "trained")],
+    ):
         result = runner.invoke(app, [*stage, "--nlist", "4", "-q"])
         assert result.exit_code == 0, result.output
     return root
@@ -239,8 +249,9 @@ def test_bad_searches(prepared: Path, tmp_path: Path) -> None:
     assert "radius" in fails("range-search", index, good, "--radius", "nan")
     assert "radius" in fails("range-search", index, good, "--radius", "inf")
     assert ".txt" in fails("search", index, good, "--out", tmp_path / "r.txt")
-    assert ".ibin" in fails("range-search", index, good, "--radius", "1",
-                            "--out", tmp_path / "r.ibin")  # fmt: skip
+    assert ".ibin" in fails(
+        "range-search", index, good, "--radius", "1", "--out", tmp_path / "r.ibin"
+    )
     assert "no" in fails("search", index, good, "--out", tmp_path / "none" / "r.npz")
     assert "good.fbin exists" in fails("export-faiss", index, good)
     assert sorted(tree(tmp_path)) == ["nan.fbin", "narrow.fbin"]
@@ -250,9 +261,12 @@ def test_bad_searches(prepared: Path, tmp_path: Path) -> None:
 def test_what_is_no_index(prepared: Path, tmp_path: Path) -> None:
     good, trained = prepared / "good.fbin", prepared / "trained"
     commands: dict[str, list[object]] = {
-        "search": [good], "range-search": [good, "--radius", "1"], "verify": [], "info": [],
+        "search": [good],
+        "range-search": [good, "--radius", "1"],
+        "verify": [],
+        "info": [],
         "export-faiss": [tmp_path / "x.faiss"],
-    }  # fmt: skip
+    }
     for command, more in commands.items():
         assert "no teravec index" in fails(command, tmp_path, *more, code=1)
         assert "no teravec index" in fails(command, tmp_path / "none", *more, code=1)
@@ -290,12 +304,15 @@ TRUTHS: dict[str, Case] = {
     "negative rows": ("t.ivecs", lambda p: p.write_bytes(struct.pack("<ii", -1, 3)), ""),
     "other queries": (
         "t.ibin",
-        lambda p: p.write_bytes(struct.pack("<II", 3, 10) + bytes(120)), "3.*300|300.*3",
+        lambda p: p.write_bytes(struct.pack("<II", 3, 10) + bytes(120)),
+        "3.*300|300.*3",
     ),
     "too few neighbours": (
-        "t.ibin", lambda p: p.write_bytes(struct.pack("<II", 300, 2) + bytes(2400)), "2.*10|10.*2",
+        "t.ibin",
+        lambda p: p.write_bytes(struct.pack("<II", 300, 2) + bytes(2400)),
+        "2.*10|10.*2",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TRUTHS)
@@ -327,8 +344,15 @@ def test_bad_ground_truth_commands(prepared: Path, tmp_path: Path) -> None:
 
 def test_a_process_says_one_line_and_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("1 2 3")
-    command = [sys.executable, "-m", "teravec", "build", str(tmp_path / "x.txt"),
-               "--out", str(tmp_path / "i")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "teravec",
+        "build",
+        str(tmp_path / "x.txt"),
+        "--out",
+        str(tmp_path / "i"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -353,8 +377,16 @@ def test_results_replace_no_input(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_too_many_lists_are_capped_and_said(prepared: Path) -> None:
-    command = [sys.executable, "-m", "teravec", "search", str(prepared / "i"),
-               str(prepared / "good.fbin"), "--json", "--nprobe"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "teravec",
+        "search",
+        str(prepared / "i"),
+        str(prepared / "good.fbin"),
+        "--json",
+        "--nprobe",
+    ]
     capped, whole = (
         subprocess.run([*command, nprobe], capture_output=True, text=True, check=True)
         for nprobe in ("99", "4")
@@ -384,9 +416,11 @@ def test_outputs_that_are_taken(prepared: Path, tmp_path: Path) -> None:
     assert "file" in fails("build", good, "--out", tmp_path / "file")
     assert "file" in fails("build", good, "--out", tmp_path / "file" / "below")
     assert tree(tmp_path) == {
-        "mine": None, "mine/letter.txt": b"dear", "file": b"mine",
+        "mine": None,
+        "mine/letter.txt": b"dear",
+        "file": b"mine",
         "other.fbin": other.read_bytes(),
-    }  # fmt: skip
+    }
 
 
 # Works as root once, so that every module is loaded, and then as nobody: another user may not
@@ -425,8 +459,10 @@ def as_nobody(
     done = subprocess.run(
         [sys.executable, "-c", _AS_NOBODY],
         input=json.dumps({"first": first, "then": then, "build": build}),
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return [(code, errors, exception) for code, errors, exception in json.loads(done.stdout)]
 
 
@@ -456,11 +492,22 @@ def without_permission(root: Path) -> dict[str, list[str]]:
 
 
 ALLOWED_TO_ROOT = (
-    "make the output", "read the source", "write into an index", "write a result", "export",
-    "read a model", "see the output", "see the source", "see the index", "see the export",
-    "see the result", "see the ground truth", "function: make the output",
-    "function: see the output", "function: see the source",
-)  # fmt: skip
+    "make the output",
+    "read the source",
+    "write into an index",
+    "write a result",
+    "export",
+    "read a model",
+    "see the output",
+    "see the source",
+    "see the index",
+    "see the export",
+    "see the result",
+    "see the ground truth",
+    "function: make the output",
+    "function: see the output",
+    "function: see the source",
+)
 
 
 @pytest.fixture(scope="module")

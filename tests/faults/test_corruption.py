@@ -45,9 +45,16 @@ def make(root: Path, seed: int) -> Path:
     root.mkdir()
     np.save(root / "x.npy", clustered(N, D, seed))
     teravec.build(
-        root / "x.npy", root / "i", nlist=NLIST, codec="sq8", transform="rotation", slices=2,
-        shards=2, niter=2, calibrate=False,
-    )  # fmt: skip
+        root / "x.npy",
+        root / "i",
+        nlist=NLIST,
+        codec="sq8",
+        transform="rotation",
+        slices=2,
+        shards=2,
+        niter=2,
+        calibrate=False,
+    )
     return root / "i"
 
 
@@ -223,8 +230,9 @@ def test_damage_on_the_command_line(index: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["verify", str(index), "-q"])
     assert result.exit_code == 1
     assert [name for name in ("codec.npy", path.name) if name in result.stderr] == [
-        "codec.npy", path.name,
-    ]  # fmt: skip
+        "codec.npy",
+        path.name,
+    ]
     assert len(result.stderr.splitlines()) == 2  # a line for each damage
     result = CliRunner().invoke(app, ["info", str(index)])
     assert result.exit_code == 1
@@ -470,9 +478,14 @@ def test_damage_to_the_checkpoint_of_a_ground_truth(
 
     def find(progress: Progress) -> tuple[np.ndarray, np.ndarray]:
         return groundtruth(
-            source, QUERIES, 5, metric=Metric.L2, resources=Resources(1 << 30, 1, progress),
-            checkpoint=tmp_path / "partial", checkpoint_every_s=0,
-        )  # fmt: skip
+            source,
+            QUERIES,
+            5,
+            metric=Metric.L2,
+            resources=Resources(1 << 30, 1, progress),
+            checkpoint=tmp_path / "partial",
+            checkpoint_every_s=0,
+        )
 
     with pytest.raises(Stopped):
         find(StopsAfter(blocks=3, stage="groundtruth"))

@@ -108,13 +108,28 @@ def test_builds_killed_when_a_file_appears(
 ) -> None:
     out, kills = tmp_path / "i", 0
     sealed = [
-        "build.json.tmp", "build.json", "training/sample.f32.tmp", "training/sample.f32",
-        "training/sample.json", "training/kmeans.json", "training/centroids-0003.npy",
-        "training/centroids-0006.npy", "model/centroids.npy", "model/codec.npy",
-        "model/model.json", "shards", f"{SHARDS[0]}.tmp", *SHARDS, "slices", "slices/00000.lists",
-        "slices/00001.lists", "slices/00002.lists.tmp", "slices/00002.lists",
-        "manifest.json.tmp", "manifest.json",
-    ]  # fmt: skip
+        "build.json.tmp",
+        "build.json",
+        "training/sample.f32.tmp",
+        "training/sample.f32",
+        "training/sample.json",
+        "training/kmeans.json",
+        "training/centroids-0003.npy",
+        "training/centroids-0006.npy",
+        "model/centroids.npy",
+        "model/codec.npy",
+        "model/model.json",
+        "shards",
+        f"{SHARDS[0]}.tmp",
+        *SHARDS,
+        "slices",
+        "slices/00000.lists",
+        "slices/00001.lists",
+        "slices/00002.lists.tmp",
+        "slices/00002.lists",
+        "manifest.json.tmp",
+        "manifest.json",
+    ]
     for name in sealed:
         code = commands.run(*build(source, out), kill_at=out / name)
         assert code in (0, KILLED), name

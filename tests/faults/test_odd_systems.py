@@ -106,9 +106,11 @@ class Sandbox:
 @pytest.fixture(scope="module")
 def sandbox() -> object:
     process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SERVER], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     yield Sandbox(process)
     process.communicate()
 
@@ -120,9 +122,10 @@ def x(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-NO_FLOCK = [Forbidden(FLOCK, error) for error in (
-    errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL
-)]  # fmt: skip
+NO_FLOCK = [
+    Forbidden(FLOCK, error)
+    for error in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+]
 NO_BYTES = Forbidden(FCNTL, errno.EINVAL, OFD_SETLK)
 QUIET: list[list[Forbidden]] = [
     *([call] for call in NO_FLOCK),
@@ -143,9 +146,11 @@ def test_what_is_safe_goes_on_in_silence(
 ) -> None:
     out = tmp_path / "i"
     code, errors = sandbox.run(
-        calls, f"build {x} --out {out} --nlist 4 --codec rabitq1+sq8 -q",
-        f"search {out} {x} -k 1 --nprobe 4 --out {tmp_path}/r.npz -q", f"verify {out} -q",
-    )  # fmt: skip
+        calls,
+        f"build {x} --out {out} --nlist 4 --codec rabitq1+sq8 -q",
+        f"search {out} {x} -k 1 --nprobe 4 --out {tmp_path}/r.npz -q",
+        f"verify {out} -q",
+    )
     assert (code, errors) == (0, "")
     found = np.load(tmp_path / "r.npz")["ids"][:, 0]
     assert (found == np.arange(500)).mean() > 0.9

@@ -81,7 +81,7 @@ def index(tmp_path: Path) -> Path:
     np.save(tmp_path / "x.npy", clustered(400, 4))
     teravec.build(
         tmp_path / "x.npy", tmp_path / "i", nlist=3, codec="rabitq2+sq8", slices=2, niter=2
-    )  # fmt: skip
+    )
     return tmp_path / "i"
 
 

@@ -162,10 +162,16 @@ def test_float64_as_people_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixt
 # ---------------------------------------------------------------------- far from the origin
 
 
-@pytest.mark.parametrize("options", [
-    {"codec": "sq8"}, {"codec": "flat", "transform": "rotation"}, {"codec": "flat", "transform":
-    "pca20"}, {"codec": "rabitq2+sq8"},
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"codec": "sq8"},
+        {"codec": "flat", "transform": "rotation"},
+        {"codec": "flat", "transform": "pca20"},
+        {"codec": "rabitq2+sq8"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("offset", ["7e5", "one of 4e4", "apart"])
 def test_a_constant_changes_nothing(tmp_path: Path, offset: str, options: dict[str, Any]) -> None:
     base = np.random.default_rng(4).standard_normal((4060, 20)) * np.linspace(2, 0.5, 20)
@@ -221,9 +227,15 @@ def test_rows_far_outside_of_the_range_are_counted(
         out = tmp_path / f"i{seed}"
         with caplog.at_level(logging.WARNING, "teravec"):
             manifest = teravec.build(
-                tmp_path / "x.npy", out, codec=codec, nlist=1, sample=1000, seed=seed,
-                shards=3, calibrate=False,
-            )  # fmt: skip
+                tmp_path / "x.npy",
+                out,
+                codec=codec,
+                nlist=1,
+                sample=1000,
+                seed=seed,
+                shards=3,
+                calibrate=False,
+            )
         if manifest.clipped >= 3:
             break
     else:

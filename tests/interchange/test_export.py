@@ -22,9 +22,16 @@ def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", base)
     transform = "pca16" if codec in ("sq6", "pq8") else None
     teravec.build(
-        tmp_path / "x.npy", tmp_path / "i", nlist=24, codec=codec, metric=metric, niter=2,
-        shards=3, slices=2, transform=transform,
-    )  # fmt: skip
+        tmp_path / "x.npy",
+        tmp_path / "i",
+        nlist=24,
+        codec=codec,
+        metric=metric,
+        niter=2,
+        shards=3,
+        slices=2,
+        transform=transform,
+    )
     teravec.export_faiss(tmp_path / "i", tmp_path / "f.index")
     referee = faiss.read_index(str(tmp_path / "f.index"))
     faiss.extract_index_ivf(referee).nprobe = 6

@@ -38,9 +38,10 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         assert "device cuda needs PyTorch, which is not here: pip install" in result.stderr
     assert not (tmp_path / "i").exists()
     assert devices.found_gpus() == (
-        [], "device cuda needs PyTorch, which is not here: pip install 'teravec[gpu]', or in a "
-        "checkout pip install '.[gpu]'"
-    )  # fmt: skip
+        [],
+        "device cuda needs PyTorch, which is not here: pip install 'teravec[gpu]', or in a "
+        "checkout pip install '.[gpu]'",
+    )
 
 
 def test_a_worker_of_ray_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

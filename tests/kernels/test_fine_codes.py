@@ -37,11 +37,14 @@ def fine_codes(d: int, name: str, metric: Metric) -> tuple[FineCodes, dict[str, 
     begins = 3 + which * rows.shape[1]
     begins[::9] = -1
     pairs = {
-        "queries": vectors[:NQ] + np.float32(0.3), "owners": rng.integers(0, NQ, N),
+        "queries": vectors[:NQ] + np.float32(0.3),
+        "owners": rng.integers(0, NQ, N),
         "places": (list_nos[which].astype(np.int64) << 32) + which,
-        "rows": np.concatenate([np.zeros(3, np.uint8), rows.ravel()]), "begins": begins,
-        "distances": np.full(N, np.nan, np.float32), "ids": np.full(N, -5),
-    }  # fmt: skip
+        "rows": np.concatenate([np.zeros(3, np.uint8), rows.ravel()]),
+        "begins": begins,
+        "distances": np.full(N, np.nan, np.float32),
+        "ids": np.full(N, -5),
+    }
     return FineCodes(codec, metric, centroids, parameters, lambda: ivf), pairs
 
 
@@ -83,10 +86,14 @@ def test_comparing_refuses_buffers_that_disagree() -> None:
     codes, good = fine_codes(16, "sq8", Metric.L2)
     codes.compare(**good)
     for name, value in {
-        "queries": good["queries"][:3], "owners": good["owners"] - 1,
-        "places": good["places"] + (NLIST << 32), "rows": good["rows"][:-40],
-        "begins": good["begins"] - 4, "distances": good["distances"][:-1], "ids": good["ids"][1:],
-    }.items():  # fmt: skip
+        "queries": good["queries"][:3],
+        "owners": good["owners"] - 1,
+        "places": good["places"] + (NLIST << 32),
+        "rows": good["rows"][:-40],
+        "begins": good["begins"] - 4,
+        "distances": good["distances"][:-1],
+        "ids": good["ids"][1:],
+    }.items():
         with pytest.raises(ValueError, match=r"expected|out of range"):
             codes.compare(**{**good, name: value})
 
@@ -105,9 +112,11 @@ def candidates(seed: int, nq: int, capacity: int) -> Candidates:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 999), nq=st.integers(0, 6), capacity=st.integers(1, 60),
+    seed=st.integers(0, 999),
+    nq=st.integers(0, 6),
+    capacity=st.integers(1, 60),
     k=st.integers(1, 70),
-)  # fmt: skip
+)
 def test_the_kernel_chooses_as_numpy(seed: int, nq: int, capacity: int, k: int) -> None:
     found = candidates(seed, nq, capacity)
     chosen = [*found.worth_refining(k), *found.every()]
@@ -120,9 +129,12 @@ def test_the_kernel_chooses_as_numpy(seed: int, nq: int, capacity: int, k: int) 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    seed=st.integers(0, 999), nq=st.integers(1, 6), n=st.integers(0, 80), k=st.integers(1, 40),
+    seed=st.integers(0, 999),
+    nq=st.integers(1, 6),
+    n=st.integers(0, 80),
+    k=st.integers(1, 40),
     metric=st.sampled_from([Metric.L2, Metric.IP]),
-)  # fmt: skip
+)
 def test_the_kernel_finds_the_best_as_numpy(
     seed: int, nq: int, n: int, k: int, metric: Metric
 ) -> None:

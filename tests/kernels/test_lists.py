@@ -107,15 +107,20 @@ def test_lowest_of_several_scans(
 def test_lowest_refuses() -> None:
     assert compiled.scanning is not None
     good: dict[str, Any] = {
-        "best": np.zeros((2, 1, 5), np.float32), "places": np.zeros((2, 1, 5), np.int64),
-        "counts": np.zeros((2, 1), np.int32), "distances": np.zeros((1, 3), np.float32),
+        "best": np.zeros((2, 1, 5), np.float32),
+        "places": np.zeros((2, 1, 5), np.int64),
+        "counts": np.zeros((2, 1), np.int32),
+        "distances": np.zeros((1, 3), np.float32),
         "found": np.zeros((1, 3), np.int64),
-    }  # fmt: skip
+    }
     compiled.scanning.lowest(3, False, *good.values())
     for change in (
-        {"counts": np.full((2, 1), 6, np.int32)}, {"counts": np.full((2, 1), -1, np.int32)},
-        {"counts": np.zeros(3, np.int32)}, {"places": np.zeros(9, np.int64)},
-        {"distances": np.zeros(4, np.float32)}, {"found": np.zeros(2, np.int64)},
-    ):  # fmt: skip
+        {"counts": np.full((2, 1), 6, np.int32)},
+        {"counts": np.full((2, 1), -1, np.int32)},
+        {"counts": np.zeros(3, np.int32)},
+        {"places": np.zeros(9, np.int64)},
+        {"distances": np.zeros(4, np.float32)},
+        {"found": np.zeros(2, np.int64)},
+    ):
         with pytest.raises(ValueError, match=r"elements|kept"):
             compiled.scanning.lowest(3, False, *{**good, **change}.values())

@@ -59,8 +59,7 @@ def _found(scanner: Any, case: Case, k: int, threads: int = 1) -> tuple[np.ndarr
     wanted = case.pairs.list_nos
     lists = case.lists
     scan.add(
-        ListsInMemory(wanted, lists.sizes[wanted], lists.offsets[wanted], lists.buffer),
-        case.pairs,
+        ListsInMemory(wanted, lists.sizes[wanted], lists.offsets[wanted], lists.buffer), case.pairs
     )
     distances, places = scan.result()
     return np.asarray(distances), np.asarray(places)
@@ -131,9 +130,11 @@ def test_a_large_scan_is_shared_among_threads(nq: int) -> None:
     codes = rng.integers(0, 256, (size, d), dtype=np.uint8)
     codes[::3] = codes[0]  # as far from a query
     lists = ListsInMemory(
-        np.arange(3), np.array([size // 2, 0, size // 2]), np.array([0, 0, size // 2 * d]),
+        np.arange(3),
+        np.array([size // 2, 0, size // 2]),
+        np.array([0, 0, size // 2 * d]),
         codes.ravel(),
-    )  # fmt: skip
+    )
     centroids, parameters = (
         np.zeros((3, d), np.float32),
         np.repeat(np.array([0, 255], np.float32), d),
@@ -181,13 +182,23 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
 
     def scan(row_start: int = 0, **changed: Any) -> None:
         values = {
-            "codes": codes, "list_nos": zero, "sizes": np.array([8]), "offsets": zero,
-            "starts": starts, "pair_queries": np.zeros(1, np.int32), "nearest": np.ones(1, bool),
-            "coarse": None, "queries": queries,
-            "centroids": None, "low": None, "step": np.ones(16, np.float32),
-            "best": np.full((1, 5), np.inf, np.float32), "places": np.full((1, 5), -1),
-            "counts": np.zeros(1, np.int32), "limits": np.full(1, np.inf, np.float32),
-        } | changed  # fmt: skip
+            "codes": codes,
+            "list_nos": zero,
+            "sizes": np.array([8]),
+            "offsets": zero,
+            "starts": starts,
+            "pair_queries": np.zeros(1, np.int32),
+            "nearest": np.ones(1, bool),
+            "coarse": None,
+            "queries": queries,
+            "centroids": None,
+            "low": None,
+            "step": np.ones(16, np.float32),
+            "best": np.full((1, 5), np.inf, np.float32),
+            "places": np.full((1, 5), -1),
+            "counts": np.zeros(1, np.int32),
+            "limits": np.full(1, np.inf, np.float32),
+        } | changed
         assert compiled.scanning is not None
         compiled.scanning.scan(compiled.level, 2, False, 8, 2, row_start, *values.values())
 

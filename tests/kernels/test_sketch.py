@@ -69,9 +69,9 @@ def test_codes_are_as_described(d: int, bits: int) -> None:
     np.testing.assert_allclose(n, (wide**2).sum(1), rtol=2**-9)
     np.testing.assert_allclose(f, (wide**2).sum(1) / (grid * wide).sum(1), rtol=2**-9)
     assert (np.sign(grid) == np.where(residuals >= 0, 1, -1)).all()
-    np.testing.assert_array_equal(codes, np.concatenate(
-        [encode_sketches(row[None], bits, threads=1) for row in residuals]
-    ))  # fmt: skip
+    np.testing.assert_array_equal(
+        codes, np.concatenate([encode_sketches(row[None], bits, threads=1) for row in residuals])
+    )
 
 
 def test_two_bits_point_as_near_as_the_grid_allows() -> None:
@@ -135,15 +135,27 @@ def lists_of(codes: list[np.ndarray]) -> ListsInMemory:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    d=st.integers(1, 70), bits=st.integers(1, 2), metric=st.sampled_from(METRICS),
-    sizes=st.lists(st.integers(0, 600), min_size=1, max_size=4), nq=st.integers(1, 9),
-    capacity=st.integers(1, 400), threads=st.integers(1, 3), seed=st.integers(0, 99),
+    d=st.integers(1, 70),
+    bits=st.integers(1, 2),
+    metric=st.sampled_from(METRICS),
+    sizes=st.lists(st.integers(0, 600), min_size=1, max_size=4),
+    nq=st.integers(1, 9),
+    capacity=st.integers(1, 400),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 99),
     one=st.sampled_from(LEVELS),
-)  # fmt: skip
+)
 def test_scan_keeps_the_lowest_estimates(
-    d: int, bits: int, metric: Metric, sizes: list[int], nq: int, capacity: int, threads: int,
-    seed: int, one: int,
-) -> None:  # fmt: skip
+    d: int,
+    bits: int,
+    metric: Metric,
+    sizes: list[int],
+    nq: int,
+    capacity: int,
+    threads: int,
+    seed: int,
+    one: int,
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use(patch, one)
         rng = np.random.default_rng(seed)
@@ -164,9 +176,12 @@ def test_scan_keeps_the_lowest_estimates(
 
 
 def every_estimate(
-    scanner: SketchScanner, query: np.ndarray, list_nos: np.ndarray, distances: np.ndarray,
+    scanner: SketchScanner,
+    query: np.ndarray,
+    list_nos: np.ndarray,
+    distances: np.ndarray,
     lists: ListsInMemory,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """All candidates of one query, best first."""
     parts = [np.empty(0, CANDIDATE)]
     for at, list_no in enumerate(lists.list_nos.tolist()):
@@ -257,20 +272,37 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
 
     codes, kept = np.zeros(6 * sketch_size(8, 1), np.uint8), np.zeros((2, 6), CANDIDATE)
     good = {
-        "queries": f4(2, 8), "centroids": f4(1, 8), "pair_starts": np.array([0, 1]),
-        "pair_queries": np.zeros(1, np.int32), "pair_nearest": np.ones(1, bool), "coarse": f4(1),
-        "list_nos": i8(1), "sizes": i8(1) + 6, "offsets": i8(1), "codes": codes,
-        "kept": kept.view(np.uint8), "counts": i8(2), "limits": f4(2) + np.inf,
-    }  # fmt: skip
+        "queries": f4(2, 8),
+        "centroids": f4(1, 8),
+        "pair_starts": np.array([0, 1]),
+        "pair_queries": np.zeros(1, np.int32),
+        "pair_nearest": np.ones(1, bool),
+        "coarse": f4(1),
+        "list_nos": i8(1),
+        "sizes": i8(1) + 6,
+        "offsets": i8(1),
+        "codes": codes,
+        "kept": kept.view(np.uint8),
+        "counts": i8(2),
+        "limits": f4(2) + np.inf,
+    }
     head = (0, 8, 1, False, 1.9, 3, 2, 0)
     scan(*head, *good.values())
     bad = {
-        "queries": f4(3, 8), "centroids": f4(1, 7), "pair_starts": np.array([1, 0]),
-        "pair_queries": np.full(1, 2, np.int32), "pair_nearest": np.ones(2, bool),
-        "coarse": f4(2), "list_nos": i8(1) + 1, "sizes": i8(1) + 7,
-        "offsets": i8(1) + 1, "codes": codes[:-1], "kept": kept[:1].view(np.uint8),
-        "counts": i8(2) + 4, "limits": f4(3),
-    }  # fmt: skip
+        "queries": f4(3, 8),
+        "centroids": f4(1, 7),
+        "pair_starts": np.array([1, 0]),
+        "pair_queries": np.full(1, 2, np.int32),
+        "pair_nearest": np.ones(2, bool),
+        "coarse": f4(2),
+        "list_nos": i8(1) + 1,
+        "sizes": i8(1) + 7,
+        "offsets": i8(1) + 1,
+        "codes": codes[:-1],
+        "kept": kept[:1].view(np.uint8),
+        "counts": i8(2) + 4,
+        "limits": f4(3),
+    }
     for name, value in bad.items():
         with pytest.raises(ValueError, match=r"expected|out of range"):
             scan(*head, *{**good, name: value}.values())

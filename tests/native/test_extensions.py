@@ -14,9 +14,8 @@ from teravec.native import extensions as native
 @pytest.mark.parametrize("name", native.EXTENSIONS)
 @pytest.mark.parametrize("switched_off", [False, True])
 def test_missing_kernels_are_told_once_unless_switched_off(
-    name: str, switched_off: bool, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+    name: str, switched_off: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(native, name, None)
     monkeypatch.setattr(native, "_SWITCHED_OFF", switched_off)
     native._warn.cache_clear()

@@ -32,11 +32,24 @@ from teravec.training.options import TrainOptions
 from tests.conftest import write_fbin
 
 SPEEDS = Constants(
-    flops=7e10, grouped_scale=12.7, grouped_exponent=0.6, iteration_share=0.6, sum_dims=6e8,
-    encode_scalar=5e8, encode_pq=3e9, encode_rabitq=4e6, scan_dims=6e9, truth_flops=4e10,
-    graph_dims=2e7, move_bytes=1e9, read_bytes=1.5e9, write_bytes=5e8, read_latency_s=1e-4,
-    network_bytes=2e9, sync_s=1e-2,
-)  # fmt: skip
+    flops=7e10,
+    grouped_scale=12.7,
+    grouped_exponent=0.6,
+    iteration_share=0.6,
+    sum_dims=6e8,
+    encode_scalar=5e8,
+    encode_pq=3e9,
+    encode_rabitq=4e6,
+    scan_dims=6e9,
+    truth_flops=4e10,
+    graph_dims=2e7,
+    move_bytes=1e9,
+    read_bytes=1.5e9,
+    write_bytes=5e8,
+    read_latency_s=1e-4,
+    network_bytes=2e9,
+    sync_s=1e-2,
+)
 ORIGINAL: dict[str, Any] = {"nlist": 10_000_000, "codec": "sq6", "transform": "pca72"}
 
 
@@ -77,9 +90,14 @@ def test_prediction_is_within_twice_of_a_real_build(tmp_path: Path) -> None:
             plan = planned(work, Cluster(1, threads, 1 << 30), speeds)
             watch = Stopwatch()
             teravec.build(
-                files[n], tmp_path / f"{n}-{attempt}", nlist=nlist, codec=codec, memory="1GiB",
-                threads=threads, progress=watch,
-            )  # fmt: skip
+                files[n],
+                tmp_path / f"{n}-{attempt}",
+                nlist=nlist,
+                codec=codec,
+                memory="1GiB",
+                threads=threads,
+                progress=watch,
+            )
             ratios.setdefault(n, []).append(watch.report(n, plan) / plan.seconds)
         if all(any(0.5 <= ratio <= 2 for ratio in each) for each in ratios.values()):
             return
@@ -109,16 +127,23 @@ class Stopwatch(NoProgress):
         took["codec and graph"] = self.ends["shard"][0] - self.ends["k-means"][1]
         for name, seconds in took.items():
             expected = plan.stage(name).seconds
-            print(f"{n:,} {name}: {seconds:.2f} s, {expected:.2f} predicted, "
-                  f"{seconds / expected:.2f} times")  # fmt: skip
+            print(
+                f"{n:,} {name}: {seconds:.2f} s, {expected:.2f} predicted, "
+                f"{seconds / expected:.2f} times"
+            )
         print(f"{n:,} in all: {now - self.started:.2f} s, {plan.seconds:.2f} predicted")
         return now - self.started
 
 
 BARS = {
-    "sample": "sample", "k-means": "k-means", "codec and graph": None, "shard": "shard",
-    "merge": "merge", "true neighbours": "groundtruth", "calibrating searches": "calibrate",
-}  # fmt: skip
+    "sample": "sample",
+    "k-means": "k-means",
+    "codec and graph": None,
+    "shard": "shard",
+    "merge": "merge",
+    "true neighbours": "groundtruth",
+    "calibrating searches": "calibrate",
+}
 
 
 @pytest.mark.parametrize(
@@ -141,11 +166,17 @@ def test_memory_is_what_training_asks_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "constant"),
     [
-        ("k-means", "flops"), ("shard", "flops"), ("shard", "encode_scalar"),
-        ("shard", "write_bytes"), ("merge", "read_bytes"), ("merge", "write_bytes"),
-        ("merge", "move_bytes"), ("codec and graph", "graph_dims"), ("sample", "move_bytes"),
+        ("k-means", "flops"),
+        ("shard", "flops"),
+        ("shard", "encode_scalar"),
+        ("shard", "write_bytes"),
+        ("merge", "read_bytes"),
+        ("merge", "write_bytes"),
+        ("merge", "move_bytes"),
+        ("codec and graph", "graph_dims"),
+        ("sample", "move_bytes"),
     ],
-)  # fmt: skip
+)
 def test_a_faster_machine_is_faster(stage: str, constant: str) -> None:
     work = workload(10**9, 128, nlist=100_000)
     faster = replace(SPEEDS, **{constant: 2 * getattr(SPEEDS, constant)})
@@ -217,9 +248,27 @@ def test_command(tmp_path: Path) -> None:
     path = tmp_path / "constants.json"
     write_constants(path, SPEEDS)
     assert read_constants(path) == SPEEDS
-    arguments = ["plan", "--constants", str(path), "--ntotal", "1.5e12", "--d", "144", "--nlist",
-                 "10000000", "--codec", "sq6", "--transform", "pca72", "--machines", "200",
-                 "--machine-hour", "2", "--disk-month", "0.02"]  # fmt: skip
+    arguments = [
+        "plan",
+        "--constants",
+        str(path),
+        "--ntotal",
+        "1.5e12",
+        "--d",
+        "144",
+        "--nlist",
+        "10000000",
+        "--codec",
+        "sq6",
+        "--transform",
+        "pca72",
+        "--machines",
+        "200",
+        "--machine-hour",
+        "2",
+        "--disk-month",
+        "0.02",
+    ]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     for text in ("k-means", "merge", "7.5 h x", "cost:"):
@@ -234,10 +283,7 @@ def test_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [
-        ([], "--calibrate first"),
-        (["--ntotal", "-1", "--d", "8"], "calibrate"),
-    ],
+    [([], "--calibrate first"), (["--ntotal", "-1", "--d", "8"], "calibrate")],
 )
 def test_command_without_constants(tmp_path: Path, arguments: list[str], message: str) -> None:
     shown = CliRunner().invoke(app, ["plan", "--constants", str(tmp_path / "no"), *arguments])

@@ -21,8 +21,9 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     root = tmp_path_factory.mktemp("caches")
     np.save(root / "x.npy", clustered(N, D, seed=2))
     out = root / "index"
-    teravec.build(root / "x.npy", out, nlist=NLIST, codec=request.param, niter=3, slices=2,
-                  calibrate=False)  # fmt: skip
+    teravec.build(
+        root / "x.npy", out, nlist=NLIST, codec=request.param, niter=3, slices=2, calibrate=False
+    )
     return out
 
 

@@ -61,9 +61,17 @@ def test_flat_is_brute_force_on_real_sets(
     source, queries = open_source(real.base), open_source(real.query).read(0, 40)
     base = source.read(0, source.ntotal)
     teravec.build(
-        real.base, tmp_path / "i", nlist=64, codec="flat", metric=metric, niter=2, shards=3,
-        slices=2, sample=6400, calibrate=False,
-    )  # fmt: skip
+        real.base,
+        tmp_path / "i",
+        nlist=64,
+        codec="flat",
+        metric=metric,
+        niter=2,
+        shards=3,
+        slices=2,
+        sample=6400,
+        calibrate=False,
+    )
     with teravec.open(tmp_path / "i", memory="256MiB") as index:
         found = index.search(queries, k=20, nprobe=64)
     true = brute_force(base, queries, 20, metric)
@@ -97,10 +105,17 @@ def test_any_cut_equals_one_faiss_index(codec: str, metric: str, tmp_path: Path)
     for shards, slices in cuts:
         root = tmp_path / f"{shards}-{slices}"
         teravec.build(
-            tmp_path / "x.npy", root, nlist=40, codec=codec, metric=metric, niter=3,
-            shards=shards, slices=slices, transform="rotation" if codec == "sq6" else None,
+            tmp_path / "x.npy",
+            root,
+            nlist=40,
+            codec=codec,
+            metric=metric,
+            niter=3,
+            shards=shards,
+            slices=slices,
+            transform="rotation" if codec == "sq6" else None,
             calibrate=False,
-        )  # fmt: skip
+        )
         seals.setdefault(slices, set()).add(
             tuple(entry.checksum for entry in read_manifest(IndexPaths(root)).slices)
         )
@@ -140,14 +155,27 @@ def tied_index(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarr
 @pytest.mark.parametrize("fixture", ["flat_index", "tied_index"])
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    nq=st.integers(0, 30), k=st.integers(1, 300), nprobe=st.integers(1, 20),
-    chunk=st.sampled_from([3000, 50_000, 1 << 20]), threads=st.integers(1, 3),
-    seed=st.integers(0, 5), cache=st.sampled_from([0, 20_000, 1 << 20]), direct=st.booleans(),
-)  # fmt: skip
+    nq=st.integers(0, 30),
+    k=st.integers(1, 300),
+    nprobe=st.integers(1, 20),
+    chunk=st.sampled_from([3000, 50_000, 1 << 20]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 5),
+    cache=st.sampled_from([0, 20_000, 1 << 20]),
+    direct=st.booleans(),
+)
 def test_results_do_not_depend_on_memory_or_threads(
-    request: pytest.FixtureRequest, fixture: str, nq: int, k: int, nprobe: int, chunk: int,
-    threads: int, seed: int, cache: int, direct: bool,
-) -> None:  # fmt: skip
+    request: pytest.FixtureRequest,
+    fixture: str,
+    nq: int,
+    k: int,
+    nprobe: int,
+    chunk: int,
+    threads: int,
+    seed: int,
+    cache: int,
+    direct: bool,
+) -> None:
     root, _ = request.getfixturevalue(fixture)
     queries = clustered(nq, 16, seed)
     with teravec.open(root, threads=1) as index:

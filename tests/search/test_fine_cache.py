@@ -33,9 +33,11 @@ def kept(cache: FineCache, units: np.ndarray) -> np.ndarray:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    nunits=st.integers(1, 60), places=st.integers(0, 80), native=st.booleans(),
+    nunits=st.integers(1, 60),
+    places=st.integers(0, 80),
+    native=st.booleans(),
     wanted=st.lists(st.lists(st.integers(0, 59), max_size=30), max_size=12),
-)  # fmt: skip
+)
 def test_what_is_kept_is_the_unit(
     nunits: int, places: int, native: bool, wanted: list[list[int]]
 ) -> None:
@@ -120,16 +122,21 @@ def test_kernels_refuse_buffers_that_disagree() -> None:
     cache = 2, UNIT, tags, wanted
     compiled.paging.keep(*cache, units, buffer, buffer.copy(), begins)
     for bad in [
-        (0, UNIT, tags, wanted, units), (3, UNIT, tags, wanted, units),
-        (5, UNIT, tags, wanted, units), (*cache[:3], wanted[:3], units), (*cache, -units),
-    ]:  # fmt: skip
+        (0, UNIT, tags, wanted, units),
+        (3, UNIT, tags, wanted, units),
+        (5, UNIT, tags, wanted, units),
+        (*cache[:3], wanted[:3], units),
+        (*cache, -units),
+    ]:
         with pytest.raises(ValueError, match="expected"):
             compiled.paging.find(*bad, np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="expected"):
         compiled.paging.find(*cache, units, np.zeros(3, np.int64))
     for kept_, read, at in [
-        (buffer[1:], buffer, begins), (buffer, buffer[:UNIT], begins), (buffer, buffer, begins - 1),
+        (buffer[1:], buffer, begins),
+        (buffer, buffer[:UNIT], begins),
+        (buffer, buffer, begins - 1),
         (buffer, buffer, begins[:1]),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(ValueError, match=r"expected|begins"):
             compiled.paging.keep(*cache, units, kept_, read, at)

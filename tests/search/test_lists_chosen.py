@@ -21,9 +21,8 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("chosen")
     np.save(folder / "base.npy", BASE)
     teravec.build(
-        folder / "base.npy", folder / "index", nlist=32, metric=request.param, slices=3,
-        codec="sq8",
-    )  # fmt: skip
+        folder / "base.npy", folder / "index", nlist=32, metric=request.param, slices=3, codec="sq8"
+    )
     return folder / "index"
 
 

@@ -144,8 +144,10 @@ def test_an_exit_with_open_indexes_is_clean(built: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(built / "words")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
@@ -180,10 +182,11 @@ def same(one: Index, other: Index) -> bool:
 @pytest.mark.parametrize(
     "again",
     [
-        copy.copy, copy.deepcopy,
+        copy.copy,
+        copy.deepcopy,
         *(lambda index, p=p: pickle.loads(pickle.dumps(index, p)) for p in (0, 2, 5)),  # noqa: S301
     ],
-)  # fmt: skip
+)
 def test_a_pickled_index_is_opened_anew(built: Path, again: Callable[[Index], Index]) -> None:
     with (
         teravec.open(built / "words", memory="64MiB", threads=1, keep_lists=False) as index,
@@ -239,8 +242,18 @@ def test_forked_processes(built: Path) -> None:
         "        print(pool.starmap(ask, [(index, i) for i in range(3)]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(built / "words"),
-         str(built / "x.npy")],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-W",
+            "ignore::DeprecationWarning",
+            "-c",
+            code,
+            str(built / "words"),
+            str(built / "x.npy"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert (done.stdout, done.stderr) == ("[0, 1, 2]\n", "")

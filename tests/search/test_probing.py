@@ -41,9 +41,11 @@ def test_gaps_are_differences_of_distances_or_of_unit_similarities() -> None:
 
 
 @given(
-    metric=st.sampled_from(list(Metric)), nprobe=st.integers(1, 60),
-    prune=st.floats(0, 10, width=32), seed=st.integers(0, 9),
-)  # fmt: skip
+    metric=st.sampled_from(list(Metric)),
+    nprobe=st.integers(1, 60),
+    prune=st.floats(0, 10, width=32),
+    seed=st.integers(0, 9),
+)
 def test_a_prefix_is_visited_that_depends_on_the_query_alone(
     metric: Metric, nprobe: int, prune: float, seed: int
 ) -> None:

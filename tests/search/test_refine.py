@@ -34,9 +34,17 @@ def build(
     root = folder / f"{codec}-{metric}-{len(list(folder.iterdir()))}"
     np.save(folder / "x.npy", clustered(N, D))
     teravec.build(
-        folder / "x.npy", root, nlist=NLIST, codec=codec, metric=metric, niter=3,
-        transform="rotation", shards=shards, slices=slices, calibrate=False,
-    )  # fmt: skip
+        folder / "x.npy",
+        root,
+        nlist=NLIST,
+        codec=codec,
+        metric=metric,
+        niter=3,
+        transform="rotation",
+        shards=shards,
+        slices=slices,
+        calibrate=False,
+    )
     return root
 
 
@@ -101,15 +109,30 @@ def two_stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    nq=st.integers(0, 20), k=st.integers(1, 40), nprobe=st.integers(1, NLIST),
-    candidates=st.integers(1, 400), chunk=st.sampled_from([300, 5000, 1 << 20]),
-    cache=st.sampled_from([0, 20_000, 1 << 20]), fine=st.sampled_from([0, 500, 30_000, 1 << 20]),
-    threads=st.integers(1, 3), run=st.integers(1, 50_000), seed=st.integers(0, 5),
-)  # fmt: skip
+    nq=st.integers(0, 20),
+    k=st.integers(1, 40),
+    nprobe=st.integers(1, NLIST),
+    candidates=st.integers(1, 400),
+    chunk=st.sampled_from([300, 5000, 1 << 20]),
+    cache=st.sampled_from([0, 20_000, 1 << 20]),
+    fine=st.sampled_from([0, 500, 30_000, 1 << 20]),
+    threads=st.integers(1, 3),
+    run=st.integers(1, 50_000),
+    seed=st.integers(0, 5),
+)
 def test_results_depend_on_the_query_alone(
-    two_stage: Path, nq: int, k: int, nprobe: int, candidates: int, chunk: int, cache: int,
-    fine: int, threads: int, run: int, seed: int,
-) -> None:  # fmt: skip
+    two_stage: Path,
+    nq: int,
+    k: int,
+    nprobe: int,
+    candidates: int,
+    chunk: int,
+    cache: int,
+    fine: int,
+    threads: int,
+    run: int,
+    seed: int,
+) -> None:
     queries = clustered(nq, D, seed)
     with teravec.open(two_stage, threads=1) as index:
         alone = [index.search(q[None], k, nprobe, candidates=candidates) for q in queries]

@@ -93,8 +93,12 @@ def test_a_closed_index_reads_no_file_that_was_opened_since(root: Path) -> None:
 
 def test_arguments_of_no_sense_begin_no_build(root: Path, tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [
-        {"nlist": 4.5}, {"slices": 1.5}, {"seed": "a"}, {"metric": None}, {"codec": None},
-    ]  # fmt: skip
+        {"nlist": 4.5},
+        {"slices": 1.5},
+        {"seed": "a"},
+        {"metric": None},
+        {"codec": None},
+    ]
     for options in wrong:
         with pytest.raises(InvalidArgument):
             teravec.build(root / "x.fbin", tmp_path / "i", **options)

@@ -93,9 +93,20 @@ def test_a_build_tells_and_remembers(tmp_path: Path, caplog: pytest.LogCaptureFi
     # Each leaves all of its copies out, and finds as many others as were asked for.
     out = tmp_path / "graph.parquet"
     done = CliRunner().invoke(
-        app, ["search", str(root), str(tmp_path / "x.parquet"), "-k", "4", "--nprobe", "8",
-              "--exclude-self", "--out", str(out)],
-    )  # fmt: skip
+        app,
+        [
+            "search",
+            str(root),
+            str(tmp_path / "x.parquet"),
+            "-k",
+            "4",
+            "--nprobe",
+            "8",
+            "--exclude-self",
+            "--out",
+            str(out),
+        ],
+    )
     assert done.exit_code == 0, done.output
     graph = pq.read_table(out).to_pandas()
     assert (graph["query"] != graph["id"]).all()
@@ -109,9 +120,20 @@ def test_an_id_that_nearly_all_have(tmp_path: Path) -> None:
     ids[:5] = [11, 12, 13, 14, 15]
     root = build(tmp_path, ids, calibrate=False)
     found = CliRunner().invoke(
-        app, ["search", str(root), str(tmp_path / "x.parquet"), "-k", "4", "--nprobe", "8",
-              "--exclude-self", "--out", str(tmp_path / "g.npz")],
-    )  # fmt: skip
+        app,
+        [
+            "search",
+            str(root),
+            str(tmp_path / "x.parquet"),
+            "-k",
+            "4",
+            "--nprobe",
+            "8",
+            "--exclude-self",
+            "--out",
+            str(tmp_path / "g.npz"),
+        ],
+    )
     assert found.exit_code == 0, found.output
     with np.load(tmp_path / "g.npz") as graph:
         assert (graph["ids"] != graph["queries"][:, None]).all()

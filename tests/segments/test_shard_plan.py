@@ -44,9 +44,11 @@ def test_missing_is_wanted_without_sealed(
 
 
 @given(
-    ntotal=st.integers(1, 200), first=st.integers(1, 200), second=st.integers(1, 200),
+    ntotal=st.integers(1, 200),
+    first=st.integers(1, 200),
+    second=st.integers(1, 200),
     keep=st.sets(st.integers(0, 200)),
-)  # fmt: skip
+)
 def test_a_rerun_in_other_memory_fills_what_is_left(
     ntotal: int, first: int, second: int, keep: set[int]
 ) -> None:

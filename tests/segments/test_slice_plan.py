@@ -107,7 +107,7 @@ def test_coverage_is_accepted_exactly_where_every_row_is_there_once(
         ([(0, 12)], ForeignFile, "0-12: rows up to 12 found, 10 expected"),
         ([(0, 10), (12, 15)], ForeignFile, "12-15"),
     ],
-)  # fmt: skip
+)
 def test_uncovered_rows_are_named(
     ranges: list[tuple[int, int]], error: type[Exception], words: str
 ) -> None:

@@ -65,8 +65,9 @@ class Authority:
         pem.certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         pem.key.write_bytes(
             key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
                 serialization.NoEncryption(),
             )
-        )  # fmt: skip
+        )
         return pem

@@ -33,8 +33,16 @@ def built(
     """An index of 6,000 vectors in 60 lists and 6 slices."""
     np.save(root / f"x{seed}.npy", clustered(N, D, seed=seed))
     out = root / f"{metric}-{codec}-{seed}"
-    teravec.build(root / f"x{seed}.npy", out, nlist=NLIST, metric=metric, codec=codec, niter=3,
-                  slices=SLICES, calibrate=calibrate)  # fmt: skip
+    teravec.build(
+        root / f"x{seed}.npy",
+        out,
+        nlist=NLIST,
+        metric=metric,
+        codec=codec,
+        niter=3,
+        slices=SLICES,
+        calibrate=calibrate,
+    )
     return out
 
 
@@ -90,9 +98,11 @@ class Process:
             arguments[arguments.index("--listen") + 1] = self.address
         self.process = subprocess.Popen(
             [sys.executable, "-m", "teravec", "serve", *arguments],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        )
         assert self.process.stdout is not None
         expected = 1 if "none" in arguments else 2
         lines = [self.process.stdout.readline() for _ in range(expected)]

@@ -42,9 +42,11 @@ class Peer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None,
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.socket.close()
 
     def send(self, *frames: bytes) -> None:
@@ -56,10 +58,14 @@ class Peer:
     ) -> bytes:
         """The frame that begins a call; names of more headers with _ for -."""
         given = [
-            (":method", "POST"), (":scheme", "http"), (":path", PATH + method), (":authority", "x"),
-            ("content-type", "application/grpc"), ("te", "trailers"),
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", PATH + method),
+            (":authority", "x"),
+            ("content-type", "application/grpc"),
+            ("te", "trailers"),
             *((name.replace("_", "-"), value) for name, value in more.items()),
-        ]  # fmt: skip
+        ]
         return frame(Kind.HEADERS, Flag.END_HEADERS | flags, stream, self._encoder.encode(given))
 
     def frames(self) -> Iterator[Frame]:

@@ -50,9 +50,13 @@ def files(index: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
 )
 @pytest.mark.parametrize("metric", ["l2", "cosine"])
 def test_the_command_writes_the_same_file(
-    options: tuple[object, ...], metric: str, indexes: dict[str, Path], files: dict[str, Path],
-    serve: Launch, tmp_path: Path,
-) -> None:  # fmt: skip
+    options: tuple[object, ...],
+    metric: str,
+    indexes: dict[str, Path],
+    files: dict[str, Path],
+    serve: Launch,
+    tmp_path: Path,
+) -> None:
     command, *rest = options
     radius = 0.95 if "--exclude-self" in rest else 0.6
     rest = [radius if metric == "cosine" and type(o) is float and o > 1 else o for o in rest]
@@ -156,9 +160,12 @@ def test_another_version_ends_the_search(index: Path, serve: Launch, tmp_path: P
 
 
 def test_an_older_server_is_asked_for_what_it_knows(
-    index: Path, files: dict[str, Path], serve: Launch, tmp_path: Path,
+    index: Path,
+    files: dict[str, Path],
+    serve: Launch,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     server = serve(index)
     monkeypatch.setattr(server.service, "details", lambda asked: {})  # as those that knew none
     asked = "search", "--server", server.address, files["queries"], "-q"

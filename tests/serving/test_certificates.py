@@ -54,9 +54,10 @@ def traditional(key: Path) -> bytes:
     """As ``openssl rsa -aes128`` wrote it for decades."""
     made = rsa.generate_private_key(65537, 2048)
     return made.private_bytes(
-        PEM, serialization.PrivateFormat.TraditionalOpenSSL,
+        PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.BestAvailableEncryption(b"secret"),
-    )  # fmt: skip
+    )
 
 
 def ssh(key: Path) -> bytes:
@@ -123,7 +124,7 @@ def der(pem: Pem) -> bytes:
         (lambda pem: damaged(pem.certificate), "damaged"),
         (lambda _: b"x" * (2 << 20), "more than"),
     ],
-)  # fmt: skip
+)
 def test_certificates_that_are_none(wrong: object, part: str, pem: Pem, tmp_path: Path) -> None:
     certificate = tmp_path / "wrong.crt"
     certificate.write_bytes(wrong(pem))  # type: ignore[operator]
@@ -153,9 +154,13 @@ def test_pairs_that_do_not_belong_together(authority: Authority, pem: Pem, tmp_p
 
 
 def test_dates_and_readers_are_warned_of(
-    authority: Authority, pem: Pem, index: Path, serve: Launch, caplog: pytest.LogCaptureFixture,
+    authority: Authority,
+    pem: Pem,
+    index: Path,
+    serve: Launch,
+    caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
-) -> None:  # fmt: skip
+) -> None:
     assert warn_of_dates(pem.certificate) == []
     expired = authority.sign("expired", days=-3)
     assert "expired on 20" in warn_of_dates(expired.certificate)[0]
@@ -165,8 +170,12 @@ def test_dates_and_readers_are_warned_of(
     tokens.write_text("a-token-of-tests-1234")
     for path in (tokens, expired.key):
         path.chmod(0o644)
-    serve(index, security=ServerSecurity(
-        expired.certificate, expired.key, client_ca=authority.path, token_file=tokens))  # fmt: skip
+    serve(
+        index,
+        security=ServerSecurity(
+            expired.certificate, expired.key, client_ca=authority.path, token_file=tokens
+        ),
+    )
     assert "expired.crt: the certificate expired" in caplog.text
     assert f"chmod o-r {tokens}" in caplog.text
     assert f"chmod o-r {expired.key}" in caplog.text
@@ -181,11 +190,15 @@ def test_a_certificate_of_the_future(tmp_path: Path) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "later")])
     start = datetime.now(UTC) + timedelta(days=365 * 40)  # a year beyond UTCTime's
     made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name)
-        .public_key(key.public_key()).serial_number(7)
-        .not_valid_before(start).not_valid_after(start + timedelta(days=9))
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=9))
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     path = tmp_path / "later.crt"
     path.write_bytes(made.public_bytes(PEM))
     assert f"not valid before {start:%Y-%m-%d}" in warn_of_dates(path)[0]

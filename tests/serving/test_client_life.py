@@ -47,8 +47,11 @@ def test_an_exit_with_an_open_connection_is_clean(index: Path, serve: Launch) ->
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, url(serve(index))],
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

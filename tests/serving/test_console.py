@@ -33,10 +33,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     options.binary_location = chromium
     profile = tmp_path_factory.mktemp("profile")
     for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-        "--disable-background-networking", "--no-first-run", "--disable-sync",
-        "--disable-component-update", "--disable-dev-shm-usage", "--window-size=1150,1560",
-    ):  # fmt: skip
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile}",
+        "--disable-background-networking",
+        "--no-first-run",
+        "--disable-sync",
+        "--disable-component-update",
+        "--disable-dev-shm-usage",
+        "--window-size=1150,1560",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=Service(driver))
@@ -49,9 +56,11 @@ def page(browser: WebDriver, index: Path, serve: Launch) -> Iterator[Server]:
     """The console of a coordinator with two live servers and one that is not there."""
     servers = [serve(index, lists=lists) for lists in ("0:30", "30:60")]
     coordinator = serve(
-        index, servers=addresses(servers) + ",127.0.0.1:9", http=LOCAL,
+        index,
+        servers=addresses(servers) + ",127.0.0.1:9",
+        http=LOCAL,
         vectors=str(index.parent / "x0.npy"),
-    )  # fmt: skip
+    )
     with teravec.connect(url(coordinator)) as remote:
         for row in range(len(QUERIES)):
             remote.search(QUERIES[row : row + 1], 10, 16)
@@ -105,8 +114,9 @@ def cells(browser: WebDriver, body: str) -> list[list[str]]:
     """Text of a table's cells, read at once: the page draws it anew while we look."""
     found: list[list[str]] = browser.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map("
-        "row => [...row.cells].map(cell => cell.textContent));", f"{body} tr",
-    )  # fmt: skip
+        "row => [...row.cells].map(cell => cell.textContent));",
+        f"{body} tr",
+    )
     return found
 
 

@@ -55,9 +55,12 @@ def two_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_two_stages_equals_the_local_index(
-    split: str, metric: str, two_stages: dict[str, Path], serve: Launch,
+    split: str,
+    metric: str,
+    two_stages: dict[str, Path],
+    serve: Launch,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     module = "teravec.serving.coordinator.coordinator"
     monkeypatch.setattr(f"{module}._CANDIDATE_BYTES", 50_000)  # in runs
     if split == "five":

@@ -189,7 +189,9 @@ def test_an_exit_waits_for_no_server_that_hangs(echo: Echo) -> None:
     began = time.monotonic()
     ended = subprocess.run(
         [sys.executable, "-c", script, f"grpc://127.0.0.1:{echo.port}"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert time.monotonic() - began < 30

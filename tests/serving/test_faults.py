@@ -61,9 +61,8 @@ def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def test_a_slow_server_is_found_and_passed_over(
-    cluster: tuple[list[Server], Server, RemoteIndex], index: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    cluster: tuple[list[Server], Server, RemoteIndex], index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     servers, _, remote = cluster
     assert_exact(remote, index, rounds=10)
     slow = servers[1].service
@@ -79,9 +78,8 @@ def test_a_slow_server_is_found_and_passed_over(
 
 
 def test_a_server_that_hangs(
-    cluster: tuple[list[Server], Server, RemoteIndex], index: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    cluster: tuple[list[Server], Server, RemoteIndex], index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     servers, _, remote = cluster
     assert_exact(remote, index, rounds=5)
     awake = threading.Event()
@@ -118,16 +116,19 @@ def swapped(frame: bytes) -> bytes:
     ids=["cut", "empty", "zeros", "flipped", "out of order"],
 )
 def test_garbage_is_found_and_routed_around(
-    mangle: Mangle, cluster: tuple[list[Server], Server, RemoteIndex], index: Path,
+    mangle: Mangle,
+    cluster: tuple[list[Server], Server, RemoteIndex],
+    index: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     servers, _, remote = cluster
     for server in servers[1:]:
         answer_frame = server.service.answer_frame
         monkeypatch.setattr(
-            server.service, "answer_frame",
+            server.service,
+            "answer_frame",
             lambda *arguments, act=answer_frame: mangle(act(*arguments)),
-        )  # fmt: skip
+        )
     assert_exact(remote, index, rounds=3)
     told = [state_of(remote, server) for server in servers[1:]]
     assert any(s["failures"] and s["state"] == "down" for s in told)
@@ -135,9 +136,8 @@ def test_garbage_is_found_and_routed_around(
 
 
 def test_an_error_of_the_transport(
-    cluster: tuple[list[Server], Server, RemoteIndex], index: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    cluster: tuple[list[Server], Server, RemoteIndex], index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     servers, _, remote = cluster
 
     def broken(*_: object) -> bytes:

@@ -38,9 +38,11 @@ class Answers(grpc.GenericRpcHandler):  # type: ignore[misc]
 def error_from(answer: bytes | grpc.StatusCode, compression: Any = None) -> TeravecError:
     """What asking such a server raises."""
     server = grpc.server(
-        ThreadPoolExecutor(2), handlers=[Answers(answer)], compression=compression,
+        ThreadPoolExecutor(2),
+        handlers=[Answers(answer)],
+        compression=compression,
         options=[("grpc.max_send_message_length", -1)],
-    )  # fmt: skip
+    )
     number = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

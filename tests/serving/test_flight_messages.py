@@ -36,9 +36,12 @@ def test_round_trip(data: bytes) -> None:
 def test_actions_as_pyarrow_writes_them(name: str, content: bytes) -> None:
     fields = [b"\x0a", name.encode(), b"\x12", content]
     parts = b"".join(
-        tag + (len(value) & 127 | 128).to_bytes(1, "big") + (len(value) >> 7).to_bytes(1, "big")
-        + value for tag, value in zip(fields[::2], fields[1::2], strict=True)
-    )  # fmt: skip
+        tag
+        + (len(value) & 127 | 128).to_bytes(1, "big")
+        + (len(value) >> 7).to_bytes(1, "big")
+        + value
+        for tag, value in zip(fields[::2], fields[1::2], strict=True)
+    )
     found = Action.decode(memoryview(parts))
     assert (found.name, bytes(found.body)) == (name, content)
 
@@ -61,18 +64,28 @@ def test_data_of_arrow_is_seen() -> None:
 def test_results_and_types() -> None:
     assert bytes(body(result(b"abc"))) == b"\x0a\x03abc"
     assert [bytes(body((each,))) for each in action_types({"a": "b", "c": "d"})] == [
-        b"\x0a\x01a\x12\x01b", b"\x0a\x01c\x12\x01d",
-    ]  # fmt: skip
+        b"\x0a\x01a\x12\x01b",
+        b"\x0a\x01c\x12\x01d",
+    ]
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"\x1a", b"\x1a\xff", b"\x1a\x05abcd", b"\x1a" + b"\xff" * 9 + b"\x01", b"\xff" * 20,
-        b"\x1b", b"\x1c", b"\x1e", b"\x19abc", b"\x1a\xff\xff\xff\xff\x0f", b"\x08" + b"\x80" * 11,
+        b"\x1a",
+        b"\x1a\xff",
+        b"\x1a\x05abcd",
+        b"\x1a" + b"\xff" * 9 + b"\x01",
+        b"\xff" * 20,
+        b"\x1b",
+        b"\x1c",
+        b"\x1e",
+        b"\x19abc",
+        b"\x1a\xff\xff\xff\xff\x0f",
+        b"\x08" + b"\x80" * 11,
         b"\x08\x01" * 65,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_message(data: bytes) -> None:
     for kind in (FlightData, Action):
         with pytest.raises(ProtocolError):
@@ -109,8 +122,9 @@ def test_frames_of_any_bytes_in_any_pieces(pieces: list[bytes], greets: bool) ->
                 assert len(payload) <= 16384
 
 
-@given(st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.binary(max_size=5000)),
-                max_size=5))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.binary(max_size=5000)), max_size=5)
+)
 def test_header_blocks_are_hpack(headers: list[tuple[bytes, bytes]]) -> None:
     import hpack
 

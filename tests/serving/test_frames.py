@@ -39,9 +39,23 @@ def test_round_trip(array: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "shape",
-    [[1 << 60], [1 << 60, 24], [1 << 31, 1 << 31], [-1], [1.5], ["9"], [[1]], [True], [], [1, 1, 1],
-     [0, 1 << 62, 3], None, [1 << 63], [1 << 4000]],
-)  # fmt: skip
+    [
+        [1 << 60],
+        [1 << 60, 24],
+        [1 << 31, 1 << 31],
+        [-1],
+        [1.5],
+        ["9"],
+        [[1]],
+        [True],
+        [],
+        [1, 1, 1],
+        [0, 1 << 62, 3],
+        None,
+        [1 << 63],
+        [1 << 4000],
+    ],
+)
 def test_claims_cost_nothing(shape: object) -> None:
     frame = framed(json.dumps({"arrays": [["queries", "<f4", shape]]}).encode(), bytes(96))
     tracemalloc.start()
@@ -63,10 +77,23 @@ def test_arrays_are_aligned_wherever_the_bytes_lie(offset: int) -> None:
 
 @pytest.mark.parametrize(
     "header",
-    [b"", b"[]", b"null", b"{", b"\xff", b'{"arrays": 1}', b'{"arrays": [["a", "O", [1]]]}',
-     b'{"arrays": [["a"]]}', b'{"arrays": [5]}', b'{"k": NaN, "arrays": []}', b"[" * 100_000,
-     b"9" * 10_000, b'{"arrays": [["a", {}, [1]]]}', b"{}"],
-)  # fmt: skip
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff",
+        b'{"arrays": 1}',
+        b'{"arrays": [["a", "O", [1]]]}',
+        b'{"arrays": [["a"]]}',
+        b'{"arrays": [5]}',
+        b'{"k": NaN, "arrays": []}',
+        b"[" * 100_000,
+        b"9" * 10_000,
+        b'{"arrays": [["a", {}, [1]]]}',
+        b"{}",
+    ],
+)
 def test_strange_headers(header: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(framed(header))
@@ -100,13 +127,29 @@ JSON = st.recursive(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.fixed_dictionaries({}, optional=dict.fromkeys(
-        ("k", "radius", "nprobe", "recall", "timeout_s", "allow_partial", "version", "missing",
-         "error", "message"), JSON)),
+    st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            (
+                "k",
+                "radius",
+                "nprobe",
+                "recall",
+                "timeout_s",
+                "allow_partial",
+                "version",
+                "missing",
+                "error",
+                "message",
+            ),
+            JSON,
+        ),
+    ),
     st.dictionaries(
         st.sampled_from(["queries", "counts", "list_nos", "distances", "ids"]),
-        st.sampled_from(["<f4", "<i8", "<u4"]).flatmap(lambda t: hnp.arrays(t, SHAPES))),
-)  # fmt: skip
+        st.sampled_from(["<f4", "<i8", "<u4"]).flatmap(lambda t: hnp.arrays(t, SHAPES)),
+    ),
+)
 def test_no_content_does_harm(header: dict, arrays: dict) -> None:
     described = [[n, a.dtype.str, list(a.shape)] for n, a in arrays.items()]
     data = b"".join(a.tobytes() + bytes(-a.nbytes % 8) for a in arrays.values())

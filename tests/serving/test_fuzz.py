@@ -70,8 +70,11 @@ def mutated(good: bytes, cuts: list[tuple[int, int, bytes]]) -> bytes:
     return bytes(data)
 
 
-CUTS = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max_size=20)),
-                min_size=1, max_size=4)  # fmt: skip
+CUTS = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 40), st.binary(max_size=20)),
+    min_size=1,
+    max_size=4,
+)
 
 
 def test_flight(server: Server, index: Path) -> None:
@@ -80,10 +83,15 @@ def test_flight(server: Server, index: Path) -> None:
             [b"search", b"search-lists", b"refine", b"", b"pickle", b"\xff\x00"]
         )
 
-        @settings(max_examples=150, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
-        @given(methods, st.one_of(st.none(), st.binary(max_size=300),
-                                  CUTS.map(lambda cuts: mutated(GOOD, cuts))))  # fmt: skip
+        @settings(
+            max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(
+            methods,
+            st.one_of(
+                st.none(), st.binary(max_size=300), CUTS.map(lambda cuts: mutated(GOOD, cuts))
+            ),
+        )
         def fuzz(command: bytes, data: bytes | None) -> None:
             answer = sent(client, command, data)
             assert b"Traceback" not in answer
@@ -129,8 +137,9 @@ def test_other_flight_methods_say_little(server: Server) -> None:
             lambda: client.do_get(flight.Ticket(b"\xff" * 50)).read_all(),
             lambda: list(client.list_flights()),
             lambda: client.do_put(
-                flight.FlightDescriptor.for_path("x"), pa.schema([("a", pa.int8())]))[0].close(),
-        ):  # fmt: skip
+                flight.FlightDescriptor.for_path("x"), pa.schema([("a", pa.int8())])
+            )[0].close(),
+        ):
             with pytest.raises(pa.ArrowException) as found:
                 call()
             assert "Traceback" not in str(found.value)
@@ -152,9 +161,12 @@ def test_record_batches_are_not_frames(server: Server) -> None:
 
 
 CHECKS = [
-    checks.not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-    checks.response_schema_conformance, checks.negative_data_rejection,
-]  # fmt: skip
+    checks.not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+]
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
@@ -167,8 +179,9 @@ def test_http_against_its_openapi(mode: GenerationMode, index: Path) -> None:
         operation = found.ok()
         paths.add(operation.path)
 
-        @settings(max_examples=40, deadline=None, database=None,
-                  suppress_health_check=list(HealthCheck))  # fmt: skip
+        @settings(
+            max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
         @given(operation.as_strategy(generation_mode=mode))
         def fuzz(case: schemathesis.Case) -> None:
             _give_time(case.body)
@@ -192,8 +205,14 @@ def _give_time(body: object) -> None:
 def test_http_rubbish(server: Server) -> None:
     base = f"http://{server.http_address}"
     with httpx.Client(base_url=base) as web:
-        for content in (b"", b"{", b"[" * 100_000, b"\xff" * 100, b'{"k": ' + b"9" * 6000 + b"}",
-                        b'{"queries": [[NaN]], "k": 1, "nprobe": 1}'):  # fmt: skip
+        for content in (
+            b"",
+            b"{",
+            b"[" * 100_000,
+            b"\xff" * 100,
+            b'{"k": ' + b"9" * 6000 + b"}",
+            b'{"queries": [[NaN]], "k": 1, "nprobe": 1}',
+        ):
             answer = web.post(
                 "/search", content=content, headers={"content-type": "application/json"}
             )

@@ -131,7 +131,7 @@ def test_strangers_take_no_memory(
     for method, compression in [
         *((method, each) for method in ("DoExchange", "DoAction") for each in COMPRESSIONS),
         *((method, COMPRESSIONS[0]) for method in ("DoPut", "DoGet", "Handshake", "No")),
-    ]:  # fmt: skip
+    ]:
         code = call_with(process.address, method, compression, body)
         assert code is grpc.StatusCode.UNAUTHENTICATED, method
         assert resident(process) - before < RESIDENT_BYTES, method
@@ -313,9 +313,10 @@ def test_calls_begun_and_given_up_leave_nothing(port: Callable[..., FlightPort])
     with Peer(opened.address) as peer:
         for stream in range(1, 2000, 2):
             peer.send(
-                peer.headers(stream), data(stream, exchange_message(GOOD)),
+                peer.headers(stream),
+                data(stream, exchange_message(GOOD)),
                 frame(Kind.RST_STREAM, 0, stream, word(Code.CANCEL)),
-            )  # fmt: skip
+            )
         peer.send(frame(Kind.PING, 0, 0, bytes(8)))
         peer.until(Kind.PING)
         until(lambda: held_bytes(opened) == 0)
@@ -372,7 +373,8 @@ FLOODS: dict[str, tuple[bytes, Code]] = {
         Code.ENHANCE_YOUR_CALM,
     ),
     "headers broken off": (
-        frame(Kind.HEADERS, 0, 1) + frame(Kind.PING, 0, 0, bytes(8)), Code.PROTOCOL_ERROR
+        frame(Kind.HEADERS, 0, 1) + frame(Kind.PING, 0, 0, bytes(8)),
+        Code.PROTOCOL_ERROR,
     ),
     "no HPACK": (frame(Kind.HEADERS, Flag.END_HEADERS, 1, b"\xff" * 40), Code.COMPRESSION_ERROR),
     "even stream": (frame(Kind.HEADERS, Flag.END_HEADERS, 2), Code.PROTOCOL_ERROR),
@@ -384,20 +386,21 @@ FLOODS: dict[str, tuple[bytes, Code]] = {
     "short window": (frame(Kind.WINDOW_UPDATE, 0, 0, b"x"), Code.FRAME_SIZE_ERROR),
     "no window": (frame(Kind.WINDOW_UPDATE, 0, 0, bytes(4)), Code.FLOW_CONTROL_ERROR),
     "endless window": (
-        frame(Kind.WINDOW_UPDATE, 0, 0, word((1 << 31) - 1)) * 2, Code.FLOW_CONTROL_ERROR
+        frame(Kind.WINDOW_UPDATE, 0, 0, word((1 << 31) - 1)) * 2,
+        Code.FLOW_CONTROL_ERROR,
     ),
     "push": (frame(Kind.PUSH_PROMISE, 0, 1, bytes(4)), Code.PROTOCOL_ERROR),
     "odd settings": (frame(Kind.SETTINGS, 0, 0, b"x"), Code.FRAME_SIZE_ERROR),
-    "settings of frames": (
-        frame(Kind.SETTINGS, 0, 0, b"\x00\x05" + word(1)), Code.PROTOCOL_ERROR
-    ),
+    "settings of frames": (frame(Kind.SETTINGS, 0, 0, b"\x00\x05" + word(1)), Code.PROTOCOL_ERROR),
     "settings of windows": (
-        frame(Kind.SETTINGS, 0, 0, b"\x00\x04" + word(1 << 31)), Code.FLOW_CONTROL_ERROR
+        frame(Kind.SETTINGS, 0, 0, b"\x00\x04" + word(1 << 31)),
+        Code.FLOW_CONTROL_ERROR,
     ),
     "padding longer than its frame": (
-        frame(Kind.HEADERS, Flag.END_HEADERS | Flag.PADDED, 1, b"\xff"), Code.PROTOCOL_ERROR
+        frame(Kind.HEADERS, Flag.END_HEADERS | Flag.PADDED, 1, b"\xff"),
+        Code.PROTOCOL_ERROR,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -531,10 +534,24 @@ def test_more_connections_than_descriptors(index: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as written, ExitStack() as stack:
         process = subprocess.Popen(
-            ["bash", "-c", "ulimit -n 600; exec \"$@\"", "-", sys.executable, "-m", "teravec",
-             "serve", str(index), "--listen", "127.0.0.1:0", "--http", "none"],
-            stdout=written, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                "bash",
+                "-c",
+                'ulimit -n 600; exec "$@"',
+                "-",
+                sys.executable,
+                "-m",
+                "teravec",
+                "serve",
+                str(index),
+                "--listen",
+                "127.0.0.1:0",
+                "--http",
+                "none",
+            ],
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
         stack.callback(process.wait)
         stack.callback(process.kill)
         until(lambda: "serving on" in log.read_text(), 30)

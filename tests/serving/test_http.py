@@ -126,8 +126,12 @@ def test_a_coordinator_is_not_ready_without_its_servers(index: Path, serve: Laun
     answer = httpx.get(f"http://{coordinator.http_address}/readyz")
     assert answer.status_code == 503
     assert "50.00 % of the lists" in answer.text
-    body = {"queries": QUERIES[:1].astype(float).tolist(), "k": 5, "nprobe": NLIST,
-            "allow_partial": True}  # fmt: skip
+    body = {
+        "queries": QUERIES[:1].astype(float).tolist(),
+        "k": 5,
+        "nprobe": NLIST,
+        "allow_partial": True,
+    }
     partial = httpx.post(f"http://{coordinator.http_address}/search", json=body).json()
     assert 0.2 < partial["missing"] < 0.8
 
@@ -168,8 +172,9 @@ def test_methods_that_are_not_taken_are_told(web: httpx.Client) -> None:
     answer = web.get("/search")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert answer.json() == {
-        "error": "method-not-allowed", "message": "GET found; /search takes POST"
-    }  # fmt: skip
+        "error": "method-not-allowed",
+        "message": "GET found; /search takes POST",
+    }
     assert web.delete("/healthz").json()["message"] == "DELETE found; /healthz takes GET"
 
 
@@ -207,8 +212,9 @@ def test_probes_answer_while_all_threads_search(
     base = f"http://{server.http_address}"
     body = {"queries": QUERIES[:1].astype(float).tolist(), "k": 3, "timeout_s": 30}
     with ThreadPoolExecutor(44) as pool:
-        asked = [pool.submit(httpx.post, f"{base}/search", json=body, timeout=30)
-                 for _ in range(44)]  # fmt: skip
+        asked = [
+            pool.submit(httpx.post, f"{base}/search", json=body, timeout=30) for _ in range(44)
+        ]
         until = time.monotonic() + 20
         while server.service.statistics()["waiting"] < 44 and time.monotonic() < until:
             time.sleep(0.02)
@@ -281,12 +287,22 @@ def connected(server: Server) -> socket.socket:
 @pytest.mark.parametrize(
     ("host", "status"),
     [
-        ("evil.example", 421), ("evil.example:7480", 421), ("127.0.0.1.evil.example", 421),
-        ("localhost.evil.example", 421), ("192.0.2.7", 421), ("", 421), ("[::2]", 421),
-        ("localhost", 200), ("LOCALHOST:1", 200), ("localhost.", 200), ("127.0.0.1:80", 200),
-        ("127.1.2.3", 200), ("[::1]:7480", 200), ("db.example.org:7480", 200),
+        ("evil.example", 421),
+        ("evil.example:7480", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("192.0.2.7", 421),
+        ("", 421),
+        ("[::2]", 421),
+        ("localhost", 200),
+        ("LOCALHOST:1", 200),
+        ("localhost.", 200),
+        ("127.0.0.1:80", 200),
+        ("127.1.2.3", 200),
+        ("[::1]:7480", 200),
+        ("db.example.org:7480", 200),
     ],
-)  # fmt: skip
+)
 def test_names_that_a_page_may_have_bound_anew(
     index: Path, serve: Launch, host: str, status: int
 ) -> None:
@@ -306,8 +322,11 @@ def test_pages_of_others_may_not_ask(index: Path, serve: Launch, tmp_path: Path)
     server = serve(index, http=LOCAL)
     body = {"query": QUERIES[0].astype(float).tolist(), "k": 3}
     url = f"http://{server.http_address}/search"
-    for origin, status in (("http://evil.example", 403), ("null", 403),
-                           (f"http://{server.http_address}", 200)):  # fmt: skip
+    for origin, status in (
+        ("http://evil.example", 403),
+        ("null", 403),
+        (f"http://{server.http_address}", 200),
+    ):
         answer = httpx.post(url, json=body, headers={"origin": origin})
         assert answer.status_code == status
     tokens = tmp_path / "tokens"

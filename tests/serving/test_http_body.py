@@ -32,11 +32,13 @@ def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> obj
         (b'{"query": [1, 2], "k": 3}', [[1, 2]]),
         (b'{"k":3,"queries":[1,2,3,4,5,6,7]}', [[1, 2, 3, 4, 5, 6, 7]]),
         (b'{"query": [[1, 2]], "k": 3}', [[1, 2]]),
-        (b'\xef\xbb\xbf{"queries": [ [1,\n 2] ,\n\t[3] ], "k": 3}'.replace(b"3]", b"3, 4]"),
-         [[1, 2], [3, 4]]),
+        (
+            b'\xef\xbb\xbf{"queries": [ [1,\n 2] ,\n\t[3] ], "k": 3}'.replace(b"3]", b"3, 4]"),
+            [[1, 2], [3, 4]],
+        ),
         (b'{"queries":[[' + b"7" * 30 + b',1]],"k":3}', [[float("7" * 30), 1]]),
     ],
-)  # fmt: skip
+)
 def test_vectors(read: object, body: bytes, rows: list[list[float]]) -> None:
     asked = read(body)  # type: ignore[operator]
     np.testing.assert_array_equal(asked.queries, np.array(rows, np.float32))
@@ -47,30 +49,63 @@ def test_vectors(read: object, body: bytes, rows: list[list[float]]) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b'{"queries": [[1, 2], [3]], "k": 1}', b'{"queries": [[1, 2], []], "k": 1}',
-        b'{"queries": [], "k": 1}', b'{"queries": [[]], "k": 1}', b'{"queries": [1, [2]], "k": 1}',
-        b'{"queries": [[1], 2], "k": 1}', b'{"queries": [[1, null]], "k": 1}',
-        b'{"queries": [[true]], "k": 1}', b'{"queries": [["1"]], "k": 1}',
-        b'{"queries": [[NaN]], "k": 1}', b'{"queries": [[Infinity]], "k": 1}',
-        b'{"queries": [[1e999]], "k": 1}', b'{"queries": [[' + b"9" * 5000 + b']], "k": 1}',
-        b'{"queries": [[1],], "k": 1}', b'{"queries": [[1,]], "k": 1}',
+        b'{"queries": [[1, 2], [3]], "k": 1}',
+        b'{"queries": [[1, 2], []], "k": 1}',
+        b'{"queries": [], "k": 1}',
+        b'{"queries": [[]], "k": 1}',
+        b'{"queries": [1, [2]], "k": 1}',
+        b'{"queries": [[1], 2], "k": 1}',
+        b'{"queries": [[1, null]], "k": 1}',
+        b'{"queries": [[true]], "k": 1}',
+        b'{"queries": [["1"]], "k": 1}',
+        b'{"queries": [[NaN]], "k": 1}',
+        b'{"queries": [[Infinity]], "k": 1}',
+        b'{"queries": [[1e999]], "k": 1}',
+        b'{"queries": [[' + b"9" * 5000 + b']], "k": 1}',
+        b'{"queries": [[1],], "k": 1}',
+        b'{"queries": [[1,]], "k": 1}',
         b'{"queries": [1,], "k": 1}',
-        b'{"queries": [[[1]]], "k": 1}', b'{"queries": [[01]], "k": 1}',
-        b'{"queries": [[1]], "k": "1"}', b'{"queries": [[1]], "k": 1.0}',
-        b'{"queries": [[1]], "k": true}', b'{"queries": [[1]], "k": 0}',
-        b'{"queries": [[1]], "k": 1, "k": 2}', b'{"queries": [[1]], "queries": [[1]], "k": 1}',
-        b'{"queries": [[1]], "query": [1], "k": 1}', b'{"queries": [[1]], "ids": [1], "k": 1}',
-        b'{"queries": [[1]], "k": 1, "top": 3}', b'{"queries": [[1]], "k": 1} x',
-        b'{"queries": [[1]], "k": 1', b'{"queries": [[1], "k": 1}', b'{"queries": "a", "k": 1}',
-        b'{"queries": {"a": [1]}, "k": 1}', b'{"a": {"queries": [[1]]}, "k": 1}',
-        b'{"ids": [1.0], "k": 1}', b'{"ids": [-1], "k": 1}', b'{"ids": ["x"], "k": 1}',
-        b'{"ids": [9223372036854775808], "k": 1}', b'{"ids": [], "k": 1}',
+        b'{"queries": [[[1]]], "k": 1}',
+        b'{"queries": [[01]], "k": 1}',
+        b'{"queries": [[1]], "k": "1"}',
+        b'{"queries": [[1]], "k": 1.0}',
+        b'{"queries": [[1]], "k": true}',
+        b'{"queries": [[1]], "k": 0}',
+        b'{"queries": [[1]], "k": 1, "k": 2}',
+        b'{"queries": [[1]], "queries": [[1]], "k": 1}',
+        b'{"queries": [[1]], "query": [1], "k": 1}',
+        b'{"queries": [[1]], "ids": [1], "k": 1}',
+        b'{"queries": [[1]], "k": 1, "top": 3}',
+        b'{"queries": [[1]], "k": 1} x',
+        b'{"queries": [[1]], "k": 1',
+        b'{"queries": [[1], "k": 1}',
+        b'{"queries": "a", "k": 1}',
+        b'{"queries": {"a": [1]}, "k": 1}',
+        b'{"a": {"queries": [[1]]}, "k": 1}',
+        b'{"ids": [1.0], "k": 1}',
+        b'{"ids": [-1], "k": 1}',
+        b'{"ids": ["x"], "k": 1}',
+        b'{"ids": [9223372036854775808], "k": 1}',
+        b'{"ids": [], "k": 1}',
         b'{"ids": [[1]], "k": 1}',
-        b"", b"  ", b"null", b"7", b'"a"', b"[[1, 2]]", b"{", b"[" * 5000, b'{"a":' * 5000,
-        b"\x00", b"\xff\xfe", '{"queries": [[1]], "k": 1}'.encode("utf-16"), b"queries=1&k=2",
-        b"{'queries': [[1]]}", b'{"k": 1}', b"{}",
+        b"",
+        b"  ",
+        b"null",
+        b"7",
+        b'"a"',
+        b"[[1, 2]]",
+        b"{",
+        b"[" * 5000,
+        b'{"a":' * 5000,
+        b"\x00",
+        b"\xff\xfe",
+        '{"queries": [[1]], "k": 1}'.encode("utf-16"),
+        b"queries=1&k=2",
+        b"{'queries': [[1]]}",
+        b'{"k": 1}',
+        b"{}",
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_shows_what_works(read: object, body: bytes) -> None:
     with pytest.raises(InvalidArgument) as found:
         read(body)  # type: ignore[operator]
@@ -111,8 +146,13 @@ def test_large_bodies_equal_numpy() -> None:
 
 
 def test_large_bodies_of_nothing_are_refused_soon() -> None:
-    for data in (BLANKS + b"null", b'{"x":' + BLANKS + b"[1]}", BLANKS, b"[" * 200_000,
-                 b'{"queries": [[1]],' + BLANKS + b'"k": 1}'):  # fmt: skip
+    for data in (
+        BLANKS + b"null",
+        b'{"x":' + BLANKS + b"[1]}",
+        BLANKS,
+        b"[" * 200_000,
+        b'{"queries": [[1]],' + BLANKS + b'"k": 1}',
+    ):
         with pytest.raises(InvalidArgument):
             read_body(data, 2, 10)
 

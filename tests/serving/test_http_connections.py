@@ -53,11 +53,13 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "sent",
     [
-        b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: ",
+        b"",
+        b"G",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: ",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /he",
         b"POST /search HTTP/1.1\r\nHost: evil\r\nContent-Length: 4000000\r\n\r\n{",
     ],
-)  # fmt: skip
+)
 def test_headers_and_refused_bodies_have_a_time(
     index: Path, serve: Launch, soon: None, sent: bytes
 ) -> None:
@@ -124,8 +126,9 @@ def test_who_does_not_read_is_let_go(
 ) -> None:
     monkeypatch.setattr(http_guard, "_PIECE_S", 0.5)
     server = serve(index, http=LOCAL)
-    body = json.dumps({"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000,
-                       "nprobe": NLIST}).encode()  # fmt: skip
+    body = json.dumps(
+        {"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000, "nprobe": NLIST}
+    ).encode()
     with connect(server) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(

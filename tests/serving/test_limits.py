@@ -18,10 +18,16 @@ from tests.serving.conftest import Launch
 @pytest.mark.parametrize("value", [0, -1, 1.5, "7", True, 1 << 60])
 @pytest.mark.parametrize(
     ("name", "option"),
-    [("queue", "--queue"), ("queries", "--max-queries"), ("k", "--max-k"),
-     ("nprobe", "--max-nprobe"), ("request_bytes", "--max-request"),
-     ("answer_bytes", "--max-answer"), ("queue_bytes", "--max-waiting")],
-)  # fmt: skip
+    [
+        ("queue", "--queue"),
+        ("queries", "--max-queries"),
+        ("k", "--max-k"),
+        ("nprobe", "--max-nprobe"),
+        ("request_bytes", "--max-request"),
+        ("answer_bytes", "--max-answer"),
+        ("queue_bytes", "--max-waiting"),
+    ],
+)
 def test_bounds_of_no_use(name: str, option: str, value: object) -> None:
     with pytest.raises(InvalidArgument, match=f"{option} is .* expected, .* is usual"):
         Limits(**{name: value})  # type: ignore[arg-type]

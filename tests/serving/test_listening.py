@@ -46,9 +46,13 @@ def test_a_port_in_use() -> None:
 
 @pytest.mark.parametrize(
     ("number", "part"),
-    [(errno.EACCES, "CAP_NET_BIND_SERVICE"), (errno.EPERM, "ports below"),
-     (errno.EAFNOSUPPORT, "no IPv6"), (errno.ENOBUFS, "buffer")],
-)  # fmt: skip
+    [
+        (errno.EACCES, "CAP_NET_BIND_SERVICE"),
+        (errno.EPERM, "ports below"),
+        (errno.EAFNOSUPPORT, "no IPv6"),
+        (errno.ENOBUFS, "buffer"),
+    ],
+)
 def test_what_the_system_refuses(number: int, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing(socket.socket):
         def bind(self, address: object) -> None:
@@ -90,5 +94,10 @@ def test_both_ports_tell(index: Path, serve: Launch) -> None:
     with pytest.raises(InvalidArgument, match="given for both ports"):
         ServeOptions(index, listen=there, http=there)
     with pytest.raises(InvalidArgument, match="neither an address"):
-        launch(ServeOptions(index, listen=Address("no-such-name.invalid", 0),
-                            security=ServerSecurity(insecure=True)))  # fmt: skip
+        launch(
+            ServeOptions(
+                index,
+                listen=Address("no-such-name.invalid", 0),
+                security=ServerSecurity(insecure=True),
+            )
+        )

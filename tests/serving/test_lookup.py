@@ -40,8 +40,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(root / "y.npy", X + 1)
     for name, ids in (("large", LARGE), ("ascending", ASCENDING), ("twice", twice)):
         data = table(root / f"{name}.parquet", ids)
-        teravec.build(data, root / name, nlist=4, codec="flat", id_column="uid", vector_column="a",
-                      calibrate=False)  # fmt: skip
+        teravec.build(
+            data,
+            root / name,
+            nlist=4,
+            codec="flat",
+            id_column="uid",
+            vector_column="a",
+            calibrate=False,
+        )
     teravec.build(root / "x.npy", root / "rows", nlist=4, codec="flat", calibrate=False)
     return root
 

@@ -158,8 +158,16 @@ def failing(server: Server, error: Exception, monkeypatch: pytest.MonkeyPatch) -
     return asked
 
 
-@pytest.mark.parametrize("error", [Busy("full"), Unavailable("gone"), ProtocolError("?"),
-                                   teravec.CorruptFile("list 3"), ZeroDivisionError()])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        Busy("full"),
+        Unavailable("gone"),
+        ProtocolError("?"),
+        teravec.CorruptFile("list 3"),
+        ZeroDivisionError(),
+    ],
+)
 def test_an_error_of_one_is_passed_over(
     error: Exception, index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,13 +76,21 @@ def test_bad_refine_requests(counts: list[int], places: list[int], wanted: Wante
 @pytest.mark.parametrize(
     "change",
     [
-        {"counts": u4(3)}, {"errors": np.array([1, np.nan], np.float32)}, {"errors": None},
-        {"ids": np.array([1 << 32, 9 << 32])}, {"distances": np.array([np.inf, 1], np.float32)},
+        {"counts": u4(3)},
+        {"errors": np.array([1, np.nan], np.float32)},
+        {"errors": None},
+        {"ids": np.array([1 << 32, 9 << 32])},
+        {"distances": np.array([np.inf, 1], np.float32)},
     ],
-)  # fmt: skip
+)
 def test_candidates_are_checked(change: dict) -> None:
-    good = Answer("v", u4(2), np.array([2, 1], np.float32), np.array([1 << 32, 2 << 32]),
-                  errors=np.zeros(2, np.float32))  # fmt: skip
+    good = Answer(
+        "v",
+        u4(2),
+        np.array([2, 1], np.float32),
+        np.array([1 << 32, 2 << 32]),
+        errors=np.zeros(2, np.float32),
+    )
     lists = np.array([1, 2])
     check_candidates(Answer.decode(good.encode()), 1, 2, lists)
     with pytest.raises(ProtocolError):
@@ -91,11 +99,20 @@ def test_candidates_are_checked(change: dict) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"nprobe": 0}, {"nprobe": 1, "recall": 0.9}, {"nprobe": True},
-     {"nprobe": 1, "timeout_s": 0.0}, {"nprobe": 1, "timeout_s": float("nan")},
-     {"candidates": 0}, {"candidates": 2.0}, {"wanted": Wanted(radius=1.0), "candidates": 9},
-     {"nprobe": 1.5}, {"recall": 1.5}, {"recall": float("nan")}],
-)  # fmt: skip
+    [
+        {"nprobe": 0},
+        {"nprobe": 1, "recall": 0.9},
+        {"nprobe": True},
+        {"nprobe": 1, "timeout_s": 0.0},
+        {"nprobe": 1, "timeout_s": float("nan")},
+        {"candidates": 0},
+        {"candidates": 2.0},
+        {"wanted": Wanted(radius=1.0), "candidates": 9},
+        {"nprobe": 1.5},
+        {"recall": 1.5},
+        {"recall": float("nan")},
+    ],
+)
 def test_bad_search_requests(options: dict) -> None:
     with pytest.raises(InvalidArgument):
         SearchRequest(XQ, **{"wanted": Wanted(k=1), **options})
@@ -134,9 +151,14 @@ def test_bounds_are_told(limits: Limits, bound: str) -> None:
 def test_a_wide_row_does_not_make_a_wide_table_for_nothing() -> None:
     counts = u4(*[0] * 999, 100)
     request = ListRequest(
-        "v", np.ones((1000, 4), np.float32), counts, u4(*range(100)),
-        np.ones(100, np.float32), Wanted(k=1), 1.0,
-    )  # fmt: skip
+        "v",
+        np.ones((1000, 4), np.float32),
+        counts,
+        u4(*range(100)),
+        np.ones(100, np.float32),
+        Wanted(k=1),
+        1.0,
+    )
     with pytest.raises(LimitExceeded, match="queries x nprobe: 100,000"):
         request.check(Limits(pairs=10_000))
 

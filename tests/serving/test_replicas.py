@@ -178,8 +178,9 @@ def test_changes_of_state_are_told_once(replicas: Replicas) -> None:
         replicas.status("c", {"w": ((0, 10),)}, "serves version w", 1.0)
     changes = replicas.changes()
     assert [(c.address, c.before, c.after, c.why) for c in changes] == [
-        ("a", "live", "down", "gone"), ("c", "live", "refused", "serves version w"),
-    ]  # fmt: skip
+        ("a", "live", "down", "gone"),
+        ("c", "live", "refused", "serves version w"),
+    ]
     assert replicas.changes() == []
     replicas.status("a", V, "", 2.0)
     assert [(c.before, c.after) for c in replicas.changes()] == [("down", "live")]

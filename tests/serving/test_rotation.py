@@ -165,9 +165,11 @@ def test_a_coordinator_follows_the_servers_authority(
     trusted = tmp_path / "trusted.pem"
     shutil.copy(authorities[0].path, trusted)
     coordinator = serve(
-        index, servers=addresses([server]), servers_tls=True,
+        index,
+        servers=addresses([server]),
+        servers_tls=True,
         servers_security=ClientSecurity.read(ca=trusted),
-    )  # fmt: skip
+    )
     with teravec.connect(url(coordinator), timeout_s=5) as remote:
         assert state_of(remote, server)["state"] == "down"
         write(trusted, *(authority.path.read_text().strip() for authority in authorities))
@@ -176,10 +178,14 @@ def test_a_coordinator_follows_the_servers_authority(
 
 
 @pytest.mark.parametrize("kind", ["token", "admin"])
-def test_files_that_cannot_be_read_at_start(kind: str, index: Path, serve: Callable[..., Server],
-                                            tmp_path: Path) -> None:  # fmt: skip
+def test_files_that_cannot_be_read_at_start(
+    kind: str, index: Path, serve: Callable[..., Server], tmp_path: Path
+) -> None:
     good, bad = write(tmp_path / "good", OLD), tmp_path / "none"
     with pytest.raises(TeravecError, match="none"):
-        serve(index, security=ServerSecurity(
-            token_file=bad if kind == "token" else good, admin_token_file=bad,
-        ))  # fmt: skip
+        serve(
+            index,
+            security=ServerSecurity(
+                token_file=bad if kind == "token" else good, admin_token_file=bad
+            ),
+        )

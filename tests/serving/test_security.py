@@ -23,8 +23,17 @@ from tests.serving.conftest import QUERIES, Launch
 
 TOKEN, OTHER = "a-token-of-tests-1234", "another-token-of-tests"
 LOCAL = Address("127.0.0.1", 0)
-PATHS = ["/", "/healthz", "/readyz", "/metrics", "/info", "/statistics", "/openapi.json",
-         "/console/console.js", "/nothing"]  # fmt: skip
+PATHS = [
+    "/",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/info",
+    "/statistics",
+    "/openapi.json",
+    "/console/console.js",
+    "/nothing",
+]
 
 
 def exchange(client: flight.FlightClient, options: flight.FlightCallOptions, name: str) -> object:
@@ -48,10 +57,9 @@ METHODS: dict[str, Callable[[flight.FlightClient, flight.FlightCallOptions], obj
     "list_actions": lambda c, o: list(c.list_actions(o)),
     "do_get": lambda c, o: c.do_get(flight.Ticket(b"x"), o).read_all(),
     "list_flights": lambda c, o: list(c.list_flights(options=o)),
-    "get_flight_info": lambda c, o: c.get_flight_info(
-        flight.FlightDescriptor.for_command(b"x"), o),
+    "get_flight_info": lambda c, o: c.get_flight_info(flight.FlightDescriptor.for_command(b"x"), o),
     "get_schema": lambda c, o: c.get_schema(flight.FlightDescriptor.for_command(b"x"), o),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +85,12 @@ def secured(serve: Launch, index: Path, **security: object) -> Server:
 
 @pytest.mark.parametrize("given", [None, "wrong-token-wrong-token", TOKEN[:-1], "Bearer"])
 def test_no_or_wrong_tokens_on_every_method(
-    given: str | None, index: Path, serve: Launch, token_file: Path,
+    given: str | None,
+    index: Path,
+    serve: Launch,
+    token_file: Path,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     caplog.set_level(logging.DEBUG)
     server = secured(serve, index, token_file=token_file)
     headers = [] if given is None else [(b"authorization", f"Bearer {given}".encode())]
@@ -158,14 +169,19 @@ def test_client_certificates(
     shown: str, index: Path, serve: Launch, authority: Authority, server_pem: Pem, tmp_path: Path
 ) -> None:
     server = secured(
-        serve, index, certificate=server_pem.certificate, key=server_pem.key,
+        serve,
+        index,
+        certificate=server_pem.certificate,
+        key=server_pem.key,
         client_ca=authority.path,
-    )  # fmt: skip
+    )
     right = authority.sign("client")
     with teravec.connect(
-        f"grpc+tls://{server.address}", ca=authority.path, certificate=right.certificate,
+        f"grpc+tls://{server.address}",
+        ca=authority.path,
+        certificate=right.certificate,
         key=right.key,
-    ) as remote:  # fmt: skip
+    ) as remote:
         assert remote.search(QUERIES, 5, 3)[1].shape == (40, 5)
     wrong: Pem | None = None
     if shown == "expired":
@@ -174,9 +190,12 @@ def test_client_certificates(
         wrong = Authority(tmp_path, "stranger").sign("client")
     with pytest.raises(TeravecError):
         teravec.connect(
-            f"grpc+tls://{server.address}", ca=authority.path, timeout_s=1,
-            certificate=wrong.certificate if wrong else None, key=wrong.key if wrong else None,
-        )  # fmt: skip
+            f"grpc+tls://{server.address}",
+            ca=authority.path,
+            timeout_s=1,
+            certificate=wrong.certificate if wrong else None,
+            key=wrong.key if wrong else None,
+        )
     context = ssl.create_default_context(cafile=str(authority.path))
     if wrong:
         context.load_cert_chain(wrong.certificate, wrong.key)
@@ -191,9 +210,12 @@ def test_a_secured_cluster(
     servers = [serve(index, lists=lists, security=security) for lists in ("0:30", "30:60")]
     shown = ClientSecurity.read(token_file=token_file, ca=authority.path)
     coordinator = serve(
-        index, servers=",".join(str(s.address) for s in servers), servers_tls=True,
-        servers_security=shown, security=security,
-    )  # fmt: skip
+        index,
+        servers=",".join(str(s.address) for s in servers),
+        servers_tls=True,
+        servers_security=shown,
+        security=security,
+    )
     with (
         teravec.open(index) as local,
         teravec.connect(

@@ -20,8 +20,9 @@ RANGE = st.tuples(st.integers(0, 39), st.integers(1, 40)).map(lambda r: (min(r),
 
 @given(
     st.lists(st.tuples(RANGE, st.integers(0, 50)), min_size=0, max_size=6),
-    st.integers(0, 1 << 32), st.sampled_from([1, MIB, 20 * MIB]),
-)  # fmt: skip
+    st.integers(0, 1 << 32),
+    st.sampled_from([1, MIB, 20 * MIB]),
+)
 def test_each_pair_once_to_an_owner(
     ranges: list[tuple[tuple[int, int], int]], seed: int, scale: int
 ) -> None:
@@ -53,8 +54,11 @@ def test_each_pair_once_to_an_owner(
 def test_replicas_are_filled_evenly() -> None:
     list_nos = np.arange(100).reshape(1, -1)
     pairs = pairs_of(list_nos, np.full(100, MIB))
-    owners = [Owner("a", ((0, 100),), 30 * MIB), Owner("b", ((0, 100),), 0),
-              Owner("c", ((0, 100),), 200 * MIB)]  # fmt: skip
+    owners = [
+        Owner("a", ((0, 100),), 30 * MIB),
+        Owner("b", ((0, 100),), 0),
+        Owner("c", ((0, 100),), 200 * MIB),
+    ]
     shares, _ = shared_out(pairs, owners)
     assert set(shares) == {"a", "b"}
     assert abs(len(shares["a"]) - 35) <= 1

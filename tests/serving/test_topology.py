@@ -40,10 +40,19 @@ def test_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"servers": {}}', '{"servers": [1]}', '{"servers": []}', "[" * 100_000,
-     '{"servers": [{"address": "a:1", "lists": "x"}]}', '{"servers": [{"address": 5}]}',
-     '{"servers": [{"address": "a:1", "lists": 5}]}'],
-)  # fmt: skip
+    [
+        "",
+        "[]",
+        "{}",
+        '{"servers": {}}',
+        '{"servers": [1]}',
+        '{"servers": []}',
+        "[" * 100_000,
+        '{"servers": [{"address": "a:1", "lists": "x"}]}',
+        '{"servers": [{"address": 5}]}',
+        '{"servers": [{"address": "a:1", "lists": 5}]}',
+    ],
+)
 def test_files_that_are_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     path.write_text(text)

@@ -51,9 +51,14 @@ def lists_request(path: Path, version: str) -> ListRequest:
         prepared, list_nos, distances = local.nearest_lists(QUERIES, Effort(NLIST))
     counts = np.full(len(QUERIES), NLIST, np.uint32)
     return ListRequest(
-        version, prepared, counts, list_nos.ravel().astype(np.uint32), distances.ravel(),
-        Wanted(k=10), 10.0,
-    )  # fmt: skip
+        version,
+        prepared,
+        counts,
+        list_nos.ravel().astype(np.uint32),
+        distances.ravel(),
+        Wanted(k=10),
+        10.0,
+    )
 
 
 def versions_of(server: Server) -> tuple[ServedIndex, ...]:

@@ -97,8 +97,13 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
-    options = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munged.pid",
-               "log-file": "log/munged.log", "seed-file": "munged.seed"}  # fmt: skip
+    options = {
+        "socket": "munge.sock",
+        "key-file": "munge.key",
+        "pid-file": "munged.pid",
+        "log-file": "log/munged.log",
+        "seed-file": "munged.seed",
+    }
     munged = ["munged", "--foreground", "--force"]
     munged += [f"--{name}={folder / file}" for name, file in options.items()]
     with ExitStack() as stack:
@@ -119,9 +124,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 def _configuration(folder: Path) -> str:
     ports = _free_ports(NODES + 1)
     return _CONF.format(
-        host=platform.node(), user=getpass.getuser(), folder=folder, last=NODES - 1,
-        port=ports[0], first_port=ports[1], last_port=ports[-1],
-    )  # fmt: skip
+        host=platform.node(),
+        user=getpass.getuser(),
+        folder=folder,
+        last=NODES - 1,
+        port=ports[0],
+        first_port=ports[1],
+        last_port=ports[-1],
+    )
 
 
 def _free_ports(count: int) -> range:

@@ -33,8 +33,15 @@ def test_directives_come_first() -> None:
         if not line.startswith("#SBATCH "):
             break
         given.append(line.removeprefix("#SBATCH "))
-    for wanted in ("--nodes=3", "--time=12:00:00", "--cpus-per-task=8", "--mem=32G",
-                   "--partition=main", "--account=x", "--ntasks-per-node=1"):  # fmt: skip
+    for wanted in (
+        "--nodes=3",
+        "--time=12:00:00",
+        "--cpus-per-task=8",
+        "--mem=32G",
+        "--partition=main",
+        "--account=x",
+        "--ntasks-per-node=1",
+    ):
         assert wanted in given
     assert "--mem" not in SlurmOptions(1, "5").directives()
 
@@ -45,8 +52,10 @@ def test_words_are_quoted() -> None:
     assert "'a b.npy'" in line
     shown = subprocess.run(
         ["bash", "-c", f"PYTHON=echo ADDRESS=h:1; {line.rstrip('&')}"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert shown.stdout == "-m teravec build a b.npy --out it's --engine ray --address h:1\n"
 
 
@@ -68,10 +77,15 @@ def test_commands_that_cannot_run_there(command: list[str]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"nodes": 0}, {"cpus": 0}, {"time": "soon"}, {"time": "1\n#SBATCH -p x"},
-        {"more": ("account",)}, {"more": ("--x=1\n",)}, {"partition": "a\nb"},
+        {"nodes": 0},
+        {"cpus": 0},
+        {"time": "soon"},
+        {"time": "1\n#SBATCH -p x"},
+        {"more": ("account",)},
+        {"more": ("--x=1\n",)},
+        {"partition": "a\nb"},
     ],
-)  # fmt: skip
+)
 def test_bad_options(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         SlurmOptions(**{"nodes": 1, "time": "10", **change})

@@ -40,10 +40,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def submitted(*command: str) -> str:
     """Write and submit a job; return its number."""
     done = subprocess.run(
-        [sys.executable, "-m", "teravec", "slurm", *ALLOCATION, "--submit", "--json", "--",
-         *command],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "teravec",
+            "slurm",
+            *ALLOCATION,
+            "--submit",
+            "--json",
+            "--",
+            *command,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["job"])
 
@@ -119,8 +130,19 @@ def test_servers_on_three_nodes(slurm: Slurm, folder: Path) -> None:
     wait_until(topology.exists, 200, lambda: f"no topology: {log_of(folder, job)}")
     servers = json.loads(topology.read_text())["servers"]
     assert len({server["address"] for server in servers}) == 3
-    coordinator = [sys.executable, "-m", "teravec", "serve", "index", "--topology", str(topology),
-                   "--listen", "127.0.0.1:0", "--http", "none"]  # fmt: skip
+    coordinator = [
+        sys.executable,
+        "-m",
+        "teravec",
+        "serve",
+        "index",
+        "--topology",
+        str(topology),
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "none",
+    ]
     with subprocess.Popen(coordinator, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

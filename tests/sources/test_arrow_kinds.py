@@ -146,9 +146,12 @@ def test_extension_that_is_not_known_here(write: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.list_(pa.list_(pa.float32())), pa.list_(pa.list_(pa.float32(), D), 1),
-     pa.list_(pa.list_(pa.list_(pa.float64())))],
-)  # fmt: skip
+    [
+        pa.list_(pa.list_(pa.float32())),
+        pa.list_(pa.list_(pa.float32(), D), 1),
+        pa.list_(pa.list_(pa.list_(pa.float64()))),
+    ],
+)
 def test_a_list_that_holds_the_vector(kind: Any, write: Callable[..., Path]) -> None:
     rows = [[row] for row in ROWS]
     if kind == pa.list_(pa.list_(pa.list_(pa.float64()))):
@@ -176,16 +179,23 @@ def test_several_vectors_in_a_row(write: Callable[..., Path]) -> None:
 
 def test_fields_of_structs(write: Callable[..., Path]) -> None:
     inner = pa.StructArray.from_arrays([fixed(), pa.array(IDS)], ["values", "id"])
-    path = write(n=pa.array(range(N)), e=inner, **{"e.own": pa.array(IDS)},
-                 deep=pa.StructArray.from_arrays([inner], ["down"]))  # fmt: skip
+    path = write(
+        n=pa.array(range(N)),
+        e=inner,
+        **{"e.own": pa.array(IDS)},
+        deep=pa.StructArray.from_arrays([inner], ["down"]),
+    )
     refuses(path, "name the field to read: --vector-column e.values")
     for name in ("e.values", "deep.down.values"):
         holds_x(path, vector_column=name)
     for name in ("e.id", "deep.down.id", "e.own"):
         source = open_source(path, id_column=name, vector_column="e.values")
         np.testing.assert_array_equal(source.read_ids(8, 33), IDS[8:33])
-    refuses(path, r"columns n, e, e.own, deep \(with fields e.values, e.id, deep.down.*'e.vectors'",
-            vector_column="e.vectors")  # fmt: skip
+    refuses(
+        path,
+        r"columns n, e, e.own, deep \(with fields e.values, e.id, deep.down.*'e.vectors'",
+        vector_column="e.vectors",
+    )
     assert open_source(path, vector_column="e.values").describe()["files"][0]["vector_column"] == (
         "e.values"
     )
@@ -199,11 +209,15 @@ def test_a_null_struct_is_a_null_vector(write: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize(
     "ids",
-    [pa.array(IDS).dictionary_encode(), pa.array([Decimal(int(i)) for i in IDS]),
-     pa.array(IDS).cast(pa.decimal128(38, 0)), pa.array(IDS, pa.uint16()),
-     pa.array(IDS).cast(pa.decimal128(20, 0)).dictionary_encode()],
+    [
+        pa.array(IDS).dictionary_encode(),
+        pa.array([Decimal(int(i)) for i in IDS]),
+        pa.array(IDS).cast(pa.decimal128(38, 0)),
+        pa.array(IDS, pa.uint16()),
+        pa.array(IDS).cast(pa.decimal128(20, 0)).dictionary_encode(),
+    ],
     ids=lambda ids: str(ids.type),
-)  # fmt: skip
+)
 def test_kinds_of_ids(ids: Any, write: Callable[..., Path]) -> None:
     source = open_source(write(v=fixed(), id=ids), id_column="id")
     np.testing.assert_array_equal(source.read_ids(0, N), IDS)
@@ -282,8 +296,9 @@ OTHERS = {
     "bool": pa.array([True, None] * 18 + [False]),
     "string": pa.array([f"text {i}" for i in range(N)]),
     "large": pa.array([f"text {i}" for i in range(N)], pa.large_string()),
-    "view": pa.array([f"a text that is longer than twelve {i}" for i in range(N)],
-                     pa.string_view()),
+    "view": pa.array(
+        [f"a text that is longer than twelve {i}" for i in range(N)], pa.string_view()
+    ),
     "bytes": pa.array([b"12"] * N, pa.binary(2)),
     "words": pa.array([["a", None, "b" * i] for i in range(N)]),
     "list_view": pa.array(ROWS, pa.list_view(pa.int32())),
@@ -291,12 +306,14 @@ OTHERS = {
     "struct": pa.array([{"a": i, "b": [str(i)]} if i % 3 else None for i in range(N)]),
     "kinds": pa.array(["x", "y"] * 18 + ["z"]).dictionary_encode(),
     "when": pa.array([pd.Timestamp("2026-01-01")] * N),
-    "dense": pa.UnionArray.from_dense(pa.array([0, 1] * 18 + [0], pa.int8()),
-                                      pa.array([i // 2 for i in range(N)], pa.int32()),
-                                      [pa.array(range(N)), pa.array(["u"] * N)]),
+    "dense": pa.UnionArray.from_dense(
+        pa.array([0, 1] * 18 + [0], pa.int8()),
+        pa.array([i // 2 for i in range(N)], pa.int32()),
+        [pa.array(range(N)), pa.array(["u"] * N)],
+    ),
     "sparse": pa.UnionArray.from_sparse(pa.array([0] * N, pa.int8()), [pa.array(range(N))]),
     "runs": pa.RunEndEncodedArray.from_arrays(pa.array([N], pa.int32()), pa.array(["r"])),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("writer", [write_file, write_stream])

@@ -51,8 +51,16 @@ def test_natural_order_of_names(names: list[str], tmp_path: Path) -> None:
 
 
 def test_folders_are_entered_in_natural_order(tmp_path: Path) -> None:
-    for value, name in enumerate(["lang=de/part-2", "lang=de/part-10", "lang=en/part-1",
-                                  "lang=en/s/1", "step-3/x", "step-20/x"]):  # fmt: skip
+    for value, name in enumerate(
+        [
+            "lang=de/part-2",
+            "lang=de/part-10",
+            "lang=en/part-1",
+            "lang=en/s/1",
+            "step-3/x",
+            "step-20/x",
+        ]
+    ):
         number(tmp_path / f"{name}.npy", value)
     assert order(tmp_path) == [0, 1, 2, 3, 4, 5]
     assert order(f"{tmp_path}/**/*.npy") == [0, 1, 2, 3, 4, 5]
@@ -66,8 +74,15 @@ def test_folders_are_entered_in_natural_order(tmp_path: Path) -> None:
 
 def test_what_is_left_out_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     number(tmp_path / "a" / "x.npy", 1)
-    for name in ("README.md", "a/_SUCCESS", ".DS_Store", "a/dataset_info.json", "b/notes.csv",
-                 "_delta_log/0.json", "a/.x.npy.crc"):  # fmt: skip
+    for name in (
+        "README.md",
+        "a/_SUCCESS",
+        ".DS_Store",
+        "a/dataset_info.json",
+        "b/notes.csv",
+        "_delta_log/0.json",
+        "a/.x.npy.crc",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no vectors")
     with caplog.at_level(logging.WARNING):

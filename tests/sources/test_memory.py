@@ -118,9 +118,13 @@ class DataSet:
         return self._table[key]
 
 
-TABLE = pa.table({
-    "id": IDS, "text": ["word"] * N, "v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D)
-})  # fmt: skip
+TABLE = pa.table(
+    {
+        "id": IDS,
+        "text": ["word"] * N,
+        "v": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), D),
+    }
+)
 FRAME = pd.DataFrame({"text": ["word"] * N, "id": IDS, "v": list(X)})
 
 HELD: dict[str, Callable[[], Any]] = {
@@ -225,9 +229,12 @@ def test_other_numbers_or_ids_are_another_source() -> None:
     nearly[7, 1] *= 1 + 1e-12  # the same in float32
     others = [
         open_data(nearly, ids=IDS),
-        open_data(changed, ids=IDS), open_data(X, ids=IDS + 1), open_data(X),
-        open_data(X[:-1], ids=IDS[:-1]), open_data(X.reshape(N * 2, D // 2)),
-    ]  # fmt: skip
+        open_data(changed, ids=IDS),
+        open_data(X, ids=IDS + 1),
+        open_data(X),
+        open_data(X[:-1], ids=IDS[:-1]),
+        open_data(X.reshape(N * 2, D // 2)),
+    ]
     assert not any(other.is_described_by(described) for other in others)
 
 
@@ -264,10 +271,16 @@ def test_a_map_whose_file_is_gone_is_read_from_memory(tmp_path: Path) -> None:
     assert np.array_equal(open_data(mapped).read(0, N), X)
 
 
-@pytest.mark.parametrize("make", [
-    lambda x: np.asfortranarray(x), lambda x: x.astype("f8"),
-    lambda x: pa.table({"v": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: np.asfortranarray(x),
+        lambda x: x.astype("f8"),
+        lambda x: pa.table(
+            {"v": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])}
+        ),
+    ],
+)
 def test_nothing_is_copied_whole(make: Callable[[np.ndarray], Any]) -> None:
     x = np.ones((100_000, 64), np.float32)  # 25.6 MB
     held = make(x)
@@ -328,7 +341,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "set": ({"a.npy", "b.npy"}, "a set found, which has no order; give a list"),
     "bytes": (b"x.npy", "x.npy: no such file or directory"),
     "mixed": (["x.npy", X], "paths are mixed with arrays: element 0 is a path, element 1 is nda"),
-}  # fmt: skip
+}
 
 
 def read_all(data: Any) -> np.ndarray:

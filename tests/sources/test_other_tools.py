@@ -153,13 +153,21 @@ def test_headers_that_could_be_two_things_are_not_guessed(tmp_path: Path) -> Non
     ("name", "line"),
     [
         ("sift.hdf5", r"np.save\('sift.npy', h5py.File\('sift.hdf5'\)\['train'\]\)"),
-        ("x.H5", "h5py"), ("x.csv", "duckdb.read_csv"), ("x.tsv", "duckdb"),
-        ("x.jsonl", "duckdb.read_json"), ("x.pt", r"torch.load\('x.pt', weights_only=True\)"),
-        ("x.safetensors", "safetensors.numpy.load_file"), ("x.pkl", "pd.read_pickle"),
-        ("x.fvecs.gz", "gunzip x.fvecs.gz"), ("x.npy.zst", "unzstd"), ("x.mat", "loadmat"),
-        ("gt.ibin", "it holds neighbours"), ("x.faiss", "reconstruct_n"), ("x.orc", "orc.read"),
+        ("x.H5", "h5py"),
+        ("x.csv", "duckdb.read_csv"),
+        ("x.tsv", "duckdb"),
+        ("x.jsonl", "duckdb.read_json"),
+        ("x.pt", r"torch.load\('x.pt', weights_only=True\)"),
+        ("x.safetensors", "safetensors.numpy.load_file"),
+        ("x.pkl", "pd.read_pickle"),
+        ("x.fvecs.gz", "gunzip x.fvecs.gz"),
+        ("x.npy.zst", "unzstd"),
+        ("x.mat", "loadmat"),
+        ("gt.ibin", "it holds neighbours"),
+        ("x.faiss", "reconstruct_n"),
+        ("x.orc", "orc.read"),
     ],
-)  # fmt: skip
+)
 def test_formats_of_others_are_refused_with_the_conversion(
     name: str, line: str, tmp_path: Path
 ) -> None:

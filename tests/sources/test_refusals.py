@@ -81,9 +81,15 @@ def test_vecs_row_of_another_dimension(extension: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "hint"),
-    [("O", "never unpickled: save np.stack"), ("c8", "real numbers"), ("S4", "real numbers"),
-     ("V2", "not bfloat16"), ("f16", "of up to 8 bytes"), ("M8[s]", "real numbers")],
-)  # fmt: skip
+    [
+        ("O", "never unpickled: save np.stack"),
+        ("c8", "real numbers"),
+        ("S4", "real numbers"),
+        ("V2", "not bfloat16"),
+        ("f16", "of up to 8 bytes"),
+        ("M8[s]", "real numbers"),
+    ],
+)
 def test_npy_dtype(dtype: str, hint: str, tmp_path: Path) -> None:
     write_npy(tmp_path / "x.npy", np.zeros((10, 4), dtype))
     refuses(tmp_path / "x.npy", rf"dtype .* found, expected .*{hint}")

@@ -144,8 +144,10 @@ def test_several_files(tmp_path: Path) -> None:
     assert described["rows"] == 3
     content = json.loads((tmp_path / "skipped.json").read_text())
     assert [(file["name"], file["first_row"], file["rows"]) for file in content["files"]] == [
-        ("0.fbin", 0, [[N - 1, N]]), ("1.fbin", N, [[0, 1]]), ("2.fbin", 2 * N, [[10, 11]]),
-    ]  # fmt: skip
+        ("0.fbin", 0, [[N - 1, N]]),
+        ("1.fbin", N, [[0, 1]]),
+        ("2.fbin", 2 * N, [[10, 11]]),
+    ]
     assert source.skipped is not None
     read = read_bad(tmp_path / "skipped.json", described)
     assert read is not None

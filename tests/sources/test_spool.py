@@ -89,11 +89,15 @@ def test_a_whole_spool_is_found_again(tmp_path: Path, caplog: Any) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        lambda: batches(X + 1, ids=IDS), lambda: batches(X, ids=IDS + 1), lambda: batches(X),
-        lambda: batches(X[:, :5], ids=IDS), lambda: batches(X.astype("f8"), ids=IDS),
-        lambda: batches(np.tile(X, (2, 1)), 2 * N, np.arange(2 * N)), lambda: iter(()),
+        lambda: batches(X + 1, ids=IDS),
+        lambda: batches(X, ids=IDS + 1),
+        lambda: batches(X),
+        lambda: batches(X[:, :5], ids=IDS),
+        lambda: batches(X.astype("f8"), ids=IDS),
+        lambda: batches(np.tile(X, (2, 1)), 2 * N, np.arange(2 * N)),
+        lambda: iter(()),
     ],
-)  # fmt: skip
+)
 def test_a_spool_of_other_vectors_is_refused(other: Any, tmp_path: Path) -> None:
     place = tmp_path / "x.spool"
     open_data(batches(ids=IDS), spool_path=place)

@@ -62,10 +62,21 @@ def write_lists(path: Path, lists: Lists, cuts: list[int] | None = None, **heade
 
 def file_bytes(lists: Lists, header: ListFileHeader, block_lists: int = 4096) -> bytes:
     """The whole file, from the format's description alone."""
-    head = b"TVLISTS\0" + struct.pack(
-        "<IIQQQQQQ", 2, header.code_size, header.list_start, header.list_stop, header.row_start,
-        header.row_stop, header.ntotal, header.model,
-    ) + bytes(56)  # fmt: skip
+    head = (
+        b"TVLISTS\0"
+        + struct.pack(
+            "<IIQQQQQQ",
+            2,
+            header.code_size,
+            header.list_start,
+            header.list_stop,
+            header.row_start,
+            header.row_stop,
+            header.ntotal,
+            header.model,
+        )
+        + bytes(56)
+    )
     head += struct.pack("<Q", xxhash.xxh3_64_intdigest(head))
     codes, ids = lists.codes.tobytes(), lists.ids.astype("<i8").tobytes()
     each = [lists.list_of(i) for i in range(len(lists.sizes))]

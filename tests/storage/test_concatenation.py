@@ -63,9 +63,13 @@ def test_plan_covers_every_row_once_in_order(
     data=st.data(),
 )
 def test_equals_numpy(
-    tmp_path_factory: pytest.TempPathFactory, sizes: np.ndarray, code_size: int,
-    window_bytes: int, threads: int, data: st.DataObject,
-) -> None:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: np.ndarray,
+    code_size: int,
+    window_bytes: int,
+    threads: int,
+    data: st.DataObject,
+) -> None:
     nlist = sizes.shape[1]
     first = data.draw(st.integers(0, nlist - 1))
     stop = data.draw(st.integers(first, nlist))
@@ -122,5 +126,7 @@ def test_damage_outside_the_opened_lists_is_not_read(tmp_path: Path) -> None:
 def test_pieces_of_a_large_list_come_in_the_files_order() -> None:
     sizes = [np.array([3]), np.array([0]), np.array([2])]
     assert list(plan_windows(sizes, 10, 20)) == [
-        Piece(0, 0, 0, 2, False), Piece(0, 0, 2, 3, True), Piece(0, 2, 0, 2, True),
-    ]  # fmt: skip
+        Piece(0, 0, 0, 2, False),
+        Piece(0, 0, 2, 3, True),
+        Piece(0, 2, 0, 2, True),
+    ]

@@ -17,11 +17,14 @@ from tests.storage.damage import flipped, truncated
 
 HEAD = {"format": "test", "version": 3}
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -65,12 +68,21 @@ def test_every_truncation_and_addition_is_found(sealed: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"[]", b"null", b"1", b'"checksum"', b"{}", b'["checksum"]', b'{"checksum": 1}',
-        b'{"checksum": NaN, "a": NaN}', b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000,
+        b"",
+        b"[]",
+        b"null",
+        b"1",
+        b'"checksum"',
+        b"{}",
+        b'["checksum"]',
+        b'{"checksum": 1}',
+        b'{"checksum": NaN, "a": NaN}',
+        b'{"a": 1' + b"0" * 5000 + b"}",
+        b"[" * 100_000,
         b"\xff\xfe",
     ],
     ids=lambda data: data[:12].decode("latin1"),
-)  # fmt: skip
+)
 def test_other_content_is_corrupt(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "f").write_bytes(data)
     with pytest.raises(CorruptFile):

@@ -34,9 +34,15 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12)
     data=st.data(),
 )
 def test_written_in_any_pieces_reads_back(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], code_size: int, list_start: int,
-    cuts: list[int], block_lists: int, read_blocks: int, data: st.DataObject,
-) -> None:  # fmt: skip
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[int],
+    code_size: int,
+    list_start: int,
+    cuts: list[int],
+    block_lists: int,
+    read_blocks: int,
+    data: st.DataObject,
+) -> None:
     path = tmp_path_factory.getbasetemp() / "random.lists"
     lists = random_lists(sizes, code_size)
     header = header_of(lists, list_start)

@@ -16,8 +16,12 @@ from teravec.storage.range_reader import RangeReader, Ranges
 from teravec.storage.read_files import ALIGNMENT, ReadFile, ReadFiles
 
 SIZE = 200 * ALIGNMENT + 77  # the last range ends beyond the file's end
-WAYS = {"ring": (True, True), "direct threads": (True, False), "threads": (False, False),
-        "buffered ring": (False, True)}  # fmt: skip
+WAYS = {
+    "ring": (True, True),
+    "direct threads": (True, False),
+    "threads": (False, False),
+    "buffered ring": (False, True),
+}
 
 
 @pytest.fixture
@@ -198,8 +202,9 @@ def test_a_ring_too_many_means_threads(
         np.testing.assert_array_equal(buffer[item.at : item.at + len(expected)], expected)
 
 
-def test_no_ring_means_threads(data: np.ndarray, file: ReadFile,
-                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_no_ring_means_threads(
+    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(depth: int) -> None:
         raise StorageError("io_uring is not to be had")
 

@@ -55,9 +55,11 @@ def file_bytes(rows: np.ndarray, model: int = 2**64 - 5) -> bytes:
     sizes = (512 * i for i in range(1, 1000))
     page_bytes = next(p for p in sizes if p >= size + 8 and (p - 8) // size * size * 6 >= p * 5)
     each = (page_bytes - 8) // size
-    head = b"TVROWS\0\0" + struct.pack("<II", 1, size) + struct.pack(
-        "<QQQQQ", page_bytes, 3, 9, n, model
-    )  # fmt: skip
+    head = (
+        b"TVROWS\0\0"
+        + struct.pack("<II", 1, size)
+        + struct.pack("<QQQQQ", page_bytes, 3, 9, n, model)
+    )
     head += bytes(120 - len(head))
     own = xxhash.xxh3_64_intdigest(head)
     head += struct.pack("<Q", own)
@@ -74,9 +76,10 @@ def file_bytes(rows: np.ndarray, model: int = 2**64 - 5) -> bytes:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    n=st.integers(0, 300), row_size=st.sampled_from([1, 20, 80, 104, 1544, 4088, 4089, 9000]),
+    n=st.integers(0, 300),
+    row_size=st.sampled_from([1, 20, 80, 104, 1544, 4088, 4089, 9000]),
     cuts=st.lists(st.integers(0, 300), max_size=4),
-)  # fmt: skip
+)
 def test_a_file_is_as_described_however_written(
     tmp_path_factory: pytest.TempPathFactory, n: int, row_size: int, cuts: list[int]
 ) -> None:
@@ -139,8 +142,11 @@ def test_the_kernel_checks_as_xxhash(page_bytes: int) -> None:
         changed = read.copy()
         changed[4 * page_bytes + byte] ^= 1
         assert native.paging.wrong(page_bytes, 2**64 - 3, numbers, changed, begins) == 4
-    for bad in [(page_bytes, 0, numbers[1:], read, begins), (248, 0, numbers, read, begins),
-                (page_bytes, 0, numbers, read[1:], begins)]:  # fmt: skip
+    for bad in [
+        (page_bytes, 0, numbers[1:], read, begins),
+        (248, 0, numbers, read, begins),
+        (page_bytes, 0, numbers, read[1:], begins),
+    ]:
         with pytest.raises(ValueError, match=r"expected|begins"):
             native.paging.wrong(*bad)
 

@@ -108,10 +108,13 @@ def test_weights_on_any_number_of_workers(tmp_path: Path, niter: int) -> None:
                 training_set(tmp_path / str(n), x),
                 weights=SampleWeights(tmp_path / "weights.f32", "these"),
             ),
-            options, tmp_path / str(n), NoProgress(), Several(n) if n else None,
+            options,
+            tmp_path / str(n),
+            NoProgress(),
+            Several(n) if n else None,
         )
         for n in (0, 1, 2, 5)
-    ]  # fmt: skip
+    ]
     assert {state.centroids.tobytes() for state in states} == {states[0].centroids.tobytes()}
     assert all(state.history == states[0].history for state in states)
 
@@ -135,10 +138,15 @@ def test_transformed_sample(tmp_path: Path) -> None:
         TransformKind.parse("rotation"), 12, lambda: Moments.none(12), centered=True, seed=1
     )
     states = [
-        kmeans(training_set(tmp_path / name, x, rotation), OPTIONS, tmp_path / name,
-               NoProgress(), engine)
+        kmeans(
+            training_set(tmp_path / name, x, rotation),
+            OPTIONS,
+            tmp_path / name,
+            NoProgress(),
+            engine,
+        )
         for name, engine in (("one", None), ("three", Several(3)))
-    ]  # fmt: skip
+    ]
     assert states[0].centroids.tobytes() == states[1].centroids.tobytes()
 
 

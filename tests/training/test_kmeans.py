@@ -46,19 +46,24 @@ def squared(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
 
 
 def lloyd(
-    all_x: np.ndarray, weights: np.ndarray, centroids: np.ndarray, options: KMeansOptions,
+    all_x: np.ndarray,
+    weights: np.ndarray,
+    centroids: np.ndarray,
+    options: KMeansOptions,
     block_rows: int,
-) -> tuple[np.ndarray, list[float]]:  # fmt: skip
+) -> tuple[np.ndarray, list[float]]:
     """Lloyd's iterations in float64, on the schedule's vectors; no list may become empty."""
     centroids, history, n = centroids.astype(np.float64), [], len(all_x)
     spherical = options.spherical
     for number in range(options.niter):
-        rows = np.concatenate([
-            np.arange(i, min(n, i + block_rows))[
-                pick_rows(options, n, number, i, min(n, i + block_rows))
+        rows = np.concatenate(
+            [
+                np.arange(i, min(n, i + block_rows))[
+                    pick_rows(options, n, number, i, min(n, i + block_rows))
+                ]
+                for i in range(0, n, block_rows)
             ]
-            for i in range(0, n, block_rows)
-        ])  # fmt: skip
+        )
         assert len(rows) == count_assigned(options, n, number, block_rows)
         x, w = all_x[rows].astype(np.float64), weights[rows].astype(np.float64)
         distances = squared(x, centroids)
@@ -270,11 +275,12 @@ def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         options = replace(OPTIONS, nlist=nlist, niter=3)
         found = {
             (threads, seed): run(
-                tmp_path / f"{nlist}-{threads}-{seed}", x,
+                tmp_path / f"{nlist}-{threads}-{seed}",
+                x,
                 replace(options, threads=threads, seed=seed),
             ).centroids.tobytes()
             for threads, seed in ((1, 3), (2, 3), (5, 3), (1, 4))
-        }  # fmt: skip
+        }
         assert found[1, 3] == found[2, 3] == found[5, 3]
         assert found[1, 3] != found[1, 4]
 

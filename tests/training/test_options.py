@@ -99,8 +99,10 @@ def test_a_small_source_leaves_out_what_calibration_wants(ntotal: int, nlist: in
 def test_names_are_read_in_any_case_and_defaults_follow_the_codec() -> None:
     found = plan(metric="COSINE", codec="PQ4", transform="PCA4", d=16)
     assert (found.metric, found.codec.name, found.transform.name) == (
-        Metric.COSINE, "pq4x8", "pca4",
-    )  # fmt: skip
+        Metric.COSINE,
+        "pq4x8",
+        "pca4",
+    )
     assert (found.d, found.d_index) == (16, 4)
     assert plan(codec="rabitq").transform.name == "rotation"
     assert plan(codec="rabitq", transform="none").transform.name == "none"

@@ -69,11 +69,19 @@ def test_moved_source_is_the_same_source(paths: IndexPaths, source: Source, tmp_
 @pytest.mark.parametrize(
     "change",
     [
-        {"nlist": 5}, {"metric": "ip"}, {"transform": "none"}, {"codec": "sq8"}, {"sample": 50},
-        {"niter": 3}, {"seed": 1}, {"shards": 3}, {"shards": None}, {"slices": 2},
+        {"nlist": 5},
+        {"metric": "ip"},
+        {"transform": "none"},
+        {"codec": "sq8"},
+        {"sample": 50},
+        {"niter": 3},
+        {"seed": 1},
+        {"shards": 3},
+        {"shards": None},
+        {"slices": 2},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_other_options_are_refused(
     paths: IndexPaths, source: Source, change: dict[str, Any]
 ) -> None:

@@ -57,9 +57,21 @@ def test_a_build_with_weights(tmp_path: Path, data: Path) -> None:
     heavy = save(tmp_path / "heavy.npy", np.where(near, 1, 0.001).astype(np.float32))
     other = CliRunner().invoke(
         app,
-        ["build", str(data), "--out", str(tmp_path / "other"), "--nlist", "16", "--niter", "3",
-         "--weights", str(heavy), "--no-calibrate", "--quiet"],
-    )  # fmt: skip
+        [
+            "build",
+            str(data),
+            "--out",
+            str(tmp_path / "other"),
+            "--nlist",
+            "16",
+            "--niter",
+            "3",
+            "--weights",
+            str(heavy),
+            "--no-calibrate",
+            "--quiet",
+        ],
+    )
     assert other.exit_code == 0, other.output
 
     def errors(index: str) -> np.ndarray:

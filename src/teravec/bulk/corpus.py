@@ -156,8 +156,4 @@ def _search_corpus(
 
 def _search(index: Searchable, source: Source, question: Question) -> dict[str, Any]:
     """What parts belong to."""
-    return {
-        "index": index.seal,
-        "queries": source.describe(),
-        "question": question.describe(),
-    }
+    return {"index": index.seal, "queries": source.describe(), "question": question.describe()}

@@ -28,10 +28,18 @@ Truth = Neighbors | PathLike | tuple[npt.ArrayLike, npt.ArrayLike] | npt.ArrayLi
 
 @contextmanager
 def opened(
-    data: Data, resources: Resources, beside: Path | None, *, shared: bool = False, ids: Any = None,
-    id_column: str | None = None, vector_column: str | None = None, format: str | None = None,
-    skip_bad: bool = False, name: str = "data",
-) -> Iterator[Source]:  # fmt: skip
+    data: Data,
+    resources: Resources,
+    beside: Path | None,
+    *,
+    shared: bool = False,
+    ids: Any = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    skip_bad: bool = False,
+    name: str = "data",
+) -> Iterator[Source]:
     """Open data for a search; what is spooled for it goes when the body ends.
 
     Parameters
@@ -46,10 +54,17 @@ def opened(
         path = beside or Path(directory) / "data.spool"
         try:
             source = open_data(
-                data, ids=ids, id_column=id_column, vector_column=vector_column, format=format,
-                skip_bad=skip_bad, spool_path=path, shared=shared, progress=resources.progress,
+                data,
+                ids=ids,
+                id_column=id_column,
+                vector_column=vector_column,
+                format=format,
+                skip_bad=skip_bad,
+                spool_path=path,
+                shared=shared,
+                progress=resources.progress,
                 name=name,
-            )  # fmt: skip
+            )
             yield source
         except InvalidArgument:
             if not isinstance(data, str | os.PathLike):
@@ -60,10 +75,16 @@ def opened(
 
 
 def read_whole(
-    data: Data, resources: Resources, what: str, *, query_column: str | None = None,
-    vector_column: str | None = None, format: str | None = None, exact: bool = False,
+    data: Data,
+    resources: Resources,
+    what: str,
+    *,
+    query_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    exact: bool = False,
     not_at: Path | None = None,
-) -> npt.NDArray[np.float32]:  # fmt: skip
+) -> npt.NDArray[np.float32]:
     """Read queries, which must be in memory at once; (n, d), float32.
 
     Parameters

@@ -27,9 +27,15 @@ __all__ = ["answer", "check_one_output", "print_texts"]
 
 
 def answer(
-    index: Searchable, source: Source, options: SearchOptions, out: Path | None, *, stats: bool,
-    json: bool, quiet: bool,
-) -> None:  # fmt: skip
+    index: Searchable,
+    source: Source,
+    options: SearchOptions,
+    out: Path | None,
+    *,
+    stats: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
     """Search for every query; write the results to a file, or print them as they come."""
     question = question_of(index, options)
     if out is not None and is_stdout(out):
@@ -90,9 +96,10 @@ def _collected(index: Searchable, source: Source, question: Question) -> dict[st
 def _found_as_json(parts: list[FoundArrays]) -> dict[str, Any]:
     """Results of consecutive queries as JSON has them."""
     nq, k = sum(found.n for found in parts), parts[0].k
-    distances, ids = (np.concatenate(arrays) for arrays in zip(
-        *(found.read(0, found.total) for found in parts), strict=True
-    ))  # fmt: skip
+    distances, ids = (
+        np.concatenate(arrays)
+        for arrays in zip(*(found.read(0, found.total) for found in parts), strict=True)
+    )
     if k is not None:
         distances, ids = distances.reshape(nq, k), ids.reshape(nq, k)
     content = {"ids": ids.tolist(), "distances": _finite(distances)}

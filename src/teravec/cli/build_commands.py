@@ -38,12 +38,24 @@ def add_build_commands(app: typer.Typer) -> None:
 
 
 def build(
-    data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
-    metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
-    slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    data: o.Data,
+    out: o.Out,
+    nlist: o.Nlist = "auto",
+    codec: o.Codec = "sq8",
+    metric: o.Metric = "l2",
+    transform: o.Transform = None,
+    shards: o.Shards = None,
+    slices: o.Slices = None,
+    sample: o.Sample = None,
+    niter: o.Niter = 10,
+    seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
-    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = False,
     weights: o.Weights = None,
     keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
@@ -57,45 +69,80 @@ def build(
             "built beside it, as OUT.new.",
         ),
     ] = False,
-    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
-    device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    device: o.Device = CPU,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Build an index: train, shard, merge and calibrate. Run it again to continue after a crash."""
     started = time.monotonic()
     options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
-            data, out, options=options, layout=LayoutOptions(shards, slices),
-            keep_shards=keep_shards, calibrate=not no_calibrate, resources=resources,
-            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
-            skip_bad=skip_bad, overwrite=overwrite,
-        )  # fmt: skip
+            data,
+            out,
+            options=options,
+            layout=LayoutOptions(shards, slices),
+            keep_shards=keep_shards,
+            calibrate=not no_calibrate,
+            resources=resources,
+            id_column=id_column,
+            vector_column=vector_column,
+            weights=weights,
+            format=format,
+            skip_bad=skip_bad,
+            overwrite=overwrite,
+        )
     _report_index(manifest, out, started, resources, json)
 
 
 def train(
-    data: o.Data, out: o.Out, nlist: o.Nlist = "auto", codec: o.Codec = "sq8",
-    metric: o.Metric = "l2", transform: o.Transform = None, shards: o.Shards = None,
-    slices: o.Slices = None, sample: o.Sample = None, niter: o.Niter = 10, seed: o.Seed = 1234,
+    data: o.Data,
+    out: o.Out,
+    nlist: o.Nlist = "auto",
+    codec: o.Codec = "sq8",
+    metric: o.Metric = "l2",
+    transform: o.Transform = None,
+    shards: o.Shards = None,
+    slices: o.Slices = None,
+    sample: o.Sample = None,
+    niter: o.Niter = 10,
+    seed: o.Seed = 1234,
     max_list_bytes: o.MaxListBytes = None,
-    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = False,
     weights: o.Weights = None,
-    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
-    device: o.Device = CPU, json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    device: o.Device = CPU,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Stage 1: train an empty index from a uniform sample."""
     started = time.monotonic()
     options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         model = api.train(
-            data, out,
-            options=options, layout=LayoutOptions(shards, slices), resources=resources,
-            id_column=id_column, vector_column=vector_column, weights=weights, format=format,
+            data,
+            out,
+            options=options,
+            layout=LayoutOptions(shards, slices),
+            resources=resources,
+            id_column=id_column,
+            vector_column=vector_column,
+            weights=weights,
+            format=format,
             skip_bad=skip_bad,
-        )  # fmt: skip
+        )
     result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
     if json:
         print_json(result)
@@ -107,23 +154,36 @@ def train(
 
 
 def shard(
-    data: o.Data, out: o.Out,
+    data: o.Data,
+    out: o.Out,
     rows: Annotated[
         str | None, o.unset("Encode only rows START:STOP.  [default: all that no shard covers]")
     ] = None,
-    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, format: o.Format = None, engine: o.Engine = "local",
-    workers: o.Workers = None, address: o.Address = None, device: o.Device = CPU,
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    device: o.Device = CPU,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Stage 2: encode ranges of rows into sealed shards, in any order or in parallel."""
     started = time.monotonic()
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         written = api.shard(
-            data, out, rows=None if rows is None else _rows(rows), resources=resources,
-            id_column=id_column, vector_column=vector_column, format=format,
-        )  # fmt: skip
+            data,
+            out,
+            rows=None if rows is None else _rows(rows),
+            resources=resources,
+            id_column=id_column,
+            vector_column=vector_column,
+            format=format,
+        )
     lists = shard_lists(IndexPaths(out))
     if json:
         names = [path.name for path in written]
@@ -136,10 +196,16 @@ def shard(
 
 
 def merge(
-    out: o.Out, keep_shards: o.KeepShards = False, memory: o.Memory = None,
-    threads: o.Threads = None, engine: o.Engine = "local", workers: o.Workers = None,
-    address: o.Address = None, json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    out: o.Out,
+    keep_shards: o.KeepShards = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Stage 3: merge all shards into slices and seal the index."""
     started = time.monotonic()
     chosen = EngineOptions(engine, workers, address)
@@ -175,9 +241,15 @@ def _cost(started: float, resources: Resources) -> dict[str, Any]:
 
 def _model_summary(model: ModelDescription) -> dict[str, Any]:
     last = model.history[-1] if model.history else {}
-    return {"nlist": model.nlist, "codec": model.codec, "metric": model.metric,
-            "transform": model.transform, "assignment": model.assignment, "last": last,
-            "lists": model.lists}  # fmt: skip
+    return {
+        "nlist": model.nlist,
+        "codec": model.codec,
+        "metric": model.metric,
+        "transform": model.transform,
+        "assignment": model.assignment,
+        "last": last,
+        "lists": model.lists,
+    }
 
 
 def _skipped_line(manifest: Manifest, out: Path) -> str:
@@ -207,16 +279,28 @@ def _report_index(
     except CorruptFile:  # verify reports it; an index is complete without a calibration
         calibration = None
     if as_json:
-        print_json({
-            "index": str(out), "ntotal": manifest.ntotal, "d": manifest.d,
-            "nlist": manifest.nlist, "codec": manifest.codec, "code_size": manifest.code_size,
-            "metric": manifest.metric, "transform": manifest.transform,
-            "slices": len(manifest.slices), "bytes": size, "clipped": manifest.clipped,
-            "lists": lists, "skipped": manifest.source.get("skipped", {}).get("rows", 0),
-            "reach": None if calibration is None else asdict(calibration.reach()),
-            "shortfall": None if calibration is None else shortfall(calibration, manifest.nlist),
-            **cost,
-        })  # fmt: skip
+        print_json(
+            {
+                "index": str(out),
+                "ntotal": manifest.ntotal,
+                "d": manifest.d,
+                "nlist": manifest.nlist,
+                "codec": manifest.codec,
+                "code_size": manifest.code_size,
+                "metric": manifest.metric,
+                "transform": manifest.transform,
+                "slices": len(manifest.slices),
+                "bytes": size,
+                "clipped": manifest.clipped,
+                "lists": lists,
+                "skipped": manifest.source.get("skipped", {}).get("rows", 0),
+                "reach": None if calibration is None else asdict(calibration.reach()),
+                "shortfall": None
+                if calibration is None
+                else shortfall(calibration, manifest.nlist),
+                **cost,
+            }
+        )
     else:
         held = f"{counted(manifest.ntotal, 'vectors')} in {counted(manifest.nlist, 'lists')}"
         slices = f"{size / 1e6:,.1f} MB in {counted(len(manifest.slices), 'slices')}"

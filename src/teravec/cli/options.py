@@ -164,8 +164,7 @@ SkipBad = Annotated[
     ),
 ]
 QueryColumn = Annotated[
-    str | None,
-    unset("Column with the queries, if it differs from --vector-column's."),
+    str | None, unset("Column with the queries, if it differs from --vector-column's.")
 ]
 QueryVectors = Annotated[
     str | None,

@@ -16,12 +16,7 @@ from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.memory import parse_bytes
 from teravec.planning.calibrate import calibrate as measure
-from teravec.planning.constants import (
-    Constants,
-    default_path,
-    read_constants,
-    write_constants,
-)
+from teravec.planning.constants import Constants, default_path, read_constants, write_constants
 from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
 from teravec.planning.prediction import Plan

@@ -17,16 +17,18 @@ __all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
 Server = Annotated[
     str | None,
-    typer.Option(help="Ask this server instead of a directory: HOST:PORT, grpc://HOST:PORT or "
-                 "grpc+tls://HOST:PORT. Several, separated by commas: the next is asked where one "
-                 "is late or fails.", show_default=False),
-]  # fmt: skip
+    typer.Option(
+        help="Ask this server instead of a directory: HOST:PORT, grpc://HOST:PORT or "
+        "grpc+tls://HOST:PORT. Several, separated by commas: the next is asked where one "
+        "is late or fails.",
+        show_default=False,
+    ),
+]
 TokenFile = Annotated[
     Path | None, typer.Option(help="Token to show to the server.", show_default=False)
 ]
 Ca = Annotated[
-    Path | None,
-    typer.Option(help="PEM authority of the server's certificate.", show_default=False),
+    Path | None, typer.Option(help="PEM authority of the server's certificate.", show_default=False)
 ]
 TlsCert = Annotated[
     Path | None, typer.Option(help="PEM certificate to show to the server.", show_default=False)
@@ -62,8 +64,11 @@ class Remote:
             )
         limit = api.resources(memory, None, None).memory_bytes
         index = connect(
-            self.url, token_file=self.token_file, ca=self.ca, certificate=self.certificate,
+            self.url,
+            token_file=self.token_file,
+            ca=self.ca,
+            certificate=self.certificate,
             key=self.key,
-        )  # fmt: skip
+        )
         index.batch_bytes = limit // _BATCH_SHARE
         return index

@@ -39,20 +39,28 @@ Result = Annotated[
     o.unset(
         "Result file; its extension says the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs "
         ".npy. To standard output: - or -.jsonl, -.csv.",
-        "--out", "-o",
+        "--out",
+        "-o",
     ),
-]  # fmt: skip
+]
 RangeResult = Annotated[
     Path | None,
-    typer.Option("--out", "-o", help="Result file; its extension says the format: .npz .parquet "
-                 ".csv .jsonl. To standard output: - or -.jsonl, -.csv.",
-                 show_default=False),
-]  # fmt: skip
+    typer.Option(
+        "--out",
+        "-o",
+        help="Result file; its extension says the format: .npz .parquet "
+        ".csv .jsonl. To standard output: - or -.jsonl, -.csv.",
+        show_default=False,
+    ),
+]
 ExcludeSelf = Annotated[
     bool,
-    typer.Option("--exclude-self", help="Leave out the vector with the query's own id: for the "
-                 "neighbours within one data set."),
-]  # fmt: skip
+    typer.Option(
+        "--exclude-self",
+        help="Leave out the vector with the query's own id: for the "
+        "neighbours within one data set.",
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Print what the search cost.")]
 
 
@@ -65,14 +73,28 @@ def add_search_commands(app: typer.Typer) -> None:
 
 
 def search(
-    index: o.IndexDir, queries: o.QuerySource = None, k: o.K = 10,
-    nprobe: o.Nprobe = None, recall: o.Recall = None, candidates: o.Candidates = None,
-    out: Result = None, exclude_self: ExcludeSelf = False, memory: o.Memory = None,
-    threads: o.Threads = None, id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    format: o.Format = None, stats: Stats = False, json: o.Json = False, quiet: o.Quiet = False,
+    index: o.IndexDir,
+    queries: o.QuerySource = None,
+    k: o.K = 10,
+    nprobe: o.Nprobe = None,
+    recall: o.Recall = None,
+    candidates: o.Candidates = None,
+    out: Result = None,
+    exclude_self: ExcludeSelf = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    stats: Stats = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
     server: Server = None,
-    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
-) -> None:  # fmt: skip
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
     """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
         check_output(out)
@@ -82,9 +104,16 @@ def search(
     )
     remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
     with _opened(
-        index, queries, options, remote, memory=memory, threads=threads, id_column=id_column,
-        vector_column=vector_column, format=format,
-    ) as (searched, source):  # fmt: skip
+        index,
+        queries,
+        options,
+        remote,
+        memory=memory,
+        threads=threads,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as (searched, source):
         answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
 
 
@@ -94,13 +123,24 @@ def range_search(
         float, o.unset("Squared L2 below it (l2), or similarity above it (ip, cosine).")
     ],
     queries: o.QuerySource = None,
-    nprobe: o.Nprobe = None, recall: o.Recall = None, out: RangeResult = None,
+    nprobe: o.Nprobe = None,
+    recall: o.Recall = None,
+    out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
-    memory: o.Memory = None, threads: o.Threads = None, id_column: o.IdColumn = None,
-    vector_column: o.VectorColumn = None, format: o.Format = None, stats: Stats = False,
-    json: o.Json = False, quiet: o.Quiet = False, server: Server = None,
-    token_file: TokenFile = None, ca: Ca = None, tls_cert: TlsCert = None, tls_key: TlsKey = None,
-) -> None:  # fmt: skip
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    stats: Stats = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
@@ -108,18 +148,32 @@ def range_search(
     options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
     remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
     with _opened(
-        index, queries, options, remote, memory=memory, threads=threads, id_column=id_column,
-        vector_column=vector_column, format=format,
-    ) as (searched, source):  # fmt: skip
+        index,
+        queries,
+        options,
+        remote,
+        memory=memory,
+        threads=threads,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+    ) as (searched, source):
         answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
 
 
 @contextmanager
 def _opened(
-    index: Path, queries: list[str] | None, options: SearchOptions, remote: Remote | None, *,
-    memory: str | None, threads: int | None, id_column: str | None, vector_column: str | None,
+    index: Path,
+    queries: list[str] | None,
+    options: SearchOptions,
+    remote: Remote | None,
+    *,
+    memory: str | None,
+    threads: int | None,
+    id_column: str | None,
+    vector_column: str | None,
     format: str | None,
-) -> Iterator[tuple[Searchable, Source]]:  # fmt: skip
+) -> Iterator[tuple[Searchable, Source]]:
     """What is searched, and the queries: INDEX and QUERIES, or all of them QUERIES for a server.
 
     Queries that are indexed vectors have the index's ids, unless an id column is named. So a
@@ -147,11 +201,16 @@ def _opened(
 
 
 def evaluate_index(
-    index: o.IndexDir, queries: o.Queries,
+    index: o.IndexDir,
+    queries: o.Queries,
     truth: Annotated[
         Path,
-        typer.Argument(metavar="GROUNDTRUTH", help="Exact neighbours: .ibin .bin .npz .ivecs .npy "
-                       ".parquet, or one of these by another name.", show_default=False),
+        typer.Argument(
+            metavar="GROUNDTRUTH",
+            help="Exact neighbours: .ibin .bin .npz .ivecs .npy "
+            ".parquet, or one of these by another name.",
+            show_default=False,
+        ),
     ],
     k: o.K = 10,
     nprobe: Annotated[
@@ -164,10 +223,13 @@ def evaluate_index(
     plot: Annotated[
         Path | None, o.unset("Draw the curves as .png, .svg or .pdf; needs teravec[plot].")
     ] = None,
-    truth_format: o.TruthFormat = None, memory: o.Memory = None, threads: o.Threads = None,
-    vector_column: o.QueryVectors = None, format: o.Format = None,
+    truth_format: o.TruthFormat = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    vector_column: o.QueryVectors = None,
+    format: o.Format = None,
     json: o.Json = False,
-) -> None:  # fmt: skip
+) -> None:
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
     Every search reads its lists again.
@@ -179,9 +241,18 @@ def evaluate_index(
     neighbors = read_neighbors(truth, truth_format)
     with nullcontext() if plot is None else hold_file(plot):
         results = querying.evaluate(
-            index, queries, neighbors, k, nprobe=nprobes, recall=recalls, candidates=candidates,
-            vector_column=vector_column, format=format, memory=memory, threads=threads,
-        )  # fmt: skip
+            index,
+            queries,
+            neighbors,
+            k,
+            nprobe=nprobes,
+            recall=recalls,
+            candidates=candidates,
+            vector_column=vector_column,
+            format=format,
+            memory=memory,
+            threads=threads,
+        )
         if plot is not None:
             draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
     if json:
@@ -193,46 +264,79 @@ def evaluate_index(
 def groundtruth(
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA... QUERIES", help="Vectors to search, then the queries.",
-                       show_default=False),
+        typer.Argument(
+            metavar="DATA... QUERIES",
+            help="Vectors to search, then the queries.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
-    k: o.K = 100, metric: o.Metric = "l2", memory: o.Memory = None, threads: o.Threads = None,
-    id_column: o.IdColumn = None, vector_column: o.VectorColumn = None,
-    query_column: o.QueryColumn = None, format: o.Format = None, skip_bad: o.SkipBad = False,
-    engine: o.Engine = "local", workers: o.Workers = None, address: o.Address = None,
-    json: o.Json = False, quiet: o.Quiet = False,
-) -> None:  # fmt: skip
+    k: o.K = 100,
+    metric: o.Metric = "l2",
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    query_column: o.QueryColumn = None,
+    format: o.Format = None,
+    skip_bad: o.SkipBad = False,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Find the exact neighbours by brute force, in bounded memory; resumable."""
     if len(data) < 2:
         raise InvalidArgument("only one path found; DATA... and QUERIES expected")
     check_output(out)
     check_one_output(out, json=json)
     source = open_source(
-        data[:-1], id_column=id_column, vector_column=vector_column, format=format,
+        data[:-1],
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
         skip_bad=skip_bad,
-    )  # fmt: skip
+    )
     to_stdout = is_stdout(out)
     bars = Bars(quiet=quiet or json or to_stdout)
     distances, ids = querying.groundtruth(
-        source, data[-1], k, metric=metric, out=None if to_stdout else out,
-        query_column=query_column, vector_column=vector_column, format=format, memory=memory,
-        threads=threads, progress=bars, engine=engine, workers=workers, address=address,
-    )  # fmt: skip
+        source,
+        data[-1],
+        k,
+        metric=metric,
+        out=None if to_stdout else out,
+        query_column=query_column,
+        vector_column=vector_column,
+        format=format,
+        memory=memory,
+        threads=threads,
+        progress=bars,
+        engine=engine,
+        workers=workers,
+        address=address,
+    )
     if to_stdout:
         print_texts(out, 0, FoundArrays.of_rows(distances, ids))
         return
     skipped = querying.skipped_rows(out)
     if json:
-        print_json({
-            "out": str(out), "queries": len(ids), "k": k, "skipped": skipped,
-            "stages": bars.summary(),
-        })  # fmt: skip
+        print_json(
+            {
+                "out": str(out),
+                "queries": len(ids),
+                "k": k,
+                "skipped": skipped,
+                "stages": bars.summary(),
+            }
+        )
     else:
         if skipped:
             print(f"{out}.skipped.json: {skipped:,} rows that are no vectors were left out")
-        print(f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
-              f"{counted(source.ntotal, 'vectors')}")  # fmt: skip
+        print(
+            f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
+            f"{counted(source.ntotal, 'vectors')}"
+        )
 
 
 def _evaluation_table(results: list[Evaluation], k: int) -> Table:
@@ -251,9 +355,13 @@ def _evaluation_table(results: list[Evaluation], k: int) -> Table:
         table.add_column(heading, justify="right")
     for r in results:
         table.add_row(
-            "" if r.asked is None else f"{r.asked:g}", f"{r.nprobe:,}",
-            f"{r.lists_per_query:,.1f}", f"{r.recall:.4f}", f"{r.queries_per_s:,.0f}",
-            f"{1e3 * r.latency_p50_s:.2f}", f"{1e3 * r.latency_p99_s:.2f}",
+            "" if r.asked is None else f"{r.asked:g}",
+            f"{r.nprobe:,}",
+            f"{r.lists_per_query:,.1f}",
+            f"{r.recall:.4f}",
+            f"{r.queries_per_s:,.0f}",
+            f"{1e3 * r.latency_p50_s:.2f}",
+            f"{1e3 * r.latency_p99_s:.2f}",
             f"{r.bytes_per_query:,.0f}",
-        )  # fmt: skip
+        )
     return table

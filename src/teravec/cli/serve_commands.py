@@ -105,8 +105,7 @@ def serve(
         Path | None, typer.Option(help="Token file for the servers.", show_default=False)
     ] = None,
     servers_cert: Annotated[
-        Path | None,
-        typer.Option(help="PEM certificate for the servers.", show_default=False),
+        Path | None, typer.Option(help="PEM certificate for the servers.", show_default=False)
     ] = None,
     servers_key: Annotated[
         Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
@@ -128,8 +127,7 @@ def serve(
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="For queries by id: the files that the index was built from.",
-            show_default=False,
+            help="For queries by id: the files that the index was built from.", show_default=False
         ),
     ] = None,
     vector_column: o.VectorColumn = None,

@@ -44,8 +44,7 @@ def slurm(
         str | None, o.unset("Memory of a node, in sbatch's form.  [default: Slurm's]")
     ] = None,
     partition: Annotated[
-        str | None,
-        typer.Option(help="As sbatch takes it.  [default: Slurm's]", show_default=False),
+        str | None, typer.Option(help="As sbatch takes it.  [default: Slurm's]", show_default=False)
     ] = None,
     store: Annotated[
         str | None, o.unset("Ray's object store on a node, as 8GiB.  [default: Ray's]")

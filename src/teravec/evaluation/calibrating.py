@@ -54,12 +54,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
 from teravec.training.sample import draw_rows_outside
 
-__all__ = [
-    "CalibrationOptions",
-    "calibrate_index",
-    "calibrate_with_truth",
-    "codes_searched",
-]
+__all__ = ["CalibrationOptions", "calibrate_index", "calibrate_with_truth", "codes_searched"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -132,9 +127,12 @@ class _Queries:
 
 
 def calibrate_index(
-    paths: IndexPaths, source: Source, options: CalibrationOptions, resources: Resources,
+    paths: IndexPaths,
+    source: Source,
+    options: CalibrationOptions,
+    resources: Resources,
     queries: Float32 | None = None,
-) -> Calibration:  # fmt: skip
+) -> Calibration:
     """Measure the recall of an index against effort, and seal it as ``calibration.json``.
 
     A pass over the source, with checkpoints, finds the true neighbours. The measured searches run
@@ -176,9 +174,13 @@ def calibrate_index(
 
     def exact() -> tuple[Float32, Int64]:
         return groundtruth(
-            source, queries, ks[-1] + spare, metric=metric, resources=resources,
+            source,
+            queries,
+            ks[-1] + spare,
+            metric=metric,
+            resources=resources,
             checkpoint=paths.calibrating,
-        )  # fmt: skip
+        )
 
     try:
         distances, ids = exact()
@@ -199,9 +201,12 @@ def calibrate_index(
 
 
 def calibrate_with_truth(
-    paths: IndexPaths, queries: Float32, truth: Neighbors, options: CalibrationOptions,
+    paths: IndexPaths,
+    queries: Float32,
+    truth: Neighbors,
+    options: CalibrationOptions,
     resources: Resources,
-) -> Calibration:  # fmt: skip
+) -> Calibration:
     """Do as ``calibrate_index`` does, for queries with known true neighbours.
 
     If the truth has no distances, or distances that contradict the index's, no radii are
@@ -269,9 +274,12 @@ def _without_own(
 
 
 def _measure(
-    index: Index, known: _Queries, ks: tuple[int, ...], options: CalibrationOptions,
+    index: Index,
+    known: _Queries,
+    ks: tuple[int, ...],
+    options: CalibrationOptions,
     progress: Progress,
-) -> Calibration:  # fmt: skip
+) -> Calibration:
     usually = options.codes or codes_searched(index.ntotal)
     most = options.codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
@@ -287,16 +295,22 @@ def _measure(
                 break
     manifest = index.manifest
     calibration = Calibration(
-        model=manifest.model, slices=tuple(entry.checksum for entry in manifest.slices),
-        queries=len(known.vectors), origin=known.origin, ks=ks,
-        radii=tuple(sign * bound for bound in bounds), points=tuple(points),
+        model=manifest.model,
+        slices=tuple(entry.checksum for entry in manifest.slices),
+        queries=len(known.vectors),
+        origin=known.origin,
+        ks=ks,
+        radii=tuple(sign * bound for bound in bounds),
+        points=tuple(points),
         stopped_s=clock.stopped_s if len(points) < len(efforts) else None,
-    )  # fmt: skip
+    )
     if calibration.stopped_s is not None:
         log.warning(
             "calibration stopped after %.0f s at nprobe %d; teravec calibrate %s goes further",
-            calibration.stopped_s, points[-1].nprobe, index.root,
-        )  # fmt: skip
+            calibration.stopped_s,
+            points[-1].nprobe,
+            index.root,
+        )
     return calibration
 
 
@@ -343,9 +357,13 @@ def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
 
 
 def _search(
-    index: Index, known: _Queries, effort: Effort, ks: tuple[int, ...], bounds: list[float],
+    index: Index,
+    known: _Queries,
+    effort: Effort,
+    ks: tuple[int, ...],
+    bounds: list[float],
     sign: float,
-) -> Measured:  # fmt: skip
+) -> Measured:
     before, nq = replace(index.stats), len(known.vectors)
     distances, ids = _found(index, known, effort, ks[-1])
     lists = (index.stats.lists_wanted - before.lists_wanted) / nq

@@ -68,10 +68,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "model": sum(file["size"] for file in model.files.values()),
         },
         "open_memory_bytes": index.memory_bytes,
-        "lists": {
-            **describe_lists(sizes, model),
-            "histogram": size_histogram(sizes),
-        },
+        "lists": {**describe_lists(sizes, model), "histogram": size_histogram(sizes)},
         "training": {
             "vectors": model.ntrain,
             "seed": model.seed,

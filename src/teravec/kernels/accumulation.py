@@ -69,9 +69,13 @@ def accumulate(
 
 
 def _accumulate_compiled(
-    data: Float32, weights: Float32 | None, lists: Int32, sums: Float64, counts: Int64 | None,
+    data: Float32,
+    weights: Float32 | None,
+    lists: Int32,
+    sums: Float64,
+    counts: Int64 | None,
     threads: int,
-) -> None:  # fmt: skip
+) -> None:
     level, d = compiled.level, data.shape[1]
 
     def columns(start: int, stop: int) -> None:
@@ -83,9 +87,13 @@ def _accumulate_compiled(
 
 
 def _accumulate_in_numpy(
-    data: Float32, weights: Float32 | None, lists: Int32, sums: Float64, counts: Int64 | None,
+    data: Float32,
+    weights: Float32 | None,
+    lists: Int32,
+    sums: Float64,
+    counts: Int64 | None,
     threads: int,
-) -> None:  # fmt: skip
+) -> None:
     if not len(lists):
         return
     order = np.argsort(lists, kind="stable")

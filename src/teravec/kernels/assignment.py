@@ -76,9 +76,12 @@ class CentroidAssigner:
     """
 
     def __init__(
-        self, centroids: Floats, grouping: Grouping | None, centre: Floats | None,
+        self,
+        centroids: Floats,
+        grouping: Grouping | None,
+        centre: Floats | None,
         scan: Scan | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.nlist, self.d = centroids.shape
         self._centre = centre  # the origin of centroids, grouping and scan
         self.ngroups = grouping.ngroups if grouping else 1

@@ -61,10 +61,15 @@ class ScalarRange:
             part = slice(start, stop)
             found.append(
                 count_clipped(
-                    vectors[part], list_nos[part], centroids, self.middle, self.half, self.most,
+                    vectors[part],
+                    list_nos[part],
+                    centroids,
+                    self.middle,
+                    self.half,
+                    self.most,
                     _SHARE,
                 )
-            )  # fmt: skip
+            )
 
         over_blocks(block, len(vectors), rows=_ROWS, threads=threads, even=True)
         return sum(found)

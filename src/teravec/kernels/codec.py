@@ -40,9 +40,16 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import sketch_size
 
 __all__ = [
-    "Codec", "code_bytes", "decode", "empty_ivf", "encode", "flat_quantizer", "quantizer_vectors",
-    "residuals_of", "train_codec",
-]  # fmt: skip
+    "Codec",
+    "code_bytes",
+    "decode",
+    "empty_ivf",
+    "encode",
+    "flat_quantizer",
+    "quantizer_vectors",
+    "residuals_of",
+    "train_codec",
+]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -165,11 +172,26 @@ class Codec:
 
 
 _OTHER_NAMES = {
-    "float32": "flat", "f32": "flat", "none": "flat", "raw": "flat", "float16": "fp16",
-    "f16": "fp16", "half": "fp16", "sqfp16": "fp16", "int8": "sq8", "uint8": "sq8", "sq": "sq8",
-    "scalar": "sq8", "8bit": "sq8", "int4": "sq4", "4bit": "sq4", "rq": "rabitq1",
-    "binary": "rabitq1", "bq": "rabitq1", "rbq": "rabitq1",
-}  # fmt: skip
+    "float32": "flat",
+    "f32": "flat",
+    "none": "flat",
+    "raw": "flat",
+    "float16": "fp16",
+    "f16": "fp16",
+    "half": "fp16",
+    "sqfp16": "fp16",
+    "int8": "sq8",
+    "uint8": "sq8",
+    "sq": "sq8",
+    "scalar": "sq8",
+    "8bit": "sq8",
+    "int4": "sq4",
+    "4bit": "sq4",
+    "rq": "rabitq1",
+    "binary": "rabitq1",
+    "bq": "rabitq1",
+    "rbq": "rabitq1",
+}
 
 
 def _codec_hint(name: str) -> str:

@@ -100,13 +100,29 @@ class CompiledScan:
         similarity = scanner.metric.larger_is_closer
         residuals = decoding.centroids is not None
         compiled.scanning.scan(
-            compiled.level, decoding.number, similarity, self._queries.shape[1], self._k,
-            lists.row_start, lists.buffer, lists.list_nos, lists.sizes, lists.offsets,
-            pairs.starts, pairs.queries, pairs.nearest,
+            compiled.level,
+            decoding.number,
+            similarity,
+            self._queries.shape[1],
+            self._k,
+            lists.row_start,
+            lists.buffer,
+            lists.list_nos,
+            lists.sizes,
+            lists.offsets,
+            pairs.starts,
+            pairs.queries,
+            pairs.nearest,
             pairs.distances if similarity and residuals else None,
-            self._queries, decoding.centroids, decoding.low, decoding.step,
-            kept.best, kept.places, kept.counts, kept.limits,
-        )  # fmt: skip
+            self._queries,
+            decoding.centroids,
+            decoding.low,
+            decoding.step,
+            kept.best,
+            kept.places,
+            kept.counts,
+            kept.limits,
+        )
 
     def result(self) -> tuple[Float32, Int64]:
         """Return distances (nq, k), best first, in the metric's own sign, and places (-1: none).

@@ -101,9 +101,15 @@ class FaissScanner:
             # 3: threads over queries; 1: threads over one query's lists.
             self._ivf.parallel_mode = 3 if nq > 1 else 1
             self._ivf.search_preassigned_c(
-                nq, faiss.swig_ptr(wanting), k, faiss.swig_ptr(list_nos),
-                faiss.swig_ptr(coarse), faiss.swig_ptr(best), faiss.swig_ptr(places), True,
-            )  # fmt: skip
+                nq,
+                faiss.swig_ptr(wanting),
+                k,
+                faiss.swig_ptr(list_nos),
+                faiss.swig_ptr(coarse),
+                faiss.swig_ptr(best),
+                faiss.swig_ptr(places),
+                True,
+            )
         found = places >= 0
         places[found] += lists.row_start
         best[~found] = self.metric.worst  # Faiss returns FLT_MAX, a possible distance
@@ -128,9 +134,14 @@ class FaissScanner:
         with self._mapped(lists, list_nos.shape[1], _threads(lists, nq, threads)):
             self._ivf.parallel_mode = 0 if nq > 1 else 1
             self._ivf.range_search_preassigned_c(
-                nq, faiss.swig_ptr(wanting), radius, faiss.swig_ptr(list_nos),
-                faiss.swig_ptr(coarse), result, True,
-            )  # fmt: skip
+                nq,
+                faiss.swig_ptr(wanting),
+                radius,
+                faiss.swig_ptr(list_nos),
+                faiss.swig_ptr(coarse),
+                result,
+                True,
+            )
         counts = np.diff(faiss.rev_swig_ptr(result.lims, nq + 1).astype(np.int64))
         total = int(counts.sum())
         found = faiss.rev_swig_ptr(result.distances, total).copy()

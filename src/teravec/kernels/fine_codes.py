@@ -46,18 +46,28 @@ class FineCodes:
     """
 
     def __init__(
-        self, codec: Codec, metric: Metric, centroids: Float32, parameters: Float32,
+        self,
+        codec: Codec,
+        metric: Metric,
+        centroids: Float32,
+        parameters: Float32,
         ivf: Callable[[], Any],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._similarity, self._ivf = metric.larger_is_closer, once(ivf)
         self._decoding = None
         if Decoding.knows(codec.fine_name):
             self._decoding = Decoding.of(codec, centroids, parameters)
 
     def _compare_compiled(
-        self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
-        distances: Float32, ids: Int64,
-    ) -> None:  # fmt: skip
+        self,
+        queries: Float32,
+        owners: Int64,
+        places: Int64,
+        rows: Bytes,
+        begins: Int64,
+        distances: Float32,
+        ids: Int64,
+    ) -> None:
         """Fill distances (in the index's metric) and ids for pairs of a query and a row.
 
         Parameters
@@ -76,14 +86,32 @@ class FineCodes:
             self._compare_in_numpy(queries, owners, places, rows, begins, distances, ids)
             return
         compiled.refining.compare(
-            compiled.level, decoding.number, self._similarity, queries.shape[1], queries, owners,
-            places, decoding.centroids, decoding.low, decoding.step, rows, begins, distances, ids,
-        )  # fmt: skip
+            compiled.level,
+            decoding.number,
+            self._similarity,
+            queries.shape[1],
+            queries,
+            owners,
+            places,
+            decoding.centroids,
+            decoding.low,
+            decoding.step,
+            rows,
+            begins,
+            distances,
+            ids,
+        )
 
     def _compare_in_numpy(
-        self, queries: Float32, owners: Int64, places: Int64, rows: Bytes, begins: Int64,
-        distances: Float32, ids: Int64,
-    ) -> None:  # fmt: skip
+        self,
+        queries: Float32,
+        owners: Int64,
+        places: Int64,
+        rows: Bytes,
+        begins: Int64,
+        distances: Float32,
+        ids: Int64,
+    ) -> None:
         there = np.flatnonzero(begins >= 0)
         ivf = self._ivf()
         wanted = rows_at(rows, begins[there], ivf.code_size + _ID_BYTES)

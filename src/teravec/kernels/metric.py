@@ -21,13 +21,37 @@ LARGEST_SQUARE = float(np.finfo(np.float32).max) / 4
 
 # Names in other libraries. "euclidean" usually means distances, whose order is that of l2.
 _OTHER_NAMES = {
-    **dict.fromkeys(("dot", "dotproduct", "dot_product", "inner_product", "innerproduct", "inner",
-                     "mips", "metric_inner_product", "max_inner_product"), "ip"),
-    **dict.fromkeys(("euclidean", "euclid", "l2sq", "sqeuclidean", "squared_l2", "l2_squared",
-                     "squared_euclidean", "metric_l2"), "l2"),
-    **dict.fromkeys(("angular", "cos", "cosine_similarity", "cosinesimil", "cosine_distance"),
-                    "cosine"),
-}  # fmt: skip
+    **dict.fromkeys(
+        (
+            "dot",
+            "dotproduct",
+            "dot_product",
+            "inner_product",
+            "innerproduct",
+            "inner",
+            "mips",
+            "metric_inner_product",
+            "max_inner_product",
+        ),
+        "ip",
+    ),
+    **dict.fromkeys(
+        (
+            "euclidean",
+            "euclid",
+            "l2sq",
+            "sqeuclidean",
+            "squared_l2",
+            "l2_squared",
+            "squared_euclidean",
+            "metric_l2",
+        ),
+        "l2",
+    ),
+    **dict.fromkeys(
+        ("angular", "cos", "cosine_similarity", "cosinesimil", "cosine_distance"), "cosine"
+    ),
+}
 
 
 class Metric(StrEnum):

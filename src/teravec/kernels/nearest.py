@@ -170,9 +170,18 @@ class _ByPanels:
     def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
         by_bytes = self._by_bytes if len(q) == 1 else (None, None, None)
         compiled.native.nearest(
-            compiled.level, q.shape[1], list_no.shape[1], self._similarity, threads, q,
-            self._packed, self._half, *by_bytes, list_no, distance,
-        )  # fmt: skip
+            compiled.level,
+            q.shape[1],
+            list_no.shape[1],
+            self._similarity,
+            threads,
+            q,
+            self._packed,
+            self._half,
+            *by_bytes,
+            list_no,
+            distance,
+        )
 
 
 class _ByProduct:

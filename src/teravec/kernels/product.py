@@ -62,9 +62,13 @@ def _compiled_map(matrix: Float32, offset: Float32) -> _Map:
         def block(start: int, stop: int) -> None:
             rows = start + -(-(stop - start) // _TILE_ROWS) * _TILE_ROWS
             compiled.native.scores(
-                compiled.level, d, vectors[start:stop], panels.packed, panels.half,
+                compiled.level,
+                d,
+                vectors[start:stop],
+                panels.packed,
+                panels.half,
                 scores[start:rows],
-            )  # fmt: skip
+            )
 
         over_blocks(block, n, rows=_BLOCK_ROWS, threads=threads, even=False)
         return np.negative(scores[:n, : len(matrix)])

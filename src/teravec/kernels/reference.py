@@ -20,9 +20,13 @@ def faiss_kmeans(
 ) -> tuple[Float32, float]:
     """Cluster vectors (n, d), using all; return centroids (nlist, d) and seconds per iteration."""
     clustering = faiss.Kmeans(
-        vectors.shape[1], nlist, niter=niter, seed=seed,
-        min_points_per_centroid=1, max_points_per_centroid=1 + len(vectors) // nlist,
-    )  # fmt: skip
+        vectors.shape[1],
+        nlist,
+        niter=niter,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=1 + len(vectors) // nlist,
+    )
     started = time.perf_counter()
     with faiss_threads(threads):
         clustering.train(vectors)

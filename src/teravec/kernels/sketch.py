@@ -228,9 +228,13 @@ class SketchScanner:
         self._size = sketch_size(centroids.shape[1], bits)
 
     def _scan_compiled(
-        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        self,
+        queries: Float32,
+        lists: ListsInMemory,
+        pairs: Pairs,
+        candidates: Candidates,
         threads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add vectors of the lists with low enough estimates to ``candidates``.
 
         Parameters
@@ -244,17 +248,37 @@ class SketchScanner:
         threads : int
         """
         compiled.sketching.scan(
-            compiled.level, queries.shape[1], self._bits, self._similarity, EPSILON,
-            candidates.capacity, threads, lists.row_start, np.ascontiguousarray(queries),
-            self._centroids, pairs.starts, pairs.queries, pairs.nearest, pairs.distances,
-            lists.list_nos, lists.sizes, lists.offsets, lists.buffer,
-            candidates.room.view(np.uint8), candidates.counts, candidates.limits,
-        )  # fmt: skip
+            compiled.level,
+            queries.shape[1],
+            self._bits,
+            self._similarity,
+            EPSILON,
+            candidates.capacity,
+            threads,
+            lists.row_start,
+            np.ascontiguousarray(queries),
+            self._centroids,
+            pairs.starts,
+            pairs.queries,
+            pairs.nearest,
+            pairs.distances,
+            lists.list_nos,
+            lists.sizes,
+            lists.offsets,
+            lists.buffer,
+            candidates.room.view(np.uint8),
+            candidates.counts,
+            candidates.limits,
+        )
 
     def _scan_in_numpy(
-        self, queries: Float32, lists: ListsInMemory, pairs: Pairs, candidates: Candidates,
+        self,
+        queries: Float32,
+        lists: ListsInMemory,
+        pairs: Pairs,
+        candidates: Candidates,
         threads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         entries, counts = candidates.entries, candidates.counts
         capacity = entries.shape[1]
         for i, position, distance in zip(*_columns(pairs), strict=True):
@@ -314,9 +338,18 @@ class SketchScanner:
         """
         estimate, error = np.empty(len(codes), np.float32), np.empty(len(codes), np.float32)
         compiled.sketching.estimates(
-            compiled.level, len(query), self._bits, self._similarity, EPSILON, float(distance),
-            np.ascontiguousarray(query), self._centroids[list_no], codes, estimate, error,
-        )  # fmt: skip
+            compiled.level,
+            len(query),
+            self._bits,
+            self._similarity,
+            EPSILON,
+            float(distance),
+            np.ascontiguousarray(query),
+            self._centroids[list_no],
+            codes,
+            estimate,
+            error,
+        )
         return estimate, error
 
     def _estimates_in_numpy(

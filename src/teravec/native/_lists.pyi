@@ -26,12 +26,7 @@ def ids(
 ) -> tuple[int, int]: ...
 def longest(d: int, x: Buffer, /) -> float: ...
 def worth_visiting(
-    prune: float,
-    distances: Buffer,
-    allowed: Buffer,
-    lengths: Buffer | None,
-    out_counts: Buffer,
-    /,
+    prune: float, distances: Buffer, allowed: Buffer, lengths: Buffer | None, out_counts: Buffer, /
 ) -> int: ...
 def clipped(
     d: int,

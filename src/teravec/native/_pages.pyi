@@ -1,13 +1,7 @@
 from typing_extensions import Buffer
 
 def find(
-    ways: int,
-    unit_bytes: int,
-    tags: Buffer,
-    wanted: Buffer,
-    units: Buffer,
-    begins: Buffer,
-    /,
+    ways: int, unit_bytes: int, tags: Buffer, wanted: Buffer, units: Buffer, begins: Buffer, /
 ) -> None: ...
 def keep(
     ways: int,

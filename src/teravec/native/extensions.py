@@ -33,8 +33,15 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 EXTENSIONS = (
-    "native", "scanning", "sketching", "listing", "refining", "paging", "reading", "ringing",
-)  # fmt: skip
+    "native",
+    "scanning",
+    "sketching",
+    "listing",
+    "refining",
+    "paging",
+    "reading",
+    "ringing",
+)
 """Names of this module that stand for an extension."""
 
 _SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"

@@ -192,9 +192,14 @@ def longest_square(vectors: Float32) -> float:
 
 
 def count_clipped(
-    vectors: Float32, list_nos: Int32, centroids: Float32, middle: Float32, half: Float32,
-    most: float, share: float,
-) -> int:  # fmt: skip
+    vectors: Float32,
+    list_nos: Int32,
+    centroids: Float32,
+    middle: Float32,
+    half: Float32,
+    most: float,
+    share: float,
+) -> int:
     """Count residuals that are far from a box.
 
     Parameters

@@ -76,9 +76,15 @@ def find_units(ways: int, unit_bytes: int, tags: Int64, wanted: Bytes, units: In
 
 
 def keep_units(
-    ways: int, unit_bytes: int, tags: Int64, wanted: Bytes, units: Int64, kept: Bytes,
-    read: Bytes, begins: Int64,
-) -> None:  # fmt: skip
+    ways: int,
+    unit_bytes: int,
+    tags: Int64,
+    wanted: Bytes,
+    units: Int64,
+    kept: Bytes,
+    read: Bytes,
+    begins: Int64,
+) -> None:
     """Copy units into a cache, those that there is a place for.
 
     Parameters

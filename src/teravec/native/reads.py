@@ -13,9 +13,13 @@ Int64 = npt.NDArray[np.int64]
 
 
 def join(
-    gap_bytes: int, segment_bytes: int, alignment: int, slices: Int64, offsets: Int64,
+    gap_bytes: int,
+    segment_bytes: int,
+    alignment: int,
+    slices: Int64,
+    offsets: Int64,
     lengths: Int64,
-) -> tuple[Int64, Int64, Int64]:  # fmt: skip
+) -> tuple[Int64, Int64, Int64]:
     """Join lists that lie near each other into ranges to read.
 
     Parameters

@@ -72,9 +72,13 @@ class Batch:
     """
 
     def __init__(
-        self, resources: SearchResources, queries: Float32, list_nos: Int64, distances: Float32,
+        self,
+        resources: SearchResources,
+        queries: Float32,
+        list_nos: Int64,
+        distances: Float32,
         stats: SearchStats,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._resources, self._stats = resources, stats
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.ranges, stats)
@@ -102,9 +106,12 @@ class Batch:
         for lists in self._chunks():
             started = time.perf_counter()
             owned, found, at = self._resources.range_scanner().within(
-                self._queries, self._pairs.of_lists(lists.list_nos), lists, radius,
+                self._queries,
+                self._pairs.of_lists(lists.list_nos),
+                lists,
+                radius,
                 self._resources.threads,
-            )  # fmt: skip
+            )
             owners.append(owned)
             distances.append(found)
             places.append(at)

@@ -49,9 +49,13 @@ class Efforts:
         return default_candidates(k, self._index.model.codec.sketch_bits)
 
     def effort(
-        self, nprobe: int | None, recall: float | None, k: int, radius: float | None,
+        self,
+        nprobe: int | None,
+        recall: float | None,
+        k: int,
+        radius: float | None,
         candidates: int | None,
-    ) -> Effort:  # fmt: skip
+    ) -> Effort:
         """As ``Index.effort``."""
         by_recall = nprobe is None and candidates is None and type(recall) is float
         if by_recall and (known := self._known.get((recall, k, radius))):
@@ -94,7 +98,9 @@ class Efforts:
         if model.nlist > DEFAULT_NPROBE and not self._warned:
             log.warning(
                 "%s: %s; searches without a recall or an nprobe visit %d lists",
-                self._index.paths.root, why, DEFAULT_NPROBE,
-            )  # fmt: skip
+                self._index.paths.root,
+                why,
+                DEFAULT_NPROBE,
+            )
             self._warned = True
         return Effort(min(DEFAULT_NPROBE, model.nlist))

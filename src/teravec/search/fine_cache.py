@@ -96,9 +96,15 @@ class FineCache:
             if not self._sets or (self._held_back_bytes and self._is_full()):
                 return  # released meanwhile, or the rest is for others
             keep_units(
-                self._ways, self._unit_bytes, self._tags, self._wanted, units, self.buffer, read,
+                self._ways,
+                self._unit_bytes,
+                self._tags,
+                self._wanted,
+                units,
+                self.buffer,
+                read,
                 begins,
-            )  # fmt: skip
+            )
 
     @property
     def kept_bytes(self) -> int:

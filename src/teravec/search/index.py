@@ -79,9 +79,14 @@ class Index(Fixed):
     caches: IndexCaches
 
     def __init__(
-        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool,
+        self,
+        opened: OpenedIndex,
+        *,
+        memory_bytes: int,
+        threads: int,
+        keep_lists: bool,
         direct: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._opened, self.root = opened, opened.paths.root
         shares = MemoryShares.of(opened, memory_bytes, keep_lists=keep_lists)
         self.batch_bytes = shares.batch_bytes
@@ -89,9 +94,13 @@ class Index(Fixed):
         self._ranges = RangeReader(direct=direct)
         opened.model.make_ready()
         self._resources = SearchResources(
-            opened, opened.model.scanner(), once(opened.model.faiss_scanner), lists,
-            self._ranges, threads,
-        )  # fmt: skip
+            opened,
+            opened.model.scanner(),
+            once(opened.model.faiss_scanner),
+            lists,
+            self._ranges,
+            threads,
+        )
         self._two_stages: TwoStages | None = None
         if opened.fine:  # none where codes have one stage, or no lists are open
             self._two_stages = TwoStages.of(
@@ -184,9 +193,14 @@ class Index(Fixed):
         return self._efforts.calibration
 
     def search(
-        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
-        recall: float | None = None, candidates: int | None = None,
-    ) -> tuple[Float32, Int64]:  # fmt: skip
+        self,
+        queries: Float32,
+        k: int = 10,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        candidates: int | None = None,
+    ) -> tuple[Float32, Int64]:
         """Find each query's nearest vectors by scanning some inverted lists.
 
         Parameters
@@ -311,9 +325,13 @@ class Index(Fixed):
         return prepared, list_nos, distances
 
     def search_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int,
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        k: int,
         candidates: int | None = None,
-    ) -> tuple[Float32, Int64]:  # fmt: skip
+    ) -> tuple[Float32, Int64]:
         """Do a search's other steps: the k nearest of each query among lists chosen for it.
 
         Parameters
@@ -406,9 +424,13 @@ class Index(Fixed):
         return self._checked_batch(prepared, list_nos, distances).within(checked_radius(radius))
 
     def range_search(
-        self, queries: Float32, radius: float, nprobe: int | None = None, *,
+        self,
+        queries: Float32,
+        radius: float,
+        nprobe: int | None = None,
+        *,
         recall: float | None = None,
-    ) -> tuple[Int64, Float32, Int64]:  # fmt: skip
+    ) -> tuple[Int64, Float32, Int64]:
         """Find all vectors within a radius of each query among some inverted lists.
 
         Parameters
@@ -514,9 +536,14 @@ class Index(Fixed):
         return max(1, self.batch_bytes // row_bytes)
 
     def effort(
-        self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
-        radius: float | None = None, candidates: int | None = None,
-    ) -> Effort:  # fmt: skip
+        self,
+        nprobe: int | None = None,
+        recall: float | None = None,
+        *,
+        k: int = 10,
+        radius: float | None = None,
+        candidates: int | None = None,
+    ) -> Effort:
         """The effort that nprobe or recall asks for: of the k nearest, or within a radius.
 
         Raises
@@ -612,16 +639,23 @@ def open_index(
     opened = OpenedIndex(path, lists=lists)
     try:
         index = Index(
-            opened, memory_bytes=memory_bytes, threads=threads or default_threads(),
-            keep_lists=keep_lists, direct=direct,
-        )  # fmt: skip
+            opened,
+            memory_bytes=memory_bytes,
+            threads=threads or default_threads(),
+            keep_lists=keep_lists,
+            direct=direct,
+        )
     except BaseException:
         opened.close()
         raise
     index._opened_by = {
-        "path": str(index.root), "memory": memory, "threads": threads, "keep_lists": keep_lists,
-        "direct": direct, "lists": lists,
-    }  # fmt: skip
+        "path": str(index.root),
+        "memory": memory,
+        "threads": threads,
+        "keep_lists": keep_lists,
+        "direct": direct,
+        "lists": lists,
+    }
     return index
 
 

@@ -141,7 +141,7 @@ class IndexLists:
                         self._cache.keep(keys, buffer, offsets, counts * width)
                     yield ListsInMemory(
                         chunk.list_nos, chunk.counts, offsets, buffer, chunk.row_start
-                    )  # fmt: skip
+                    )
 
         buffer: Bytes | None = None
         with closing(ahead(verified()) if several else verified()) as found:

@@ -49,9 +49,13 @@ class Refiner:
     """
 
     def __init__(
-        self, index: OpenedIndex, ranges: RangeReader, run_bytes: int, cache_bytes: int,
+        self,
+        index: OpenedIndex,
+        ranges: RangeReader,
+        run_bytes: int,
+        cache_bytes: int,
         threads: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._threads, self._run_bytes = threads, run_bytes
         self._codes = index.model.fine_codes()
         self._pages = PageReader(index, ranges, run_bytes)
@@ -63,9 +67,11 @@ class Refiner:
             self._first_rows[slice(*file.lists)] = file.starts[:-1] + first * self._page_rows
         # Of a page, one row is wanted now: pages are kept only where that costs no other's place.
         self._whole_pages = npages * header.page_bytes <= cache_bytes
-        units = (npages, header.page_bytes) if self._whole_pages else (
-            npages * self._page_rows, self._row_size
-        )  # fmt: skip
+        units = (
+            (npages, header.page_bytes)
+            if self._whole_pages
+            else (npages * self._page_rows, self._row_size)
+        )
         self._cache = FineCache(*units, cache_bytes)
 
     @property
@@ -185,17 +191,22 @@ class _Pairs:
     @classmethod
     def of(cls, queries: Float32, owners: Int64, places: Int64) -> _Pairs:
         return cls(
-            np.ascontiguousarray(queries), np.ascontiguousarray(owners),
-            np.ascontiguousarray(places), np.empty(len(places), np.float32),
+            np.ascontiguousarray(queries),
+            np.ascontiguousarray(owners),
+            np.ascontiguousarray(places),
+            np.empty(len(places), np.float32),
             np.empty(len(places), np.int64),
-        )  # fmt: skip
+        )
 
     def part(self, which: slice) -> _Pairs:
         """Views of some in a row."""
         return _Pairs(
-            self.queries, self.owners[which], self.places[which], self.distances[which],
+            self.queries,
+            self.owners[which],
+            self.places[which],
+            self.distances[which],
             self.ids[which],
-        )  # fmt: skip
+        )
 
     def at(self, positions: Int64) -> _Pairs:
         """Some of them, of which nothing is found yet."""
@@ -215,9 +226,13 @@ class TwoStages:
 
     @classmethod
     def of(
-        cls, index: OpenedIndex, ranges: RangeReader, memory_bytes: int, cache_bytes: int,
+        cls,
+        index: OpenedIndex,
+        ranges: RangeReader,
+        memory_bytes: int,
+        cache_bytes: int,
         threads: int,
-    ) -> TwoStages:  # fmt: skip
+    ) -> TwoStages:
         """The two stages of an index; ``memory_bytes`` are for refining, beside its cache."""
         model = index.model
         scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
@@ -239,9 +254,16 @@ class TwoStageBatch(Batch):
     """
 
     def __init__(
-        self, resources: SearchResources, queries: Float32, list_nos: Int64, distances: Float32,
-        stats: SearchStats, *, stages: TwoStages, candidates: int,
-    ) -> None:  # fmt: skip
+        self,
+        resources: SearchResources,
+        queries: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        stats: SearchStats,
+        *,
+        stages: TwoStages,
+        candidates: int,
+    ) -> None:
         super().__init__(resources, queries, list_nos, distances, stats)
         self._sketches, self._refiner, self._most = stages.scanner, stages.refiner, candidates
         self.metric = resources.index.model.metric

@@ -14,10 +14,18 @@ from teravec.kernels.metric import LARGEST_SQUARE, Metric, longest_square
 from teravec.memory import require
 
 __all__ = [
-    "MOST_RESULTS", "as_queries", "check_lengths", "check_places", "check_wanted",
-    "checked_candidates", "checked_k", "checked_nprobe", "checked_queries", "checked_radius",
+    "MOST_RESULTS",
+    "as_queries",
+    "check_lengths",
+    "check_places",
+    "check_wanted",
+    "checked_candidates",
+    "checked_k",
+    "checked_nprobe",
+    "checked_queries",
+    "checked_radius",
     "padded",
-]  # fmt: skip
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

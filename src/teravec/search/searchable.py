@@ -75,9 +75,14 @@ class Searchable(Protocol):
         """Whether a file of this path would lie inside the index's directory."""
 
     def effort(
-        self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
-        radius: float | None = None, candidates: int | None = None,
-    ) -> Effort:  # fmt: skip
+        self,
+        nprobe: int | None = None,
+        recall: float | None = None,
+        *,
+        k: int = 10,
+        radius: float | None = None,
+        candidates: int | None = None,
+    ) -> Effort:
         """The effort that nprobe or recall asks for: of the k nearest, or within a radius."""
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:

@@ -185,14 +185,7 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
     order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
     del list_nos
     header = ListFileHeader(
-        codes.shape[1],
-        0,
-        nlist,
-        rows[0],
-        rows[1],
-        len(codes),
-        encoder.model.tag,
-        clipped,
+        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag, clipped
     )
     path = encoder.paths.shard(*rows)
     with (

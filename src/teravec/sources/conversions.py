@@ -31,8 +31,7 @@ _CONVERSIONS: dict[str, str] = {
     ),
     ".txt": "np.save('{stem}.npy', np.loadtxt('{name}', dtype='float32'))",
     **dict.fromkeys(
-        (".json", ".jsonl", ".ndjson"),
-        "duckdb.read_json('{name}').write_parquet('{stem}.parquet')",
+        (".json", ".jsonl", ".ndjson"), "duckdb.read_json('{name}').write_parquet('{stem}.parquet')"
     ),
     **dict.fromkeys(
         (".pt", ".pth", ".ckpt"),

@@ -16,8 +16,13 @@ from teravec.errors import CorruptFile, storage_errors
 from teravec.storage.files import byte_view, check_size, file_checksum, publishing, write_all
 
 __all__ = [
-    "ArrayWriter", "check_file", "describe_file", "publishing_arrays", "read_array", "write_array",
-]  # fmt: skip
+    "ArrayWriter",
+    "check_file",
+    "describe_file",
+    "publishing_arrays",
+    "read_array",
+    "write_array",
+]
 
 
 def describe_file(path: Path) -> dict[str, Any]:

@@ -137,14 +137,14 @@ class DeviceProfile:
             "cold": self.cold,
             "unavailable": self.unavailable,
             "recommended": {
-                "method": str(chosen.method), "block_bytes": chosen.block_bytes,
-                "depth": chosen.depth, "bytes_per_s": chosen.bytes_per_s,
+                "method": str(chosen.method),
+                "block_bytes": chosen.block_bytes,
+                "depth": chosen.depth,
+                "bytes_per_s": chosen.bytes_per_s,
             },
-            "cost": {
-                "read_s": read_s, "byte_s": byte_s, "gap_bytes": self.worthwhile_gap_bytes,
-            },
+            "cost": {"read_s": read_s, "byte_s": byte_s, "gap_bytes": self.worthwhile_gap_bytes},
             "rates": [asdict(rate) for rate in self.rates],
-        }  # fmt: skip
+        }
 
     def write(self, path: Path) -> None:
         """Keep the profile as sealed JSON."""
@@ -229,8 +229,11 @@ def _measure(file: Path, size: int, seconds: float, progress: Progress) -> Devic
     # Methods side by side in each cell, so that a drift falls on all alike.
     cells = [
         _Cell(method, False, block, depth)
-        for block in BLOCKS for depth in DEPTHS for method in Method if method not in unavailable
-    ]  # fmt: skip
+        for block in BLOCKS
+        for depth in DEPTHS
+        for method in Method
+        if method not in unavailable
+    ]
     cells += [_Cell(m, True, BLOCKS[-1], d) for m, d in _SEQUENTIAL.items() if m not in unavailable]
     each_s = seconds / (_ROUNDS * len(cells))
     rng, done = np.random.default_rng(), dict[_Cell, list[TimedReads]]()
@@ -240,10 +243,15 @@ def _measure(file: Path, size: int, seconds: float, progress: Progress) -> Devic
                 done.setdefault(cell, []).append(_time(file, size, cell, each_s, rng))
                 bar.advance(1)
     rates = tuple(
-        Rate(c.method, c.sequential, c.block_bytes, c.depth,
-             sum(t.reads for t in timed) / sum(t.seconds for t in timed))
+        Rate(
+            c.method,
+            c.sequential,
+            c.block_bytes,
+            c.depth,
+            sum(t.reads for t in timed) / sum(t.seconds for t in timed),
+        )
         for c, timed in done.items()
-    )  # fmt: skip
+    )
     left = cached(file)
     return DeviceProfile(rates, unavailable, None if left is None else not left)
 
@@ -267,9 +275,14 @@ def _time(
     if cell.sequential:
         blocks = np.roll(blocks, int(rng.integers(count)))
     return time_reads(
-        file, cell.method, (blocks * cell.block_bytes).tolist(), cell.block_bytes,
-        min(cell.depth, count), seconds, read_ahead=cell.sequential,
-    )  # fmt: skip
+        file,
+        cell.method,
+        (blocks * cell.block_bytes).tolist(),
+        cell.block_bytes,
+        min(cell.depth, count),
+        seconds,
+        read_ahead=cell.sequential,
+    )
 
 
 @contextmanager

@@ -38,9 +38,15 @@ class TimedReads:
 
 
 def time_reads(
-    path: Path, method: Method, offsets: Sequence[int], block_bytes: int, depth: int,
-    seconds: float, *, read_ahead: bool = False,
-) -> TimedReads:  # fmt: skip
+    path: Path,
+    method: Method,
+    offsets: Sequence[int],
+    block_bytes: int,
+    depth: int,
+    seconds: float,
+    *,
+    read_ahead: bool = False,
+) -> TimedReads:
     """Drop the file from the page cache, and read blocks of it for a while.
 
     Parameters

@@ -106,17 +106,27 @@ class ListFileHeader:
     def pack(self) -> bytes:
         """The header's 128 bytes; the last 8 are the checksum of the others."""
         return pack_header(
-            _HEADER, MAGIC, FORMAT_VERSION, self.code_size, self.list_start, self.list_stop,
-            self.row_start, self.row_stop, self.ntotal, self.model,
+            _HEADER,
+            MAGIC,
+            FORMAT_VERSION,
+            self.code_size,
+            self.list_start,
+            self.list_stop,
+            self.row_start,
+            self.row_stop,
+            self.ntotal,
+            self.model,
             self.clipped,
-        )  # fmt: skip
+        )
 
     @classmethod
     def unpack(cls, data: bytes, path: Path) -> ListFileHeader:
         """Read and check a header; ``path`` is for the error's message."""
-        return cls(*unpack_header(
-            _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="list file"
-        ))  # fmt: skip
+        return cls(
+            *unpack_header(
+                _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="list file"
+            )
+        )
 
 
 class _Checksums:

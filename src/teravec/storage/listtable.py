@@ -140,13 +140,15 @@ class TableReader:
         return [
             np.frombuffer(
                 read_exactly(
-                    self._fd, 8 * (stop - start), self._offset + 8 * (column * self._nlist + start),
+                    self._fd,
+                    8 * (stop - start),
+                    self._offset + 8 * (column * self._nlist + start),
                     self._path,
                 ),
                 "<u8",
             )
             for column in range(_COLUMNS)
-        ]  # fmt: skip
+        ]
 
     def _check(self, block: int, last: int, words: list[UInt64], row: int) -> int:
         """Compare blocks with the directory; return the row after them."""

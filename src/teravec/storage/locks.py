@@ -27,8 +27,14 @@ log = logging.getLogger(__name__)
 
 _FLOCK = struct.Struct("@hhqqi4x")  # type, whence, start, length, pid
 _HELD = (errno.EAGAIN, errno.EACCES)
-_UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM,
-                errno.EBADF)  # fmt: skip
+_UNSUPPORTED = (
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EINVAL,
+    errno.EPERM,
+    errno.EBADF,
+)
 
 
 class NoLocks(Exception):
@@ -119,4 +125,4 @@ def warn_of_no_locks(directory: str) -> None:
         "%s: this file system has no locks: nothing keeps a second command from writing the same "
         "output at the same time; see that only one runs",
         directory,
-    )  # fmt: skip
+    )

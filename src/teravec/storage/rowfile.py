@@ -35,9 +35,7 @@ from teravec.native.pages import first_wrong
 from teravec.storage.files import byte_view, read_exactly, reserve, write_all
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
 
-__all__ = [
-    "RowFile", "RowFileHeader", "RowFileWriter", "page_bytes_for", "verify_rows",
-]  # fmt: skip
+__all__ = ["RowFile", "RowFileHeader", "RowFileWriter", "page_bytes_for", "verify_rows"]
 
 FORMAT_VERSION = 1
 MAGIC = b"TVROWS\x00\x00"
@@ -111,16 +109,25 @@ class RowFileHeader:
     def pack(self) -> bytes:
         """The header's 128 bytes; the last 8 are the checksum of the others."""
         return pack_header(
-            _HEADER, MAGIC, FORMAT_VERSION, self.row_size, self.page_bytes, self.list_start,
-            self.list_stop, self.ntotal, self.model,
-        )  # fmt: skip
+            _HEADER,
+            MAGIC,
+            FORMAT_VERSION,
+            self.row_size,
+            self.page_bytes,
+            self.list_start,
+            self.list_stop,
+            self.ntotal,
+            self.model,
+        )
 
     @classmethod
     def unpack(cls, data: bytes, path: Path) -> RowFileHeader:
         """Read and check a header; ``path`` is for the error's message."""
-        header = cls(*unpack_header(
-            _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="row file"
-        ))  # fmt: skip
+        header = cls(
+            *unpack_header(
+                _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="row file"
+            )
+        )
         fits = 0 < header.row_size <= header.page_bytes - _CHECKSUM_BYTES
         if not fits or header.page_bytes % _SECTOR_BYTES or header.pack() != data:
             raise CorruptFile(f"{path}: the header's fields disagree")

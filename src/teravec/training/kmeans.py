@@ -153,11 +153,7 @@ def _whole_pass(
     filled = sums.counts > 0
     means[filled] = sums.vectors[filled] / sums.counts[filled, None]
     return Gathered(
-        sums.counts,
-        sums.errors,
-        assigner.agreement,
-        means.astype(np.float32),
-        means.__getitem__,
+        sums.counts, sums.errors, assigner.agreement, means.astype(np.float32), means.__getitem__
     )
 
 

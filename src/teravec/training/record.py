@@ -26,14 +26,7 @@ from teravec.storage.layout import IndexPaths, is_of_system
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
-__all__ = [
-    "BuildRecord",
-    "LayoutOptions",
-    "OtherBuild",
-    "begin_build",
-    "check_free",
-    "read_record",
-]
+__all__ = ["BuildRecord", "LayoutOptions", "OtherBuild", "begin_build", "check_free", "read_record"]
 
 _FORMAT, _VERSION = "teravec-build", 1
 

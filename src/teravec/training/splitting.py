@@ -32,11 +32,7 @@ from teravec.progress import Progress
 from teravec.training.sample import Sample
 from teravec.training.training_set import BLOCK_BYTES, TrainingSet
 
-__all__ = [
-    "SplitOptions",
-    "split_large_lists",
-    "splitting_bytes",
-]
+__all__ = ["SplitOptions", "split_large_lists", "splitting_bytes"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -239,10 +235,7 @@ class _CounterMaker:
         splitter, centroids = self.splitter.make(), self.centroids.get()
         if isfinite(self.margin):
             assigner = CentroidAssigner.grouped(
-                centroids,
-                seed=splitter.options.seed,
-                threads=splitter.threads,
-                margin=self.margin,
+                centroids, seed=splitter.options.seed, threads=splitter.threads, margin=self.margin
             )
         else:
             assigner = CentroidAssigner.exact(centroids)

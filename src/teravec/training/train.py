@@ -36,11 +36,7 @@ from teravec.training.options import KMeansOptions, TrainPlan
 from teravec.training.record import BuildRecord
 from teravec.training.rows import SampleRows
 from teravec.training.sample import draw_rows_outside, draw_sample
-from teravec.training.splitting import (
-    SplitOptions,
-    split_large_lists,
-    splitting_bytes,
-)
+from teravec.training.splitting import SplitOptions, split_large_lists, splitting_bytes
 from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
 from teravec.training.weights import draw_weights
 

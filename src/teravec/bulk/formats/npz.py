@@ -70,8 +70,17 @@ def read_npz(path: Path) -> Neighbors:
                 names = _chosen(path, members)
                 arrays = [_read_member(path, archive, members[name], size) for name in names]
         # What zipfile raises for damaged archives depends on where the damage is.
-        except (zipfile.BadZipFile, zipfile.LargeZipFile, ValueError, EOFError, NotImplementedError,
-                RuntimeError, struct.error, IndexError, OSError) as error:  # fmt: skip
+        except (
+            zipfile.BadZipFile,
+            zipfile.LargeZipFile,
+            ValueError,
+            EOFError,
+            NotImplementedError,
+            RuntimeError,
+            struct.error,
+            IndexError,
+            OSError,
+        ) as error:
             # A damaged offset is a seek before the file's start, which is EINVAL.
             real = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             if isinstance(error, TeravecError) or real:

@@ -20,8 +20,14 @@ from teravec.errors import InvalidSource
 from teravec.sources.columnar import arrow_errors
 
 __all__ = [
-    "csv_header", "csv_texts", "jsonl_texts", "read_csv", "read_jsonl", "write_csv", "write_jsonl",
-]  # fmt: skip
+    "csv_header",
+    "csv_texts",
+    "jsonl_texts",
+    "read_csv",
+    "read_jsonl",
+    "write_csv",
+    "write_jsonl",
+]
 
 _RESULTS = 1 << 18  # of a text in memory; a query that has more comes alone
 _QUERIES = 1 << 16
@@ -52,13 +58,16 @@ def jsonl_texts(found: Found, first: int = 0) -> Iterator[str]:
         rows = zip(np.split(ids, ends), np.split(distances, ends), strict=True)
         names = found.queries(start, start + len(counts))
         yield "".join(
-            json.dumps({
-                **_named(first + start + number, None if names is None else int(names[number])),
-                "ids": row.tolist(),
-                "distances": [v if np.isfinite(v) else None for v in values.tolist()],
-            }) + "\n"
+            json.dumps(
+                {
+                    **_named(first + start + number, None if names is None else int(names[number])),
+                    "ids": row.tolist(),
+                    "distances": [v if np.isfinite(v) else None for v in values.tolist()],
+                }
+            )
+            + "\n"
             for number, (row, values) in enumerate(rows)
-        )  # fmt: skip
+        )
 
 
 def _named(row: int, query: int | None) -> dict[str, int]:
@@ -117,9 +126,10 @@ def read_jsonl(path: Path) -> Neighbors:
                 raise InvalidSource(f"{path}: line {number + 1} is query {known}, not {number}")
     return Neighbors(
         _table(path, ids, pa.int64(), "ids"),
-        None if None in distances or not distances
+        None
+        if None in distances or not distances
         else _table(path, distances, pa.float32(), "distances"),
-    )  # fmt: skip
+    )
 
 
 def _table(path: Path, rows: list[Any], kind: Any, what: str) -> Any:

@@ -63,9 +63,15 @@ class Coordinator:
     """
 
     def __init__(
-        self, path: Path, fleet: Fleet, limits: Limits, metrics: Metrics, *,
-        memory_bytes: int | None = None, threads: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        fleet: Fleet,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+    ) -> None:
         self._path, self._fleet = absolute(path), fleet
         self._limits, self._metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
@@ -98,9 +104,13 @@ class Coordinator:
             return replace(answer, missing=missing)
 
     def _at_once(
-        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
+        self,
+        index: ServedIndex,
+        prepared: Float32,
+        pairs: Pairs,
+        request: SearchRequest,
         deadline: Deadline,
-    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+    ) -> tuple[Answer, list[Pairs]]:
         """The answer, and pairs that no live server could search."""
         wanted, larger = request.wanted, index.larger_is_closer
         listed = ListRound(index.version, prepared, wanted, larger)
@@ -108,9 +118,13 @@ class Coordinator:
         return merged(parts, len(prepared), wanted, larger, index.version), left
 
     def _in_two_rounds(
-        self, index: ServedIndex, prepared: Float32, pairs: Pairs, request: SearchRequest,
+        self,
+        index: ServedIndex,
+        prepared: Float32,
+        pairs: Pairs,
+        request: SearchRequest,
         deadline: Deadline,
-    ) -> tuple[Answer, list[Pairs]]:  # fmt: skip
+    ) -> tuple[Answer, list[Pairs]]:
         """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
         wanted = request.wanted
         assert wanted.k is not None
@@ -174,13 +188,21 @@ class Coordinator:
         """State of the servers, and how many of the lists they have."""
         version = self.versions.current.version
         yield from server_gauges(self._fleet.describe(), State)
-        yield gauge("lists_covered_ratio", "Share of the lists that have an owner to ask.",
-                    self._fleet.covered(version))  # fmt: skip
-        yield gauge("lists_one_owner_ratio",
-                    "Share of the lists that have an owner, but not two live ones.",
-                    self._fleet.at_risk(version))  # fmt: skip
-        yield gauge("next_version_waiting", "Whether a version waits for servers that have it.",
-                    self._next is not None)  # fmt: skip
+        yield gauge(
+            "lists_covered_ratio",
+            "Share of the lists that have an owner to ask.",
+            self._fleet.covered(version),
+        )
+        yield gauge(
+            "lists_one_owner_ratio",
+            "Share of the lists that have an owner, but not two live ones.",
+            self._fleet.at_risk(version),
+        )
+        yield gauge(
+            "next_version_waiting",
+            "Whether a version waits for servers that have it.",
+            self._next is not None,
+        )
 
     def reload(self) -> str:
         """Open the directory's index; go over to it when servers have all of its lists."""

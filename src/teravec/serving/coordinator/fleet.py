@@ -104,10 +104,12 @@ class Fleet:
             self._told_names = {v: n for v, n in self._told_names.items() if v in known}
             others = known - set(self._wanted)
             return {
-                version: (self._told_names.get(version, ""),
-                          tuple(r for versions in told for r in versions.get(version, ())))
+                version: (
+                    self._told_names.get(version, ""),
+                    tuple(r for versions in told for r in versions.get(version, ())),
+                )
                 for version in others
-            }  # fmt: skip
+            }
 
     def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
         """Vectors of each list: as its owners told, or the mean."""

@@ -154,9 +154,13 @@ class Replicas:
         return changes
 
     def status(
-        self, address: str, versions: dict[str, Ranges], refused: str, now_s: float,
+        self,
+        address: str,
+        versions: dict[str, Ranges],
+        refused: str,
+        now_s: float,
         damaged_lists: int = 0,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """A server told its state; ``refused`` says why it is not to be asked, or is empty."""
         replica = self._replicas.get(address)
         if replica is None:
@@ -276,13 +280,19 @@ class Replicas:
         """For statistics and console."""
         return [
             {
-                "address": r.address, "state": str(r.state), "why": r.why,
+                "address": r.address,
+                "state": str(r.state),
+                "why": r.why,
                 "versions": {v: [list(x) for x in ranges] for v, ranges in r.versions.items()},
-                "outstanding_bytes": r.outstanding_bytes, "calls": r.calls,
-                "failures": r.failures, "damaged_lists": r.damaged_lists,
-                "hedges": r.hedges, "latency_s": r.latency_s,
-                "slowness": r.slowness_at(now_s), "slow": r.slowness_at(now_s) > _SLOW_FACTOR,
+                "outstanding_bytes": r.outstanding_bytes,
+                "calls": r.calls,
+                "failures": r.failures,
+                "damaged_lists": r.damaged_lists,
+                "hedges": r.hedges,
+                "latency_s": r.latency_s,
+                "slowness": r.slowness_at(now_s),
+                "slow": r.slowness_at(now_s) > _SLOW_FACTOR,
                 "seen_s_ago": None if math.isinf(r.seen_at_s) else now_s - r.seen_at_s,
             }
             for r in self._replicas.values()
-        ]  # fmt: skip
+        ]

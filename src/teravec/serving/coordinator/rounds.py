@@ -79,9 +79,15 @@ class ListRound(_NearestRound):
         self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float, candidates: int | None
     ) -> bytes:
         return ListRequest(
-            self.version, self._queries(rows), counts.astype(np.uint32),
-            pairs.list_nos.astype(np.uint32), pairs.distances, self.wanted, timeout_s, candidates,
-        ).encode()  # fmt: skip
+            self.version,
+            self._queries(rows),
+            counts.astype(np.uint32),
+            pairs.list_nos.astype(np.uint32),
+            pairs.distances,
+            self.wanted,
+            timeout_s,
+            candidates,
+        ).encode()
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,10 @@ class RefineRound(_NearestRound):
         """A ``RefineRequest``."""
         assert isinstance(pairs, PlacePairs)
         return RefineRequest(
-            self.version, self._queries(rows), counts.astype(np.uint32), pairs.places,
-            self.wanted, timeout_s,
-        ).encode()  # fmt: skip
+            self.version,
+            self._queries(rows),
+            counts.astype(np.uint32),
+            pairs.places,
+            self.wanted,
+            timeout_s,
+        ).encode()

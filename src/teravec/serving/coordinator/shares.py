@@ -99,9 +99,12 @@ class PlacePairs(Pairs):
     def of_places(cls, owners: Int64, places: Int64, row_bytes: int) -> PlacePairs:
         """From queries, ascending, and places."""
         return cls(
-            owners, places >> PLACE_BITS, np.zeros(len(places), np.float32),
-            np.full(len(places), row_bytes, np.int64), places,
-        )  # fmt: skip
+            owners,
+            places >> PLACE_BITS,
+            np.zeros(len(places), np.float32),
+            np.full(len(places), row_bytes, np.int64),
+            places,
+        )
 
 
 def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs], Pairs]:

@@ -53,30 +53,30 @@ def info(name: str, text: str, label: str, values: Iterable[str]) -> Metric:
 def server_gauges(servers: Iterable[dict[str, Any]], states: Iterable[str]) -> Iterable[Metric]:
     """Yield gauges of a coordinator's servers, from ``Fleet.describe``."""
     up = GaugeMetricFamily(
-        "teravec_server_up", "Whether the coordinator asks a server as usual (1), or not.",
+        "teravec_server_up",
+        "Whether the coordinator asks a server as usual (1), or not.",
         labels=["address"],
-    )  # fmt: skip
+    )
     state = GaugeMetricFamily(
-        "teravec_server_state", "1 for the state that a server is in.",
-        labels=["address", "state"],
-    )  # fmt: skip
+        "teravec_server_state", "1 for the state that a server is in.", labels=["address", "state"]
+    )
     damaged = GaugeMetricFamily(
         "teravec_server_damaged_lists", "Damaged lists that a server has met.", labels=["address"]
     )
     slow = GaugeMetricFamily(
-        "teravec_server_slowness", "Times longer than usual that a server takes.",
+        "teravec_server_slowness",
+        "Times longer than usual that a server takes.",
         labels=["address"],
-    )  # fmt: skip
-    calls = CounterMetricFamily(
-        "teravec_server_calls", "Calls to a server.", labels=["address"]
-    )  # fmt: skip
+    )
+    calls = CounterMetricFamily("teravec_server_calls", "Calls to a server.", labels=["address"])
     failures = CounterMetricFamily(
         "teravec_server_failures", "Calls and polls of a server that failed.", labels=["address"]
     )
     hedges = CounterMetricFamily(
-        "teravec_server_hedges", "Calls to a server because another was overdue.",
+        "teravec_server_hedges",
+        "Calls to a server because another was overdue.",
         labels=["address"],
-    )  # fmt: skip
+    )
     states = tuple(states)
     for server in servers:
         label = [server["address"]]

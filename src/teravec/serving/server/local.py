@@ -55,10 +55,16 @@ class LocalLists:
     """
 
     def __init__(
-        self, path: Path, limits: Limits, *, ranges: Ranges | None = None,
-        slices: tuple[int, ...] | None = None, memory_bytes: int | None = None,
-        threads: int | None = None, idle_s: float = IDLE_S,
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        limits: Limits,
+        *,
+        ranges: Ranges | None = None,
+        slices: tuple[int, ...] | None = None,
+        memory_bytes: int | None = None,
+        threads: int | None = None,
+        idle_s: float = IDLE_S,
+    ) -> None:
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
         self._path, self._limits = absolute(path), limits
@@ -92,12 +98,19 @@ class LocalLists:
                     )
                 list_nos = np.where(owned, list_nos, -1)
             answer = index.search_lists(
-                prepared, list_nos, distances, request.wanted, deadline, self._limits,
+                prepared,
+                list_nos,
+                distances,
+                request.wanted,
+                deadline,
+                self._limits,
                 request.candidates,
-            )  # fmt: skip
-            return answer if not missing else Answer(
-                answer.version, answer.counts, answer.distances, answer.ids, missing
-            )  # fmt: skip
+            )
+            return (
+                answer
+                if not missing
+                else Answer(answer.version, answer.counts, answer.distances, answer.ids, missing)
+            )
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that a coordinator chose."""
@@ -132,10 +145,16 @@ class LocalLists:
 
     def gauges(self) -> Iterable[Metric]:
         """Damage that searches met, and memory of what is kept."""
-        yield gauge("damaged_lists", "Damaged lists, pages and files met since the last reload.",
-                    len(self._damage))  # fmt: skip
-        yield gauge("cached_bytes", "Bytes of lists and finer codes that are kept in memory.",
-                    sum(index.cached_bytes for index in self.versions.open))  # fmt: skip
+        yield gauge(
+            "damaged_lists",
+            "Damaged lists, pages and files met since the last reload.",
+            len(self._damage),
+        )
+        yield gauge(
+            "cached_bytes",
+            "Bytes of lists and finer codes that are kept in memory.",
+            sum(index.cached_bytes for index in self.versions.open),
+        )
 
     def reload(self) -> str:
         """Open the directory's index again; return its version, and serve it if it is another.
@@ -174,9 +193,11 @@ class LocalLists:
                 self._looked_for.clear()
             self._looked_for[version] = now_s
             opening = threading.Thread(
-                target=self._open_beside, args=(version, versions[version]),
-                name="teravec-previous", daemon=True,
-            )  # fmt: skip
+                target=self._open_beside,
+                args=(version, versions[version]),
+                name="teravec-previous",
+                daemon=True,
+            )
             opening.start()
 
     def _open_beside(self, version: str, name: str) -> None:
@@ -187,13 +208,13 @@ class LocalLists:
                     return
                 index = self._open(path)
                 if index.version == version and self.versions.add_previous(index):
-                    log.info("serving version %s of %s too, which a coordinator wants",
-                             version, path)  # fmt: skip
+                    log.info(
+                        "serving version %s of %s too, which a coordinator wants", version, path
+                    )
                 else:
                     index.close()
         except TeravecError as error:
-            log.error("version %s, which a coordinator wants, cannot be opened: %s",
-                      version, error)  # fmt: skip
+            log.error("version %s, which a coordinator wants, cannot be opened: %s", version, error)
         finally:
             self._looking.release()
 

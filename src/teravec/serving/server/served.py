@@ -227,14 +227,23 @@ class ServedIndex:
     def effort(self, options: SearchOptions) -> Effort:
         """The effort that these options take: see ``Index.effort``."""
         return self._indexes[0].effort(
-            options.nprobe, options.recall, k=options.k or _ANY_K, radius=options.radius,
+            options.nprobe,
+            options.recall,
+            k=options.k or _ANY_K,
+            radius=options.radius,
             candidates=options.candidates,
-        )  # fmt: skip
+        )
 
     def search_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted,
-        deadline: Deadline, limits: Limits, candidates: int | None = None,
-    ) -> Answer:  # fmt: skip
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        wanted: Wanted,
+        deadline: Deadline,
+        limits: Limits,
+        candidates: int | None = None,
+    ) -> Answer:
         """Search lists chosen for each query, -1 for none; all must be owned.
 
         Work goes by ranges of lists, so that each list is read once, and a deadline that is
@@ -254,9 +263,13 @@ class ServedIndex:
         return merged(parts, len(prepared), wanted, self.larger_is_closer, self.version)
 
     def sketch_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int,
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        candidates: int,
         deadline: Deadline,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """As ``search_lists``, the first of two stages alone: candidates, by their estimates."""
         kept = min(candidates, self.manifest.ntotal)
         return of_candidates(
@@ -264,9 +277,13 @@ class ServedIndex:
         )
 
     def refine(
-        self, prepared: Float32, counts: npt.NDArray[np.uint32], places: Int64, wanted: Wanted,
+        self,
+        prepared: Float32,
+        counts: npt.NDArray[np.uint32],
+        places: Int64,
+        wanted: Wanted,
         deadline: Deadline,
-    ) -> Answer:  # fmt: skip
+    ) -> Answer:
         """The second of two stages alone: the k best of ``counts`` vectors of each query."""
         self.check_k(wanted)
         assert wanted.k is not None
@@ -277,9 +294,8 @@ class ServedIndex:
         return Answer.of_top_k(self.version, *best)
 
     def sketched(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int,
-        deadline: Deadline,
-    ) -> Candidates:  # fmt: skip
+        self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int, deadline: Deadline
+    ) -> Candidates:
         """Candidates of all lists wanted, which must be owned."""
         parts: list[Part] = []
         for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):

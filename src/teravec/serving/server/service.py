@@ -266,12 +266,16 @@ class SearchService:
         current = [versions.current.version]
         yield gauge("ready", "Whether requests are answered.", self.why_not_ready() is None)
         yield gauge("queue_requests", "Requests waiting or being answered.", self._batcher.waiting)
-        yield gauge("waiting_bytes", "Bytes that requests and answers hold.",
-                    self.budget.held_bytes)  # fmt: skip
+        yield gauge(
+            "waiting_bytes", "Bytes that requests and answers hold.", self.budget.held_bytes
+        )
         yield info("index_info", "The version that new searches use.", "version", current)
         yield gauge("index_versions", "Versions that are open.", len(versions.open))
-        yield gauge("last_reload_timestamp_seconds", "When the index was opened, by the clock.",
-                    self._reloaded)  # fmt: skip
+        yield gauge(
+            "last_reload_timestamp_seconds",
+            "When the index was opened, by the clock.",
+            self._reloaded,
+        )
         yield gauge("last_reload_success", "0 if a reload failed since.", not self._reload_failed)
 
     @property

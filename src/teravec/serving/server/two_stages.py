@@ -30,9 +30,12 @@ def of_candidates(version: str, candidates: Candidates) -> Answer:
     entries, counts = candidates.entries, candidates.counts
     held = entries[np.arange(entries.shape[1]) < counts[:, None]]
     return Answer(
-        version, counts.astype(np.uint32), np.ascontiguousarray(held["estimate"]),
-        np.ascontiguousarray(held["place"]), errors=np.ascontiguousarray(held["error"]),
-    )  # fmt: skip
+        version,
+        counts.astype(np.uint32),
+        np.ascontiguousarray(held["estimate"]),
+        np.ascontiguousarray(held["place"]),
+        errors=np.ascontiguousarray(held["error"]),
+    )
 
 
 def check_candidates(answer: Answer, nq: int, most: int, list_nos: Int64) -> None:

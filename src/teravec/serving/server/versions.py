@@ -33,9 +33,12 @@ class Versions:
     """
 
     def __init__(
-        self, first: ServedIndex, *, idle_s: float = IDLE_S,
+        self,
+        first: ServedIndex,
+        *,
+        idle_s: float = IDLE_S,
         closed: Callable[[], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._idle_s, self._tell_closed = idle_s, closed
         self._lock = threading.Lock()
         self._open = [first]  # at most two: previous, current

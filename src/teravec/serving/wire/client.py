@@ -142,9 +142,14 @@ class RemoteIndex(Fixed):
         return False
 
     def effort(
-        self, nprobe: int | None = None, recall: float | None = None, *, k: int = 10,
-        radius: float | None = None, candidates: int | None = None,
-    ) -> Effort:  # fmt: skip
+        self,
+        nprobe: int | None = None,
+        recall: float | None = None,
+        *,
+        k: int = 10,
+        radius: float | None = None,
+        candidates: int | None = None,
+    ) -> Effort:
         """The effort that nprobe or recall asks for, as the server says: see ``Index.effort``."""
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
@@ -167,9 +172,15 @@ class RemoteIndex(Fixed):
         return self._peers.tell(action, Deadline.after(self._timeout_s), body)
 
     def search(
-        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
-        recall: float | None = None, candidates: int | None = None, timeout_s: float | None = None,
-    ) -> tuple[Float32, Int64]:  # fmt: skip
+        self,
+        queries: Float32,
+        k: int = 10,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        candidates: int | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Float32, Int64]:
         """Find each query's nearest vectors: see ``Index.search``.
 
         Parameters
@@ -192,15 +203,26 @@ class RemoteIndex(Fixed):
         AccessDenied, ProtocolError
         """
         return self.search_partial(
-            queries, k, nprobe, recall=recall, candidates=candidates, timeout_s=timeout_s,
+            queries,
+            k,
+            nprobe,
+            recall=recall,
+            candidates=candidates,
+            timeout_s=timeout_s,
             allow_partial=False,
-        )[:2]  # fmt: skip
+        )[:2]
 
     def search_partial(
-        self, queries: Float32, k: int = 10, nprobe: int | None = None, *,
-        recall: float | None = None, candidates: int | None = None,
-        timeout_s: float | None = None, allow_partial: bool = True,
-    ) -> tuple[Float32, Int64, float]:  # fmt: skip
+        self,
+        queries: Float32,
+        k: int = 10,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        candidates: int | None = None,
+        timeout_s: float | None = None,
+        allow_partial: bool = True,
+    ) -> tuple[Float32, Int64, float]:
         """As ``search``, without lists that no live server owns.
 
         Returns
@@ -220,18 +242,29 @@ class RemoteIndex(Fixed):
         return distances, ids, _missing(answers)
 
     def range_search(
-        self, queries: Float32, radius: float, nprobe: int | None = None, *,
-        recall: float | None = None, timeout_s: float | None = None,
-    ) -> tuple[Int64, Float32, Int64]:  # fmt: skip
+        self,
+        queries: Float32,
+        radius: float,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Int64, Float32, Int64]:
         """Find all vectors within a radius of each query: see ``Index.range_search``."""
         return self.range_search_partial(
             queries, radius, nprobe, recall=recall, timeout_s=timeout_s, allow_partial=False
         )[:3]
 
     def range_search_partial(
-        self, queries: Float32, radius: float, nprobe: int | None = None, *,
-        recall: float | None = None, timeout_s: float | None = None, allow_partial: bool = True,
-    ) -> tuple[Int64, Float32, Int64, float]:  # fmt: skip
+        self,
+        queries: Float32,
+        radius: float,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        timeout_s: float | None = None,
+        allow_partial: bool = True,
+    ) -> tuple[Int64, Float32, Int64, float]:
         """As ``range_search``, without lists that no live server owns; the last says how much."""
         wanted = Wanted(radius=checked_radius(radius))
         answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
@@ -277,9 +310,12 @@ class RemoteIndex(Fixed):
         A run that is too much for the server, or for its time, is sent in smaller ones.
         """
         make = partial(
-            SearchRequest, wanted=wanted, nprobe=effort.nprobe, prune=effort.prune or None,
+            SearchRequest,
+            wanted=wanted,
+            nprobe=effort.nprobe,
+            prune=effort.prune or None,
             candidates=effort.candidates,
-        )  # fmt: skip
+        )
         most = self._most_rows(wanted, effort.nprobe, effort.candidates)
         rows = most if few is None else min(most, _FIRST_ROWS)
         start = 0
@@ -310,9 +346,15 @@ class RemoteIndex(Fixed):
         return np.concatenate([d for d, _ in tables]), np.concatenate([i for _, i in tables])
 
     def _ask(
-        self, queries: Float32, wanted: Wanted, nprobe: int | None, recall: float | None,
-        timeout_s: float | None, allow_partial: bool, candidates: int | None = None,
-    ) -> list[Answer]:  # fmt: skip
+        self,
+        queries: Float32,
+        wanted: Wanted,
+        nprobe: int | None,
+        recall: float | None,
+        timeout_s: float | None,
+        allow_partial: bool,
+        candidates: int | None = None,
+    ) -> list[Answer]:
         """Answers to runs of the queries, each small enough for the server."""
         queries = checked_queries(queries, self.d)
         if nprobe is not None and recall is not None:
@@ -467,8 +509,9 @@ def _close_dropped(process: int, peers: Peers) -> None:
     peers.close()
     warnings.warn(
         f"connection to {', '.join(peers.addresses)} was dropped without close()",
-        ResourceWarning, stacklevel=2,
-    )  # fmt: skip
+        ResourceWarning,
+        stacklevel=2,
+    )
 
 
 def _checked_timeout(timeout_s: float) -> float:

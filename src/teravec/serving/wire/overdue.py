@@ -37,9 +37,7 @@ class Usual:
         Bounds of ``overdue_after_s``, and its value where nothing was learnt.
     """
 
-    def __init__(
-        self, least_s: float = 0.02, most_s: float = 2.0, unknown_s: float = 0.25
-    ) -> None:  # fmt: skip
+    def __init__(self, least_s: float = 0.02, most_s: float = 2.0, unknown_s: float = 0.25) -> None:
         self._least_s, self._most_s, self._unknown_s = least_s, most_s, unknown_s
         self._expected: dict[int, _Expected] = {}
 

@@ -134,8 +134,9 @@ class Peers:
             ring = [(self._first + n) % count for n in range(count)]
             return sorted(ring, key=lambda n: self._remembered[n].avoid_until_s > now_s)
 
-    def send(self, number: int, question: Question, arrivals: SimpleQueue[Call], *,
-             hedge: bool) -> Call:  # fmt: skip
+    def send(
+        self, number: int, question: Question, arrivals: SimpleQueue[Call], *, hedge: bool
+    ) -> Call:
         """Send a question to one address."""
         with self._lock:
             self._budget.started(hedge=hedge)
