@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import tempfile
 import threading
@@ -33,7 +32,8 @@ from teravec.planning.model import truth_rows
 from teravec.processors import default_threads
 from teravec.selftest.vectors import make_vectors
 from teravec.sources import open_source
-from teravec.storage.files import byte_view, publishing, read_into, sync_file, write_all
+from teravec.storage.disk_speed import measure_disk
+from teravec.storage.files import byte_view, publishing, write_all
 
 __all__ = ["calibrate"]
 
@@ -43,8 +43,6 @@ _D = 96
 _NLISTS = (1024, 4096, 16384)
 _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
-_DISK_BYTES = 192 << 20
-_PIECE = 8 << 20
 _TRUTH_BYTES = 1 << 30  # a memory limit that does not shrink the blocks
 _REPEATS = 3
 
@@ -69,7 +67,7 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
     exact_s, scale, exponent, share = _measure_assignment(vectors, threads)
     place = folder or Path(tempfile.gettempdir())
     with storage_errors(place, "write"), tempfile.TemporaryDirectory(dir=place) as name:
-        read_bytes, write_bytes, latency_s = _measure_disk(Path(name) / "speed")
+        disk = measure_disk(Path(name) / "speed")
         truth_flops = _measure_truth(vectors, Path(name) / "vectors.npy", threads)
         sync_s = _measure_best(lambda: _publish(Path(name) / "small"))
     return Constants(
@@ -85,9 +83,9 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         truth_flops=truth_flops,
         graph_dims=_measure_graph(vectors[:_GRAPH_ROWS]),
         move_bytes=_measure_moving(),
-        read_bytes=read_bytes,
-        write_bytes=write_bytes,
-        read_latency_s=latency_s,
+        read_bytes=disk.read_bytes_per_s,
+        write_bytes=disk.write_bytes_per_s,
+        read_latency_s=disk.read_latency_s,
         network_bytes=_measure_loopback(),
         sync_s=sync_s,
     )
@@ -204,34 +202,6 @@ def _measure_moving() -> float:
         xxhash.xxh3_64_intdigest(byte_view(rows[order]))
 
     return rows.nbytes / _measure_best(move)
-
-
-def _measure_disk(path: Path) -> tuple[float, float, float]:
-    """Measure bytes per second read and written, and seconds of a random read, past the cache."""
-    data = np.random.default_rng(4).integers(0, 256, _PIECE, np.uint8)
-    view, buffer = byte_view(data), memoryview(bytearray(_PIECE))
-    started = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        for offset in range(0, _DISK_BYTES, _PIECE):
-            write_all(file, view, offset)
-        sync_file(file.fileno())
-    write_s = time.perf_counter() - started
-    with path.open("rb", buffering=0) as file:
-        fd = file.fileno()
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        started = time.perf_counter()
-        for offset in range(0, _DISK_BYTES, _PIECE):
-            read_into(fd, buffer, offset, path)
-        read_s = time.perf_counter() - started
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        places = np.random.default_rng(5).choice(_DISK_BYTES // 4096, 200, replace=False)
-        started = time.perf_counter()
-        for place in places.tolist():
-            read_into(fd, buffer[:4096], place * 4096, path)
-        latency_s = (time.perf_counter() - started) / len(places)
-    path.unlink()
-    return _DISK_BYTES / read_s, _DISK_BYTES / write_s, latency_s
 
 
 def _publish(path: Path) -> None:

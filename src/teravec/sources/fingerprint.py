@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from teravec.sources.packed import open_fd, read_exactly
-from teravec.sources.vectorfile import source_errors
+from teravec.sources.packed import open_file, read_exactly
 
 __all__ = ["content_fingerprint", "fingerprint"]
 
@@ -33,13 +31,12 @@ def fingerprint(path: Path) -> str:
     str
         XXH3 of 64 bits, as 16 hexadecimal digits.
     """
-    with open_fd(path) as fd:
-        with source_errors(path):
-            size = os.fstat(fd).st_size
+    with open_file(path) as file:
+        size = file.size
         digest = xxhash.xxh3_64(size.to_bytes(8, "little"))
         for start, stop in _plan_probes(size):
             piece = np.empty(stop - start, np.uint8)
-            read_exactly(fd, piece, start, path)
+            read_exactly(file, piece, start)
             digest.update(piece.data)
     return digest.hexdigest()
 

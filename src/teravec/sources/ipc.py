@@ -7,18 +7,19 @@ of views or runs, is an exception: it is decoded one whole batch at a time.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_errors
 from teravec.sources.ipc_messages import Layout, metadata_errors, read_batch, read_layout
 from teravec.sources.ipc_pieces import ALIGNED_ROWS, BatchColumn, is_readable
-from teravec.sources.packed import open_fd
+from teravec.sources.packed import open_file, read_exactly
+from teravec.storage.positioned import PositionedFile
 
 __all__ = ["open_ipc"]
 
@@ -41,13 +42,13 @@ class _IpcTable(ColumnTable):
         number = self.schema.get_field_index(column)
         rows += -rows % ALIGNED_ROWS
         with ExitStack() as stack:
-            fd = stack.enter_context(open_fd(self.path))
+            file = stack.enter_context(open_file(self.path))
             for batch in range(group, len(self._layout.rows)):
                 with metadata_errors(self.path):
-                    message = read_batch(fd, int(self._layout.offsets[batch]), self._layout.size)
+                    message = read_batch(file, int(self._layout.offsets[batch]), self._layout.size)
                     pieces = None
                     if self._layout.is_little and is_readable(self.schema.field(number).type):
-                        pieces = BatchColumn(fd, self.path, message, self.schema, number)
+                        pieces = BatchColumn(file, message, self.schema, number)
                 if pieces is None:
                     yield from self._decode_whole(number, batch)
                     return
@@ -78,9 +79,9 @@ class _IpcTable(ColumnTable):
                 yield reader
             return
         with (
-            open_fd(self.path) as fd,
-            pa.PythonFile(_Spliced(fd, self._layout, batch), "r") as file,
-            pa.ipc.open_stream(file, options=options) as reader,
+            open_file(self.path) as file,
+            pa.PythonFile(_Spliced(file, self._layout, batch), "r") as spliced,
+            pa.ipc.open_stream(spliced, options=options) as reader,
         ):
             yield reader
 
@@ -88,12 +89,12 @@ class _IpcTable(ColumnTable):
 class _Spliced(io.RawIOBase):
     """A stream without its first batches: schema and dictionaries, then all from one batch on."""
 
-    def __init__(self, fd: int, layout: Layout, batch: int) -> None:
+    def __init__(self, file: PositionedFile, layout: Layout, batch: int) -> None:
         super().__init__()
         start = int(layout.offsets[batch]) if batch < len(layout.rows) else layout.size
         before = [piece for piece in layout.preamble if piece[0] < start]
         self._pieces = [*before, (start, layout.size)]
-        self._fd = fd
+        self._file = file
 
     def readable(self) -> bool:
         """Whether it can be read."""
@@ -104,12 +105,9 @@ class _Spliced(io.RawIOBase):
         while self._pieces:
             start, stop = self._pieces[0]
             if start < stop:
-                view = memoryview(buffer)[: stop - start]
-                count = os.preadv(self._fd, [view], start)
-                if count == 0:
-                    self._pieces.clear()
-                    return 0
-                self._pieces[0] = (start + count, stop)
-                return count
+                out = np.frombuffer(buffer, np.uint8)[: stop - start]
+                read_exactly(self._file, out, start)
+                self._pieces[0] = (start + len(out), stop)
+                return len(out)
             self._pieces.pop(0)
         return 0

@@ -25,7 +25,6 @@ Apache Arrow columnar format, "Serialization and Interprocess Communication (IPC
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
-from teravec.sources.packed import open_fd
-from teravec.sources.vectorfile import source_errors
+from teravec.sources.packed import open_file
+from teravec.storage.positioned import PositionedFile
 
 __all__ = ["BatchMessage", "Layout", "metadata_errors", "read_batch", "read_layout"]
 
@@ -122,31 +121,30 @@ def metadata_errors(path: Path) -> Iterator[None]:
 
 def read_layout(path: Path) -> Layout:
     """Find the record batches, by the footer or by walking from message to message."""
-    with open_fd(path) as fd, source_errors(path), metadata_errors(path):
-        size = os.fstat(fd).st_size
-        head = os.pread(fd, _PREFIX, 0)
+    with open_file(path) as file, metadata_errors(path):
+        head = file.read(_PREFIX, 0)
         if head.startswith(_FEATHER_1):
             raise InvalidSource(
                 f"{path}: Feather version 1 found, expected version 2 or an Arrow stream; convert "
                 f"it: feather.write_feather(feather.read_table({path.name!r}), 'new.feather')"
             )
         if not head.startswith(_MAGIC):
-            return _walk_stream(path, fd, size)
-        tail = os.pread(fd, _TAIL.size, max(0, size - _TAIL.size))
+            return _walk_stream(file)
+        size = file.size
+        tail = file.read(_TAIL.size, max(0, size - _TAIL.size))
         if len(tail) < _TAIL.size or not tail.endswith(_MAGIC):
             raise InvalidSource(
                 f"{path}: no Arrow IPC footer found, expected an Arrow file that is whole; "
                 "was its writer closed?"
             )
         footer_size = _TAIL.unpack(tail)[0]
-        return _parse_footer(
-            fd, size, _read_bytes(fd, size - _TAIL.size - footer_size, footer_size, size)
-        )
+        footer = _read_bytes(file, size - _TAIL.size - footer_size, footer_size, size)
+        return _parse_footer(file, size, footer)
 
 
-def read_batch(fd: int, offset: int, file_size: int) -> BatchMessage:
+def read_batch(file: PositionedFile, offset: int, file_size: int) -> BatchMessage:
     """Read the metadata of the batch whose message begins at ``offset``."""
-    message = _read_message(fd, offset, file_size)
+    message = _read_message(file, offset, file_size)
     raw, batch = message.raw, message.header
     nodes = _read_vector(raw, batch, 1, 16).view("<i8").reshape(-1, 2)
     buffers = _read_vector(raw, batch, 2, 16).view("<i8").reshape(-1, 2).copy()
@@ -197,14 +195,14 @@ class _Message:
         return rows
 
 
-def _read_message(fd: int, offset: int, file_size: int) -> _Message:
-    prefix = _read_bytes(fd, offset, _PREFIX, file_size)
+def _read_message(file: PositionedFile, offset: int, file_size: int) -> _Message:
+    prefix = _read_bytes(file, offset, _PREFIX, file_size)
     continued = prefix.startswith(_CONTINUATION)
     start = offset + (_PREFIX if continued else 4)  # releases before 0.15 wrote the size alone
     (size,) = struct.unpack_from("<i", prefix, 4 if continued else 0)
     if size > _MOST_METADATA:
         raise ValueError(f"metadata of {size} bytes")
-    raw = _read_bytes(fd, start, size, file_size)
+    raw = _read_bytes(file, start, size, file_size)
     table = _read_u32(raw, 0)
     kind, header, body = (_find_field(raw, table, number) for number in (1, 2, 3))
     if kind is None or header is None:
@@ -215,13 +213,13 @@ def _read_message(fd: int, offset: int, file_size: int) -> _Message:
     return _Message(raw, raw[kind], header + _read_u32(raw, header), start + size, body_size)
 
 
-def _parse_footer(fd: int, size: int, footer: bytes) -> Layout:
+def _parse_footer(file: PositionedFile, size: int, footer: bytes) -> Layout:
     table = _read_u32(footer, 0)
     blocks = _read_vector(footer, table, 3, _BLOCK.size)
     offsets = [int(offset) for offset, _, _ in _BLOCK.iter_unpack(blocks.tobytes())]
     rows = []
     for offset in offsets:
-        message = _read_message(fd, offset, size)
+        message = _read_message(file, offset, size)
         if message.kind != _BATCH:
             raise ValueError(f"a message of kind {message.kind} where a batch is expected")
         rows.append(message.rows(size))
@@ -230,11 +228,12 @@ def _parse_footer(fd: int, size: int, footer: bytes) -> Layout:
     return Layout(size, False, little, np.array(offsets, np.int64), rows)
 
 
-def _walk_stream(path: Path, fd: int, size: int) -> Layout:
+def _walk_stream(file: PositionedFile) -> Layout:
+    path, size = file.path, file.size
     offsets, rows, preamble, little, at = [], [], [], True, 0
-    while at < size and not _is_end(fd, at):
+    while at < size and not _is_end(file, at):
         try:
-            message = _read_message(fd, at, size)
+            message = _read_message(file, at, size)
         except (struct.error, ValueError, IndexError) as error:
             what = "the stream is cut off or damaged" if at else "neither an Arrow file nor stream"
             raise InvalidSource(f"{path}: {what} at byte {at:,} ({error})") from error
@@ -254,9 +253,9 @@ def _walk_stream(path: Path, fd: int, size: int) -> Layout:
     return Layout(size, True, little, np.array(offsets, np.int64), rows, tuple(preamble))
 
 
-def _is_end(fd: int, at: int) -> bool:
+def _is_end(file: PositionedFile, at: int) -> bool:
     """Whether a stream's end mark lies at this offset, in its new or old form."""
-    mark = os.pread(fd, _PREFIX, at)
+    mark = file.read(_PREFIX, at)
     return mark in (_CONTINUATION + bytes(4), bytes(4)) or (at > 0 and mark[:4] == bytes(4))
 
 
@@ -265,10 +264,10 @@ def _is_little(raw: bytes, schema: int) -> bool:
     return at is None or struct.unpack_from("<h", raw, at)[0] == 0
 
 
-def _read_bytes(fd: int, offset: int, size: int, file_size: int) -> bytes:
+def _read_bytes(file: PositionedFile, offset: int, size: int, file_size: int) -> bytes:
     if not 0 <= offset <= offset + size <= file_size:
         raise ValueError(f"{size} bytes at {offset} in a file of {file_size}")
-    return os.pread(fd, size, offset)
+    return file.read(size, offset)
 
 
 def _read_vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:

@@ -7,7 +7,6 @@ its beginning, some bytes at a time.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 from teravec.sources.ipc_messages import BatchMessage
 from teravec.sources.packed import read_exactly
 from teravec.sources.unpacked import UnpackedBuffer
+from teravec.storage.positioned import PositionedFile
 
 __all__ = ["ALIGNED_ROWS", "BatchColumn", "is_readable"]
 
@@ -41,16 +41,15 @@ class BatchColumn:
 
     Parameters
     ----------
-    fd : int
-    path : Path
+    file : PositionedFile
     batch : BatchMessage
     schema : pyarrow.Schema
     column : int
         Number of the column, whose type must satisfy `is_readable`.
     """
 
-    def __init__(self, fd: int, path: Path, batch: BatchMessage, schema: Any, column: int) -> None:
-        self._fd, self._path, self._batch = fd, path, batch
+    def __init__(self, file: PositionedFile, batch: BatchMessage, schema: Any, column: int) -> None:
+        self._file, self._batch = file, batch
         self._kind = schema.field(column).type
         views = list(batch.views)
         self._node = self._buffer = 0
@@ -119,14 +118,12 @@ class BatchColumn:
         at, size = (int(value) for value in self._batch.buffers[number])
         if self._batch.codec is not None and size:
             if number not in self._unpacked:
-                self._unpacked[number] = UnpackedBuffer(
-                    self._fd, self._path, at, size, self._batch.codec
-                )
+                self._unpacked[number] = UnpackedBuffer(self._file, at, size, self._batch.codec)
             return self._unpacked[number].read(start, stop)
         if stop > size:
             raise ValueError(f"a buffer of {size} bytes found, {stop} or more expected")
         out = np.empty(stop - start, np.uint8)
-        read_exactly(self._fd, out, at + start, self._path)
+        read_exactly(self._file, out, at + start)
         return out
 
 

@@ -1,22 +1,22 @@
 """Files of consecutive rows of one size: the base of four formats.
 
-Reads use ``preadv`` and reuse one buffer: a run of reads touches no new memory. Memory maps are
-avoided, because their pages would count as memory of this process.
+Reads reuse one buffer: a run of reads touches no new memory. Memory maps are avoided, because
+their pages would count as memory of this process.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from teravec.errors import InvalidSource
+from teravec.errors import CorruptFile, InvalidSource, MissingFile
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
+from teravec.storage.positioned import PositionedFile
 
-__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "open_fd", "read_exactly", "read_head"]
+__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "open_file", "read_exactly", "read_head"]
 
 
 class PackedFile(VectorFile):
@@ -58,10 +58,10 @@ class PackedFile(VectorFile):
             if nbytes > buffer.size:
                 buffer = np.empty(nbytes, np.uint8)
             raw = buffer[:nbytes]
-            read_exactly(fd, raw, self._offset + start * self._row_bytes, self.path)
+            read_exactly(file, raw, self._offset + start * self._row_bytes)
             return self._decode(raw.reshape(stop - start, self._row_bytes), start)
 
-        with open_fd(self.path) as fd:
+        with open_file(self.path) as file:
             yield read
 
     def _decode(self, rows: np.ndarray, start: int) -> np.ndarray:
@@ -96,45 +96,47 @@ class ColumnMajorFile(VectorFile):
             columns = np.empty((self.d, stop - start), self._stored)
             for dimension, column in enumerate(columns):
                 at = self._offset + (dimension * self.n + start) * width
-                read_exactly(fd, column.view(np.uint8), at, self.path)
+                read_exactly(file, column.view(np.uint8), at)
             return columns.T
 
-        with open_fd(self.path) as fd:
+        with open_file(self.path) as file:
             yield read
 
 
 @contextmanager
-def open_fd(path: Path) -> Iterator[int]:
-    """Open a file and yield its descriptor; typed errors cover the opening, not the body."""
-    with source_errors(path, "open"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def open_file(path: Path) -> Iterator[PositionedFile]:
+    """Open a file for reads at any offset; typed errors cover the opening, not the body."""
     try:
-        yield fd
+        file = PositionedFile(path)
+    except MissingFile:
+        with source_errors(path):
+            raise
+    try:
+        yield file
     finally:
-        os.close(fd)
+        file.close()
 
 
-def read_exactly(fd: int, out: np.ndarray, offset: int, path: Path) -> None:
-    """Fill ``out`` (contiguous uint8) from byte ``offset``; raise if the file is too short."""
-    done, view = 0, out.data
-    while done < len(view):
-        try:
-            count = os.preadv(fd, [view[done:]], offset + done)
-        except OSError:
-            with source_errors(path):
-                raise
-        if count == 0:
-            raise InvalidSource(
-                f"{path}: file ends at byte {offset + done}, expected {offset + len(view)} bytes "
-                "or more; it has shrunk since it was opened"
-            )
-        done += count
+def read_exactly(file: PositionedFile, out: np.ndarray, offset: int) -> None:
+    """Fill ``out`` (contiguous uint8) from byte ``offset``.
+
+    Raises
+    ------
+    InvalidSource
+        The file is too short.
+    StorageError
+        A failed read.
+    """
+    try:
+        file.read_into(out.data, offset)
+    except CorruptFile as error:
+        raise InvalidSource(f"{error}; it has shrunk since it was opened") from error
 
 
 def read_head(path: Path, count: int) -> tuple[bytes, int]:
     """Read at most the first ``count`` bytes of a file; return them and the file's size."""
-    with open_fd(path) as fd, source_errors(path):
-        return os.pread(fd, count, 0), os.fstat(fd).st_size
+    with open_file(path) as file:
+        return file.read(count, 0), file.size
 
 
 def check_size(path: Path, found: int, header: int, shape: tuple[int, int], itemsize: int) -> None:

@@ -12,7 +12,6 @@ Apache Arrow columnar format, "Compression"; ``format/Message.fbs``, BodyCompres
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from teravec.sources.packed import read_exactly
+from teravec.storage.positioned import PositionedFile
 
 __all__ = ["UnpackedBuffer"]
 
@@ -33,19 +33,18 @@ class UnpackedBuffer:
 
     Parameters
     ----------
-    fd : int
-    path : Path
+    file : PositionedFile
     at, size : int
         The buffer's offset and length in the file.
     codec : {"lz4", "zstd"}
     """
 
-    def __init__(self, fd: int, path: Path, at: int, size: int, codec: str) -> None:
+    def __init__(self, file: PositionedFile, at: int, size: int, codec: str) -> None:
         if size < _PREFIX:
             raise ValueError(f"a compressed buffer of {size} bytes")
         prefix = np.empty(_PREFIX, np.uint8)
-        read_exactly(fd, prefix, at, path)
-        self._fd, self._path, self._codec = fd, path, codec
+        read_exactly(file, prefix, at)
+        self._file, self._codec = file, codec
         self._place = (at + _PREFIX, at + size)
         self._size = int(prefix.view("<i8")[0])
         self._begin()
@@ -55,7 +54,7 @@ class UnpackedBuffer:
         if self._size == -1:
             self._check(stop, self._place[1] - self._place[0])
             out = np.empty(stop - start, np.uint8)
-            read_exactly(self._fd, out, self._place[0] + start, self._path)
+            read_exactly(self._file, out, self._place[0] + start)
             return out
         self._check(stop, self._size)
         if start < self._at - len(self._kept):
@@ -73,7 +72,7 @@ class UnpackedBuffer:
     def _begin(self) -> None:
         self._at, self._kept = 0, np.empty(0, np.uint8)
         if self._size != -1:
-            packed = pa.PythonFile(_FileRange(self._fd, self._path, *self._place), "r")
+            packed = pa.PythonFile(_FileRange(self._file, *self._place), "r")
             self._stream = pa.CompressedInputStream(packed, self._codec)
 
     def _unpack(self, out: npt.NDArray[np.uint8]) -> None:
@@ -95,11 +94,11 @@ class UnpackedBuffer:
 
 
 class _FileRange(io.RawIOBase):
-    """Bytes [at, stop) of an open file, as a file; closing it leaves the descriptor open."""
+    """Bytes [at, stop) of an open file, as a file; closing it leaves the other open."""
 
-    def __init__(self, fd: int, path: Path, at: int, stop: int) -> None:
+    def __init__(self, file: PositionedFile, at: int, stop: int) -> None:
         super().__init__()
-        self._fd, self._path, self._at, self._stop = fd, path, at, stop
+        self._file, self._at, self._stop = file, at, stop
 
     def readable(self) -> bool:
         """Whether it can be read."""
@@ -108,6 +107,6 @@ class _FileRange(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Read the next bytes, at most as many as fit."""
         out = np.frombuffer(buffer, np.uint8)[: self._stop - self._at]
-        read_exactly(self._fd, out, self._at, self._path)
+        read_exactly(self._file, out, self._at)
         self._at += len(out)
         return len(out)

@@ -6,16 +6,14 @@ fault. Expired dates and loose permissions are warnings only: the peers decide a
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from teravec.errors import InvalidArgument, storage_errors
+from teravec.storage.memory_file import memory_file
 
 __all__ = ["check_authority", "check_pair", "read_small", "warn_of_dates", "warn_of_readers"]
 
@@ -61,7 +59,7 @@ def check_pair(certificate: Path, key: Path) -> None:
     if "MISMATCH" not in reason:
         raise InvalidArgument(f"{key}: this private key cannot be used ({_words(reason)})")
     for number, pem in enumerate(chain[1:], 2):
-        with _as_file(pem) as path:
+        with memory_file(pem) as path:
             if _mismatch(path, key) is None:
                 raise InvalidArgument(
                     f"{certificate}: the chain is in the wrong order: the certificate of the key "
@@ -175,14 +173,6 @@ def _mismatch(certificate: Path, key: Path) -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     return None
-
-
-@contextmanager
-def _as_file(data: bytes) -> Iterator[Path]:
-    """Give bytes in memory a path: OpenSSL loads a certificate and its key from paths only."""
-    with os.fdopen(os.memfd_create("certificate"), "wb", buffering=0) as file:
-        file.write(data)
-        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def _plain(pem: bytes) -> str:
