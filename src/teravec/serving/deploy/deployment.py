@@ -20,6 +20,7 @@ from teravec.index.opened import OpenedIndex
 from teravec.memory import default_memory
 from teravec.serving.coordinator.topology import ServerEntry, Topology, parse_ranges
 from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.serving.deploy.notify import Notifier
 from teravec.serving.deploy.ownership import owned_lists
 from teravec.serving.deploy.program import Server
 from teravec.serving.server.served import index_version, ranges_text
@@ -155,10 +156,13 @@ class Deployment:
         ):
             self._share_out(servers)
             begun, waiting_since_s = False, time.monotonic()
+            notifier = Notifier()
             while (number := signals.poll(0.0)) is None or number == signal.SIGHUP:
                 if number == signal.SIGHUP:
                     servers.each(_reload, _END_S)
                 servers.poll()
+                if notifier.watchdog_s is not None:
+                    notifier.beat()
                 if begun:
                     self._look(servers)
                 elif servers.up:
@@ -166,10 +170,12 @@ class Deployment:
                     self._check_version(servers)
                     self._look(servers)
                     ready(servers.all)
+                    notifier.ready(f"{len(servers.all)} servers are ready")
                 elif time.monotonic() - waiting_since_s > _WARN_S:
                     waiting_since_s = time.monotonic()
                     missing = [r.machine.host for r in servers.all if r.status is None]
                     log.warning("waiting for room, or servers, on %s", ", ".join(missing))
+            notifier.stopping()
             log.info("draining %d servers for at most %.0f s", len(servers.all), drain_s)
             servers.each(_Close(drain_s), drain_s + _END_S)
 

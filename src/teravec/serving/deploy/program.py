@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from teravec.errors import TeravecError
+from teravec.serving.deploy.notify import Notifier, Ping, watching
 from teravec.serving.flight.port import FlightPort
 from teravec.serving.http.port import HttpPort
 from teravec.serving.server.listening import check_free
@@ -74,12 +75,21 @@ class Server:
         """Address of the HTTP port."""
         return None if self._http is None else self._http.address
 
-    def reload(self) -> None:
-        """Read tokens and certificates again, and switch to the index now in the directory."""
+    def reload(self) -> str:
+        """Read tokens and certificates again, and switch to the index now in the directory.
+
+        Returns
+        -------
+        str
+            How it ended, in a line; it is in the log as well.
+        """
         try:
-            log.info("reloaded; index version %s", self._reload())
+            told = f"reloaded; index version {self._reload()}"
+            log.info(told)
         except TeravecError as error:
-            log.error("reload failed; the server goes on with the previous index: %s", error)
+            told = f"reload failed; the server goes on with the previous index: {error}"
+            log.error(told)
+        return told
 
     def _reload(self) -> str:
         self._read_secrets()
@@ -95,6 +105,14 @@ class Server:
         for port in ports:
             port.use_certificates(self._security)
 
+    @property
+    def _loops(self) -> dict[str, Ping]:
+        """The event loops, which must run for the server to be healthy."""
+        loops: dict[str, Ping] = {"the Flight port": self._flight.ping}
+        if self._http is not None:
+            loops["the HTTP port"] = self._http.ping
+        return loops
+
     def close(self, drain_s: float = 0.0) -> bool:
         """Refuse new requests, finish the others, and close; False if some were cut off."""
         self._watch.close()
@@ -106,7 +124,7 @@ class Server:
         return drained
 
     def run(self, drain_s: float, ready: Callable[[], None]) -> None:
-        """Serve until SIGTERM or SIGINT; SIGHUP reloads.
+        """Serve until SIGTERM or SIGINT; SIGHUP reloads. The service manager is told each state.
 
         Parameters
         ----------
@@ -115,10 +133,15 @@ class Server:
         ready : callable
             Called once signals are handled.
         """
-        with heeded() as signals:
+        notifier = Notifier()
+        with heeded() as signals, watching(notifier, self._loops):
             ready()
+            version = self.service.backend.versions.current.version
+            notifier.ready(f"serving index version {version} on {self.address}")
             while signals.next() == signal.SIGHUP:
-                self.reload()
+                notifier.reloading()
+                notifier.ready(self.reload())
+        notifier.stopping()
         log.info("draining for at most %.0f s", drain_s)
         latest = threading.Timer(drain_s + _END_S, _end_now)
         latest.daemon = True

@@ -94,6 +94,10 @@ class FlightPort:
         if self._context is not None:
             security.use_certificates(self._context)
 
+    def ping(self, done: Callable[[], None]) -> None:
+        """Call ``done`` on the port's event loop as soon as it runs."""
+        self._server.ping(done)
+
     def close(self, timeout_s: float) -> bool:
         """Stop listening and finish calls; False if some did not end in time."""
         return self._server.close(timeout_s)

@@ -129,6 +129,10 @@ class GrpcServer:
 
     # --- for the owner
 
+    def ping(self, done: Callable[[], None]) -> None:
+        """Call ``done`` on the loop as soon as it runs."""
+        self._loop.call_soon_threadsafe(done)
+
     def close(self, timeout_s: float) -> bool:
         """Stop listening and finish calls; False if some did not end in time."""
         if not self._thread.is_alive():

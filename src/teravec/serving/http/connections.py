@@ -123,7 +123,7 @@ class ConnectionServer(uvicorn.Server):
         def connect() -> asyncio.Protocol:
             return Connection(config=config, server_state=self.server_state, app_state={})
 
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         handshake_s, end_s = (None, None) if config.ssl is None else (_HANDSHAKE_S, _END_S)
         self.servers = [
             await loop.create_server(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -103,6 +104,10 @@ class HttpPort:
         """Show new connections the certificate as its file is now."""
         if self._context is not None:
             security.use_certificates(self._context)
+
+    def ping(self, done: Callable[[], None]) -> None:
+        """Call ``done`` on the port's event loop as soon as it runs."""
+        self._server.loop.call_soon_threadsafe(done)
 
     def close(self, timeout_s: float) -> None:
         """Stop listening and finish requests."""
