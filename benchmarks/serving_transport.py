@@ -29,6 +29,7 @@ from teravec.serving.flight.connection import Bounds
 from teravec.serving.flight.messages import FlightData, flight_data
 from teravec.serving.flight.server import GrpcServer
 from teravec.serving.server.budget import Budget
+from teravec.serving.server.origin import Origin
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
@@ -57,7 +58,7 @@ def own_server() -> GrpcServer:
     method = Method(1 << 20, echo, lambda _: Reply((), last=True), refused)
     bounds = Bounds(workers=128, calls=1024)
     address = Address("127.0.0.1", 0)
-    return GrpcServer(address, lambda _: (method, None), Budget(64 << 20), bounds)
+    return GrpcServer(address, lambda _, peer: (method, Origin(peer)), Budget(64 << 20), bounds)
 
 
 class Echo(flight.FlightServerBase):  # type: ignore[misc]

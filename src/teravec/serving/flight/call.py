@@ -19,7 +19,7 @@ from teravec.errors import Busy, LimitExceeded
 from teravec.serving.flight.http2 import STREAM_WINDOW, Code
 from teravec.serving.server.budget import Budget, Share
 
-__all__ = ["Call", "CallRefused", "Method", "Reply", "Status"]
+__all__ = ["Call", "CallRefused", "Caller", "Method", "Reply", "Status"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,14 @@ class Method:
     refuse_unread: Callable[[Exception], CallRefused]
 
 
+class Caller(Protocol):
+    """Who opened a call."""
+
+    @property
+    def share(self) -> str:
+        """Its name for fairness; empty if it has no share of its own."""
+
+
 class Stream(Protocol):
     """The connection's interface for its calls."""
 
@@ -118,8 +126,7 @@ class Call:
     stream : int
     connection : Stream
     method : Method
-    caller : object
-        Whatever the method stores about the caller.
+    caller : Caller
     """
 
     def __init__(self, stream: int, connection: Stream, method: Method, caller: Any) -> None:
@@ -293,7 +300,7 @@ class Call:
     def _hold(self, size: int) -> bool:
         """Reserve ``size`` bytes for a message; end the call if they do not fit."""
         if self.share is None:
-            self.share = self._held.enter_context(self.connection.budget.share())
+            self.share = self._held.enter_context(self.connection.budget.share(self.caller.share))
         try:
             self.share.hold(size)
         except Busy as error:
@@ -304,7 +311,9 @@ class Call:
     def _keep_early(self, data: memoryview) -> None:
         """Store bytes of the next message; they count against the budget too."""
         if not self._early:
-            self._early_share = self._early_held.enter_context(self.connection.budget.share())
+            self._early_share = self._early_held.enter_context(
+                self.connection.budget.share(self.caller.share)
+            )
         self._early += data
         try:
             self._early_share.hold(len(self._early))

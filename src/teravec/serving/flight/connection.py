@@ -23,10 +23,11 @@ import hpack
 
 from teravec.errors import Busy
 from teravec.serving.flight import http2
-from teravec.serving.flight.call import Call, CallRefused, Method, Status
+from teravec.serving.flight.call import Call, Caller, CallRefused, Method, Status
 from teravec.serving.flight.http2 import Code, Flag, FrameReader, Http2Error, Kind
 from teravec.serving.flight.output import Output
 from teravec.serving.server.budget import Budget
+from teravec.serving.server.fairness import FairShares
 
 __all__ = ["Bounds", "Connection", "Headers", "Host"]
 
@@ -75,7 +76,8 @@ class Host(Protocol):
     bounds: Bounds
     budget: Budget
     calls: int  # open, on all connections
-    accept: Callable[[Headers], tuple[Method, Any]]
+    shares: FairShares  # of the open calls
+    accept: Callable[[Headers, str], tuple[Method, Caller]]
 
     def admit(self, connection: Connection) -> bool:
         """Accept a connection; False if there are too many."""
@@ -263,7 +265,7 @@ class Connection(asyncio.Protocol):
         try:
             if not (found.get(b"content-type") or [b""])[0].startswith(b"application/grpc"):
                 raise CallRefused(Status.UNIMPLEMENTED, "only gRPC is spoken here")
-            method, caller = self.server.accept(found)
+            method, caller = self.server.accept(found, self.peer)
         except CallRefused as refused:
             self._output.end(stream, refused.status, str(refused), headers_sent=False)
             self._refused += not self._accepted
@@ -272,12 +274,13 @@ class Connection(asyncio.Protocol):
             return
         self._accepted, self.active_s = True, time.monotonic()
         call = self.calls[stream] = Call(stream, self, method, caller)
+        open_calls, most = self.server.calls, self.server.bounds.calls
+        may_open = open_calls < most and self.server.shares.may_take(caller.share, 1, open_calls)
         self.server.calls += 1
-        if self.server.calls > self.server.bounds.calls:
+        self.server.shares.add(caller.share, 1)
+        if not may_open:
             call.input_ended = ended
-            call.refuse(
-                Busy(f"{self.server.calls} calls are open, at most {self.server.bounds.calls}")
-            )
+            call.refuse(Busy(f"{open_calls} calls are open, at most {most}"))
         elif ended:
             call.end_input()
 
@@ -368,6 +371,7 @@ class Connection(asyncio.Protocol):
     def _drop(self, call: Call) -> None:
         del self.calls[call.stream]
         self.server.calls -= 1
+        self.server.shares.add(call.caller.share, -1)
         self.active_s = time.monotonic()
         self._output.remove(call)
         call.close()

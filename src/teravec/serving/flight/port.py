@@ -14,6 +14,7 @@ import json
 import logging
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
@@ -21,10 +22,12 @@ from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.flight.server import GrpcServer
+from teravec.serving.server.origin import Origin
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.frames import decode, encode
 from teravec.serving.wire.protocol import encode_error, error_code, error_text
-from teravec.serving.wire.security import Address, ServerSecurity, Tokens
+from teravec.serving.wire.security import Address, ServerSecurity
+from teravec.serving.wire.tokens import Token, Tokens
 
 __all__ = ["FlightPort"]
 
@@ -32,6 +35,24 @@ log = logging.getLogger(__name__)
 
 _LARGEST_ACTION = 64 << 10
 _SERVICE = b"/arrow.flight.protocol.FlightService/"
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Who opened a call, and the tokens that knew it then."""
+
+    origin: Origin
+    tokens: Tokens
+    token: Token | None
+
+    @property
+    def share(self) -> str:
+        return self.origin.share
+
+    @property
+    def secret(self) -> str:
+        """What it showed; of no interest where no token was needed."""
+        return "" if self.token is None else self.token.secret
 
 
 class FlightPort:
@@ -102,12 +123,12 @@ class FlightPort:
         """Stop listening and finish calls; False if some did not end in time."""
         return self._server.close(timeout_s)
 
-    def _accept(self, headers: Headers) -> tuple[Method, tuple[str, Tokens]]:
-        """Return a call's method and its token; raises CallRefused without a valid token."""
+    def _accept(self, headers: Headers, peer: str) -> tuple[Method, _Caller]:
+        """Return a call's method and its caller; raises CallRefused without a valid token."""
         given = headers.get(b"authorization", [])
         text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
         token = text[7:] if text[:7].lower() == "bearer " else text
-        caller = self._checked(token)
+        caller = self._checked(token, peer)
         method = self._methods.get(headers.get(b":path", [b""])[0])
         if method is None:
             raise CallRefused(Status.UNIMPLEMENTED, "not served here; see docs/serving.md")
@@ -116,17 +137,17 @@ class FlightPort:
             raise CallRefused(Status.UNIMPLEMENTED, "compressed messages are not taken")
         return method, caller
 
-    def _checked(self, token: str) -> tuple[str, Tokens]:
+    def _checked(self, given: str, peer: str) -> _Caller:
         tokens = self._tokens
-        if tokens and not tokens.accept(token):
+        token = tokens.find(given) if tokens else None
+        if tokens and token is None:
             raise CallRefused(Status.UNAUTHENTICATED, "a valid token is needed")
-        return token, tokens
+        return _Caller(Origin.of(peer, token, tokens), tokens, token)
 
     def _exchange(self, call: Call, message: memoryview | None) -> Reply:
         """Answer a frame with a frame."""
-        token, tokens = call.caller
-        if tokens is not self._tokens:
-            call.caller = self._checked(token)  # it may have been withdrawn
+        if call.caller.tokens is not self._tokens:  # its token may have been withdrawn
+            call.caller = self._checked(call.caller.secret, call.connection.peer)
         data = FlightData() if message is None else FlightData.decode(message)
         if data.command is not None:
             call.notes.setdefault("method", data.command[:40])
@@ -135,7 +156,7 @@ class FlightPort:
         if data.frame is None:
             raise ProtocolError("no frame found in the call")
         method = call.notes.get("method", "")
-        answer = self._service.answer_frame(method, data.frame, call.share)
+        answer = self._service.answer_frame(method, data.frame, call.share, call.caller.origin)
         return Reply(flight_data(answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception) -> Reply:
@@ -150,12 +171,12 @@ class FlightPort:
             names = ", ".join(self._actions)
             raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
         if action.name == "reload":
-            self._check_admin(*call.caller)
+            self._check_admin(call.caller)
         return Reply(result(act(action.body)), last=True)
 
-    def _check_admin(self, token: str, tokens: Tokens) -> None:
+    def _check_admin(self, caller: _Caller) -> None:
         """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
-        if self._knows_callers and not tokens.accept_admin(token):
+        if self._knows_callers and not (caller.token and caller.token.is_admin):
             raise AccessDenied(
                 "reload is an administrator's right: send SIGHUP to the server, or show a token "
                 "of its --admin-token-file"

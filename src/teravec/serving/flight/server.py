@@ -16,12 +16,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-from teravec.serving.flight.call import Call, CallRefused, Method, Reply
+from teravec.serving.flight.call import Call, Caller, CallRefused, Method, Reply
 from teravec.serving.flight.connection import Bounds, Connection, Headers
 from teravec.serving.flight.workers import Workers
 from teravec.serving.server.budget import Budget
+from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.listening import bound_socket
 from teravec.serving.wire.security import Address
 
@@ -43,7 +43,7 @@ class GrpcServer:
     ----------
     address : Address
     accept : callable
-        Takes a call's headers. Returns its Method and the caller object for it, or raises
+        Takes a call's headers and the peer's address. Returns its Method and Caller, or raises
         CallRefused. Runs before any data of the call is read.
     budget : Budget
         Bytes that messages and answers may take together.
@@ -54,13 +54,14 @@ class GrpcServer:
     def __init__(
         self,
         address: Address,
-        accept: Callable[[Headers], tuple[Method, Any]],
+        accept: Callable[[Headers, str], tuple[Method, Caller]],
         budget: Budget,
         bounds: Bounds,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.accept, self.budget, self.bounds = accept, budget, bounds
         self.calls = 0  # open, on all connections
+        self.shares = FairShares(bounds.calls)
         self._connections: set[Connection] = set()
         self._most_connections = min(bounds.connections, _free_descriptors())
         self._workers = Workers(bounds.workers)

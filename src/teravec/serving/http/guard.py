@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from teravec.serving.http.search import ARRIVED
-from teravec.serving.wire.security import Tokens
+from teravec.serving.http.search import ARRIVED, ORIGIN
+from teravec.serving.server.origin import Origin
+from teravec.serving.wire.tokens import Token, Tokens
 
 __all__ = ["HostNames", "HttpGuard"]
 
@@ -95,21 +96,26 @@ class HttpGuard:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await _send_in_pieces(send, message)
 
+        tokens = self.tokens
+        token = self._token(scope, tokens) if tokens else None
         try:
-            if await self._refused(scope, send_with_headers):
+            if await self._refused(scope, tokens, token, send_with_headers):
                 return
+            origin = Origin.of(_peer(scope), token, tokens)
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            passed = {**scope, "method": method, ARRIVED: time.monotonic()}
+            passed = {**scope, "method": method, ARRIVED: time.monotonic(), ORIGIN: origin}
             await self._app(passed, receive, send_with_headers)
         except (TimeoutError, ConnectionResetError):
             return  # nobody reads: the connection closes, and the answer's memory is freed
 
-    async def _refused(self, scope: MutableMapping[str, Any], send: Send) -> bool:
-        if self.tokens and scope["path"] not in self._open_paths and not self._may(scope):
+    async def _refused(
+        self, scope: MutableMapping[str, Any], tokens: Tokens, token: Token | None, send: Send
+    ) -> bool:
+        if tokens and token is None and scope["path"] not in self._open_paths:
             challenge = [(b"www-authenticate", b'Basic realm="teravec", charset="UTF-8"')]
             await _refuse(send, 401, "access-denied", "a valid token is needed", challenge)
             return True
-        if self._hosts is None or self.tokens:
+        if self._hosts is None or tokens:
             return False
         if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
             await _refuse(
@@ -133,18 +139,26 @@ class HttpGuard:
             return True
         return False
 
-    def _may(self, scope: MutableMapping[str, Any]) -> bool:
+    @staticmethod
+    def _token(scope: MutableMapping[str, Any], tokens: Tokens) -> Token | None:
+        """Return the token that a request shows, if it is a valid one."""
         given = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(given) != 1:
-            return False
+            return None
         kind, _, secret = given[0].decode("latin-1").partition(" ")
         if kind.lower() == "basic":  # from a browser's dialog; the user name is ignored
             try:
                 decoded = base64.b64decode(secret, validate=True).decode("utf-8")
             except (binascii.Error, ValueError):
-                return False
-            return self.tokens.accept(decoded.partition(":")[2])
-        return kind.lower() == "bearer" and self.tokens.accept(secret)
+                return None
+            return tokens.find(decoded.partition(":")[2])
+        return tokens.find(secret) if kind.lower() == "bearer" else None
+
+
+def _peer(scope: MutableMapping[str, Any]) -> str:
+    """Return the caller's address; it may be unknown when it has left already."""
+    host, port = scope.get("client") or ("?", 0)
+    return f"{host}:{port}"
 
 
 def _header(scope: MutableMapping[str, Any], name: bytes) -> str | None:

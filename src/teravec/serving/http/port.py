@@ -17,7 +17,8 @@ from teravec.serving.http.guard import HostNames, HttpGuard
 from teravec.serving.server.listening import bound_socket
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.service import SearchService
-from teravec.serving.wire.security import Address, ServerSecurity, Tokens
+from teravec.serving.wire.security import Address, ServerSecurity
+from teravec.serving.wire.tokens import Tokens
 
 __all__ = ["HttpPort"]
 

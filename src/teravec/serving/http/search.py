@@ -22,15 +22,18 @@ from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceede
 from teravec.serving.http.answer import answer_pieces
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
 from teravec.serving.server.budget import Share
+from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 
-__all__ = ["ARRIVED", "HttpSearches"]
+__all__ = ["ARRIVED", "ORIGIN", "HttpSearches"]
 
 T = TypeVar("T")
 
 ARRIVED = "teravec.arrived"  # in a request's scope: arrival time of its header
+ORIGIN = "teravec.origin"  # likewise: where it comes from
 _MOST_SEARCHES = 128  # at a time; each takes a thread, and batches join their requests
 _SMALL_RESULTS = 4096  # an answer of so few results is written at once
 _BODY_S = 30.0
@@ -53,7 +56,7 @@ class HttpSearches(Response):
         super().__init__()
         self._service, self._lookup, self._limits = service, lookup, service.limits
         self._most = min(service.limits.queue, _MOST_SEARCHES)
-        self._under_way = 0
+        self._under_way, self._shares = 0, FairShares(self._most)
         self._searching = ThreadPoolExecutor(self._most, "teravec-http")
         # One thread for all large bodies and answers: both run in Python, and hold its lock.
         self._reading = ThreadPoolExecutor(1, "teravec-read-json")
@@ -63,18 +66,19 @@ class HttpSearches(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or raise its error."""
         arrived_s = scope.get(ARRIVED) or time.monotonic()
-        self._check_room()
-        with self._service.budget.share() as share:
+        origin = scope.get(ORIGIN, HERE)
+        self._check_room(origin)
+        with self._service.budget.share(origin.share) as share:
             share.hold(_body_bytes(scope, self._limits.json_bytes))
             body = await self._read(receive, self._limits.json_bytes)
             if body is None:
                 return  # the client left
-            self._check_room()
-            self._under_way += 1
+            self._check_room(origin)
+            self._count(origin, 1)
             try:
-                pieces = await self._answer(body, share, arrived_s)
+                pieces = await self._answer(body, share, arrived_s, origin)
             finally:
-                self._under_way -= 1
+                self._count(origin, -1)
             del body
             await self._send(send, pieces, share)
 
@@ -102,9 +106,18 @@ class HttpSearches(Response):
         for threads in (self._searching, self._reading, self._writing):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    def _check_room(self) -> None:
+    def _check_room(self, origin: Origin) -> None:
         if self._under_way >= self._most:
             raise Busy(f"{self._most} searches are under way over HTTP, the most at a time")
+        if not self._shares.may_take(origin.share, 1, self._under_way):
+            raise Busy(
+                f"{self._under_way} searches are under way over HTTP, and yours are as many as "
+                f"one token may have of {self._most}"
+            )
+
+    def _count(self, origin: Origin, change: int) -> None:
+        self._under_way += change
+        self._shares.add(origin.share, change)
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a function of some milliseconds off the event loop."""
@@ -112,7 +125,7 @@ class HttpSearches(Response):
         return await loop.run_in_executor(self._writing, function)
 
     async def _answer(
-        self, body: bytearray, share: Share, arrived_s: float
+        self, body: bytearray, share: Share, arrived_s: float, origin: Origin
     ) -> Iterator[bytes] | list[bytes]:
         """Return the answer's pieces; a single piece if it is small."""
         loop, asked = asyncio.get_running_loop(), None
@@ -126,11 +139,17 @@ class HttpSearches(Response):
                 raise DeadlineExceeded("the deadline was over before the body was read")
             asked = reading.result()
         return await loop.run_in_executor(
-            self._searching, self._search, asked, body, d, share, arrived_s
+            self._searching, self._search, asked, body, d, share, arrived_s, origin
         )
 
     def _search(
-        self, asked: Asked | None, body: bytearray, d: int, share: Share, arrived_s: float
+        self,
+        asked: Asked | None,
+        body: bytearray,
+        d: int,
+        share: Share,
+        arrived_s: float,
+        origin: Origin,
     ) -> Iterator[bytes] | list[bytes]:
         """Search, on a search thread."""
         if asked is None:
@@ -143,7 +162,7 @@ class HttpSearches(Response):
             raise DeadlineExceeded("the request's deadline is over; it was not searched")
         results = len(request.queries) * (request.wanted.k or 0)
         share.hold(request.queries.nbytes + self._limits.result_bytes(results))
-        answer = self._service.search(replace(request, timeout_s=left_s))
+        answer = self._service.search(replace(request, timeout_s=left_s), origin)
         share.hold(self._limits.result_bytes(len(answer.ids)))
         seconds = time.monotonic() - arrived_s
         if len(answer.ids) <= _SMALL_RESULTS:

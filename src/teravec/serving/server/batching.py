@@ -3,6 +3,7 @@
 While one batch is searched, requests wait in the queue; the next batch takes all that have equal
 options. A lone request does not wait, and many requests together read each list once. After a batch
 of several requests, the next batch waits a moment for as many: their clients will soon ask again.
+Callers take turns, by the work that they ask for (``FairQueue``).
 
 The batcher has no threads. The oldest request's thread leads: it searches the batch for all. On an
 idle server a request is therefore searched without a thread switch, which would cost more than a
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -21,13 +21,15 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from teravec.errors import Busy, DeadlineExceeded
+from teravec.serving.server.fairness import FairQueue, FairShares
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer
 
 __all__ = ["Batcher", "Job"]
 
-_SMALL_ROWS = 64  # a batch of so few queries need not wait behind large ones
+# A batch of so few queries and so little work (bytes to scan) need not wait behind large ones.
+_SMALL_ROWS, _SMALL_WORK = 64, 64 << 20
 
 
 class _Lane(Enum):
@@ -52,6 +54,10 @@ class Job:
     size : int
         Bytes in memory while the job waits.
     deadline : Deadline
+    caller : str
+        Its name, for fairness; empty for callers without one.
+    work : int
+        Bytes to scan, roughly.
     """
 
     key: Hashable
@@ -59,9 +65,16 @@ class Job:
     rows: int
     size: int
     deadline: Deadline
+    caller: str = ""
+    work: int = 0
     lane: _Lane | None = None  # set when the job's thread is to lead a batch
     result: Answer | BaseException | None = None
     changed: SimpleQueue[None] = field(default_factory=SimpleQueue)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it need not wait behind large ones."""
+        return self.rows <= _SMALL_ROWS and self.work <= _SMALL_WORK
 
     def finish(self, result: Answer | BaseException) -> None:
         """Set the answer or the error, and wake the thread that waits for it."""
@@ -101,7 +114,8 @@ class Batcher:
         self._run, self._limits, self._batch_rows = run, limits, batch_rows
         self._linger_s, self._workers = linger_s, workers
         self._changed = threading.Condition()
-        self._queue: deque[Job] = deque()
+        self._queue: FairQueue[Job] = FairQueue()
+        self._shares = FairShares(limits.queue)
         self._held = self._held_bytes = 0
         self._free = {_Lane.ANY: workers, _Lane.SMALL: 1}
         self._large = 0  # large batches under way
@@ -137,6 +151,7 @@ class Batcher:
             with self._changed:
                 self._held -= 1
                 self._held_bytes -= job.size
+                self._shares.add(job.caller, -1)
                 if self._closed:
                     self._changed.notify_all()
         if isinstance(job.result, BaseException):
@@ -155,10 +170,16 @@ class Batcher:
                 raise Busy("the server is shutting down")
             if self._held >= self._limits.queue:
                 raise Busy(f"{self._held} requests are waiting, at most {self._limits.queue}")
+            if not self._shares.may_take(job.caller, 1, self._held):
+                raise Busy(
+                    f"{self._held} requests are waiting, and yours are as many as one token may "
+                    f"have of {self._limits.queue}"
+                )
             if self._held and self._held_bytes + job.size > self._limits.queue_bytes:
                 raise Busy(f"waiting requests hold at most {self._limits.queue_bytes:,} bytes")
             self._held += 1
             self._held_bytes += job.size
+            self._shares.add(job.caller, 1)
             self._queue.append(job)
             self._promote()
             if self._lingering:
@@ -167,20 +188,20 @@ class Batcher:
     def _leave_queue(self, job: Job) -> None:
         """Give up a job past its deadline, unless its thread has just been chosen to lead."""
         with self._changed:
-            if job in self._queue:
-                self._queue.remove(job)
+            if self._queue.give_up(job):
                 job.result = DeadlineExceeded("the deadline was over in the queue")
             elif job.lane is None and job.result is None:
                 job.result = DeadlineExceeded("the deadline was over before the answer was found")
 
     def _promote(self) -> None:
-        """Let the oldest jobs lead while lanes are free."""
-        for lane, most_rows in ((_Lane.ANY, None), (_Lane.SMALL, _SMALL_ROWS)):
-            while self._free[lane] and (lane is _Lane.ANY or self._large >= self._workers):
-                first = next((j for j in self._queue if not most_rows or j.rows <= most_rows), None)
+        """Let the next jobs lead while lanes are free."""
+        for lane in _Lane:
+            any_lane = lane is _Lane.ANY
+            while self._free[lane] and (any_lane or self._large >= self._workers):
+                first = next((job for job in self._queue if any_lane or job.is_small), None)
                 if first is None:
                     break
-                self._queue.remove(first)
+                self._queue.take(first)
                 self._free[lane] -= 1
                 first.lane = lane
                 first.changed.put(None)
@@ -192,8 +213,8 @@ class Batcher:
         large = False
         try:
             with self._changed:
-                batch = self._gather(job, _SMALL_ROWS if lane is _Lane.SMALL else self._batch_rows)
-                large = sum(each.rows for each in batch) > _SMALL_ROWS
+                batch = self._gather(job, small=lane is _Lane.SMALL)
+                large = _is_large(batch)
                 self._large += large
                 if large:
                     self._promote()  # the small lane may be open now
@@ -204,19 +225,21 @@ class Batcher:
                 self._large -= large
                 self._promote()
 
-    def _gather(self, first: Job, most_rows: int) -> list[Job]:
-        """Take the first job from the queue, and others with its key while they fit."""
+    def _gather(self, first: Job, *, small: bool) -> list[Job]:
+        """Take others with the first job's key from the queue while they fit, callers in turn."""
         if self._last_joined > 1 and self._batch_rows > 1:
             self._linger(first)
-        batch, rows = [first], first.rows
+        most_rows = min(self._batch_rows, _SMALL_ROWS) if small else self._batch_rows
+        batch, rows, work = [first], first.rows, first.work
         for job in [j for j in self._queue if j.key == first.key]:
-            if rows + job.rows <= most_rows:
-                self._queue.remove(job)
-                if not job.deadline.left_s:
-                    job.finish(DeadlineExceeded("the deadline was over in the queue"))
-                    continue
-                batch.append(job)
-                rows += job.rows
+            if rows + job.rows > most_rows or (small and work + job.work > _SMALL_WORK):
+                continue
+            self._queue.take(job)
+            if not job.deadline.left_s:
+                job.finish(DeadlineExceeded("the deadline was over in the queue"))
+                continue
+            batch.append(job)
+            rows, work = rows + job.rows, work + job.work
         self._last_joined = len(batch)
         return batch
 
@@ -243,3 +266,11 @@ class Batcher:
             return
         for job, answer in zip(batch, answers, strict=True):
             job.finish(answer)
+
+
+def _is_large(batch: Sequence[Job]) -> bool:
+    """Whether small jobs need not wait for this batch."""
+    rows = work = 0
+    for job in batch:
+        rows, work = rows + job.rows, work + job.work
+    return rows > _SMALL_ROWS or work > _SMALL_WORK

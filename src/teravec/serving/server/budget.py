@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from teravec.errors import Busy
+from teravec.serving.server.fairness import FairShares
 
 __all__ = ["Budget", "Share", "release_memory"]
 
@@ -38,6 +39,7 @@ class Budget:
         self.most_bytes, self.always_bytes = most_bytes, always_bytes
         self._lock = threading.Lock()
         self._held_bytes = 0
+        self._shares = FairShares(most_bytes)
         self._trim: threading.Timer | None = None
 
     @property
@@ -46,9 +48,12 @@ class Budget:
         return self._held_bytes
 
     @contextmanager
-    def share(self) -> Iterator[Share]:
-        """Yield a share for one request; its bytes are released when the body ends."""
-        share = Share(self)
+    def share(self, caller: str = "") -> Iterator[Share]:
+        """Yield a share for one request; its bytes are released when the body ends.
+
+        A named caller may hold only some of all bytes: see ``FairShares``.
+        """
+        share = Share(self, caller)
         try:
             yield share
         finally:
@@ -56,14 +61,18 @@ class Budget:
             if share.peak_bytes >= _LARGE_BYTES:
                 self._trim_soon()
 
-    def change(self, held_bytes: int, wanted_bytes: int) -> None:
+    def change(self, held_bytes: int, wanted_bytes: int, caller: str = "") -> None:
         """Change a share from ``held_bytes`` to ``wanted_bytes``; raises Busy if they do not fit.
 
         Releasing bytes always succeeds.
         """
         with self._lock:
             others = self._held_bytes - held_bytes
-            is_full = others and others + wanted_bytes > self.most_bytes
+            more = wanted_bytes - held_bytes
+            is_full = others and (
+                others + wanted_bytes > self.most_bytes
+                or not self._shares.may_take(caller, more, self._held_bytes, held_bytes)
+            )
             if is_full and wanted_bytes > max(held_bytes, self.always_bytes):
                 raise Busy(
                     f"requests and answers here hold {others:,} bytes, this one needs "
@@ -71,6 +80,7 @@ class Budget:
                     "try again soon, or send less at a time"
                 )
             self._held_bytes = others + wanted_bytes
+            self._shares.add(caller, more)
 
     def _trim_soon(self) -> None:
         with self._lock:
@@ -94,13 +104,13 @@ class Budget:
 class Share:
     """One request's part of a budget."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+    def __init__(self, budget: Budget, caller: str = "") -> None:
+        self._budget, self._caller = budget, caller
         self._bytes = self.peak_bytes = 0
 
     def hold(self, size: int) -> None:
         """Set the share to ``size`` bytes; raises Busy if they do not fit."""
-        self._budget.change(self._bytes, size)
+        self._budget.change(self._bytes, size, self._caller)
         self._bytes = size
         self.peak_bytes = max(self.peak_bytes, size)
 

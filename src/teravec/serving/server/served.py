@@ -110,6 +110,8 @@ class ServedIndex:
     ranges : tuple of (start, stop)
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list that is owned, 0 for others.
+    mean_list_bytes : int
+        Of all lists of the index.
     """
 
     def __init__(
@@ -133,6 +135,8 @@ class ServedIndex:
         except BaseException:
             self.close()
             raise
+        manifest = self.manifest
+        self.mean_list_bytes = manifest.ntotal * self.row_bytes // max(1, manifest.nlist)
         self.owned = np.zeros(self.nlist, bool)
         self.sizes = np.zeros(self.nlist, np.int64)
         for (start, stop), index in zip(opened, self._indexes, strict=True):

@@ -19,8 +19,10 @@ from teravec.serving.server.budget import Budget, Share
 from teravec.serving.server.details import details
 from teravec.serving.server.gauges import gauge, info
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
+from teravec.serving.server.work import work_of
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import (
@@ -112,7 +114,9 @@ class SearchService:
         self._reload_failed = False
         metrics.collect_from(self._gauges, backend.gauges)
 
-    def answer_frame(self, method: str, data: memoryview, share: Share | None = None) -> bytes:
+    def answer_frame(
+        self, method: str, data: memoryview, share: Share | None = None, origin: Origin = HERE
+    ) -> bytes:
         """Answer a request's frame with a frame: an answer or an error.
 
         ``share`` reserves the bytes of both, starting before the search.
@@ -128,7 +132,7 @@ class SearchService:
             if share is not None:
                 request.check(self.limits)
                 share.hold(len(data) + request.results * _RESULT_BYTES)
-            frame, code = self._answer(request, len(data)).encode(), "ok"
+            frame, code = self._answer(request, len(data), origin).encode(), "ok"
         except Exception as error:
             frame, code = encode_error(error), error_code(error)
             if code == "internal":
@@ -136,7 +140,7 @@ class SearchService:
         self._count(method, code, started, queries, len(data), len(frame))
         return frame
 
-    def search(self, request: SearchRequest) -> Answer:
+    def search(self, request: SearchRequest, origin: Origin = HERE) -> Answer:
         """Answer a request that did not arrive as a frame.
 
         Raises
@@ -146,7 +150,7 @@ class SearchService:
         started, size = time.perf_counter(), request.queries.nbytes
         code, sent = "internal", 0
         try:
-            answer = self._answer(request, size)
+            answer = self._answer(request, size, origin)
             code, sent = "ok", answer.distances.nbytes + answer.ids.nbytes
             return answer
         except Exception as error:
@@ -162,7 +166,7 @@ class SearchService:
         self.metrics.moved("received", received)
         self.metrics.moved("sent", sent)
 
-    def _answer(self, request: _Request, size: int) -> Answer:
+    def _answer(self, request: _Request, size: int, origin: Origin) -> Answer:
         request.check(self.limits)
         if self._draining:
             raise Busy("the server is shutting down")
@@ -175,7 +179,15 @@ class SearchService:
         else:
             head += (request.version,)
         return self._batcher.answer(
-            Job(head, request, len(request.queries), size, Deadline.after(request.timeout_s))
+            Job(
+                head,
+                request,
+                len(request.queries),
+                size,
+                Deadline.after(request.timeout_s),
+                origin.share,
+                work_of(request, self.backend.versions.current),
+            )
         )
 
     def _run(self, jobs: Sequence[Job], deadline: Deadline) -> list[Answer]:

@@ -1,13 +1,7 @@
-"""Access to servers: addresses, TLS, tokens and client certificates.
-
-Tokens come from a file, never from a command line, which other users of the machine can see.
-They are compared as digests in constant time, and appear in no log and no message.
-"""
+"""Access to servers: addresses, TLS, tokens and client certificates."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import re
@@ -24,13 +18,13 @@ from teravec.serving.wire.certificates import (
     warn_of_dates,
     warn_of_readers,
 )
+from teravec.serving.wire.tokens import Tokens
 from teravec.storage.layout import absolute
 
 __all__ = ["Address", "ClientSecurity", "ServerSecurity", "Tokens"]
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_TOKEN = 16
 _MOST_PORT = 65535
 _FILES = ("certificate", "key", "client_ca", "token_file", "admin_token_file")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]+\]?")
@@ -98,39 +92,6 @@ def _hint(text: str) -> str:
     if not (port.isdecimal() and int(port[:9]) <= _MOST_PORT):
         return f": a port is 0 to {_MOST_PORT}"
     return ""
-
-
-class Tokens:
-    """Secrets, one of which each caller must present. Without tokens, callers need none.
-
-    Parameters
-    ----------
-    tokens : iterable of str
-    admins : iterable of str
-        Those that may reload, too.
-    """
-
-    def __init__(self, tokens: tuple[str, ...] = (), admins: tuple[str, ...] = ()) -> None:
-        if any(len(token) < _SHORTEST_TOKEN for token in (*tokens, *admins)):
-            raise InvalidArgument(f"a token is shorter than {_SHORTEST_TOKEN} characters")
-        self._admins = [_digest(token) for token in admins]
-        self._digests = [*(_digest(token) for token in tokens), *self._admins]
-
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
-    @classmethod
-    def read(cls, path: Path, admins: Path | None = None) -> Tokens:
-        """Read one token per line, skipping blank lines and lines that begin with #."""
-        return cls(_lines(path), () if admins is None else _lines(admins))
-
-    def accept(self, given: str) -> bool:
-        """Whether ``given`` is one of the tokens, in a time that does not depend on which."""
-        return _is_one(given, self._digests)
-
-    def accept_admin(self, given: str) -> bool:
-        """Whether ``given`` is an administrator's token."""
-        return _is_one(given, self._admins)
 
 
 @dataclass(frozen=True)
@@ -304,8 +265,7 @@ class ClientSecurity:
             check_authority(ca)
         token = None
         if token_file is not None:
-            Tokens.read(token_file)  # raises if a token is too short
-            token = _lines(token_file)[0]
+            token = Tokens.first_of(token_file)
         ca_pem, own, own_key = (
             None if p is None else read_small(p) for p in (ca, certificate, key)
         )
@@ -323,23 +283,3 @@ class ClientSecurity:
             raise InvalidArgument(
                 f"a token would go to {address} in plain text; use grpc+tls://, or say insecure"
             )
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    """The tokens of a file."""
-    lines = [line.strip() for line in read_small(path).decode("utf-8", "replace").splitlines()]
-    tokens = tuple(line for line in lines if line and not line.startswith("#"))
-    if not tokens:
-        raise InvalidArgument(f"{path}: no token found")
-    return tokens
-
-
-def _is_one(given: str, digests: list[bytes]) -> bool:
-    digest, found = _digest(given), False
-    for own in digests:
-        found |= hmac.compare_digest(own, digest)
-    return found
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
