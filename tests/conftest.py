@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from teravec.storage.user_cache import CACHE_VARIABLE
+
 Float32 = npt.NDArray[np.float32]
 
 REAL_SETS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache directory of the tests, here and in every process that they start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, CACHE_VARIABLE, str(folder))
+        yield folder
 
 
 @dataclass(frozen=True)

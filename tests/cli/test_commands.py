@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from teravec.cli.stats_table import stats_table
 from teravec.evaluation.evaluation import Evaluation
 from teravec.search.stats import SearchStats
 from teravec.storage.jsonfile import read_json
+from teravec.storage.user_cache import CACHE_VARIABLE
 from tests.conftest import clustered, write_fbin
 
 runner = CliRunner(env={"COLUMNS": "120"})
@@ -122,15 +124,20 @@ def test_neighbours_within_the_index(root: Path, tmp_path: Path) -> None:
     assert not (ids == np.arange(1000)[:, None]).any()
 
 
-def test_bench_disk(root: Path, tmp_path: Path) -> None:
+def test_bench_disk(
+    root: Path, tmp_path: Path, user_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quick: list[Any] = ["--seconds", "0.3", "--size", "16MiB"]
+    monkeypatch.setenv(CACHE_VARIABLE, str(user_cache / "bench-disk"))
     text = run("bench-disk", root / "i", *quick)
     assert "pread: MB/s of random reads" in text
     assert "one read is cheaper than two across a gap" in text
-    kept = root / "i" / "device.json"
-    assert read_json(kept, "teravec-device", 1)["recommended"]["bytes_per_s"] > 0
-    teravec.verify(root / "i")  # an index that knows its disk is still a sound index
-    kept.unlink()
+    (kept,) = (user_cache / "bench-disk").iterdir()
+    assert f"saved in {kept}" in " ".join(text.split())
+    content = read_json(kept, "teravec-device", 1)
+    assert content["recommended"]["bytes_per_s"] > 0
+    assert content["file_system"]["host"] == os.uname().nodename
+    # The index says nothing of the disk that it lies on.
     assert sorted(path.name for path in (root / "i").iterdir()) == [
         "build.json",
         "calibration.json",
@@ -140,7 +147,8 @@ def test_bench_disk(root: Path, tmp_path: Path) -> None:
     ]
     content = json.loads(run("bench-disk", tmp_path, *quick, "--json"))
     assert content["recommended"]["depth"] >= 1
-    assert not list(tmp_path.iterdir())  # of a directory that is no index, nothing is kept
+    assert content["kept"] is True
+    assert not list(tmp_path.iterdir())
 
 
 def test_candidates(root: Path, tmp_path: Path) -> None:

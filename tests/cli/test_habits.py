@@ -23,6 +23,7 @@ from teravec.cli.stats_table import print_table, stats_table
 from teravec.evaluation.evaluation import Evaluation
 from teravec.search.stats import SearchStats
 from teravec.serving.deploy.launch import ServeOptions, launch
+from teravec.storage.user_cache import CACHE_VARIABLE
 from tests.conftest import clustered
 
 X = clustered(420, 6)
@@ -313,14 +314,18 @@ def test_overwriting(root: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["i"]
 
 
-def test_bench_disk_of_what_may_only_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise teravec.StorageError("device.json: cannot write: no permission")
-
-    monkeypatch.setattr("teravec.storage.device.DeviceProfile.write", refuse)
+def test_bench_disk_of_a_user_without_a_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be saved is shown all the same."""
+    (tmp_path / "cache").write_text("a file, so no directory can be made there")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     quick = ["bench-disk", root / "i", "--seconds", "0.1", "--size", "16MiB", "-q"]
-    assert "not saved, so searches do not use it: device.json" in run(*quick).stdout
+    said = " ".join(run(*quick).stdout.split())
+    assert "MB/s of random reads" in said
+    assert f"not saved, so searches do not use it: {tmp_path}/cache" in said
     assert json.loads(run(*quick, "--json").stdout)["kept"] is False
+    run("search", root / "i", root / "q.npy", "-k", 1, "--nprobe", 1)
 
 
 def shell(command: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
@@ -356,7 +361,8 @@ def test_a_home_and_a_backend_that_are_not_there(
     def nobody() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in (CACHE_VARIABLE, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", nobody)
     assert "--constants" in run("plan", "--ntotal", 1000, "--d", 8, code=2).stderr
     pytest.importorskip("matplotlib")

@@ -17,7 +17,9 @@ from teravec.native import extensions as compiled
 from teravec.search import reader as reading
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
+from teravec.storage.device_cache import keep_profile
 from teravec.storage.range_reader import RangeReader, Ranges
+from teravec.storage.user_cache import CACHE_VARIABLE
 from tests.storage.test_device import made_up
 
 
@@ -102,15 +104,18 @@ def test_piece_by_piece_is_the_same(
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_disk_that_seeks_is_asked_for_more_at_once(tmp_path: Path) -> None:
-    """What bench-disk keeps beside an index decides how far apart lists are read together."""
+def test_a_disk_that_seeks_is_asked_for_more_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A measurement of the disk decides how far apart lists are read together."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     rng = np.random.default_rng(6)
     np.save(tmp_path / "base.npy", rng.standard_normal((40_000, 24), np.float32))
     teravec.build(tmp_path / "base.npy", tmp_path / "index", nlist=60, calibrate=False)
     queries = rng.standard_normal((20, 24), np.float32)
     reads, found = [], []
     for read_s in (1e-6, 8e-3):  # each 5 ns a byte
-        made_up(read_s, 5e-9).write(tmp_path / "index" / "device.json")
+        keep_profile(made_up(read_s, 5e-9), tmp_path / "index")
         with teravec.open(tmp_path / "index", memory="64MiB") as index:
             found.append([index.search(query[None], 10, 4) for query in queries])
             reads.append(index.stats.reads)

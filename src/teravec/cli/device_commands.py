@@ -14,10 +14,11 @@ from teravec.bars import Bars
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.cli.stats_table import print_table
-from teravec.errors import StorageError
+from teravec.errors import OutputExists, StorageError
 from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
 from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
+from teravec.storage.device_cache import keep_profile
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 
@@ -37,8 +38,9 @@ def bench_disk(
         typer.Argument(
             metavar="PATH",
             show_default=False,
-            help="Index, whose largest slice is read and which keeps the result as "
-            "device.json; or a file to read; or a directory, for a scratch file.",
+            help="Index, whose largest slice is read; or a file to read; or a directory, for a "
+            "scratch file. The result is kept in the user's cache directory, and searches use "
+            "it for every index on the same file system.",
         ),
     ],
     seconds: Annotated[float, typer.Option(help="Time to read for, in all.")] = 10.0,
@@ -61,26 +63,25 @@ def bench_disk(
             scratch_bytes=parse_bytes(size),
             progress=Bars(quiet=quiet or json),
         )
-        kept = _keep(profile, paths.device) if is_index else None
+    kept, why_not = _keep(profile, paths.slices if is_index else path)
     if json:
-        print_json({"path": str(path), **profile.to_dict(), "kept": kept is None and is_index})
+        print_json({"path": str(path), **profile.to_dict(), "kept": kept is not None})
         return
     for table in _tables(profile):
         print_table(table)
     _print_advice(profile)
-    if kept is not None:
-        print(f"not saved, so searches do not use it: {kept}")
-    elif is_index:
-        print(f"saved in {paths.device}")
+    if kept is None:
+        print(f"not saved, so searches do not use it: {why_not}")
+    else:
+        print(f"saved in {kept}")
 
 
-def _keep(profile: DeviceProfile, path: Path) -> str | None:
-    """Save the result in the index; return the reason if that is not permitted."""
+def _keep(profile: DeviceProfile, path: Path) -> tuple[Path | None, str]:
+    """Save the result for this file system; return the file, or the reason why there is none."""
     try:
-        profile.write(path)
-    except StorageError as error:
-        return str(error)
-    return None
+        return keep_profile(profile, path), ""
+    except (StorageError, OutputExists) as error:
+        return None, str(error)
 
 
 def _tables(profile: DeviceProfile) -> list[Table]:

@@ -10,7 +10,7 @@ from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.model.model import Model
 from teravec.segments.entry import SliceEntry
-from teravec.storage.device import measured_gap_bytes
+from teravec.storage.device_cache import find_gap_bytes
 from teravec.storage.files import allow_open_files, check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
@@ -50,7 +50,7 @@ class OpenedIndex:
         First list of each open slice, and the end of the last.
     gap_bytes : int
         Largest gap between two ranges of a file for which one read of both is cheaper:
-        ``bench-disk``'s measurement for this index, or 32 KiB.
+        ``bench-disk``'s measurement of this file system, or 32 KiB.
     lists : tuple of int
         The requested lists [start, stop), or all.
 
@@ -80,7 +80,7 @@ class OpenedIndex:
             raise InvalidArgument(
                 f"lists {start}:{stop} asked for; the index has {self.manifest.nlist:,}"
             )
-        self.gap_bytes = measured_gap_bytes(self.paths.device) or _GAP_BYTES
+        self.gap_bytes = find_gap_bytes(self.paths.slices, self.paths.device) or _GAP_BYTES
         self.slices: list[ListFile] = []
         self.read_files = ReadFiles()
         self.fine: list[RowFile] = []

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, StorageError, storage_errors
 from teravec.storage.files import make_directory, publishing, write_all
+from teravec.storage.user_cache import user_cache
 
 __all__ = ["Constants", "default_path", "read_constants", "write_constants"]
 
@@ -77,14 +77,10 @@ class Constants:
 
 def default_path() -> Path:
     """Return the file of the measured constants, in the user's cache directory."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        root = Path(cache) if Path(cache).is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        raise InvalidArgument(
-            "there is no home directory to keep the constants in: name a file by --constants"
-        ) from None
-    return root / "teravec" / "constants.json"
+        return user_cache() / "constants.json"
+    except StorageError as error:
+        raise InvalidArgument(f"{error}, or name a file by --constants") from error
 
 
 def write_constants(path: Path, constants: Constants) -> None:

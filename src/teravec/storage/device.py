@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from teravec.arguments import real_number
-from teravec.errors import InvalidArgument, StorageError, storage_errors
+from teravec.errors import CorruptFile, InvalidArgument, MissingFile, StorageError, storage_errors
 from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
 from teravec.storage.files import sync_file
@@ -146,38 +146,42 @@ class DeviceProfile:
             "rates": [asdict(rate) for rate in self.rates],
         }
 
-    def write(self, path: Path) -> None:
-        """Keep the profile as sealed JSON."""
-        write_json(path, {"format": _FORMAT, "version": _VERSION, **self.to_dict()})
+    def write(self, path: Path, file_system: dict[str, Any] | None = None) -> None:
+        """Keep the profile as sealed JSON, with what is known about the disk's file system."""
+        known = {} if file_system is None else {"file_system": file_system}
+        write_json(path, {"format": _FORMAT, "version": _VERSION, **known, **self.to_dict()})
 
     def _random(self) -> list[Rate]:
         return [rate for rate in self.rates if not rate.sequential]
 
 
 def measured_gap_bytes(path: Path) -> int | None:
-    """Bytes between two ranges up to which one read of both is the cheaper, as was measured.
+    """Read the measured gap between two ranges up to which one read of both is the cheaper.
 
     Parameters
     ----------
     path : Path
-        Where a profile was kept.
+        File of a profile.
 
     Returns
     -------
     int or None
-        4 KiB to 1 MiB, as was measured; None where nothing was, or only memory.
+        4 KiB to 1 MiB; None if the file does not exist, or only memory was measured.
 
     Raises
     ------
     CorruptFile, IncompatibleVersion
-        What is there is no profile, or a damaged one.
+        The file holds no profile, or a damaged one.
     """
-    if not path.exists():
+    try:
+        content = read_json(path, _FORMAT, _VERSION)
+        if content["cold"] is False:
+            return None
+        return int(min(max(content["cost"]["gap_bytes"], BLOCKS[0]), BLOCKS[-1]))
+    except MissingFile:
         return None
-    content = read_json(path, _FORMAT, _VERSION)
-    if content["cold"] is False:
-        return None
-    return int(min(max(content["cost"]["gap_bytes"], BLOCKS[0]), BLOCKS[-1]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFile(f"{path}: not a sound measurement of a disk: {error!r}") from error
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class IndexPaths:
 
     @property
     def device(self) -> Path:
-        """What its disk can do, if that was measured."""
+        """What a disk can do: older releases kept it here. It is read, and never written."""
         return self.root / "device.json"
 
     @property
