@@ -27,6 +27,7 @@ from teravec.serving.flight.messages import flight_data
 from teravec.serving.flight.port import FlightPort
 from teravec.serving.server.local import LocalLists
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.flight_client import FlightPeer
@@ -44,18 +45,26 @@ PATIENT = Bounds(workers=8, calls=16)
 RESIDENT_BYTES = 48 << 20  # that a server's memory may grow by
 
 
+class Opened(FlightPort):
+    """A port on a free number, and the service behind it."""
+
+    def __init__(self, service: SearchService, bounds: Bounds, security: ServerSecurity) -> None:
+        super().__init__(service, Address("127.0.0.1", 0), security, bounds)
+        self.service = service
+
+
 @pytest.fixture
-def port(index: Path) -> Iterator[Callable[..., FlightPort]]:
+def port(index: Path) -> Iterator[Callable[..., Opened]]:
     """Opens ports of their own services, and closes them."""
     with ExitStack() as stack:
 
         def opened(
             bounds: Bounds = PATIENT, limits: Limits | None = None, **security: Any
-        ) -> FlightPort:
+        ) -> Opened:
             limits = limits or Limits()
             service = SearchService(LocalLists(index, limits), limits, Metrics())
             stack.callback(service.close)
-            made = FlightPort(service, Address("127.0.0.1", 0), ServerSecurity(**security), bounds)
+            made = Opened(service, bounds, ServerSecurity(**security))
             stack.callback(made.close, 1.0)
             return made
 
@@ -90,13 +99,13 @@ def error_of(payload: bytes) -> TeravecError:
     return found.value
 
 
-def answers(port: FlightPort) -> bool:
+def answers(port: Opened) -> bool:
     with teravec.connect(f"grpc://{port.address}", timeout_s=10) as remote:
         return bool(remote.search(QUERIES, 3, 4)[1].shape == (40, 3))
 
 
-def held_bytes(port: FlightPort) -> int:
-    return port._service.budget.held_bytes
+def held_bytes(port: Opened) -> int:
+    return port.service.budget.held_bytes
 
 
 def resident(process: Process) -> int:
@@ -151,7 +160,7 @@ def test_compressed_messages_are_not_taken(index: Path, spawn: Callable[..., Pro
     assert resident(process) - before < RESIDENT_BYTES
 
 
-def test_a_flag_of_compression_without_an_encoding(port: Callable[..., FlightPort]) -> None:
+def test_a_flag_of_compression_without_an_encoding(port: Callable[..., Opened]) -> None:
     with Peer(port().address) as peer:
         peer.send(peer.headers(), data(1, message(b"\x1f\x8b" + bytes(50), compressed=1)))
         found = peer.status()
@@ -162,7 +171,7 @@ def test_a_flag_of_compression_without_an_encoding(port: Callable[..., FlightPor
 
 @pytest.mark.parametrize("size", [(64 << 20) + 5000, 1 << 30, (1 << 32) - 1])
 def test_a_message_over_the_bound_is_refused_by_its_length(
-    size: int, port: Callable[..., FlightPort]
+    size: int, port: Callable[..., Opened]
 ) -> None:
     opened = port()
     with Peer(opened.address) as peer, within(2):
@@ -174,8 +183,8 @@ def test_a_message_over_the_bound_is_refused_by_its_length(
     assert held_bytes(opened) == 0
 
 
-def test_a_length_that_lies_is_let_go(port: Callable[..., FlightPort]) -> None:
-    opened = port(Bounds(workers=8, calls=16, patience_s=0.2))
+def test_a_length_that_lies_is_let_go(port: Callable[..., Opened]) -> None:
+    opened = port(Bounds(workers=8, calls=16, times=PortTimes(progress_s=0.2)))
     with Peer(opened.address) as peer:
         peer.send(peer.headers(), data(1, message(bytes(1000), size=60 << 20)))
         until(lambda: held_bytes(opened) > 0)
@@ -184,7 +193,7 @@ def test_a_length_that_lies_is_let_go(port: Callable[..., FlightPort]) -> None:
     until(lambda: held_bytes(opened) == 0)
 
 
-def test_a_call_that_ends_inside_of_a_message(port: Callable[..., FlightPort]) -> None:
+def test_a_call_that_ends_inside_of_a_message(port: Callable[..., Opened]) -> None:
     opened = port()
     with Peer(opened.address) as peer:
         peer.send(peer.headers(), data(1, message(b"abc", size=99), END))
@@ -192,7 +201,7 @@ def test_a_call_that_ends_inside_of_a_message(port: Callable[..., FlightPort]) -
     assert held_bytes(opened) == 0
 
 
-def test_half_sent_requests_count_and_one_more_is_busy(port: Callable[..., FlightPort]) -> None:
+def test_half_sent_requests_count_and_one_more_is_busy(port: Callable[..., Opened]) -> None:
     limits = Limits(queue_bytes=4 << 20)
     opened = port(limits=limits)
     with Peer(opened.address) as slow, Peer(opened.address) as other:
@@ -205,7 +214,7 @@ def test_half_sent_requests_count_and_one_more_is_busy(port: Callable[..., Fligh
     assert answers(opened)
 
 
-def test_large_requests_come_whole_through_small_windows(port: Callable[..., FlightPort]) -> None:
+def test_large_requests_come_whole_through_small_windows(port: Callable[..., Opened]) -> None:
     rows = np.tile(QUERIES, (400, 1))  # 1.5 MiB
     opened = port()
     with teravec.connect(f"grpc://{opened.address}") as remote:
@@ -217,8 +226,8 @@ def test_large_requests_come_whole_through_small_windows(port: Callable[..., Fli
 # --- callers that do not take their answers
 
 
-def test_a_reader_that_takes_nothing_is_let_go(port: Callable[..., FlightPort]) -> None:
-    opened = port(Bounds(workers=8, calls=16, patience_s=0.3))
+def test_a_reader_that_takes_nothing_is_let_go(port: Callable[..., Opened]) -> None:
+    opened = port(Bounds(workers=8, calls=16, times=PortTimes(progress_s=0.3)))
     request = SearchRequest(np.tile(QUERIES, (3, 1)), Wanted(k=1500), nprobe=60).encode()
     with Peer(opened.address) as peer:
         peer.send(peer.headers(), data(1, exchange_message(request)))
@@ -229,8 +238,8 @@ def test_a_reader_that_takes_nothing_is_let_go(port: Callable[..., FlightPort]) 
         assert asked(peer, 3).counts.tolist() == [3, 3]
 
 
-def test_a_peer_whose_socket_is_full_is_let_go(port: Callable[..., FlightPort]) -> None:
-    opened = port(Bounds(workers=8, calls=16, patience_s=0.3))
+def test_a_peer_whose_socket_is_full_is_let_go(port: Callable[..., Opened]) -> None:
+    opened = port(Bounds(workers=8, calls=16, times=PortTimes(progress_s=0.3)))
     with Peer(opened.address) as peer:
         peer.socket.setblocking(False)
         ping, closed = frame(Kind.PING, 0, 0, bytes(8)) * 1000, False
@@ -249,7 +258,7 @@ def test_a_peer_whose_socket_is_full_is_let_go(port: Callable[..., FlightPort]) 
 # --- too many
 
 
-def test_more_calls_than_may_be_open_are_busy_at_once(port: Callable[..., FlightPort]) -> None:
+def test_more_calls_than_may_be_open_are_busy_at_once(port: Callable[..., Opened]) -> None:
     opened = port(Bounds(workers=2, calls=3))
     with Peer(opened.address) as peer, within(2):
         for stream in (1, 3, 5):
@@ -275,7 +284,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 
 def test_more_requests_than_workers_are_busy_at_once(
-    port: Callable[..., FlightPort], go: threading.Event
+    port: Callable[..., Opened], go: threading.Event
 ) -> None:
     with Peer(port(Bounds(workers=2, calls=9)).address) as peer:
         for stream in (1, 3, 5):
@@ -287,7 +296,7 @@ def test_more_requests_than_workers_are_busy_at_once(
 
 
 def test_what_is_sent_before_an_answer_is_bounded(
-    port: Callable[..., FlightPort], go: threading.Event
+    port: Callable[..., Opened], go: threading.Event
 ) -> None:
     with Peer(port().address) as peer:
         peer.send(peer.headers(), data(1, exchange_message(GOOD)))
@@ -296,19 +305,19 @@ def test_what_is_sent_before_an_answer_is_bounded(
 
 
 def test_a_caller_that_leaves_holds_until_its_search_ends(
-    port: Callable[..., FlightPort], go: threading.Event
+    port: Callable[..., Opened], go: threading.Event
 ) -> None:
     opened = port()
     with Peer(opened.address) as peer:
         peer.send(peer.headers(), data(1, exchange_message(GOOD)))
         until(lambda: held_bytes(opened) > 0)
-    until(lambda: opened._server.calls == 0)
+    until(lambda: opened.open_calls == 0)
     assert held_bytes(opened) > 0
     go.set()
     until(lambda: held_bytes(opened) == 0)
 
 
-def test_calls_begun_and_given_up_leave_nothing(port: Callable[..., FlightPort]) -> None:
+def test_calls_begun_and_given_up_leave_nothing(port: Callable[..., Opened]) -> None:
     opened = port()
     with Peer(opened.address) as peer:
         for stream in range(1, 2000, 2):
@@ -320,37 +329,32 @@ def test_calls_begun_and_given_up_leave_nothing(port: Callable[..., FlightPort])
         peer.send(frame(Kind.PING, 0, 0, bytes(8)))
         peer.until(Kind.PING)
         until(lambda: held_bytes(opened) == 0)
-        assert opened._server.calls == 0
+        assert opened.open_calls == 0
     assert answers(opened)
 
 
-def test_a_connection_too_many_takes_the_place_of_an_idle_one(
-    port: Callable[..., FlightPort],
-) -> None:
+def test_a_connection_too_many_takes_the_place_of_an_idle_one(port: Callable[..., Opened]) -> None:
     opened = port(Bounds(workers=2, calls=9, connections=3))
     with ExitStack() as stack:
         peers = [stack.enter_context(Peer(opened.address)) for _ in range(3)]
         peers[0].send(peers[0].headers())  # this one has a call
-        until(lambda: opened._server.calls == 1)
+        until(lambda: opened.open_calls == 1)
         assert answers(opened)
         assert peers[1].closed_with() is None  # the one that is idle for longest
         peers[0].send(data(1, exchange_message(GOOD)))
         assert peers[0].until(Kind.DATA)
 
 
-def test_silent_connections_and_calls_end(port: Callable[..., FlightPort]) -> None:
-    opened = port(Bounds(workers=2, calls=9, idle_call_s=0.1, idle_s=0.2))
+def test_silent_connections_and_calls_end(port: Callable[..., Opened]) -> None:
+    opened = port(Bounds(workers=2, calls=9, times=PortTimes(idle_call_s=0.1, idle_s=0.2)))
     with Peer(opened.address) as peer, within(5):
         peer.send(peer.headers())
         assert peer.status()["grpc-status"] == "0"
         assert peer.closed_with() == Code.NO_ERROR
 
 
-def test_who_says_nothing_is_closed(
-    port: Callable[..., FlightPort], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("teravec.serving.flight.connection._PREFACE_S", 0.1)
-    opened = port()
+def test_who_says_nothing_is_closed(port: Callable[..., Opened]) -> None:
+    opened = port(Bounds(workers=8, calls=16, times=PortTimes(greeting_s=0.1)))
     for said in (b"", b"PRI * HT", b"GET / HTTP/1.1\r\n\r\n"):
         with Peer(opened.address, greets=False) as peer, within(5):
             peer.send(said)
@@ -404,9 +408,7 @@ FLOODS: dict[str, tuple[bytes, Code]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_what_is_no_http2_ends_its_connection_alone(
-    name: str, port: Callable[..., FlightPort]
-) -> None:
+def test_what_is_no_http2_ends_its_connection_alone(name: str, port: Callable[..., Opened]) -> None:
     opened, (sent, code) = port(), FLOODS[name]
     with Peer(opened.address) as peer, within(5):
         reading = threading.Thread(target=lambda: found.append(peer.closed_with()))
@@ -420,14 +422,14 @@ def test_what_is_no_http2_ends_its_connection_alone(
     assert answers(opened)
 
 
-def test_headers_that_expand_too_far(port: Callable[..., FlightPort]) -> None:
+def test_headers_that_expand_too_far(port: Callable[..., Opened]) -> None:
     with Peer(port().address) as peer:
         big = peer.headers(1, "x", big="v" * 3000)
         peer.send(big, frame(Kind.HEADERS, Flag.END_HEADERS, 3, b"\xbe" * 2000))
         assert peer.closed_with() == Code.COMPRESSION_ERROR
 
 
-def test_one_refused_call_after_another(port: Callable[..., FlightPort], token_file: Path) -> None:
+def test_one_refused_call_after_another(port: Callable[..., Opened], token_file: Path) -> None:
     opened = port(token_file=token_file)
     with Peer(opened.address) as peer:
         wrong = "Bearer " + "x" * 20
@@ -438,7 +440,7 @@ def test_one_refused_call_after_another(port: Callable[..., FlightPort], token_f
         assert peer.until(Kind.DATA, 1)
 
 
-def test_padding_and_many_frames_of_a_message_are_http2(port: Callable[..., FlightPort]) -> None:
+def test_padding_and_many_frames_of_a_message_are_http2(port: Callable[..., Opened]) -> None:
     whole = exchange_message(GOOD)
     with Peer(port().address) as peer:
         peer.send(peer.headers())
@@ -451,7 +453,7 @@ def test_padding_and_many_frames_of_a_message_are_http2(port: Callable[..., Flig
         assert peer.status()["grpc-status"] == "0"
 
 
-def test_only_grpc_and_only_known_methods(port: Callable[..., FlightPort]) -> None:
+def test_only_grpc_and_only_known_methods(port: Callable[..., Opened]) -> None:
     with Peer(port().address) as peer:
         peer.send(peer.headers(1, "DoPut"), data(1, message(bytes(99))))
         assert peer.status(1)["grpc-status"] == "12"
@@ -482,7 +484,7 @@ def test_descriptors_and_memory_return_after_a_flood(
     until(lambda: len(list(fds.iterdir())) <= before + 2)
 
 
-def test_a_server_that_drains_says_so(port: Callable[..., FlightPort]) -> None:
+def test_a_server_that_drains_says_so(port: Callable[..., Opened]) -> None:
     opened = port()
     with Peer(opened.address) as peer:
         assert asked(peer).counts.tolist() == [3, 3]  # its call stays open
@@ -490,15 +492,15 @@ def test_a_server_that_drains_says_so(port: Callable[..., FlightPort]) -> None:
         assert peer.closed_with() == Code.NO_ERROR
 
 
-def test_list_actions(port: Callable[..., FlightPort]) -> None:
+def test_list_actions(port: Callable[..., Opened]) -> None:
     with flight.FlightClient(f"grpc://{port().address}") as client:
         names = {action.type for action in client.list_actions()}
     assert names == {"info", "statistics", "list-sizes", "reload"}
 
 
-def test_large_requests_do_not_shut_out_small_ones(port: Callable[..., FlightPort]) -> None:
+def test_large_requests_do_not_shut_out_small_ones(port: Callable[..., Opened]) -> None:
     opened = port(limits=Limits(queue_bytes=1 << 20))
-    with opened._service.budget.share() as share:
+    with opened.service.budget.share() as share:
         share.hold(100 << 20)
         with teravec.connect(f"grpc://{opened.address}", timeout_s=2) as remote:
             assert remote.statistics()["ready"]
@@ -509,7 +511,7 @@ def test_large_requests_do_not_shut_out_small_ones(port: Callable[..., FlightPor
 
 @pytest.mark.parametrize("mebibytes", [0.3, 3, 20])
 def test_clients_learn_why_a_request_is_not_read(
-    mebibytes: float, port: Callable[..., FlightPort]
+    mebibytes: float, port: Callable[..., Opened]
 ) -> None:
     """Flight's client writes before it reads, and forgets answers when it cannot write on."""
     opened = port(limits=Limits(request_bytes=200 << 10, queue_bytes=1 << 20))
@@ -521,7 +523,7 @@ def test_clients_learn_why_a_request_is_not_read(
             with pytest.raises(ProtocolError, match="TVFR"):
                 peer.ask("search", bytes(1000), Deadline.after(10))
     with (
-        opened._service.budget.share() as share,
+        opened.service.budget.share() as share,
         closing(FlightPeer(address, ClientSecurity())) as peer,
     ):
         share.hold(1 << 20)

@@ -18,7 +18,7 @@ import pytest
 
 import teravec
 from teravec.serving.deploy.program import Server
-from teravec.serving.http import guard as http_guard
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, N, addresses
@@ -93,13 +93,14 @@ def test_bounds(index: Path, serve: Launch) -> None:
 
 
 def test_an_answer_is_not_kept_for_a_client_that_does_not_read(
-    web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    web: httpx.Client, index: Path, serve: Launch
 ) -> None:
     body = {"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000, "nprobe": NLIST}
     whole = web.post("/search", json=body, timeout=60)
     assert len(whole.content) > 10 << 20  # more than the system buffers
-    monkeypatch.setattr(http_guard, "_PIECE_S", 0.3)
-    with web.stream("POST", "/search", json=body, timeout=60) as answer:
+    hurried = serve(index, http=LOCAL, times=PortTimes(progress_s=0.3))
+    base = f"http://{hurried.http_address}"
+    with httpx.stream("POST", f"{base}/search", json=body, timeout=60) as answer:
         time.sleep(2)
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             answer.read()

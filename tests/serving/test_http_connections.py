@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,14 +16,14 @@ import numpy as np
 import pytest
 
 from teravec.serving.deploy.program import Server
-from teravec.serving.http import connections as http_connections
-from teravec.serving.http import guard as http_guard
-from teravec.serving.http.connections import most_connections
+from teravec.serving.http.connections import count_connections
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.certificates import Authority
 from tests.serving.conftest import NLIST, QUERIES, Launch
 
 LOCAL = Address("127.0.0.1", 0)
+SOON = PortTimes(greeting_s=1.0, ending_s=1.0)
 
 
 def connect(server: Server) -> socket.socket:
@@ -44,12 +45,6 @@ def ends(connection: socket.socket) -> bool:
     return True
 
 
-@pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_connections, "_HEADER_S", 1.0)
-    monkeypatch.setattr(http_connections, "_END_S", 1.0)
-
-
 @pytest.mark.parametrize(
     "sent",
     [
@@ -60,10 +55,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
         b"POST /search HTTP/1.1\r\nHost: evil\r\nContent-Length: 4000000\r\n\r\n{",
     ],
 )
-def test_headers_and_refused_bodies_have_a_time(
-    index: Path, serve: Launch, soon: None, sent: bytes
-) -> None:
-    server = serve(index, http=LOCAL)
+def test_headers_and_refused_bodies_have_a_time(index: Path, serve: Launch, sent: bytes) -> None:
+    server = serve(index, http=LOCAL, times=SOON)
     with connect(server) as connection:
         connection.sendall(sent)
         assert ends(connection)
@@ -75,8 +68,8 @@ def send_slowly(connection: socket.socket) -> None:
         time.sleep(0.05)
 
 
-def test_one_byte_after_another_does_not_help(index: Path, serve: Launch, soon: None) -> None:
-    server = serve(index, http=LOCAL)
+def test_one_byte_after_another_does_not_help(index: Path, serve: Launch) -> None:
+    server = serve(index, http=LOCAL, times=SOON)
     with connect(server) as connection:
         started = time.monotonic()
         with pytest.raises(ConnectionError):
@@ -84,22 +77,17 @@ def test_one_byte_after_another_does_not_help(index: Path, serve: Launch, soon: 
         assert time.monotonic() - started < 6
 
 
-def test_silent_handshakes_have_a_time(
-    index: Path, serve: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_connections, "_HANDSHAKE_S", 0.5)
+def test_silent_handshakes_have_a_time(index: Path, serve: Launch, tmp_path: Path) -> None:
     pem = Authority(tmp_path).sign("server")
-    server = serve(index, http=LOCAL, security=ServerSecurity(pem.certificate, pem.key))
+    security = ServerSecurity(pem.certificate, pem.key)
+    server = serve(index, http=LOCAL, security=security, times=PortTimes(handshake_s=0.5))
     with connect(server) as connection:
         assert ends(connection)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: "])
-def test_too_many_connections_make_room(
-    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(http_connections, "most_connections", lambda: 30)
-    server = serve(index, http=LOCAL)
+def test_too_many_connections_make_room(index: Path, serve: Launch, sent: bytes) -> None:
+    server = serve(index, http=LOCAL, http_connections=30)
     url = f"http://{server.http_address}/healthz"
     with ExitStack() as stack:
         made = [stack.enter_context(connect(server)) for _ in range(80)]
@@ -121,11 +109,8 @@ def test_idle_connections_are_not_what_the_queue_bounds(index: Path, serve: Laun
         assert httpx.get(f"http://{server.http_address}/healthz", timeout=10).status_code == 200
 
 
-def test_who_does_not_read_is_let_go(
-    index: Path, serve: Launch, soon: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(http_guard, "_PIECE_S", 0.5)
-    server = serve(index, http=LOCAL)
+def test_who_does_not_read_is_let_go(index: Path, serve: Launch) -> None:
+    server = serve(index, http=LOCAL, times=replace(SOON, progress_s=0.5))
     body = json.dumps(
         {"queries": np.tile(QUERIES, (9, 1)).astype(float).tolist(), "k": 5000, "nprobe": NLIST}
     ).encode()
@@ -150,4 +135,4 @@ def wait(true: Callable[[], bool]) -> None:
 def test_connections_follow_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((resource.RLIM_INFINITY, 4096), (1 << 20, 4096), (1024, 384), (300, 22)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert most_connections() == most
+        assert count_connections() == most

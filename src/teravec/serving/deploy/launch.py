@@ -13,9 +13,11 @@ from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.topology import Topology, parse_ranges
 from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
+from teravec.serving.http.connections import MOST_CONNECTIONS
 from teravec.serving.server.local import LocalLists
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import Backend, SearchService
 from teravec.serving.server.versions import IDLE_S
 from teravec.serving.wire.limits import Limits, check_setting
@@ -59,6 +61,10 @@ class ServeOptions:
     memory_bytes, threads : int, optional
     idle_s : float
         Seconds after which the version before is closed if nobody wants it.
+    times : PortTimes
+        How long both ports wait for their peers.
+    http_connections : int
+        Connections of the HTTP port at a time.
     """
 
     path: Path
@@ -78,6 +84,8 @@ class ServeOptions:
     memory_bytes: int | None = None
     threads: int | None = None
     idle_s: float = IDLE_S
+    times: PortTimes = field(default_factory=PortTimes)
+    http_connections: int = MOST_CONNECTIONS
 
     def __post_init__(self) -> None:
         given = [self.lists, self.slices, self.servers, self.topology]
@@ -130,7 +138,15 @@ def launch(options: ServeOptions) -> Server:
     )
     try:
         options.limits.check_dimension(backend.versions.current.d)
-        return Server(service, options.listen, options.http, options.security, lookup)
+        return Server(
+            service,
+            options.listen,
+            options.http,
+            options.security,
+            lookup,
+            options.times,
+            options.http_connections,
+        )
     except BaseException:
         service.close()
         raise

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from teravec.errors import TeravecError
 from teravec.serving.deploy.notify import Notifier, Ping, watching
 from teravec.serving.flight.port import FlightPort
+from teravec.serving.http.connections import MOST_CONNECTIONS
 from teravec.serving.http.port import HttpPort
 from teravec.serving.server.listening import check_free
 from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.server.signals import heeded
 from teravec.serving.wire.rotation import FileWatch
@@ -40,6 +42,10 @@ class Server:
         Address of the HTTP port. Not given: no HTTP.
     security : ServerSecurity
     lookup : VectorLookup, optional
+    times : PortTimes, optional
+        How long both ports wait for their peers.
+    http_connections : int
+        Connections of the HTTP port at a time.
     """
 
     def __init__(
@@ -49,6 +55,8 @@ class Server:
         http: Address | None,
         security: ServerSecurity,
         lookup: VectorLookup | None = None,
+        times: PortTimes | None = None,
+        http_connections: int = MOST_CONNECTIONS,
     ) -> None:
         self.service, self._security = service, security
         self._http: HttpPort | None = None
@@ -56,10 +64,10 @@ class Server:
             security.check_address(address)
             check_free(address)
         security.check_files()
-        self._flight = FlightPort(service, listen, security, reload=self._reload)
+        self._flight = FlightPort(service, listen, security, times, reload=self._reload)
         try:
             if http is not None:
-                self._http = HttpPort(service, http, security, lookup)
+                self._http = HttpPort(service, http, security, lookup, times, http_connections)
         except BaseException:
             self._flight.close(_CLOSE_S)
             raise

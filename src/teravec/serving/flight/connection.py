@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import hpack
@@ -28,13 +28,12 @@ from teravec.serving.flight.http2 import Code, Flag, FrameReader, Http2Error, Ki
 from teravec.serving.flight.output import Output
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairShares
+from teravec.serving.server.port_times import PortTimes
 
 __all__ = ["Bounds", "Connection", "Headers", "Host"]
 
 log = logging.getLogger(__name__)
 
-_PREFACE_S = 10.0
-_CLOSE_S = 5.0  # for the last written bytes to go out
 _MOST_HEADER_BYTES = 16 << 10
 _MOST_HEADER_FRAMES = 16
 _MOST_FRAMES_A_SECOND = 10_000
@@ -56,18 +55,14 @@ class Bounds:
         Open calls.
     connections : int
         Open connections. One more is accepted if an idle one can be closed for it.
-    patience_s : float
-        Time in which a caller must make 256 KiB of progress, in a message or in an answer.
-    idle_call_s, idle_s : float
-        Time after which a call without a message, or a connection without a call, is closed.
+    times : PortTimes
+        How long callers may take.
     """
 
     workers: int
     calls: int
     connections: int = 4096
-    patience_s: float = 30.0
-    idle_call_s: float = 120.0
-    idle_s: float = 300.0
+    times: PortTimes = field(default_factory=PortTimes)
 
 
 class Host(Protocol):
@@ -428,17 +423,17 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Disconnect callers that make no progress; runs once a second."""
-        self._frames = 0
+        self._frames, times = 0, self.server.bounds.times
         waiting_s = self._paused_s if self._closing_s is None else self._closing_s
-        most_s = self.server.bounds.patience_s if self._closing_s is None else _CLOSE_S
+        most_s = times.progress_s if self._closing_s is None else times.ending_s
         if waiting_s is not None and now - waiting_s > most_s:
             self.abort()
             return
-        if not self._began and now - self._made_s > _PREFACE_S:
+        if not self._began and now - self._made_s > times.greeting_s:
             self.abort()
             return
         for call in list(self.calls.values()):
-            call.check_progress(now, self.server.bounds.patience_s, self.server.bounds.idle_call_s)
+            call.check_progress(now, times.progress_s, times.idle_call_s)
         self.flush()
-        if not self.calls and now - self.active_s > self.server.bounds.idle_s:
+        if not self.calls and now - self.active_s > times.idle_s:
             self.close(Code.NO_ERROR)

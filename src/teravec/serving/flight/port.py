@@ -23,6 +23,7 @@ from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.flight.server import GrpcServer
 from teravec.serving.server.origin import Origin
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.frames import decode, encode
 from teravec.serving.wire.protocol import encode_error, error_code, error_text
@@ -63,8 +64,8 @@ class FlightPort:
     service : SearchService
     address : Address
     security : ServerSecurity
-    bounds : Bounds, optional
-        Not given: derived from the service's queue.
+    bounds : Bounds or PortTimes, optional
+        Times only: the other bounds are derived from the service's queue.
     reload : callable, optional
         Replaces the service's own reload for the action ``reload``; returns the index's version.
 
@@ -79,7 +80,7 @@ class FlightPort:
         service: SearchService,
         address: Address,
         security: ServerSecurity,
-        bounds: Bounds | None = None,
+        bounds: Bounds | PortTimes | None = None,
         *,
         reload: Callable[[], str] | None = None,
     ) -> None:
@@ -100,11 +101,18 @@ class FlightPort:
             "list-sizes": self._list_sizes,
             "reload": lambda _: _json({"version": self._reload()}),
         }
-        if bounds is None:
-            bounds = Bounds(workers=limits.queue + 16, calls=4 * limits.queue + 64)
+        if not isinstance(bounds, Bounds):
+            bounds = Bounds(
+                workers=limits.queue + 16, calls=4 * limits.queue + 64, times=bounds or PortTimes()
+            )
         self._context = _tls(security)
         self._server = GrpcServer(address, self._accept, service.budget, bounds, self._context)
         self.address = self._server.address
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are open, on all connections."""
+        return self._server.calls
 
     def use_tokens(self, tokens: Tokens) -> None:
         """Require these tokens from now on."""

@@ -29,7 +29,6 @@ __all__ = ["GrpcServer"]
 
 log = logging.getLogger(__name__)
 
-_HANDSHAKE_S = 10.0
 _TICK_S = 1.0
 _BACKLOG = 1024
 _AT_ONCE = 64
@@ -150,7 +149,7 @@ class GrpcServer:
 
     async def _listen(self) -> asyncio.Server:
         self._loop.call_later(_TICK_S, self._check)
-        handshake_s = None if self._tls is None else _HANDSHAKE_S
+        handshake_s = None if self._tls is None else self.bounds.times.handshake_s
         # asyncio accepts this many connections in a row. A small backlog lets idle ones be closed
         # in between.
         listener = await self._loop.create_server(

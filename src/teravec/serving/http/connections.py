@@ -18,29 +18,40 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-__all__ = ["Connection", "ConnectionServer", "most_connections"]
+from teravec.serving.server.port_times import PortTimes
 
-_HEADER_S = 10.0  # from a connection's start, or its first byte, to a complete header
-_HANDSHAKE_S = 10.0  # for the TLS handshake
-_END_S = 5.0  # for written bytes to go out when a connection ends
+__all__ = ["MOST_CONNECTIONS", "Connection", "ConnectionServer", "count_connections"]
+
 _UNSENT_BYTES = 16 << 10  # in a connection's buffer before its sender waits
-_MOST = 4096
 _OTHER_FILES = 256  # descriptors for slices, Flight calls and everything else
 
+MOST_CONNECTIONS = 4096
+"""Connections at a time, if the process may have enough descriptors."""
 
-def most_connections() -> int:
-    """Return the most connections at a time: 4,096, or half of the descriptors if fewer."""
+
+def count_connections(most: int = MOST_CONNECTIONS) -> int:
+    """Return the connections allowed at a time: ``most``, or half of the descriptors if fewer."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if soft == resource.RLIM_INFINITY:
-        return _MOST
-    return max(16, min(_MOST, (soft - _OTHER_FILES) // 2))
+        return most
+    return min(most, max(16, (soft - _OTHER_FILES) // 2))
 
 
 class Connection(H11Protocol):
-    """One connection. ``check`` runs once a second and closes it if it is silent for too long."""
+    """One connection. ``check`` runs once a second and closes it if it is silent for too long.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    Parameters
+    ----------
+    times : PortTimes
+    most : int
+        Connections at a time.
+    options
+        As uvicorn's.
+    """
+
+    def __init__(self, times: PortTimes, most: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._times, self._most = times, most
         self._answered, self.app = self.app, self._answer
         self._awaits_header, self.since = True, time.monotonic()
         self._ending_since: float | None = None
@@ -54,7 +65,7 @@ class Connection(H11Protocol):
         """Close the connection that has been silent longest, if there are too many."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
-        if len(self.connections) > most_connections():
+        if len(self.connections) > count_connections(self._most):
             silent = [c for c in self.connections if not c.is_answering]  # type: ignore[union-attr]
             min(silent, key=lambda c: c.since, default=self).abort()  # type: ignore[union-attr]
 
@@ -79,9 +90,13 @@ class Connection(H11Protocol):
         """Close this connection if its header is late, or if closing it takes too long."""
         if self.transport.is_closing():
             self._ending_since = self._ending_since or now
-            if now - self._ending_since > _END_S:
+            if now - self._ending_since > self._times.ending_s:
                 self.abort()
-        elif self._awaits_header and not self.is_answering and now - self.since > _HEADER_S:
+        elif (
+            self._awaits_header
+            and not self.is_answering
+            and now - self.since > self._times.greeting_s
+        ):
             self.transport.close()
 
     def abort(self) -> None:
@@ -114,17 +129,34 @@ class Connection(H11Protocol):
 
 
 class ConnectionServer(uvicorn.Server):
-    """A uvicorn server of such connections, on one socket."""
+    """A uvicorn server of such connections, on one socket.
+
+    Parameters
+    ----------
+    config : uvicorn.Config
+    times : PortTimes
+    most : int
+        Connections at a time.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, times: PortTimes, most: int = MOST_CONNECTIONS
+    ) -> None:
+        super().__init__(config)
+        self._times, self._most = times, most
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen as uvicorn does, but with a time limit on TLS handshakes."""
         config = self.config
 
         def connect() -> asyncio.Protocol:
-            return Connection(config=config, server_state=self.server_state, app_state={})
+            return Connection(
+                self._times, self._most, config=config, server_state=self.server_state, app_state={}
+            )
 
         self.loop = loop = asyncio.get_running_loop()
-        handshake_s, end_s = (None, None) if config.ssl is None else (_HANDSHAKE_S, _END_S)
+        handshake_s = None if config.ssl is None else self._times.handshake_s
+        end_s = None if config.ssl is None else self._times.ending_s
         self.servers = [
             await loop.create_server(
                 connect,

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from teravec.serving.http.search import ARRIVED, ORIGIN
 from teravec.serving.server.origin import Origin
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.tokens import Token, Tokens
 
 __all__ = ["HostNames", "HttpGuard"]
@@ -26,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_PIECE_BYTES, _PIECE_S = 1 << 18, 30.0  # a client must read a piece of this size in this time
+_PIECE_BYTES = 1 << 18  # a client must read a piece of this size in some time
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -75,13 +76,20 @@ class HttpGuard:
         Paths that need no token.
     hosts : HostNames, optional
         Checked where callers need no token.
+    progress_s : float
+        Time in which a client must read a piece of an answer.
     """
 
     def __init__(
-        self, app: App, tokens: Tokens, open_paths: tuple[str, ...], hosts: HostNames | None = None
+        self,
+        app: App,
+        tokens: Tokens,
+        open_paths: tuple[str, ...],
+        hosts: HostNames | None = None,
+        progress_s: float = PortTimes.progress_s,
     ) -> None:
         self._app, self.tokens = app, tokens
-        self._open_paths, self._hosts = open_paths, hosts
+        self._open_paths, self._hosts, self._progress_s = open_paths, hosts, progress_s
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -94,7 +102,7 @@ class HttpGuard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
-            await _send_in_pieces(send, message)
+            await _send_in_pieces(send, message, self._progress_s)
 
         tokens = self.tokens
         token = self._token(scope, tokens) if tokens else None
@@ -166,17 +174,17 @@ def _header(scope: MutableMapping[str, Any], name: bytes) -> str | None:
     return values[0].decode("latin-1").strip() if values else None
 
 
-async def _send_in_pieces(send: Send, message: Message) -> None:
+async def _send_in_pieces(send: Send, message: Message, progress_s: float) -> None:
     """Pass a message on, or raise TimeoutError where the client does not read."""
     body, more = message.get("body", b""), message.get("more_body", False)
     if message["type"] != "http.response.body" or len(body) <= _PIECE_BYTES:
-        async with asyncio.timeout(_PIECE_S):
+        async with asyncio.timeout(progress_s):
             await send(message)
         return
     for start in range(0, len(body), _PIECE_BYTES):
         stop = start + _PIECE_BYTES
         piece = {**message, "body": body[start:stop], "more_body": more or stop < len(body)}
-        async with asyncio.timeout(_PIECE_S):
+        async with asyncio.timeout(progress_s):
             await send(piece)
 
 

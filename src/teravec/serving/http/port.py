@@ -12,10 +12,11 @@ import uvicorn
 
 from teravec.errors import InvalidArgument, Unavailable
 from teravec.serving.http.app import http_app
-from teravec.serving.http.connections import ConnectionServer
+from teravec.serving.http.connections import MOST_CONNECTIONS, ConnectionServer
 from teravec.serving.http.guard import HostNames, HttpGuard
 from teravec.serving.server.listening import bound_socket
 from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.security import Address, ServerSecurity
 from teravec.serving.wire.tokens import Tokens
@@ -23,7 +24,6 @@ from teravec.serving.wire.tokens import Tokens
 __all__ = ["HttpPort"]
 
 _START_S = 10.0
-_KEEP_ALIVE_S = 15
 _SWITCH_S = 0.001
 
 
@@ -36,6 +36,9 @@ class HttpPort:
     address : Address
     security : ServerSecurity
     lookup : VectorLookup, optional
+    times : PortTimes, optional
+    connections : int
+        At a time; one more closes the one that has been silent longest.
 
     Raises
     ------
@@ -49,13 +52,20 @@ class HttpPort:
         address: Address,
         security: ServerSecurity,
         lookup: VectorLookup | None = None,
+        times: PortTimes | None = None,
+        connections: int = MOST_CONNECTIONS,
     ) -> None:
+        times = times or PortTimes()
         open_paths = ("/healthz", "/readyz") if security.open_probes else ()
         app = http_app(service, lookup)
         self._searches = app.state.searches
         hosts = HostNames((address.host, *security.allow_hosts))
         self._guard = HttpGuard(
-            app, security.tokens(), open_paths, hosts if security.checks_host(address) else None
+            app,
+            security.tokens(),
+            open_paths,
+            hosts if security.checks_host(address) else None,
+            times.progress_s,
         )
         config = uvicorn.Config(
             self._guard,
@@ -64,7 +74,7 @@ class HttpPort:
             lifespan="off",
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_keep_alive=times.keep_alive_s,
             timeout_graceful_shutdown=5,
             ws="none",
             log_level="error",
@@ -82,7 +92,7 @@ class HttpPort:
             ) from error
         self.address = Address(address.host, self._socket.getsockname()[1])
         self._context = config.ssl
-        self._server = ConnectionServer(config)
+        self._server = ConnectionServer(config, times, connections)
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="teravec-http", daemon=True
         )
