@@ -98,7 +98,7 @@ def test_what_is_being_read_stays(native: bool, monkeypatch: pytest.MonkeyPatch)
         rng = np.random.default_rng(seed)
         for _ in range(200):
             numbers = np.unique(rng.integers(0, 50, 8))
-            with cache.steady():
+            with cache.steady:
                 begins = cache.find(numbers)
                 there = np.flatnonzero(begins >= 0)
                 found = cache.buffer[begins[there, None] + np.arange(UNIT)]

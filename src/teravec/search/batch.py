@@ -96,7 +96,9 @@ class Batch:
         best, places = scan.result()
         del scan  # what its threads kept takes more than the results
         ids = self._ids_of(places)
-        if (best[:, 1:] == best[:, :-1]).any():  # these go by id, whatever the lists' order
+        if np.count_nonzero(
+            best[:, 1:] == best[:, :-1]
+        ):  # these go by id, whatever the lists' order
             return sort_rows(best, ids, resources.index.model.metric)
         return best, ids
 

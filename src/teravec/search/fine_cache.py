@@ -26,6 +26,38 @@ _WAYS = 16  # places of a set: two lines of numbers; one unit in a thousand too 
 _NOTE_BYTES = 9  # of a place's number and count
 
 
+class _Readers:
+    """A context for any number of readers, and ``kept_out``, a context without any.
+
+    A class and plain locks, because a lone query enters it: contextlib costs it two microseconds.
+    """
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()  # a writer holds it, so that no reader begins
+        self._lock = threading.Lock()  # of the two fields below
+        self._readers, self._writer_waits = 0, False
+        self._none_reads = threading.Condition(self._lock)
+
+    def __enter__(self) -> None:
+        with self._turn, self._lock:
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._writer_waits and not self._readers:
+                self._none_reads.notify_all()
+
+    @contextmanager
+    def kept_out(self) -> Iterator[None]:
+        with self._turn:
+            with self._lock:
+                self._writer_waits = True
+                self._none_reads.wait_for(lambda: not self._readers)
+                self._writer_waits = False
+            yield
+
+
 class FineCache:
     """Verified units, by number.
 
@@ -40,6 +72,9 @@ class FineCache:
     ----------
     buffer : ndarray of uint8
         What ``find`` gives places in.
+    steady : context manager
+        Units that were found stay where they are until the end of this context, which any number
+        of threads may enter at once.
     """
 
     def __init__(self, nunits: int, unit_bytes: int, capacity_bytes: int) -> None:
@@ -51,23 +86,8 @@ class FineCache:
         self.buffer = np.empty(places * unit_bytes, np.uint8)
         self._tags = np.full(places, -1, np.int64)
         self._wanted = np.zeros(places, np.uint8)
-        self._turn = threading.Lock()  # held by who keeps; who begins to read waits for it
-        self._readers = 0
         self._held_back_bytes = 0
-        self._none_reads = threading.Condition()
-
-    @contextmanager
-    def steady(self) -> Iterator[None]:
-        """What was found stays where it is until the end of this context."""
-        with self._turn, self._none_reads:
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._none_reads:
-                self._readers -= 1
-                if not self._readers:
-                    self._none_reads.notify_all()
+        self.steady = _Readers()
 
     def find(self, units: Int64) -> Int64:
         """Bytes of the buffer at which units (n,) begin, int64; -1 where one is not kept.
@@ -90,9 +110,7 @@ class FineCache:
         """
         if not self._sets:
             return
-        with self._turn:
-            with self._none_reads:
-                self._none_reads.wait_for(lambda: not self._readers)
+        with self.steady.kept_out():
             if not self._sets or (self._held_back_bytes and self._is_full()):
                 return  # released meanwhile, or the rest is for others
             keep_units(
@@ -120,9 +138,7 @@ class FineCache:
 
     def release(self) -> None:
         """Give the memory back, and keep nothing any more."""
-        with self._turn:
-            with self._none_reads:
-                self._none_reads.wait_for(lambda: not self._readers)
+        with self.steady.kept_out():
             self._sets = 0
             self._tags[:] = -1
             self.buffer = np.empty(0, np.uint8)

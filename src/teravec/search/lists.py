@@ -77,7 +77,7 @@ class IndexLists:
         buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
         at = self._cache.pin(list_nos)
         held = at >= 0
-        if held.all():  # as is usual for a few lists that were wanted before
+        if np.count_nonzero(held) == len(held):  # usual for a few lists that were wanted before
             kept, missing = list_nos, list_nos[:0]
         else:
             kept, at, missing = list_nos[held], at[held], list_nos[~held]

@@ -117,10 +117,10 @@ class Refiner:
 
         def compare(start: int, stop: int) -> None:
             rows = self._rows_of(places[start:stop])
-            with self._cache.steady():
+            with self._cache.steady:
                 begins = self._kept(rows)
                 self._compare(pairs.part(slice(start, stop)), self._cache.buffer, begins)
-            at = np.flatnonzero(begins < 0)
+            at = (begins < 0).nonzero()[0]
             if len(at):
                 missed.append((at + start, rows[at]))
 
