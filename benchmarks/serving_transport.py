@@ -48,14 +48,14 @@ def echo(_: Call, message: memoryview | None) -> Reply:
     return Reply(flight_data(ANSWER))
 
 
-def refused(error: Exception) -> CallRefused:
+def refused(error: Exception, call: Call) -> CallRefused:
     """What an echo cannot do."""
     return CallRefused(Status.UNAVAILABLE, str(error))
 
 
 def own_server() -> GrpcServer:
     """This package's server of gRPC, with the echo as its only method."""
-    method = Method(1 << 20, echo, lambda _: Reply((), last=True), refused)
+    method = Method(1 << 20, echo, lambda _, call: Reply((), last=True), refused)
     bounds = Bounds(workers=128, calls=1024)
     address = Address("127.0.0.1", 0)
     return GrpcServer(address, lambda _, peer: (method, Origin(peer)), Budget(64 << 20), bounds)

@@ -69,6 +69,7 @@ def test_errors_of_one_line(index: Path, queries: Path) -> None:
         (("serve", index, "--engine", "ray", "--replicas", "0"), 2, "--replicas is 0"),
         (("serve", index, "--listen", "*:7400"), 2, "0.0.0.0:7400"),
         (("serve", index, "--tls-cert", queries, "--tls-key", queries), 2, "PEM"),
+        (("serve", index, "--log-format", "xml"), 2, "text or json expected"),
         (("serve", index, "--allow-host", "http://a.b/"), 2, "without http://"),
     ):
         found = run(*arguments)

@@ -16,7 +16,7 @@ from teravec.cli import options as o
 from teravec.cli.deploying import deploy, warn_if_open
 from teravec.cli.running import command, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, shown
 
 if TYPE_CHECKING:
     from teravec.serving.deploy.launch import ServeOptions
@@ -142,6 +142,12 @@ def serve(
         int, typer.Option(help="Queries joined into a batch; 1 joins nothing.")
     ] = 1024,
     drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
+    log_format: Annotated[
+        str, typer.Option(help="Log lines as text, or as JSON objects: text or json.")
+    ] = "text",
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log one line for each request.")
+    ] = False,
     memory: o.Memory = None,
     threads: o.Threads = None,
     json: o.Json = False,
@@ -158,9 +164,12 @@ def serve(
             f"{error.name} is not installed; serving needs {install('serve')}"
         ) from error
     from teravec.memory import parse_bytes
+    from teravec.serving.server.logs import LogFormat, set_up_logs
     from teravec.serving.wire.limits import Limits, check_seconds, check_setting
     from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 
+    if log_format not in tuple(LogFormat):
+        raise InvalidArgument(f"--log-format is {shown(log_format)}; text or json expected")
     check_seconds("--drain", drain, 30.0)
     check_setting("--replicas", replicas, 1, 1024, 1)
     if threads is not None:
@@ -207,20 +216,15 @@ def serve(
         batch_rows=batch_rows,
         memory_bytes=resources.memory_bytes,
         threads=threads if on_ray else resources.threads or None,
+        log_format=LogFormat(log_format),
+        access_log=access_log,
     )
+    set_up_logs(options.log_format, access=access_log)
     if on_ray:
         deploy(options, engine_options, replicas, topology, drain, as_json=json)
         return
-    log_for_operators()
     server = launch(options)
     server.run(drain, ready=lambda: _tell(options, server.address, server.http_address, json))
-
-
-def log_for_operators() -> None:
-    """Log with time, level and logger, for those who read it afterwards."""
-    form = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(form)
 
 
 def _tell(options: ServeOptions, address: object, http_address: object, as_json: bool) -> None:

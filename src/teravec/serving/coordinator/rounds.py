@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from teravec.serving.coordinator.shares import Pairs, PlacePairs
 from teravec.serving.server.two_stages import check_candidates
+from teravec.serving.wire.context import CURRENT
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, Wanted
 
 __all__ = ["ListRound", "RefineRound", "Round", "SketchRound"]
@@ -87,6 +88,7 @@ class ListRound(_NearestRound):
             self.wanted,
             timeout_s,
             candidates,
+            CURRENT.get(),
         ).encode()
 
 
@@ -133,4 +135,5 @@ class RefineRound(_NearestRound):
             pairs.places,
             self.wanted,
             timeout_s,
+            CURRENT.get(),
         ).encode()

@@ -23,6 +23,7 @@ from teravec.serving.deploy.launch import ServeOptions, launch
 from teravec.serving.deploy.notify import Notifier
 from teravec.serving.deploy.ownership import owned_lists
 from teravec.serving.deploy.program import Server
+from teravec.serving.server.logs import set_up_logs
 from teravec.serving.server.served import index_version, ranges_text
 from teravec.serving.server.signals import heeded
 from teravec.serving.wire.security import Address
@@ -86,6 +87,7 @@ class _ServerMaker:
     options: ServeOptions
 
     def make(self) -> Server:
+        set_up_logs(self.options.log_format, access=self.options.access_log)
         return launch(self.options)
 
 

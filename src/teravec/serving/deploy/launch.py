@@ -15,6 +15,7 @@ from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
 from teravec.serving.http.connections import MOST_CONNECTIONS
 from teravec.serving.server.local import LocalLists
+from teravec.serving.server.logs import LogFormat
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.port_times import PortTimes
@@ -65,6 +66,10 @@ class ServeOptions:
         How long both ports wait for their peers.
     http_connections : int
         Connections of the HTTP port at a time.
+    log_format : LogFormat
+        For processes that serve only, which is for their starters to set up.
+    access_log : bool
+        Likewise: log each request.
     """
 
     path: Path
@@ -86,6 +91,8 @@ class ServeOptions:
     idle_s: float = IDLE_S
     times: PortTimes = field(default_factory=PortTimes)
     http_connections: int = MOST_CONNECTIONS
+    log_format: LogFormat = LogFormat.TEXT
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         given = [self.lists, self.slices, self.servers, self.topology]

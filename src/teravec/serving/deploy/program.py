@@ -92,16 +92,19 @@ class Server:
             How it ended, in a line; it is in the log as well.
         """
         try:
-            told = f"reloaded; index version {self._reload()}"
-            log.info(told)
+            return f"reloaded; index version {self._reload()}"
         except TeravecError as error:
-            told = f"reload failed; the server goes on with the previous index: {error}"
-            log.error(told)
-        return told
+            return f"reload failed; the server goes on with the previous index: {error}"
 
     def _reload(self) -> str:
-        self._read_secrets()
-        return self.service.reload()
+        try:
+            self._read_secrets()
+            version = self.service.reload()
+        except TeravecError as error:
+            log.error("reload failed; the server goes on with the previous index: %s", error)
+            raise
+        log.info("reloaded; index version %s", version)
+        return version
 
     def _read_secrets(self) -> None:
         tokens = self._security.tokens()

@@ -71,16 +71,16 @@ class Method:
         Takes the call and a message (None if the caller ended without one). Returns the Reply or
         raises CallRefused. Runs on its own thread.
     refuse : callable
-        Makes the Reply that reports an error.
+        Makes the Reply that reports a call's error.
     refuse_unread : callable
-        Makes the status that reports an error before a message was read to its end. A frame would
-        not do: Flight's client drops an answer when it cannot go on writing.
+        Makes the status that reports a call's error before a message was read to its end. A frame
+        would not do: Flight's client drops an answer when it cannot go on writing.
     """
 
     most_bytes: int
     answer: Callable[[Call, memoryview | None], Reply]
-    refuse: Callable[[Exception], Reply]
-    refuse_unread: Callable[[Exception], CallRefused]
+    refuse: Callable[[Exception, Call], Reply]
+    refuse_unread: Callable[[Exception, Call], CallRefused]
 
 
 class Caller(Protocol):
@@ -223,7 +223,7 @@ class Call:
         self._working = self.connection.answer(self, message)
         if not self._working:
             self._release()
-            self._send(self._method.refuse(Busy("all workers are answering requests")))
+            self._send(self._method.refuse(Busy("all workers are answering requests"), self))
 
     # --- output
 
@@ -234,7 +234,7 @@ class Call:
         except CallRefused as refused:
             return refused
         except Exception as error:
-            return self._method.refuse(error)
+            return self._method.refuse(error, self)
 
     def answered(self, reply: Reply | CallRefused) -> None:
         """Send a worker's reply."""
@@ -258,7 +258,7 @@ class Call:
                 self.share.hold(sum(map(len, reply.parts)))
         except Busy as error:
             self._release()
-            return self._method.refuse(error)
+            return self._method.refuse(error, self)
         return reply
 
     def _send(self, reply: Reply) -> None:
@@ -292,7 +292,7 @@ class Call:
 
     def refuse(self, error: Exception) -> None:
         """End with an error, even in the middle of a message."""
-        refused = self._method.refuse_unread(error)
+        refused = self._method.refuse_unread(error, self)
         self.connection.end(self, refused.status, str(refused))
 
     # --- bounds of both

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,13 @@ from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.flight.server import GrpcServer
+from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
+from teravec.serving.wire.context import RequestContext
 from teravec.serving.wire.frames import decode, encode
-from teravec.serving.wire.protocol import encode_error, error_code, error_text
+from teravec.serving.wire.protocol import METHODS, encode_error, error_code, error_text
 from teravec.serving.wire.security import Address, ServerSecurity
 from teravec.serving.wire.tokens import Token, Tokens
 
@@ -35,6 +38,11 @@ __all__ = ["FlightPort"]
 log = logging.getLogger(__name__)
 
 _LARGEST_ACTION = 64 << 10
+_CONTEXT_KEYS = {
+    b"x-request-id": "request_id",
+    b"traceparent": "traceparent",
+    b"tracestate": "tracestate",
+}
 _SERVICE = b"/arrow.flight.protocol.FlightService/"
 
 
@@ -136,7 +144,7 @@ class FlightPort:
         given = headers.get(b"authorization", [])
         text = given[0].decode("utf-8", "replace") if len(given) == 1 else ""
         token = text[7:] if text[:7].lower() == "bearer " else text
-        caller = self._checked(token, peer)
+        caller = self._checked(token, peer, _context(headers))
         method = self._methods.get(headers.get(b":path", [b""])[0])
         if method is None:
             raise CallRefused(Status.UNIMPLEMENTED, "not served here; see docs/serving.md")
@@ -145,17 +153,18 @@ class FlightPort:
             raise CallRefused(Status.UNIMPLEMENTED, "compressed messages are not taken")
         return method, caller
 
-    def _checked(self, given: str, peer: str) -> _Caller:
+    def _checked(self, given: str, peer: str, context: RequestContext | None) -> _Caller:
         tokens = self._tokens
         token = tokens.find(given) if tokens else None
         if tokens and token is None:
             raise CallRefused(Status.UNAUTHENTICATED, "a valid token is needed")
-        return _Caller(Origin.of(peer, token, tokens), tokens, token)
+        return _Caller(Origin.of(peer, token, tokens, context), tokens, token)
 
     def _exchange(self, call: Call, message: memoryview | None) -> Reply:
         """Answer a frame with a frame."""
         if call.caller.tokens is not self._tokens:  # its token may have been withdrawn
-            call.caller = self._checked(call.caller.secret, call.connection.peer)
+            before = call.caller.origin
+            call.caller = self._checked(call.caller.secret, before.peer, before.context)
         data = FlightData() if message is None else FlightData.decode(message)
         if data.command is not None:
             call.notes.setdefault("method", data.command[:40])
@@ -167,20 +176,25 @@ class FlightPort:
         answer = self._service.answer_frame(method, data.frame, call.share, call.caller.origin)
         return Reply(flight_data(answer), last=self._service.draining)
 
-    def _exchange_error(self, error: Exception) -> Reply:
+    def _exchange_error(self, error: Exception, call: Call) -> Reply:
         # The call stays open: Flight's client drops an answer if the call ends while it writes.
-        return Reply(flight_data(self._error(error)))
+        return Reply(flight_data(self._error(error, call)))
 
     def _action(self, call: Call, message: memoryview | None) -> Reply:
         """Run a listed action."""
+        started = time.perf_counter()
         action = Action.decode(message or memoryview(b""))
         act = self._actions.get(action.name)
         if act is None:
             names = ", ".join(self._actions)
             raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
+        call.notes["method"] = action.name
         if action.name == "reload":
             self._check_admin(call.caller)
-        return Reply(result(act(action.body)), last=True)
+        answer = act(action.body)
+        if action.name != "statistics":  # which coordinators ask for twice a second
+            self._log_access(call, "ok", time.perf_counter() - started)
+        return Reply(result(answer), last=True)
 
     def _check_admin(self, caller: _Caller) -> None:
         """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
@@ -190,24 +204,36 @@ class FlightPort:
                 "of its --admin-token-file"
             )
 
-    def _action_error(self, error: Exception) -> Reply:
-        return Reply(result(self._error(error)), last=True)
+    def _action_error(self, error: Exception, call: Call) -> Reply:
+        return Reply(result(self._error(error, call)), last=True)
 
-    def _error(self, error: Exception) -> bytes:
+    def _error(self, error: Exception, call: Call) -> bytes:
         """Return an error as a frame."""
-        self._count(error)
-        return encode_error(error)
+        return encode_error(error, self._count(error, call))
 
-    def _status(self, error: Exception) -> CallRefused:
+    def _status(self, error: Exception, call: Call) -> CallRefused:
         """Return an error as a status, whose text gives clients its code and message."""
-        self._count(error)
+        self._count(error, call)
         status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
         return CallRefused(status, error_text(error))
 
-    def _count(self, error: Exception) -> None:
-        if error_code(error) == "internal":
-            log.error("a call failed", exc_info=error)
-        self._service.metrics.request("other", error_code(error), 0.0, 0, 0)
+    def _count(self, error: Exception, call: Call) -> str:
+        """Count and log an error; return the request's id."""
+        code = error_code(error)
+        found = (call.caller.origin.context or RequestContext.new()).request_id
+        if code == "internal":
+            log.error("a call failed", exc_info=error, extra={"request_id": found})
+        self._service.metrics.request("other", code, 0.0, 0, 0)
+        self._log_access(call, code, 0.0, found)
+        return found
+
+    def _log_access(self, call: Call, code: str, seconds: float, request_id: str = "") -> None:
+        if is_on():
+            origin, named = call.caller.origin, call.notes.get("method")
+            method = named if named in METHODS or named in self._actions else "other"
+            if not request_id and origin.context is not None:
+                request_id = origin.context.request_id
+            log_access(Access("flight", str(method), request_id, code, seconds), origin)
 
     def _list_actions(self, call: Call, message: memoryview | None) -> Reply:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}
@@ -230,6 +256,16 @@ class FlightPort:
             raise ProtocolError("version is not a text")
         named, sizes = self._service.list_sizes(version)
         return encode({"version": named}, {"sizes": sizes})
+
+
+def _context(headers: Headers) -> RequestContext | None:
+    """Read the id and the trace in a call's metadata; frames may have their own."""
+    given = {
+        name: headers[key][0].decode("latin-1")
+        for key, name in _CONTEXT_KEYS.items()
+        if key in headers
+    }
+    return RequestContext.read(given)
 
 
 def _wanted(body: memoryview) -> dict[str, str]:

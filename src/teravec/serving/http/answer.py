@@ -38,6 +38,7 @@ class Refusal(BaseModel):
 
     error: str
     message: str
+    request_id: str = Field("", description="Under which the servers' logs have it.")
 
 
 def answer_pieces(answer: Answer, seconds: float, string_ids: bool = False) -> Iterator[bytes]:

@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from teravec.errors import TeravecError
 from teravec.serving.http.answer import Refusal, SearchAnswer
 from teravec.serving.http.body import SearchBody
-from teravec.serving.http.search import HttpSearches
+from teravec.serving.http.search import ORIGIN, HttpSearches
 from teravec.serving.server.lookup import VectorLookup
+from teravec.serving.server.origin import HERE
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import error_code, error_message
 
@@ -136,9 +137,13 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_refusals(app: FastAPI) -> None:
-    def refused(status: int, code: str, message: str) -> JSONResponse:
+    def refused(request: Request, status: int, code: str, message: str) -> JSONResponse:
         headers = {"Retry-After": "1"} if status == 503 else None
-        return JSONResponse({"error": code, "message": message}, status, headers)
+        content = {"error": code, "message": message}
+        origin = request.scope.get(ORIGIN, HERE)
+        if origin.context is not None and status not in (404, 405):  # nothing was begun
+            content["request_id"] = origin.context.request_id
+        return JSONResponse(content, status, headers)
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
@@ -146,17 +151,16 @@ def _add_refusals(app: FastAPI) -> None:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another method")
             message = f"{request.method} found; {request.url.path} takes {allowed}"
-        answer = refused(error.status_code, code, message)
+        answer = refused(request, error.status_code, code, message)
         answer.headers.update(error.headers or {})
         return answer
 
     @app.exception_handler(TeravecError)
-    async def typed(_: Request, error: TeravecError) -> JSONResponse:
+    async def typed(request: Request, error: TeravecError) -> JSONResponse:
         code = error_code(error)
-        return refused(_STATUS.get(code, 500), code, error_message(error))
+        return refused(request, _STATUS.get(code, 500), code, error_message(error))
 
     @app.exception_handler(Exception)
-    async def other(_: Request, error: Exception) -> JSONResponse:
-        return refused(
-            503 if isinstance(error, MemoryError) else 500, error_code(error), error_message(error)
-        )
+    async def other(request: Request, error: Exception) -> JSONResponse:
+        status = 503 if isinstance(error, MemoryError) else 500
+        return refused(request, status, error_code(error), error_message(error))

@@ -12,12 +12,15 @@ import ipaddress
 import json
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from teravec.serving.http.search import ARRIVED, ORIGIN
+from teravec.serving.http.search import ACCESS, ARRIVED, ORIGIN
+from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
+from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.tokens import Token, Tokens
 
 __all__ = ["HostNames", "HttpGuard"]
@@ -28,6 +31,13 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _PIECE_BYTES = 1 << 18  # a client must read a piece of this size in some time
+_CONTEXT_KEYS = {
+    b"x-request-id": "request_id",
+    b"traceparent": "traceparent",
+    b"tracestate": "tracestate",
+}
+_PROBES = ("/healthz", "/readyz", "/metrics")  # their successes are not in the access log
+_PATHS = (*_PROBES, "/search", "/info", "/statistics", "/openapi.json", "/")
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -99,35 +109,50 @@ class HttpGuard:
         if scope["type"] != "http":
             return  # no websockets here
 
+        tokens, status, started_s = self.tokens, 0, time.monotonic()
+        token = self._token(scope, tokens) if tokens else None
+        context = _context(scope)
+        CURRENT.set(context)  # for log lines of this request's task
+        origin = Origin.of(_peer(scope), token, tokens, context)
+        access = Access("http", _named(scope["path"]), context.request_id) if is_on() else None
+        own = (b"x-request-id", context.request_id.encode())
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), own, *_HEADERS]
             await _send_in_pieces(send, message, self._progress_s)
 
-        tokens = self.tokens
-        token = self._token(scope, tokens) if tokens else None
         try:
-            if await self._refused(scope, tokens, token, send_with_headers):
+            if await self._refused(scope, tokens, token, send_with_headers, context):
                 return
-            origin = Origin.of(_peer(scope), token, tokens)
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            passed = {**scope, "method": method, ARRIVED: time.monotonic(), ORIGIN: origin}
+            passed = {**scope, "method": method, ARRIVED: started_s, ORIGIN: origin, ACCESS: access}
             await self._app(passed, receive, send_with_headers)
         except (TimeoutError, ConnectionResetError):
-            return  # nobody reads: the connection closes, and the answer's memory is freed
+            status = 0  # nobody reads: the connection closes, and the answer's memory is freed
+        finally:
+            if access is not None:
+                _log(access, origin, status, time.monotonic() - started_s)
 
     async def _refused(
-        self, scope: MutableMapping[str, Any], tokens: Tokens, token: Token | None, send: Send
+        self,
+        scope: MutableMapping[str, Any],
+        tokens: Tokens,
+        token: Token | None,
+        send: Send,
+        context: RequestContext,
     ) -> bool:
+        refuse = partial(_refuse, send, context.request_id)
         if tokens and token is None and scope["path"] not in self._open_paths:
             challenge = [(b"www-authenticate", b'Basic realm="teravec", charset="UTF-8"')]
-            await _refuse(send, 401, "access-denied", "a valid token is needed", challenge)
+            await refuse(401, "access-denied", "a valid token is needed", challenge)
             return True
         if self._hosts is None or tokens:
             return False
         if (host := _header(scope, b"host")) is not None and not self._hosts.accept(host):
-            await _refuse(
-                send,
+            await refuse(
                 421,
                 "access-denied",
                 f"called by the name {host[:80]!r}; this server has no tokens, and answers by the "
@@ -137,8 +162,7 @@ class HttpGuard:
             return True
         origin = _header(scope, b"origin")
         if origin is not None and not self._hosts.accept(origin.rpartition("://")[2]):
-            await _refuse(
-                send,
+            await refuse(
                 403,
                 "access-denied",
                 f"asked by a page of {origin[:80]!r}; this server has no tokens, and answers pages "
@@ -169,6 +193,31 @@ def _peer(scope: MutableMapping[str, Any]) -> str:
     return f"{host}:{port}"
 
 
+def _context(scope: MutableMapping[str, Any]) -> RequestContext:
+    """Read a request's id and trace from its headers; make an id if it has none."""
+    given = {
+        _CONTEXT_KEYS[name]: value.decode("latin-1")
+        for name, value in scope["headers"]
+        if name in _CONTEXT_KEYS
+    }
+    return RequestContext.read(given) or RequestContext.new()
+
+
+def _named(path: str) -> str:
+    """Return a path for the log, which holds no text of callers."""
+    return path if path in _PATHS else "console" if path.startswith("/console/") else "other"
+
+
+def _log(access: Access, origin: Origin, status: int, seconds: float) -> None:
+    if status == 200 and access.method in _PROBES:
+        return
+    access.status, access.seconds = status or None, seconds
+    access.outcome = "ok" if 200 <= status < 400 else "refused" if status else "abandoned"
+    if status >= 500 and status != 503:
+        access.outcome = "failed"
+    log_access(access, origin)
+
+
 def _header(scope: MutableMapping[str, Any], name: bytes) -> str | None:
     values = [value for key, value in scope["headers"] if key == name]
     return values[0].decode("latin-1").strip() if values else None
@@ -189,9 +238,15 @@ async def _send_in_pieces(send: Send, message: Message, progress_s: float) -> No
 
 
 async def _refuse(
-    send: Send, status: int, code: str, message: str, headers: Sequence[tuple[bytes, bytes]] = ()
+    send: Send,
+    request_id: str,
+    status: int,
+    code: str,
+    message: str,
+    headers: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
-    body = json.dumps({"error": code, "message": message}).encode()
+    content = {"error": code, "message": message, "request_id": request_id}
+    body = json.dumps(content).encode()
     head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*head, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceeded
 from teravec.serving.http.answer import answer_pieces
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
+from teravec.serving.server.access import Access
 from teravec.serving.server.budget import Share
 from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.lookup import VectorLookup
@@ -28,12 +29,13 @@ from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 
-__all__ = ["ARRIVED", "ORIGIN", "HttpSearches"]
+__all__ = ["ACCESS", "ARRIVED", "ORIGIN", "HttpSearches"]
 
 T = TypeVar("T")
 
 ARRIVED = "teravec.arrived"  # in a request's scope: arrival time of its header
 ORIGIN = "teravec.origin"  # likewise: where it comes from
+ACCESS = "teravec.access"  # likewise: what the access log says of it, if there is one
 _MOST_SEARCHES = 128  # at a time; each takes a thread, and batches join their requests
 _SMALL_RESULTS = 4096  # an answer of so few results is written at once
 _BODY_S = 30.0
@@ -76,7 +78,7 @@ class HttpSearches(Response):
             self._check_room(origin)
             self._count(origin, 1)
             try:
-                pieces = await self._answer(body, share, arrived_s, origin)
+                pieces = await self._answer(body, share, arrived_s, origin, scope.get(ACCESS))
             finally:
                 self._count(origin, -1)
             del body
@@ -125,7 +127,7 @@ class HttpSearches(Response):
         return await loop.run_in_executor(self._writing, function)
 
     async def _answer(
-        self, body: bytearray, share: Share, arrived_s: float, origin: Origin
+        self, body: bytearray, share: Share, arrived_s: float, origin: Origin, access: Access | None
     ) -> Iterator[bytes] | list[bytes]:
         """Return the answer's pieces; a single piece if it is small."""
         loop, asked = asyncio.get_running_loop(), None
@@ -139,7 +141,7 @@ class HttpSearches(Response):
                 raise DeadlineExceeded("the deadline was over before the body was read")
             asked = reading.result()
         return await loop.run_in_executor(
-            self._searching, self._search, asked, body, d, share, arrived_s, origin
+            self._searching, self._search, asked, body, d, share, arrived_s, origin, access
         )
 
     def _search(
@@ -150,6 +152,7 @@ class HttpSearches(Response):
         share: Share,
         arrived_s: float,
         origin: Origin,
+        access: Access | None,
     ) -> Iterator[bytes] | list[bytes]:
         """Search, on a search thread."""
         if asked is None:
@@ -162,7 +165,7 @@ class HttpSearches(Response):
             raise DeadlineExceeded("the request's deadline is over; it was not searched")
         results = len(request.queries) * (request.wanted.k or 0)
         share.hold(request.queries.nbytes + self._limits.result_bytes(results))
-        answer = self._service.search(replace(request, timeout_s=left_s), origin)
+        answer = self._service.search(replace(request, timeout_s=left_s), origin, access)
         share.hold(self._limits.result_bytes(len(answer.ids)))
         seconds = time.monotonic() - arrived_s
         if len(answer.ids) <= _SMALL_RESULTS:

@@ -22,6 +22,7 @@ from typing import Any
 
 from teravec.errors import Busy, DeadlineExceeded
 from teravec.serving.server.fairness import FairQueue, FairShares
+from teravec.serving.wire.context import RequestContext
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer
@@ -58,6 +59,12 @@ class Job:
         Its name, for fairness; empty for callers without one.
     work : int
         Bytes to scan, roughly.
+    context : RequestContext, optional
+
+    Attributes
+    ----------
+    batch : str
+        Id of the request that it was joined to, for the access log.
     """
 
     key: Hashable
@@ -67,6 +74,8 @@ class Job:
     deadline: Deadline
     caller: str = ""
     work: int = 0
+    context: RequestContext | None = None
+    batch: str = ""
     lane: _Lane | None = None  # set when the job's thread is to lead a batch
     result: Answer | BaseException | None = None
     changed: SimpleQueue[None] = field(default_factory=SimpleQueue)

@@ -14,6 +14,7 @@ from prometheus_client import Metric
 
 from teravec.errors import Busy, InvalidArgument
 from teravec.index.info import size_histogram
+from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.batching import Batcher, Job
 from teravec.serving.server.budget import Budget, Share
 from teravec.serving.server.details import details
@@ -23,6 +24,7 @@ from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
 from teravec.serving.server.work import work_of
+from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import (
@@ -122,26 +124,37 @@ class SearchService:
         ``share`` reserves the bytes of both, starting before the search.
         """
         started = time.perf_counter()
-        queries = 0
+        context, request, batch = origin.context, None, ""
         try:
             self.limits.check_bytes(len(data))
             if method not in METHODS:
                 raise InvalidArgument(f"no method {method!r}; one of {', '.join(METHODS)} expected")
             request = METHODS[method].decode(data)
-            queries = len(request.queries)
+            context = request.context or context or RequestContext.new()
             if share is not None:
                 request.check(self.limits)
                 share.hold(len(data) + request.results * _RESULT_BYTES)
-            frame, code = self._answer(request, len(data), origin).encode(), "ok"
+            answer, batch = self._answer(request, len(data), origin, context)
+            frame, code = answer.encode(), "ok"
         except Exception as error:
-            frame, code = encode_error(error), error_code(error)
+            context = context or RequestContext.new()
+            frame, code = encode_error(error, context.request_id), error_code(error)
             if code == "internal":
-                log.exception("a request failed")
-        self._count(method, code, started, queries, len(data), len(frame))
+                log.exception("a request failed", extra={"request_id": context.request_id})
+        seconds = time.perf_counter() - started
+        self._count(method, code, seconds, request, len(data), len(frame))
+        if is_on():
+            method = method if method in METHODS else "other"
+            access = Access("flight", method, context.request_id, code, seconds, batch=batch)
+            if request is not None:
+                access.queries, access.k = len(request.queries), request.wanted.k
+            log_access(access, origin)
         return frame
 
-    def search(self, request: SearchRequest, origin: Origin = HERE) -> Answer:
-        """Answer a request that did not arrive as a frame.
+    def search(
+        self, request: SearchRequest, origin: Origin = HERE, access: Access | None = None
+    ) -> Answer:
+        """Answer a request that did not arrive as a frame; ``access`` learns about it.
 
         Raises
         ------
@@ -149,24 +162,37 @@ class SearchService:
         """
         started, size = time.perf_counter(), request.queries.nbytes
         code, sent = "internal", 0
+        access = access or Access("here", "search")
+        access.queries, access.k = len(request.queries), request.wanted.k
         try:
-            answer = self._answer(request, size, origin)
+            context = request.context or origin.context or RequestContext.new()
+            answer, access.batch = self._answer(request, size, origin, context)
             code, sent = "ok", answer.distances.nbytes + answer.ids.nbytes
             return answer
         except Exception as error:
             code = error_code(error)
             raise
         finally:
-            self._count("search", code, started, len(request.queries), size, sent)
+            self._count("search", code, time.perf_counter() - started, request, size, sent)
 
     def _count(
-        self, method: str, code: str, started: float, queries: int, received: int, sent: int
+        self,
+        method: str,
+        code: str,
+        seconds: float,
+        request: _Request | None,
+        received: int,
+        sent: int,
     ) -> None:
-        self.metrics.request(method, code, time.perf_counter() - started, queries, received + sent)
+        queries = 0 if request is None else len(request.queries)
+        self.metrics.request(method, code, seconds, queries, received + sent)
         self.metrics.moved("received", received)
         self.metrics.moved("sent", sent)
 
-    def _answer(self, request: _Request, size: int, origin: Origin) -> Answer:
+    def _answer(
+        self, request: _Request, size: int, origin: Origin, context: RequestContext
+    ) -> tuple[Answer, str]:
+        """Return the answer, and the id of the request that this one was joined to."""
         request.check(self.limits)
         if self._draining:
             raise Busy("the server is shutting down")
@@ -178,30 +204,39 @@ class SearchService:
             head += (request.version, request.candidates)
         else:
             head += (request.version,)
-        return self._batcher.answer(
-            Job(
-                head,
-                request,
-                len(request.queries),
-                size,
-                Deadline.after(request.timeout_s),
-                origin.share,
-                work_of(request, self.backend.versions.current),
-            )
+        job = Job(
+            head,
+            request,
+            len(request.queries),
+            size,
+            Deadline.after(request.timeout_s),
+            origin.share,
+            work_of(request, self.backend.versions.current),
+            context,
         )
+        return self._batcher.answer(job), job.batch
 
     def _run(self, jobs: Sequence[Job], deadline: Deadline) -> list[Answer]:
         self.metrics.batch(len(jobs))
-        request = _joined([job.request for job in jobs])
-        if isinstance(request, SearchRequest):
-            answer = self.backend.search(request, deadline)
-        elif isinstance(request, ListRequest):
-            answer = self.backend.search_lists(request, deadline)
-        else:
-            answer = self.backend.refine(request, deadline)
+        first = jobs[0].context
+        if len(jobs) > 1 and first is not None:
+            for job in jobs[1:]:
+                job.batch = first.request_id
+        token = CURRENT.set(first)
+        try:
+            answer = self._search(_joined([job.request for job in jobs]), deadline)
+        finally:
+            CURRENT.reset(token)
         if len(jobs) == 1:
             return [answer]
         return answer.split([job.rows for job in jobs])
+
+    def _search(self, request: _Request, deadline: Deadline) -> Answer:
+        if isinstance(request, SearchRequest):
+            return self.backend.search(request, deadline)
+        if isinstance(request, ListRequest):
+            return self.backend.search_lists(request, deadline)
+        return self.backend.refine(request, deadline)
 
     def info(self) -> dict[str, Any]:
         """Describe the index and the bounds of requests."""

@@ -33,6 +33,7 @@ from teravec.search.request import (
     checked_radius,
 )
 from teravec.search.stats import SearchStats
+from teravec.serving.wire.context import CURRENT
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.details import Details, read_details, read_effort
 from teravec.serving.wire.flight_client import FlightPeer
@@ -382,6 +383,7 @@ class RemoteIndex(Fixed):
 
     def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
         queries, wanted = request.queries, request.wanted
+        request = replace(request, context=CURRENT.get())
         nprobe = min(self.nlist, request.nprobe or _USUAL_NPROBE)
         question = Question(
             "search",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from teravec import errors
 from teravec.errors import InvalidArgument, ProtocolError, ServiceError, TeravecError
+from teravec.serving.wire.context import RequestContext
 from teravec.serving.wire.frames import Array, decode, encode
 from teravec.serving.wire.limits import Limits
 
@@ -79,6 +80,7 @@ class _Request:
     __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, by ``dataclass``
     queries: Float32
     wanted: Wanted
+    context: RequestContext | None
 
     @property
     def results(self) -> int:
@@ -91,6 +93,8 @@ class _Request:
         content = {**vars(self)}
         arrays: dict[str, Array] = {name: content.pop(name) for name in self._ARRAYS}
         content |= vars(content.pop("wanted"))
+        if self.context is not None:
+            content["context"] = self.context.fields()
         return encode({n: value for n, value in content.items() if value is not None}, arrays)
 
     @classmethod
@@ -101,6 +105,7 @@ class _Request:
         for name, (kind, ndim) in cls._ARRAYS.items():
             content[name] = _array(arrays, name, kind, ndim)
         content["wanted"] = Wanted(header.get("k"), header.get("radius"))
+        content["context"] = RequestContext.read(content["context"])
         return cls(**content)
 
 
@@ -125,6 +130,8 @@ class SearchRequest(_Request):
         For codes in two stages: most vectors per query whose finer codes are read.
     prune : float, optional
         Beside nprobe, as in ``Effort``. Servers before it ignore it; they tell no effort either.
+    context : RequestContext, optional
+        Its id and trace. Servers of earlier releases ignore it.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
@@ -137,6 +144,7 @@ class SearchRequest(_Request):
     allow_partial: bool = False
     candidates: int | None = None
     prune: float | None = None
+    context: RequestContext | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -184,6 +192,7 @@ class ListRequest(_Request):
     candidates : int, optional
         For codes in two stages: run the first stage only, and answer with this many candidates
         per query, chosen by their estimates.
+    context : RequestContext, optional
     """
 
     _ARRAYS: ClassVar[_Arrays] = {
@@ -201,6 +210,7 @@ class ListRequest(_Request):
     wanted: Wanted
     timeout_s: float
     candidates: int | None = None
+    context: RequestContext | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -258,6 +268,7 @@ class RefineRequest(_Request):
     wanted : Wanted
         How many of the best to return.
     timeout_s : float
+    context : RequestContext, optional
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2), "counts": ("u", 1), "places": ("i", 1)}
@@ -268,6 +279,7 @@ class RefineRequest(_Request):
     places: Int64
     wanted: Wanted
     timeout_s: float
+    context: RequestContext | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -432,9 +444,10 @@ def error_message(error: Exception) -> str:
     return "the server failed; its log says why"
 
 
-def encode_error(error: Exception) -> bytes:
+def encode_error(error: Exception, request_id: str = "") -> bytes:
     """Encode an error's code and message as a frame, without a stack trace."""
-    return encode({"error": error_code(error), "message": error_message(error)}, {})
+    header = {"error": error_code(error), "message": error_message(error)}
+    return encode(header | {"request_id": request_id} if request_id else header, {})
 
 
 def error_text(error: Exception) -> str:
@@ -452,7 +465,10 @@ def error_of_text(text: str) -> TeravecError | None:
 def _error(header: dict[str, Any]) -> TeravecError:
     message, code = str(header.get("message"))[:2000], header["error"]
     kind = _CODES.get(code) if isinstance(code, str) else None
-    return ServiceError(message) if kind is None else kind(message)
+    error = ServiceError(message) if kind is None else kind(message)
+    if (context := RequestContext.read({"request_id": header.get("request_id")})) is not None:
+        error.add_note(f"request id: {context.request_id}")
+    return error
 
 
 def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
