@@ -28,7 +28,7 @@ test: check chromium
 chromium:
 	.ci/chromium
 
-# Ten minutes of load on a small cluster; writes its result to benchmarks/results.
+# Servers under faults and under floods, ten minutes each; writes its results to benchmarks/results.
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import signal
 import subprocess
 import sys
@@ -13,18 +13,30 @@ from benchmarks import data
 
 
 class Served:
-    """A ``teravec serve`` on a free port of this machine; a context manager.
+    """A ``teravec serve`` on free ports of this machine; a context manager.
 
     Parameters
     ----------
     arguments : str
         What follows ``teravec serve``.
+    http : bool
+        Whether it has an HTTP port.
+    log : Path, optional
+        File to append its log to. Not given: standard error.
+
+    Attributes
+    ----------
+    address, http_address : str
+        Of both ports; ``http_address`` is empty without an HTTP port.
+    memory_bound_bytes : int
+        The most memory that it says it takes.
     """
 
-    def __init__(self, *arguments: str) -> None:
-        self._arguments = arguments
+    def __init__(self, *arguments: str, http: bool = False, log: Path | None = None) -> None:
+        self._arguments, self._log = arguments, log
         self._process: subprocess.Popen[str] | None = None
-        self.address = "127.0.0.1:0"
+        self.address, self.http_address = "127.0.0.1:0", "127.0.0.1:0" if http else ""
+        self.memory_bound_bytes = 0
         self.start()
 
     @property
@@ -38,17 +50,38 @@ class Served:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
-        """Start it; again at the same address, once it has one."""
-        command = [sys.executable, "-m", "teravec", "serve", *self._arguments]
-        command += ["--listen", self.address, "--http", "none"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        """Start it; again at the same addresses, once it has them."""
+        command = [sys.executable, "-m", "teravec", "serve", *self._arguments, "--json"]
+        command += ["--listen", self.address, "--http", self.http_address or "none"]
+        log = None if self._log is None else self._log.open("a")
+        try:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        finally:
+            if log is not None:
+                log.close()
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found = re.search(r"://(\S+)", line)
-        if not found:
-            raise RuntimeError(f"{' '.join(command)} did not start: {line!r}")
-        self.address = found[1]
+        text = ""
+        while not text.endswith("}\n") and (line := self._process.stdout.readline()):
+            text += line
+        try:
+            told = json.loads(text)
+        except ValueError:
+            raise RuntimeError(f"{' '.join(command)} did not start: {text!r}") from None
+        self.address = told["url"].partition("://")[2]
+        if told["http"] is not None:
+            self.http_address = told["http"].partition("://")[2].rstrip("/")
+        self.memory_bound_bytes = told["memory_bound_bytes"]
+
+    def send(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def end(self, how: int = signal.SIGTERM) -> None:
         """End it by a signal."""

@@ -1,194 +1,114 @@
-"""Ten minutes of load on a small cluster: no error, no wrong answer, memory and descriptors flat.
+"""Servers under faults and floods: no wrong answer, none lost, memory within the printed bound.
 
-``python -m benchmarks.soak`` starts two ranges of lists with two servers each, and a
-coordinator; clients ask without pause, and every half minute one server is killed and started
-again. It writes its record to benchmarks/results, and fails where something was not as it
-must be.
+``python -m benchmarks.soak`` runs two parts, each ``--minutes`` long, and writes their records to
+benchmarks/results. It fails where something was not as it must be.
+
+``faults``: clients compare every answer with the local index while processes of a cluster are
+killed, hung, restarted, damaged and reloaded at random; see ``benchmarks.soak_faults``.
+``floods``: strangers and callers send whatever takes memory, time or connections, while probes and
+small searches go on; see ``benchmarks.soak_floods``.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
+import random
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import teravec
-from benchmarks import data, measure
-from benchmarks.data import Floats, Ids
-from benchmarks.served import Served, built
-from teravec.errors import TeravecError
+from benchmarks import data, measure, soak_faults, soak_floods
+from benchmarks.data import Floats
+from benchmarks.soak_faults import NPROBE, K, Seen, Version
 
-K, NPROBE, CLIENTS = 10, 32, 6
-SAMPLE_S, KILL_S = 5.0, 30.0
-WARM_SHARE = 0.25  # of the time, in which memory may still grow
-MOST_GROWTH, MOST_DESCRIPTORS = 0.1, 4
+QUERIES = 2000
+MOST_TIMES_CALM = 3.0  # p99 under faults, over p99 without
+CODECS = ("sq6", "sq8")
 
 
-@dataclass
-class Soak:
-    """What the clients saw.
-
-    Attributes
-    ----------
-    calm, rough : list of float
-        Seconds of requests that began while all servers were up, and while one was not.
-    errors : list of str
-    """
-
-    calm: list[float] = field(default_factory=list)
-    rough: list[float] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    disturbed: bool = False
+def versions_in(folder: Path, shared: Path, queries: Floats) -> list[Version]:
+    """Two versions of an index of the real SIFT set, and their answers; built if not there."""
+    versions = []
+    for codec in CODECS:
+        root = folder / f"soak-{codec}"
+        base = data.sift_photos(shared).base
+        teravec.build(base, root, nlist=2048, codec=codec, slices=6, calibrate=False)
+        with teravec.open(root) as local:
+            versions.append(Version(root, *local.search(queries, K, NPROBE)))
+    return versions
 
 
-def ask(url: str, queries: Floats, true: Ids, soak: Soak, stop: threading.Event, n: int) -> None:
-    """One client: ask, compare, again."""
-    with teravec.connect(url, timeout_s=10) as remote:
-        while not stop.is_set():
-            n = (n + 37) % len(queries)
-            times = soak.rough if soak.disturbed else soak.calm
-            started = time.perf_counter()
-            try:
-                found = remote.search(queries[n : n + 1], K, NPROBE)[1][0]
-            except TeravecError as error:
-                soak.errors.append(f"{type(error).__name__}: {error}")
-                continue
-            times.append(time.perf_counter() - started)
-            if not np.array_equal(found, true[n]):
-                soak.errors.append(f"query {n}: another answer than the local index's")
-
-
-@contextmanager
-def clients(url: str, queries: Floats, true: Ids, soak: Soak) -> Iterator[None]:
-    """Ask from several threads while the body runs."""
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=ask, args=(url, queries, true, soak, stop, 101 * n))
-        for n in range(CLIENTS)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def restart(server: Served, remote: teravec.RemoteIndex, soak: Soak) -> None:
-    """Kill a server, leave it down for 3 s, start it, and wait until the coordinator has it."""
-    soak.disturbed = True
-    server.end(signal.SIGKILL)
-    time.sleep(3)
-    server.start()
-    until = time.monotonic() + 30
-    while not all(s["state"] == "live" for s in remote.statistics()["servers"]):
-        if time.monotonic() > until:
-            soak.errors.append(f"{server.address} did not come back within 30 s")
-            break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    soak.disturbed = False
-
-
-def watched(
-    coordinator: Served, servers: list[Served], soak: Soak, seconds: float
-) -> list[tuple[float, int, int, int, int]]:
-    """Sample memory and descriptors of the coordinator and of a server that is never killed."""
-    samples = []
-    started = time.monotonic()
-    kills = 0
-    with teravec.connect(coordinator.url) as remote:
-        while (at := time.monotonic() - started) < seconds:
-            samples.append(
-                (
-                    at,
-                    coordinator.resident_bytes(),
-                    coordinator.descriptors(),
-                    servers[0].resident_bytes(),
-                    servers[0].descriptors(),
-                )
+def report_faults(seen: Seen, peaks: dict[str, float], minutes: float) -> tuple[str, list[str]]:
+    """The section of the run with faults, and what was not as it must be."""
+    errors = list(seen.errors)
+    calm, rough = (1e3 * np.quantile(t, [0.5, 0.99, 1.0]) for t in (seen.calm, seen.rough))
+    if rough[1] > MOST_TIMES_CALM * calm[1]:
+        errors.append(f"p99 {rough[1]:.0f} ms under faults, {calm[1]:.0f} ms without")
+    for name, share in peaks.items():
+        if share > 1:
+            errors.append(f"{name}: {100 * share:.0f} % of its memory bound")
+    wrong = sum("wrong:" in error for error in seen.errors)
+    failed = sum("failed:" in error for error in seen.errors)
+    faults = ", ".join(f"{n} {name}" for name, n in sorted(Counter(seen.done).items()))
+    logged = ", ".join(f"{n} {state}" for state, n in sorted(seen.logged.items()))
+    table = measure.table(
+        ["", "requests of one query", "p50, ms", "p99, ms", "longest, ms"],
+        [
+            [name, f"{len(times):,}", *(f"{value:.1f}" for value in figures)]
+            for name, times, figures in (
+                ("calm", seen.calm, calm),
+                ("with faults", seen.rough, rough),
             )
-            if at > (kills + 1) * KILL_S and at < seconds - KILL_S / 2:
-                restart(servers[1 + kills % (len(servers) - 1)], remote, soak)
-                kills += 1
-            time.sleep(SAMPLE_S)
-    return samples
-
-
-def judged(samples: list[tuple[float, int, int, int, int]], soak: Soak) -> str:
-    """The section's table; adds to the errors what is not flat."""
-    after = [s for s in samples if s[0] >= WARM_SHARE * samples[-1][0]]
-    quarter = max(1, len(after) // 4)
-    first, last = (
-        np.median(np.array(part), axis=0) for part in (after[:quarter], after[-quarter:])
+        ],
     )
-    rows = []
-    for name, memory, descriptors in (("coordinator", 1, 2), ("server", 3, 4)):
-        growth = last[memory] / first[memory] - 1
-        more = last[descriptors] - first[descriptors]
-        if growth > MOST_GROWTH or more > MOST_DESCRIPTORS:
-            soak.errors.append(f"{name}: memory {100 * growth:+.1f} %, descriptors {more:+.0f}")
-        rows.append(
-            [
-                name,
-                f"{first[memory] / 2**20:.1f}",
-                f"{last[memory] / 2**20:.1f}",
-                f"{100 * growth:+.1f} %",
-                f"{first[descriptors]:.0f}",
-                f"{last[descriptors]:.0f}",
-            ]
-        )
-    head = ["", "MiB, first quarter", "MiB, last quarter", "growth", "descriptors, first", "last"]
-    return measure.table(head, rows)
+    section = (
+        f"### serving: soak with faults\n\n{minutes:g} min, {soak_faults.CLIENTS} clients, "
+        f"3 ranges x 2 servers and 2 coordinators on this machine; faults: {faults}. "
+        f"{seen.answers:,} answers compared with the local index: {wrong} wrong, {failed} failed. "
+        f"The coordinators logged servers as: {logged}. "
+        f"p99 {rough[1] / calm[1]:.1f} times that without faults. "
+        f"Memory at most {100 * max(peaks.values()):.0f} % of what each process printed.\n\n"
+        f"{table}"
+    )
+    return section, errors
 
 
 def main() -> None:
     """Run the soak; exit 1 if anything was not as it must be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each part")
+    parser.add_argument("--part", choices=["faults", "floods", "both"], default="both")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    parser.add_argument("--folder", type=Path, help="where the indexes are kept")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--no-record", action="store_true", help="print only")
     arguments = parser.parse_args()
-    with ExitStack() as stack:
-        made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="teravec-soak-")))
-        root = built(arguments.folder or made, arguments.shared)
-        queries = data.sift_photos(arguments.shared).queries()[:1000]
-        with teravec.open(root) as local:
-            true = local.search(queries, K, NPROBE)[1]
-        ranges = ["0:1024", "0:1024", "1024:2048", "1024:2048"]
-        servers = [stack.enter_context(Served(str(root), "--lists", r)) for r in ranges]
-        listed = ",".join(server.address for server in servers)
-        coordinator = stack.enter_context(Served(str(root), "--servers", listed))
-        soak = Soak()
-        with clients(coordinator.url, queries, true, soak):
-            samples = watched(coordinator, servers, soak, arguments.seconds)
-    table = judged(samples, soak)
-    calm, rough = (1e3 * np.quantile(t, [0.5, 0.99]) for t in (soak.calm, soak.rough or soak.calm))
-    asked = len(soak.calm) + len(soak.rough)
-    section = (
-        f"### serving: soak\n\n{arguments.seconds:.0f} s, {CLIENTS} clients, {asked:,} requests of "
-        f"one query through a coordinator and 2 x 2 servers on this machine, one killed and "
-        f"started again every {KILL_S:.0f} s: {len(soak.errors)} failed requests or wrong answers. "
-        f"p50 {calm[0]:.1f} ms, p99 {calm[1]:.1f} ms while calm; p50 {rough[0]:.1f} ms, "
-        f"p99 {rough[1]:.1f} ms while a server was down or coming back "
-        f"({rough[1] / calm[1]:.1f} times).\n\n{table}"
-    )
-    print(section)
-    for error in soak.errors[:20]:
+    print(f"seed {arguments.seed}", file=sys.stderr)
+    queries = data.sift_photos(arguments.shared).queries()[:QUERIES]
+    errors: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="teravec-soak-") as made:
+        versions = versions_in(arguments.folder or Path(made), arguments.shared, queries)
+        seconds = 60 * arguments.minutes
+        sections = {}
+        if arguments.part != "floods":
+            seen, peaks = soak_faults.soak(Path(made), versions, queries, seconds, arguments.seed)
+            sections["serving soak"], found = report_faults(seen, peaks, arguments.minutes)
+            errors += found
+        if arguments.part != "faults":
+            flooded = soak_floods.soak(Path(made), versions[0], queries, seconds)
+            sections["serving soak floods"], found = soak_floods.report(*flooded, arguments.minutes)
+            errors += found
+    for name, section in sections.items():
+        print(section)
+        if not arguments.no_record:
+            measure.write_section(name, section)
+    for error in errors[:40]:
         print(error, file=sys.stderr)
-    measure.write_section("serving soak", section)
-    sys.exit(bool(soak.errors))
+    sys.exit(bool(errors))
 
 
 if __name__ == "__main__":
