@@ -161,10 +161,10 @@ class Coordinator:
         """Vectors of each list, and the ranges that are known."""
         return self._fleet.list_sizes(index.version), ((0, index.nlist),)
 
-    def why_not_ready(self) -> str | None:
-        """None if every list has a live owner."""
+    def why_not_ready(self, *, partial: bool = False) -> str | None:
+        """Return None if every list has a live owner, or any list with ``partial``."""
         covered = self._fleet.covered(self.versions.current.version)
-        if covered == 1.0:
+        if covered == 1.0 or (partial and covered > 0):
             return None
         return (
             f"{100 * (1 - covered):.2f} % of the lists have no live owner "

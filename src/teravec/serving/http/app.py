@@ -110,8 +110,8 @@ def _add_probes(app: FastAPI, service: SearchService) -> None:
         summary="Whether requests are answered",
         responses={503: {"description": "Not now; says why."}},
     )
-    async def readyz() -> Response:
-        why = service.why_not_ready()
+    async def readyz(partial: bool = False) -> Response:
+        why = service.why_not_ready(partial=partial)
         return PlainTextResponse(f"{why or 'ready'}\n", 503 if why else 200)
 
     @app.get("/metrics", response_class=PlainTextResponse, summary="Counters for Prometheus")

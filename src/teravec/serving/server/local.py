@@ -135,7 +135,7 @@ class LocalLists:
         """Vectors of each list, 0 where it is not owned, and the ranges that are."""
         return index.sizes, index.ranges
 
-    def why_not_ready(self) -> str | None:
+    def why_not_ready(self, *, partial: bool = False) -> str | None:
         """None: what was opened is ready."""
         return None
 

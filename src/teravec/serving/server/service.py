@@ -65,8 +65,11 @@ class Backend(Protocol):
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
         """Return the vectors of each list, and the ranges of lists searched here."""
 
-    def why_not_ready(self) -> str | None:
-        """Return None if the backend can answer, otherwise what is missing."""
+    def why_not_ready(self, *, partial: bool = False) -> str | None:
+        """Return None if the backend can answer, otherwise what is missing.
+
+        With ``partial``, partial answers are enough.
+        """
 
     def statistics(self) -> dict[str, Any]:
         """Return statistics in addition to the service's own."""
@@ -294,9 +297,11 @@ class SearchService:
         owned = [sizes[start:stop] for start, stop in ranges]
         return size_histogram(np.concatenate(owned)) if owned else []
 
-    def why_not_ready(self) -> str | None:
-        """Return None if requests are accepted, otherwise the reason."""
-        return "shutting down" if self._draining else self.backend.why_not_ready()
+    def why_not_ready(self, *, partial: bool = False) -> str | None:
+        """Return None if requests are answered, otherwise the reason: see ``Backend``."""
+        if self._draining:
+            return "shutting down"
+        return self.backend.why_not_ready(partial=partial)
 
     def reload(self) -> str:
         """Switch to the index that is now in the directory, without dropping a request."""
