@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from typer.testing import CliRunner
 
 from teravec import building
 from teravec.cli.main import app
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile, TeravecError
-from teravec.evaluation import groundtruth as groundtruth_module
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.kernels.metric import Metric
 from teravec.model.description import ModelDescription
@@ -30,11 +29,6 @@ from teravec.native import extensions as compiled
 from teravec.progress import Bar, NoProgress, Progress
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
-from teravec.training import distributed as distributed_module
-from teravec.training import moments as moments_module
-from teravec.training import sample as sample_module
-from teravec.training import splitting as splitting_module
-from teravec.training import training_set as set_module
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from tests.cluster.conftest import MEMORY, Harmful, SimulatedCluster, all_workers
@@ -47,17 +41,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks() -> Iterator[None]:
-    """So that small data have several parts, blocks and pieces, for several workers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_module, "_PART_BYTES", 4 * 32 * 3000)
-        patch.setattr(splitting_module, "_TASK_ROWS", 1700)
-        patch.setattr(moments_module, "_TASK_BLOCKS", 2)
-        patch.setattr(set_module, "BLOCK_BYTES", 4 * 32 * 1000)
-        patch.setattr(distributed_module, "_PIECE_BYTES", 16 << 10)
-        patch.setattr(distributed_module, "_SMALLEST_PIECE_BYTES", 4 << 10)
-        yield
+# So that small data have several parts, blocks and pieces, for several workers.
+SMALL = BlockSizes(
+    sample_part_bytes=4 * 32 * 3000,
+    training_block_bytes=4 * 32 * 1000,
+    moment_blocks=2,
+    counted_task_rows=1700,
+    sum_bytes=16 << 10,
+    least_sum_bytes=4 << 10,
+    truth_range_rows=1000,
+)
+
+
+def in_process(threads: int = 2) -> Resources:
+    """This process alone."""
+    return Resources(MEMORY, threads, sizes=SMALL)
 
 
 @dataclass(frozen=True)
@@ -87,12 +85,12 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     vectors = clustered(40_000, 32)
     vectors[::2] = vectors[0]
     source = write_fbin(root / "x.fbin", vectors)
-    build(source, root / "local", Resources(MEMORY, 2))
+    build(source, root / "local", in_process())
     return Case(source, tree(root / "local"))
 
 
 def on(engine: RayEngine, progress: Progress | None = None) -> Resources:
-    return Resources(MEMORY, 1, progress or NoProgress(), engine)
+    return Resources(MEMORY, 1, progress or NoProgress(), engine, sizes=SMALL)
 
 
 def test_build_equals_the_build_in_process(case: Case, engine: RayEngine, tmp_path: Path) -> None:
@@ -123,7 +121,7 @@ def _paths(root: Path) -> IndexPaths:
 
 
 def test_cosine(case: Case, engine: RayEngine, tmp_path: Path) -> None:
-    build(case.source, tmp_path / "local", Resources(MEMORY, 2), "cosine")
+    build(case.source, tmp_path / "local", in_process(), "cosine")
     build(case.source, tmp_path / "ray", on(engine), "cosine")
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
@@ -213,7 +211,7 @@ def test_interrupted_build_goes_on_anywhere(case: Case, engine: RayEngine, tmp_p
         shutil.copytree(out, tmp_path / stage)
     build(case.source, out, on(engine))
     assert tree(out) == case.files
-    build(case.source, tmp_path / "shard", Resources(MEMORY, 2))
+    build(case.source, tmp_path / "shard", in_process())
     found = {name: data for name, data in tree(tmp_path / "shard").items() if name[-4:] != ".tmp"}
     assert found == case.files
 
@@ -225,7 +223,7 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
     vectors[::2] = 0.3 * clustered(10_000, 32, seed=5) + 20
     source = write_fbin(tmp_path / "x.fbin", vectors)
     harm = Harmful(stage, all_workers(engine)[0])
-    for name, resources in (("local", Resources(MEMORY, 2)), ("ray", on(engine, harm))):
+    for name, resources in (("local", in_process()), ("ray", on(engine, harm))):
         building.build_index(
             source,
             tmp_path / name,
@@ -241,13 +239,16 @@ def test_large_lists_are_split_alike(engine: RayEngine, stage: str, tmp_path: Pa
     assert ModelDescription.read(tmp_path / "ray/model").nlist > 310
 
 
-def test_groundtruth(case: Case, engine: RayEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groundtruth_module, "_FEWEST_RANGE", 1000)
+def test_groundtruth(case: Case, engine: RayEngine) -> None:
     source, queries = open_source(case.source), clustered(50, 32, seed=1)
     for metric in (Metric.L2, Metric.COSINE):
         here, there = (
             groundtruth(
-                source, queries, 20, metric=metric, resources=Resources(MEMORY, 1, engine=where)
+                source,
+                queries,
+                20,
+                metric=metric,
+                resources=Resources(MEMORY, 1, engine=where, sizes=SMALL),
             )
             for where in (None, engine)
         )
@@ -282,7 +283,7 @@ def test_bad_input_gives_the_same_line(bad: str, cluster: SimulatedCluster, tmp_
 
 def test_damaged_shard_gives_the_same_line(case: Case, engine: RayEngine, tmp_path: Path) -> None:
     out = tmp_path / "i"
-    build(case.source, out, Resources(MEMORY, 2))
+    build(case.source, out, in_process())
     (out / "manifest.json").unlink()
     shutil.rmtree(out / "slices")
     shard = sorted((out / "shards").iterdir())[3]
@@ -290,7 +291,7 @@ def test_damaged_shard_gives_the_same_line(case: Case, engine: RayEngine, tmp_pa
     data[5000] ^= 1
     shard.write_bytes(data)
     errors = []
-    for resources in (Resources(MEMORY, 2), on(engine)):
+    for resources in (in_process(), on(engine)):
         with pytest.raises(TeravecError) as caught:
             building.merge_shards(_paths(out), keep_shards=True, resources=resources)
         errors.append((type(caught.value), str(caught.value)))
@@ -313,7 +314,7 @@ def test_file_that_a_machine_does_not_see(engine: RayEngine, tmp_path: Path) -> 
 
 
 def test_rerun_of_a_finished_build_needs_no_cluster(case: Case, tmp_path: Path) -> None:
-    build(case.source, tmp_path / "i", Resources(MEMORY, 2))
+    build(case.source, tmp_path / "i", in_process())
     arguments = ["merge", "--out", str(tmp_path / "i"), "--keep-shards", "-q"]
     result = CliRunner().invoke(app, [*arguments, "--engine", "ray", "--address", "127.0.0.1:1"])
     assert result.exit_code == 0, result.output
@@ -330,7 +331,7 @@ def test_vectors_in_memory_are_spooled_for_workers(
 ) -> None:
     vectors = open_source(case.source).read(0, 40_000)
     ids = np.arange(len(vectors)) * 2
-    resources = Resources(MEMORY, 1, engine=engine)
+    resources = Resources(MEMORY, 1, engine=engine, sizes=SMALL)
     manifests = [
         building.build_index(
             vectors,
@@ -341,7 +342,7 @@ def test_vectors_in_memory_are_spooled_for_workers(
             resources=each,
             ids=ids,
         )
-        for name, each in (("alone", Resources(MEMORY, 1)), ("cluster", resources))
+        for name, each in (("alone", in_process(1)), ("cluster", resources))
     ]
     alone, cluster = ([entry.checksum for entry in m.slices] for m in manifests)
     assert alone == cluster

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from teravec.bulk.results import read_neighbors
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument, InvalidSource, MemoryLimitTooSmall, OutputExists
-from teravec.evaluation import exact_scan
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.kernels.metric import Metric
@@ -31,10 +31,11 @@ def run(
     *,
     memory_bytes: int = 1 << 28,
     progress: Progress | None = None,
+    sizes: BlockSizes = USUAL_SIZES,
     **options: Any,
 ) -> tuple:
-    """Call groundtruth with what a test does not care for filled in."""
-    resources = Resources(memory_bytes, 2, progress)
+    """Call groundtruth with what a test does not care for filled in; checkpoint every block."""
+    resources = Resources(memory_bytes, 2, progress, sizes=sizes, checkpoint_s=0)
     defaults = {"metric": Metric.L2, "resources": resources}
     return groundtruth(open_source(path), queries, k, **{**defaults, **options})
 
@@ -87,7 +88,7 @@ def test_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", clustered(30_000, 8))
     queries, checkpoint = clustered(5, 8, seed=1), tmp_path / "gt.partial"
     expected = run(tmp_path / "x.npy", queries, 10)
-    options: dict = {"checkpoint": checkpoint, "checkpoint_every_s": 0, "memory_bytes": 7 << 20}
+    options: dict = {"checkpoint": checkpoint, "memory_bytes": 7 << 20}
     with pytest.raises(Stopped):
         run(tmp_path / "x.npy", queries, 10, progress=StopsAfter(units=15_000), **options)
     assert (checkpoint / "state.json").exists()
@@ -195,12 +196,12 @@ def test_whole_numbers_beyond_float64_are_refused_by_row(tmp_path: Path) -> None
         )
 
 
-def test_a_checkpoint_of_rounded_vectors_is_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exact_scan, "_BLOCK_BYTES", 1 << 10)
+def test_a_checkpoint_of_rounded_vectors_is_another(tmp_path: Path) -> None:
     checkpoint = tmp_path / "state"
-    options: dict[str, Any] = {"checkpoint": checkpoint, "checkpoint_every_s": 0}
+    options: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "sizes": BlockSizes(truth_block_bytes=1 << 10),
+    }
     base, queries = clustered(2000, 6).astype(float), clustered(4, 6, seed=1)
     run(written(tmp_path / "x.npy", base), queries, 3, **options)
     state = json.loads((checkpoint / "state.json").read_text())

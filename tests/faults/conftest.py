@@ -20,11 +20,18 @@ import pytest
 # after each block, and blocks are small, so that there is something to resume.
 _SERVER = """
 import json, os, sys, time
-import teravec.evaluation.exact_scan
-import teravec.evaluation.groundtruth as g
+from teravec import api, querying
 from teravec.cli.main import app
-g.groundtruth.__kwdefaults__["checkpoint_every_s"] = 0.0
-teravec.evaluation.exact_scan._BLOCK_BYTES = 1 << 20
+from teravec.engines.block_sizes import BlockSizes
+
+usual = api.resources
+
+def with_small_blocks(*options):
+    resources = usual(*options)
+    resources.sizes, resources.checkpoint_s = BlockSizes(truth_block_bytes=1 << 20), 0.0
+    return resources
+
+api.resources = querying.resources = with_small_blocks
 
 def command(arguments):
     errors = os.open("/dev/null", os.O_WRONLY)

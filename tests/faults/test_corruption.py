@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.resources import Resources
-from teravec.evaluation import exact_scan
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.index.manifest import read_manifest, write_manifest
 from teravec.index.verify import verify
@@ -469,10 +469,8 @@ def test_damage_to_a_finished_build(tmp_path: Path) -> None:
                 go_on(tmp_path)
 
 
-def test_damage_to_the_checkpoint_of_a_ground_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exact_scan, "_BLOCK_BYTES", 1 << 12)
+def test_damage_to_the_checkpoint_of_a_ground_truth(tmp_path: Path) -> None:
+    sizes = BlockSizes(truth_block_bytes=1 << 12)
     np.save(tmp_path / "x.npy", clustered(1000, D))
     source = open_source(tmp_path / "x.npy")
 
@@ -482,9 +480,8 @@ def test_damage_to_the_checkpoint_of_a_ground_truth(
             QUERIES,
             5,
             metric=Metric.L2,
-            resources=Resources(1 << 30, 1, progress),
+            resources=Resources(1 << 30, 1, progress, sizes=sizes, checkpoint_s=0),
             checkpoint=tmp_path / "partial",
-            checkpoint_every_s=0,
         )
 
     with pytest.raises(Stopped):

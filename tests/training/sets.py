@@ -6,13 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.model.transform import Transform
 from teravec.training.sample import Sample
 from teravec.training.training_set import TrainingSet
 
 
 def training_set(
-    directory: Path, vectors: np.ndarray, transform: Transform | None = None
+    directory: Path,
+    vectors: np.ndarray,
+    transform: Transform | None = None,
+    sizes: BlockSizes = USUAL_SIZES,
 ) -> TrainingSet:
     """A set of these vectors, of shape (n, d), in a file ``vectors.f32``."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -20,4 +24,4 @@ def training_set(
     vectors.astype(np.float32).tofile(path)
     transform = transform or Transform.unpack(None)
     d = vectors.shape[1] if transform.matrix is None else len(transform.matrix)
-    return TrainingSet(Sample(path, *vectors.shape), transform, d)
+    return TrainingSet(Sample(path, *vectors.shape), transform, d, sizes=sizes)

@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidSource, MemoryLimitTooSmall
-from teravec.model.transform import Moments, TransformKind, train_transform
+from teravec.model.transform import Moments, Transform, TransformKind, train_transform
 from teravec.native import extensions as compiled
 from teravec.progress import NoBar, NoProgress
 from teravec.storage.jsonfile import read_json
-from teravec.training import distributed as distributed_module
-from teravec.training import training_set as set_module
 from teravec.training.distributed import distributed_passes, part_bytes
 from teravec.training.kmeans import KMeansState, kmeans
 from teravec.training.options import KMeansOptions
 from teravec.training.sums import Sums
+from teravec.training.training_set import TrainingSet
 from teravec.training.weights import SampleWeights
 from tests.conftest import clustered
 from tests.stopping import Stopped, StopsAfter
@@ -27,6 +27,7 @@ from tests.training.sets import training_set
 
 OPTIONS = KMeansOptions(nlist=40, niter=5, seed=3, spherical=False, threads=2)
 ROWS = 6000
+SMALL = BlockSizes(training_block_bytes=4 * 12 * 500, sum_bytes=1500, least_sum_bytes=500)
 native_only = pytest.mark.skipif(
     compiled.native is None, reason="without the compiled kernels, sums differ in their last bits"
 )
@@ -46,17 +47,15 @@ class Several(LocalEngine):
         return self._workers
 
 
-@pytest.fixture(autouse=True)
-def small_blocks_and_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 12 * 500)  # twelve blocks
-    monkeypatch.setattr(distributed_module, "_PIECE_BYTES", 1500)  # many pieces
-    monkeypatch.setattr(distributed_module, "_SMALLEST_PIECE_BYTES", 500)
+def small_set(directory: Path, x: np.ndarray, transform: Transform | None = None) -> TrainingSet:
+    """A training set of twelve blocks, whose sums are in many pieces."""
+    return training_set(directory, x, transform, SMALL)
 
 
 def run(
     directory: Path, x: np.ndarray, options: KMeansOptions, engine: LocalEngine | None
 ) -> KMeansState:
-    return kmeans(training_set(directory, x), options, directory, NoProgress(), engine)
+    return kmeans(small_set(directory, x), options, directory, NoProgress(), engine)
 
 
 def vectors(kind: str, spherical: bool) -> np.ndarray:
@@ -105,7 +104,7 @@ def test_weights_on_any_number_of_workers(tmp_path: Path, niter: int) -> None:
     states = [
         kmeans(
             replace(
-                training_set(tmp_path / str(n), x),
+                small_set(tmp_path / str(n), x),
                 weights=SampleWeights(tmp_path / "weights.f32", "these"),
             ),
             options,
@@ -124,7 +123,7 @@ def test_a_part_beyond_memory_is_read_again(tmp_path: Path) -> None:
     x = vectors("clustered", False)
     whole = run(tmp_path / "whole", x, OPTIONS, None)
     own = replace(OPTIONS, threads=1)
-    least = part_bytes(own, 12, ROWS // 2)
+    least = part_bytes(own, 12, ROWS // 2, SMALL)
     state = run(tmp_path / "least", x, OPTIONS, Several(2, least))
     assert state.centroids.tobytes() == whole.centroids.tobytes()
     with pytest.raises(MemoryLimitTooSmall, match="a worker's part of 40 lists"):
@@ -139,11 +138,7 @@ def test_transformed_sample(tmp_path: Path) -> None:
     )
     states = [
         kmeans(
-            training_set(tmp_path / name, x, rotation),
-            OPTIONS,
-            tmp_path / name,
-            NoProgress(),
-            engine,
+            small_set(tmp_path / name, x, rotation), OPTIONS, tmp_path / name, NoProgress(), engine
         )
         for name, engine in (("one", None), ("three", Several(3)))
     ]
@@ -156,7 +151,7 @@ def test_engines_may_change_between_iterations(tmp_path: Path) -> None:
     x = vectors("half the same", False)
     whole = run(tmp_path / "whole", x, OPTIONS, None)
     for done, engine in ((2, None), (4, Several(3))):
-        mixed = training_set(tmp_path / "mixed", x)
+        mixed = small_set(tmp_path / "mixed", x)
         with pytest.raises(Stopped):  # two whole passes of twelve blocks, and some of the third
             kmeans(mixed, OPTIONS, tmp_path / "mixed", StopsAfter(blocks=28), engine)
         content = read_json(tmp_path / "mixed" / "kmeans.json", "teravec-kmeans", 1)
@@ -175,7 +170,7 @@ def test_vectors_too_long_to_square(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [2, 4, 8])
 def test_bytes_of_a_worker_do_not_grow_with_the_workers(tmp_path: Path, workers: int) -> None:
     x = vectors("clustered", False)
-    with distributed_passes(training_set(tmp_path, x), OPTIONS, Several(workers)) as make_pass:
+    with distributed_passes(small_set(tmp_path, x), OPTIONS, Several(workers)) as make_pass:
         for number in range(3):
             make_pass(x[:40].copy(), number, NoBar())
         traffic = make_pass.report()

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.errors import CorruptFile, TeravecError
 from teravec.model.list_sizes import imbalance
 from teravec.progress import NoProgress, Progress
-from teravec.training import training_set as set_module
 from teravec.training.kmeans import KMeansState, kmeans
 from teravec.training.options import KMeansOptions
 from teravec.training.schedule import count_assigned, pick_rows, stride_of
@@ -30,9 +30,19 @@ OPTIONS = KMeansOptions(nlist=20, niter=6, seed=3, spherical=False, threads=2)
 
 
 def run(
-    directory: Path, vectors: np.ndarray, options: KMeansOptions, progress: Progress | None = None
+    directory: Path,
+    vectors: np.ndarray,
+    options: KMeansOptions,
+    progress: Progress | None = None,
+    sizes: BlockSizes = USUAL_SIZES,
 ) -> KMeansState:
-    return kmeans(training_set(directory, vectors), options, directory, progress or NoProgress())
+    trained = training_set(directory, vectors, sizes=sizes)
+    return kmeans(trained, options, directory, progress or NoProgress())
+
+
+def blocks_of(rows: int, d: int) -> BlockSizes:
+    """Sizes for blocks of so many vectors."""
+    return BlockSizes(training_block_bytes=4 * d * rows)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -78,15 +88,15 @@ def lloyd(
 @pytest.mark.parametrize("spherical", [False, True])
 @pytest.mark.parametrize(("n", "d", "nlist"), [(2000, 8, 20), (1500, 3, 1), (3000, 33, 24)])
 def test_equals_lloyd_in_float64(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spherical: bool, n: int, d: int, nlist: int
+    tmp_path: Path, spherical: bool, n: int, d: int, nlist: int
 ) -> None:
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * d * 300)
+    sizes = blocks_of(300, d)
     x = clustered(n, d)
     x = unit(x).astype(np.float32) if spherical else x
     options = replace(OPTIONS, nlist=nlist, spherical=spherical)
     first = run(tmp_path / "first", x, replace(options, niter=0)).centroids
     assert {row.tobytes() for row in first} <= {row.tobytes() for row in x}
-    state = run(tmp_path / "all", x, options)
+    state = run(tmp_path / "all", x, options, sizes=sizes)
     centroids, history = lloyd(x, np.ones(n), first, options, 300)
     assert [entry["empty"] for entry in state.history] == [0] * options.niter
     found = [entry["objective"] for entry in state.history]
@@ -96,8 +106,10 @@ def test_equals_lloyd_in_float64(
     assert [entry["agreement"] for entry in state.history] == [1.0] * options.niter
 
 
-def weighted(directory: Path, x: np.ndarray, weights: np.ndarray) -> TrainingSet:
-    vectors = training_set(directory, x)
+def weighted(
+    directory: Path, x: np.ndarray, weights: np.ndarray, sizes: BlockSizes = USUAL_SIZES
+) -> TrainingSet:
+    vectors = training_set(directory, x, sizes=sizes)
     path = directory / "weights.f32"
     weights.astype(np.float32).tofile(path)
     return replace(vectors, weights=SampleWeights(path, "of a test"))
@@ -105,17 +117,14 @@ def weighted(directory: Path, x: np.ndarray, weights: np.ndarray) -> TrainingSet
 
 @pytest.mark.parametrize("spherical", [False, True])
 @pytest.mark.parametrize("niter", [2, 7])
-def test_weights_equal_weighted_lloyd(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spherical: bool, niter: int
-) -> None:
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 8 * 300)
+def test_weights_equal_weighted_lloyd(tmp_path: Path, spherical: bool, niter: int) -> None:
     x = clustered(2000, 8)
     x = unit(x).astype(np.float32) if spherical else x
     weights = np.random.default_rng(1).exponential(size=2000).astype(np.float32)
     weights[::7] = 0
     options = replace(OPTIONS, niter=niter, spherical=spherical)
     first = run(tmp_path / "first", x, replace(options, niter=0)).centroids
-    vectors = weighted(tmp_path / "all", x, weights)
+    vectors = weighted(tmp_path / "all", x, weights, blocks_of(300, 8))
     state = kmeans(vectors, options, tmp_path / "all", NoProgress())
     centroids, history = lloyd(x, weights, first, options, 300)
     np.testing.assert_allclose([e["objective"] for e in state.history], history, rtol=1e-4)
@@ -249,28 +258,24 @@ def test_huge_vectors_end_well_or_with_a_typed_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nlist", [20, 300])
-def test_resumed_run_equals_an_undisturbed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nlist: int
-) -> None:
-    x = clustered(3000, 8)
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 8 * 1000)  # three blocks an iteration
+def test_resumed_run_equals_an_undisturbed_one(tmp_path: Path, nlist: int) -> None:
+    x, sizes = clustered(3000, 8), blocks_of(1000, 8)  # three blocks an iteration
     options = replace(OPTIONS, nlist=nlist, niter=4)
-    whole = run(tmp_path / "whole", x, options)
+    whole = run(tmp_path / "whole", x, options, sizes=sizes)
     for calls in (1, 4, 8, 12):  # within the first iteration, at a checkpoint, within the last
         directory = tmp_path / str(calls)
         with pytest.raises(Stopped):
-            run(directory, x, options, StopsAfter(blocks=calls))
+            run(directory, x, options, StopsAfter(blocks=calls), sizes)
         assert (directory / "kmeans.json").exists() == (calls > 3)
-        resumed = run(directory, x, replace(options, threads=1))
+        resumed = run(directory, x, replace(options, threads=1), sizes=sizes)
         assert resumed.centroids.tobytes() == whole.centroids.tobytes()
         assert resumed.history == whole.history
         files = {path.name for path in directory.iterdir()}
         assert files == {"vectors.f32", "kmeans.json", "centroids-0004.npy"}
 
 
-def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_seed_same_bytes(tmp_path: Path) -> None:
     x = clustered(5000, 10)
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", 4 * 10 * 2000)
     for nlist in (30, 300):
         options = replace(OPTIONS, nlist=nlist, niter=3)
         found = {
@@ -278,6 +283,7 @@ def test_same_seed_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 tmp_path / f"{nlist}-{threads}-{seed}",
                 x,
                 replace(options, threads=threads, seed=seed),
+                sizes=blocks_of(2000, 10),
             ).centroids.tobytes()
             for threads, seed in ((1, 3), (2, 3), (5, 3), (1, 4))
         }

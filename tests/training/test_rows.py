@@ -8,23 +8,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from teravec.training import rows as rows_module
 from teravec.training.rows import SampleRows
 
 SIZES = [(1, 1), (7, 1), (7, 7), (1000, 999), (300_000, 5), (300_000, 2000), (50_000, 48_000)]
 
 
-@pytest.fixture(params=[16, 1 << 16])
-def block_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of a few rows too, so that small sources have many."""
-    monkeypatch.setattr(rows_module, "_BLOCK_ROWS", request.param)
-    monkeypatch.setattr(rows_module, "_BLOCK_DRAWN", request.param // 4)
+BLOCK_ROWS = [16, 1 << 16]  # blocks of a few rows too, so that small sources have many
 
 
-@pytest.mark.usefixtures("block_rows")
+@pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize(("ntotal", "n"), SIZES)
-def test_rows_are_distinct_and_found_in_parts(ntotal: int, n: int) -> None:
-    drawn = SampleRows(ntotal, n, 1)
+def test_rows_are_distinct_and_found_in_parts(ntotal: int, n: int, block_rows: int) -> None:
+    drawn = SampleRows(ntotal, n, 1, block_rows, block_rows // 4)
     whole = drawn.rows(0, n)
     assert len(whole) == n
     assert whole[0] >= 0
@@ -35,10 +30,10 @@ def test_rows_are_distinct_and_found_in_parts(ntotal: int, n: int) -> None:
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
-@pytest.mark.usefixtures("block_rows")
+@pytest.mark.parametrize("block_rows", BLOCK_ROWS)
 @pytest.mark.parametrize(("ntotal", "n"), SIZES)
-def test_left_out_rows_are_not_in_the_sample(ntotal: int, n: int) -> None:
-    drawn = SampleRows(ntotal, n, 1)
+def test_left_out_rows_are_not_in_the_sample(ntotal: int, n: int, block_rows: int) -> None:
+    drawn = SampleRows(ntotal, n, 1, block_rows, block_rows // 4)
     for count in (1, 100, 20_000):
         rows = drawn.draw_outside(count)
         assert len(rows) == min(count, ntotal - n)
@@ -49,15 +44,13 @@ def test_left_out_rows_are_not_in_the_sample(ntotal: int, n: int) -> None:
         np.testing.assert_array_equal(np.sort(both), np.arange(ntotal))
 
 
-def test_every_row_is_equally_likely(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_row_is_equally_likely() -> None:
     """Of 23 rows in blocks of 4, the last of 3, over many seeds; by chi squared."""
-    monkeypatch.setattr(rows_module, "_BLOCK_ROWS", 4)
-    monkeypatch.setattr(rows_module, "_BLOCK_DRAWN", 1)
     seeds, ntotal = 2500, 23
     for n in (3, 11, 20):
         drawn, left = np.zeros(ntotal), np.zeros(ntotal)
         for seed in range(seeds):
-            rows = SampleRows(ntotal, n, seed)
+            rows = SampleRows(ntotal, n, seed, 4, 1)
             drawn[rows.rows(0, n)] += 1
             left[rows.draw_outside(1)] += 1
         for found, each in ((drawn, n), (left, 1)):

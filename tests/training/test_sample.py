@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.local import LocalEngine
 from teravec.errors import CorruptFile, ForeignFile
 from teravec.model.transform import Transform
 from teravec.progress import NoProgress
 from teravec.sources import Source, open_source
-from teravec.training import sample as sample_module
-from teravec.training import training_set as set_module
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 from teravec.training.sample import Sample, draw_sample
 from tests.training.sets import training_set
@@ -36,10 +35,15 @@ def plan(**options: Any) -> TrainPlan:
     return plan_training(TrainOptions(**{"nlist": 4, "sample": 2000, **options}), N, 3)
 
 
-def draw(source: Source, directory: Path, **options: Any) -> np.ndarray:
+SMALL_PARTS = BlockSizes(sample_part_bytes=3400)  # seven parts, of 285 or 286 rows
+
+
+def draw(
+    source: Source, directory: Path, sizes: BlockSizes = USUAL_SIZES, **options: Any
+) -> np.ndarray:
     directory.mkdir(exist_ok=True)
     engine = LocalEngine(2, 1 << 30)
-    sample = draw_sample(source, plan(**options), directory, NoProgress(), engine)
+    sample = draw_sample(source, plan(**options), directory, NoProgress(), engine, sizes)
     return sample.read(0, sample.n)
 
 
@@ -53,11 +57,10 @@ def test_sample_is_uniform_over_a_sorted_source(source: Source, tmp_path: Path) 
     assert (abs(tenths - 200) < 4 * np.sqrt(200)).all()
 
 
-def test_seed_decides(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = draw(source, tmp_path / "a", seed=1)
-    monkeypatch.setattr(sample_module, "_PIECE_BYTES", 1000)
-    again = draw(source, tmp_path / "b", seed=1)
-    other = draw(source, tmp_path / "c", seed=2)
+def test_seed_decides(source: Source, tmp_path: Path) -> None:
+    first, small = draw(source, tmp_path / "a", seed=1), BlockSizes(sample_piece_bytes=1000)
+    again = draw(source, tmp_path / "b", small, seed=1)
+    other = draw(source, tmp_path / "c", small, seed=2)
     assert again.tobytes() == first.tobytes()
     shared = np.intersect1d(first[:, 0], other[:, 0])
     assert len(shared) < 400  # about 200 by chance
@@ -90,18 +93,10 @@ def test_drawn_sample_is_found_again(
         draw(source, tmp_path, sample=1999)
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seven parts, of 285 or 286 rows."""
-    monkeypatch.setattr(sample_module, "_PART_BYTES", 3400)
-
-
-def test_parts_are_one_sample(source: Source, tmp_path: Path, small_parts: None) -> None:
-    parts = draw(source, tmp_path / "parts")
+def test_parts_are_one_sample(source: Source, tmp_path: Path) -> None:
+    parts = draw(source, tmp_path / "parts", SMALL_PARTS)
     assert len(list((tmp_path / "parts").glob("sample-*.f32"))) == 7
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_module, "_PART_BYTES", 1 << 20)
-        whole = draw(source, tmp_path / "whole")
+    whole = draw(source, tmp_path / "whole", BlockSizes(sample_part_bytes=1 << 20))
     assert (tmp_path / "whole/sample.f32").read_bytes() == parts.tobytes() == whole.tobytes()
     sample = Sample(tmp_path / "parts/sample.f32", 2000, 3, 7)
     assert np.concatenate(list(sample.blocks(111))).tobytes() == parts.tobytes()
@@ -114,9 +109,9 @@ def test_parts_are_one_sample(source: Source, tmp_path: Path, small_parts: None)
 
 
 def test_missing_parts_alone_are_drawn(
-    source: Source, tmp_path: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, take = draw(source, tmp_path), Source.take
+    first, take = draw(source, tmp_path, SMALL_PARTS), Source.take
     for name in ("sample-00003.json", "sample-00005.json", "sample-00005.f32"):
         (tmp_path / name).unlink()
     taken: list[int] = []
@@ -126,18 +121,18 @@ def test_missing_parts_alone_are_drawn(
         return take(source, rows, dtype)
 
     monkeypatch.setattr(Source, "take", counted)
-    assert draw(source, tmp_path).tobytes() == first.tobytes()
+    assert draw(source, tmp_path, SMALL_PARTS).tobytes() == first.tobytes()
     assert sum(taken) == 285 + 286
 
 
-def test_a_damaged_part_is_corrupt(source: Source, tmp_path: Path, small_parts: None) -> None:
-    draw(source, tmp_path)
+def test_a_damaged_part_is_corrupt(source: Source, tmp_path: Path) -> None:
+    draw(source, tmp_path, SMALL_PARTS)
     path = tmp_path / "sample-00004.f32"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptFile, match=path.name):
-        draw(source, tmp_path)
+        draw(source, tmp_path, SMALL_PARTS)
 
 
 def test_damaged_sample_is_corrupt(source: Source, tmp_path: Path) -> None:
@@ -165,16 +160,13 @@ def test_half_drawn_sample_is_drawn_anew(source: Source, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("block_bytes", [1, 100, 10**9])
-def test_training_set_is_the_transformed_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
-) -> None:
-    monkeypatch.setattr(set_module, "BLOCK_BYTES", block_bytes)
+def test_training_set_is_the_transformed_sample(tmp_path: Path, block_bytes: int) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((101, 4)).astype(np.float32)
     transform = Transform(
         rng.standard_normal((2, 4)).astype(np.float32), np.array([1, 2], np.float32)
     )
-    vectors = training_set(tmp_path, x, transform)
+    vectors = training_set(tmp_path, x, transform, BlockSizes(training_block_bytes=block_bytes))
     expected = x @ transform.matrix.T + transform.offset  # type: ignore[union-attr]
     blocks = list(vectors.blocks())
     assert {len(block) for block in blocks[:-1]} <= {vectors.block_rows}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import teravec
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.local import LocalEngine
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.model.list_sizes import ListsEstimate
 from teravec.progress import NoProgress
-from teravec.training import splitting
-from teravec.training.splitting import SplitOptions, split_large_lists
+from teravec.training.splitting import MOST_ROUNDS, SplitOptions, split_large_lists
 from teravec.training.training_set import TrainingSet
 from tests.conftest import clustered, write_fbin
 from tests.training.sets import training_set
@@ -54,7 +55,7 @@ def test_no_list_stays_above_the_cap(tmp_path: Path) -> None:
     assert len(found) > len(first)
     np.testing.assert_array_equal(counts, sizes(x, found))
     assert counts.max() <= 100
-    assert 1 <= rounds < splitting._MOST_ROUNDS
+    assert 1 <= rounds < MOST_ROUNDS
     again, *_ = split(training_set(tmp_path, x), first.copy(), OPTIONS)
     assert again.tobytes() == found.tobytes()
 
@@ -101,11 +102,11 @@ def test_spherical_parts_are_unit_vectors(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
 
 
-def test_tasks_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_do_not_matter(tmp_path: Path) -> None:
     """Counted in one task or in many, of blocks that end elsewhere."""
     vectors, first = training_set(tmp_path, lopsided()), lopsided()[::80].copy()
     whole = split(vectors, first.copy(), OPTIONS)
-    monkeypatch.setattr(splitting, "_TASK_ROWS", 77)
+    vectors = replace(vectors, sizes=BlockSizes(counted_task_rows=77))
     parts = split(vectors, first.copy(), OPTIONS)
     assert parts[0].tobytes() == whole[0].tobytes()
     assert parts[1].tobytes() == whole[1].tobytes()
@@ -116,10 +117,10 @@ def test_too_little_memory_is_refused(tmp_path: Path) -> None:
         split(training_set(tmp_path, lopsided()), lopsided()[::80].copy(), OPTIONS, 1 << 20)
 
 
-def test_a_large_sample_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_sample_is_counted_in_part(tmp_path: Path) -> None:
     x = lopsided()
-    monkeypatch.setattr(splitting, "_COUNTED_ROWS", 1000)
-    _, counts, *_ = split(training_set(tmp_path, x), x[::400].copy(), OPTIONS)
+    vectors = training_set(tmp_path, x, sizes=BlockSizes(counted_rows=1000))
+    _, counts, *_ = split(vectors, x[::400].copy(), OPTIONS)
     assert counts.sum() == 1000
     assert counts.max() <= 25
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from teravec.arguments import whole_number
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Engine
 from teravec.engines.local import LocalEngine
 from teravec.engines.options import CPU
@@ -30,6 +31,10 @@ class Resources:
     device : str
         Device that assigns vectors to lists in training and sharding: ``cpu``, ``cuda`` or
         ``cuda:N``.
+    sizes : BlockSizes
+        How large the pieces are in which stages work.
+    checkpoint_s : float
+        Seconds of work between checkpoints of an exact search.
 
     Raises
     ------
@@ -44,6 +49,8 @@ class Resources:
         progress: Progress | bool | None = None,
         engine: Engine | None = None,
         device: str = CPU,
+        sizes: BlockSizes = USUAL_SIZES,
+        checkpoint_s: float = 30.0,
     ) -> None:
         memory_bytes = whole_number(memory_bytes, "memory_bytes", 0)
         threads = whole_number(threads, "threads", 0)
@@ -51,7 +58,7 @@ class Resources:
         self.threads = threads or default_threads()
         self.progress = as_progress(progress)
         self.engine = engine or LocalEngine(self.threads, self.memory_bytes)
-        self.device = device
+        self.device, self.sizes, self.checkpoint_s = device, sizes, checkpoint_s
 
     def __enter__(self) -> Resources:
         return self

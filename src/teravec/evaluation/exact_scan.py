@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped, unused-ignore]
 
+from teravec.engines.block_sizes import USUAL_SIZES
 from teravec.engines.threads import ahead, ordered_map
 from teravec.evaluation.checkpoint import BestSoFar
 from teravec.kernels.metric import Metric
@@ -64,7 +65,6 @@ _QUERY_FLOATS = 1 << 19  # of a tile's queries
 _BEST_PLACES = 1 << 18  # queries of a tile times k
 _EXACT_FLOATS = 1 << 16  # of vectors compared exactly at a time
 _MERGE_WIDTHS = (16, 1024)  # new results of one query merged in a round: least and most
-_BLOCK_BYTES = 16 << 20  # of float32 vectors read at a time
 _FEWEST_ROWS = 256  # of a block, where memory is short
 _BLOCKS = 5  # blocks in memory: in use, ready, being read, and two for the temporaries of reading
 
@@ -375,8 +375,13 @@ def _equal_rows(vectors: Vectors, a: Int64, b: Int64) -> npt.NDArray[np.bool_]:
     return equal
 
 
-def plan_block(source: Source, task: ScanTask, memory_bytes: int) -> int:
-    """Return the rows of a block; raises MemoryLimitTooSmall."""
+def plan_block(
+    source: Source,
+    task: ScanTask,
+    memory_bytes: int,
+    block_bytes: int = USUAL_SIZES.truth_block_bytes,
+) -> int:
+    """Return the rows of a block of at most ``block_bytes``; raises MemoryLimitTooSmall."""
     nq, d = map(int, task.queries.shape)
     k = task.k
     tile = task.tile_queries
@@ -392,4 +397,5 @@ def plan_block(source: Source, task: ScanTask, memory_bytes: int) -> int:
         memory_bytes,
         f"ground truth of {nq:,} queries of {d} dimensions with k {k:,}",
     )
-    return int(max(1, min((memory_bytes - fixed) // row, max(fewest, _BLOCK_BYTES // (item * d)))))
+    most = max(fewest, block_bytes // (item * d))
+    return int(max(1, min((memory_bytes - fixed) // row, most)))

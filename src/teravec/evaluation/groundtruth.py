@@ -18,6 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.arguments import whole_number
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
@@ -46,7 +47,6 @@ Int64 = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
 _RANGES = 4  # ranges of rows for each worker of a cluster
-_FEWEST_RANGE = 1 << 16  # rows in a range
 _NOBODY = np.iinfo(np.int64).max
 
 
@@ -58,7 +58,6 @@ def groundtruth(
     metric: Metric,
     resources: Resources,
     checkpoint: Path | None = None,
-    checkpoint_every_s: float = 30.0,
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
@@ -81,8 +80,6 @@ def groundtruth(
     checkpoint : Path, optional
         Directory for the state to save and to resume from. It stays after the function returns:
         call ``checkpoint.remove_checkpoint`` when the result is safe.
-    checkpoint_every_s : float
-        Seconds of work between checkpoints.
 
     Returns
     -------
@@ -112,18 +109,20 @@ def groundtruth(
     if not len(queries):
         raise InvalidArgument("0 queries found, 1 or more expected")
     task = _task(queries, k, metric, resources.threads)
-    plan_block(source, task, resources.memory_bytes)  # fail before reading anything
+    sizes = resources.sizes
+    # Fail before reading anything.
+    plan_block(source, task, resources.memory_bytes, sizes.truth_block_bytes)
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
     started = saved = time.monotonic()
     begin = best.rows
     with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
         bar.advance(begin)
-        for _ in _searched(source, task, best, resources.engine, bar):
+        for _ in _searched(source, task, best, resources.engine, sizes, bar):
             if (
                 store
                 and best.rows < source.ntotal
-                and (time.monotonic() - saved >= checkpoint_every_s)
+                and (time.monotonic() - saved >= resources.checkpoint_s)
             ):
                 store.save(best)
                 saved = time.monotonic()
@@ -146,11 +145,11 @@ def _task(queries: Vectors, k: int, metric: Metric, threads: int) -> ScanTask:
 
 
 def _searched(
-    source: Source, task: ScanTask, best: BestSoFar, engine: Engine, bar: Bar
+    source: Source, task: ScanTask, best: BestSoFar, engine: Engine, sizes: BlockSizes, bar: Bar
 ) -> Iterator[None]:
     """Advance ``best`` through the source's rows; yield whenever it may be saved."""
     if engine.in_process:
-        block_rows = plan_block(source, task, engine.memory_bytes)
+        block_rows = plan_block(source, task, engine.memory_bytes, sizes.truth_block_bytes)
         for rows in scan_rows(source, task, best, source.ntotal, block_rows):
             bar.advance(rows)
             yield
@@ -162,10 +161,12 @@ def _searched(
         str(task.metric),
         engine.threads,
         engine.memory_bytes,
+        sizes.truth_block_bytes,
     )
     # Several ranges for each worker, so that none waits long for the slowest.
-    count = min(_RANGES * engine.workers, max(1, (source.ntotal - best.rows) // _FEWEST_RANGE))
-    bounds = [best.rows + (source.ntotal - best.rows) * i // count for i in range(count + 1)]
+    left = source.ntotal - best.rows
+    count = min(_RANGES * engine.workers, max(1, left // sizes.truth_range_rows))
+    bounds = [best.rows + left * i // count for i in range(count + 1)]
     for found in engine.run(maker, _search_range, list(pairwise(bounds)), bar):
         best.merge(found)
         yield
@@ -181,11 +182,13 @@ class _SearcherMaker:
     metric: str
     threads: int
     memory_bytes: int
+    block_bytes: int
 
     def make(self) -> _Searcher:
         task = _task(self.queries, self.k, Metric.parse(self.metric), self.threads)
         source = self.source.open()
-        return _Searcher(source, task, plan_block(source, task, self.memory_bytes))
+        block_rows = plan_block(source, task, self.memory_bytes, self.block_bytes)
+        return _Searcher(source, task, block_rows)
 
 
 class _Searcher:

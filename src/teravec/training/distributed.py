@@ -34,6 +34,7 @@ from weakref import WeakSet
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Actors, Engine, Held, Steps
 from teravec.memory import require
 from teravec.model.transform import Transform
@@ -42,7 +43,7 @@ from teravec.training.options import KMeansOptions
 from teravec.training.sample import Sample
 from teravec.training.schedule import pick_rows
 from teravec.training.sums import Gathered, Sums, assign_block, check_errors, iteration_assigner
-from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.training_set import TrainingSet
 from teravec.training.weights import SampleWeights
 
 __all__ = ["Pass", "Passes", "distributed_passes"]
@@ -63,9 +64,6 @@ Rows = slice | Int64
 log = logging.getLogger(__name__)
 
 _PARTS: WeakSet[_Part] = WeakSet()  # the parts in this process
-
-_PIECE_BYTES = 8 << 20  # of sums; a worker has a few pieces, in memory and in transit
-_SMALLEST_PIECE_BYTES = 1 << 20  # below, the overhead of messages would show
 
 
 @dataclass(frozen=True)
@@ -214,12 +212,13 @@ def _traffic(part: _Part, _: None) -> Steps[Traffic]:
     return part.traffic
 
 
-def part_bytes(options: KMeansOptions, d: int, n: int) -> int:
+def part_bytes(options: KMeansOptions, d: int, n: int, sizes: BlockSizes = USUAL_SIZES) -> int:
     """Return the memory of a worker with n vectors, without the vectors themselves."""
     # The centroids four times: as received, joined, and packed for exact and for grouped search.
     centroids = options.nlist * (4 * 4 * d + 64)
-    sums = 4 * (_PIECE_BYTES + 8 * d)  # received, added to, one block's, and in sending
-    return centroids + sums + 8 * n + 5 * BLOCK_BYTES + options.threads * (8 << 20)
+    sums = 4 * (sizes.sum_bytes + 8 * d)  # received, added to, one block's, and in sending
+    blocks = 5 * sizes.training_block_bytes
+    return centroids + sums + 8 * n + blocks + options.threads * (8 << 20)
 
 
 @contextmanager
@@ -236,12 +235,13 @@ def distributed_passes(
     makers = list(_plan_parts(vectors, options, engine))
     largest = max(stop - start for start, stop in (maker.rows for maker in makers))
     require(
-        part_bytes(makers[0].options, vectors.d, largest),
+        part_bytes(makers[0].options, vectors.d, largest, vectors.sizes),
         engine.memory_bytes,
         f"a worker's part of {options.nlist:,} lists",
     )
     with engine.actors(makers) as actors:
-        passes = Passes(engine, actors, options, vectors.d, len(makers))
+        pieces = _plan_pieces(options.nlist, vectors.d, len(makers), vectors.sizes)
+        passes = Passes(engine, actors, vectors.d, pieces)
         yield passes
         passes.report()
 
@@ -271,11 +271,8 @@ def _plan_parts(
 class Passes:
     """Runs passes; it keeps no centroids and no sums between them."""
 
-    def __init__(
-        self, engine: Engine, actors: Actors, options: KMeansOptions, d: int, parts: int
-    ) -> None:
-        self._engine, self._actors, self._options, self._d = engine, actors, options, d
-        self._pieces = _plan_pieces(options.nlist, d, parts)
+    def __init__(self, engine: Engine, actors: Actors, d: int, pieces: list[range]) -> None:
+        self._engine, self._actors, self._d, self._pieces = engine, actors, d, pieces
 
     def __call__(self, centroids: Float32, number: int, bar: Bar) -> Gathered:
         """Assign all parts, then sum piece by piece."""
@@ -317,9 +314,9 @@ class Passes:
         return traffic
 
 
-def _plan_pieces(nlist: int, d: int, parts: int) -> list[range]:
+def _plan_pieces(nlist: int, d: int, parts: int, sizes: BlockSizes) -> list[range]:
     """Cut the lists into pieces that fit in memory, and enough of them to keep workers busy."""
     total = nlist * (8 * d + 16)
-    ideal = max(-(-total // _PIECE_BYTES), min(2 * parts, total // _SMALLEST_PIECE_BYTES))
+    ideal = max(-(-total // sizes.sum_bytes), min(2 * parts, total // sizes.least_sum_bytes))
     count = max(1, min(nlist, ideal))
     return [range(nlist * i // count, nlist * (i + 1) // count) for i in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import reduce
 
+from teravec.engines.block_sizes import USUAL_SIZES
 from teravec.engines.engine import Engine, Steps
 from teravec.memory import require
 from teravec.model.transform import Moments
@@ -13,10 +14,14 @@ from teravec.training.sample import Sample
 
 __all__ = ["sample_moments"]
 
-_TASK_BLOCKS = 32  # a constant, because it decides the order of additions
 
-
-def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Progress) -> Moments:
+def sample_moments(
+    sample: Sample,
+    block_rows: int,
+    engine: Engine,
+    progress: Progress,
+    task_blocks: int = USUAL_SIZES.moment_blocks,
+) -> Moments:
     """Sum the moments of all vectors, in the same order on any engine.
 
     Parameters
@@ -26,6 +31,8 @@ def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Pr
         Vectors in memory at a time.
     engine : Engine
     progress : Progress
+    task_blocks : int
+        Blocks of ``block_rows`` that one task adds up; it decides the order of additions.
 
     Raises
     ------
@@ -35,7 +42,7 @@ def sample_moments(sample: Sample, block_rows: int, engine: Engine, progress: Pr
     # block's, and the two added.
     needed = 20 * block_rows * sample.d + 3 * 8 * sample.d**2
     require(needed, engine.memory_bytes, f"a PCA of {sample.d:,} dimensions")
-    each = _TASK_BLOCKS * block_rows
+    each = task_blocks * block_rows
     tasks = [(row, min(sample.n, row + each)) for row in range(0, sample.n, each)]
     maker = _Reader(sample, block_rows)
     with progress.stage("pca", sample.n, "vectors") as bar:

@@ -17,9 +17,6 @@ __all__ = ["SampleRows"]
 
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK_ROWS = 1 << 16  # fewest rows of the source in a block
-_BLOCK_DRAWN = 1024  # blocks are enlarged until about so many sample rows fall into one
-
 
 @dataclass(frozen=True)
 class SampleRows:
@@ -34,6 +31,10 @@ class SampleRows:
     ntotal, n : int
         1 <= n <= ntotal.
     seed : int
+    least_block : int
+        Fewest rows of the source in a block. This and ``block_drawn`` decide the sample.
+    block_drawn : int
+        Blocks are enlarged until about so many rows of the sample fall into one.
 
     References
     ----------
@@ -44,6 +45,8 @@ class SampleRows:
     ntotal: int
     n: int
     seed: int
+    least_block: int = 1 << 16
+    block_drawn: int = 1024
 
     def rows(self, start: int, stop: int) -> Int64:
         """Return the source's row numbers of the sample's rows [start, stop), ascending."""
@@ -82,7 +85,7 @@ class SampleRows:
 
     @cached_property
     def _block_rows(self) -> int:
-        return max(_BLOCK_ROWS, _BLOCK_DRAWN * self.ntotal // self.n)
+        return max(self.least_block, self.block_drawn * self.ntotal // self.n)
 
     @cached_property
     def _blocks(self) -> int:

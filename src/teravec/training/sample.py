@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead, ordered_map
 from teravec.errors import ForeignFile, InvalidSource, storage_errors
@@ -32,8 +33,6 @@ Float32 = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
 _TINY = float(np.finfo(np.float64).tiny)
-_PIECE_BYTES = 4 << 20  # of float32 vectors read from the source at a time
-_PART_BYTES = 64 << 20  # smallest part: a small sample still has parts for a few workers
 _MOST_PARTS = 1024
 _VERSION = 2  # version 1 had one part, with rows drawn differently
 
@@ -100,18 +99,23 @@ class Sample:
                     part[:] = span[rows[begin:end] - first]
 
 
-def sample_parts(n: int, d: int) -> int:
+def sample_parts(n: int, d: int, sizes: BlockSizes = USUAL_SIZES) -> int:
     """Return the number of parts of a sample; it must not depend on the engine."""
-    return min(n, _MOST_PARTS, max(1, 4 * n * d // _PART_BYTES))
+    return min(n, _MOST_PARTS, max(1, 4 * n * d // sizes.sample_part_bytes))
 
 
-def draw_bytes(threads: int) -> int:
+def draw_bytes(threads: int, sizes: BlockSizes = USUAL_SIZES) -> int:
     """Return a drawing worker's memory: pieces in flight, their copies, the source's buffers."""
-    return 3 * (threads + 1) * _PIECE_BYTES
+    return 3 * (threads + 1) * sizes.sample_piece_bytes
 
 
 def draw_sample(
-    source: Source, plan: TrainPlan, directory: Path, progress: Progress, engine: Engine
+    source: Source,
+    plan: TrainPlan,
+    directory: Path,
+    progress: Progress,
+    engine: Engine,
+    sizes: BlockSizes = USUAL_SIZES,
 ) -> Sample:
     """Draw rows uniformly from the whole source, or find the sample of an earlier run.
 
@@ -126,16 +130,16 @@ def draw_sample(
     CorruptFile
         A sealed part has changed.
     """
-    require(draw_bytes(engine.threads), engine.memory_bytes, "drawing the sample")
-    sample = Sample(
-        directory / "sample.f32", plan.sample, plan.d, sample_parts(plan.sample, plan.d)
-    )
+    require(draw_bytes(engine.threads, sizes), engine.memory_bytes, "drawing the sample")
+    parts = sample_parts(plan.sample, plan.d, sizes)
+    sample = Sample(directory / "sample.f32", plan.sample, plan.d, parts)
     maker = _DrawerMaker(
         source.opened_by,
         sample,
         SampleRows(plan.ntotal, plan.sample, plan.seed),
         plan.metric is Metric.COSINE,
         engine.threads,
+        sizes.sample_piece_bytes,
     )
     with progress.stage("sample", plan.sample, "vectors") as bar:
         for _ in engine.run(maker, _draw_part, range(sample.parts), bar):
@@ -163,6 +167,7 @@ class _DrawerMaker:
     rows: SampleRows
     normalizes: bool
     threads: int
+    piece_bytes: int
 
     def make(self) -> _Drawer:
         """Make the drawer; it opens the source when it first draws."""
@@ -182,7 +187,8 @@ class _Drawer:
 
     def pieces(self, start: int, stop: int) -> Iterator[Float32]:
         """Read the sample's rows [start, stop) from the source, some at a time."""
-        each = max(1, _PIECE_BYTES // (self._source.exact_dtype.itemsize * self.sample.d))
+        row_bytes = self._source.exact_dtype.itemsize * self.sample.d
+        each = max(1, self._maker.piece_bytes // row_bytes)
         # Rows are far apart in a large source, and a disk serves several reads at once. Formats
         # that must be decoded in order are best read by one thread.
         threads = 1 if self._source.is_decoded else self._maker.threads

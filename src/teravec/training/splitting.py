@@ -22,6 +22,7 @@ from math import ceil, isfinite
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Engine, Held, Steps
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import CentroidAssigner
@@ -30,9 +31,9 @@ from teravec.memory import require
 from teravec.model.transform import Transform
 from teravec.progress import Progress
 from teravec.training.sample import Sample
-from teravec.training.training_set import BLOCK_BYTES, TrainingSet
+from teravec.training.training_set import TrainingSet
 
-__all__ = ["SplitOptions", "split_large_lists", "splitting_bytes"]
+__all__ = ["MOST_ROUNDS", "SplitOptions", "split_large_lists", "splitting_bytes"]
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -41,14 +42,14 @@ MakeAssigner = Callable[[Float32], CentroidAssigner]
 
 log = logging.getLogger(__name__)
 
-_COUNTED_ROWS = 1 << 22  # evenly spaced rows of the sample: they show lists of 10^-5 of the source
-_TASK_ROWS = 1 << 17  # of these rows, counted by one task
 _FEWEST = 16  # counted vectors below which the size of a list is a guess, not an estimate
 _FILL = 0.75  # aimed size of a part, relative to the cap: parts will be unequal
 _PART_VECTORS = 64  # vectors that train a part's centroid, as many as k-means has for a list
 _MOST_PARTS = 256  # parts of one list in one round
-_MOST_ROUNDS = 24
 _STEPS = 8  # iterations of the small k-means
+
+MOST_ROUNDS = 24
+"""Rounds after which lists that are still too large stay so."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +105,26 @@ def split_large_lists(
     rounds : int
     """
     whole: set[int] = set()  # lists that cannot be split
-    rows = range(0, vectors.n, max(1, vectors.n // _COUNTED_ROWS))
-    for rounds in range(_MOST_ROUNDS):
+    rows = range(0, vectors.n, max(1, vectors.n // vectors.sizes.counted_rows))
+    for rounds in range(MOST_ROUNDS):
         require(
-            splitting_bytes(len(centroids), vectors.d, engine.threads),
+            splitting_bytes(len(centroids), vectors.d, engine.threads, vectors.sizes),
             engine.memory_bytes,
             f"splitting {len(centroids):,} lists",
         )
         maker = _SplitterMaker(
-            vectors.sample, vectors.transform.pack(), vectors.d, options, engine.threads
+            vectors.sample,
+            vectors.transform.pack(),
+            vectors.d,
+            vectors.sizes,
+            options,
+            engine.threads,
         )
         counter = _CounterMaker(maker, engine.hold(centroids), make(centroids).margin)
         list_nos = _assign_rows(rows, counter, engine, progress)
         counts = np.bincount(list_nos, minlength=len(centroids))
         parts = _plan_parts(counts, whole, options)
-        if not parts or rounds == _MOST_ROUNDS - 1:
+        if not parts or rounds == MOST_ROUNDS - 1:
             break
         large = _select_members(rows, list_nos, counts, parts)
         del list_nos
@@ -143,12 +149,12 @@ def split_large_lists(
     return centroids, counts, rounds
 
 
-def splitting_bytes(nlist: int, d: int, threads: int) -> int:
+def splitting_bytes(nlist: int, d: int, threads: int, sizes: BlockSizes = USUAL_SIZES) -> int:
     """Return the memory of a counting or splitting worker, with the caller in its process."""
     # The centroids, and their copies in two assigners: the caller's, and a worker's in process.
     centroids = nlist * (6 * 4 * d + 64)
-    counted = 24 * _COUNTED_ROWS  # list numbers of the counted rows, also sorted by list
-    return centroids + counted + 5 * BLOCK_BYTES + threads * (8 << 20)
+    counted = 24 * sizes.counted_rows  # list numbers of the counted rows, also sorted by list
+    return centroids + counted + 5 * sizes.training_block_bytes + threads * (8 << 20)
 
 
 def _plan_parts(counts: Int64, whole: set[int], options: SplitOptions) -> dict[int, int]:
@@ -194,7 +200,8 @@ def _select_members(
 
 def _assign_rows(rows: range, counter: _CounterMaker, engine: Engine, progress: Progress) -> Int32:
     """Assign these rows of the sample to lists, by tasks."""
-    tasks = [rows[i : i + _TASK_ROWS] for i in range(0, len(rows), _TASK_ROWS)]
+    each = counter.splitter.sizes.counted_task_rows
+    tasks = [rows[i : i + each] for i in range(0, len(rows), each)]
     with progress.stage("count lists", len(rows), "vectors") as bar:
         return np.concatenate(list(engine.run(counter, _count, tasks, bar)))
 
@@ -206,13 +213,15 @@ class _SplitterMaker:
     sample: Sample
     transform: Float32 | None
     d: int
+    sizes: BlockSizes
     options: SplitOptions
     threads: int
 
     def make(self) -> _Splitter:
         """Make the splitter; nothing is read yet."""
         transform = Transform.unpack(self.transform, self.d)
-        return _Splitter(TrainingSet(self.sample, transform, self.d), self.options, self.threads)
+        vectors = TrainingSet(self.sample, transform, self.d, sizes=self.sizes)
+        return _Splitter(vectors, self.options, self.threads)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidSource, storage_errors
 from teravec.kernels.assignment import CentroidAssigner
@@ -37,7 +38,7 @@ from teravec.training.record import BuildRecord
 from teravec.training.rows import SampleRows
 from teravec.training.sample import draw_rows_outside, draw_sample
 from teravec.training.splitting import SplitOptions, split_large_lists, splitting_bytes
-from teravec.training.training_set import BLOCK_BYTES, PROBE, TrainingSet
+from teravec.training.training_set import PROBE, TrainingSet
 from teravec.training.weights import draw_weights
 
 __all__ = ["EXACT_QUANTIZER_NLIST", "train"]
@@ -77,7 +78,7 @@ def train(
         _remove_training_files(paths)
         return description
     plan, threads = record.plan(), resources.threads
-    needed = training_bytes(plan, threads)
+    needed = training_bytes(plan, threads, resources.sizes)
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
     make_directory(paths.training)
     vectors = _draw_training_set(source, plan, paths, resources, weights)
@@ -114,19 +115,19 @@ def _draw_training_set(
     weights: Weights | None,
 ) -> TrainingSet:
     """Draw the sample and its weights, and train the transform."""
-    engine, progress = resources.engine, resources.progress
-    sample = draw_sample(source, plan, paths.training, progress, engine)
-    whole = TrainingSet(sample, Transform.unpack(None), plan.d)
+    engine, progress, sizes = resources.engine, resources.progress, resources.sizes
+    sample = draw_sample(source, plan, paths.training, progress, engine, sizes)
+    whole = TrainingSet(sample, Transform.unpack(None), plan.d, sizes=sizes)
     transform = train_transform(
         plan.transform,
         plan.d,
-        lambda: sample_moments(sample, whole.block_rows, engine, progress),
+        lambda: sample_moments(sample, whole.block_rows, engine, progress, sizes.moment_blocks),
         centered=plan.metric is Metric.L2,
         seed=plan.seed,
         some=whole.probe,
     )
     drawn = None if weights is None else draw_weights(weights, plan, paths.training)
-    return TrainingSet(sample, transform, plan.d_index, drawn)
+    return TrainingSet(sample, transform, plan.d_index, drawn, sizes)
 
 
 def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None:
@@ -216,18 +217,19 @@ def _read_held_out(source: Source, plan: TrainPlan, vectors: TrainingSet) -> Flo
     return vectors.transform.apply(normalized(taken) if plan.metric is Metric.COSINE else taken)
 
 
-def training_bytes(plan: TrainPlan, threads: int) -> int:
+def training_bytes(plan: TrainPlan, threads: int, sizes: BlockSizes = USUAL_SIZES) -> int:
     """Return the memory of training: centroids, their sums, and blocks in flight."""
     row = 4 * max(plan.d, plan.d_index)
     # Centroids in float32: old, new, packed for the kernel, and in the quantizer. In float64:
     # sums and means.
     centroids = plan.most_lists * (plan.d_index * (4 * 4 + 2 * 8) + 64)
-    blocks = 5 * BLOCK_BYTES + 4096 * row
+    blocks = 5 * sizes.training_block_bytes + 4096 * row
     square = 4 * 8 * plan.d**2 if plan.transform.name != "none" else 0
     codec = 3 * 4 * plan.d_index * codec_rows(plan)
     needed = centroids + max(blocks, codec) + square + threads * (8 << 20)
     if plan.max_list_bytes is not None:
-        needed = max(needed, codec + splitting_bytes(plan.most_lists, plan.d_index, threads))
+        splitting = splitting_bytes(plan.most_lists, plan.d_index, threads, sizes)
+        needed = max(needed, codec + splitting)
     return needed
 
 

@@ -9,17 +9,15 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.model.transform import Transform
 from teravec.training.sample import Sample
 from teravec.training.weights import SampleWeights
 
-__all__ = ["BLOCK_BYTES", "PROBE", "TrainingSet"]
+__all__ = ["PROBE", "TrainingSet"]
 
 Float32 = npt.NDArray[np.float32]
 
-# The block's size decides the order of additions. It must not depend on the memory limit:
-# the same seed must give the same model in any memory.
-BLOCK_BYTES = 12 << 20
 PROBE = 4096  # vectors on which an assignment is compared with an exact one
 
 
@@ -35,12 +33,16 @@ class TrainingSet:
         Dimensions after the transform.
     weights : SampleWeights, optional
         Not given: all vectors weigh the same.
+    sizes : BlockSizes
+        They decide the order of additions, so they must not depend on the memory limit: the same
+        seed must give the same model in any memory.
     """
 
     sample: Sample
     transform: Transform
     d: int
     weights: SampleWeights | None = None
+    sizes: BlockSizes = USUAL_SIZES
 
     @property
     def n(self) -> int:
@@ -50,7 +52,7 @@ class TrainingSet:
     @property
     def block_rows(self) -> int:
         """Number of vectors in a block."""
-        return max(1, BLOCK_BYTES // (4 * self.sample.d))
+        return max(1, self.sizes.training_block_bytes // (4 * self.sample.d))
 
     def blocks(self) -> Iterator[Float32]:
         """Yield all vectors in order, float32 of shape (up to block_rows, d)."""
