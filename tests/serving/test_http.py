@@ -347,4 +347,4 @@ def test_methods_of_callers_make_no_time_series(index: Path, serve: Launch) -> N
             server.service.answer_frame(name, memoryview(bytes(size)))
     text = httpx.get(f"http://{server.http_address}/metrics").text
     methods = set(re.findall(r'method="([^"]*)"', text))
-    assert methods == {"search", "refine", "other"}
+    assert methods == {"search", "search-lists", "refine", "other"}

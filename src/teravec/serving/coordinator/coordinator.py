@@ -30,6 +30,7 @@ from teravec.serving.coordinator.shares import Pairs, PlacePairs
 from teravec.serving.server.gauges import gauge, server_gauges
 from teravec.serving.server.merging import Part, merged, together
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import Ranges, ServedIndex, version_beside
 from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
@@ -75,6 +76,7 @@ class Coordinator:
         self._path, self._fleet = absolute(path), fleet
         self._limits, self._metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
+        self._costs = SearchCosts()
         self._lock = threading.RLock()  # closing a version, within, takes it again
         self._next: ServedIndex | None = None  # waits for servers that have it
         # Nobody names a version to a coordinator: the one before goes with its last search.
@@ -83,6 +85,7 @@ class Coordinator:
 
     def _open(self, path: Path | None = None) -> ServedIndex:
         index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
+        self._costs.watch(index.stats)
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
         self._fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
@@ -203,6 +206,7 @@ class Coordinator:
             "Whether a version waits for servers that have it.",
             self._next is not None,
         )
+        yield from self._costs.gauges()
 
     def reload(self) -> str:
         """Open the directory's index; go over to it when servers have all of its lists."""

@@ -11,6 +11,7 @@ from teravec.memory import default_memory
 from teravec.serving.coordinator.coordinator import Coordinator
 from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.topology import Topology, parse_ranges
+from teravec.serving.deploy.gauges import ProcessGauges
 from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
 from teravec.serving.http.connections import MOST_CONNECTIONS
@@ -145,7 +146,7 @@ def launch(options: ServeOptions) -> Server:
     )
     try:
         options.limits.check_dimension(backend.versions.current.d)
-        return Server(
+        server = Server(
             service,
             options.listen,
             options.http,
@@ -154,6 +155,11 @@ def launch(options: ServeOptions) -> Server:
             options.times,
             options.http_connections,
         )
+        bound = sum(options.memory_bound.values())
+        metrics.collect_from(
+            ProcessGauges(server, bound, options.security, options.servers_security)
+        )
+        return server
     except BaseException:
         service.close()
         raise

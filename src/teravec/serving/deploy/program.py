@@ -13,6 +13,7 @@ from teravec.serving.deploy.notify import Notifier, Ping, watching
 from teravec.serving.flight.port import FlightPort
 from teravec.serving.http.connections import MOST_CONNECTIONS
 from teravec.serving.http.port import HttpPort
+from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.listening import check_free
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.port_times import PortTimes
@@ -83,6 +84,19 @@ class Server:
         """Address of the HTTP port."""
         return None if self._http is None else self._http.address
 
+    @property
+    def loads(self) -> dict[str, PortLoad]:
+        """Load of each port."""
+        loads = {"flight": self._flight.load}
+        if self._http is not None:
+            loads["http"] = self._http.load
+        return loads
+
+    @property
+    def open_calls(self) -> int:
+        """Open calls over Flight."""
+        return self._flight.open_calls
+
     def reload(self) -> str:
         """Read tokens and certificates again, and switch to the index now in the directory.
 
@@ -98,8 +112,7 @@ class Server:
 
     def _reload(self) -> str:
         try:
-            self._read_secrets()
-            version = self.service.reload()
+            version = self.service.reload(self._read_secrets)
         except TeravecError as error:
             log.error("reload failed; the server goes on with the previous index: %s", error)
             raise

@@ -72,6 +72,7 @@ class Host(Protocol):
     budget: Budget
     calls: int  # open, on all connections
     shares: FairShares  # of the open calls
+    refused: Callable[[str], None]
     accept: Callable[[Headers, str], tuple[Method, Caller]]
 
     def admit(self, connection: Connection) -> bool:
@@ -175,6 +176,7 @@ class Connection(asyncio.Protocol):
                     return
         except Http2Error as error:
             log.info("%s: %s", self.peer, error)
+            self.server.refused("protocol")
             self.close(error.code)
             return
         self.flush()

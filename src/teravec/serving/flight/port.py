@@ -24,6 +24,7 @@ from teravec.serving.flight.connection import Bounds, Headers
 from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
 from teravec.serving.flight.server import GrpcServer
 from teravec.serving.server.access import Access, is_on, log_access
+from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
@@ -114,13 +115,20 @@ class FlightPort:
                 workers=limits.queue + 16, calls=4 * limits.queue + 64, times=bounds or PortTimes()
             )
         self._context = _tls(security)
-        self._server = GrpcServer(address, self._accept, service.budget, bounds, self._context)
+        self._server = GrpcServer(
+            address, self._accept, service.budget, bounds, self._context, self._refused
+        )
         self.address = self._server.address
 
     @property
     def open_calls(self) -> int:
         """Calls that are open, on all connections."""
         return self._server.calls
+
+    @property
+    def load(self) -> PortLoad:
+        """The port's load now."""
+        return self._server.load
 
     def use_tokens(self, tokens: Tokens) -> None:
         """Require these tokens from now on."""
@@ -139,6 +147,9 @@ class FlightPort:
         """Stop listening and finish calls; False if some did not end in time."""
         return self._server.close(timeout_s)
 
+    def _refused(self, code: str) -> None:
+        self._service.metrics.refused("flight", code)
+
     def _accept(self, headers: Headers, peer: str) -> tuple[Method, _Caller]:
         """Return a call's method and its caller; raises CallRefused without a valid token."""
         given = headers.get(b"authorization", [])
@@ -147,6 +158,7 @@ class FlightPort:
         caller = self._checked(token, peer, _context(headers))
         method = self._methods.get(headers.get(b":path", [b""])[0])
         if method is None:
+            self._refused("not-found")
             raise CallRefused(Status.UNIMPLEMENTED, "not served here; see docs/serving.md")
         encoding = headers.get(b"grpc-encoding", [b"identity"])[0]
         if encoding != b"identity":
@@ -157,6 +169,7 @@ class FlightPort:
         tokens = self._tokens
         token = tokens.find(given) if tokens else None
         if tokens and token is None:
+            self._refused("access-denied")
             raise CallRefused(Status.UNAUTHENTICATED, "a valid token is needed")
         return _Caller(Origin.of(peer, token, tokens, context), tokens, token)
 
@@ -224,6 +237,7 @@ class FlightPort:
         if code == "internal":
             log.error("a call failed", exc_info=error, extra={"request_id": found})
         self._service.metrics.request("other", code, 0.0, 0, 0)
+        self._refused(code)
         self._log_access(call, code, 0.0, found)
         return found
 

@@ -22,7 +22,9 @@ from teravec.serving.flight.connection import Bounds, Connection, Headers
 from teravec.serving.flight.workers import Workers
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairShares
+from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.listening import bound_socket
+from teravec.serving.server.loop_delay import LoopDelay
 from teravec.serving.wire.security import Address
 
 __all__ = ["GrpcServer"]
@@ -48,6 +50,8 @@ class GrpcServer:
         Bytes that messages and answers may take together.
     bounds : Bounds
     tls : SSLContext, optional
+    refused : callable, optional
+        Learns the code of each error for which a connection is refused or closed.
     """
 
     def __init__(
@@ -57,9 +61,12 @@ class GrpcServer:
         budget: Budget,
         bounds: Bounds,
         tls: ssl.SSLContext | None = None,
+        refused: Callable[[str], None] = lambda code: None,
     ) -> None:
         self.accept, self.budget, self.bounds = accept, budget, bounds
         self.calls = 0  # open, on all connections
+        self.refused = refused
+        self._delay = LoopDelay(_TICK_S)
         self.shares = FairShares(bounds.calls)
         self._connections: set[Connection] = set()
         self._most_connections = min(bounds.connections, _free_descriptors())
@@ -83,6 +90,7 @@ class GrpcServer:
             oldest = min(idle, key=lambda each: each.active_s, default=None)
             if oldest is None:
                 log.warning("%d connections are open: refused another", self._most_connections)
+                self.refused("busy")
                 return False
             self.forget(oldest)
             oldest.abort()
@@ -113,6 +121,7 @@ class GrpcServer:
             connection.flush()
 
     def _check(self) -> None:
+        self._delay.tick()
         now = time.monotonic()
         for connection in list(self._connections):
             connection.check(now)
@@ -128,6 +137,11 @@ class GrpcServer:
                 self._loop.call_soon_threadsafe(self._collect)
 
     # --- for the owner
+
+    @property
+    def load(self) -> PortLoad:
+        """The port's load now."""
+        return PortLoad(len(self._connections), self._delay.seconds)
 
     def ping(self, done: Callable[[], None]) -> None:
         """Call ``done`` on the loop as soon as it runs."""

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from teravec.errors import TeravecError
 from teravec.serving.http.answer import Refusal, SearchAnswer
 from teravec.serving.http.body import SearchBody
-from teravec.serving.http.search import ORIGIN, HttpSearches
+from teravec.serving.http.search import CODE, ORIGIN, HttpSearches
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.origin import HERE
 from teravec.serving.server.service import SearchService
@@ -139,6 +139,7 @@ def _add_page(app: FastAPI) -> None:
 def _add_refusals(app: FastAPI) -> None:
     def refused(request: Request, status: int, code: str, message: str) -> JSONResponse:
         headers = {"Retry-After": "1"} if status == 503 else None
+        request.scope[CODE] = code
         content = {"error": code, "message": message}
         origin = request.scope.get(ORIGIN, HERE)
         if origin.context is not None and status not in (404, 405):  # nothing was begun

@@ -8,20 +8,26 @@ So probes are answered however many strangers connect.
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from teravec.serving.server.loop_delay import LoopDelay
 from teravec.serving.server.port_times import PortTimes
 
 __all__ = ["MOST_CONNECTIONS", "Connection", "ConnectionServer", "count_connections"]
 
+log = logging.getLogger(__name__)
+
+_TICK_S = 0.1  # uvicorn's
 _UNSENT_BYTES = 16 << 10  # in a connection's buffer before its sender waits
 _OTHER_FILES = 256  # descriptors for slices, Flight calls and everything else
 
@@ -45,13 +51,17 @@ class Connection(H11Protocol):
     times : PortTimes
     most : int
         Connections at a time.
+    malformed : callable
+        Called for each request that is not HTTP.
     options
         As uvicorn's.
     """
 
-    def __init__(self, times: PortTimes, most: int, **options: Any) -> None:
+    def __init__(
+        self, times: PortTimes, most: int, malformed: Callable[[], None], **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._times, self._most = times, most
+        self._times, self._most, self._malformed = times, most, malformed
         self._answered, self.app = self.app, self._answer
         self._awaits_header, self.since = True, time.monotonic()
         self._ending_since: float | None = None
@@ -85,6 +95,12 @@ class Connection(H11Protocol):
             # Discard the rest of a refused request's body, for at most a header's time limit.
             begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
             self._awaits_header = bool(begun)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; who sent it is logged."""
+        log.info("%s:%s sent no valid HTTP request", *(self.client or ("?", 0)))
+        self._malformed()
+        super().send_400_response(msg)
 
     def check(self, now: float) -> None:
         """Close this connection if its header is late, or if closing it takes too long."""
@@ -137,13 +153,25 @@ class ConnectionServer(uvicorn.Server):
     times : PortTimes
     most : int
         Connections at a time.
+    malformed : callable
+        Called for each request that is not HTTP.
     """
 
     def __init__(
-        self, config: uvicorn.Config, times: PortTimes, most: int = MOST_CONNECTIONS
+        self,
+        config: uvicorn.Config,
+        times: PortTimes,
+        most: int = MOST_CONNECTIONS,
+        malformed: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
-        self._times, self._most = times, most
+        self._times, self._most, self._malformed = times, most, malformed
+        self.delay = LoopDelay(_TICK_S)
+
+    @property
+    def count(self) -> int:
+        """Open connections."""
+        return len(self.server_state.connections)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen as uvicorn does, but with a time limit on TLS handshakes."""
@@ -151,7 +179,12 @@ class ConnectionServer(uvicorn.Server):
 
         def connect() -> asyncio.Protocol:
             return Connection(
-                self._times, self._most, config=config, server_state=self.server_state, app_state={}
+                self._times,
+                self._most,
+                self._malformed,
+                config=config,
+                server_state=self.server_state,
+                app_state={},
             )
 
         self.loop = loop = asyncio.get_running_loop()
@@ -172,6 +205,7 @@ class ConnectionServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Check the connections once a second; uvicorn calls this ten times a second."""
+        self.delay.tick()
         if counter % 10 == 0:
             now = time.monotonic()
             for connection in list(self.server_state.connections):

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from teravec.serving.http.search import ACCESS, ARRIVED, ORIGIN
+from teravec.serving.http.search import ACCESS, ARRIVED, CODE, ORIGIN
 from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
@@ -88,6 +88,8 @@ class HttpGuard:
         Checked where callers need no token.
     progress_s : float
         Time in which a client must read a piece of an answer.
+    responded : callable
+        Learns the status of each response, and the code of its error or an empty text.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class HttpGuard:
         open_paths: tuple[str, ...],
         hosts: HostNames | None = None,
         progress_s: float = PortTimes.progress_s,
+        responded: Callable[[int, str], None] = lambda status, code: None,
     ) -> None:
         self._app, self.tokens = app, tokens
         self._open_paths, self._hosts, self._progress_s = open_paths, hosts, progress_s
+        self._responded = responded
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -109,7 +113,7 @@ class HttpGuard:
         if scope["type"] != "http":
             return  # no websockets here
 
-        tokens, status, started_s = self.tokens, 0, time.monotonic()
+        tokens, status, code, started_s = self.tokens, 0, "", time.monotonic()
         token = self._token(scope, tokens) if tokens else None
         context = _context(scope)
         CURRENT.set(context)  # for log lines of this request's task
@@ -126,13 +130,19 @@ class HttpGuard:
 
         try:
             if await self._refused(scope, tokens, token, send_with_headers, context):
+                code = "access-denied"
                 return
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
             passed = {**scope, "method": method, ARRIVED: started_s, ORIGIN: origin, ACCESS: access}
-            await self._app(passed, receive, send_with_headers)
+            try:
+                await self._app(passed, receive, send_with_headers)
+            finally:
+                code = passed.get(CODE, "")
         except (TimeoutError, ConnectionResetError):
             status = 0  # nobody reads: the connection closes, and the answer's memory is freed
         finally:
+            if status:
+                self._responded(status, code)
             if access is not None:
                 _log(access, origin, status, time.monotonic() - started_s)
 

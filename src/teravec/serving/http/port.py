@@ -6,6 +6,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,7 @@ from teravec.errors import InvalidArgument, Unavailable
 from teravec.serving.http.app import http_app
 from teravec.serving.http.connections import MOST_CONNECTIONS, ConnectionServer
 from teravec.serving.http.guard import HostNames, HttpGuard
+from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.listening import bound_socket
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.port_times import PortTimes
@@ -66,6 +68,7 @@ class HttpPort:
             open_paths,
             hosts if security.checks_host(address) else None,
             times.progress_s,
+            service.metrics.responded,
         )
         config = uvicorn.Config(
             self._guard,
@@ -92,7 +95,9 @@ class HttpPort:
             ) from error
         self.address = Address(address.host, self._socket.getsockname()[1])
         self._context = config.ssl
-        self._server = ConnectionServer(config, times, connections)
+        self._server = ConnectionServer(
+            config, times, connections, partial(service.metrics.responded, 400, "")
+        )
         self._thread = threading.Thread(
             target=self._server.run, args=([self._socket],), name="teravec-http", daemon=True
         )
@@ -119,6 +124,11 @@ class HttpPort:
     def ping(self, done: Callable[[], None]) -> None:
         """Call ``done`` on the port's event loop as soon as it runs."""
         self._server.loop.call_soon_threadsafe(done)
+
+    @property
+    def load(self) -> PortLoad:
+        """The port's load now."""
+        return PortLoad(self._server.count, self._server.delay.seconds)
 
     def close(self, timeout_s: float) -> None:
         """Stop listening and finish requests."""

@@ -29,12 +29,13 @@ from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 
-__all__ = ["ACCESS", "ARRIVED", "ORIGIN", "HttpSearches"]
+__all__ = ["ACCESS", "ARRIVED", "CODE", "ORIGIN", "HttpSearches"]
 
 T = TypeVar("T")
 
 ARRIVED = "teravec.arrived"  # in a request's scope: arrival time of its header
 ORIGIN = "teravec.origin"  # likewise: where it comes from
+CODE = "teravec.code"  # likewise: the code of the error that it was answered with
 ACCESS = "teravec.access"  # likewise: what the access log says of it, if there is one
 _MOST_SEARCHES = 128  # at a time; each takes a thread, and batches join their requests
 _SMALL_RESULTS = 4096  # an answer of so few results is written at once

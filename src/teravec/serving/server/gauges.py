@@ -6,13 +6,14 @@ Label values are the topology's addresses, the states, and the open versions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-__all__ = ["GaugeSource", "server_gauges"]
+__all__ = ["GaugeSource", "PortLoad", "port_gauges", "server_gauges"]
 
 
 class GaugeSource(Collector):
@@ -50,7 +51,36 @@ def info(name: str, text: str, label: str, values: Iterable[str]) -> Metric:
     return family
 
 
-def server_gauges(servers: Iterable[dict[str, Any]], states: Iterable[str]) -> Iterable[Metric]:
+@dataclass(frozen=True)
+class PortLoad:
+    """The load of one port now.
+
+    Parameters
+    ----------
+    connections : int
+    delay_s : float
+        Longest delay of its event loop in the last minute.
+    """
+
+    connections: int
+    delay_s: float
+
+
+def port_gauges(ports: dict[str, PortLoad]) -> Iterable[Metric]:
+    """Yield gauges of ports by name."""
+    opened = GaugeMetricFamily("teravec_connections", "Open connections.", labels=["port"])
+    late = GaugeMetricFamily(
+        "teravec_loop_delay_seconds",
+        "Longest delay of a port's event loop in the last minute; probes wait as long.",
+        labels=["port"],
+    )
+    for port, load in ports.items():
+        opened.add_metric([port], load.connections)
+        late.add_metric([port], load.delay_s)
+    return [opened, late]
+
+
+def server_gauges(servers: list[dict[str, Any]], states: Iterable[str]) -> Iterable[Metric]:
     """Yield gauges of a coordinator's servers, from ``Fleet.describe``."""
     up = GaugeMetricFamily(
         "teravec_server_up",
@@ -88,4 +118,7 @@ def server_gauges(servers: Iterable[dict[str, Any]], states: Iterable[str]) -> I
         calls.add_metric(label, server["calls"])
         failures.add_metric(label, server["failures"])
         hedges.add_metric(label, server["hedges"])
-    return [up, state, damaged, slow, calls, failures, hedges]
+    counted = GaugeMetricFamily("teravec_servers", "Servers in a state.", labels=["state"])
+    for each in states:
+        counted.add_metric([each], sum(server["state"] == each for server in servers))
+    return [counted, up, state, damaged, slow, calls, failures, hedges]

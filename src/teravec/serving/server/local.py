@@ -17,6 +17,7 @@ from prometheus_client import Metric
 from teravec.errors import InvalidArgument, TeravecError, Unavailable
 from teravec.serving.server.damage import Damage
 from teravec.serving.server.gauges import gauge
+from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import (
     Ranges,
     ServedIndex,
@@ -71,6 +72,7 @@ class LocalLists:
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads = memory_bytes, threads
         self._reloading, self._damage = threading.Lock(), Damage()
+        self._costs = SearchCosts()
         self._looked_for: dict[str, float] = {}  # when, by version
         self._looking = threading.Lock()
         self.versions = Versions(self._open(), idle_s=idle_s)
@@ -80,7 +82,9 @@ class LocalLists:
         ranges = self._ranges
         if self._slices is not None:
             ranges = slice_ranges(path, self._slices)
-        return ServedIndex(path, ranges, self._memory_bytes, self._threads)
+        index = ServedIndex(path, ranges, self._memory_bytes, self._threads)
+        self._costs.watch(index.stats)
+        return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
@@ -155,6 +159,7 @@ class LocalLists:
             "Bytes of lists and finer codes that are kept in memory.",
             sum(index.cached_bytes for index in self.versions.open),
         )
+        yield from self._costs.gauges()
 
     def reload(self) -> str:
         """Open the directory's index again; return its version, and serve it if it is another.

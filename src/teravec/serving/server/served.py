@@ -21,6 +21,7 @@ from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
 from teravec.search.stages import nearest_in_two_stages
+from teravec.search.stats import SearchStats
 from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.two_stages import of_candidates, put_together
@@ -372,6 +373,11 @@ class ServedIndex:
         assert wanted.radius is not None
         lims, found, ids = index.range_search_lists(prepared, list_nos, distances, wanted.radius)
         return Answer(self.version, np.diff(lims).astype(np.uint32), found, ids)
+
+    @property
+    def stats(self) -> tuple[SearchStats, ...]:
+        """What its searches cost, by range of lists; they go on counting."""
+        return tuple(index.stats for index in self._indexes)
 
     @property
     def model_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -116,7 +116,7 @@ class SearchService:
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
         self._draining = False
         self._started = self._reloaded = time.time()
-        self._reload_failed = False
+        self._reload_failed, self._reload_s = False, 0.0
         metrics.collect_from(self._gauges, backend.gauges)
 
     def answer_frame(
@@ -144,6 +144,7 @@ class SearchService:
             frame, code = encode_error(error, context.request_id), error_code(error)
             if code == "internal":
                 log.exception("a request failed", extra={"request_id": context.request_id})
+            self.metrics.refused("flight", code)
         seconds = time.perf_counter() - started
         self._count(method, code, seconds, request, len(data), len(frame))
         if is_on():
@@ -217,7 +218,10 @@ class SearchService:
             work_of(request, self.backend.versions.current),
             context,
         )
-        return self._batcher.answer(job), job.batch
+        answer = self._batcher.answer(job)
+        if answer.missing:
+            self.metrics.partial()
+        return answer, job.batch
 
     def _run(self, jobs: Sequence[Job], deadline: Deadline) -> list[Answer]:
         self.metrics.batch(len(jobs))
@@ -303,14 +307,23 @@ class SearchService:
             return "shutting down"
         return self.backend.why_not_ready(partial=partial)
 
-    def reload(self) -> str:
-        """Switch to the index that is now in the directory, without dropping a request."""
+    def reload(self, first: Callable[[], None] | None = None) -> str:
+        """Switch to the index that is now in the directory, without dropping a request.
+
+        ``first`` is done before, and if it fails, the reload has failed.
+        """
+        started = time.monotonic()
         try:
+            if first is not None:
+                first()
             version = self.backend.reload()
         except Exception:
             self._reload_failed = True
+            self.metrics.reloaded(ok=False)
             raise
         self._reload_failed, self._reloaded = False, time.time()
+        self._reload_s = time.monotonic() - started
+        self.metrics.reloaded(ok=True)
         return version
 
     def _gauges(self) -> Iterable[Metric]:
@@ -318,8 +331,12 @@ class SearchService:
         current = [versions.current.version]
         yield gauge("ready", "Whether requests are answered.", self.why_not_ready() is None)
         yield gauge("queue_requests", "Requests waiting or being answered.", self._batcher.waiting)
+        yield gauge("queue_limit_requests", "Most requests (--queue).", self.limits.queue)
         yield gauge(
             "waiting_bytes", "Bytes that requests and answers hold.", self.budget.held_bytes
+        )
+        yield gauge(
+            "waiting_limit_bytes", "Most of these bytes (--max-waiting).", self.limits.queue_bytes
         )
         yield info("index_info", "The version that new searches use.", "version", current)
         yield gauge("index_versions", "Versions that are open.", len(versions.open))
@@ -329,6 +346,7 @@ class SearchService:
             self._reloaded,
         )
         yield gauge("last_reload_success", "0 if a reload failed since.", not self._reload_failed)
+        yield gauge("last_reload_seconds", "Time that the last reload took.", self._reload_s)
 
     @property
     def draining(self) -> bool:

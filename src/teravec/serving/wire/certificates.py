@@ -9,13 +9,21 @@ from __future__ import annotations
 import re
 import ssl
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 from teravec.errors import InvalidArgument, storage_errors
 from teravec.storage.memory_file import memory_file
 
-__all__ = ["check_authority", "check_pair", "read_small", "warn_of_dates", "warn_of_readers"]
+__all__ = [
+    "check_authority",
+    "check_pair",
+    "expiry_of",
+    "read_small",
+    "warn_of_dates",
+    "warn_of_readers",
+]
 
 _LARGEST_FILE = 1 << 20
 _LABEL = re.compile(rb"^-----BEGIN ([A-Z0-9 ]+)-----", re.MULTILINE)
@@ -79,16 +87,7 @@ def check_authority(path: Path) -> None:
 def warn_of_dates(path: Path) -> list[str]:
     """Return a warning for each certificate that has expired or is not valid yet."""
     now, lines = datetime.now(UTC), []
-    for pem in _CERTIFICATE.findall(read_small(path)):
-        try:
-            found = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(_plain(pem)))
-        except ValueError:
-            continue
-        if found is None:
-            continue
-        start, end = (
-            _time(short, long) for short, long in (found.groups()[:2], found.groups()[2:])
-        )
+    for start, end in _validities(path):
         if end < now:
             lines.append(
                 f"{path}: the certificate expired on {end:%Y-%m-%d %H:%M} UTC; peers refuse it"
@@ -101,6 +100,11 @@ def warn_of_dates(path: Path) -> list[str]:
     return lines
 
 
+def expiry_of(path: Path) -> datetime | None:
+    """Return when the first of a file's certificates expires; None if that is unknown."""
+    return min((end for _, end in _validities(path)), default=None)
+
+
 def warn_of_readers(path: Path) -> list[str]:
     """Return a warning if every user of this machine can read a secret file."""
     try:
@@ -110,6 +114,17 @@ def warn_of_readers(path: Path) -> list[str]:
     if stat.S_ISREG(mode) and mode & stat.S_IROTH:
         return [f"{path}: every user of this machine can read it; chmod o-r {path}"]
     return []
+
+
+def _validities(path: Path) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the first and the last moment of each certificate whose dates can be read."""
+    for pem in _CERTIFICATE.findall(read_small(path)):
+        try:
+            found = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(_plain(pem)))
+        except ValueError:
+            continue
+        if found is not None:
+            yield _time(*found.groups()[:2]), _time(*found.groups()[2:])
 
 
 def _certificates(path: Path) -> list[bytes]:

@@ -22,6 +22,7 @@ from teravec.serving.wire.frames import Array, decode, encode
 from teravec.serving.wire.limits import Limits
 
 __all__ = [
+    "ERROR_CODES",
     "METHODS",
     "Answer",
     "ListRequest",
@@ -426,6 +427,10 @@ METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
     "search-lists": ListRequest,
     "refine": RefineRequest,
 }
+
+
+ERROR_CODES = (*_CODES, "internal")
+"""What ``error_code`` returns."""
 
 
 def error_code(error: Exception) -> str:
