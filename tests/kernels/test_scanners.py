@@ -198,11 +198,17 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
             "places": np.full((1, 5), -1),
             "counts": np.zeros(1, np.int32),
             "limits": np.full(1, np.inf, np.float32),
+            "run_nos": None,
+            "bits": None,
+            "bit_starts": None,
         } | changed
         assert compiled.scanning is not None
         compiled.scanning.scan(compiled.level, 2, False, 8, 2, row_start, *values.values())
 
     scan()
+    byte = np.ones(1, np.uint8)
+    scan(run_nos=np.array([2**31 - 1]), bits=byte, bit_starts=zero)
+    scan(bits=byte[:0], bit_starts=zero - 1)
     wrong: list[dict[str, Any]] = [
         {"row_start": -1},
         {"row_start": 2**32},
@@ -229,6 +235,15 @@ def test_the_kernel_refuses_what_does_not_fit() -> None:
         {"limits": np.zeros(2, np.float32)},
         {"low": np.zeros(16, np.float32)},
         {"coarse": np.zeros(2, np.float32)},
+        {"run_nos": np.array([-1])},
+        {"run_nos": np.array([2**31])},
+        {"run_nos": np.array([0, 1])},
+        {"bits": byte},
+        {"bits": byte, "bit_starts": np.array([0, 0])},
+        {"bits": byte, "bit_starts": np.array([1])},
+        {"bits": byte, "bit_starts": np.array([-2])},
+        {"bits": byte, "bit_starts": zero, "row_start": 1},  # the last row is in the second byte
+        {"bits": byte[:0], "bit_starts": zero},
     ]
     for change in wrong:
         with pytest.raises(ValueError, match=r"\w"):

@@ -187,7 +187,7 @@ def every_estimate(
     for at, list_no in enumerate(lists.list_nos.tolist()):
         part = np.empty(int(lists.sizes[at]), CANDIDATE)
         distance = distances[list_nos == list_no][0]
-        codes = scanner._codes(lists, at)
+        codes = lists.codes(at, scanner.code_size)
         part["estimate"], part["error"] = scanner.estimates(query, list_no, distance, codes)
         part["place"] = (list_no << 32) + lists.row_start + np.arange(len(part))
         parts.append(part)
@@ -285,6 +285,9 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
         "kept": kept.view(np.uint8),
         "counts": i8(2),
         "limits": f4(2) + np.inf,
+        "run_nos": i8(1) + 2**31 - 1,
+        "bits": np.ones(1, np.uint8),
+        "starts": i8(1),
     }
     head = (0, 8, 1, False, 1.9, 3, 2, 0)
     scan(*head, *good.values())
@@ -302,9 +305,12 @@ def test_compiled_kernels_refuse_buffers_that_disagree() -> None:
         "kept": kept[:1].view(np.uint8),
         "counts": i8(2) + 4,
         "limits": f4(3),
+        "run_nos": i8(1) + 2**31,
+        "bits": np.ones(0, np.uint8),
+        "starts": i8(1) + 1,
     }
     for name, value in bad.items():
-        with pytest.raises(ValueError, match=r"expected|out of range"):
+        with pytest.raises(ValueError, match=r"expected|out of range|bytes of bits"):
             scan(*head, *{**good, name: value}.values())
     for wrong in [
         (9, *head[1:]),

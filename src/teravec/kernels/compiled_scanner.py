@@ -122,6 +122,7 @@ class CompiledScan:
             kept.places,
             kept.counts,
             kept.limits,
+            *lists.kernel_arguments,
         )
 
     def result(self) -> tuple[Float32, Int64]:

@@ -17,6 +17,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels.faiss_pieces import FaissPiece, faiss_pieces
 from teravec.kernels.faiss_threads import faiss_threads
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
@@ -44,7 +45,7 @@ class FaissScanner:
     """
 
     def __init__(self, ivf: Any, metric: Metric) -> None:
-        self.metric = metric
+        self.metric, self.code_size = metric, int(ivf.code_size)
         lists = faiss.OnDiskInvertedLists()
         lists.read_only = True
         lists.nlist, lists.code_size = ivf.nlist, ivf.code_size
@@ -81,9 +82,9 @@ class FaissScanner:
         return FaissScan(self, queries, k, threads)
 
     def nearest(
-        self, queries: Float32, pairs: Pairs, lists: ListsInMemory, k: int, threads: int
+        self, queries: Float32, piece: FaissPiece, k: int, threads: int
     ) -> tuple[Int64, Float32, Int64]:
-        """Find the k best codes among some lists, for each query that visits one of them.
+        """Find the k best codes of a piece, for each query that visits one of its lists.
 
         Returns
         -------
@@ -92,8 +93,8 @@ class FaissScanner:
         distances : ndarray of shape (m, k), float32, best first
         places : ndarray of shape (m, k), int64, -1 where fewer than k exist
         """
-        rows, list_nos, coarse = pairs.as_matrix()
-        nq = len(rows)
+        rows, list_nos, coarse = piece.pairs.as_matrix()
+        nq, lists = len(rows), piece.lists
         best = np.empty((nq, k), np.float32)
         places = np.empty((nq, k), np.int64)
         wanting = np.ascontiguousarray(queries[rows])
@@ -111,7 +112,7 @@ class FaissScanner:
                 True,
             )
         found = places >= 0
-        places[found] += lists.row_start
+        places[found] = piece.places(places[found])
         best[~found] = self.metric.worst  # Faiss returns FLT_MAX, a possible distance
         return rows, best, places
 
@@ -127,8 +128,23 @@ class FaissScanner:
         distances : ndarray of shape (m,), float32, in no order within a query
         places : ndarray of shape (m,), int64
         """
-        rows, list_nos, coarse = pairs.as_matrix()
-        nq = len(rows)
+        pieces = faiss_pieces(lists, pairs, self.code_size)
+        found = [self._within(queries, piece, radius, threads) for piece in pieces]
+        if len(found) == 1:
+            return found[0]
+        none = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+        rows, distances, places = (
+            np.concatenate(arrays) for arrays in zip(none, *found, strict=True)
+        )
+        order = np.argsort(rows, kind="stable")
+        return rows[order], distances[order], places[order]
+
+    def _within(
+        self, queries: Float32, piece: FaissPiece, radius: float, threads: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """Find all codes of a piece within ``radius``; returns what ``within`` does."""
+        rows, list_nos, coarse = piece.pairs.as_matrix()
+        nq, lists = len(rows), piece.lists
         result = faiss.RangeSearchResult(nq)
         wanting = np.ascontiguousarray(queries[rows])
         with self._mapped(lists, list_nos.shape[1], _threads(lists, nq, threads)):
@@ -145,8 +161,8 @@ class FaissScanner:
         counts = np.diff(faiss.rev_swig_ptr(result.lims, nq + 1).astype(np.int64))
         total = int(counts.sum())
         found = faiss.rev_swig_ptr(result.distances, total).copy()
-        places = faiss.rev_swig_ptr(result.labels, total) + lists.row_start
-        return np.repeat(rows, counts), found, places
+        labels = faiss.rev_swig_ptr(result.labels, total).astype(np.int64)
+        return np.repeat(rows, counts), found, piece.places(labels)
 
 
 def _threads(lists: ListsInMemory, nq: int, threads: int) -> int:
@@ -165,9 +181,11 @@ class FaissScan:
 
     def add(self, lists: ListsInMemory, pairs: Pairs) -> None:
         """Scan lists for the queries that visit them; ``pairs`` names the same lists."""
-        rows, found, places = self._scanner.nearest(
-            self._queries, pairs, lists, self._k, self._threads
-        )
+        for piece in faiss_pieces(lists, pairs, self._scanner.code_size):
+            self._merge(*self._scanner.nearest(self._queries, piece, self._k, self._threads))
+
+    def _merge(self, rows: Int64, found: Float32, places: Int64) -> None:
+        """Keep the best of what was found before and now, (m, k), for some of the queries."""
         sign = -1.0 if self._scanner.metric.larger_is_closer else 1.0
         both = np.concatenate([self._best[rows], found], axis=1)
         both_places = np.concatenate([self._places[rows], places], axis=1)

@@ -23,11 +23,12 @@ class Pairs:
     Parameters
     ----------
     list_nos : ndarray of shape (n,), int64
-        Ascending and distinct.
+        Ascending. Distinct, but for a list that lies in several runs: it has an entry for each,
+        and each entry has all of the list's pairs.
     starts : ndarray of shape (n + 1,), int64
-        The pairs of list i are at [starts[i], starts[i + 1]).
+        The pairs of entry i are at [starts[i], starts[i + 1]).
     queries : ndarray of shape (npairs,), int32
-        Ascending within a list.
+        Ascending within an entry.
     distances : ndarray of shape (npairs,), float32
         Squared distance of the query to the list's centroid (l2), or inner product with it.
     nearest : ndarray of shape (npairs,), bool
@@ -56,16 +57,16 @@ class Pairs:
 
     @property
     def counts(self) -> Int64:
-        """Number of queries that visit each list, (n,)."""
+        """Number of queries that visit each entry's list, (n,)."""
         counts: Int64 = self.starts[1:] - self.starts[:-1]
         return counts
 
     def of_lists(self, list_nos: Int64) -> Pairs:
-        """Return the pairs of some of the lists, (m,), ascending."""
-        if len(list_nos) == len(self.list_nos):  # all lists
+        """Return the pairs of some of the lists, (m,), ascending; one may occur several times."""
+        if list_nos is self.list_nos or np.array_equal(list_nos, self.list_nos):
             return self
         at = np.searchsorted(self.list_nos, list_nos)
-        if len(at) and at[-1] - at[0] + 1 == len(at):  # consecutive lists: a view suffices
+        if len(at) and (np.diff(at) == 1).all():  # consecutive lists: a view suffices
             first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
             part = slice(first, last)
             starts = self.starts[at[0] : at[-1] + 2] - first
@@ -79,6 +80,8 @@ class Pairs:
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
         """Return the pairs query by query, in Faiss's form.
+
+        Lists must be distinct.
 
         Returns
         -------

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.kernels.blocks import over_blocks
-from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
+from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
 from teravec.native import extensions as compiled
@@ -225,7 +225,7 @@ class SketchScanner:
     def __init__(self, centroids: Float32, bits: int, metric: Metric) -> None:
         self._centroids = centroids
         self._bits, self._similarity = bits, metric.larger_is_closer
-        self._size = sketch_size(centroids.shape[1], bits)
+        self.code_size = sketch_size(centroids.shape[1], bits)
 
     def _scan_compiled(
         self,
@@ -242,7 +242,7 @@ class SketchScanner:
         queries : ndarray of shape (nq, d), float32
         lists : ListsInMemory
         pairs : Pairs
-            The same lists, with the queries that visit them.
+            The queries that visit each entry of ``lists``.
         candidates : Candidates
             Candidates of the same queries.
         threads : int
@@ -269,6 +269,7 @@ class SketchScanner:
             candidates.room.view(np.uint8),
             candidates.counts,
             candidates.limits,
+            *lists.kernel_arguments,
         )
 
     def _scan_in_numpy(
@@ -282,10 +283,10 @@ class SketchScanner:
         entries, counts = candidates.entries, candidates.counts
         capacity = entries.shape[1]
         for i, position, distance in zip(*_columns(pairs), strict=True):
-            codes, list_no = self._codes(lists, position), lists.list_nos[position]
-            new = np.empty(len(codes), CANDIDATE)
+            codes, rows = self._visible(lists, position)
+            list_no, new = lists.list_nos[position], np.empty(len(codes), CANDIDATE)
             new["estimate"], new["error"] = self.estimates(queries[i], list_no, distance, codes)
-            new["place"] = (int(list_no) << PLACE_BITS) + lists.row_start + np.arange(len(codes))
+            new["place"] = lists.places(position, rows)
             both = np.concatenate([entries[i, : counts[i]], new])
             kept = both[np.lexsort((both["place"], both["estimate"]))[:capacity]]
             counts[i] = len(kept)
@@ -306,12 +307,11 @@ class SketchScanner:
 
         def block(start: int, stop: int) -> None:
             for i in range(start, stop):
-                codes = self._codes(lists, at[i])
+                codes, rows = self._visible(lists, at[i])
                 list_no = lists.list_nos[at[i]]
                 estimate, error = self.estimates(queries[query[i]], list_no, coarse[i], codes)
-                rows = np.flatnonzero(estimate - error < limit)
-                places = (int(list_no) << PLACE_BITS) + lists.row_start + rows
-                found[i] = np.full(len(rows), query[i]), places
+                rows = rows[estimate - error < limit]
+                found[i] = np.full(len(rows), query[i]), lists.places(at[i], rows)
 
         rows = max(1, -(-len(query) // (4 * max(1, threads))))
         over_blocks(block, len(query), rows=rows, threads=threads, even=False)
@@ -375,9 +375,11 @@ class SketchScanner:
 
     estimates = either("sketching", _estimates_compiled, _estimates_in_numpy)
 
-    def _codes(self, lists: ListsInMemory, at: int) -> Bytes:
-        start, size = int(lists.offsets[at]), int(lists.sizes[at])
-        return lists.buffer[start : start + size * self._size].reshape(size, self._size)
+    def _visible(self, lists: ListsInMemory, entry: int) -> tuple[Bytes, Int64]:
+        """Return the codes of an entry that may be found, and their rows in memory."""
+        codes = lists.codes(entry, self.code_size)
+        rows = lists.visible_rows(entry, 0, len(codes))
+        return (codes, np.arange(len(codes))) if rows is None else (codes[rows], rows)
 
 
 def _in_8_bits(view: Float32) -> tuple[Float32, np.float32]:

@@ -4,7 +4,8 @@
  * where value i of a code means low[i] + step[i] * value.
  */
 
-/* A place names a vector: list number << PLACE_BITS | row within the list. */
+/* A place names a vector: number of its run << PLACE_BITS | row within the run. A list of one run has the
+ * same number as the run. */
 enum { PLACE_BITS = 32 };
 
 enum { CODEC_FLAT, CODEC_FP16, CODEC_SQ8, CODEC_SQ6, CODEC_SQ4, CODECS };

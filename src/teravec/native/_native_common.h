@@ -74,7 +74,7 @@ static inline int check_level(int level)
 
 /* ------------------------------------------------------------------ buffers */
 
-enum { MAX_BUFFERS = 16 };
+enum { MAX_BUFFERS = 20 };
 
 typedef struct {
     Py_buffer views[MAX_BUFFERS];

@@ -10,6 +10,7 @@
 #include "_native_common.h"
 #include "_native_select.h"
 #include "_codes.h"
+#include "_mask.h"
 #include "_shares.h"
 #include "_threads.h"
 
@@ -18,14 +19,15 @@ enum { GROUP = 32 };
 enum { MOST_LANES = 16 };
 enum { PARTS_EACH = 8 }; /* for each thread: the last ones even out what the first took longer */
 
-/* Lists, or parts of them: sizes[e] codes at codes + offsets[e] are the rows from row_start of list
- * list_nos[e], visited by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
+/* Runs of lists, or a part of one: sizes[e] codes at codes + offsets[e] are the rows from row_start of a
+ * run of list list_nos[e], visited by the queries pair_queries[pair_starts[e]..pair_starts[e + 1]]. */
 typedef struct {
     int codec, similarity, level;
     size_t d, stride, code_size, k, nq, nlists;
     const uint8_t *codes;
     int64_t row_start;
     const int64_t *offsets, *sizes, *list_nos, *pair_starts;
+    runs_t runs;
     const int32_t *pair_queries;
     const uint8_t *pair_nearest; /* whether the list is the query's nearest */
     const float *pair_coarse; /* inner product of query and centroid; NULL without residuals */
@@ -43,6 +45,7 @@ typedef struct {
     float base[GROUP];
     size_t pairs[GROUP]; /* of the queries */
     uint64_t *keys; /* (room,), for leaving the lowest of a query's values */
+    uint8_t *codes; /* (MOST_LANES, code_size), where rows are hidden: visible codes side by side */
     float *best;
     int64_t *places;
     int32_t *counts;
@@ -112,7 +115,7 @@ static void scan_part(void *context, size_t part, size_t thread)
 
 /* ------------------------------------------------------------------ functions */
 
-static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nlist)
+static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nlist, size_t nbits)
 {
     for (size_t e = 0; e < s->nlists; e++) {
         const int64_t offset = s->offsets[e], size = s->sizes[e];
@@ -124,11 +127,9 @@ static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nli
                          (long long)size, (long long)offset, ncodes);
             return 0;
         }
-        if (s->list_nos[e] < 0 || s->list_nos[e] > INT32_MAX || s->row_start < 0 ||
-            s->row_start + size > UINT32_MAX ||
-            (s->centroids && (size_t)s->list_nos[e] >= nlist)) {
-            PyErr_Format(PyExc_ValueError, "entry %zu: row %lld of list %lld", e,
-                         (long long)s->row_start, (long long)s->list_nos[e]);
+        if (s->list_nos[e] < 0 || (s->centroids && (size_t)s->list_nos[e] >= nlist)) {
+            PyErr_Format(PyExc_ValueError, "entry %zu: list %lld is out of range", e,
+                         (long long)s->list_nos[e]);
             return 0;
         }
         if (s->pair_starts[e] < 0 || s->pair_starts[e] > s->pair_starts[e + 1]) {
@@ -146,7 +147,7 @@ static int check_lists(const scan_t *s, size_t ncodes, size_t npairs, size_t nli
                          s->nq);
             return 0;
         }
-    return 1;
+    return check_runs(&s->runs, s->nlists, s->sizes, s->row_start, nbits);
 }
 
 /* Codes of residuals have both centroids and `low`; others have neither. */
@@ -158,18 +159,19 @@ static int check_residual(const scan_t *s)
     return 0;
 }
 
-/* A thread's memory: floats of queries and rows, zero-padded after d values, then keys. */
+/* A thread's memory: floats of queries and rows, zero-padded after d values, then keys and codes. */
 static size_t work_bytes(const scan_t *s)
 {
     const size_t rows = at_most(GROUP, s->nq) + MOST_LANES;
-    return (4 * rows * s->stride + 8 * s->room + 63) / 64 * 64;
+    const size_t codes = s->runs.bits ? MOST_LANES * s->code_size : 0;
+    return (4 * rows * s->stride + 8 * s->room + codes + 63) / 64 * 64;
 }
 
 static void set_work(const scan_t *s, work_t *w, char *memory)
 {
     const size_t queries = at_most(GROUP, s->nq) * s->stride, rows = MOST_LANES * s->stride;
     w->queries = (float *)memory, w->rows = w->queries + queries;
-    w->keys = (uint64_t *)(w->rows + rows);
+    w->keys = (uint64_t *)(w->rows + rows), w->codes = (uint8_t *)(w->keys + s->room);
     if (s->d < s->stride)
         memset(memory, 0, 4 * (queries + rows));
 }
@@ -230,19 +232,20 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     long long row_start;
     PyObject *o_codes, *o_list_nos, *o_sizes, *o_offsets, *o_starts, *o_pairs, *o_nearest, *o_coarse,
         *o_queries, *o_centroids, *o_low, *o_step, *o_best, *o_places, *o_counts, *o_limits,
-        *result = NULL;
+        *o_run_nos = NULL, *o_bits = NULL, *o_bit_starts = NULL, *result = NULL;
     buffers_t all = {.count = 0};
     size_t ncodes, nsizes, noffsets, nstarts, npairs, nnearest, ncoarse, nqueries, ncentroids, nlow,
-        nstep, nbest, nplaces, ncounts;
+        nstep, nbest, nplaces, ncounts, nbits;
     float *best;
     int64_t *places;
     int32_t *counts;
     scan_t s = {0};
     (void)self;
-    if (!PyArg_ParseTuple(args, "iiinnLOOOOOOOOOOOOOOOO:scan", &s.level, &s.codec, &s.similarity, &d,
+    if (!PyArg_ParseTuple(args, "iiinnLOOOOOOOOOOOOOOOO|OOO:scan", &s.level, &s.codec, &s.similarity, &d,
                           &k, &row_start, &o_codes, &o_list_nos, &o_sizes, &o_offsets, &o_starts,
                           &o_pairs, &o_nearest, &o_coarse, &o_queries, &o_centroids, &o_low, &o_step,
-                          &o_best, &o_places, &o_counts, &o_limits) ||
+                          &o_best, &o_places, &o_counts, &o_limits, &o_run_nos, &o_bits,
+                          &o_bit_starts) ||
         !check_level(s.level) || !check_positive("d", d) || !check_positive("k", k))
         return NULL;
     if (s.codec < 0 || s.codec >= CODECS)
@@ -265,7 +268,8 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !(best = take(&all, o_best, "best", 'f', 1, &nbest)) ||
         !(places = take(&all, o_places, "places", 'q', 1, &nplaces)) ||
         !(counts = take(&all, o_counts, "counts", 'i', 1, &ncounts)) ||
-        !(s.limits = take(&all, o_limits, "limits", 'f', 1, &s.nq)))
+        !(s.limits = take(&all, o_limits, "limits", 'f', 1, &s.nq)) ||
+        !take_runs(&all, o_run_nos, o_bits, o_bit_starts, s.list_nos, s.nlists, &s.runs, &nbits))
         goto done;
     const size_t nlist = ncentroids / s.d, threads = s.nq ? ncounts / s.nq : 1;
     s.room = ncounts ? nbest / ncounts : s.k + 1;
@@ -286,7 +290,7 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
                      threads, s.k);
         goto done;
     }
-    if (check_lists(&s, ncodes, npairs, nlist) && scan(&s, best, places, counts, threads))
+    if (check_lists(&s, ncodes, npairs, nlist, nbits) && scan(&s, best, places, counts, threads))
         result = Py_NewRef(Py_None);
 done:
     release(&all);
@@ -426,10 +430,10 @@ static PyMethodDef methods[] = {
     {"scan", py_scan, METH_VARARGS,
      "scan(level, codec, similarity, d, k, row_start, codes, list_nos, sizes, offsets, pair_starts,\n"
      "     pair_queries, pair_nearest, pair_coarse, queries, centroids, low, step, best, places,\n"
-     "     counts, limits)\n\n"
+     "     counts, limits, run_nos or None, bits or None, starts or None)\n\n"
      "codec: 0 flat, 1 fp16, 2 sq8, 3 sq6, 4 sq4. best and places (threads, nq, more than k) are\n"
      "what threads keep of queries, counts (threads, nq) how many, limits (nq,) what a distance\n"
-     "must not be above; all four are updated."},
+     "must not be above; all four are updated. The last three, see _mask.h, may be left out."},
     {"lowest", py_lowest, METH_VARARGS,
      "lowest(k, similarity, best, places, counts, out_distances, out_places)\n\n"
      "The k lowest of each query, ascending by value and place, of what several scans kept: best\n"

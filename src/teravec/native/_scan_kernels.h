@@ -156,28 +156,54 @@ FN void NAME(prepare_queries)(const scan_t *s, work_t *w, int64_t list_no, size_
     }
 }
 
-/* Store a query's values of one tile that are low enough. */
+/* Store a query's values of one tile that are low enough. Its codes are at `place` and after it, or at
+ * `rows` after it, where that is not NULL. */
 FN void NAME(keep_tile)(const scan_t *s, const work_t *w, size_t query, float base, VEC found,
-                        size_t count, int64_t place)
+                        size_t count, int64_t place, const uint32_t *rows)
 {
     found -= base;
     uint32_t bits = NAME(at_most_bits)(found, limit_at(s->limits + query)) & (uint32_t)((1ull << count) - 1);
     for (; bits; bits &= bits - 1) {
         const int lane = __builtin_ctz(bits);
-        keep(s, w, query, found[lane], place + lane);
+        keep(s, w, query, found[lane], place + (rows ? (int64_t)rows[lane] : lane));
     }
+}
+
+/* Take up to VL visible codes of a run from *row on, side by side, and their rows; moves *row behind them.
+ * Sets `count`, which is 0 if there are none. */
+FN const uint8_t *NAME(visible_tile)(const scan_t *s, const work_t *w, const run_t *run,
+                                     const uint8_t *visible, size_t *row, uint32_t *rows,
+                                     size_t *count)
+{
+    const uint8_t *codes = s->codes + s->offsets[run->list];
+    *count = next_rows(visible, (size_t)s->row_start, row, run->stop, VL, rows);
+    if (*count && rows[*count - 1] - rows[0] == *count - 1)
+        return codes + rows[0] * s->code_size;
+    for (size_t i = 0; i < *count; i++)
+        memcpy(w->codes + i * s->code_size, codes + rows[i] * s->code_size, s->code_size);
+    return w->codes;
 }
 
 /* Scan codes of one list for the first n pairs of a group. */
 FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
 {
     const uint8_t *codes = s->codes + s->offsets[run->list];
-    const int64_t place = s->list_nos[run->list] << PLACE_BITS | s->row_start;
+    const int64_t place = s->runs.numbers[run->list] << PLACE_BITS | s->row_start;
+    const uint8_t *visible = bits_of(&s->runs, run->list);
     const int directly = n == 1 && s->d == s->stride && s->d >= 32;
     NAME(prepare_queries)(s, w, s->list_nos[run->list], n);
-    for (size_t row = run->row; row < run->stop; row += VL) {
-        const size_t count = at_most(run->stop - row, VL);
+    uint32_t rows[VL];
+    for (size_t row = run->row, next = row + VL; row < run->stop; row = next, next += VL) {
         const uint8_t *tile = codes + row * s->code_size;
+        size_t count = at_most(run->stop - row, VL);
+        if (visible) {
+            next = row;
+            tile = NAME(visible_tile)(s, w, run, visible, &next, rows, &count);
+            if (!count)
+                return;
+        }
+        const uint32_t *after = visible ? rows : NULL;
+        const int64_t at = visible ? place : place + (int64_t)row;
         if (!directly)
             NAME(unpack_tile)(s, tile, count, w->rows);
         for (size_t i = 0; i < n; i++) {
@@ -186,7 +212,7 @@ FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
                               : s->similarity ? NAME(rows_ip)(s, query, w->rows)
                                               : NAME(rows_l2)(s, query, w->rows);
             NAME(keep_tile)(s, w, (size_t)s->pair_queries[w->pairs[i]], w->base[i], found, count,
-                            place + (int64_t)row);
+                            at, after);
         }
     }
 }
@@ -195,7 +221,10 @@ FN void NAME(scan_group)(const scan_t *s, work_t *w, const run_t *run, size_t n)
 FN void NAME(scan_rows)(const scan_t *s, work_t *w, const run_t *run)
 {
     const size_t stop = (size_t)s->pair_starts[run->list + 1];
+    const uint8_t *visible = bits_of(&s->runs, run->list);
     size_t n = 0;
+    if (visible && !any_row(visible, (size_t)s->row_start, run->row, run->stop))
+        return;
     for (size_t pair = (size_t)s->pair_starts[run->list]; pair < stop; pair++)
         if (!!s->pair_nearest[pair] == run->nearest) {
             w->pairs[n++] = pair;

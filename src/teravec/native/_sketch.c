@@ -14,6 +14,7 @@
  * other, and the interpreter lock is released.
  */
 #include "_native_common.h"
+#include "_mask.h"
 #include "_shares.h"
 #include "_threads.h"
 
@@ -32,6 +33,7 @@ typedef struct {
 typedef struct {
     uint32_t *words; /* bits * words rows of BLOCK */
     float f[BLOCK], n[BLOCK];
+    uint32_t rows[BLOCK]; /* of the codes in memory */
     size_t count;
 } block_t;
 
@@ -121,26 +123,45 @@ static void block_estimates(const sketch_t *s, const view_t *v, size_t nv, const
 
 /* ------------------------------------------------------------------ estimates */
 
-static void make_block(const sketch_t *s, block_t *b, const uint8_t *codes, size_t n)
+/* Lay out n codes: those at `rows`, or the first ones, where `rows` is NULL. */
+static inline __attribute__((always_inline)) void lay_out(const sketch_t *s, block_t *b,
+                                                          const uint8_t *codes,
+                                                          const uint32_t *rows, size_t n)
 {
     const size_t size = s->code_size;
-    b->count = n;
     for (size_t p = 0; p < s->bits; p++)
         for (size_t w = 0; w < s->words; w++) {
             /* The last word may reach behind its plane, where the query's values are zero. */
             const uint8_t *at = codes + p * s->plane_bytes + 4 * w;
             uint32_t *row = b->words + (p * s->words + w) * BLOCK;
             for (size_t i = 0; i < n; i++)
-                memcpy(row + i, at + i * size, 4);
+                memcpy(row + i, at + (rows ? rows[i] : i) * size, 4);
         }
     const uint8_t *factors = codes + s->bits * s->plane_bytes;
     for (size_t i = 0; i < n; i++) {
         uint16_t halves[2];
-        memcpy(halves, factors + i * size, 4);
+        memcpy(halves, factors + (rows ? rows[i] : i) * size, 4);
         const uint32_t f = (uint32_t)halves[0] << 15, square = (uint32_t)halves[1] << 15;
         memcpy(b->f + i, &f, 4);
         memcpy(b->n + i, &square, 4);
     }
+}
+
+/* Fill a block with the codes of rows from `row` on. */
+static void make_block(const sketch_t *s, block_t *b, const uint8_t *codes, size_t row, size_t n)
+{
+    b->count = n;
+    for (size_t i = 0; i < n; i++)
+        b->rows[i] = (uint32_t)(row + i);
+    lay_out(s, b, codes + row * s->code_size, NULL, n);
+}
+
+/* Fill a block with the codes of the next rows that `visible` has; see next_rows. */
+static void make_visible_block(const sketch_t *s, block_t *b, const uint8_t *codes,
+                               const uint8_t *visible, size_t first, size_t *row, size_t stop)
+{
+    b->count = next_rows(visible, first, row, stop, BLOCK, b->rows);
+    lay_out(s, b, codes, b->rows, b->count);
 }
 
 static inline float error_bound(const sketch_t *s, const view_t *v, const block_t *b, size_t i)
@@ -178,6 +199,7 @@ static inline unsigned within_bits(const float *estimates, float limit)
     return bits;
 }
 
+/* Keep a block's estimates that are low enough; row 0 has `place`. */
 static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
                        const float *estimates, int64_t place, kept_t *kept)
 {
@@ -188,7 +210,7 @@ static void keep_block(const sketch_t *s, const view_t *v, const block_t *b,
         for (; bits; bits &= bits - 1) {
             const size_t i = start + (size_t)__builtin_ctz(bits);
             if (estimates[i] <= kept->limit) /* which may have fallen meanwhile */
-                keep(kept, estimates[i], error_bound(s, v, b, i), place + (int64_t)i);
+                keep(kept, estimates[i], error_bound(s, v, b, i), place + b->rows[i]);
         }
     }
 }
@@ -250,7 +272,7 @@ static void estimates(const sketch_t *s, scratch_t *x, const uint8_t *codes, siz
                       float *estimated, float *errors)
 {
     for (size_t start = 0; start < n; start += BLOCK) {
-        make_block(s, &x->block, codes + start * s->code_size, n - start < BLOCK ? n - start : BLOCK);
+        make_block(s, &x->block, codes, start, n - start < BLOCK ? n - start : BLOCK);
         block_estimates(s, x->views, 1, &x->block, x->estimates);
         for (size_t i = 0; i < x->block.count; i++) {
             estimated[start + i] = x->estimates[i];
@@ -311,15 +333,17 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     long long row_start;
     float epsilon;
     PyObject *o_queries, *o_centroids, *o_starts, *o_pairs, *o_nearest, *o_coarse, *o_list_nos,
-        *o_sizes, *o_offsets, *o_codes, *o_kept, *o_counts, *o_limits, *result = NULL;
+        *o_sizes, *o_offsets, *o_codes, *o_kept, *o_counts, *o_limits, *o_run_nos = NULL,
+        *o_bits = NULL, *o_bit_starts = NULL, *result = NULL;
     buffers_t all = {.count = 0};
-    size_t nqueries, ncentroids, nstarts, npair, nsizes, noffsets, nkept, nlimits, row;
+    size_t nqueries, ncentroids, nstarts, npair, nsizes, noffsets, nkept, nlimits, nbits, row;
     sketch_t s;
     (void)self;
-    if (!PyArg_ParseTuple(args, "inipfnnLOOOOOOOOOOOOO:scan", &level, &d, &bits, &similarity,
+    if (!PyArg_ParseTuple(args, "inipfnnLOOOOOOOOOOOOO|OOO:scan", &level, &d, &bits, &similarity,
                           &epsilon, &capacity, &threads, &row_start, &o_queries, &o_centroids,
                           &o_starts, &o_pairs, &o_nearest, &o_coarse, &o_list_nos, &o_sizes,
-                          &o_offsets, &o_codes, &o_kept, &o_counts, &o_limits) ||
+                          &o_offsets, &o_codes, &o_kept, &o_counts, &o_limits, &o_run_nos, &o_bits,
+                          &o_bit_starts) ||
         !set_sketch(&s, level, d, bits, similarity, epsilon) ||
         !check_positive("capacity", capacity) || !check_positive("threads", threads))
         return NULL;
@@ -339,7 +363,8 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
         !(w.kept = take(&all, o_kept, "candidates", 'B', 1, &nkept)) ||
         !(w.counts = take(&all, o_counts, "counts", 'q', 1, &w.nq)) ||
         !(w.limits = take(&all, o_limits, "limits", 'f', 1, &nlimits)) ||
-        !check_length("limits", nlimits, w.nq))
+        !check_length("limits", nlimits, w.nq) ||
+        !take_runs(&all, o_run_nos, o_bits, o_bit_starts, w.list_nos, w.nlists, &w.runs, &nbits))
         goto done;
     w.nlist = ncentroids / s.d;
     if (!check_product("queries", nqueries, w.nq, s.d) ||
@@ -354,11 +379,11 @@ static PyObject *py_scan(PyObject *self, PyObject *args)
     }
     if (!check_product("candidates", nkept, w.nq, row))
         goto done;
-    if (row_start < 0 || !check_scan(&s, &w)) {
-        PyErr_SetString(PyExc_ValueError, "a pair, list, row or count is out of range");
+    if (!check_scan(&s, &w)) {
+        PyErr_SetString(PyExc_ValueError, "a pair, list or count is out of range");
         goto done;
     }
-    if (scan(&s, &w, (size_t)threads))
+    if (check_runs(&w.runs, w.nlists, w.sizes, row_start, nbits) && scan(&s, &w, (size_t)threads))
         result = Py_NewRef(Py_None);
 done:
     release(&all);
@@ -367,7 +392,9 @@ done:
 
 static PyMethodDef methods[] = {
     {"estimates", py_estimates, METH_VARARGS, "Estimate and error bound of each code of a list."},
-    {"scan", py_scan, METH_VARARGS, "Keep the lowest estimates of each query over pairs."},
+    {"scan", py_scan, METH_VARARGS,
+     "Keep the lowest estimates of each query over pairs. The last three arguments, see _mask.h, may be\n"
+     "left out."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,11 +1,13 @@
 /* Scanning sketches of lists on several threads; for _sketch.c. */
 
-/* Lists in memory. pair_queries[pair_starts[i]..pair_starts[i + 1]] are the queries that visit list i. */
+/* Runs of lists in memory. pair_queries[pair_starts[i]..pair_starts[i + 1]] are the queries that visit the
+ * list of run i. */
 typedef struct {
     const float *queries, *centroids, *coarse;
     const int64_t *pair_starts, *list_nos, *sizes, *offsets;
     const int32_t *pair_queries;
     const uint8_t *pair_nearest, *codes;
+    runs_t runs;
     size_t nq, nlist, npairs, nlists, bytes, capacity;
     int64_t row_start;
     candidate_t *kept; /* nq rows of 2 * capacity */
@@ -82,14 +84,20 @@ static void scan_codes(const shares_t *all, size_t thread, const run_t *run, con
     const scan_t *w = all->scan;
     scratch_t *x = all->scratch + thread;
     const uint8_t *codes = w->codes + w->offsets[run->list];
-    const int64_t place = (w->list_nos[run->list] << 32) + w->row_start;
-    for (size_t row = run->row; row < run->stop; row += BLOCK) {
-        make_block(s, &x->block, codes + row * s->code_size, at_most(run->stop - row, BLOCK));
+    const uint8_t *visible = bits_of(&w->runs, run->list);
+    const int64_t place = (w->runs.numbers[run->list] << 32) + w->row_start;
+    for (size_t row = run->row; row < run->stop;) {
+        if (visible) {
+            make_visible_block(s, &x->block, codes, visible, (size_t)w->row_start, &row, run->stop);
+        } else {
+            make_block(s, &x->block, codes, row, at_most(run->stop - row, BLOCK));
+            row += x->block.count;
+        }
         block_estimates(s, x->views, nv, &x->block, x->estimates);
         for (size_t j = 0; j < nv; j++) {
             const size_t query = (size_t)w->pair_queries[pairs[j]];
             kept_t kept = kept_of(all, thread, query);
-            keep_block(s, x->views + j, &x->block, x->estimates + j * BLOCK, place + (int64_t)row,
+            keep_block(s, x->views + j, &x->block, x->estimates + j * BLOCK, place,
                        &kept);
             put_back(all, thread, query, &kept);
         }
@@ -104,7 +112,10 @@ static void scan_run(const shares_t *all, size_t thread, const run_t *run, size_
     scratch_t *x = all->scratch + thread;
     const float *centroid = w->centroids + (size_t)w->list_nos[run->list] * s->d;
     const size_t end = (size_t)w->pair_starts[run->list + 1];
+    const uint8_t *visible = bits_of(&w->runs, run->list);
     size_t pairs[VIEWS], nv = 0;
+    if (visible && !any_row(visible, (size_t)w->row_start, run->row, run->stop))
+        return;
     for (size_t pair = (size_t)w->pair_starts[run->list]; pair < end; pair++) {
         const size_t query = (size_t)w->pair_queries[pair];
         if (!!w->pair_nearest[pair] != run->nearest || query < start || query >= stop)

@@ -42,7 +42,7 @@ EXTENSIONS = (
     "reading",
     "ringing",
 )
-"""Names of this module that stand for an extension."""
+"""Names in this module, each for one extension."""
 
 _SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"
 
@@ -51,7 +51,7 @@ _Result = TypeVar("_Result")
 
 
 def _load(name: str) -> Any:
-    """The extension of this name, or None: not compiled, or switched off."""
+    """Return the extension of this name; None if it is not compiled, or switched off."""
     if _SWITCHED_OFF:
         return None
     try:
@@ -69,7 +69,7 @@ level: int = native.best_level() if native is not None else 0
 
 
 def panel_places() -> int:
-    """Centroids in a panel; groups are padded to whole ones."""
+    """Return how many centroids a panel has; groups are padded to whole panels."""
     return int(native.panel_places(level)) if native is not None else 1
 
 
@@ -78,14 +78,14 @@ def either(
     compiled: Callable[_Parameters, _Result],
     stand_in: Callable[_Parameters, _Result],
 ) -> Callable[_Parameters, _Result]:
-    """A function that calls one of two, chosen at each call.
+    """Make a function that calls one of two, chosen at each call.
 
     Parameters
     ----------
     extension : str
-        One of EXTENSIONS, which ``compiled`` calls.
+        The extension that ``compiled`` calls, one of EXTENSIONS.
     compiled, stand_in : callable
-        With equal parameters; ``stand_in`` is called where the extension is missing. The
+        Their parameters are equal. ``stand_in`` is called if the extension is missing. The
         documentation is that of ``compiled``.
     """
     assert extension in EXTENSIONS

@@ -25,14 +25,17 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Columns = tuple[Int64, Int64, Int32, Float32, npt.NDArray[np.bool_]]
-"""List numbers, starts, queries, distances and whether nearest: see ``kernels.pairs.Pairs``."""
+"""List numbers, starts, queries, distances and nearest, as in ``kernels.pairs.Pairs``."""
 
 # _lists.c has these too.
 PLACE_BITS = 32
-"""A place names a vector: list number << 32 | row within the list, int64."""
+"""A place names a vector: run number << 32 | row within the run, int64.
+
+A run is the rows of one list in one segment. A list of one run has the same number as the run.
+"""
 
 NOT_KEPT = -2
-"""What stands for an id of a list that is not kept; ids are from 0, and none is -1."""
+"""Stands for the id of a vector whose list is not kept. Ids are 0 or more; -1 is no vector."""
 
 _ROW_MASK = (1 << PLACE_BITS) - 1
 _ID_BYTES = 8
@@ -43,7 +46,7 @@ _MOST_COUNTED = 15
 
 
 def pairs(list_nos: Int64, distances: Float32, sizes: Int64 | None) -> Columns:
-    """Order the pairs of a matrix of wanted lists by list; parameters as for ``Pairs.of``."""
+    """Order the pairs of a matrix of lists to visit by list; parameters as for ``Pairs.of``."""
     n = list_nos.size
     if extensions.listing is None or not n:
         return _pairs(list_nos, distances, sizes)
@@ -83,7 +86,7 @@ def count_worth_visiting(
     allowed : ndarray of shape (n,), float32
         The greatest ``prune * gap`` of each rank.
     lengths : ndarray of shape (nq,), float32, optional
-        Of the queries, where distances are inner products.
+        Lengths of the queries, if distances are inner products.
 
     Returns
     -------
@@ -102,7 +105,7 @@ def count_worth_visiting(
 
 
 def list_gaps(distances: Float32, lengths: Float32 | None) -> Float32:
-    """How much farther each list's centroid is than the query's nearest, (nq, n).
+    """Compute how much farther each centroid is than the query's nearest, (nq, n).
 
     Parameters as for ``count_worth_visiting``.
     """
@@ -116,7 +119,7 @@ def list_gaps(distances: Float32, lengths: Float32 | None) -> Float32:
 
 
 def pin(keys: Int64, at: Int64, wanted: Bytes, pins: Int32) -> Int64:
-    """Count keys as wanted, pin those that are kept, and return where these begin, else -1."""
+    """Count keys as wanted, pin the kept ones, and return where each begins, -1 if not kept."""
     found = np.empty(len(keys), np.int64)
     if extensions.listing is not None:
         extensions.listing.pin(keys, at, wanted, pins, found)
@@ -154,7 +157,7 @@ def read_ids(
     Returns
     -------
     ids : ndarray of shape (n,), int64
-        NOT_KEPT where the list is not kept; -1 for none.
+        NOT_KEPT if the list is not kept; -1 for none.
     missing, lists : int
         Places whose list is not kept; distinct lists that were wanted.
     """
@@ -183,7 +186,7 @@ def _count(keys: Int64, wanted: Bytes) -> None:
 
 
 def longest_square(vectors: Float32) -> float:
-    """The greatest squared length of rows (n, d); infinite where a value is not finite."""
+    """Return the greatest squared length of rows (n, d); infinite if a value is not finite."""
     flags = vectors.flags  # what came over a network may lie at any byte
     if extensions.listing is not None and flags.c_contiguous and flags.aligned:
         return float(extensions.listing.longest(vectors.shape[1], vectors))

@@ -1,4 +1,4 @@
-"""Pages of finer codes: whether they are right, and a cache of them."""
+"""Pages of finer codes: comparing their checksums, and a cache of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def first_wrong(page_bytes: int, seed: int, numbers: Int64, read: Bytes, begins:
     page_bytes : int
         The last 8 hold the checksum, XXH3-64 of the others.
     seed : int
-        That of page 0; a page's number is added.
+        Seed of page 0; a page's number is added to it.
     numbers : ndarray of shape (n,), int64
     read : ndarray of uint8
     begins : ndarray of shape (n,), int64
@@ -53,13 +53,13 @@ def find_units(ways: int, unit_bytes: int, tags: Int64, wanted: Bytes, units: In
         Places of a set; unit u may be in any of set ``u % nsets``.
     unit_bytes : int
     tags, wanted : ndarray of shape (nsets * ways,), int64 and uint8
-        Unit at each place, -1 for none, and how often it was wanted. There is at least one.
+        Unit at each place, -1 for none, and how often it was wanted. There is at least one place.
     units : ndarray of shape (n,), int64
 
     Returns
     -------
     ndarray of shape (n,), int64
-        Byte of the cache at which each begins; -1 where it is not kept.
+        Byte of the cache at which each unit begins; -1 if it is not kept.
     """
     begins = np.empty(len(units), np.int64)
     if extensions.paging is not None:
@@ -85,7 +85,7 @@ def keep_units(
     read: Bytes,
     begins: Int64,
 ) -> None:
-    """Copy units into a cache, those that there is a place for.
+    """Copy units into a cache, as far as it has places for them.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def keep_units(
 
 
 def _place_for(unit: int, ways: int, tags: Int64, wanted: Bytes) -> int | None:
-    """As _pages.c: a free place, or the least wanted; None where all were wanted."""
+    """Choose a free place or the least wanted, as _pages.c does; None if all were wanted."""
     first, of_set = divmod(unit, len(tags) // ways)
     places = np.roll(of_set * ways + np.arange(ways), -(first % ways))
     if (tags[places] == unit).any():

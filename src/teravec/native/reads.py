@@ -1,4 +1,4 @@
-"""Ranges of files to read: joined where they are near, and what of them is in memory already."""
+"""Ranges of files: joining near ones to one read, and counting what the page cache holds."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def join(
     gap_bytes : int
         Lists are read together over a gap up to this.
     segment_bytes : int
-        Near lists are cut into segments of about so many bytes.
+        Near lists are cut into segments of about this many bytes.
     alignment : int
-        Ranges begin and end at a multiple of it.
+        Ranges begin and end at multiples of this.
     slices, offsets, lengths : ndarray of shape (n,), int64
-        Of each list: number of the file, first byte, and bytes; at least one list.
+        Each list's number of its file, first byte, and bytes. There is at least one list.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def join(
 
 
 def cached_bytes(fds: Int64, offsets: Int64, lengths: Int64) -> Int64:
-    """Bytes of the pages in [offset, offset + length) of files that the page cache holds.
+    """Count bytes in [offset, offset + length) of files whose pages are in the page cache.
 
     Parameters
     ----------

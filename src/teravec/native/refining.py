@@ -1,4 +1,4 @@
-"""Candidates of sketches: which are worth a closer look, and which are best after it."""
+"""Candidates of sketches: choosing what to refine, and the best of what was refined."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Int64 = npt.NDArray[np.int64]
 def choose(k: int, slack: np.float32, room: npt.NDArray[Any], counts: Int64) -> tuple[Int64, Int64]:
     """Choose candidates that may be among the k nearest of their query.
 
-    Those whose lower bound is at most the k-th smallest upper bound; all of a query that has no
-    more than k.
+    These have a lower bound of at most the k-th smallest upper bound. If a query has no more than
+    k candidates, all are chosen.
 
     Parameters
     ----------
     k : int
     slack : float32
-        What errors are multiplied by for these bounds.
+        Factor of the errors in these bounds.
     room : ndarray of shape (nq, 2 * capacity), ``kernels.sketch.CANDIDATE``
         The first ``counts[i]`` of row i are candidates.
     counts : ndarray of shape (nq,), int64
@@ -72,7 +72,7 @@ def best_k(
     Returns
     -------
     distances : ndarray of shape (nq, k), float32
-        Best first; the worst value there is for none.
+        Best first; the worst possible value for none.
     ids : ndarray of shape (nq, k), int64
         -1 for none.
     """
