@@ -19,6 +19,7 @@ from teravec.errors import InvalidArgument, shown, whole_number
 __all__ = [
     "PathArgument",
     "check_range",
+    "check_ranges",
     "flag",
     "install",
     "instance",
@@ -87,6 +88,13 @@ def check_range(value: Any, what: str) -> tuple[int, int] | None:
     if len(numbers) != 2:
         raise InvalidArgument(f"{what} is {shown(value)}; two numbers, start and stop, expected")
     return numbers[0], numbers[1]
+
+
+def check_ranges(value: Any, what: str) -> tuple[int, int] | tuple[tuple[int, int], ...] | None:
+    """Return a range as ``check_range`` does, or a tuple of several ranges."""
+    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple):
+        return tuple(found for each in value if (found := check_range(each, what)) is not None)
+    return check_range(value, what)
 
 
 def path_of(value: Any, what: str) -> Path:

@@ -127,7 +127,7 @@ def test_garbage_is_found_and_routed_around(
         monkeypatch.setattr(
             server.service,
             "answer_frame",
-            lambda *arguments, act=answer_frame: mangle(act(*arguments)),
+            lambda *arguments, act=answer_frame: [mangle(b"".join(act(*arguments)))],
         )
     assert_exact(remote, index, rounds=3)
     told = [state_of(remote, server) for server in servers[1:]]

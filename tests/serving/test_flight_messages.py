@@ -17,7 +17,7 @@ from teravec.serving.flight.messages import Action, FlightData, action_types, fl
 PREFIX_BYTES = 5
 
 
-def body(parts: tuple[bytes, ...]) -> memoryview:
+def body(parts: tuple[bytes | memoryview, ...]) -> memoryview:
     """A message of gRPC without its prefix, which must be right."""
     whole = b"".join(parts)
     assert whole[0] == 0

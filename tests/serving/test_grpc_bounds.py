@@ -31,6 +31,7 @@ from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.frames import Parts
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted, error_of_text
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
@@ -274,7 +275,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Answers wait for it."""
     go, real = threading.Event(), SearchService.answer_frame
 
-    def slow(*arguments: Any) -> bytes:
+    def slow(*arguments: Any) -> Parts:
         go.wait(10)
         return real(*arguments)
 

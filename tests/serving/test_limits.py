@@ -52,13 +52,13 @@ def test_bounds_below_one_query(index: Path) -> None:
 
 
 def test_the_most_memory_adds_up() -> None:
-    limits = Limits(queue_bytes=500 << 20, answer_bytes=10 << 20)
+    limits = Limits(queue_bytes=500 << 20, answer_bytes=12 << 20)
     parts = memory_bound(limits, 1 << 30, batches=3, http=False)
     assert parts["--memory"] == 1 << 30
     flight = parts["Flight's connections and small requests"]
     assert flight >= 4096 * (32 << 10)
-    assert sum(parts.values()) == ((1024 + 300 + 500 + 30) << 20) + flight
-    assert memory_line(parts).startswith("memory at most 2,014 MiB: --memory 1,024, ")
+    assert sum(parts.values()) == ((1024 + 300 + 500 + 32 + 4 * 96) << 20) + flight
+    assert memory_line(parts).startswith("memory at most 2,400 MiB: --memory 1,024, ")
     assert "HTTP" in memory_bound(limits, 1 << 30)
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, check_range, flag, path_of
+from teravec.arguments import PathArgument, check_ranges, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, count_copies_of_id
-from teravec.index.opened import OpenedIndex
+from teravec.index.opened import Lists, OpenedIndex
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
@@ -265,7 +265,7 @@ class Index(Fixed):
 
     def _search_batch(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         wanted = self.nearest_lists(queries, effort)
-        if self._opened.lists != (0, self.nlist):  # then some may be wanted that are not open
+        if self._opened.ranges != ((0, self.nlist),):  # then some may be wanted that are not open
             return self.search_lists(*wanted, k, effort.candidates)
         return self._batch(*wanted, effort.candidates or self._efforts.candidates(k)).top_k(k)
 
@@ -409,7 +409,7 @@ class Index(Fixed):
         if self._two_stages is None:
             raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
         started = time.perf_counter()
-        check_places(places, self._opened.lists, self._opened.sizes)
+        check_places(places, self._opened)
         found = self._two_stages.refiner.distances(prepared, owners, places, self.stats)
         self.stats.refine_s += time.perf_counter() - started
         return found
@@ -515,7 +515,7 @@ class Index(Fixed):
     ) -> Batch:
         self._check_open()
         d_index = self._opened.model.description.d_index
-        check_wanted(prepared, list_nos, distances, d_index, self._opened.lists)
+        check_wanted(prepared, list_nos, distances, d_index, self._opened)
         return self._batch(prepared, list_nos, distances, candidates)
 
     def _batch(
@@ -599,7 +599,7 @@ def open_index(
     threads: int | None = None,
     keep_lists: bool = True,
     direct: bool = True,
-    lists: tuple[int, int] | None = None,
+    lists: Lists | None = None,
 ) -> Index:
     """Open an index for searching.
 
@@ -621,9 +621,9 @@ def open_index(
     direct : bool
         Read past the page cache what is not in it. It is quicker, and leaves the page cache to
         others; without it, the page cache holds what the limit on memory does not.
-    lists : tuple of int, optional
-        Open only lists [start, stop), for ``search_lists``: of the slices, only the files that
-        hold some of them need be there. ``search`` needs all lists.
+    lists : tuple of int or tuple of tuples of int, optional
+        Open only lists [start, stop), or several such ranges, for ``search_lists``: of the slices,
+        only the files that hold some of them need be there. ``search`` needs all lists.
 
     Raises
     ------
@@ -635,7 +635,7 @@ def open_index(
     check_threads(threads)
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
-    path, lists = path_of(path, "the index"), check_range(lists, "lists")
+    path, lists = path_of(path, "the index"), check_ranges(lists, "lists")
     opened = OpenedIndex(path, lists=lists)
     try:
         index = Index(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from teravec.kernels.metric import Metric
 
-__all__ = ["by_query", "first_of_each", "sort_rows"]
+__all__ = ["by_query", "first_of_each", "order_of", "sort_rows"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -61,6 +61,11 @@ def first_of_each(
     kept = ranks < k
     which = order[kept]
     return which, owners[which], ranks[kept]
+
+
+def order_of(distances: Float32, ids: Int64, metric: Metric) -> Int64:
+    """Return the order, (n,), of one query's results: best first, equal distances by id."""
+    return np.lexsort((ids, _costs(distances, metric)))
 
 
 def sort_rows(distances: Float32, ids: Int64, metric: Metric) -> tuple[Float32, Int64]:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from teravec.arguments import real_number, whole_number
 from teravec.errors import InvalidArgument
+from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import LARGEST_SQUARE, Metric, longest_square
 from teravec.memory import require
@@ -166,7 +167,7 @@ def checked_radius(radius: float) -> float:
 
 
 def check_wanted(
-    prepared: Float32, list_nos: Int64, distances: Float32, d_index: int, lists: tuple[int, int]
+    prepared: Float32, list_nos: Int64, distances: Float32, d_index: int, opened: OpenedIndex
 ) -> None:
     """Raise InvalidArgument unless prepared queries and the lists they want fit these open ones."""
     shape = (len(prepared), d_index)
@@ -176,24 +177,25 @@ def check_wanted(
             f"prepared queries {prepared.shape}, lists {list_nos.shape} and distances "
             f"{distances.shape} do not fit each other and {shape[1]} dimensions"
         )
-    start, stop = lists
-    if list_nos.size:
-        low, high = int(np.where(list_nos < 0, start, list_nos).min()), int(list_nos.max())
-        if list_nos.min() < -1 or low < start or high >= stop:
-            raise InvalidArgument(
-                f"lists {int(list_nos.min())} to {high} wanted; {start} to {stop - 1} are open"
-            )
+    if not (opened.is_open(list_nos) | (list_nos == -1)).all():
+        raise InvalidArgument(
+            f"lists {int(list_nos.min())} to {int(list_nos.max())} wanted; {_open_lists(opened)}"
+        )
 
 
-def check_places(places: Int64, lists: tuple[int, int], sizes: Int64) -> None:
-    """Raise InvalidArgument unless there is a vector at each place, in these open lists."""
-    start, stop = lists
+def check_places(places: Int64, opened: OpenedIndex) -> None:
+    """Raise InvalidArgument unless there is a vector at each place, in open lists."""
     list_nos, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
-    there = (list_nos >= start) & (list_nos < stop)
-    there[there] = rows[there] < sizes[list_nos[there]]
+    there = opened.is_open(list_nos)
+    there[there] = rows[there] < opened.sizes[list_nos[there]]
     if not there.all():
         place = int(places[~there][0])
         raise InvalidArgument(
             f"vector {place & ((1 << PLACE_BITS) - 1)} of list {place >> PLACE_BITS} wanted; "
-            f"it is not in lists {start} to {stop - 1}, which are open"
+            f"it is not there; {_open_lists(opened)}"
         )
+
+
+def _open_lists(opened: OpenedIndex) -> str:
+    ranges = " and ".join(f"{start} to {stop - 1}" for start, stop in opened.ranges)
+    return f"{ranges} are open"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from teravec.errors import InvalidArgument, TeravecError, Unavailable
 from teravec.index.manifest import read_manifest
 from teravec.kernels.metric import Metric as IndexMetric
 from teravec.kernels.sketch import CANDIDATE, Candidates
+from teravec.search.bounded import steps_of_lists
 from teravec.search.stages import nearest_in_two_stages
-from teravec.serving.coordinator.fanout import FanOut
+from teravec.serving.coordinator.fanout import FanOut, wait_for_owners
 from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.replicas import State
 from teravec.serving.coordinator.rounds import ListRound, RefineRound, Round, SketchRound
@@ -30,6 +30,7 @@ from teravec.serving.coordinator.shares import Pairs, PlacePairs
 from teravec.serving.server.gauges import gauge, server_gauges
 from teravec.serving.server.merging import Part, merged, together
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
 from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import Ranges, ServedIndex, version_beside
 from teravec.serving.server.two_stages import put_together
@@ -46,7 +47,10 @@ log = logging.getLogger(__name__)
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_CANDIDATE_BYTES = 64 << 20  # of all queries; every server of a list may send as many
+_CANDIDATE_BYTES = 16 << 20  # of all queries; every server of a list may send as many
+
+
+_PIECE_RESULTS = LARGE_RESULTS // 4  # of all servers' answers to a piece of a request
 
 
 class Coordinator:
@@ -73,8 +77,8 @@ class Coordinator:
         memory_bytes: int | None = None,
         threads: int | None = None,
     ) -> None:
-        self._path, self._fleet = absolute(path), fleet
-        self._limits, self._metrics = limits, metrics
+        self._path, self.fleet = absolute(path), fleet
+        self.limits, self.metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
         self._costs = SearchCosts()
         self._lock = threading.RLock()  # closing a version, within, takes it again
@@ -88,67 +92,20 @@ class Coordinator:
         self._costs.watch(index.stats)
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
-        self._fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
+        self.fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
         return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries; exactly as one machine would, if every list has a live owner."""
         with self.versions.using() as index:
-            request = index.within_ntotal(request)
-            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
-            sizes = self._fleet.list_sizes(index.version)
-            pairs = Pairs.of(list_nos, distances, sizes, index.row_bytes)
-            search = self._in_two_rounds if index.two_stages and request.wanted.k else self._at_once
-            answer, left = search(index, prepared, pairs, request, deadline)
-            missing = sum(p.total_bytes for p in left) / max(1, pairs.total_bytes)
-            if left and not request.allow_partial:
-                raise Unavailable(self._told(left, missing))
-            self._limits.check_results(len(answer.ids))
-            return replace(answer, missing=missing)
+            return _Search(self, index, index.within_ntotal(request), deadline).answer()
 
-    def _at_once(
-        self,
-        index: ServedIndex,
-        prepared: Float32,
-        pairs: Pairs,
-        request: SearchRequest,
-        deadline: Deadline,
-    ) -> tuple[Answer, list[Pairs]]:
-        """The answer, and pairs that no live server could search."""
-        wanted, larger = request.wanted, index.larger_is_closer
-        listed = ListRound(index.version, prepared, wanted, larger)
-        parts, left = self._fan_out(listed, deadline).search(pairs)
-        return merged(parts, len(prepared), wanted, larger, index.version), left
-
-    def _in_two_rounds(
-        self,
-        index: ServedIndex,
-        prepared: Float32,
-        pairs: Pairs,
-        request: SearchRequest,
-        deadline: Deadline,
-    ) -> tuple[Answer, list[Pairs]]:
-        """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
-        wanted = request.wanted
-        assert wanted.k is not None
-        kept = index.candidates_kept(wanted.k, request.candidates)
-        stages = _ServersStages(index, prepared, pairs, request, partial(self._search, deadline))
-        best = nearest_in_two_stages(stages, wanted.k, kept)
-        return Answer.of_top_k(index.version, *best), stages.left
-
-    def _search(
-        self, deadline: Deadline, round: Round, pairs: Pairs
-    ) -> tuple[list[Part], list[Pairs]]:
-        return self._fan_out(round, deadline).search(pairs)
-
-    def _fan_out(self, round: Round, deadline: Deadline) -> FanOut:
-        return FanOut(self._fleet, self._metrics, round, deadline)
-
-    def _told(self, left: list[Pairs], missing: float) -> str:
+    def describe_missing(self, left: list[Pairs], missing: float) -> str:
+        """Name the lists without a live owner, for an error."""
         list_nos = np.unique(np.concatenate([p.list_nos for p in left]))
         return (
             f"{len(list_nos):,} lists of {list_nos[0]} to {list_nos[-1]}, {100 * missing:.2f} % of "
-            f"the bytes to scan, have no live owner ({self._fleet.why_missing()}); "
+            f"the bytes to scan, have no live owner ({self.fleet.why_missing()}); "
             "allow a partial answer to go without"
         )
 
@@ -162,25 +119,25 @@ class Coordinator:
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
         """Vectors of each list, and the ranges that are known."""
-        return self._fleet.list_sizes(index.version), ((0, index.nlist),)
+        return self.fleet.list_sizes(index.version), ((0, index.nlist),)
 
     def why_not_ready(self, *, partial: bool = False) -> str | None:
         """Return None if every list has a live owner, or any list with ``partial``."""
-        covered = self._fleet.covered(self.versions.current.version)
+        covered = self.fleet.covered(self.versions.current.version)
         if covered == 1.0 or (partial and covered > 0):
             return None
         return (
             f"{100 * (1 - covered):.2f} % of the lists have no live owner "
-            f"({self._fleet.why_missing()})"
+            f"({self.fleet.why_missing()})"
         )
 
     def statistics(self) -> dict[str, Any]:
         """State and load of the servers."""
         waiting = self._next
         return {
-            "servers": self._fleet.describe(),
-            "covered": self._fleet.covered(self.versions.current.version),
-            "one_owner": self._fleet.at_risk(self.versions.current.version),
+            "servers": self.fleet.describe(),
+            "covered": self.fleet.covered(self.versions.current.version),
+            "one_owner": self.fleet.at_risk(self.versions.current.version),
             "next_version": None if waiting is None else waiting.version,
         }
 
@@ -190,16 +147,16 @@ class Coordinator:
     def gauges(self) -> Iterable[Metric]:
         """State of the servers, and how many of the lists they have."""
         version = self.versions.current.version
-        yield from server_gauges(self._fleet.describe(), State)
+        yield from server_gauges(self.fleet.describe(), State)
         yield gauge(
             "lists_covered_ratio",
             "Share of the lists that have an owner to ask.",
-            self._fleet.covered(version),
+            self.fleet.covered(version),
         )
         yield gauge(
             "lists_one_owner_ratio",
             "Share of the lists that have an owner, but not two live ones.",
-            self._fleet.at_risk(version),
+            self.fleet.at_risk(version),
         )
         yield gauge(
             "next_version_waiting",
@@ -229,7 +186,7 @@ class Coordinator:
                 index.close()
                 self._next = None
                 return
-            covered, now_covered = self._fleet.covered(index.version), self._fleet.covered(current)
+            covered, now_covered = self.fleet.covered(index.version), self.fleet.covered(current)
             if covered < 1.0 and covered <= now_covered:
                 self._next = index
                 return
@@ -251,9 +208,9 @@ class Coordinator:
         So it is while servers are restarted one by one with a new version, and where this
         coordinator was restarted before them.
         """
-        if self._fleet.covered(self.versions.current.version) == 1.0:
+        if self.fleet.covered(self.versions.current.version) == 1.0:
             return None
-        for version, (name, ranges) in self._fleet.others().items():
+        for version, (name, ranges) in self.fleet.others().items():
             path = version_beside(self._path, version, name)
             if path is None:
                 continue
@@ -271,14 +228,115 @@ class Coordinator:
         """Ask servers for versions that are open here, and for no others."""
         with self._lock:
             waiting = [] if self._next is None else [self._next]
-            self._fleet.forget({i.version for i in (*self.versions.open, *waiting)})
+            self.fleet.forget({i.version for i in (*self.versions.open, *waiting)})
 
     def close(self) -> None:
         """Close connections and the index."""
-        self._fleet.close()
+        self.fleet.close()
         if self._next is not None:
             self._next.close()
         self.versions.close()
+
+
+class _Search:
+    """One request, searched in pieces: some queries at a time, in bounded memory."""
+
+    def __init__(
+        self, by: Coordinator, index: ServedIndex, request: SearchRequest, deadline: Deadline
+    ) -> None:
+        self._by, self._index, self._request, self._deadline = by, index, request, deadline
+        self._sizes = by.fleet.list_sizes(index.version)
+        self._wait_until_s = wait_for_owners(deadline)
+        self._scanned_bytes = self._left_bytes = 0
+        self._left: list[Pairs] = []
+
+    def answer(self) -> Answer:
+        """Answer all queries, or raise Unavailable if lists without an owner may not be missing."""
+        request, index, limits = self._request, self._index, self._by.limits
+        queries, wanted = request.queries, request.wanted
+        effort = index.effort_of(request, limits)
+        rows = self._rows_at_a_time(effort.nprobe)
+        with index.pieces(len(queries), wanted, self._deadline, limits) as pieces:
+            for start in range(0, len(queries), rows):
+                chosen = index.nearest_lists(queries[start : start + rows], effort)
+                if wanted.k is None:
+                    self._add_within(pieces, *chosen)
+                else:
+                    pieces.add(self._nearest(*chosen))
+            return pieces.answer(self._left_bytes / max(1, self._scanned_bytes))
+
+    def _rows_at_a_time(self, nprobe: int) -> int:
+        """Queries whose lists fit this process's memory, and servers' results the piece's bound."""
+        wanted, candidates = self._request.wanted, self._request.candidates
+        rows = self._index.rows_at_a_time(nprobe, wanted, candidates)
+        if wanted.k is None:
+            return rows
+        kept = wanted.k
+        if self._index.two_stages:
+            kept = self._index.candidates_kept(wanted.k, candidates)
+        servers = max(1, len(self._by.fleet.owners(self._index.version)))
+        return max(1, min(rows, _PIECE_RESULTS // (kept * servers)))
+
+    def _nearest(self, prepared: Float32, list_nos: Int64, distances: Float32) -> Answer:
+        pairs = self._pairs(list_nos, distances)
+        if self._index.two_stages:
+            answer, left = self._in_two_rounds(prepared, pairs)
+        else:
+            answer, left = self._at_once(prepared, pairs)
+        self._count(pairs, left)
+        return answer
+
+    def _add_within(
+        self, pieces: AnswerPieces, prepared: Float32, list_nos: Int64, distances: Float32
+    ) -> None:
+        """Append results within a radius, so few codes at a time that memory holds all of them."""
+
+        def found(rows: slice, list_nos: Int64) -> Answer:
+            pairs = self._pairs(list_nos, distances[rows])
+            answer, left = self._at_once(prepared[rows], pairs)
+            self._count(pairs, left)
+            return answer
+
+        codes = np.where(list_nos >= 0, self._sizes[list_nos], 0).sum(axis=1)
+        for rows in row_pieces(codes, LARGE_RESULTS):
+            if int(codes[rows].sum()) <= LARGE_RESULTS:
+                pieces.add(found(rows, list_nos[rows]))
+                continue
+            steps = steps_of_lists(list_nos[rows], self._sizes, LARGE_RESULTS)
+            pieces.add_of_one((found(rows, step) for _, step in steps), self._index.metric)
+
+    def _pairs(self, list_nos: Int64, distances: Float32) -> Pairs:
+        return Pairs.of(list_nos, distances, self._sizes, self._index.row_bytes)
+
+    def _count(self, pairs: Pairs, left: list[Pairs]) -> None:
+        """Add up what is missing, and raise Unavailable if nothing may be."""
+        self._scanned_bytes += pairs.total_bytes
+        self._left_bytes += sum(p.total_bytes for p in left)
+        self._left += left
+        if left and not self._request.allow_partial:
+            missing = self._left_bytes / max(1, self._scanned_bytes)
+            raise Unavailable(self._by.describe_missing(self._left, missing))
+
+    def _at_once(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
+        """The answer, and pairs that no live server could search."""
+        index, wanted = self._index, self._request.wanted
+        larger = index.larger_is_closer
+        parts, left = self._ask(ListRound(index.version, prepared, wanted, larger), pairs)
+        return merged(parts, len(prepared), wanted, larger, index.version), left
+
+    def _in_two_rounds(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
+        """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
+        index, request = self._index, self._request
+        assert request.wanted.k is not None
+        kept = index.candidates_kept(request.wanted.k, request.candidates)
+        stages = _ServersStages(index, prepared, pairs, request, self._ask)
+        best = nearest_in_two_stages(stages, request.wanted.k, kept)
+        return Answer.of_top_k(index.version, *best), stages.left
+
+    def _ask(self, round: Round, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:
+        by = self._by
+        fan_out = FanOut(by.fleet, by.metrics, round, self._deadline, self._wait_until_s)
+        return fan_out.search(pairs)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.exchanges import Call
 from teravec.serving.wire.flight_client import answer_of
 
-__all__ = ["FanOut"]
+__all__ = ["FanOut", "wait_for_owners"]
 
 _UNOWNED_WAIT_S = 1.5  # for a server to be noticed that has come, or come back
 _UNOWNED_PAUSE_S = 0.05
@@ -59,6 +59,11 @@ class _Task:
     hedged: bool = False
 
 
+def wait_for_owners(deadline: Deadline) -> float:
+    """Return the monotonic time until which one request waits for owners of lists to come."""
+    return time.monotonic() + min(_UNOWNED_WAIT_S, deadline.left_s / 2)
+
+
 class FanOut:
     """Searches pairs of queries and lists on the servers that own the lists.
 
@@ -68,16 +73,20 @@ class FanOut:
     metrics : Metrics
     round : Round
     deadline : Deadline
+    wait_until_s : float
+        Monotonic time until which lists without an owner are tried again; see ``wait_for_owners``.
     """
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, round: Round, deadline: Deadline) -> None:
+    def __init__(
+        self, fleet: Fleet, metrics: Metrics, round: Round, deadline: Deadline, wait_until_s: float
+    ) -> None:
         self._fleet, self._metrics, self._version = fleet, metrics, round.version
         self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
         self._arrivals: SimpleQueue[Call] = SimpleQueue()
         self._sent: dict[Call, _Sent] = {}
         self._unowned: list[Pairs] = []
-        self._wait_until_s = time.monotonic() + min(_UNOWNED_WAIT_S, deadline.left_s / 2)
+        self._wait_until_s = wait_until_s
         self._parts: list[Part] = []
 
     def search(self, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:

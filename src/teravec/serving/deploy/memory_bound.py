@@ -12,6 +12,11 @@ _JSON_TIMES = 8  # memory per byte of a body of numbers while it is parsed
 _CONNECTION_BYTES = 32 << 10  # a connection with an incomplete frame or header
 _CONNECTIONS = 4096
 _SMALL_BYTES = 16 << 10  # a call up to this size is never refused for its bytes
+# A piece of an answer: a million results within a radius, as servers send them, joined and sorted.
+_PIECE_BYTES = 96 * MIB
+# Results within a radius count as waiting bytes only when all are known: 12 bytes each until then,
+# and 20 more while those of one query are sorted. One such answer grows large at a time.
+_RADIUS_TIMES = 32 / 12
 
 
 def memory_bound(
@@ -32,13 +37,13 @@ def memory_bound(
     parts = {
         "--memory": memory_bytes,
         "interpreter and libraries": _INTERPRETER_BYTES,
-        # A lone request may exceed the budget of all together. Its answer counts twice: as results
-        # and as their frame.
+        # A lone request may exceed the budget of all together. Its frame shares its memory.
         "requests and answers (--max-waiting)": max(
-            limits.queue_bytes, limits.request_bytes + 2 * limits.answer_bytes
+            limits.queue_bytes, limits.request_bytes + limits.answer_bytes
         ),
-        # A batch's results count as its requests' only after the search.
-        "answers being made (--max-answer)": batches * limits.answer_bytes,
+        "an answer within a radius (--max-answer)": int(_RADIUS_TIMES * limits.answer_bytes),
+        # A small batch may run beside the large ones.
+        "pieces of answers being made": (batches + 1) * _PIECE_BYTES,
         "Flight's connections and small requests": _CONNECTIONS * _CONNECTION_BYTES
         + 4 * limits.queue * _SMALL_BYTES,
     }

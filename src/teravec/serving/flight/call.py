@@ -55,7 +55,7 @@ class Reply:
     An empty reply means that the message needs no answer.
     """
 
-    parts: tuple[bytes, ...]
+    parts: tuple[bytes | memoryview, ...]
     last: bool = False
 
 

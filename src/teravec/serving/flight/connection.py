@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self._last_stream = 0
         self._receive_window = http2.STREAM_WINDOW
         self._output = Output()
+        self._unsent = 0  # bytes in the transport's buffer, as the budget knows
         self._paused_s: float | None = None
         self._closing_s: float | None = None
         self._frames = self._refused = 0
@@ -152,7 +153,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Forget all calls."""
         self.server.forget(self)
-        self.draining = False
+        self.budget.move(self._unsent, 0)
+        self._unsent, self.draining = 0, False
         for call in list(self.calls.values()):
             self._drop(call)
 
@@ -189,6 +191,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read again."""
         self._paused_s = None
+        self._hold_unsent()
         self._transport.resume_reading()
         self.flush()
 
@@ -388,8 +391,16 @@ class Connection(asyncio.Protocol):
         self._frames -= self._output.fill()  # the peer opens its window for each
         if data := self._output.take():
             self._transport.write(data)
+            self._hold_unsent()
             if self._output.has_more:  # let other connections have a turn in between
                 self.server.soon(self.flush)
+
+    def _hold_unsent(self) -> None:
+        """Let bytes that the peer has not taken from the write buffer count against the budget."""
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self.budget.move(self._unsent, unsent)
+            self._unsent = unsent
 
     # --- ends
 

@@ -61,10 +61,11 @@ class Action:
         return cls(_text(found.get(_TYPE, memoryview(b""))), found.get(_BODY, memoryview(b"")))
 
 
-def flight_data(frame: bytes) -> tuple[bytes, bytes]:
-    """Return a frame as a gRPC message in two parts, so that large frames are not copied."""
-    head = b"\x1a" + _varint(len(frame))
-    return _prefix(len(head) + len(frame)) + head, frame
+def flight_data(*frame: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
+    """Return a frame, given in parts, as a gRPC message in parts: large ones are not copied."""
+    size = sum(map(len, frame))
+    head = b"\x1a" + _varint(size)
+    return _prefix(len(head) + size) + head, *frame
 
 
 def result(body: bytes) -> tuple[bytes, bytes]:

@@ -187,7 +187,7 @@ class FlightPort:
             raise ProtocolError("no frame found in the call")
         method = call.notes.get("method", "")
         answer = self._service.answer_frame(method, data.frame, call.share, call.caller.origin)
-        return Reply(flight_data(answer), last=self._service.draining)
+        return Reply(flight_data(*answer), last=self._service.draining)
 
     def _exchange_error(self, error: Exception, call: Call) -> Reply:
         # The call stays open: Flight's client drops an answer if the call ends while it writes.

@@ -22,6 +22,7 @@ from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceede
 from teravec.serving.http.answer import answer_pieces
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
 from teravec.serving.server.access import Access
+from teravec.serving.server.batching import JOINED_RESULTS
 from teravec.serving.server.budget import Share
 from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.lookup import VectorLookup
@@ -43,6 +44,7 @@ _BODY_S = 30.0
 _TURNS = 4
 _SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # time to read an answer: 30 s, plus 1 s per 128 KiB
 _TEXT_BYTES = 30  # approximate size of a result in JSON
+_PIECE_TEXT_BYTES = 160 << 10  # of an answer, as text, at a time
 
 
 class HttpSearches(Response):
@@ -165,13 +167,18 @@ class HttpSearches(Response):
         if left_s <= 0:
             raise DeadlineExceeded("the request's deadline is over; it was not searched")
         results = len(request.queries) * (request.wanted.k or 0)
-        share.hold(request.queries.nbytes + self._limits.result_bytes(results))
+        share.hold(request.queries.nbytes + self._sent_bytes(results))
         answer = self._service.search(replace(request, timeout_s=left_s), origin, access)
-        share.hold(self._limits.result_bytes(len(answer.ids)))
+        share.hold(self._sent_bytes(len(answer.ids)))
         seconds = time.monotonic() - arrived_s
         if len(answer.ids) <= _SMALL_RESULTS:
             return [b"".join(answer_pieces(answer, seconds, string_ids))]
         return answer_pieces(_alone(answer), seconds, string_ids)
+
+    def _sent_bytes(self, results: int) -> int:
+        """Return the bytes of results and of the text that waits to be read at a time."""
+        text = min(results * _TEXT_BYTES, _PIECE_TEXT_BYTES)
+        return self._limits.result_bytes(results) + text
 
     def _request(self, asked: Asked) -> SearchRequest:
         options, queries = asked.options, asked.queries
@@ -231,4 +238,6 @@ def _check(size: int, most: int) -> None:
 
 def _alone(answer: Answer) -> Answer:
     """Copy the answer out of its batch, whose arrays would otherwise stay until it is sent."""
+    if len(answer.ids) > JOINED_RESULTS:
+        return answer  # it was searched alone
     return replace(answer, distances=np.array(answer.distances), ids=np.array(answer.ids))

@@ -27,7 +27,10 @@ from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer
 
-__all__ = ["Batcher", "Job"]
+__all__ = ["JOINED_RESULTS", "Batcher", "Job"]
+
+JOINED_RESULTS = 1 << 18
+"""Most results of requests that are joined: larger answers are searched alone."""
 
 # A batch of so few queries and so little work (bytes to scan) need not wait behind large ones.
 _SMALL_ROWS, _SMALL_WORK = 64, 64 << 20
@@ -59,6 +62,8 @@ class Job:
         Its name, for fairness; empty for callers without one.
     work : int
         Bytes to scan, roughly.
+    results : int
+        Most results of its answer, or 0 where they are unknown.
     context : RequestContext, optional
 
     Attributes
@@ -74,6 +79,7 @@ class Job:
     deadline: Deadline
     caller: str = ""
     work: int = 0
+    results: int = 0
     context: RequestContext | None = None
     batch: str = ""
     lane: _Lane | None = None  # set when the job's thread is to lead a batch
@@ -239,16 +245,18 @@ class Batcher:
         if self._last_joined > 1 and self._batch_rows > 1:
             self._linger(first)
         most_rows = min(self._batch_rows, _SMALL_ROWS) if small else self._batch_rows
-        batch, rows, work = [first], first.rows, first.work
+        batch, rows, work, results = [first], first.rows, first.work, first.results
         for job in [j for j in self._queue if j.key == first.key]:
             if rows + job.rows > most_rows or (small and work + job.work > _SMALL_WORK):
+                continue
+            if results + job.results > JOINED_RESULTS:
                 continue
             self._queue.take(job)
             if not job.deadline.left_s:
                 job.finish(DeadlineExceeded("the deadline was over in the queue"))
                 continue
             batch.append(job)
-            rows, work = rows + job.rows, work + job.work
+            rows, work, results = rows + job.rows, work + job.work, results + job.results
         self._last_joined = len(batch)
         return batch
 

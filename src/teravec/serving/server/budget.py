@@ -82,6 +82,11 @@ class Budget:
             self._held_bytes = others + wanted_bytes
             self._shares.add(caller, more)
 
+    def move(self, held_bytes: int, wanted_bytes: int) -> None:
+        """Change what is held without asking: its bytes were admitted as parts of a share."""
+        with self._lock:
+            self._held_bytes += wanted_bytes - held_bytes
+
     def _trim_soon(self) -> None:
         with self._lock:
             if self._trim is None:

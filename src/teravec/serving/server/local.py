@@ -35,6 +35,7 @@ __all__ = ["LocalLists"]
 
 log = logging.getLogger(__name__)
 
+Chosen = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 _LOOK_AGAIN_S, _MOST_LOOKED_FOR = 5.0, 64
 
 
@@ -90,31 +91,19 @@ class LocalLists:
         """Choose lists and search them; only the whole index can do that alone."""
         with self._damage.noted(), self.versions.using() as index:
             request = index.within_ntotal(request)
-            prepared, list_nos, distances = index.nearest_lists(request, self._limits)
-            missing = 0.0
-            if len(index.ranges) != 1 or index.ranges[0] != (0, index.nlist):
-                owned = (list_nos >= 0) & index.owned[list_nos]
-                missing = 1.0 - float(owned.sum()) / max(1, int((list_nos >= 0).sum()))
-                if missing and not request.allow_partial:
-                    raise Unavailable(
-                        f"this server has lists {ranges_text(index.ranges)} of "
-                        f"{index.nlist:,} only; ask a coordinator, or allow a partial answer"
-                    )
-                list_nos = np.where(owned, list_nos, -1)
-            answer = index.search_lists(
-                prepared,
-                list_nos,
-                distances,
-                request.wanted,
-                deadline,
-                self._limits,
-                request.candidates,
-            )
-            return (
-                answer
-                if not missing
-                else Answer(answer.version, answer.counts, answer.distances, answer.ids, missing)
-            )
+            queries, wanted, candidates = request.queries, request.wanted, request.candidates
+            effort = index.effort_of(request, self._limits)
+            index.check_k(wanted)
+            rows = index.rows_at_a_time(effort.nprobe, wanted, candidates)
+            all_lists = left_out = 0
+            with index.pieces(len(queries), wanted, deadline, self._limits) as pieces:
+                for start in range(0, len(queries), rows):
+                    some = index.nearest_lists(queries[start : start + rows], effort)
+                    if not index.owned.all():
+                        some, visited, others = _owned(index, some, request.allow_partial)
+                        all_lists, left_out = all_lists + visited, left_out + others
+                    index.add_piece(pieces, *some, wanted, deadline, candidates)
+                return pieces.answer(left_out / max(1, all_lists))
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that a coordinator chose."""
@@ -122,7 +111,7 @@ class LocalLists:
             list_nos, distances = request.table()
             if request.candidates is not None:
                 return index.sketch_lists(
-                    request.queries, list_nos, distances, request.candidates, deadline
+                    request.queries, list_nos, distances, request.candidates, deadline, self._limits
                 )
             return index.search_lists(
                 request.queries, list_nos, distances, request.wanted, deadline, self._limits
@@ -132,7 +121,12 @@ class LocalLists:
         """Compare queries with vectors that a coordinator chose."""
         with self._damage.noted(), self.versions.using(request.version) as index:
             return index.refine(
-                request.queries, request.counts, request.places, request.wanted, deadline
+                request.queries,
+                request.counts,
+                request.places,
+                request.wanted,
+                deadline,
+                self._limits,
             )
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
@@ -226,3 +220,22 @@ class LocalLists:
     def close(self) -> None:
         """Close the index."""
         self.versions.close()
+
+
+def _owned(index: ServedIndex, chosen: Chosen, allow_partial: bool) -> tuple[Chosen, int, int]:
+    """Leave out lists that are not owned; return the rest, and the counts of lists and of those.
+
+    Raises
+    ------
+    Unavailable
+        Some are not owned, and a partial answer is not allowed.
+    """
+    prepared, list_nos, distances = chosen
+    owned = (list_nos >= 0) & index.owned[list_nos]
+    visited, left_out = int((list_nos >= 0).sum()), int((list_nos >= 0).sum() - owned.sum())
+    if left_out and not allow_partial:
+        raise Unavailable(
+            f"this server has lists {ranges_text(index.ranges)} of {index.nlist:,} only; ask a "
+            "coordinator, or allow a partial answer"
+        )
+    return (prepared, np.where(owned, list_nos, -1), distances), visited, left_out

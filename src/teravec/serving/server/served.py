@@ -16,14 +16,16 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
+from teravec.search.bounded import steps_of_lists
 from teravec.search.candidates import best_k
 from teravec.search.effort import Effort
-from teravec.search.index import Index, open_index
+from teravec.search.index import open_index
 from teravec.search.options import SearchOptions
 from teravec.search.stages import nearest_in_two_stages
 from teravec.search.stats import SearchStats
 from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
+from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
@@ -47,6 +49,7 @@ Ranges = tuple[tuple[int, int], ...]
 
 # Scanned between two looks at the deadline: some 0.1 to 0.3 s of work on two processors.
 _STEP_BYTES = 1 << 30
+_BATCHES_AT_A_TIME = 2  # a large one, and a small one that need not wait
 _ANY_K = 10  # where a radius is asked for, no k counts
 
 
@@ -102,7 +105,7 @@ class ServedIndex:
     ranges : tuple of (start, stop), optional
         Lists owned; all if not given, and none if empty: what a coordinator needs.
     memory_bytes : int, optional
-        Shared by the ranges; each range that is apart holds the model for itself.
+        Shared by all ranges, which have one model and one cache.
     threads : int, optional
 
     Attributes
@@ -126,38 +129,28 @@ class ServedIndex:
         manifest = read_manifest(IndexPaths(path))
         self.path, self.version = path, index_version(manifest)
         self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
-        opened = self.ranges or ((0, 0),)
-        memory = (memory_bytes or default_memory()) // len(opened)
-        self._indexes: list[Index] = []
-        try:
-            for lists in opened:
-                index = open_index(path, memory=memory, threads=threads, lists=lists)
-                self._indexes.append(index)
-        except BaseException:
-            self.close()
-            raise
-        manifest = self.manifest
+        memory = memory_bytes or default_memory()
+        self._index = open_index(path, memory=memory, threads=threads, lists=self.ranges or (0, 0))
         self.mean_list_bytes = manifest.ntotal * self.row_bytes // max(1, manifest.nlist)
         self.owned = np.zeros(self.nlist, bool)
-        self.sizes = np.zeros(self.nlist, np.int64)
-        for (start, stop), index in zip(opened, self._indexes, strict=True):
+        for start, stop in self.ranges:
             self.owned[start:stop] = True
-            self.sizes[start:stop] = index.list_sizes[start:stop]
+        self.sizes = np.where(self.owned, self._index.list_sizes, 0)
 
     @property
     def manifest(self) -> Manifest:
         """The index's manifest."""
-        return self._indexes[0].manifest
+        return self._index.manifest
 
     @property
     def nlist(self) -> int:
         """Lists of the whole index."""
-        return self._indexes[0].nlist
+        return self._index.nlist
 
     @property
     def d(self) -> int:
         """Dimensions of queries."""
-        return self._indexes[0].d
+        return self._index.d
 
     @property
     def larger_is_closer(self) -> bool:
@@ -172,16 +165,16 @@ class ServedIndex:
     @property
     def two_stages(self) -> bool:
         """Whether codes have two stages."""
-        return self._indexes[0].two_stages
+        return self._index.two_stages
 
     def candidates_kept(self, k: int, candidates: int | None) -> int:
         """See ``Index.candidates_kept``."""
-        return self._indexes[0].candidates_kept(k, candidates)
+        return self._index.candidates_kept(k, candidates)
 
     @property
     def copies_of_an_id(self) -> int:
         """Most vectors that have the same id."""
-        return self._indexes[0].copies_of_an_id
+        return self._index.copies_of_an_id
 
     @property
     def row_bytes(self) -> int:
@@ -202,10 +195,8 @@ class ServedIndex:
             return request
         return replace(request, wanted=Wanted(k=self.manifest.ntotal))
 
-    def nearest_lists(
-        self, request: SearchRequest, limits: Limits
-    ) -> tuple[Float32, Int64, Float32]:
-        """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``.
+    def effort_of(self, request: SearchRequest, limits: Limits) -> Effort:
+        """Return the effort that a request asks for.
 
         Raises
         ------
@@ -227,11 +218,24 @@ class ServedIndex:
         if request.prune:
             effort = replace(effort, prune=request.prune)
         limits.check_nprobe(len(queries), effort.nprobe)
-        return self._indexes[0].nearest_lists(queries, effort)
+        return effort
+
+    def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
+        """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``."""
+        return self._index.nearest_lists(queries, effort)
+
+    def rows_at_a_time(self, nprobe: int, wanted: Wanted, candidates: int | None = None) -> int:
+        """Queries of a piece: memory holds those of all batches that may run at a time."""
+        if self.two_stages and wanted.k is not None:
+            candidates = self.candidates_kept(wanted.k, candidates)
+        else:
+            candidates = None
+        rows = self._index.batch_rows(nprobe, wanted.k or 0, candidates)
+        return max(1, rows // _BATCHES_AT_A_TIME)
 
     def effort(self, options: SearchOptions) -> Effort:
         """The effort that these options take: see ``Index.effort``."""
-        return self._indexes[0].effort(
+        return self._index.effort(
             options.nprobe,
             options.recall,
             k=options.k or _ANY_K,
@@ -251,21 +255,83 @@ class ServedIndex:
     ) -> Answer:
         """Search lists chosen for each query, -1 for none; all must be owned.
 
-        Work goes by ranges of lists, so that each list is read once, and a deadline that is
-        over stops it soon.
+        Work goes by queries in pieces, and by ranges of lists within a piece, so that memory is
+        bounded, and a deadline that is over stops the search soon.
         """
         self.check_k(wanted)
-        if self.two_stages and wanted.k is not None:
+        rows = self.rows_at_a_time(list_nos.shape[1], wanted, candidates)
+        with self.pieces(len(prepared), wanted, deadline, limits) as pieces:
+            for start in range(0, len(prepared), rows):
+                piece = slice(start, start + rows)
+                chosen = prepared[piece], list_nos[piece], distances[piece]
+                self.add_piece(pieces, *chosen, wanted, deadline, candidates)
+            return pieces.answer()
+
+    def pieces(self, nq: int, wanted: Wanted, deadline: Deadline, limits: Limits) -> AnswerPieces:
+        """Make the place where the pieces of an answer to ``nq`` queries are put together."""
+        most = limits.results if wanted.k is None else nq * wanted.k
+        return AnswerPieces(self.version, most, limits, deadline, unknown=wanted.k is None)
+
+    def add_piece(
+        self,
+        pieces: AnswerPieces,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        wanted: Wanted,
+        deadline: Deadline,
+        candidates: int | None = None,
+    ) -> None:
+        """Search for some queries, and append their results."""
+        if wanted.radius is not None:
+            self._add_within(pieces, prepared, list_nos, distances, wanted.radius, deadline)
+            return
+        assert wanted.k is not None
+        if self.two_stages:
             stages = _OwnedStages(self, prepared, list_nos, distances, deadline)
             kept = self.candidates_kept(wanted.k, candidates)
-            return Answer.of_top_k(self.version, *nearest_in_two_stages(stages, wanted.k, kept))
+            best = nearest_in_two_stages(stages, wanted.k, kept)
+            pieces.add(Answer.of_top_k(self.version, *best))
+            return
         parts: list[Part] = []
-        results = 0
-        for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
-            parts.append(Part(rows, self._search(index, *step, wanted)))
-            results += len(parts[-1].answer.ids) if wanted.k is None else 0
-            limits.check_results(results)
+        for rows, step in self._row_steps(prepared, list_nos, distances, deadline):
+            parts.append(Part(rows, self._search(*step, wanted.k)))
+            if len(parts) > 1:  # never many results of one query at a time
+                parts = [Part(np.arange(len(prepared)), self._merged(parts, prepared, wanted))]
+        pieces.add(self._merged(parts, prepared, wanted))
+
+    def _search(self, prepared: Float32, list_nos: Int64, distances: Float32, k: int) -> Answer:
+        found = self._index.search_lists(prepared, list_nos, distances, k)
+        return Answer.of_top_k(self.version, *found)
+
+    def _merged(self, parts: list[Part], prepared: Float32, wanted: Wanted) -> Answer:
         return merged(parts, len(prepared), wanted, self.larger_is_closer, self.version)
+
+    def _add_within(
+        self,
+        pieces: AnswerPieces,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        radius: float,
+        deadline: Deadline,
+    ) -> None:
+        """Search within a radius, so few codes at a time that memory would hold all of them."""
+
+        def found(rows: slice | Int64, list_nos: Int64) -> Answer:
+            deadline.check()
+            wanted = prepared[rows], list_nos, np.ascontiguousarray(distances[rows])
+            lims, values, ids = self._index.range_search_lists(*wanted, radius)
+            return Answer(self.version, np.diff(lims).astype(np.uint32), values, ids)
+
+        self._check_owned(list_nos[list_nos >= 0])
+        codes = np.where(list_nos >= 0, self.sizes[list_nos], 0).sum(axis=1)
+        for rows in row_pieces(codes, LARGE_RESULTS):
+            if int(codes[rows].sum()) <= LARGE_RESULTS:
+                pieces.add(found(rows, list_nos[rows]))
+                continue
+            steps = steps_of_lists(list_nos[rows], self.sizes, LARGE_RESULTS)
+            pieces.add_of_one((found(rows, step) for _, step in steps), self.metric)
 
     def sketch_lists(
         self,
@@ -274,12 +340,18 @@ class ServedIndex:
         distances: Float32,
         candidates: int,
         deadline: Deadline,
+        limits: Limits,
     ) -> Answer:
         """As ``search_lists``, the first of two stages alone: candidates, by their estimates."""
         kept = min(candidates, self.manifest.ntotal)
-        return of_candidates(
-            self.version, self.sketched(prepared, list_nos, distances, kept, deadline)
-        )
+        rows = self.rows_at_a_time(list_nos.shape[1], Wanted(k=kept), kept)
+        with AnswerPieces(self.version, len(prepared) * kept, limits, deadline) as pieces:
+            for start in range(0, len(prepared), rows):
+                piece = slice(start, start + rows)
+                chosen = prepared[piece], list_nos[piece], distances[piece]
+                found = self.sketched(*chosen, kept, deadline)
+                pieces.add(of_candidates(self.version, found))
+            return pieces.answer()
 
     def refine(
         self,
@@ -288,71 +360,75 @@ class ServedIndex:
         places: Int64,
         wanted: Wanted,
         deadline: Deadline,
+        limits: Limits,
     ) -> Answer:
         """The second of two stages alone: the k best of ``counts`` vectors of each query."""
         self.check_k(wanted)
         assert wanted.k is not None
         self._check_owned(places >> PLACE_BITS)
-        owners = np.repeat(np.arange(len(prepared)), counts)
-        found = self.refined(prepared, owners, places, deadline)
-        best = best_k(len(prepared), wanted.k, owners, *found, self.metric)
-        return Answer.of_top_k(self.version, *best)
+        weights = counts.astype(np.int64) + wanted.k
+        ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        with self.pieces(len(prepared), wanted, deadline, limits) as pieces:
+            for rows in row_pieces(weights, LARGE_RESULTS):
+                mine = slice(int(ends[rows.start]), int(ends[rows.stop]))
+                owners = np.repeat(np.arange(rows.stop - rows.start), counts[rows])
+                found = self.refined(prepared[rows], owners, places[mine], deadline)
+                best = best_k(rows.stop - rows.start, wanted.k, owners, *found, self.metric)
+                pieces.add(Answer.of_top_k(self.version, *best))
+            return pieces.answer()
 
     def sketched(
         self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int, deadline: Deadline
     ) -> Candidates:
         """Candidates of all lists wanted, which must be owned."""
         parts: list[Part] = []
-        for index, rows, step in self._row_steps(prepared, list_nos, distances, deadline):
-            found = index.sketch_lists(*step, kept)
+        for rows, step in self._row_steps(prepared, list_nos, distances, deadline):
+            found = self._index.sketch_lists(*step, kept)
             if step[1] is list_nos:  # all in one step
                 return found
             parts.append(Part(rows, of_candidates(self.version, found)))
+            if len(parts) > 1:
+                found = put_together(parts, len(prepared), kept)
+                everyone = np.arange(len(prepared))
+                parts = [Part(everyone, of_candidates(self.version, found))]
         return put_together(parts, len(prepared), kept)
 
     def refined(
         self, prepared: Float32, owners: Int64, places: Int64, deadline: Deadline
     ) -> tuple[Float32, Int64]:
         """Distances to the finer codes at owned places, and ids."""
-        distances, ids = np.empty(len(places), np.float32), np.empty(len(places), np.int64)
-        list_nos = places >> PLACE_BITS
-        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
-            deadline.check()
-            mine = np.flatnonzero((list_nos >= start) & (list_nos < stop))
-            distances[mine], ids[mine] = index.refine(prepared, owners[mine], places[mine])
-        return distances, ids
+        deadline.check()
+        return self._index.refine(prepared, owners, places)
 
     def _row_steps(
         self, prepared: Float32, list_nos: Int64, distances: Float32, deadline: Deadline
-    ) -> Iterator[tuple[Index, Int64, tuple[Float32, Int64, Float32]]]:
-        """An index, rows of queries that want lists of its step, and what it is to search."""
-        for index, mine in self._steps(list_nos):
+    ) -> Iterator[tuple[Int64, tuple[Float32, Int64, Float32]]]:
+        """Rows of queries that want lists of a step, and what the step searches."""
+        for mine in self._steps(list_nos):
             deadline.check()
             if mine is list_nos:  # all in one step
-                yield index, np.arange(len(prepared)), (prepared, mine, distances)
+                yield np.arange(len(prepared)), (prepared, mine, distances)
                 return
             rows = np.flatnonzero((mine >= 0).any(axis=1))
             if len(rows) == len(prepared):
-                yield index, rows, (prepared, mine, distances)
+                yield rows, (prepared, mine, distances)
             elif len(rows):
-                yield index, rows, (prepared[rows], mine[rows], distances[rows])
+                yield rows, (prepared[rows], mine[rows], distances[rows])
 
-    def _steps(self, list_nos: Int64) -> Iterator[tuple[Index, Int64]]:
-        """Lists of each step, of shape (nq, width), and the index that holds them."""
+    def _steps(self, list_nos: Int64) -> Iterator[Int64]:
+        """Lists of each step, of shape (nq, width)."""
         wanted = list_nos[list_nos >= 0]
         self._check_owned(wanted)
         scanned = self.sizes[wanted] * self.row_bytes
-        if len(self._indexes) == 1 and int(scanned.sum()) <= _STEP_BYTES:
-            yield self._indexes[0], list_nos
+        if int(scanned.sum()) <= _STEP_BYTES:
+            yield list_nos
             return
         order = np.argsort(wanted, kind="stable")
         wanted, until = wanted[order], np.cumsum(scanned[order])
-        targets = np.arange(_STEP_BYTES, int(until[-1]) if len(until) else 0, _STEP_BYTES)
-        cuts = wanted[np.searchsorted(until, targets)] + 1
-        for (start, stop), index in zip(self.ranges, self._indexes, strict=False):
-            inside = cuts[(cuts > start) & (cuts < stop)]
-            for low, high in pairwise(np.unique([start, *inside.tolist(), stop]).tolist()):
-                yield index, np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
+        targets = np.arange(_STEP_BYTES, int(until[-1]), _STEP_BYTES)
+        cuts = np.unique([0, *(wanted[np.searchsorted(until, targets)] + 1).tolist(), self.nlist])
+        for low, high in pairwise(cuts.tolist()):
+            yield np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
 
     def _check_owned(self, wanted: Int64) -> None:
         strange = wanted[wanted >= self.nlist]
@@ -363,47 +439,33 @@ class ServedIndex:
                 f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
             )
 
-    def _search(
-        self, index: Index, prepared: Float32, list_nos: Int64, distances: Float32, wanted: Wanted
-    ) -> Answer:
-        if wanted.k is not None:
-            return Answer.of_top_k(
-                self.version, *index.search_lists(prepared, list_nos, distances, wanted.k)
-            )
-        assert wanted.radius is not None
-        lims, found, ids = index.range_search_lists(prepared, list_nos, distances, wanted.radius)
-        return Answer(self.version, np.diff(lims).astype(np.uint32), found, ids)
-
     @property
     def stats(self) -> tuple[SearchStats, ...]:
         """What its searches cost, by range of lists; they go on counting."""
-        return tuple(index.stats for index in self._indexes)
+        return (self._index.stats,)
 
     @property
     def model_bytes(self) -> int:
         """Memory that it holds without any cache."""
-        return sum(index.caches.model_bytes for index in self._indexes)
+        return self._index.caches.model_bytes
 
     @property
     def cached_bytes(self) -> int:
         """Memory of the lists and finer codes that are kept."""
-        return sum(index.caches.kept_bytes for index in self._indexes)
+        return self._index.caches.kept_bytes
 
     def hold_back(self, size: int) -> None:
         """Keep so many bytes less than memory allows: see ``IndexCaches.hold_back``."""
-        for index in self._indexes:
-            index.caches.hold_back(size // len(self._indexes))
+        self._index.caches.hold_back(size)
 
     def release_caches(self) -> None:
         """Give up what is kept, and its memory, for good."""
-        for index in self._indexes:
-            index.caches.release()
+        self._index.caches.release()
         release_memory()
 
     def close(self) -> None:
         """Close the index."""
-        for index in self._indexes:
-            index.close()
+        self._index.close()
         release_memory()
 
 

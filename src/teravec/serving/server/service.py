@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from prometheus_client import Metric
 
-from teravec.errors import Busy, InvalidArgument
+from teravec.errors import Busy, InvalidArgument, LimitExceeded
 from teravec.index.info import size_histogram
 from teravec.serving.server.access import Access, is_on, log_access
-from teravec.serving.server.batching import Batcher, Job
+from teravec.serving.server.batching import JOINED_RESULTS, Batcher, Job
 from teravec.serving.server.budget import Budget, Share
 from teravec.serving.server.details import details
 from teravec.serving.server.gauges import gauge, info
@@ -26,6 +26,7 @@ from teravec.serving.server.versions import Versions
 from teravec.serving.server.work import work_of
 from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.frames import Parts
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import (
     METHODS,
@@ -44,7 +45,6 @@ log = logging.getLogger(__name__)
 PROTOCOL_VERSION = 1
 _Request = SearchRequest | ListRequest | RefineRequest
 SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
-_RESULT_BYTES = 2 * 12  # a result takes 12 bytes in the answer and 12 in its frame
 _CLOSE_S = 5.0  # for searches under way when a server closes without draining
 
 
@@ -121,8 +121,8 @@ class SearchService:
 
     def answer_frame(
         self, method: str, data: memoryview, share: Share | None = None, origin: Origin = HERE
-    ) -> bytes:
-        """Answer a request's frame with a frame: an answer or an error.
+    ) -> Parts:
+        """Answer a request's frame with a frame in parts: an answer or an error.
 
         ``share`` reserves the bytes of both, starting before the search.
         """
@@ -136,17 +136,19 @@ class SearchService:
             context = request.context or context or RequestContext.new()
             if share is not None:
                 request.check(self.limits)
-                share.hold(len(data) + request.results * _RESULT_BYTES)
+                share.hold(len(data) + request.answer_bytes)
             answer, batch = self._answer(request, len(data), origin, context)
-            frame, code = answer.encode(), "ok"
+            frame, code = answer.encode_parts(), "ok"
+            if len(answer.ids) <= JOINED_RESULTS:  # never keep a whole batch's arrays for one
+                frame = [b"".join(frame)]
         except Exception as error:
             context = context or RequestContext.new()
-            frame, code = encode_error(error, context.request_id), error_code(error)
+            frame, code = [encode_error(error, context.request_id)], error_code(error)
             if code == "internal":
                 log.exception("a request failed", extra={"request_id": context.request_id})
             self.metrics.refused("flight", code)
         seconds = time.perf_counter() - started
-        self._count(method, code, seconds, request, len(data), len(frame))
+        self._count(method, code, seconds, request, len(data), sum(map(len, frame)))
         if is_on():
             method = method if method in METHODS else "other"
             access = Access("flight", method, context.request_id, code, seconds, batch=batch)
@@ -216,6 +218,7 @@ class SearchService:
             Deadline.after(request.timeout_s),
             origin.share,
             work_of(request, self.backend.versions.current),
+            request.results,
             context,
         )
         answer = self._batcher.answer(job)
@@ -236,6 +239,8 @@ class SearchService:
             CURRENT.reset(token)
         if len(jobs) == 1:
             return [answer]
+        if len(answer.ids) > JOINED_RESULTS:  # many within a radius
+            raise LimitExceeded("results of joined requests; each is searched alone")
         return answer.split([job.rows for job in jobs])
 
     def _search(self, request: _Request, deadline: Deadline) -> Answer:

@@ -27,9 +27,10 @@ import xxhash
 
 from teravec.errors import ProtocolError
 
-__all__ = ["Array", "decode", "encode"]
+__all__ = ["Array", "Parts", "decode", "encode", "encode_parts"]
 
 Array = npt.NDArray[Any]
+Parts = list[bytes | memoryview]
 
 MAGIC, VERSION = b"TVFR", 1
 _PREFIX = struct.Struct("<4sHxxIxxxxQ")
@@ -61,15 +62,22 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     arrays : dict of ndarray
         float32, int64 or uint32, of one or two dimensions.
     """
+    return b"".join(encode_parts(header, arrays))
+
+
+def encode_parts(header: dict[str, Any], arrays: dict[str, Array]) -> Parts:
+    """Do as ``encode``, without copying arrays: the frame is the parts, one after another."""
     described = [[name, a.dtype.str, list(a.shape)] for name, a in arrays.items()]
     text = _ENCODER.encode({**header, "arrays": described}).encode()
-    parts: list[bytes | memoryview] = [text, b" " * (-len(text) % 8)]
+    parts: Parts = [text, b" " * (-len(text) % 8)]
     for array in arrays.values():
-        parts += [np.ascontiguousarray(array).data, bytes(-array.nbytes % 8)]
+        parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        if padding := -array.nbytes % 8:
+            parts.append(bytes(padding))
     digest = xxhash.xxh3_64()
     for part in parts:
         digest.update(part)
-    return b"".join([_PREFIX.pack(MAGIC, VERSION, len(text), digest.intdigest()), *parts])
+    return [_PREFIX.pack(MAGIC, VERSION, len(text), digest.intdigest()), *parts]
 
 
 def decode(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -99,6 +99,11 @@ class Limits:
         """Raise LimitExceeded if an answer may not hold ``results`` results."""
         _check("answer bytes", self.result_bytes(results), self.answer_bytes)
 
+    @property
+    def results(self) -> int:
+        """Most results of an answer."""
+        return self.answer_bytes // _RESULT_BYTES
+
     @staticmethod
     def result_bytes(results: int) -> int:
         """Return the bytes that ``results`` results take."""

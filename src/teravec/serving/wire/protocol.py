@@ -18,7 +18,7 @@ import numpy.typing as npt
 from teravec import errors
 from teravec.errors import InvalidArgument, ProtocolError, ServiceError, TeravecError
 from teravec.serving.wire.context import RequestContext
-from teravec.serving.wire.frames import Array, decode, encode
+from teravec.serving.wire.frames import Array, Parts, decode, encode, encode_parts
 from teravec.serving.wire.limits import Limits
 
 __all__ = [
@@ -40,6 +40,8 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 _Arrays = dict[str, tuple[str, int]]
 
+_RESULT_BYTES = 12  # a distance and an id
+_CANDIDATE_BYTES = 16  # with an error bound
 _LARGEST = float(np.finfo(np.float32).max)
 
 # Error types by their code on the wire; any other error is 'internal'.
@@ -88,6 +90,12 @@ class _Request:
         """Largest number of results in the answer; 0 for a range search, where it is unknown."""
         most = max(self.wanted.k or 0, getattr(self, "candidates", None) or 0)
         return len(self.queries) * most
+
+    @property
+    def answer_bytes(self) -> int:
+        """Largest size of the answer, as far as it is known: see ``results``."""
+        of_candidates = getattr(self, "candidates", None) and not isinstance(self, SearchRequest)
+        return self.results * (_CANDIDATE_BYTES if of_candidates else _RESULT_BYTES)
 
     def encode(self) -> bytes:
         """Return the request as a frame."""
@@ -392,6 +400,10 @@ class Answer:
 
     def encode(self) -> bytes:
         """Return the answer as a frame."""
+        return b"".join(self.encode_parts())
+
+    def encode_parts(self) -> Parts:
+        """Return the answer as a frame in parts, which share the arrays' memory."""
         header = {"version": self.version, "missing": self.missing}
         arrays: dict[str, Array] = {
             "counts": self.counts,
@@ -400,7 +412,7 @@ class Answer:
         }
         if self.errors is not None:
             arrays["errors"] = self.errors
-        return encode(header, arrays)
+        return encode_parts(header, arrays)
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Answer:
