@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from teravec.memory import MIB
 from teravec.serving.wire.limits import Limits
 
@@ -41,7 +43,7 @@ def memory_bound(
         "requests and answers (--max-waiting)": max(
             limits.queue_bytes, limits.request_bytes + limits.answer_bytes
         ),
-        "an answer within a radius (--max-answer)": int(_RADIUS_TIMES * limits.answer_bytes),
+        "an answer within a radius (--max-answer)": _whole(_RADIUS_TIMES * limits.answer_bytes),
         # A small batch may run beside the large ones.
         "pieces of answers being made": (batches + 1) * _PIECE_BYTES,
         "Flight's connections and small requests": _CONNECTIONS * _CONNECTION_BYTES
@@ -50,6 +52,11 @@ def memory_bound(
     if http:
         parts["HTTP"] = _JSON_TIMES * limits.json_bytes + (_CONNECTIONS * _CONNECTION_BYTES)
     return parts
+
+
+def _whole(size: float) -> int:
+    """Round up to whole MiB."""
+    return math.ceil(size / MIB) * MIB
 
 
 def memory_line(parts: dict[str, int]) -> str:
