@@ -41,6 +41,7 @@ from teravec.serving.wire.frames import encode
 from teravec.serving.wire.peers import Peers, Question
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
+from teravec.serving.wire.tracing import outgoing
 from teravec.storage.layout import absolute
 
 __all__ = ["RemoteIndex", "connect"]
@@ -386,7 +387,7 @@ class RemoteIndex(Fixed):
 
     def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
         queries, wanted = request.queries, request.wanted
-        request = replace(request, context=CURRENT.get())
+        request = replace(request, context=outgoing(CURRENT.get()))
         nprobe = min(self.nlist, request.nprobe or _USUAL_NPROBE)
         question = Question(
             "search",
