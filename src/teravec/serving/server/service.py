@@ -23,7 +23,7 @@ from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
-from teravec.serving.server.work import work_of
+from teravec.serving.server.work import WorkEstimate
 from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.frames import Parts
@@ -116,7 +116,7 @@ class SearchService:
         self.backend, self.limits, self.metrics = backend, limits, metrics
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
-        self._tracing = find_tracing()
+        self._tracing, self._work = find_tracing(), WorkEstimate()
         self._draining = False
         self._started = self._reloaded = time.time()
         self._reload_failed, self._reload_s = False, 0.0
@@ -243,7 +243,7 @@ class SearchService:
             size,
             Deadline.after(request.timeout_s),
             origin.share,
-            work_of(request, self.backend.versions.current),
+            self._work.of(request, self.backend.versions.current),
             request.results,
             context,
             span,
