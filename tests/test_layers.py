@@ -48,7 +48,6 @@ ONLY_IN = {
     "faiss": ("kernels", "interchange"),
     "ray": ("engines",),
     "torch": ("kernels",),
-    "opentelemetry": ("serving",),
     "pyarrow.flight": ("serving",),
     **dict.fromkeys(
         (

@@ -177,10 +177,18 @@ def check_wanted(
             f"prepared queries {prepared.shape}, lists {list_nos.shape} and distances "
             f"{distances.shape} do not fit each other and {shape[1]} dimensions"
         )
-    if not (opened.is_open(list_nos) | (list_nos == -1)).all():
+    if list_nos.size and not (
+        _all_open(list_nos, opened) or (opened.is_open(list_nos) | (list_nos == -1)).all()
+    ):
         raise InvalidArgument(
             f"lists {int(list_nos.min())} to {int(list_nos.max())} wanted; {_open_lists(opened)}"
         )
+
+
+def _all_open(list_nos: Int64, opened: OpenedIndex) -> bool:
+    """Whether all lists of the index are open, and these are among them or -1."""
+    everything = opened.ranges == ((0, len(opened.sizes)),)
+    return everything and int(list_nos.min()) >= -1 and int(list_nos.max()) < len(opened.sizes)
 
 
 def check_places(places: Int64, opened: OpenedIndex) -> None:

@@ -9,14 +9,15 @@ file's seal covers the directory, the directory the table, the table every list.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile
-from teravec.storage.files import byte_view
-from teravec.storage.store import OpenFile, Writer
+from teravec.storage.files import byte_view, read_exactly, write_all
 
 __all__ = ["ListTable", "TableReader", "table_size", "write_table"]
 
@@ -57,7 +58,7 @@ def table_size(nlist: int) -> int:
     return _COLUMNS * 8 * nlist + _ENTRY.itemsize * _nblocks(nlist)
 
 
-def write_table(file: Writer, offset: int, table: ListTable, seal: xxhash.xxh3_64) -> None:
+def write_table(file: BinaryIO, offset: int, table: ListTable, seal: xxhash.xxh3_64) -> None:
     """Write the table and its directory at ``offset``; the directory goes into the seal."""
     columns = [table.sizes, table.code_checksums, table.id_checksums]
     words = [np.ascontiguousarray(column).astype("<u8", copy=False) for column in columns]
@@ -69,9 +70,9 @@ def write_table(file: Writer, offset: int, table: ListTable, seal: xxhash.xxh3_6
         directory[block] = row, _checksum([column[part] for column in words])
         row += int(table.sizes[part].sum())
     for column in words:
-        file.write(byte_view(column), offset)
+        write_all(file, byte_view(column), offset)
         offset += column.nbytes
-    file.write(byte_view(directory), offset)
+    write_all(file, byte_view(directory), offset)
     seal.update(byte_view(directory))
 
 
@@ -87,7 +88,9 @@ class TableReader:
 
     Parameters
     ----------
-    file : OpenFile
+    fd : int
+    path : Path
+        For errors.
     offset : int
         Byte at which the table begins.
     nlist, ntotal : int
@@ -98,12 +101,12 @@ class TableReader:
     """
 
     def __init__(
-        self, file: OpenFile, offset: int, nlist: int, ntotal: int, seal: xxhash.xxh3_64
+        self, fd: int, path: Path, offset: int, nlist: int, ntotal: int, seal: xxhash.xxh3_64
     ) -> None:
-        self._file, self._offset = file, offset
+        self._fd, self._path, self._offset = fd, path, offset
         self._nlist, self._ntotal = nlist, ntotal
         length = _ENTRY.itemsize * _nblocks(nlist)
-        data = file.read(length, offset + _COLUMNS * 8 * nlist)
+        data = read_exactly(fd, length, offset + _COLUMNS * 8 * nlist, path)
         seal.update(bytes(data))
         self._directory = np.frombuffer(data, _ENTRY)
 
@@ -136,8 +139,11 @@ class TableReader:
     def _words(self, start: int, stop: int) -> list[npt.NDArray[np.uint64]]:
         return [
             np.frombuffer(
-                self._file.read(
-                    8 * (stop - start), self._offset + 8 * (column * self._nlist + start)
+                read_exactly(
+                    self._fd,
+                    8 * (stop - start),
+                    self._offset + 8 * (column * self._nlist + start),
+                    self._path,
                 ),
                 "<u8",
             )
@@ -153,13 +159,13 @@ class TableReader:
             found = _checksum(part)
             if found != expected or row != expected_row:
                 raise CorruptFile(
-                    f"{self._file.path}: table of lists from position {number * BLOCK_LISTS} "
-                    f"begins at row {row} with checksum {found:016x}, {expected_row} and "
-                    f"{expected:016x} expected"
+                    f"{self._path}: table of lists from position {number * BLOCK_LISTS} begins at "
+                    f"row {row} with checksum {found:016x}, {expected_row} and {expected:016x} "
+                    "expected"
                 )
             row += int(part[0].sum())
         if last == len(self._directory) and row != self._ntotal:
             raise CorruptFile(
-                f"{self._file.path}: lists hold {row:,} vectors, {self._ntotal:,} expected"
+                f"{self._path}: lists hold {row:,} vectors, {self._ntotal:,} expected"
             )
         return row

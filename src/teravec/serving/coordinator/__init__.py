@@ -1,1 +1,1 @@
-"""Searches many servers and answers as one machine would."""
+"""Answering from many servers as one machine would."""

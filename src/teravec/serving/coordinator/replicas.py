@@ -1,6 +1,6 @@
-"""A coordinator's knowledge of its servers: a state machine without clocks or connections.
+"""What a coordinator knows of its servers: a state machine without clocks or connections.
 
-Events go in, each with its time; decisions come out. Nothing here waits or sends.
+Events go in with the time they happened; decisions come out. Nothing here waits or sends.
 
 ::
 
@@ -10,8 +10,8 @@ Events go in, each with its time; decisions come out. Nothing here waits or send
        |                 |--draining or wrong index--> REFUSED
        '--wrong index    '--damaged files, several times--> DAMAGED --after a while--> LIVE
 
-A status comes from polling, a failure from polling or from a search. A DAMAGED server is asked
-only for lists that no other server has.
+A status comes from polling; a failure from polling or from a search. A DAMAGED server is asked
+where no other one has the lists.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["Change", "Replica", "Replicas", "State"]
 
 _SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
-_UNANSWERED = 2  # returns of a server that each end in a failure, before it is quarantined
-_BUSY_S = 0.05  # how long a busy server is asked last
-# A server is damaged after this many searches that met damage. It is tried again after a pause,
-# which grows each time. Damage is forgotten after the longest pause without any.
+_UNANSWERED = 2  # times that it may be back without one good answer, and fail again
+_BUSY_S = 0.05  # how long one that said 'busy' is asked last
+# A server is damaged after so many searches that met damage, and is looked at again after a
+# while, longer each time; it is as good as new when it met none for as long as the longest.
 _DAMAGES, _DAMAGED_S, _DAMAGED_MOST_S = 3, 30.0, 600.0
 _BUSY_PENALTY, _DAMAGED_PENALTY = 1e12, 1e15  # more than bytes to scan
 
@@ -56,7 +56,7 @@ class Change:
     address : str
     before, after : State
     why : str
-        The reason; empty for a live server.
+        What is wrong, where something is.
     """
 
     address: str
@@ -67,22 +67,22 @@ class Change:
 
 @dataclass
 class Replica:
-    """One server, as the coordinator sees it.
+    """One server, as seen from here.
 
     Attributes
     ----------
     state : State
     why : str
-        The reason; empty for a live server.
+        What is wrong, where something is.
     versions : dict of Ranges
         Lists owned, by version of the index.
     outstanding_bytes : int
-        Bytes to scan of the calls under way.
+        To scan, of the calls that are under way.
     calls, failures, hedges : int
     damaged_lists : int
-        The server's own count.
+        As the server itself counts them.
     slowness : float
-        Time taken over time expected, smoothed; it fades towards 1.
+        How many times longer than expected it takes, smoothed; it fades with time.
     """
 
     address: str
@@ -110,16 +110,16 @@ class Replica:
     seen_at_s: float = -math.inf
 
     def slowness_at(self, now_s: float) -> float:
-        """Return the slowness now. It fades without new calls, so that the server gets some."""
+        """Slowness now: what is not measured again fades, so that it is tried again."""
         age = max(0.0, now_s - self.slowness_at_s)
         return float(1.0 + (self.slowness - 1.0) * 0.5 ** (age / _SLOW_HALF_LIFE_S))
 
     def load(self, now_s: float) -> float:
-        """Return the load that decides between replicas: bytes to scan, more if slow or busy."""
+        """What decides between replicas: bytes to scan, more where it is slow or busy."""
         slow = self.slowness_at(now_s)
         penalty = _BUSY_PENALTY if self.busy_until_s > now_s else 0.0
         penalty += _DAMAGED_PENALTY if self.state is State.DAMAGED else 0.0
-        turn = 1e-6 * self.turn  # among equals, choose the least recently asked
+        turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
         return (
             turn
             + penalty
@@ -128,7 +128,7 @@ class Replica:
 
 
 class Replicas:
-    """The states of all servers.
+    """All servers.
 
     Parameters
     ----------
@@ -145,11 +145,11 @@ class Replicas:
         return self._replicas[address]
 
     def update(self, addresses: Iterable[str]) -> None:
-        """Replace the set of servers: new ones are UNKNOWN, missing ones are forgotten."""
+        """Know these servers from now on: what joined is unknown, what left is forgotten."""
         self._replicas = {a: self._replicas.get(a) or Replica(a) for a in addresses}
 
     def changes(self) -> list[Change]:
-        """Return the changes of state since the last call."""
+        """Changes of state since this was called last."""
         changes, self._changes = self._changes, []
         return changes
 
@@ -161,12 +161,12 @@ class Replicas:
         now_s: float,
         damaged_lists: int = 0,
     ) -> None:
-        """Take a server's status; ``refused`` is the reason not to ask it, or empty."""
+        """A server told its state; ``refused`` says why it is not to be asked, or is empty."""
         replica = self._replicas.get(address)
         if replica is None:
             return
         replica.versions, replica.seen_at_s = versions, now_s
-        if damaged_lists < replica.damaged_lists:  # its files were repaired or replaced
+        if damaged_lists < replica.damaged_lists:  # it has other files now
             replica.damages = replica.damaged_times = 0
             replica.damaged_until_s = now_s
         replica.damaged_lists = damaged_lists
@@ -182,18 +182,11 @@ class Replicas:
     def failed(
         self, address: str, why: str, now_s: float, *, harmful: bool = False, polled: bool = False
     ) -> None:
-        """Take a failure that the next call would meet too: the server is DOWN until its status.
+        """A call failed in a way that the next would too: not asked until it tells its state.
 
-        Parameters
-        ----------
-        address, why : str
-        now_s : float
-        harmful : bool
-            The server sent garbage. Its status may be good all the same, so it is quarantined: for
-            a pause that grows each time, until one of its answers is good. A server that returns
-            several times and fails each time is quarantined too.
-        polled : bool
-            A poll failed, not a search.
+        One that sent garbage (``harmful``) may well tell a good state: it stays out for a
+        while, longer each time, until an answer of it was good. So does one that was back
+        several times, and failed each time, unless these were only polls (``polled``).
         """
         replica = self._replicas.get(address)
         if replica is None:
@@ -209,7 +202,7 @@ class Replicas:
         self._move(replica, State.DOWN, why)
 
     def damaged(self, address: str, why: str, now_s: float) -> None:
-        """Take a search that met a damaged file; after several, the server is DAMAGED."""
+        """A search met a damaged file: after some, the server is asked last, for a while."""
         replica = self._replicas.get(address)
         if replica is None:
             return
@@ -229,12 +222,12 @@ class Replicas:
         replica.state, replica.why = state, why
 
     def busy(self, address: str, now_s: float) -> None:
-        """Take a refusal for want of room: for a moment the server is asked last."""
+        """A server had no room: it is asked last for a moment."""
         if replica := self._replicas.get(address):
             replica.busy_until_s = now_s + _BUSY_S
 
     def started(self, address: str, size: int, hedge: bool = False) -> None:
-        """Count a call that begins, with ``size`` bytes to scan."""
+        """A call of ``size`` bytes to scan is under way."""
         self._budget.started(hedge=hedge)
         if replica := self._replicas.get(address):
             self._turn += 1
@@ -243,7 +236,7 @@ class Replicas:
             replica.outstanding_bytes += size
 
     def ended(self, address: str, size: int, seconds: float | None, now_s: float) -> None:
-        """Count a call that ended: answered after ``seconds``, or given up (None)."""
+        """It ended: answered after ``seconds``, or None where it was given up."""
         replica = self._replicas.get(address)
         if replica is None:
             return
@@ -259,7 +252,7 @@ class Replicas:
         self._usual.learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
 
     def overdue(self, address: str, size: int, seconds: float, now_s: float) -> None:
-        """Count ``seconds`` without an answer as slowness."""
+        """A call has taken ``seconds`` and is not answered: that counts as slowness too."""
         replica, ratio = self._replicas.get(address), self._usual.ratio(size, seconds)
         if replica is None or ratio is None:
             return
@@ -267,24 +260,24 @@ class Replicas:
             replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
 
     def hedge_after_s(self, size: int) -> float:
-        """Return the seconds after which a call of this size also goes to another replica."""
+        """Seconds after which a call of this size is overdue, and another replica is asked."""
         return self._usual.overdue_after_s(size)
 
     def may_hedge(self) -> bool:
-        """Return whether one more call may be sent to a second server."""
+        """Whether one more call may be asked twice."""
         return self._budget.may_hedge
 
     def live(self, version: str) -> list[Replica]:
-        """Return the servers that may be asked for this version, DAMAGED ones included."""
+        """Servers that are asked, if only as the last ones, and have this version."""
         asked = State.LIVE, State.DAMAGED
         return [r for r in self._replicas.values() if r.state in asked and version in r.versions]
 
     def answering(self) -> list[Replica]:
-        """Return the servers whose last poll succeeded, REFUSED ones included."""
+        """Servers that told their state lately, whether they are asked or not."""
         return [r for r in self._replicas.values() if r.state not in (State.DOWN, State.UNKNOWN)]
 
     def describe(self, now_s: float) -> list[dict[str, Any]]:
-        """Describe all servers for statistics and console."""
+        """For statistics and console."""
         return [
             {
                 "address": r.address,

@@ -1,4 +1,4 @@
-"""The requests of one round of a search, and the checks of their answers."""
+"""What a coordinator asks of servers in one round, and what it takes for an answer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Round(Protocol):
     Attributes
     ----------
     method : str
-        The servers' method that is called.
+        Of the servers.
     version : str
-        The version of the index.
+        Of the index.
     """
 
     @property
@@ -37,10 +37,10 @@ class Round(Protocol):
     def version(self) -> str: ...
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """Encode the request for some pairs: queries ``rows``, with ``counts`` pairs each."""
+        """The request for some pairs: of queries ``rows``, with ``counts`` pairs each."""
 
     def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
-        """Raise ProtocolError if this cannot be the answer to that request."""
+        """Raise ProtocolError where this cannot be the answer to it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ListRound(_NearestRound):
     method: ClassVar[str] = "search-lists"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """Encode a ``ListRequest``."""
+        """A ``ListRequest``."""
         return self._request(pairs, rows, counts, timeout_s, None)
 
     def _request(
@@ -94,18 +94,18 @@ class ListRound(_NearestRound):
 
 @dataclass(frozen=True)
 class SketchRound(ListRound):
-    """Scan the sketches of lists, the first of two stages, for candidates.
+    """Scan the sketches of lists, of codes in two stages: candidates.
 
     Parameters
     ----------
     capacity : int
-        Candidates per query.
+        Candidates a query.
     """
 
     capacity: int = 1
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """Encode a ``ListRequest`` for candidates."""
+        """A ``ListRequest`` for candidates."""
         return self._request(pairs, rows, counts, timeout_s, self.capacity)
 
     def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
@@ -115,18 +115,18 @@ class SketchRound(ListRound):
 
 @dataclass(frozen=True)
 class RefineRound(_NearestRound):
-    """Compare queries with the finer codes of chosen vectors; the pairs are ``PlacePairs``.
+    """Compare queries with the finer codes of chosen vectors; its pairs are ``PlacePairs``.
 
     Parameters
     ----------
     version, prepared, wanted, larger_is_closer
-        As for ``ListRound``.
+        As of ``ListRound``.
     """
 
     method: ClassVar[str] = "refine"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """Encode a ``RefineRequest``."""
+        """A ``RefineRequest``."""
         assert isinstance(pairs, PlacePairs)
         return RefineRequest(
             self.version,

@@ -1,4 +1,4 @@
-"""The servers that a coordinator should know: a list of addresses, or a file that may change."""
+"""Which servers there should be: a list of addresses, or a file that can change while we run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class ServerEntry:
     ----------
     address : Address
     lists : tuple of (start, stop), optional
-        The lists that it should own; a server that reports others is refused. Not given: the lists
-        that it reports.
+        What it should own; a server that tells otherwise is refused. Not given: what it tells.
     """
 
     address: Address
@@ -37,13 +36,13 @@ class ServerEntry:
 
 
 class Topology:
-    """The servers of a deployment.
+    """The servers that a coordinator should know.
 
     Parameters
     ----------
     entries : sequence of ServerEntry
     path : Path, optional
-        The file that they came from, which may change.
+        File to read them from again when it changes.
     """
 
     def __init__(self, entries: Sequence[ServerEntry], path: Path | None = None) -> None:
@@ -55,7 +54,7 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """Read addresses that are separated by commas."""
+        """Addresses separated by commas."""
         return cls([ServerEntry(Address.parse(part)) for part in text.split(",")])
 
     @classmethod
@@ -80,7 +79,7 @@ class Topology:
         return cls(entries, path)
 
     def write(self, path: Path) -> None:
-        """Write the file that ``read`` reads.
+        """Publish it as a file that ``read`` takes.
 
         Raises
         ------
@@ -96,7 +95,7 @@ class Topology:
             write_all(file, text.encode(), 0)
 
     def changed(self) -> Topology | None:
-        """Return the topology in the file; None if the file has not changed."""
+        """The topology as its file is now, None if it is as it was."""
         if self._path is None or not self._stamps.changed():
             return None
         return Topology.read(self._path)
@@ -110,7 +109,7 @@ def _entry(entry: dict[str, Any]) -> ServerEntry:
 
 
 def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Read ranges of lists written as ``0:100,200:300``: ascending, without overlap."""
+    """Ranges of lists written as ``0:100,200:300``; ascending and apart."""
     try:
         pairs = [tuple(int(n) for n in part.split(":")) for part in text.split(",")]
         ranges = tuple((start, stop) for start, stop in pairs)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from teravec.errors import Busy, LimitExceeded
 from teravec.serving.flight.http2 import STREAM_WINDOW, Code
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _PREFIX_BYTES = 5
 _AROUND_BYTES = 4096  # a message's own fields, in addition to its frame
+_SMALL_BYTES = 16 << 10  # a message or an answer up to this size is handled in one piece
 _STEP_BYTES = 1 << 20  # a large message is reserved and received in steps of this size
 _ENOUGH_BYTES = 256 << 10  # progress that a caller must make within ``patience_s``
 
@@ -48,8 +48,7 @@ class CallRefused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The reply to a message: bytes with gRPC's prefixes; ``last`` ends the call after them.
 
     An empty reply means that the message needs no answer.
@@ -75,12 +74,19 @@ class Method:
     refuse_unread : callable
         Makes the status that reports a call's error before a message was read to its end. A frame
         would not do: Flight's client drops an answer when it cannot go on writing.
+    gather : callable, optional
+        Reads a message on the event loop. Returns a key and what was read if the message can be
+        answered together with others of this key.
+    answer_together : callable
+        Takes calls and what was read of their messages; returns their replies. Runs on a worker.
     """
 
     most_bytes: int
     answer: Callable[[Call, memoryview | None], Reply]
     refuse: Callable[[Exception, Call], Reply]
     refuse_unread: Callable[[Exception, Call], CallRefused]
+    gather: Callable[[Call, memoryview], tuple[Hashable, Any] | None] | None = None
+    answer_together: Callable[[Sequence[tuple[Call, Any]]], Sequence[Reply]] | None = None
 
 
 class Caller(Protocol):
@@ -107,6 +113,9 @@ class Stream(Protocol):
 
     def send(self, call: Call) -> None:
         """Send the call's waiting bytes, as fast as the peer reads them."""
+
+    def send_small(self, call: Call, data: bytes | memoryview) -> bool:
+        """Send a call's only bytes in one frame; False if they must wait."""
 
     def end(self, call: Call, status: int, why: str = "") -> None:
         """End the call with a status."""
@@ -135,7 +144,7 @@ class Call:
         self.headers_sent = self.input_ended = self.closed = False
         self.receive_window, self.send_window = STREAM_WINDOW, connection.peer_window
         self.output: deque[memoryview] = deque()
-        self.connection, self._method = connection, method
+        self.connection, self.method = connection, method
         self._answering = self._last = self._answered_once = False
         self._working = False  # a worker runs the method, and may change the share
         self._prefix = b""
@@ -143,18 +152,34 @@ class Call:
         self._start = self._filled = 0  # in the buffer: the message's start, and its end so far
         self._early = bytearray()  # received before the previous message was answered
         self._since, self._moved = time.monotonic(), 0
-        self._held, self._early_held = ExitStack(), ExitStack()
         self.share: Share | None = None  # budget share while a message or an answer exists
+        self._early_share: Share | None = None
 
     # --- input
 
     def received(self, data: memoryview) -> None:
         """Take received bytes of messages."""
         self._moved += len(data)
+        if self.is_idle and self._take_whole(data):
+            return
         while data and not (self._answering or self.closed):
             data = self._begin(data) if self._message is None else self._fill(data)
         if data and not self.closed:
             self._keep_early(data)
+
+    def _take_whole(self, data: memoryview) -> bool:
+        """Deliver a small message that came in one piece; False if it is none."""
+        size = len(data) - _PREFIX_BYTES
+        if not 0 < size <= _SMALL_BYTES or data[0] or int.from_bytes(data[1:5], "big") != size:
+            return False
+        if size > self.method.most_bytes + _AROUND_BYTES:
+            return False
+        self._since, self._moved = time.monotonic(), 0
+        if self._hold(size):
+            if self.receive_window < STREAM_WINDOW // 2:
+                self.connection.grant(self, STREAM_WINDOW - self.receive_window)
+            self._ask(memoryview(bytes(data[_PREFIX_BYTES:])))
+        return True
 
     def end_input(self) -> None:
         """Note that the caller sends no more."""
@@ -173,11 +198,11 @@ class Call:
         size = int.from_bytes(self._prefix[1:], "big")
         if self._prefix[0]:
             self.connection.end(self, Status.UNIMPLEMENTED, "compressed messages are not taken")
-        elif size > self._method.most_bytes + _AROUND_BYTES:
+        elif size > self.method.most_bytes + _AROUND_BYTES:
             self.refuse(
                 LimitExceeded(
                     f"request bytes: {size:,} asked for, this server takes at most "
-                    f"{self._method.most_bytes:,}"
+                    f"{self.method.most_bytes:,}"
                 )
             )
         elif self._hold(min(size, _STEP_BYTES)):
@@ -222,19 +247,23 @@ class Call:
         self._answering = self._answered_once = True
         self._working = self.connection.answer(self, message)
         if not self._working:
-            self._release()
-            self._send(self._method.refuse(Busy("all workers are answering requests"), self))
+            self.answered(self.refuse_busy())
 
     # --- output
+
+    def refuse_busy(self) -> Reply:
+        """Make the reply for a message that no worker takes."""
+        self._release()
+        return self.method.refuse(Busy("all workers are answering requests"), self)
 
     def run(self, message: memoryview | None) -> Reply | CallRefused:
         """Compute the reply to a message, on a worker."""
         try:
-            return self._method.answer(self, message)
+            return self.method.answer(self, message)
         except CallRefused as refused:
             return refused
         except Exception as error:
-            return self._method.refuse(error, self)
+            return self.method.refuse(error, self)
 
     def answered(self, reply: Reply | CallRefused) -> None:
         """Send a worker's reply."""
@@ -248,8 +277,21 @@ class Call:
             self._release()
             self._answering = self._answered_once = False
             self._conclude()
-        else:
+        elif not (self.headers_sent and self._send_small(reply)):
             self._send(self._held_reply(reply))
+
+    def _send_small(self, reply: Reply) -> bool:
+        """Write a small reply as one frame; False if it is none, or the peer takes no more now."""
+        data = reply.parts[0] if len(reply.parts) == 1 else b"".join(reply.parts)
+        if len(data) > _SMALL_BYTES or not self.connection.send_small(self, data):
+            return False
+        self._last = reply.last
+        self._since, self._moved = time.monotonic(), 0
+        self._release()
+        self._answering = False
+        if self._last or self.connection.draining or self._early or self.input_ended:
+            self._conclude()
+        return True
 
     def _held_reply(self, reply: Reply) -> Reply:
         """Reserve the reply's bytes until it is sent; if they do not fit, return a refusal."""
@@ -258,7 +300,7 @@ class Call:
                 self.share.hold(sum(map(len, reply.parts)))
         except Busy as error:
             self._release()
-            return self._method.refuse(error, self)
+            return self.method.refuse(error, self)
         return reply
 
     def _send(self, reply: Reply) -> None:
@@ -292,7 +334,7 @@ class Call:
 
     def refuse(self, error: Exception) -> None:
         """End with an error, even in the middle of a message."""
-        refused = self._method.refuse_unread(error, self)
+        refused = self.method.refuse_unread(error, self)
         self.connection.end(self, refused.status, str(refused))
 
     # --- bounds of both
@@ -300,7 +342,7 @@ class Call:
     def _hold(self, size: int) -> bool:
         """Reserve ``size`` bytes for a message; end the call if they do not fit."""
         if self.share is None:
-            self.share = self._held.enter_context(self.connection.budget.share(self.caller.share))
+            self.share = Share(self.connection.budget, self.caller.share)
         try:
             self.share.hold(size)
         except Busy as error:
@@ -310,10 +352,8 @@ class Call:
 
     def _keep_early(self, data: memoryview) -> None:
         """Store bytes of the next message; they count against the budget too."""
-        if not self._early:
-            self._early_share = self._early_held.enter_context(
-                self.connection.budget.share(self.caller.share)
-            )
+        if self._early_share is None:
+            self._early_share = Share(self.connection.budget, self.caller.share)
         self._early += data
         try:
             self._early_share.hold(len(self._early))
@@ -322,12 +362,15 @@ class Call:
 
     def _take_early(self) -> bytearray:
         early, self._early = self._early, bytearray()
-        self._early_held.close()
+        if self._early_share is not None:
+            self._early_share.close()
+            self._early_share = None
         return early
 
     def _release(self) -> None:
-        self.share = None
-        self._held.close()
+        share, self.share = self.share, None
+        if share is not None:
+            share.close()
 
     def close(self) -> None:
         """Release everything after the stream has ended."""

@@ -40,6 +40,8 @@ _MOST_FRAMES_A_SECOND = 10_000
 _FRAMES_A_MESSAGE = 4  # window updates and pings that come with each message
 _MOST_REFUSED = 64
 _WRITE_BYTES = 256 << 10  # in this process's write buffer for a peer
+# Plain ints: an enum's member costs a look-up for each frame.
+_DATA, _SETTINGS, _CONTINUATION = int(Kind.DATA), int(Kind.SETTINGS), int(Kind.CONTINUATION)
 Headers = dict[bytes, list[bytes]]
 
 
@@ -120,7 +122,6 @@ class Connection(asyncio.Protocol):
         self._frames = self._refused = 0
         self._accepted = False
         self._on_frame: dict[int, Callable[[int, int, memoryview], None]] = {
-            Kind.DATA: self._data,
             Kind.HEADERS: self._headers_begin,
             Kind.RST_STREAM: self._rst_stream,
             Kind.SETTINGS: self._settings,
@@ -164,16 +165,18 @@ class Connection(asyncio.Protocol):
             return
         try:
             for kind, flags, stream, payload in self._reader.read(data):
-                if self._headers_of is not None and kind != Kind.CONTINUATION:
+                if self._headers_of is not None and kind != _CONTINUATION:
                     raise Http2Error(Code.PROTOCOL_ERROR, "headers broke off")
-                if kind != Kind.DATA:
+                if kind == _DATA:
+                    self._data(flags, stream, payload)
+                else:
                     self._frames += 1
-                    if not self._began and kind != Kind.SETTINGS:
+                    if not self._began and kind != _SETTINGS:
                         raise Http2Error(Code.PROTOCOL_ERROR, "no settings first")
                     if self._frames > _MOST_FRAMES_A_SECOND:
                         raise Http2Error(Code.ENHANCE_YOUR_CALM, "a flood of frames")
-                if (act := self._on_frame.get(kind)) is not None:
-                    act(flags, stream, payload)
+                    if (act := self._on_frame.get(kind)) is not None:
+                        act(flags, stream, payload)
                 if self._closing_s is not None:
                     return
         except Http2Error as error:
@@ -357,6 +360,13 @@ class Connection(asyncio.Protocol):
     def send(self, call: Call) -> None:
         """Send a call's waiting bytes, as fast as the peer reads them."""
         self._output.add(call)
+
+    def send_small(self, call: Call, data: bytes | memoryview) -> bool:
+        """Send a call's only bytes in one frame; False if they must wait."""
+        if self._paused_s is not None or not self._output.write_small(call, data):
+            return False
+        self._frames -= 1  # the peer opens its window for it
+        return True
 
     def end(self, call: Call, status: int, why: str = "") -> None:
         """End a call with a status."""

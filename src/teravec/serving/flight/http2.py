@@ -20,6 +20,7 @@ __all__ = [
     "Http2Error",
     "Kind",
     "frame",
+    "frame_head",
     "header_block",
     "settings_of",
     "unpadded",
@@ -109,8 +110,9 @@ class FrameReader:
                 self._rest = data
                 return
             self._began, at = True, len(PREFACE)
+        unpack = _HEAD.unpack_from
         while end - at >= 9:
-            high, low, kind, flags, stream = _HEAD.unpack_from(data, at)
+            high, low, kind, flags, stream = unpack(data, at)
             size = high << 8 | low
             if size > LARGEST_FRAME:
                 raise Http2Error(Code.FRAME_SIZE_ERROR, f"a frame of {size:,} bytes")
@@ -126,6 +128,11 @@ def frame(kind: Kind, flags: int, stream: int, *parts: bytes | memoryview) -> by
     """Return a frame as bytes."""
     size = sum(map(len, parts))
     return b"".join((_HEAD.pack(size >> 8, size & 255, kind, flags, stream), *parts))
+
+
+def frame_head(size: int, stream: int) -> bytes:
+    """Return the head of a DATA frame without flags."""
+    return _HEAD.pack(size >> 8, size & 255, 0, 0, stream)
 
 
 def word(value: int) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from teravec.errors import ProtocolError
 
-__all__ = ["Action", "FlightData", "action_types", "flight_data", "result"]
+__all__ = ["Action", "FlightData", "action_types", "flight_data", "frame_alone", "result"]
 
 _LONGEST_TEXT = 1024  # a command or an action's name
 _MOST_FIELDS = 64
@@ -59,6 +59,18 @@ class Action:
         """Read a message; raises ProtocolError if it is malformed."""
         found = dict(_fields(message))
         return cls(_text(found.get(_TYPE, memoryview(b""))), found.get(_BODY, memoryview(b"")))
+
+
+def frame_alone(message: memoryview) -> memoryview | None:
+    """Return the frame of a message that has nothing else, as our clients send it; or None."""
+    if len(message) < 3 or message[0] != _APP_METADATA << 3 | _LENGTH_DELIMITED:
+        return None
+    size, start = message[1], 2
+    if size > 127:
+        if message[2] > 127:
+            return None
+        size, start = size & 127 | message[2] << 7, 3
+    return message[start:] if len(message) - start == size else None
 
 
 def flight_data(*frame: bytes | memoryview) -> tuple[bytes | memoryview, ...]:

@@ -40,6 +40,16 @@ class Output:
         if call not in self._calls:
             self._calls.append(call)
 
+    def write_small(self, call: Call, data: bytes | memoryview) -> bool:
+        """Add a frame with all of a call's data; False if others wait or a window is too small."""
+        size = len(data)
+        if self._calls or size > min(self.window, call.send_window, self._frame_bytes):
+            return False
+        self._frames.append(http2.frame_head(size, call.stream) + data)
+        self.window -= size
+        call.send_window -= size
+        return True
+
     def remove(self, call: Call) -> None:
         """Drop a call from the queue."""
         if call in self._calls:

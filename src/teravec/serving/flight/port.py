@@ -14,20 +14,28 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
 from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
 from teravec.serving.flight.connection import Bounds, Headers
-from teravec.serving.flight.messages import Action, FlightData, action_types, flight_data, result
+from teravec.serving.flight.messages import (
+    Action,
+    FlightData,
+    action_types,
+    flight_data,
+    frame_alone,
+    result,
+)
 from teravec.serving.flight.server import GrpcServer
 from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
+from teravec.serving.server.small import Asked, SmallSearch, SmallSearches
 from teravec.serving.wire.context import RequestContext
 from teravec.serving.wire.frames import decode, encode
 from teravec.serving.wire.protocol import METHODS, encode_error, error_code, error_text
@@ -104,6 +112,11 @@ class FlightPort:
                 (b"ListActions", 0, self._list_actions, self._action_error),
             )
         }
+        exchange = _SERVICE + b"DoExchange"
+        self._methods[exchange] = replace(
+            self._methods[exchange], gather=self._gather, answer_together=self._exchange_together
+        )
+        self._small = SmallSearches(service)
         self._actions: dict[str, Callable[[memoryview], bytes]] = {
             "info": self._info,
             "statistics": self._statistics,
@@ -188,6 +201,30 @@ class FlightPort:
         method = call.notes.get("method", "")
         answer = self._service.answer_frame(method, data.frame, call.share, call.caller.origin)
         return Reply(flight_data(*answer), last=self._service.draining)
+
+    def _gather(self, call: Call, message: memoryview) -> tuple[Hashable, Any] | None:
+        """Read a small search; None if the message must go the usual way."""
+        caller = call.caller
+        if caller.tokens is not self._tokens or self._service.draining:
+            return None
+        if call.notes.get("method") != "search" or caller.origin.context is not None:
+            return None
+        frame = frame_alone(message)
+        search = None if frame is None else self._small.read(frame)
+        return None if search is None else ((search.key, caller.share), search)
+
+    def _exchange_together(self, gathered: Sequence[tuple[Call, SmallSearch]]) -> list[Reply]:
+        """Answer small searches with a frame each."""
+        asked = [Asked(search, call.share, call.caller.origin) for call, search in gathered]
+        last = self._service.draining
+        heads: dict[int, bytes] = {}  # of frames by size, most are of one size
+        replies = []
+        for frame in self._small.answer(asked):
+            head = heads.get(len(frame))
+            if head is None:
+                head = heads[len(frame)] = bytes(flight_data(frame)[0])
+            replies.append(Reply((head + frame,), last))
+        return replies
 
     def _exchange_error(self, error: Exception, call: Call) -> Reply:
         # The call stays open: Flight's client drops an answer if the call ends while it writes.

@@ -14,11 +14,13 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
+from typing import Any
 
 from teravec.serving.flight.call import Call, Caller, CallRefused, Method, Reply
 from teravec.serving.flight.connection import Bounds, Connection, Headers
+from teravec.serving.flight.gathering import Gatherer
 from teravec.serving.flight.workers import Workers
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairShares
@@ -72,11 +74,13 @@ class GrpcServer:
         self._most_connections = min(bounds.connections, _free_descriptors())
         self._workers = Workers(bounds.workers)
         self._done: deque[tuple[Call, Reply | CallRefused]] = deque()
+        self._ended: deque[tuple[Hashable, int]] = deque()
         self._woken = False
         self._tls = tls
         self._socket = bound_socket(address)
         self.address = Address(address.host, self._socket.getsockname()[1])
         self._loop = asyncio.new_event_loop()
+        self._gatherer = Gatherer(self._loop, self._start_together)
         self._thread = threading.Thread(target=self._run, name="teravec-grpc", daemon=True)
         self._thread.start()
         self._listener = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
@@ -102,8 +106,19 @@ class GrpcServer:
         self._connections.discard(connection)
 
     def start(self, call: Call, message: memoryview | None) -> bool:
-        """Start a worker on a message; False if all are busy."""
+        """Start a worker on a message, or gather it with others; False if all are busy."""
+        if message is not None and (gather := call.method.gather) is not None:
+            found = gather(call, message)
+            if found is not None and self._gatherer.add(found[0], (call, found[1])):
+                return True
         return self._workers.start(partial(self._answer, call, message))
+
+    def _start_together(self, key: Hashable, gathered: list[tuple[Call, Any]]) -> None:
+        """Start a worker on messages that were gathered."""
+        if not self._workers.start(partial(self._answer_together, key, gathered)):
+            self._gatherer.ended(key, len(gathered))
+            self._done.extend((call, call.refuse_busy()) for call, _ in gathered)
+            self._collect()
 
     def soon(self, act: Callable[[], None]) -> None:
         """Run ``act`` on the loop, after the events that are waiting now."""
@@ -112,6 +127,8 @@ class GrpcServer:
     def _collect(self) -> None:
         """Hand finished answers to their calls."""
         self._woken = False
+        while self._ended:
+            self._gatherer.ended(*self._ended.popleft())
         connections = set()
         while self._done:
             call, reply = self._done.popleft()
@@ -131,6 +148,22 @@ class GrpcServer:
 
     def _answer(self, call: Call, message: memoryview | None) -> None:
         self._done.append((call, call.run(message)))
+        self._wake()
+
+    def _answer_together(self, key: Hashable, gathered: list[tuple[Call, Any]]) -> None:
+        answer = gathered[0][0].method.answer_together
+        assert answer is not None
+        try:
+            replies: Iterable[Reply | CallRefused] = answer(gathered)
+        except Exception as error:
+            replies = [call.method.refuse(error, call) for call, _ in gathered]
+        calls = (call for call, _ in gathered)
+        self._done.extend(zip(calls, replies, strict=True))
+        self._ended.append((key, len(gathered)))
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the loop collect what is done."""
         if not self._woken:
             self._woken = True
             with contextlib.suppress(RuntimeError):  # the loop has ended

@@ -65,8 +65,8 @@ class Job:
     results : int
         Most results of its answer, or 0 where they are unknown.
     context : RequestContext, optional
-    span : object, optional
-        Of its trace.
+    requests : int
+        How many requests were joined to this one already.
 
     Attributes
     ----------
@@ -83,8 +83,7 @@ class Job:
     work: int = 0
     results: int = 0
     context: RequestContext | None = None
-    span: Any = None
-    entered_ns: int = 0  # by the clock, if there is a span
+    requests: int = 1
     batch: str = ""
     lane: _Lane | None = None  # set when the job's thread is to lead a batch
     result: Answer | BaseException | None = None
@@ -94,10 +93,6 @@ class Job:
     def is_small(self) -> bool:
         """Whether it need not wait behind large ones."""
         return self.rows <= _SMALL_ROWS and self.work <= _SMALL_WORK
-
-    def __post_init__(self) -> None:
-        if self.span is not None:
-            self.entered_ns = time.time_ns()
 
     def finish(self, result: Answer | BaseException) -> None:
         """Set the answer or the error, and wake the thread that waits for it."""
@@ -172,9 +167,9 @@ class Batcher:
                     self._leave_queue(job)
         finally:
             with self._changed:
-                self._held -= 1
+                self._held -= job.requests
                 self._held_bytes -= job.size
-                self._shares.add(job.caller, -1)
+                self._shares.add(job.caller, -job.requests)
                 if self._closed:
                     self._changed.notify_all()
         if isinstance(job.result, BaseException):
@@ -191,18 +186,18 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Busy("the server is shutting down")
-            if self._held >= self._limits.queue:
+            if self._held + job.requests > self._limits.queue:
                 raise Busy(f"{self._held} requests are waiting, at most {self._limits.queue}")
-            if not self._shares.may_take(job.caller, 1, self._held):
+            if not self._shares.may_take(job.caller, job.requests, self._held):
                 raise Busy(
                     f"{self._held} requests are waiting, and yours are as many as one token may "
                     f"have of {self._limits.queue}"
                 )
             if self._held and self._held_bytes + job.size > self._limits.queue_bytes:
                 raise Busy(f"waiting requests hold at most {self._limits.queue_bytes:,} bytes")
-            self._held += 1
+            self._held += job.requests
             self._held_bytes += job.size
-            self._shares.add(job.caller, 1)
+            self._shares.add(job.caller, job.requests)
             self._queue.append(job)
             self._promote()
             if self._lingering:
@@ -265,7 +260,8 @@ class Batcher:
                 continue
             batch.append(job)
             rows, work, results = rows + job.rows, work + job.work, results + job.results
-        self._last_joined = len(batch)
+        # Requests that come joined are waited for where they are joined.
+        self._last_joined = len(batch) if first.requests == 1 else 1
         return batch
 
     def _linger(self, first: Job) -> None:

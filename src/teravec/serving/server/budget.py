@@ -57,9 +57,7 @@ class Budget:
         try:
             yield share
         finally:
-            share.hold(0)
-            if share.peak_bytes >= _LARGE_BYTES:
-                self._trim_soon()
+            share.close()
 
     def change(self, held_bytes: int, wanted_bytes: int, caller: str = "") -> None:
         """Change a share from ``held_bytes`` to ``wanted_bytes``; raises Busy if they do not fit.
@@ -87,7 +85,8 @@ class Budget:
         with self._lock:
             self._held_bytes += wanted_bytes - held_bytes
 
-    def _trim_soon(self) -> None:
+    def trim_soon(self) -> None:
+        """Return freed memory to the system in the next pause."""
         with self._lock:
             if self._trim is None:
                 self._trim_after(time.monotonic() + _TRIM_AT_LEAST_S)
@@ -111,13 +110,20 @@ class Share:
 
     def __init__(self, budget: Budget, caller: str = "") -> None:
         self._budget, self._caller = budget, caller
-        self._bytes = self.peak_bytes = 0
+        self.bytes = self.peak_bytes = 0
 
     def hold(self, size: int) -> None:
         """Set the share to ``size`` bytes; raises Busy if they do not fit."""
-        self._budget.change(self._bytes, size, self._caller)
-        self._bytes = size
-        self.peak_bytes = max(self.peak_bytes, size)
+        self._budget.change(self.bytes, size, self._caller)
+        self.bytes = size
+        if size > self.peak_bytes:
+            self.peak_bytes = size
+
+    def close(self) -> None:
+        """Release the bytes; after a large request, their memory goes back to the system."""
+        self.hold(0)
+        if self.peak_bytes >= _LARGE_BYTES:
+            self._budget.trim_soon()
 
 
 def release_memory() -> None:

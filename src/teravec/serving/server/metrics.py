@@ -137,6 +137,20 @@ class Metrics:
             with self._lock:
                 self._recent.append((time.monotonic(), seconds, queries, size))
 
+    def request_together(
+        self, method: str, code: str, seconds: float, queries: int, size: int, requests: int
+    ) -> None:
+        """Count ``requests`` requests of one outcome and duration; all others are sums."""
+        self._of(self._requests, method, code).inc(requests)
+        observe = self._of(self._latency, method).observe
+        for _ in range(requests):
+            observe(seconds)
+        if code == "ok" and requests:
+            self._of(self._queries, method).inc(queries)
+            one = time.monotonic(), seconds, queries // requests, size // requests
+            with self._lock:
+                self._recent.extend([one] * requests)
+
     def moved(self, direction: str, size: int) -> None:
         """Count bytes of frames; ``direction`` is one of ``DIRECTIONS``."""
         self._of(self._bytes, direction).inc(size)

@@ -27,7 +27,7 @@ import xxhash
 
 from teravec.errors import ProtocolError
 
-__all__ = ["Array", "Parts", "decode", "encode", "encode_parts"]
+__all__ = ["Array", "Parts", "decode", "encode", "encode_parts", "encode_rows", "read_prefix"]
 
 Array = npt.NDArray[Any]
 Parts = list[bytes | memoryview]
@@ -78,6 +78,50 @@ def encode_parts(header: dict[str, Any], arrays: dict[str, Array]) -> Parts:
     for part in parts:
         digest.update(part)
     return [_PREFIX.pack(MAGIC, VERSION, len(text), digest.intdigest()), *parts]
+
+
+def encode_rows(header: dict[str, Any], arrays: dict[str, Array]) -> list[bytes]:
+    """Encode frames of one header, whose arrays are the rows of these: as many as there are rows.
+
+    Parameters
+    ----------
+    header : dict
+        JSON; the key ``arrays`` is added.
+    arrays : dict of ndarray of shape (frames, n)
+    """
+    described = [[name, a.dtype.str, list(a.shape[1:])] for name, a in arrays.items()]
+    text = _ENCODER.encode({**header, "arrays": described}).encode()
+    head = _PREFIX.pack(MAGIC, VERSION, len(text), 0) + text + b" " * (-len(text) % 8)
+    columns = [np.ascontiguousarray(a).view(np.uint8) for a in arrays.values()]
+    size = len(head) + sum(column.shape[1] + -column.shape[1] % 8 for column in columns)
+    table = np.zeros((len(columns[0]), size), np.uint8)
+    table[:, : len(head)] = np.frombuffer(head, np.uint8)
+    at = len(head)
+    for column in columns:
+        table[:, at : at + column.shape[1]] = column
+        at += column.shape[1] + -column.shape[1] % 8
+    data, digest = table.reshape(-1).data, xxhash.xxh3_64_intdigest
+    starts = range(0, table.size, size)
+    checksums = [digest(data[start + _PREFIX.size : start + size]) for start in starts]
+    table[:, _PREFIX.size - 8 : _PREFIX.size] = (
+        np.array(checksums, "<u8").view(np.uint8).reshape(-1, 8)
+    )
+    written = table.tobytes()
+    return [written[start : start + size] for start in starts]
+
+
+def read_prefix(data: memoryview, longest_header: int) -> tuple[bytes, int] | None:
+    """Return a sound frame's header as text, and where its arrays begin; otherwise None."""
+    if len(data) < _PREFIX.size:
+        return None
+    magic, version, header_bytes, checksum = _PREFIX.unpack_from(data)
+    start = _PREFIX.size + header_bytes + -header_bytes % 8
+    fits = header_bytes <= longest_header and start <= len(data)
+    if magic != MAGIC or version != VERSION or not fits:
+        return None
+    if xxhash.xxh3_64_intdigest(data[_PREFIX.size :]) != checksum:
+        return None
+    return bytes(data[_PREFIX.size : _PREFIX.size + header_bytes]), start
 
 
 def decode(data: bytes | memoryview) -> tuple[dict[str, Any], dict[str, Array]]:
