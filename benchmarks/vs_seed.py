@@ -160,8 +160,8 @@ def trained(case: Case) -> IndexPaths:
 def built(case: Case) -> IndexPaths:
     """A whole index, its shards kept."""
     paths = trained(case)
-    if not paths.shards.exists():
-        paths.manifest.unlink(missing_ok=True)
+    if not paths.shards.children():
+        paths.manifest.remove()
     if not paths.manifest.exists():
         teravec.shard(case.set.base, paths.root, resources=Resources(MEMORY, THREADS))
         teravec.merge(paths.root, keep_shards=True, resources=Resources(MEMORY, THREADS))
@@ -180,9 +180,9 @@ def bench_shard(case: Case) -> str:
     rates: dict[str, list[float]] = {"teravec": [], "efSearch 1024": [], "efSearch 16": []}
 
     def ours() -> None:
-        shutil.rmtree(paths.shards, ignore_errors=True)
-        shutil.rmtree(paths.slices, ignore_errors=True)
-        paths.manifest.unlink(missing_ok=True)
+        paths.shards.remove_all()
+        paths.slices.remove_all()
+        paths.manifest.remove()
         started = time.perf_counter()
         teravec.shard(case.set.base, paths.root, resources=Resources(MEMORY, THREADS))
         rates["teravec"].append(len(x) / (time.perf_counter() - started))
@@ -227,7 +227,7 @@ def bench_shard(case: Case) -> str:
 def bench_merge(case: Case) -> str:
     """Bytes a second of the merge, against copying the same bytes."""
     paths = built(case)
-    shards = sorted(paths.shards.iterdir())
+    shards = sorted((paths.root / "shards").iterdir())
     size = sum(path.stat().st_size for path in shards)
     model = Model.read(paths.model)
     index = seed.seed_empty_index(
@@ -243,8 +243,8 @@ def bench_merge(case: Case) -> str:
     out = case.path("seed-merged.faissindex")
 
     def ours() -> float:
-        paths.manifest.unlink()
-        shutil.rmtree(paths.slices)
+        paths.manifest.remove()
+        paths.slices.remove_all()
         started = time.perf_counter()
         teravec.merge(paths.root, keep_shards=True, resources=Resources(MEMORY, THREADS))
         return time.perf_counter() - started
@@ -384,7 +384,7 @@ def bench_cold(case: Case) -> str:
     for path in (disk, seed.data_path(disk)):
         path.unlink(missing_ok=True)
     seed.seed_merge(empty, [export], disk)
-    slices = sorted(paths.slices.iterdir())
+    slices = sorted((paths.root / "slices").iterdir())
     rows = []
     with teravec.open(paths.root) as opened:
         nprobes = nprobes_for(opened, queries, truth, (0.8, 0.9, 0.95))

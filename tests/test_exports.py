@@ -13,7 +13,7 @@ import pytest
 import teravec
 
 # Of constructors that only teravec calls; a bar, whose type is the protocol.
-INSIDE = {"FlightPeer", "OpenedIndex", "_StageBar"}
+INSIDE = {"FlightPeer", "OpenedIndex", "StorePath", "_StageBar"}
 
 
 def types_in(hint: Any) -> Iterator[type]:

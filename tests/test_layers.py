@@ -48,6 +48,7 @@ ONLY_IN = {
     "faiss": ("kernels", "interchange"),
     "ray": ("engines",),
     "torch": ("kernels",),
+    "opentelemetry": ("serving",),
     "pyarrow.flight": ("serving",),
     **dict.fromkeys(
         (

@@ -490,7 +490,7 @@ def calibrate(
             format=format,
         )
     if paths.root.is_dir():
-        check_place(paths.calibration)  # fail before hours of work
+        check_place(paths.root / paths.calibration.name)  # fail before hours of work
     if (data is None) == (truth is None) or (truth is not None and given is None):
         raise InvalidArgument(
             "exact neighbours are needed: give the data that the index was built from, or "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -48,7 +47,7 @@ from teravec.sources import (
     write_bad,
 )
 from teravec.storage.arrays import describe_file
-from teravec.storage.files import remove, sync_directory
+from teravec.storage.files import remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions
@@ -166,7 +165,8 @@ def _shard_rows(
     if paths.manifest.exists():
         return []
     model = ModelDescription.read(paths.model)
-    return shard(source, model, paths, record.layout.shards, rows, resources)
+    written = shard(source, model, paths, record.layout.shards, rows, resources)
+    return [paths.root / path.name for path in written]
 
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
@@ -200,10 +200,8 @@ def _merge_shards(
             log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
-    if not keep_shards and paths.shards.exists():
-        with storage_errors(paths.shards, "remove"):
-            shutil.rmtree(paths.shards)
-        sync_directory(paths.root)
+    if not keep_shards:
+        paths.shards.remove_all()
     return manifest
 
 
@@ -213,7 +211,7 @@ def _count_repeated(
     """Count the ids of an id column that occur more than once; row numbers never do."""
     if record.source.get("id_column") is None:
         return None
-    files = [paths.root / entry.file for entry in slices]
+    files = [paths.file(entry.file) for entry in slices]
     found = find_repeated(files, record.ntotal, resources.engine.memory_bytes, resources.progress)
     return None if found is None else asdict(found)
 
@@ -372,7 +370,8 @@ def _build(
 def _count_build_s(paths: IndexPaths) -> float:
     """Count the seconds from the beginning of a build to its manifest, over all its runs."""
     with storage_errors(paths.root, "read"):
-        return paths.manifest.stat().st_mtime - paths.build.stat().st_mtime
+        began, ended = ((paths.root / f.name).stat() for f in (paths.build, paths.manifest))
+    return ended.st_mtime - began.st_mtime
 
 
 @contextmanager

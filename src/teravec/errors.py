@@ -10,6 +10,7 @@
     |   `-- LimitExceeded        a request is over a bound of the server         (exit 2)
     |-- StorageError             no space, no permission, or a failed read       (exit 2)
     |-- WorkerLost               a cluster's workers died, or one met a bug       (exit 1)
+    |-- AlreadyThere             a file that is created only once exists       (exit 1)
     |-- MissingFile              a file that the manifest names does not exist   (exit 1)
     |-- CorruptFile              a file's bytes are not what was sealed         (exit 1)
     |   |-- ForeignFile          a sound file that belongs to another index     (exit 1)
@@ -36,6 +37,7 @@ from typing import SupportsIndex
 
 __all__ = [
     "AccessDenied",
+    "AlreadyThere",
     "Busy",
     "CorruptFile",
     "DeadlineExceeded",
@@ -99,6 +101,10 @@ class StorageError(TeravecError, OSError):
 
 class WorkerLost(TeravecError):
     """A task on a cluster failed: its workers died each time, or it met a bug."""
+
+
+class AlreadyThere(TeravecError):
+    """A file that may be created only once exists: another writer was first."""
 
 
 class MissingFile(TeravecError):

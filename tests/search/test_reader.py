@@ -12,13 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import teravec
-from teravec.index import opened
+from teravec.index.opened import OpenedIndex
 from teravec.native import extensions as compiled
 from teravec.search import reader as reading
+from teravec.search.index import Index
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.device_cache import keep_profile
-from teravec.storage.range_reader import RangeReader, Ranges
+from teravec.storage.local_file import ALIGNMENT
+from teravec.storage.local_store import LocalStore
+from teravec.storage.range_reader import RangeReader
+from teravec.storage.store import Ranges
 from teravec.storage.user_cache import CACHE_VARIABLE
 from tests.storage.test_device import made_up
 
@@ -38,7 +42,9 @@ def test_joined_as_on_numpy(lists: list[tuple[int, int, int]]) -> None:
     slices = np.minimum(np.cumsum(steps), 1)
     offsets = np.cumsum(gaps + lengths) - lengths
     places = reading._Lists(slices, offsets, lengths)
-    index = SimpleNamespace(read_files=None, gap_bytes=32 << 10)
+    index = SimpleNamespace(
+        read_files=None, gap_bytes=32 << 10, store=SimpleNamespace(alignment=ALIGNMENT)
+    )
     reader = ListReader(index, None, SearchStats())  # type: ignore[arg-type]
     found = reader._joined(places)
     with pytest.MonkeyPatch.context() as patch:
@@ -86,7 +92,6 @@ def test_piece_by_piece_is_the_same(
 
     real = RangeReader.filled
     monkeypatch.setattr(reading, "_PIECE_BYTES", 1)
-    monkeypatch.setattr(opened, "_GAP_BYTES", 1)
     monkeypatch.setattr(reading, "_SEGMENT_BYTES", 4096)
 
     def filled(
@@ -97,7 +102,8 @@ def test_piece_by_piece_is_the_same(
         return one_by_one(self, ranges, buffer, stops)
 
     monkeypatch.setattr(RangeReader, "filled", filled)
-    with teravec.open(tmp_path / "index", memory="64MiB") as index:
+    apart = OpenedIndex(LocalStore(tmp_path / "index", gap_bytes=1))
+    with Index(apart, memory_bytes=64 << 20, threads=2, keep_lists=True) as index:
         found = index.search(queries, 10, 40)
     assert len(pieces) > 3
     for one, other in zip(found, expected, strict=True):

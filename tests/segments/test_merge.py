@@ -13,7 +13,7 @@ from teravec.errors import StorageError
 from teravec.segments import merge as merging
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.shard import sealed_shards
-from teravec.storage.files import allow_open_files, publishing
+from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter
 from tests.storage.lists import random_lists
@@ -22,7 +22,6 @@ MODEL, CODE_SIZE, NLIST = 77, 5, 40
 
 
 def _write_shards(paths: IndexPaths, count: int) -> int:
-    paths.shards.mkdir(parents=True)
     rng = np.random.default_rng(8)
     row = 0
     for seed in range(count):
@@ -30,7 +29,7 @@ def _write_shards(paths: IndexPaths, count: int) -> int:
         n = len(lists.ids)
         header = ListFileHeader(CODE_SIZE, 0, NLIST, row, row + n, n, MODEL)
         with (
-            publishing(paths.shard(row, row + n)) as file,
+            paths.shard(row, row + n).publish() as file,
             ListFileWriter(file, header, lists.sizes) as writer,
         ):
             writer.write(lists.codes, lists.ids)
@@ -47,8 +46,7 @@ def test_spans_of_lists_do_not_change_a_slice(
     ntotal = _write_shards(paths, 3)
     options, resources = MergeOptions(MODEL, CODE_SIZE, 0, NLIST, ntotal, 2), Resources(64 << 20, 2)
     whole = merge(paths, options, resources)
-    for path in paths.slices.iterdir():
-        path.unlink()
+    paths.slices.remove_all()
     monkeypatch.setattr(merging._Merger, "span_lists", span)
     monkeypatch.setattr(merging._Merger, "window_bytes", 400)
     assert merge(paths, options, resources) == whole

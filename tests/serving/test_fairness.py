@@ -20,7 +20,7 @@ from teravec.serving.server.batching import Batcher, Job
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairQueue, FairShares
 from teravec.serving.server.origin import Origin
-from teravec.serving.server.work import work_of
+from teravec.serving.server.work import WorkEstimate
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import SearchRequest, Wanted
@@ -138,7 +138,7 @@ def test_bytes_are_shared_too() -> None:
 
 
 def test_much_work_in_few_queries_is_not_small(index: Path, serve: Launch) -> None:
-    served = serve(index).service.backend.versions.current
+    served, estimate = serve(index).service.backend.versions.current, WorkEstimate()
 
     def work(rows: int, k: int, **effort: float) -> int:
         request = SearchRequest(
@@ -146,7 +146,7 @@ def test_much_work_in_few_queries_is_not_small(index: Path, serve: Launch) -> No
             Wanted(k),
             **effort,  # type: ignore[arg-type]
         )
-        return work_of(request, served)
+        return estimate.of(request, served)
 
     assert work(1, 10, nprobe=2) * 2 < work(1, 10, nprobe=8) < work(4, 10, nprobe=8)
     assert work(1, 10, nprobe=1 << 20) == work(1, 10, nprobe=60)  # there are no more lists

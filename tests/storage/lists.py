@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from teravec.storage.files import publishing
 from teravec.storage.listfile import ListFileHeader, ListFileWriter
+from teravec.storage.local_store import stored
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def header_of(lists: Lists, list_start: int = 0, model: int = 2**64 - 5) -> List
 
 def write_lists(path: Path, lists: Lists, cuts: list[int] | None = None, **header: Any) -> str:
     """Publish a list file, its rows in pieces that end at ``cuts``; return its seal."""
-    with publishing(path) as file:
+    with stored(path).publish() as file:
         writer = ListFileWriter(file, header_of(lists, **header), lists.sizes)
         bounds = [0, *sorted(min(cut, len(lists.ids)) for cut in cuts or []), len(lists.ids)]
         for start, stop in pairwise(bounds):

@@ -25,10 +25,9 @@ from teravec.errors import (
     storage_errors,
 )
 from teravec.storage import files
+from teravec.storage.arrays import file_checksum
 from teravec.storage.files import (
     byte_view,
-    check_size,
-    file_checksum,
     make_directory,
     open_to_read,
     publishing,
@@ -37,6 +36,8 @@ from teravec.storage.files import (
     remove,
     write_all,
 )
+from teravec.storage.local_file import LocalFile
+from teravec.storage.store import check_size
 
 
 def names(directory: Path) -> list[str]:
@@ -220,9 +221,10 @@ def test_short_file_is_corrupt(tmp_path: Path) -> None:
                 read_exactly(fd, length, offset, path)
     finally:
         os.close(fd)
-    check_size(path, 10)
-    with pytest.raises(CorruptFile, match="10 bytes found, 11 expected"):
-        check_size(path, 11)
+    with LocalFile(path) as file:
+        check_size(file, 10)
+        with pytest.raises(CorruptFile, match=f"{path}: 10 bytes found, 11 expected"):
+            check_size(file, 11)
 
 
 def test_partial_reads_and_writes_are_continued(
@@ -252,12 +254,12 @@ def test_partial_reads_and_writes_are_continued(
     np.testing.assert_array_equal(found, values)
 
 
-def test_checksum_is_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_READ_BYTES", 100)
+def test_checksum_is_of_the_whole_file(tmp_path: Path) -> None:
     for length in (0, 99, 100, 101, 1234):
         data = np.random.default_rng(length).bytes(length)
         (tmp_path / "f").write_bytes(data)
-        assert file_checksum(tmp_path / "f") == xxhash.xxh3_64_hexdigest(data)
+        with LocalFile(tmp_path / "f") as file:
+            assert file_checksum(file, block_bytes=100) == xxhash.xxh3_64_hexdigest(data)
 
 
 def test_make_directory(tmp_path: Path) -> None:

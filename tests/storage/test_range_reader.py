@@ -11,9 +11,9 @@ import pytest
 
 from teravec.errors import CorruptFile, StorageError
 from teravec.storage.buffers import aligned_buffer
-from teravec.storage.files import open_to_read
-from teravec.storage.range_reader import RangeReader, Ranges
-from teravec.storage.read_files import ALIGNMENT, ReadFile, ReadFiles
+from teravec.storage.local_file import ALIGNMENT, LocalFile, LocalFiles
+from teravec.storage.range_reader import RangeReader
+from teravec.storage.store import Ranges
 
 SIZE = 200 * ALIGNMENT + 77  # the last range ends beyond the file's end
 WAYS = {
@@ -33,13 +33,10 @@ def data(tmp_path: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def file(data: np.ndarray, tmp_path: Path) -> Iterator[ReadFile]:
+def file(data: np.ndarray, tmp_path: Path) -> Iterator[LocalFile]:
     """That file, opened."""
-    fd = open_to_read(tmp_path / "file")
-    file = ReadFile(tmp_path / "file", fd)
-    yield file
-    file.close()
-    os.close(fd)
+    with LocalFile(tmp_path / "file") as file:
+        yield file
 
 
 @pytest.fixture(params=list(WAYS.values()), ids=list(WAYS))
@@ -51,27 +48,27 @@ def reader(request: pytest.FixtureRequest) -> Iterator[RangeReader]:
     reader.close()
 
 
-def _ranges(file: ReadFile, count: int) -> tuple[Ranges, np.ndarray]:
+def _ranges(file: LocalFile, count: int) -> tuple[Ranges, np.ndarray]:
     """Random ranges of the file, and a buffer for them."""
     rng = np.random.default_rng(count)
     starts = rng.integers(0, 190, count)
     lengths = rng.integers(1, 12, count)
     at = np.cumsum(lengths) - lengths
     columns = (values * ALIGNMENT for values in (starts, lengths, at))
-    ranges = Ranges(ReadFiles([file]), np.zeros(count, np.int64), *columns)
+    ranges = Ranges(LocalFiles([file]), np.zeros(count, np.int64), *columns)
     return ranges, aligned_buffer(int(lengths.sum()) * ALIGNMENT)
 
 
-def _range(file: ReadFile, start: int, count: int) -> Ranges:
+def _range(file: LocalFile, start: int, count: int) -> Ranges:
     """One range, in sectors."""
     columns = (np.array([value * ALIGNMENT]) for value in (start, count, 0))
-    return Ranges(ReadFiles([file]), np.zeros(1, np.int64), *columns)
+    return Ranges(LocalFiles([file]), np.zeros(1, np.int64), *columns)
 
 
 @pytest.mark.parametrize("cold", [True, False])
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_every_way_gives_the_same_bytes(
-    data: np.ndarray, file: ReadFile, reader: RangeReader, count: int, cold: bool
+    data: np.ndarray, file: LocalFile, reader: RangeReader, count: int, cold: bool
 ) -> None:
     os.fsync(file.fd)
     for _ in range(2):
@@ -87,7 +84,7 @@ def test_every_way_gives_the_same_bytes(
 
 @pytest.mark.parametrize("cold", [True, False])
 def test_what_is_said_to_be_there_is_there(
-    data: np.ndarray, file: ReadFile, reader: RangeReader, cold: bool
+    data: np.ndarray, file: LocalFile, reader: RangeReader, cold: bool
 ) -> None:
     os.fsync(file.fd)
     if cold:
@@ -106,7 +103,7 @@ def test_what_is_said_to_be_there_is_there(
 
 
 def test_who_stops_looking_leaves_nothing_in_flight(
-    file: ReadFile, reader: RangeReader, data: np.ndarray
+    file: LocalFile, reader: RangeReader, data: np.ndarray
 ) -> None:
     ranges, buffer = _ranges(file, 90)
     os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -118,7 +115,7 @@ def test_who_stops_looking_leaves_nothing_in_flight(
     assert (buffer == 7).all()
 
 
-def test_a_forked_child_reads_too(data: np.ndarray, file: ReadFile, reader: RangeReader) -> None:
+def test_a_forked_child_reads_too(data: np.ndarray, file: LocalFile, reader: RangeReader) -> None:
     ranges, buffer = _ranges(file, 30)
     reader.read(ranges, buffer)
     child = os.fork()
@@ -138,7 +135,7 @@ def test_a_forked_child_reads_too(data: np.ndarray, file: ReadFile, reader: Rang
 
 
 def test_a_file_cut_after_it_was_opened_is_found(
-    file: ReadFile, reader: RangeReader, tmp_path: Path
+    file: LocalFile, reader: RangeReader, tmp_path: Path
 ) -> None:
     os.truncate(tmp_path / "file", 100 * ALIGNMENT + 5)
     buffer = aligned_buffer(40 * ALIGNMENT)
@@ -148,13 +145,14 @@ def test_a_file_cut_after_it_was_opened_is_found(
 
 
 def test_a_failed_read_names_the_file(
-    file: ReadFile, reader: RangeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: LocalFile, reader: RangeReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A descriptor of a directory: every read of it fails."""
     fd = os.open(tmp_path, os.O_RDONLY)
     try:
         monkeypatch.setattr(file, "fd", fd)
         monkeypatch.setattr(file, "direct_fd", None)
+        monkeypatch.setattr(file, "open_direct", lambda: None)
         ranges, buffer = _ranges(file, 30)
         with pytest.raises(StorageError, match=r"file: cannot read: .*directory"):
             reader.read(ranges, buffer)
@@ -163,7 +161,7 @@ def test_a_failed_read_names_the_file(
 
 
 def test_short_reads_are_finished(
-    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+    data: np.ndarray, file: LocalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that gives seven bytes at a time."""
     real = os.preadv
@@ -184,7 +182,7 @@ def test_short_reads_are_finished(
 
 
 def test_a_ring_too_many_means_threads(
-    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+    data: np.ndarray, file: LocalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a process has no descriptors left."""
     reader = RangeReader()
@@ -203,7 +201,7 @@ def test_a_ring_too_many_means_threads(
 
 
 def test_no_ring_means_threads(
-    data: np.ndarray, file: ReadFile, monkeypatch: pytest.MonkeyPatch
+    data: np.ndarray, file: LocalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(depth: int) -> None:
         raise StorageError("io_uring is not to be had")

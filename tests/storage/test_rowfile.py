@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
 from teravec.native import extensions as native
-from teravec.storage.files import publishing
+from teravec.storage.local_store import stored
 from teravec.storage.rowfile import (
     RowFile,
     RowFileHeader,
@@ -36,7 +36,7 @@ def write_rows(
 ) -> str:
     """Publish a row file, its rows in pieces that end at ``cuts``; return its seal."""
     header = RowFileHeader(rows.shape[1], page_bytes_for(rows.shape[1]), 3, 9, len(rows), model)
-    with publishing(path, verify=verify_rows) as file:
+    with stored(path).publish(verify_rows) as file:
         writer = RowFileWriter(file, header)
         for start, stop in pairwise([0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]):
             writer.write(rows[start:stop])
@@ -98,7 +98,7 @@ def test_pages_of_another_size_are_read(tmp_path: Path) -> None:
     rows = random_rows(50, 80)
     for page_bytes in (512, 4096):
         path = tmp_path / f"{page_bytes}.fine"
-        with publishing(path, verify=verify_rows) as file:
+        with stored(path).publish(verify_rows) as file:
             writer = RowFileWriter(file, RowFileHeader(80, page_bytes, 0, 4, 50, 7))
             writer.write(rows)
             writer.finish()

@@ -52,7 +52,7 @@ def begin_weighed(paths: IndexPaths, source: Source, weights: Weights | None) ->
 def test_new_then_the_same_again(paths: IndexPaths, source: Source) -> None:
     record = begin(paths, source)
     before = tree(paths.root)
-    assert list(before) == [paths.build]
+    assert list(before) == [paths.root / "build.json"]
     assert read_record(paths) == record == begin(paths, source)
     assert tree(paths.root) == before
     assert record.plan() == read_record(paths).plan()
@@ -164,10 +164,10 @@ def test_empty_directory_and_one_of_a_killed_begin_are_used(
 ) -> None:
     paths.root.mkdir(parents=True)
     begin(paths, source)
-    paths.build.unlink()
-    paths.build.with_name("build.json.tmp").write_bytes(b"half")
+    paths.build.remove()
+    (paths.root / "build.json.tmp").write_bytes(b"half")
     record = begin(paths, source)
-    assert list(tree(paths.root)) == [paths.build]
+    assert list(tree(paths.root)) == [paths.root / "build.json"]
     assert read_record(paths) == record
 
 
@@ -175,7 +175,7 @@ def test_damaged_record_is_corrupt(paths: IndexPaths, source: Source) -> None:
     with pytest.raises(MissingFile):
         read_record(paths)
     begin(paths, source)
-    for _ in flipped(paths.build, flips=[0x02]):
+    for _ in flipped(paths.root / "build.json", flips=[0x02]):
         with pytest.raises(CorruptFile):
             read_record(paths)
     content = read_json(paths.build, "teravec-build", 1)

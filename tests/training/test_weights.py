@@ -12,7 +12,7 @@ import teravec
 from teravec.cli.main import app
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources import Source, Weights, open_source
-from teravec.storage.files import file_checksum
+from teravec.storage.arrays import describe_file
 from teravec.training.options import TrainOptions, plan_training
 from teravec.training.rows import SampleRows
 from teravec.training.weights import draw_weights
@@ -79,7 +79,7 @@ def test_a_build_with_weights(tmp_path: Path, data: Path) -> None:
         return np.asarray(((x[near][:, None] - centroids) ** 2).sum(-1).min(1).sum())
 
     assert errors("other") < errors("plain")
-    assert file_checksum(tmp_path / "other" / "model" / "centroids.npy") != file_checksum(
+    assert describe_file(tmp_path / "other" / "model" / "centroids.npy") != describe_file(
         tmp_path / "plain" / "model" / "centroids.npy"
     )
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.bulk.formats.found import FoundArrays
-from teravec.errors import CorruptFile, ForeignFile, OutputExists, storage_errors
+from teravec.errors import ForeignFile, OutputExists
 from teravec.sources import Source
-from teravec.storage.arrays import check_file, write_array
-from teravec.storage.files import make_directory, remove, sync_directory
+from teravec.storage.arrays import check_file, read_values, write_array
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
+from teravec.storage.local_store import stored
+from teravec.storage.store import StorePath
 
 __all__ = ["FoundInParts", "SealedParts"]
 
@@ -36,6 +38,7 @@ Int64 = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
 _FORMAT, _PART_FORMAT, _VERSION = "teravec-search", "teravec-search-part", 1
+_OF_PART = re.compile(r".*-.*\.(json|npy)")
 _DTYPES: dict[str, np.dtype[Any]] = {
     "distances": np.dtype("<f4"),
     "ids": np.dtype("<i8"),
@@ -47,24 +50,20 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 class _Part:
     """Results of queries [start, stop)."""
 
-    directory: Path
+    directory: StorePath
     start: int
     stop: int
     total: int
 
-    def path(self, what: str) -> Path:
+    def path(self, what: str) -> StorePath:
         return self.directory / f"{self.start:013d}-{self.stop:013d}.{what}"
 
     def read(self, what: str, start: int, stop: int) -> npt.NDArray[Any]:
         """Elements [start, stop) of an array, which was checked."""
         path, dtype = self.path(f"{what}.npy"), _DTYPES[what]
         length = self.stop - self.start if what == "counts" else self.total
-        with storage_errors(path, "read"):
-            header = path.stat().st_size - length * dtype.itemsize
-            values = np.fromfile(path, dtype, stop - start, offset=header + start * dtype.itemsize)
-        if len(values) != stop - start:
-            raise CorruptFile(f"{path}: {len(values)} values read, {stop - start} expected")
-        return values
+        with path.open(in_order=True) as file:
+            return read_values(file, length, dtype, start, stop)
 
 
 class SealedParts:
@@ -73,7 +72,7 @@ class SealedParts:
     Parameters
     ----------
     directory : Path
-        Made when the first part is added.
+        Where the parts lie, all below its name.
     search : dict
         What is asked, fit for JSON; parts of another search are refused.
 
@@ -86,11 +85,10 @@ class SealedParts:
     """
 
     def __init__(self, directory: Path, search: dict[str, Any]) -> None:
-        self._directory, self._search = directory, search
+        self._directory, self._search = stored(directory), search
         self._checksum = json_checksum(search)
         self._parts: list[_Part] = []
-        if directory.exists():
-            self._check_search()
+        if self._is_begun():
             self._parts = self._disjoint(self._found())
         if self._parts:
             log.info("%s: %d queries are answered already", directory, self.rows)
@@ -108,8 +106,6 @@ class SealedParts:
 
     def add(self, start: int, found: FoundArrays) -> None:
         """Seal results of the queries from ``start`` on."""
-        if not self._directory.exists():
-            make_directory(self._directory)
         state = self._directory / "search.json"
         if not state.exists():
             write_json(state, {"format": _FORMAT, "version": _VERSION, **self._search})
@@ -131,29 +127,22 @@ class SealedParts:
 
     def remove(self) -> None:
         """Remove all parts, and the directory if nothing else is in it."""
-        if not self._directory.exists():
-            return
-        files = [*self._directory.glob("*-*.json"), *self._directory.glob("*-*.npy")]
-        files += self._directory.glob("*.tmp")  # left by a kill
-        for path in [*files, self._directory / "search.json"]:
-            remove(path)
-        with storage_errors(self._directory, "remove"):
-            if not any(self._directory.iterdir()):
-                self._directory.rmdir()
-                sync_directory(self._directory.parent)
+        for path in self._directory.children():
+            if _OF_PART.fullmatch(path.last_name):
+                path.remove()
+        (self._directory / "search.json").remove()
+        self._directory.remove_unfinished()
 
-    def _check_search(self) -> None:
+    def _is_begun(self) -> bool:
+        """Whether parts of this search may be there; OutputExists for anything else."""
         state = self._directory / "search.json"
         if not state.exists():
-            others = self._directory.is_file() or any(
-                path.suffix != ".tmp" for path in self._directory.iterdir()
-            )
-            if others:
+            if self._directory.exists() or self._directory.children():
                 raise OutputExists(
                     f"{self._directory}: something else found, nothing or the parts of this "
                     "search expected"
                 )
-            return
+            return False
         found = read_json(state, _FORMAT, _VERSION)
         for key, expected in self._search.items():
             if found.get(key) != expected:
@@ -161,15 +150,18 @@ class SealedParts:
                     f"{self._directory}: the parts of another search: {key} differ; search as "
                     "before to continue it, or remove the directory to begin anew"
                 )
+        return True
 
     def _found(self) -> Iterator[_Part]:
-        for path in sorted(self._directory.glob("*-*.json")):
+        for path in self._directory.children():
+            if not path.last_name.endswith(".json") or not _OF_PART.fullmatch(path.last_name):
+                continue
             content = read_json(path, _PART_FORMAT, _VERSION)
             if content["search"] != self._checksum:
                 raise ForeignFile(
                     f"{path}: a part of search {content['search']} found, {self._checksum} expected"
                 )
-            start, stop = map(int, path.stem.split("-"))
+            start, stop = map(int, path.last_name.removesuffix(".json").split("-"))
             part = _Part(self._directory, start, stop, content["total"])
             for what, described in content["arrays"].items():
                 check_file(part.path(f"{what}.npy"), described)

@@ -63,7 +63,7 @@ def bench_disk(
             scratch_bytes=parse_bytes(size),
             progress=Bars(quiet=quiet or json),
         )
-    kept, why_not = _keep(profile, paths.slices if is_index else path)
+    kept, why_not = _keep(profile, paths.root / paths.slices.name if is_index else path)
     if json:
         print_json({"path": str(path), **profile.to_dict(), "kept": kept is not None})
         return

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import OutputExists, storage_errors
+from teravec.errors import OutputExists
 from teravec.kernels.metric import Metric
 from teravec.storage.arrays import read_array, write_array
-from teravec.storage.files import make_directory, remove, sync_directory
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath, stored
+from teravec.storage.store import StorePath
 
 __all__ = ["BestSoFar", "Checkpoint", "remove_checkpoint"]
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "teravec-groundtruth", 1
 _STATE = "state.json"
+_ARRAY = re.compile(r"(values|ids)-.*\.npy")
 
 
 @dataclass
@@ -61,8 +63,8 @@ class BestSoFar:
 class Checkpoint:
     """``state.json``, and the two arrays whose checksums it holds."""
 
-    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
-        self._directory, self._identity = directory, identity
+    def __init__(self, directory: AnyPath, identity: dict[str, Any]) -> None:
+        self._directory, self._identity = stored(directory), identity
 
     def load(self) -> BestSoFar | None:
         """Load the state to resume from; None if there is none."""
@@ -87,7 +89,6 @@ class Checkpoint:
 
     def save(self, best: BestSoFar) -> None:
         """Save the state. The previous one stays valid until ``state.json`` is replaced."""
-        make_directory(self._directory)
         values = write_array(self._directory / f"values-{best.rows}.npy", best.values)
         ids = write_array(self._directory / f"ids-{best.rows}.npy", best.ids)
         state = {"format": _FORMAT, "version": _VERSION, **self._identity}
@@ -97,22 +98,16 @@ class Checkpoint:
         _remove_arrays(self._directory, keep_rows=best.rows)
 
 
-def remove_checkpoint(checkpoint: Path) -> None:
+def remove_checkpoint(checkpoint: AnyPath) -> None:
     """Remove a checkpoint, if there is one. Other files in its directory stay."""
-    if not checkpoint.is_dir():
-        return
-    remove(checkpoint / _STATE)  # first: without it, no run resumes from the arrays
-    _remove_arrays(checkpoint)
-    for left_over in checkpoint.glob("*.tmp"):  # from a run killed while writing
-        remove(left_over)
-    with storage_errors(checkpoint, "remove"):
-        if not any(checkpoint.iterdir()):
-            checkpoint.rmdir()
-            sync_directory(checkpoint.parent)
+    directory = stored(checkpoint)
+    (directory / _STATE).remove()  # first: without it, no run resumes from the arrays
+    _remove_arrays(directory)
+    directory.remove_unfinished()
 
 
-def _remove_arrays(directory: Path, keep_rows: int = -1) -> None:
-    for kind in ("values", "ids"):
-        for path in sorted(directory.glob(f"{kind}-*.npy*")):
-            if path.name != f"{kind}-{keep_rows}.npy":
-                remove(path)
+def _remove_arrays(directory: StorePath, keep_rows: int = -1) -> None:
+    keep = [f"{kind}-{keep_rows}.npy" for kind in ("values", "ids")]
+    for path in directory.children():
+        if _ARRAY.fullmatch(path.last_name) and path.last_name not in keep:
+            path.remove()

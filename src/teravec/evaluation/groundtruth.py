@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from teravec.native.extensions import warn_if_missing
 from teravec.progress import Bar
 from teravec.sources import Source, SourceFiles
 from teravec.storage.files import byte_view
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["groundtruth"]
 
@@ -57,7 +57,7 @@ def groundtruth(
     *,
     metric: Metric,
     resources: Resources,
-    checkpoint: Path | None = None,
+    checkpoint: AnyPath | None = None,
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
@@ -77,7 +77,7 @@ def groundtruth(
         bytes (8 d if queries are float64), and about 100 MiB of blocks and buffers, less if the
         limit is low. Meanwhile BLAS in this process is set to one thread, because the threads here
         divide the work.
-    checkpoint : Path, optional
+    checkpoint : StorePath or Path, optional
         Directory for the state to save and to resume from. It stays after the function returns:
         call ``checkpoint.remove_checkpoint`` when the result is safe.
 

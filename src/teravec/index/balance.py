@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from teravec.model.list_sizes import imbalance
 from teravec.segments.shard import sealed_shards
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.storage.store import StorePath
 
 __all__ = ["describe_lists", "index_lists", "shard_lists"]
 
@@ -46,7 +46,7 @@ def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
 
 def index_lists(paths: IndexPaths, manifest: Manifest) -> dict[str, Any]:
     """Describe the lists of an index."""
-    sizes = np.concatenate(list(_read_sizes(paths.root / e.file for e in manifest.slices)))
+    sizes = np.concatenate(list(_read_sizes(paths.file(e.file) for e in manifest.slices)))
     return describe_lists(sizes, ModelDescription.read(paths.model))
 
 
@@ -59,7 +59,7 @@ def shard_lists(paths: IndexPaths) -> dict[str, Any] | None:
     return describe_lists(total, model) if shards else None
 
 
-def _read_sizes(files: Iterable[Path]) -> Iterable[Int64]:
+def _read_sizes(files: Iterable[StorePath]) -> Iterable[Int64]:
     for path in files:
         with ListFile(path) as file:
             yield file.sizes.astype(np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from teravec.arguments import real_number
-from teravec.errors import CorruptFile, ForeignFile, InvalidArgument, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
 from teravec.storage.jsonfile import read_json, write_json
@@ -258,9 +258,8 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     CorruptFile, IncompatibleVersion
     """
     path = paths.calibration
-    with storage_errors(path, "read"):
-        if not path.exists():
-            return None
+    if not path.exists():
+        return None
     content = read_json(path, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:

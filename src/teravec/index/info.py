@@ -47,7 +47,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
     model = index.model.description
     calibration = read_calibration(index.paths, manifest)
     return {
-        "path": str(index.paths.root),
+        "path": str(index.paths),
         "creator": manifest.creator,
         "ntotal": manifest.ntotal,
         "d": manifest.d,

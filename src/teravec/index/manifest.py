@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from teravec.errors import CorruptFile, ForeignFile, MissingFile, storage_errors
+from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.model.description import ModelDescription
 from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
+from teravec.storage.store import StorePath
 
 __all__ = [
     "Manifest",
@@ -123,10 +123,8 @@ def read_manifest(paths: IndexPaths) -> Manifest:
         The directory holds no index, or its build is not finished.
     CorruptFile, IncompatibleVersion
     """
-    with storage_errors(paths.manifest, "read"):
-        missing = None if paths.manifest.exists() else _explain_missing(paths)
-    if missing:
-        raise MissingFile(missing)
+    if not paths.manifest.exists():
+        raise MissingFile(_explain_missing(paths))
     content = read_json(paths.manifest, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
@@ -159,13 +157,13 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
 def _explain_missing(paths: IndexPaths) -> str:
     if paths.build.exists():
         return (
-            f"{paths.root}: the build is not finished (no {paths.manifest.name}); "
+            f"{paths}: the build is not finished (no {paths.manifest.name}); "
             "run the same build again to finish it"
         )
-    return f"{paths.root}: no teravec index there (no {paths.manifest.name})"
+    return f"{paths}: no teravec index there (no {paths.manifest.name})"
 
 
-def _check_slices(slices: Sequence[SliceEntry], manifest: Manifest, path: Path) -> None:
+def _check_slices(slices: Sequence[SliceEntry], manifest: Manifest, path: StorePath) -> None:
     bounds = [0, *(s.lists[1] for s in slices)]
     starts = [s.lists[0] for s in slices]
     if starts != bounds[:-1] or bounds[-1] != manifest.nlist:

@@ -13,18 +13,15 @@ from teravec.index.manifest import Manifest, read_manifest, read_model_descripti
 from teravec.model.model import Model
 from teravec.segments.entry import SliceEntry
 from teravec.storage.device_cache import find_gap_bytes
-from teravec.storage.files import allow_open_files, check_size
+from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
-from teravec.storage.read_files import ReadFile, ReadFiles
 from teravec.storage.rowfile import RowFile
+from teravec.storage.store import OpenFile, ReadFiles, Store, check_size
 
 __all__ = ["OPENED_LIST_BYTES", "Lists", "OpenedIndex"]
 
 Lists = tuple[int, int] | tuple[tuple[int, int], ...]
-
-# Default without a measurement: 16 us per read, 0.44 ns per byte.
-_GAP_BYTES = 32 << 10
 
 OPENED_LIST_BYTES = 48
 """Memory per list of an open index: its table entry, start and size."""
@@ -38,6 +35,7 @@ class OpenedIndex:
 
     Attributes
     ----------
+    store : Store
     manifest : Manifest
     model : Model
     slices : list of ListFile
@@ -54,13 +52,14 @@ class OpenedIndex:
         First list of each open slice, and the end of the last.
     gap_bytes : int
         Largest gap between two ranges of a file for which one read of both is cheaper:
-        ``bench-disk``'s measurement of this file system, or 32 KiB.
+        ``bench-disk``'s measurement of this file system, or the store's default.
     ranges : tuple of (int, int)
         The requested lists, as ranges [start, stop), ascending; or all.
 
     Parameters
     ----------
-    root : path-like
+    where : path-like or Store
+        The index's directory, or the store of its files.
     lists : tuple of int or tuple of tuples of int, optional
         Open only the slices that hold some of lists [start, stop), or of several such ranges, which
         ascend; other slices may be missing. An empty range opens no slice, which is enough for the
@@ -74,27 +73,27 @@ class OpenedIndex:
         A file does not match the manifest; the message names it.
     """
 
-    def __init__(self, root: str | Path, lists: Lists | None = None) -> None:
-        self.paths = IndexPaths(Path(root))
+    def __init__(self, where: str | Path | Store, lists: Lists | None = None) -> None:
+        self.paths = IndexPaths(where)
+        self.store = self.paths.store
         self.manifest: Manifest = read_manifest(self.paths)
         # Check the model first: another model's checksums would make sound files look corrupt.
         read_model_description(self.paths, self.manifest)
         self.model = Model.read(self.paths.model)
         self.ranges = _ranges_of(lists, self.manifest.nlist)
-        self.gap_bytes = find_gap_bytes(self.paths.slices, self.paths.device) or _GAP_BYTES
+        measured = find_gap_bytes(self.paths.slices, self.paths.device)
+        self.gap_bytes = self.store.gap_bytes if measured is None else measured
         self.slices: list[ListFile] = []
-        self.read_files = ReadFiles()
         self.fine: list[RowFile] = []
-        self.fine_read_files = ReadFiles()
         entries = [e for e in self.manifest.slices if self._wants(e)]
         allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
         try:
             for entry in entries:
                 self.slices.append(self._open_slice(entry))
-                self.read_files.add(ReadFile(self.slices[-1].path, self.slices[-1].fd))
                 if self.model.codec.sketch_bits:
                     self.fine.append(self._open_fine(entry))
-                    self.fine_read_files.add(ReadFile(self.fine[-1].path, self.fine[-1].fd))
+            self.read_files: ReadFiles = self.store.group([s.file for s in self.slices])
+            self.fine_read_files: ReadFiles = self.store.group([f.file for f in self.fine])
         except BaseException:
             self.close()
             raise
@@ -115,13 +114,11 @@ class OpenedIndex:
         return opened
 
     def _open_slice(self, entry: SliceEntry) -> ListFile:
-        path = self.paths.root / entry.file
-        check_size(path, entry.size)
-        file = ListFile(path)
+        file = ListFile(self._open_file(entry.file, entry.size))
         if file.seal != entry.checksum or file.lists != entry.lists:
             file.close()
             raise ForeignFile(
-                f"{path}: lists {file.lists} with seal {file.seal} found, "
+                f"{file.path}: lists {file.lists} with seal {file.seal} found, "
                 f"{entry.lists} with seal {entry.checksum} expected"
             )
         return file
@@ -129,18 +126,25 @@ class OpenedIndex:
     def _open_fine(self, entry: SliceEntry) -> RowFile:
         if entry.fine is None:
             raise CorruptFile(f"{self.paths.manifest}: {entry.file} has no finer codes")
-        path = self.paths.root / entry.fine.file
-        check_size(path, entry.fine.size)
-        file = RowFile(path)
+        file = RowFile(self._open_file(entry.fine.file, entry.fine.size))
         page_bytes = (self.fine[0] if self.fine else file).header.page_bytes
         found = file.seal, file.header.ntotal, file.header.page_bytes
         if found != (entry.fine.checksum, entry.ntotal, page_bytes):
             file.close()
             raise ForeignFile(
-                f"{path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} bytes "
-                f"with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
+                f"{file.path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} "
+                f"bytes with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
                 f"with seal {entry.fine.checksum} expected"
             )
+        return file
+
+    def _open_file(self, name: str, size: int) -> OpenFile:
+        file = self.paths.file(name).open()
+        try:
+            check_size(file, size)
+        except BaseException:
+            file.close()
+            raise
         return file
 
     @property
@@ -155,8 +159,6 @@ class OpenedIndex:
 
     def close(self) -> None:
         """Close the files."""
-        self.read_files.close()
-        self.fine_read_files.close()
         for file in self.slices:
             file.close()
         for rows in self.fine:

@@ -13,15 +13,15 @@ from teravec.index.manifest import Manifest, read_manifest, read_model_descripti
 from teravec.progress import Progress
 from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.storage.arrays import check_file
-from teravec.storage.files import check_size
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
 from teravec.storage.rowfile import RowFile, verify_rows
+from teravec.storage.store import Store, StorePath, check_size
 
 __all__ = ["verify"]
 
 
-def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
+def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
     """Read every file of an index and compare it with its checksums.
 
     Returns
@@ -34,7 +34,7 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
     MissingFile, CorruptFile
         The manifest itself cannot be read; nothing else can be checked then.
     """
-    paths = IndexPaths(Path(root))
+    paths = IndexPaths(where)
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
     entries: list[SliceEntry | RowsEntry] = [*manifest.slices]
@@ -45,12 +45,12 @@ def verify(root: str | Path, progress: Progress) -> list[TeravecError]:
             *_list_model_files(paths, manifest, damages),
         ]:
             with _collecting(damages):
-                check_file(paths.root / name, described)
+                check_file(paths.file(name), described)
         with _collecting(damages):
             read_calibration(paths, manifest)
         for entry in entries:
             with _collecting(damages):
-                _verify_entry(paths.root / entry.file, entry)
+                _verify_entry(paths.file(entry.file), entry)
             bar.advance(entry.size)
     return damages
 
@@ -73,10 +73,12 @@ def _list_model_files(
     return []
 
 
-def _verify_entry(path: Path, entry: SliceEntry | RowsEntry) -> None:
-    check_size(path, entry.size)
+def _verify_entry(path: StorePath, entry: SliceEntry | RowsEntry) -> None:
+    opened = path.open()
     is_slice = isinstance(entry, SliceEntry)
-    with (ListFile if is_slice else RowFile)(path) as file:
+    with opened:
+        check_size(opened, entry.size)
+        file = (ListFile if is_slice else RowFile)(opened)
         if file.seal != entry.checksum:
             raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
     (verify_lists if is_slice else verify_rows)(path)

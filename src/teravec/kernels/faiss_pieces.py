@@ -16,7 +16,8 @@ __all__ = ["FaissPiece", "faiss_pieces"]
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
-_COPIED_BYTES = 1 << 20  # of codes at a time; the least memory of a search leaves room for it
+_PIECE_BYTES = 2 << 20  # all that copying takes at a time
+_ROW_BYTES = 24  # of that a row's number, and its place twice; its code is there twice as well
 _ROW_MASK = (1 << PLACE_BITS) - 1
 
 
@@ -62,7 +63,7 @@ def faiss_pieces(lists: ListsInMemory, pairs: Pairs, code_size: int) -> Iterator
         firsts = (lists.runs << PLACE_BITS) + lists.row_start
         yield FaissPiece(lists, pairs, None if lists.run_nos is None else firsts)
         return
-    most, count = max(1, _COPIED_BYTES // code_size), 0
+    most, count = max(1, _PIECE_BYTES // (2 * code_size + _ROW_BYTES)), 0
     parts: list[tuple[int, Int64]] = []
     for entry, rows in _visible_rows(lists, most):
         while len(rows):

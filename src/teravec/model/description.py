@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile
 from teravec.kernels.codec import Codec
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["GRAPH_LIST_BYTES", "ModelDescription"]
 
@@ -75,17 +75,17 @@ class ModelDescription:
             del content["lists"]
         return content
 
-    def write(self, directory: Path) -> None:
+    def write(self, directory: AnyPath) -> None:
         """Seal the model; its other files must exist."""
         write_json(_path(directory), self.content())
 
     @staticmethod
-    def is_sealed(directory: Path) -> bool:
+    def is_sealed(directory: AnyPath) -> bool:
         """Whether the directory holds a sealed model."""
         return _path(directory).exists()
 
     @classmethod
-    def read(cls, directory: Path) -> ModelDescription:
+    def read(cls, directory: AnyPath) -> ModelDescription:
         """Read ``model.json``, or raise MissingFile, CorruptFile or IncompatibleVersion."""
         path = _path(directory)
         content = read_json(path, _FORMAT, _VERSION)
@@ -115,5 +115,5 @@ class ModelDescription:
         return json_checksum(self.content())
 
 
-def _path(directory: Path) -> Path:
+def _path(directory: AnyPath) -> AnyPath:
     return directory / "model.json"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.options import CPU
-from teravec.errors import CorruptFile, InvalidArgument, storage_errors
+from teravec.errors import CorruptFile, InvalidArgument
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.clipping import ScalarRange
 from teravec.kernels.codec import (
@@ -30,7 +29,8 @@ from teravec.kernels.nearest import ExactQuantizer
 from teravec.kernels.sketch import encode_sketches
 from teravec.model.description import ModelDescription
 from teravec.model.transform import Transform
-from teravec.storage.arrays import check_file, read_array
+from teravec.storage.arrays import read_array, read_file
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["Model"]
 
@@ -66,7 +66,7 @@ class Model:
         self.centroids = quantizer_vectors(self._quantizer)
 
     @classmethod
-    def read(cls, directory: Path) -> Model:
+    def read(cls, directory: AnyPath) -> Model:
         """Read and verify the model in ``directory``.
 
         Raises
@@ -88,9 +88,7 @@ class Model:
         graph = None
         if "quantizer.hnsw" in files:
             path = directory / "quantizer.hnsw"
-            check_file(path, files["quantizer.hnsw"])
-            with storage_errors(path, "read"):
-                graph = path.read_bytes()
+            graph = read_file(path, files["quantizer.hnsw"])
         return cls(description, Transform.unpack(packed, d_index), centroids, parameters, graph)
 
     @property

@@ -21,7 +21,7 @@ from teravec.search.lists import IndexLists
 from teravec.search.ordering import by_query, sort_rows
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
-from teravec.storage.range_reader import RangeReader
+from teravec.storage.store import Reader
 
 __all__ = ["Batch", "SearchResources"]
 
@@ -42,7 +42,7 @@ class SearchResources:
         Gives what finds all within a radius; made when it is first asked for.
     lists : IndexLists
         Brings lists into memory.
-    ranges : RangeReader
+    ranges : Reader
         Reads files.
     threads : int
     """
@@ -51,7 +51,7 @@ class SearchResources:
     scanner: CompiledScanner | FaissScanner
     range_scanner: Callable[[], FaissScanner]
     lists: IndexLists
-    ranges: RangeReader
+    ranges: Reader
     threads: int
 
 

@@ -71,7 +71,7 @@ class Efforts:
             return effort_of_nprobe(nprobe, model.nlist)
         if recall is not None and self.calibration is None:
             raise InvalidArgument(
-                f"recall {recall} asked for, but {self._index.paths.root} is not calibrated: "
+                f"recall {recall} asked for, but {self._index.paths} is not calibrated: "
                 "run teravec calibrate, or give nprobe"
             )
         asked = recall, k, radius

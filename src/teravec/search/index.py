@@ -47,7 +47,9 @@ from teravec.search.request import (
 )
 from teravec.search.stats import SearchStats
 from teravec.storage.jsonfile import json_checksum
-from teravec.storage.range_reader import RangeReader
+from teravec.storage.layout import absolute
+from teravec.storage.local_store import LocalStore
+from teravec.storage.store import Reader
 
 __all__ = ["Index", "open_index"]
 
@@ -73,25 +75,18 @@ class Index(Fixed):
     caches : IndexCaches
     """
 
-    root: Path
     stats: SearchStats
     batch_bytes: int
     caches: IndexCaches
 
     def __init__(
-        self,
-        opened: OpenedIndex,
-        *,
-        memory_bytes: int,
-        threads: int,
-        keep_lists: bool,
-        direct: bool,
+        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool
     ) -> None:
-        self._opened, self.root = opened, opened.paths.root
+        self._opened = opened
         shares = MemoryShares.of(opened, memory_bytes, keep_lists=keep_lists)
         self.batch_bytes = shares.batch_bytes
         lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes)
-        self._ranges = RangeReader(direct=direct)
+        self._ranges = opened.store.reader()
         opened.model.make_ready()
         self._resources = SearchResources(
             opened,
@@ -114,6 +109,11 @@ class Index(Fixed):
         self._opened_by: dict[str, Any] = {}
         self._dropped = weakref.finalize(self, _close_dropped, self._ranges, opened)
         self._dropped.atexit = False  # the system frees all then
+
+    @property
+    def root(self) -> Path:
+        """The index's directory."""
+        return self._opened.paths.root
 
     @property
     def d(self) -> int:
@@ -383,7 +383,7 @@ class Index(Fixed):
 
     def _of_two_stages(self, batch: Batch) -> TwoStageBatch:
         if not isinstance(batch, TwoStageBatch):
-            raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
+            raise InvalidArgument(f"codes of {self._opened.paths} have one stage, not two")
         return batch
 
     def candidates_kept(self, k: int, candidates: int | None = None) -> int:
@@ -407,7 +407,7 @@ class Index(Fixed):
         """
         self._check_open()
         if self._two_stages is None:
-            raise InvalidArgument(f"codes of {self._opened.paths.root} have one stage, not two")
+            raise InvalidArgument(f"codes of {self._opened.paths} have one stage, not two")
         started = time.perf_counter()
         check_places(places, self._opened)
         found = self._two_stages.refiner.distances(prepared, owners, places, self.stats)
@@ -564,7 +564,7 @@ class Index(Fixed):
     def _check_open(self) -> None:
         # The system gives a closed descriptor's number to the next file that is opened.
         if self._closed:
-            raise InvalidArgument(f"{self._opened.paths.root} was closed; open it again")
+            raise InvalidArgument(f"{self._opened.paths} was closed; open it again")
 
     def __len__(self) -> int:
         return self.ntotal
@@ -574,9 +574,9 @@ class Index(Fixed):
 
     def __repr__(self) -> str:
         codec = self.manifest.codec
-        closed = ", closed" if self._closed else ""
+        closed, where = ", closed" if self._closed else "", str(self._opened.paths)
         return (
-            f"<teravec.Index {str(self.root)!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
+            f"<teravec.Index {where!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
             f"{codec}, {self.nlist:,} lists{closed}>"
         )
 
@@ -636,14 +636,13 @@ def open_index(
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
     path, lists = path_of(path, "the index"), check_ranges(lists, "lists")
-    opened = OpenedIndex(path, lists=lists)
+    opened = OpenedIndex(LocalStore(absolute(path), direct=direct), lists=lists)
     try:
         index = Index(
             opened,
             memory_bytes=memory_bytes,
             threads=threads or default_threads(),
             keep_lists=keep_lists,
-            direct=direct,
         )
     except BaseException:
         opened.close()
@@ -663,10 +662,10 @@ def _open_again(options: dict[str, Any]) -> Index:
     return open_index(**options)
 
 
-def _close_dropped(ranges: RangeReader, opened: OpenedIndex) -> None:
+def _close_dropped(ranges: Reader, opened: OpenedIndex) -> None:
     """Close what a lost index had open; the collector may run in any thread, so wait for none."""
     ranges.close(wait=False)
     opened.close()
     warnings.warn(
-        f"index {opened.paths.root} was dropped without close()", ResourceWarning, stacklevel=2
+        f"index {opened.paths} was dropped without close()", ResourceWarning, stacklevel=2
     )

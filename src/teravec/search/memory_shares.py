@@ -40,7 +40,7 @@ class MemoryShares:
     def of(cls, opened: OpenedIndex, memory_bytes: int, *, keep_lists: bool) -> MemoryShares:
         """Share out a limit, or raise MemoryLimitTooSmall."""
         model_bytes = opened.memory_bytes
-        require(model_bytes + _LEAST_BYTES, memory_bytes, f"searching {opened.paths.root}")
+        require(model_bytes + _LEAST_BYTES, memory_bytes, f"searching {opened.paths}")
         free = memory_bytes - model_bytes
         batch_bytes, kept_bytes = free // 3, free // 2 if keep_lists else 0
         lists_bytes = min(IndexLists.all_bytes(opened), kept_bytes)

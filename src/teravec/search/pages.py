@@ -14,7 +14,7 @@ import numpy.typing as npt
 from teravec.index.opened import OpenedIndex
 from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers
-from teravec.storage.range_reader import RangeReader, Ranges
+from teravec.storage.store import Ranges, Reader
 
 __all__ = ["PageReader", "PageRun"]
 
@@ -56,7 +56,7 @@ class PageReader:
     ----------
     index : OpenedIndex
         Of codes in two stages; stays open as long as the reader is used.
-    ranges : RangeReader
+    ranges : Reader
         Searches share it.
     spare_bytes : int
         Of buffers that are kept for the next reads.
@@ -68,7 +68,7 @@ class PageReader:
         Number of each file's first page, and of all pages.
     """
 
-    def __init__(self, index: OpenedIndex, ranges: RangeReader, spare_bytes: int) -> None:
+    def __init__(self, index: OpenedIndex, ranges: Reader, spare_bytes: int) -> None:
         self._index, self._ranges = index, ranges
         self._buffers = Buffers(spare_bytes)
         self.page_bytes = index.fine[0].header.page_bytes

@@ -17,8 +17,7 @@ from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers
 from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.storage.range_reader import RangeReader, Ranges
-from teravec.storage.read_files import ALIGNMENT
+from teravec.storage.store import Ranges, Reader
 
 __all__ = ["ListReader", "Unchecked"]
 
@@ -69,13 +68,13 @@ class ListReader:
     ----------
     index : OpenedIndex
         Stays open as long as the reader is used.
-    ranges : RangeReader
+    ranges : Reader
         Searches share it.
     stats : SearchStats
         Counts reads and bytes.
     """
 
-    def __init__(self, index: OpenedIndex, ranges: RangeReader, stats: SearchStats) -> None:
+    def __init__(self, index: OpenedIndex, ranges: Reader, stats: SearchStats) -> None:
         self._index, self._ranges, self.stats = index, ranges, stats
         self._running = xxhash.xxh3_64()
 
@@ -155,7 +154,9 @@ class ListReader:
 
     def _joined(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
         """Ranges to read, (m,), the first list of each and their end, and lists' places."""
-        columns, bounds, at = reads.join(self._index.gap_bytes, _SEGMENT_BYTES, ALIGNMENT, *lists)
+        columns, bounds, at = reads.join(
+            self._index.gap_bytes, _SEGMENT_BYTES, self._index.store.alignment, *lists
+        )
         slices = lists.slices[bounds[:-1]]
         return Ranges(self._index.read_files, slices, *columns), bounds, at
 

@@ -20,7 +20,7 @@ from teravec.search.ordering import by_query
 from teravec.search.pages import PageReader, PageRun
 from teravec.search.stages import nearest_in_two_stages
 from teravec.search.stats import SearchStats
-from teravec.storage.range_reader import RangeReader
+from teravec.storage.store import Reader
 
 __all__ = ["Refiner", "TwoStageBatch", "TwoStages"]
 
@@ -39,7 +39,7 @@ class Refiner:
     ----------
     index : OpenedIndex
         Of codes in two stages.
-    ranges : RangeReader
+    ranges : Reader
         Reads files.
     run_bytes : int
         Memory of pages read together; up to ``threads + 1`` runs of them are in memory.
@@ -49,12 +49,7 @@ class Refiner:
     """
 
     def __init__(
-        self,
-        index: OpenedIndex,
-        ranges: RangeReader,
-        run_bytes: int,
-        cache_bytes: int,
-        threads: int,
+        self, index: OpenedIndex, ranges: Reader, run_bytes: int, cache_bytes: int, threads: int
     ) -> None:
         self._threads, self._run_bytes = threads, run_bytes
         self._codes = index.model.fine_codes()
@@ -226,12 +221,7 @@ class TwoStages:
 
     @classmethod
     def of(
-        cls,
-        index: OpenedIndex,
-        ranges: RangeReader,
-        memory_bytes: int,
-        cache_bytes: int,
-        threads: int,
+        cls, index: OpenedIndex, ranges: Reader, memory_bytes: int, cache_bytes: int, threads: int
     ) -> TwoStages:
         """The two stages of an index; ``memory_bytes`` are for refining, beside its cache."""
         model = index.model

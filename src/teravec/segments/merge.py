@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +21,15 @@ from teravec.segments.slice_plan import (
     ListRange,
     SealedRange,
     check_coverage,
+    in_row_order,
     slice_count,
     slice_ranges,
 )
 from teravec.storage.concatenation import concatenate
-from teravec.storage.files import allow_open_files, make_directory
+from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["MergeOptions", "merge"]
 
@@ -89,7 +90,6 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     sizes, ordered = _survey(shards, options)
     total_bytes = options.ntotal * options.row_bytes
     count = slice_count(options.slices, options.nlist, total_bytes)
-    make_directory(paths.slices)
     tasks = []
     for number, lists in enumerate(slice_ranges(sizes, count)):
         slice_sizes = sizes[slice(*lists)]
@@ -113,7 +113,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     return sealed
 
 
-def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[Path]]:
+def _survey(shards: Sequence[AnyPath], options: MergeOptions) -> tuple[Int64, list[AnyPath]]:
     """Check that the shards fit together; return each list's size and the shards in row order."""
     sizes, ranges = np.zeros(options.nlist, np.int64), []
     for path in shards:
@@ -122,11 +122,11 @@ def _survey(shards: Sequence[Path], options: MergeOptions) -> tuple[Int64, list[
             ranges.append(SealedRange(file.header.row_start, file.header.row_stop, path))
             sizes += file.sizes
     check_coverage(ranges, options.ntotal)
-    return sizes, [shard.path for shard in sorted(ranges)]
+    return sizes, [shard.path for shard in in_row_order(ranges)]
 
 
 @contextmanager
-def _open_lists(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListFile]]:
+def _open_lists(shards: Sequence[AnyPath], lists: ListRange) -> Iterator[list[ListFile]]:
     with ExitStack() as stack:
         yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
 
@@ -135,7 +135,7 @@ def _open_lists(shards: Sequence[Path], lists: ListRange) -> Iterator[list[ListF
 class _Merger:
     """A worker's input: all shards, in row order."""
 
-    shards: tuple[Path, ...]
+    shards: tuple[AnyPath, ...]
     row_bytes: int
     memory_bytes: int
     threads: int

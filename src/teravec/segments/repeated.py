@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.progress import Progress
 from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["RepeatedIds", "find_repeated"]
 
@@ -54,13 +54,13 @@ class RepeatedIds:
 
 
 def find_repeated(
-    slices: Sequence[Path], ntotal: int, memory_bytes: int, progress: Progress
+    slices: Sequence[AnyPath], ntotal: int, memory_bytes: int, progress: Progress
 ) -> RepeatedIds | None:
     """Count the ids that occur more than once in some slices; return None if there are none.
 
     Parameters
     ----------
-    slices : sequence of Path
+    slices : sequence of StorePath or Path
     ntotal : int
         Number of vectors in all slices.
     memory_bytes : int
@@ -96,7 +96,7 @@ def find_repeated(
     )
 
 
-def _read_blocks(slices: Sequence[Path]) -> Iterator[Int64]:
+def _read_blocks(slices: Sequence[AnyPath]) -> Iterator[Int64]:
     for path in slices:
         with ListFile(path) as file:
             for start in range(0, file.header.ntotal, _BLOCK):

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,9 +30,9 @@ from teravec.segments.shard_plan import (
     shard_ranges,
 )
 from teravec.sources import Source, SourceFiles
-from teravec.storage.files import make_directory, publishing
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
+from teravec.storage.store import StorePath
 
 __all__ = ["count_clipped", "sealed_shards", "shard"]
 
@@ -42,9 +41,9 @@ log = logging.getLogger(__name__)
 _CHECKED_ROWS = 1024  # rows on which a device is compared with the processor
 
 
-def sealed_shards(paths: IndexPaths) -> list[Path]:
+def sealed_shards(paths: IndexPaths) -> list[StorePath]:
     """List the sealed shards in row order."""
-    return sorted(paths.shards.glob("*.lists")) if paths.shards.is_dir() else []
+    return [path for path in paths.shards.children() if path.name.endswith(".lists")]
 
 
 def count_clipped(paths: IndexPaths) -> int:
@@ -63,7 +62,7 @@ def shard(
     shards: int | None,
     rows: RowRange | None,
     resources: Resources,
-) -> list[Path]:
+) -> list[StorePath]:
     """Encode the rows that no sealed shard covers; return the files written.
 
     Ranges may be encoded in any order, by several processes at once, and again after a crash. A
@@ -93,14 +92,13 @@ def shard(
     fixed = fixed_bytes(model.memory_bytes)
     require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
     rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
-    make_directory(paths.shards)
     done = [_read_range(path, model, code_size) for path in sealed_shards(paths)]
     missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
     maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
     with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
         for path in engine.run(maker, _write_shard, missing, bar):
-            log.info("shard %s sealed", path.name)
+            log.info("shard %s sealed", path.last_name)
             written.append(path)
     return written
 
@@ -117,7 +115,7 @@ def _plan_ranges(
     return [(start + a, start + b) for a, b in ranges]
 
 
-def _read_range(path: Path, model: ModelDescription, code_size: int) -> RowRange:
+def _read_range(path: StorePath, model: ModelDescription, code_size: int) -> RowRange:
     with ListFile(path) as file:
         file.check_belongs(model=model.tag, code_size=code_size)
         if file.lists != (0, model.nlist):
@@ -178,7 +176,7 @@ class _Encoder:
         return self.source.place_of(start + number)
 
 
-def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
+def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[StorePath]:
     codes, ids, list_nos, clipped = yield from encoder.encode(rows)
     nlist = encoder.model.nlist
     sizes = np.bincount(list_nos, minlength=nlist)
@@ -188,10 +186,7 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[Path]:
         codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag, clipped
     )
     path = encoder.paths.shard(*rows)
-    with (
-        publishing(path, verify=verify_lists) as file,
-        ListFileWriter(file, header, sizes) as writer,
-    ):
+    with path.publish(verify_lists) as file, ListFileWriter(file, header, sizes) as writer:
         for part_codes, part_ids in ahead(_order_by_list(codes, ids, order)):
             writer.write(part_codes, part_ids)
         writer.finish()

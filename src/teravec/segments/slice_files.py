@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.segments.entry import RowsEntry, SliceEntry
 from teravec.segments.slice_plan import ListRange
-from teravec.storage.files import publishing
 from teravec.storage.listfile import (
     ID_BYTES,
     ListFile,
@@ -27,6 +25,7 @@ from teravec.storage.rowfile import (
     page_bytes_for,
     verify_rows,
 )
+from teravec.storage.store import StorePath
 
 __all__ = ["SliceFiles"]
 
@@ -43,7 +42,7 @@ class SliceFiles:
 
     Parameters
     ----------
-    path, fine_path : Path
+    path, fine_path : StorePath
         The list file; the row file, which exists only in a two-stage codec.
     lists : tuple of int
     ntotal, row_stop : int
@@ -54,8 +53,8 @@ class SliceFiles:
         Bytes of a vector's code, and of the sketch in it; a sketch of 0 bytes means one stage.
     """
 
-    path: Path
-    fine_path: Path
+    path: StorePath
+    fine_path: StorePath
     lists: ListRange
     ntotal: int
     row_stop: int
@@ -108,9 +107,9 @@ class SliceFiles:
         with ExitStack() as stack:
             fine = None
             if self.sketch_size:
-                rows = stack.enter_context(publishing(self.fine_path, verify=verify_rows))
+                rows = stack.enter_context(self.fine_path.publish(verify_rows))
                 fine = RowFileWriter(rows, self._fine_header)
-            file = stack.enter_context(publishing(self.path, verify=verify_lists))
+            file = stack.enter_context(self.path.publish(verify_lists))
             lists = stack.enter_context(ListFileWriter(file, self._header, sizes))
 
             def write(codes: Bytes, ids: Int64) -> None:
@@ -131,17 +130,8 @@ class SliceFiles:
         fine = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
-                fine = RowsEntry(_relative_name(self.fine_path), rows.header.file_size, rows.seal)
+                fine = RowsEntry(self.fine_path.name, rows.header.file_size, rows.seal)
         with ListFile(self.path) as file:
             return SliceEntry(
-                _relative_name(self.path),
-                self.lists,
-                self.ntotal,
-                file.header.file_size,
-                file.seal,
-                fine=fine,
+                self.path.name, self.lists, self.ntotal, file.header.file_size, file.seal, fine=fine
             )
-
-
-def _relative_name(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import ForeignFile, MissingFile
+from teravec.storage.local_store import AnyPath
 
-__all__ = ["ListRange", "SealedRange", "check_coverage", "slice_count", "slice_ranges"]
+__all__ = [
+    "ListRange",
+    "SealedRange",
+    "check_coverage",
+    "in_row_order",
+    "slice_count",
+    "slice_ranges",
+]
 
 ListRange = tuple[int, int]
 
@@ -24,7 +31,12 @@ class SealedRange(NamedTuple):
 
     start: int
     stop: int
-    path: Path
+    path: AnyPath
+
+
+def in_row_order(shards: Iterable[SealedRange]) -> list[SealedRange]:
+    """Sort shards by their first row."""
+    return sorted(shards, key=lambda shard: (shard.start, shard.stop))
 
 
 def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
@@ -41,7 +53,7 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
         if shard.stop > ntotal:
             raise ForeignFile(f"{shard.path}: rows up to {shard.stop:,} found, {ntotal:,} expected")
     covered, before = 0, None
-    for shard in sorted(shards):
+    for shard in in_row_order(shards):
         if shard.start > covered:
             raise MissingFile(_describe_gap(covered, shard.start, before, shard.path))
         if shard.start < covered:
@@ -53,7 +65,7 @@ def check_coverage(shards: Sequence[SealedRange], ntotal: int) -> None:
         raise MissingFile(_describe_gap(covered, ntotal, before, None))
 
 
-def _describe_gap(start: int, stop: int, before: Path | None, after: Path | None) -> str:
+def _describe_gap(start: int, stop: int, before: AnyPath | None, after: AnyPath | None) -> str:
     where = " and ".join(str(path) for path in (before, after) if path is not None)
     return f"no shard has rows {start:,} to {stop:,}" + (f" (beside {where})" if where else "")
 

@@ -7,7 +7,6 @@ in float32. Bad rows depend on the files alone: a lost or damaged list can be ma
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from teravec.progress import Progress
 from teravec.sources.matrix import Source, SourceFile
 from teravec.sources.skipped import Int64, Skipped
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["count_bad_rows", "find_bad", "match_description", "read_bad", "write_bad"]
 
@@ -26,7 +26,7 @@ _BLOCK_BYTES = 4 << 20  # of float32 that a thread checks at a time
 
 
 def match_description(
-    source: Source, described: dict[str, Any], listed: Path, threads: int, progress: Progress
+    source: Source, described: dict[str, Any], listed: AnyPath, threads: int, progress: Progress
 ) -> Source:
     """Bring a source into its recorded order, and drop its recorded bad rows.
 
@@ -36,7 +36,7 @@ def match_description(
         Opened with ``skip_bad`` if ``described`` has bad rows, or if the user asks for it.
     described : dict
         ``Source.describe()`` of a build or index; empty before a build.
-    listed : Path
+    listed : StorePath or Path
         The list of bad rows beside the index. If it is missing or damaged, all rows are checked.
     threads : int
     progress : Progress
@@ -78,7 +78,7 @@ def find_bad(source: Source, threads: int, progress: Progress) -> Source:
     return source.drop_rows(skipped)
 
 
-def write_bad(path: Path, source: Source) -> None:
+def write_bad(path: AnyPath, source: Source) -> None:
     """Seal the list of a source's bad rows: the runs of bad rows of each file.
 
     Its size is bounded by the largest number of runs.
@@ -95,12 +95,12 @@ def write_bad(path: Path, source: Source) -> None:
     write_json(path, {**head, "files": files})
 
 
-def count_bad_rows(path: Path) -> int:
+def count_bad_rows(path: AnyPath) -> int:
     """Count the rows in a list of bad rows."""
     return int(read_json(path, _FORMAT, _VERSION)["rows"])
 
 
-def read_bad(path: Path, described: dict[str, Any]) -> Skipped | None:
+def read_bad(path: AnyPath, described: dict[str, Any]) -> Skipped | None:
     """Read a list of bad rows; None if it is missing, damaged, or not the one described."""
     try:
         content = read_json(path, _FORMAT, _VERSION)

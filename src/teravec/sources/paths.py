@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec.arguments import PathArgument, path_of
-from teravec.errors import InvalidArgument, InvalidSource
+from teravec.errors import InvalidArgument, InvalidSource, TeravecError
 from teravec.sources.conversions import conversion
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
 from teravec.sources.natural import natural_key
@@ -192,9 +192,9 @@ def _is_index(directory: Path) -> bool:
     if directory.suffix == ".partial":
         return True
     try:
-        with IndexPaths(directory).build.open("rb") as file:
-            return b'"teravec-build"' in file.read(_HEAD_BYTES)
-    except OSError:
+        with IndexPaths(directory).build.open() as file:
+            return b'"teravec-build"' in file.read(min(file.size, _HEAD_BYTES), 0)
+    except TeravecError:
         return False
 
 

@@ -5,39 +5,65 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.errors import CorruptFile, storage_errors
-from teravec.storage.files import byte_view, check_size, file_checksum, publishing, write_all
+from teravec.errors import CorruptFile
+from teravec.storage.files import byte_view
+from teravec.storage.local_store import AnyPath, open_file, stored
+from teravec.storage.store import OpenFile, Writer, check_size
 
 __all__ = [
     "ArrayWriter",
     "check_file",
     "describe_file",
+    "file_checksum",
     "publishing_arrays",
     "read_array",
+    "read_file",
+    "read_values",
     "write_array",
 ]
 
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Size in bytes and checksum of a file, for the JSON file that vouches for it."""
-    with storage_errors(path, "read"):
-        size = path.stat().st_size
-    return {"size": size, "checksum": file_checksum(path)}
+_BLOCK_BYTES = 4 << 20
+_HEADER_BYTES = 1 << 16  # the largest header of .npy's version 1
 
 
-def check_file(path: Path, expected: dict[str, Any]) -> None:
+def file_checksum(file: OpenFile, block_bytes: int = _BLOCK_BYTES) -> str:
+    """Return the XXH3-64 of a whole file, 16 hexadecimal digits, reading block by block."""
+    digest = xxhash.xxh3_64()
+    for start in range(0, file.size, block_bytes):
+        digest.update(file.read(min(block_bytes, file.size - start), start))
+    return digest.hexdigest()
+
+
+def describe_file(path: AnyPath) -> dict[str, Any]:
+    """Return size in bytes and checksum of a file, for the JSON file that vouches for it."""
+    with open_file(path, in_order=True) as file:
+        return {"size": file.size, "checksum": file_checksum(file)}
+
+
+def check_file(path: AnyPath, expected: dict[str, Any]) -> None:
     """Raise MissingFile or CorruptFile unless the file is as it was described."""
-    check_size(path, expected["size"])
-    found = file_checksum(path)
+    with open_file(path, in_order=True) as file:
+        _check(file, expected)
+
+
+def read_file(path: AnyPath, expected: dict[str, Any]) -> bytes:
+    """Read a whole file after checking it; raise as ``check_file`` does."""
+    with open_file(path, in_order=True) as file:
+        _check(file, expected)
+        return bytes(file.read(file.size, 0))
+
+
+def _check(file: OpenFile, expected: dict[str, Any]) -> None:
+    check_size(file, expected["size"])
+    found = file_checksum(file)
     if found != expected["checksum"]:
-        raise CorruptFile(f"{path}: checksum {found} found, {expected['checksum']} expected")
+        raise CorruptFile(f"{file.path}: checksum {found} found, {expected['checksum']} expected")
 
 
 class ArrayWriter:
@@ -45,37 +71,37 @@ class ArrayWriter:
 
     Parameters
     ----------
-    file : binary file
+    file : Writer
     size : int
-        Bytes that the file is to have.
+        Bytes that the file will have.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: Writer, size: int) -> None:
         self._file, self._size = file, size
         self._digest, self._offset = xxhash.xxh3_64(), 0
 
     def write(self, array: npt.NDArray[Any]) -> None:
         """Append an array's bytes; it is C-contiguous."""
         self._digest.update(byte_view(array))
-        write_all(self._file, byte_view(array), self._offset)
+        self._file.write(byte_view(array), self._offset)
         self._offset += array.nbytes
 
     @property
     def described(self) -> dict[str, Any]:
-        """The file, as it was to be written."""
+        """Size and checksum of the file, computed from what was to be written."""
         return {"size": self._size, "checksum": self._digest.hexdigest()}
 
 
 @contextmanager
-def publishing_arrays(path: Path, size: int) -> Iterator[ArrayWriter]:
+def publishing_arrays(path: AnyPath, size: int) -> Iterator[ArrayWriter]:
     """Publish a file of ``size`` bytes that the body writes, arrays without a header."""
-    with publishing(path, verify=lambda part: check_file(part, writer.described)) as file:
+    with stored(path).publish(verify=lambda file: _check(file, writer.described)) as file:
         writer = ArrayWriter(file, size)
         yield writer
 
 
-def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
-    """Publish an array as ``.npy`` and describe the file, as it was to be written."""
+def write_array(path: AnyPath, array: npt.NDArray[Any]) -> dict[str, Any]:
+    """Publish an array as ``.npy``; return size and checksum of what was to be written."""
     array = np.ascontiguousarray(array)
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
@@ -86,7 +112,7 @@ def write_array(path: Path, array: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def read_array(
-    path: Path,
+    path: AnyPath,
     expected: dict[str, Any],
     shape: tuple[int, ...] | None = None,
     dtype: npt.DTypeLike = np.float32,
@@ -95,7 +121,7 @@ def read_array(
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
     expected : dict
         Size and checksum, as described when it was written.
     shape, dtype
@@ -105,15 +131,42 @@ def read_array(
     ------
     MissingFile, CorruptFile
     """
-    check_file(path, expected)
+    with open_file(path, in_order=True) as file:
+        _check(file, expected)
+        found_shape, found_dtype, start = _read_header(file)
+        if found_dtype != dtype or (shape is not None and found_shape != shape):
+            raise CorruptFile(
+                f"{path}: {found_dtype} array of shape {found_shape} found, "
+                f"{np.dtype(dtype)} of shape {shape} expected"
+            )
+        array = np.empty(found_shape, found_dtype)
+        check_size(file, start + array.nbytes)
+        file.read_into(byte_view(array), start)
+    return array
+
+
+def _read_header(file: OpenFile) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape and dtype of a ``.npy`` file of version 1, and the byte of its first value."""
+    head = io.BytesIO(file.read(min(file.size, _HEADER_BYTES), 0))
     try:
-        with storage_errors(path, "read"):
-            array = np.load(path, allow_pickle=False)
+        version = np.lib.format.read_magic(head)
+        if version != (1, 0):
+            raise ValueError(f"version {version} found, (1, 0) expected")
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(head)
+        if fortran_order and len(shape) > 1:
+            raise ValueError("values in Fortran's order found, in C's expected")
+        if dtype.hasobject:
+            raise ValueError("Python objects found, numbers expected")
     except (ValueError, EOFError) as error:
-        raise CorruptFile(f"{path}: not an array file: {error}") from error
-    if array.dtype != dtype or (shape is not None and array.shape != shape):
-        raise CorruptFile(
-            f"{path}: {array.dtype} array of shape {array.shape} found, "
-            f"{np.dtype(dtype)} of shape {shape} expected"
-        )
-    return np.asarray(array)
+        raise CorruptFile(f"{file.path}: not an array file: {error}") from error
+    return shape, dtype, head.tell()
+
+
+def read_values(
+    file: OpenFile, length: int, dtype: npt.DTypeLike, start: int, stop: int
+) -> npt.NDArray[Any]:
+    """Read elements [start, stop) of an array of ``length`` elements, which ends its file."""
+    values = np.empty(stop - start, dtype)
+    header = file.size - length * values.itemsize
+    file.read_into(byte_view(values), header + start * values.itemsize)
+    return values

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.engines.threads import ordered_map
-from teravec.storage.files import byte_view, read_scattered
+from teravec.storage.files import byte_view
 from teravec.storage.list_runs import list_runs
 from teravec.storage.listfile import ID_BYTES, ListFile
 
@@ -133,7 +133,7 @@ def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Byte
                 (begins * width).tolist(), ((begins + counts) * width).tolist(), strict=True
             )
             views = [whole[low:high] for low, high in bounds]
-            read_scattered(file.fd, views, offset, file.path)
+            file.file.read_scattered(views, offset)
             _check_lists(file, part, start, views)
     return codes, ids
 

@@ -18,6 +18,7 @@ from teravec.progress import Progress
 from teravec.storage.device_reads import Method, TimedReads, cached, time_reads
 from teravec.storage.files import sync_file
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath
 
 __all__ = ["BLOCKS", "DEPTHS", "DeviceProfile", "Rate", "measure_device", "measured_gap_bytes"]
 
@@ -155,12 +156,12 @@ class DeviceProfile:
         return [rate for rate in self.rates if not rate.sequential]
 
 
-def measured_gap_bytes(path: Path) -> int | None:
+def measured_gap_bytes(path: AnyPath) -> int | None:
     """Read the measured gap between two ranges up to which one read of both is the cheaper.
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
         File of a profile.
 
     Returns

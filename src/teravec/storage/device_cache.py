@@ -13,6 +13,7 @@ from teravec.errors import CorruptFile, MissingFile, StorageError
 from teravec.storage.device import DeviceProfile, measured_gap_bytes
 from teravec.storage.file_system import FileSystem, find_file_system
 from teravec.storage.files import make_directory
+from teravec.storage.local_store import AnyPath, local_path
 from teravec.storage.user_cache import user_cache
 
 __all__ = ["find_gap_bytes", "keep_profile"]
@@ -42,29 +43,32 @@ def keep_profile(profile: DeviceProfile, path: Path) -> Path:
     return kept
 
 
-def find_gap_bytes(path: Path, older: Path) -> int | None:
+def find_gap_bytes(path: AnyPath, older: AnyPath) -> int | None:
     """Find how far apart two ranges of a file may lie for one read of both to be cheaper.
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
         A path on the disk in question.
-    older : Path
+    older : StorePath or Path
         A measurement in the index itself, where older releases kept it. It counts if the user's
         cache has none.
 
     Returns
     -------
     int or None
-        4 KiB to 1 MiB; None if no disk was measured. A cached measurement that cannot be read is
-        a warning only: it can be made again.
+        4 KiB to 1 MiB; None if no disk was measured, or if the store is not a local one. A cached
+        measurement that cannot be read is a warning only: it can be made again.
 
     Raises
     ------
     CorruptFile, IncompatibleVersion, StorageError
         The older file is damaged, or cannot be read.
     """
-    found = _find_cached(path)
+    local = local_path(path)
+    if local is None:
+        return None
+    found = _find_cached(local)
     return measured_gap_bytes(older) if found is None else found
 
 

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
 from teravec.errors import CorruptFile, OutputExists, StorageError, storage_errors
 from teravec.storage.locks import NoLocks, lock_file
@@ -23,8 +22,6 @@ __all__ = [
     "allow_most_open_files",
     "allow_open_files",
     "byte_view",
-    "check_size",
-    "file_checksum",
     "make_directory",
     "open_to_read",
     "publishing",
@@ -32,6 +29,7 @@ __all__ = [
     "read_into",
     "read_scattered",
     "remove",
+    "remove_unlocked",
     "reserve",
     "sync_directory",
     "sync_file",
@@ -40,7 +38,6 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 4 << 20
 _OTHER_FILES = 256  # descriptors for everything else that a process holds
 _FEWEST_OTHERS = 32  # of these, without which there is no use in trying
 _MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # of one preadv
@@ -184,7 +181,7 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
         except OutputExists:
             raise
         except BaseException:
-            _remove_unlocked(temporary)  # Ctrl-C may come before there is anything to close
+            remove_unlocked(temporary)  # Ctrl-C may come before there is anything to close
             raise
     sync_directory(path.parent)
 
@@ -209,7 +206,7 @@ def _filling(
         raise
 
 
-def _remove_unlocked(temporary: Path) -> None:
+def remove_unlocked(temporary: Path) -> None:
     """Remove a temporary file that no writer holds."""
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
@@ -260,25 +257,28 @@ def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def open_to_read(path: Path) -> int:
-    """Open a file that must exist and return its descriptor, for reads at random places."""
+def open_to_read(path: Path, *, in_order: bool = False) -> int:
+    """Open a file that must exist, and return its descriptor.
+
+    Parameters
+    ----------
+    path : Path
+    in_order : bool
+        The file will be read from front to back. Otherwise the kernel is told not to read ahead:
+        lists are read at random, and read-ahead would fetch megabytes to answer for kilobytes.
+    """
     with storage_errors(path, "read"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    # Lists are read at random: read-ahead would fetch megabytes to answer for kilobytes.
-    with suppress(OSError):  # it is advice
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except NotADirectoryError as error:  # a file where the path has a directory
+            raise FileNotFoundError from error
+    if not in_order:
+        with suppress(OSError):  # it is advice
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
     return fd
 
 
-def check_size(path: Path, expected: int) -> None:
-    """Raise CorruptFile unless the file has exactly ``expected`` bytes."""
-    with storage_errors(path, "read"):
-        found = path.stat().st_size
-    if found != expected:
-        raise CorruptFile(f"{path}: {found:,} bytes found, {expected:,} expected")
-
-
-def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: Path) -> None:
+def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: str | Path) -> None:
     """Fill several buffers, one after another, from consecutive bytes at ``offset``.
 
     Raises
@@ -300,7 +300,7 @@ def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: Path
             offset += wanted
 
 
-def read_into(fd: int, buffer: memoryview, offset: int, path: Path) -> None:
+def read_into(fd: int, buffer: memoryview, offset: int, path: str | Path) -> None:
     """Fill ``buffer`` from ``offset``; a file that ends too early is CorruptFile."""
     view, position = buffer, offset
     with storage_errors(path, "read"):
@@ -318,12 +318,3 @@ def read_exactly(fd: int, length: int, offset: int, path: Path) -> bytearray:
     data = bytearray(length)
     read_into(fd, memoryview(data), offset, path)
     return data
-
-
-def file_checksum(path: Path) -> str:
-    """XXH3-64 of the whole file, 16 hexadecimal digits, reading a few megabytes at a time."""
-    digest = xxhash.xxh3_64()
-    with storage_errors(path, "read"), path.open("rb", buffering=0) as file:
-        while chunk := file.read(_READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

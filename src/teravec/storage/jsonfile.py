@@ -8,15 +8,15 @@ that a flipped byte anywhere, white space included, is found.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
-from teravec.storage.files import publishing, write_all
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
+from teravec.storage.local_store import AnyPath, open_file, stored
+from teravec.storage.store import OpenFile
 
-__all__ = ["json_checksum", "read_json", "write_json"]
+__all__ = ["json_checksum", "read_json", "sealed_text", "write_json"]
 
 _LARGEST = 1 << 30
 
@@ -30,24 +30,29 @@ def json_checksum(content: dict[str, Any]) -> str:
     return xxhash.xxh3_64_hexdigest(_text(content).encode())
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def sealed_text(content: dict[str, Any]) -> bytes:
+    """Return the bytes that seal ``content``; it must have ``format`` and ``version``."""
+    return _text({"checksum": json_checksum(content), **content}).encode()
+
+
+def write_json(path: AnyPath, content: dict[str, Any]) -> None:
     """Publish ``content`` durably at ``path``; it must have ``format`` and ``version``."""
-    data = _text({"checksum": json_checksum(content), **content}).encode()
-    with publishing(path, verify=lambda temporary: _verify(temporary, data)) as file:
-        write_all(file, data, 0)
+    data = sealed_text(content)
+    with stored(path).publish(verify=lambda file: _check_bytes(file, data)) as file:
+        file.write(data, 0)
 
 
-def _verify(path: Path, expected: bytes) -> None:
-    if path.read_bytes() != expected:
-        raise CorruptFile(f"{path}: the bytes read back are not those written")
+def _check_bytes(file: OpenFile, expected: bytes) -> None:
+    if file.size != len(expected) or file.read(file.size, 0) != expected:
+        raise CorruptFile(f"{file.path}: the bytes read back are not those written")
 
 
-def read_json(path: Path, format_name: str, version: int) -> dict[str, Any]:
+def read_json(path: AnyPath, format_name: str, version: int) -> dict[str, Any]:
     """Read a sealed JSON file.
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
     format_name, version
         What the file's ``format`` and ``version`` must say.
 
@@ -60,11 +65,10 @@ def read_json(path: Path, format_name: str, version: int) -> dict[str, Any]:
     ------
     MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
     """
-    with storage_errors(path, "read"):
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise CorruptFile(f"{path}: {size:,} bytes found, at most {_LARGEST:,} expected")
-        data = path.read_bytes()
+    with open_file(path, in_order=True) as file:
+        if file.size > _LARGEST:
+            raise CorruptFile(f"{path}: {file.size:,} bytes found, at most {_LARGEST:,} expected")
+        data = file.read(file.size, 0)
     try:
         content = json.loads(data)
         checksum = content.pop("checksum")

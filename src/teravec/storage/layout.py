@@ -1,4 +1,4 @@
-"""Where things lie inside an index directory."""
+"""Names of an index's files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teravec.errors import StorageError
+from teravec.storage.local_store import LocalStore
+from teravec.storage.store import Store, StorePath
 
 __all__ = ["IndexPaths", "absolute", "is_of_system"]
 
@@ -13,14 +15,14 @@ _OF_SYSTEM = ("lost+found", "system volume information", "$recycle.bin", "@eadir
 
 
 def absolute(path: str | Path) -> Path:
-    """The path from the root on, which stays right when the process changes its directory.
+    """Return the path from the root on, which stays valid when the process changes its directory.
 
-    Links stay as they are: where a link is moved to another index, that index is meant.
+    Links stay as they are: if a link is moved to another index, that index is meant.
 
     Raises
     ------
     StorageError
-        A relative path, and the working directory was removed, or may not be seen.
+        The path is relative, and the working directory was removed or may not be seen.
     """
     try:
         return Path(path).absolute()
@@ -31,68 +33,98 @@ def absolute(path: str | Path) -> Path:
 
 
 def is_of_system(name: str) -> bool:
-    """Whether an entry is hidden, or the system's: a directory that holds only such is empty."""
+    """Whether an entry is hidden or the system's; a directory of only such entries is empty."""
     return name.startswith(".") or name.lower() in _OF_SYSTEM
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class IndexPaths:
-    """Names of an index's files, all below ``root``, which is made absolute."""
+    """Names of an index's files in its store.
 
-    root: Path
+    ``str`` of it is what messages show: the store's path or address.
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "root", absolute(self.root))
+    Parameters
+    ----------
+    where : path-like or Store
+        The index's directory, or the store of its files.
+    """
 
-    @property
-    def manifest(self) -> Path:
-        """Names everything that is sealed; an index is whole when this is there."""
-        return self.root / "manifest.json"
+    store: Store
 
-    @property
-    def build(self) -> Path:
-        """What the build was asked for; lets a rerun continue the same build."""
-        return self.root / "build.json"
+    def __init__(self, where: str | Path | Store) -> None:
+        if isinstance(where, str | Path):
+            where = LocalStore(absolute(where))
+        object.__setattr__(self, "store", where)
 
-    @property
-    def skipped(self) -> Path:
-        """Rows of the source that are no vectors, where they were left out."""
-        return self.root / "skipped.json"
+    def __str__(self) -> str:
+        return self.store.locate("")
 
     @property
-    def device(self) -> Path:
+    def root(self) -> Path:
+        """The index's directory, for what only a local index has: locks, and a swap of names.
+
+        Raises
+        ------
+        StorageError
+            The index lies in another kind of store.
+        """
+        if not isinstance(self.store, LocalStore):
+            raise StorageError(f"{self}: a directory of a local file system expected")
+        return self.store.root
+
+    def file(self, name: str) -> StorePath:
+        """Return the file of a name, such as the manifest's entries have."""
+        return StorePath(self.store, name)
+
+    @property
+    def manifest(self) -> StorePath:
+        """Names everything that is sealed; an index is complete when this is there."""
+        return self.file("manifest.json")
+
+    @property
+    def build(self) -> StorePath:
+        """Options of the build, with which a rerun continues it."""
+        return self.file("build.json")
+
+    @property
+    def skipped(self) -> StorePath:
+        """Rows of the source that are no vectors, if they were left out."""
+        return self.file("skipped.json")
+
+    @property
+    def device(self) -> StorePath:
         """What a disk can do: older releases kept it here. It is read, and never written."""
-        return self.root / "device.json"
+        return self.file("device.json")
 
     @property
-    def model(self) -> Path:
-        """Directory of the empty trained index."""
-        return self.root / "model"
+    def model(self) -> StorePath:
+        """Parent of the files of the empty trained index."""
+        return self.file("model")
 
     @property
-    def training(self) -> Path:
-        """Directory of the sample and the checkpoint, while training."""
-        return self.root / "training"
+    def training(self) -> StorePath:
+        """Parent of the sample and the checkpoint, while training."""
+        return self.file("training")
 
     @property
-    def shards(self) -> Path:
-        """Directory of the shards, while building."""
-        return self.root / "shards"
+    def shards(self) -> StorePath:
+        """Parent of the shards, while building."""
+        return self.file("shards")
 
     @property
-    def slices(self) -> Path:
-        """Directory of the slices."""
-        return self.root / "slices"
+    def slices(self) -> StorePath:
+        """Parent of the slices."""
+        return self.file("slices")
 
     @property
-    def calibration(self) -> Path:
-        """Recall measured against effort; an index does without it."""
-        return self.root / "calibration.json"
+    def calibration(self) -> StorePath:
+        """Recall measured against effort; an index works without it."""
+        return self.file("calibration.json")
 
     @property
-    def calibrating(self) -> Path:
-        """Checkpoint of the true neighbours, while they are searched for a calibration."""
-        return self.root / "calibration.partial"
+    def calibrating(self) -> StorePath:
+        """Parent of the checkpoint of a calibration's true neighbours, until they are found."""
+        return self.file("calibration.partial")
 
     @property
     def spool(self) -> Path:
@@ -100,14 +132,14 @@ class IndexPaths:
         root = self.root.resolve() if self.root.name in ("", "..") else self.root
         return root.parent / (root.name + ".spool")
 
-    def shard(self, row_start: int, row_stop: int) -> Path:
-        """The shard of rows [row_start, row_stop)."""
+    def shard(self, row_start: int, row_stop: int) -> StorePath:
+        """Return the shard of rows [row_start, row_stop)."""
         return self.shards / f"{row_start:013d}-{row_stop:013d}.lists"
 
-    def slice(self, number: int) -> Path:
-        """The slice of this number."""
+    def slice(self, number: int) -> StorePath:
+        """Return the slice of this number."""
         return self.slices / f"{number:05d}.lists"
 
-    def fine(self, number: int) -> Path:
-        """The row file of the finer codes of this slice, where codes have two stages."""
+    def fine(self, number: int) -> StorePath:
+        """Return the row file of this slice's fine codes, in a two-stage codec."""
         return self.slices / f"{number:05d}.fine"

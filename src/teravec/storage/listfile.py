@@ -20,8 +20,7 @@ import struct
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +28,11 @@ import xxhash
 
 from teravec.engines.threads import ordered_map
 from teravec.errors import CorruptFile
-from teravec.storage.files import byte_view, read_exactly, read_into, reserve, sync_file, write_all
+from teravec.storage.files import byte_view
 from teravec.storage.listtable import ListTable, TableReader, table_size, write_table
+from teravec.storage.local_store import AnyPath
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
+from teravec.storage.store import OpenFile, Writer
 
 __all__ = ["ID_BYTES", "ListFile", "ListFileHeader", "ListFileWriter", "verify_lists"]
 
@@ -120,8 +121,8 @@ class ListFileHeader:
         )
 
     @classmethod
-    def unpack(cls, data: bytes, path: Path) -> ListFileHeader:
-        """Read and check a header; ``path`` is for the error's message."""
+    def unpack(cls, data: bytes, path: str) -> ListFileHeader:
+        """Check and return a header; ``path`` names the file in messages."""
         return cls(
             *unpack_header(
                 _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="list file"
@@ -161,19 +162,19 @@ class _Checksums:
 class ListFileWriter:
     """Writes one list file, rows in list order, in as many pieces as memory asks for.
 
-    While rows are made, what was written goes to the disk: the sync at the end then waits
-    for the last megabytes, not for the whole file. Leave the context before the file closes.
+    While rows are computed, earlier rows go to the disk: the sync at the end then waits for the
+    last megabytes, not for the whole file. Leave the context before the file closes.
 
     Parameters
     ----------
-    file : binary file
-        From ``publishing``; it is sealed by leaving that context after ``finish``.
+    file : Writer
+        From ``Store.publish``; leaving that context after ``finish`` seals the file.
     header : ListFileHeader
     sizes : ndarray of shape (header.nlist,), int64
         Vectors of each list; known before the first row is written.
     """
 
-    def __init__(self, file: BinaryIO, header: ListFileHeader, sizes: Int64) -> None:
+    def __init__(self, file: Writer, header: ListFileHeader, sizes: Int64) -> None:
         assert len(sizes) == header.nlist
         assert int(sizes.sum()) == header.ntotal
         self._file, self._header, self._sizes = file, header, sizes
@@ -184,9 +185,7 @@ class ListFileWriter:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="teravec-write")
         self._syncs: list[Future[None]] = []
         self._unsynced_bytes = 0
-        # Reserve the space, so that a full disk is found before the work and not after it.
-        if header.file_size:
-            reserve(file.fileno(), header.file_size)
+        file.reserve(header.file_size)
 
     def write(self, codes: Bytes, ids: Int64) -> None:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
@@ -201,12 +200,12 @@ class ListFileWriter:
         self._ids_at += len(id_bytes)
         self._unsynced_bytes += len(code_bytes) + len(id_bytes)
         if self._unsynced_bytes >= _SYNC_BYTES and all(sync.done() for sync in self._syncs):
-            self._syncs.append(self._pool.submit(sync_file, self._file.fileno()))
+            self._syncs.append(self._pool.submit(self._file.sync))
             self._unsynced_bytes = 0
 
     def _write_both(self, code_bytes: memoryview, id_bytes: memoryview) -> None:
-        write_all(self._file, code_bytes, self._codes_at)
-        write_all(self._file, id_bytes, self._ids_at)
+        self._file.write(code_bytes, self._codes_at)
+        self._file.write(id_bytes, self._ids_at)
 
     def __enter__(self) -> ListFileWriter:
         return self
@@ -218,7 +217,7 @@ class ListFileWriter:
         """Write header, table and footer; return the seal, 16 hexadecimal digits."""
         self._pool.shutdown()
         for sync in self._syncs:
-            sync.result()  # an error of the disk is told once, to the sync that met it
+            sync.result()  # the system reports an error of the disk only to the sync that met it
         self._codes.feed(memoryview(b""))
         self._ids.feed(memoryview(b""))
         header = self._header
@@ -229,8 +228,8 @@ class ListFileWriter:
         table = ListTable(self._sizes, self._codes.values, self._ids.values)
         write_table(self._file, header.table_offset, table, seal)
         footer = _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC)
-        write_all(self._file, footer, header.file_size - len(footer))
-        write_all(self._file, head, 0)
+        self._file.write(footer, header.file_size - len(footer))
+        self._file.write(head, 0)
         return seal.hexdigest()
 
 
@@ -243,7 +242,7 @@ class ListFile(SealedFile):
 
     Parameters
     ----------
-    path : Path
+    source : OpenFile or StorePath or Path
     lists : tuple of int, optional
         Keep the table's entries of lists [start, stop) only. Not given: of all lists.
 
@@ -260,8 +259,8 @@ class ListFile(SealedFile):
     code_checksums, id_checksums : ndarray of uint64
     """
 
-    def __init__(self, path: Path, *, lists: tuple[int, int] | None = None) -> None:
-        super().__init__(path)
+    def __init__(self, source: OpenFile | AnyPath, *, lists: tuple[int, int] | None = None) -> None:
+        super().__init__(source)
         with self._closed_on_error():
             self._open(lists)
 
@@ -270,7 +269,7 @@ class ListFile(SealedFile):
         head = self._read_header(_HEADER.size, _HEADER.size + _FOOTER.size, "list file")
         header = self.header = ListFileHeader.unpack(head, path)
         footer, seal = self._read_footer(_FOOTER.size, header.file_size), xxhash.xxh3_64(head)
-        reader = TableReader(self.fd, path, header.table_offset, header.nlist, header.ntotal, seal)
+        reader = TableReader(self.file, header.table_offset, header.nlist, header.ntotal, seal)
         if footer != _FOOTER.pack(seal.intdigest(), header.table_offset, MAGIC):
             raise CorruptFile(f"{path}: header and directory do not match the footer's seal")
         self.seal = seal.hexdigest()
@@ -291,13 +290,13 @@ class ListFile(SealedFile):
     def read_codes(self, start: int, stop: int) -> Bytes:
         """Codes of the file's rows [start, stop), uint8 of shape (n, code_size), unverified."""
         codes = np.empty((stop - start, self.header.code_size), np.uint8)
-        read_into(self.fd, byte_view(codes), self.code_offset(start), self.path)
+        self.file.read_into(byte_view(codes), self.code_offset(start))
         return codes
 
     def read_ids(self, start: int, stop: int) -> Int64:
         """Ids of the file's rows [start, stop), unverified."""
         ids = np.empty(stop - start, "<i8")
-        read_into(self.fd, byte_view(ids), self.id_offset(start), self.path)
+        self.file.read_into(byte_view(ids), self.id_offset(start))
         return ids
 
     def checksums(self, part: str) -> npt.NDArray[np.uint64]:
@@ -318,7 +317,7 @@ class ListFile(SealedFile):
         self._check_encoded_by(found, (model, code_size), "code")
 
 
-def verify_lists(path: Path) -> None:
+def verify_lists(source: OpenFile | AnyPath) -> None:
     """Read a list file whole, a few megabytes at a time, and check every list.
 
     Raises
@@ -326,7 +325,7 @@ def verify_lists(path: Path) -> None:
     CorruptFile
         Names the file and the first list that is wrong.
     """
-    with ListFile(path) as file:
+    with ListFile(source) as file:
         header = file.header
         sections = (
             ("codes", header.codes_offset, header.code_size, file.code_checksums),
@@ -340,7 +339,7 @@ def verify_lists(path: Path) -> None:
                 for row in range(0, header.ntotal, rows_each)
             )
             for data in ordered_map(
-                lambda piece: read_exactly(file.fd, piece[1], piece[0], path), pieces, threads=2
+                lambda piece: file.file.read(piece[1], piece[0]), pieces, threads=2
             ):
                 checksums.feed(memoryview(data))
             checksums.feed(memoryview(b""))

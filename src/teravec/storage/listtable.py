@@ -9,15 +9,14 @@ file's seal covers the directory, the directory the table, the table every list.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile
-from teravec.storage.files import byte_view, read_exactly, write_all
+from teravec.storage.files import byte_view
+from teravec.storage.store import OpenFile, Writer
 
 __all__ = ["ListTable", "TableReader", "table_size", "write_table"]
 
@@ -58,7 +57,7 @@ def table_size(nlist: int) -> int:
     return _COLUMNS * 8 * nlist + _ENTRY.itemsize * _nblocks(nlist)
 
 
-def write_table(file: BinaryIO, offset: int, table: ListTable, seal: xxhash.xxh3_64) -> None:
+def write_table(file: Writer, offset: int, table: ListTable, seal: xxhash.xxh3_64) -> None:
     """Write the table and its directory at ``offset``; the directory goes into the seal."""
     columns = [table.sizes, table.code_checksums, table.id_checksums]
     words = [np.ascontiguousarray(column).astype("<u8", copy=False) for column in columns]
@@ -70,9 +69,9 @@ def write_table(file: BinaryIO, offset: int, table: ListTable, seal: xxhash.xxh3
         directory[block] = row, _checksum([column[part] for column in words])
         row += int(table.sizes[part].sum())
     for column in words:
-        write_all(file, byte_view(column), offset)
+        file.write(byte_view(column), offset)
         offset += column.nbytes
-    write_all(file, byte_view(directory), offset)
+    file.write(byte_view(directory), offset)
     seal.update(byte_view(directory))
 
 
@@ -88,9 +87,7 @@ class TableReader:
 
     Parameters
     ----------
-    fd : int
-    path : Path
-        For errors.
+    file : OpenFile
     offset : int
         Byte at which the table begins.
     nlist, ntotal : int
@@ -101,12 +98,12 @@ class TableReader:
     """
 
     def __init__(
-        self, fd: int, path: Path, offset: int, nlist: int, ntotal: int, seal: xxhash.xxh3_64
+        self, file: OpenFile, offset: int, nlist: int, ntotal: int, seal: xxhash.xxh3_64
     ) -> None:
-        self._fd, self._path, self._offset = fd, path, offset
+        self._file, self._offset = file, offset
         self._nlist, self._ntotal = nlist, ntotal
         length = _ENTRY.itemsize * _nblocks(nlist)
-        data = read_exactly(fd, length, offset + _COLUMNS * 8 * nlist, path)
+        data = file.read(length, offset + _COLUMNS * 8 * nlist)
         seal.update(bytes(data))
         self._directory = np.frombuffer(data, _ENTRY)
 
@@ -139,11 +136,8 @@ class TableReader:
     def _words(self, start: int, stop: int) -> list[npt.NDArray[np.uint64]]:
         return [
             np.frombuffer(
-                read_exactly(
-                    self._fd,
-                    8 * (stop - start),
-                    self._offset + 8 * (column * self._nlist + start),
-                    self._path,
+                self._file.read(
+                    8 * (stop - start), self._offset + 8 * (column * self._nlist + start)
                 ),
                 "<u8",
             )
@@ -159,13 +153,13 @@ class TableReader:
             found = _checksum(part)
             if found != expected or row != expected_row:
                 raise CorruptFile(
-                    f"{self._path}: table of lists from position {number * BLOCK_LISTS} begins at "
-                    f"row {row} with checksum {found:016x}, {expected_row} and {expected:016x} "
-                    "expected"
+                    f"{self._file.path}: table of lists from position {number * BLOCK_LISTS} "
+                    f"begins at row {row} with checksum {found:016x}, {expected_row} and "
+                    f"{expected:016x} expected"
                 )
             row += int(part[0].sum())
         if last == len(self._directory) and row != self._ntotal:
             raise CorruptFile(
-                f"{self._path}: lists hold {row:,} vectors, {self._ntotal:,} expected"
+                f"{self._file.path}: lists hold {row:,} vectors, {self._ntotal:,} expected"
             )
         return row

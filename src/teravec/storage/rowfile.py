@@ -23,8 +23,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +31,10 @@ import xxhash
 
 from teravec.errors import CorruptFile
 from teravec.native.pages import first_wrong
-from teravec.storage.files import byte_view, read_exactly, reserve, write_all
+from teravec.storage.files import byte_view
+from teravec.storage.local_store import AnyPath
 from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
+from teravec.storage.store import OpenFile, Writer
 
 __all__ = ["RowFile", "RowFileHeader", "RowFileWriter", "page_bytes_for", "verify_rows"]
 
@@ -121,8 +122,8 @@ class RowFileHeader:
         )
 
     @classmethod
-    def unpack(cls, data: bytes, path: Path) -> RowFileHeader:
-        """Read and check a header; ``path`` is for the error's message."""
+    def unpack(cls, data: bytes, path: str) -> RowFileHeader:
+        """Check and return a header; ``path`` names the file in messages."""
         header = cls(
             *unpack_header(
                 _HEADER, data, path, magic=MAGIC, version=FORMAT_VERSION, kind="row file"
@@ -154,18 +155,17 @@ class RowFileWriter:
 
     Parameters
     ----------
-    file : binary file
-        From ``publishing``; it is sealed by leaving that context after ``finish``.
+    file : Writer
+        From ``Store.publish``; leaving that context after ``finish`` seals the file.
     header : RowFileHeader
     """
 
-    def __init__(self, file: BinaryIO, header: RowFileHeader) -> None:
+    def __init__(self, file: Writer, header: RowFileHeader) -> None:
         self._file, self._header = file, header
         self._seal = xxhash.xxh3_64(header.pack())
         self._page = 0
         self._held = np.empty((0, header.row_size), np.uint8)
-        # Reserve the space, so that a full disk is found before the work and not after it.
-        reserve(file.fileno(), header.file_size)
+        file.reserve(header.file_size)
 
     def write(self, rows: Bytes) -> None:
         """Append rows, uint8 of shape (n, row_size)."""
@@ -190,7 +190,7 @@ class RowFileWriter:
             digest = header.page_checksum(self._page + i, page.data)
             checksums[i] = np.frombuffer(digest.to_bytes(8, "little"), np.uint8)
         self._seal.update(checksums.tobytes())
-        write_all(self._file, byte_view(pages), _FIRST_PAGE + self._page * header.page_bytes)
+        self._file.write(byte_view(pages), _FIRST_PAGE + self._page * header.page_bytes)
         self._page += npages
 
     def finish(self) -> str:
@@ -199,8 +199,8 @@ class RowFileWriter:
         assert self._page == self._header.npages
         head = self._header.pack()
         footer = _footer(head, self._seal.intdigest())
-        write_all(self._file, footer, self._header.footer_offset)
-        write_all(self._file, head + bytes(_FIRST_PAGE - len(head)), 0)
+        self._file.write(footer, self._header.footer_offset)
+        self._file.write(head + bytes(_FIRST_PAGE - len(head)), 0)
         return self._seal.hexdigest()
 
 
@@ -217,15 +217,15 @@ class RowFile(SealedFile):
         16 hexadecimal digits.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, source: OpenFile | AnyPath) -> None:
+        super().__init__(source)
         with self._closed_on_error():
             head = self._read_header(_HEADER.size, _FIRST_PAGE + _FOOTER.size, "row file")
-            self.header = RowFileHeader.unpack(head, path)
+            self.header = RowFileHeader.unpack(head, self.path)
             footer = self._read_footer(_FOOTER.size, self.header.file_size)
             seal = int.from_bytes(footer[:8], "little")
             if footer != _footer(head, seal):
-                raise CorruptFile(f"{path}: the footer does not match the header")
+                raise CorruptFile(f"{self.path}: the footer does not match the header")
             self.seal = f"{seal:016x}"
 
     def page_offset(self, number: IntOrArray) -> IntOrArray:
@@ -272,7 +272,7 @@ class RowFile(SealedFile):
             return np.empty((0, header.row_size), np.uint8)
         first, last = start // header.page_rows, -(-stop // header.page_rows)
         length = (last - first) * header.page_bytes
-        data = read_exactly(self.fd, length, self.page_offset(first), self.path)
+        data = self.file.read(length, self.page_offset(first))
         pages = np.frombuffer(data, np.uint8)
         numbers = np.arange(first, last)
         self.check_pages(numbers, pages, (numbers - first) * header.page_bytes)
@@ -285,7 +285,7 @@ class RowFile(SealedFile):
         self._check_encoded_by(found, (model, row_size), "row")
 
 
-def verify_rows(path: Path) -> None:
+def verify_rows(source: OpenFile | AnyPath) -> None:
     """Read a row file whole, a few megabytes at a time, and check every page and the seal.
 
     Raises
@@ -293,20 +293,22 @@ def verify_rows(path: Path) -> None:
     CorruptFile
         Names the file, and the first page that is wrong.
     """
-    with RowFile(path) as file:
+    with RowFile(source) as file:
         header = file.header
-        head = read_exactly(file.fd, _FIRST_PAGE, 0, path)
+        head = file.file.read(_FIRST_PAGE, 0)
         if any(head[_HEADER.size :]):
-            raise CorruptFile(f"{path}: bytes behind the header that are not zero")
+            raise CorruptFile(f"{file.path}: bytes behind the header that are not zero")
         seal = xxhash.xxh3_64(header.pack())
         step = max(1, _BATCH_BYTES // header.page_bytes)
         for first in range(0, header.npages, step):
             count = min(step, header.npages - first)
-            data = read_exactly(file.fd, count * header.page_bytes, file.page_offset(first), path)
+            data = file.file.read(count * header.page_bytes, file.page_offset(first))
             pages: Bytes = np.frombuffer(data, np.uint8)
             numbers = np.arange(count)
             file.check_pages(numbers + first, pages, numbers * header.page_bytes)
             pages = pages.reshape(count, header.page_bytes)
             seal.update(pages[:, -_CHECKSUM_BYTES:].tobytes())
         if seal.hexdigest() != file.seal:
-            raise CorruptFile(f"{path}: pages have seal {seal.hexdigest()}, {file.seal} expected")
+            raise CorruptFile(
+                f"{file.path}: pages have seal {seal.hexdigest()}, {file.seal} expected"
+            )

@@ -1,8 +1,7 @@
-"""What sealed binary files share: a header with a checksum, a footer, and an open descriptor."""
+"""What sealed binary files share: a header with a checksum, a footer, and an open file."""
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from typing import Any, Self
 
 import xxhash
 
-from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion, storage_errors
-from teravec.storage.files import open_to_read, read_exactly
+from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
+from teravec.storage.local_store import AnyPath, open_file
+from teravec.storage.store import OpenFile, check_size
 
 __all__ = ["SealedFile", "pack_header", "unpack_header"]
 
@@ -20,26 +20,27 @@ _CHECKSUM_BYTES = 8
 
 
 def pack_header(layout: struct.Struct, magic: bytes, version: int, *fields: int) -> bytes:
-    """A header: magic, version, fields, and the checksum of all that in the last 8 bytes."""
+    """Pack magic, version and fields; the last 8 bytes are the checksum of the others."""
     data = layout.pack(magic, version, *fields, 0)[:-_CHECKSUM_BYTES]
     return data + xxhash.xxh3_64_intdigest(data).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def unpack_header(
-    layout: struct.Struct, data: bytes, path: Path, *, magic: bytes, version: int, kind: str
+    layout: struct.Struct, data: bytes, path: str | Path, *, magic: bytes, version: int, kind: str
 ) -> list[Any]:
-    """The fields of a header, or an error that names the file.
+    """Check a header and return its fields.
 
     Parameters
     ----------
     layout : Struct
         Begins with magic and version, and ends with the checksum.
     data : bytes of length layout.size
-    path : Path
+    path : str or Path
+        Names the file in messages.
     magic, version
-        Expected.
+        The expected values.
     kind : str
-        What the file should be, as ``list file``.
+        Names the kind of file in messages, such as ``list file``.
 
     Raises
     ------
@@ -59,21 +60,27 @@ def unpack_header(
 
 
 class SealedFile:
-    """A sealed file, open for reading at random places.
+    """A sealed file, open for reading at any position.
+
+    Parameters
+    ----------
+    source : OpenFile or StorePath or Path
+        A file that is open already is closed with this object.
 
     Attributes
     ----------
-    path : Path
-    fd : int
+    file : OpenFile
+    path : str
+        Names the file in messages.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.fd = open_to_read(path)
+    def __init__(self, source: OpenFile | AnyPath) -> None:
+        self.file = open_file(source)
+        self.path = self.file.path
 
     @contextmanager
     def _closed_on_error(self) -> Iterator[None]:
-        """Close the file where reading its header or footer fails."""
+        """Close the file if reading its header or footer fails."""
         try:
             yield
         except BaseException:
@@ -81,18 +88,15 @@ class SealedFile:
             raise
 
     def _read_header(self, header_bytes: int, least_bytes: int, kind: str) -> bytes:
-        """The header's bytes, of a file that is long enough to have one."""
-        if self._size() < least_bytes:
-            raise CorruptFile(f"{self.path}: {self._size():,} bytes found, too few for a {kind}")
-        return bytes(read_exactly(self.fd, header_bytes, 0, self.path))
+        """Read the header of a file that is long enough to have one."""
+        if self.file.size < least_bytes:
+            raise CorruptFile(f"{self.path}: {self.file.size:,} bytes found, too few for a {kind}")
+        return bytes(self.file.read(header_bytes, 0))
 
     def _read_footer(self, footer_bytes: int, expected_size: int) -> bytes:
-        """The footer's bytes, of a file as long as its header says."""
-        if self._size() != expected_size:
-            raise CorruptFile(
-                f"{self.path}: {self._size():,} bytes found, {expected_size:,} expected"
-            )
-        return bytes(read_exactly(self.fd, footer_bytes, expected_size - footer_bytes, self.path))
+        """Read the footer of a file that is as long as its header says."""
+        check_size(self.file, expected_size)
+        return bytes(self.file.read(footer_bytes, expected_size - footer_bytes))
 
     def _check_encoded_by(
         self, found: tuple[int, int], expected: tuple[int, int], unit: str
@@ -104,15 +108,9 @@ class SealedFile:
                 f"model {expected[0]:016x} ({expected[1]} bytes a {unit}) expected"
             )
 
-    def _size(self) -> int:
-        with storage_errors(self.path, "read"):
-            return os.fstat(self.fd).st_size
-
     def close(self) -> None:
-        """Close the descriptor; the object is of no use afterwards."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Close the file; the object is of no use afterwards."""
+        self.file.close()
 
     def __enter__(self) -> Self:
         return self

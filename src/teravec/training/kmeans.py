@@ -17,7 +17,6 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,8 @@ from teravec.errors import CorruptFile
 from teravec.model.list_sizes import imbalance
 from teravec.progress import Bar, Progress
 from teravec.storage.arrays import read_array, write_array
-from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath, stored
 from teravec.training.distributed import Pass, distributed_passes
 from teravec.training.options import KMeansOptions
 from teravec.training.schedule import count_assigned, pick_rows
@@ -75,7 +74,7 @@ class KMeansState:
 def kmeans(
     vectors: TrainingSet,
     options: KMeansOptions,
-    directory: Path,
+    directory: AnyPath,
     progress: Progress,
     engine: Engine | None = None,
 ) -> KMeansState:
@@ -85,7 +84,7 @@ def kmeans(
     ----------
     vectors : TrainingSet
         n vectors of d dimensions, n >= options.nlist.
-    directory : Path
+    directory : StorePath or Path
         Directory of the checkpoint; the caller removes it once the model is sealed.
     engine : Engine, optional
         Its workers divide the vectors. With the compiled kernels, their number does not change
@@ -181,18 +180,18 @@ def _draw_centroids(vectors: TrainingSet, options: KMeansOptions) -> Float32:
     return vectors.take(np.sort(rows))
 
 
-def _centroids_path(directory: Path, iteration: int) -> Path:
+def _centroids_path(directory: AnyPath, iteration: int) -> AnyPath:
     return directory / f"centroids-{iteration:04d}.npy"
 
 
-def _checkpoint(directory: Path, identity: dict[str, Any], state: KMeansState) -> None:
+def _checkpoint(directory: AnyPath, identity: dict[str, Any], state: KMeansState) -> None:
     iteration = len(state.history)
     described = write_array(_centroids_path(directory, iteration), state.centroids)
     content = {"format": _CHECKPOINT_FORMAT, "version": 1, "options": identity}
     write_json(
         directory / "kmeans.json", {**content, "history": state.history, "centroids": described}
     )
-    remove(_centroids_path(directory, iteration - 1))
+    stored(_centroids_path(directory, iteration - 1)).remove()
 
 
 def _identity(options: KMeansOptions, vectors: TrainingSet) -> dict[str, Any]:
@@ -203,7 +202,9 @@ def _identity(options: KMeansOptions, vectors: TrainingSet) -> dict[str, Any]:
     return identity
 
 
-def _restore(directory: Path, options: KMeansOptions, vectors: TrainingSet) -> KMeansState | None:
+def _restore(
+    directory: AnyPath, options: KMeansOptions, vectors: TrainingSet
+) -> KMeansState | None:
     path = directory / "kmeans.json"
     if not path.exists():
         return None

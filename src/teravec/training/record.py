@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -251,12 +250,10 @@ def _remove_bad_build(paths: IndexPaths, record: BuildRecord, *, vectors_are_bad
             return
     except TeravecError:
         return
-    with storage_errors(paths.root, "remove"):
-        for directory in (paths.training, paths.model, paths.shards, paths.slices):
-            if directory.exists():
-                shutil.rmtree(directory)
-        paths.skipped.unlink(missing_ok=True)
-        paths.build.unlink()
+    for parent in (paths.training, paths.model, paths.shards, paths.slices):
+        parent.remove_all()
+    paths.skipped.remove()
+    paths.build.remove()
 
 
 def _check_same_options(before: BuildRecord, now: BuildRecord, paths: IndexPaths) -> None:

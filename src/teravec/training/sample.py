@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +13,16 @@ import numpy.typing as npt
 from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Engine, Steps
 from teravec.engines.threads import ahead, ordered_map
-from teravec.errors import ForeignFile, InvalidSource, storage_errors
+from teravec.errors import ForeignFile, InvalidSource
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
 from teravec.sources import Source, SourceFiles, spans
 from teravec.storage.arrays import check_file, publishing_arrays
-from teravec.storage.files import byte_view, read_into
+from teravec.storage.files import byte_view
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath, stored
+from teravec.storage.store import StorePath
 from teravec.training.apart import Kept, checked_places
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
@@ -43,23 +44,25 @@ class Sample:
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
         The file. If there are several parts, each adds its number to this name.
     n, d : int
     parts : int
         Number of files, with nearly equal numbers of rows.
     """
 
-    path: Path
+    path: AnyPath
     n: int
     d: int
     parts: int = 1
 
-    def file(self, part: int) -> Path:
-        """Return the path of a part."""
+    def file(self, part: int) -> StorePath:
+        """Return the file of a part."""
+        path = stored(self.path)
         if self.parts == 1:
-            return self.path
-        return self.path.with_stem(f"{self.path.stem}-{part:05d}")
+            return path
+        stem, _, extension = path.name.rpartition(".")
+        return StorePath(path.store, f"{stem}-{part:05d}.{extension}")
 
     def bounds(self, part: int) -> tuple[int, int]:
         """Return the rows [start, stop) of a part."""
@@ -86,15 +89,15 @@ class Sample:
             rows = rows[inside:]
         return vectors
 
-    def _take(self, path: Path, rows: npt.NDArray[np.int64], out: Float32) -> None:
+    def _take(self, path: StorePath, rows: npt.NDArray[np.int64], out: Float32) -> None:
         row_bytes = 4 * self.d
-        with storage_errors(path, "read"), path.open("rb", buffering=0) as file:
+        with path.open(in_order=True) as file:
             for begin, end in spans(rows, row_bytes):
                 first, last = int(rows[begin]), int(rows[end - 1])
                 part = out[begin:end]
                 whole = end - begin == last + 1 - first
                 span = part if whole else np.empty((last + 1 - first, self.d), np.float32)
-                read_into(file.fileno(), byte_view(span), first * row_bytes, path)
+                file.read_into(byte_view(span), first * row_bytes)
                 if not whole:
                     part[:] = span[rows[begin:end] - first]
 
@@ -112,7 +115,7 @@ def draw_bytes(threads: int, sizes: BlockSizes = USUAL_SIZES) -> int:
 def draw_sample(
     source: Source,
     plan: TrainPlan,
-    directory: Path,
+    directory: AnyPath,
     progress: Progress,
     engine: Engine,
     sizes: BlockSizes = USUAL_SIZES,
@@ -225,7 +228,7 @@ class _Drawer:
 def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:
     sample, path = drawer.sample, drawer.sample.file(part)
     start, stop = sample.bounds(part)
-    seal = path.with_suffix(".json")
+    seal = StorePath(path.store, path.name.rpartition(".")[0] + ".json")
     if seal.exists():
         _check_part(path, seal, stop - start, sample.d)
         yield stop - start
@@ -238,7 +241,7 @@ def _draw_part(drawer: _Drawer, part: int) -> Steps[None]:
     write_json(seal, {**content, "file": out.described})
 
 
-def _check_part(path: Path, seal: Path, n: int, d: int) -> None:
+def _check_part(path: StorePath, seal: StorePath, n: int, d: int) -> None:
     content = read_json(seal, "teravec-sample", _VERSION)
     if content["n"] != n or content["d"] != d:
         raise ForeignFile(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.resources import Resources
-from teravec.errors import InvalidSource, storage_errors
+from teravec.errors import InvalidSource
 from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.codec import flat_quantizer, train_codec
 from teravec.kernels.hnsw import build_hnsw, save_hnsw
@@ -27,7 +26,6 @@ from teravec.model.transform import Transform, train_transform
 from teravec.progress import NoProgress, Progress
 from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
-from teravec.storage.files import make_directory, publishing, sync_directory, write_all
 from teravec.storage.layout import IndexPaths
 from teravec.training.apart import Kept, checked_places
 from teravec.training.kmeans import kmeans
@@ -75,12 +73,11 @@ def train(
     """
     if ModelDescription.is_sealed(paths.model):
         description = ModelDescription.read(paths.model)
-        _remove_training_files(paths)
+        paths.training.remove_all()
         return description
     plan, threads = record.plan(), resources.threads
     needed = training_bytes(plan, threads, resources.sizes)
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
-    make_directory(paths.training)
     vectors = _draw_training_set(source, plan, paths, resources, weights)
     _check_values(source, plan, vectors)
     options = KMeansOptions(
@@ -103,7 +100,7 @@ def train(
     if (packed := vectors.transform.pack()) is not None:
         arrays["transform.npy"] = packed
     description = _seal(plan, arrays, lists, state.history, vectors.n, paths, resources.progress)
-    _remove_training_files(paths)
+    paths.training.remove_all()
     return description
 
 
@@ -247,7 +244,6 @@ def _seal(
     paths: IndexPaths,
     progress: Progress,
 ) -> ModelDescription:
-    make_directory(paths.model)
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
     quantizer = "exact"
     nlist, assigner = len(lists.centroids), lists.assigner
@@ -258,9 +254,9 @@ def _seal(
         with progress.stage("graph", nlist, "centroids") as bar:
             graph = save_hnsw(build_hnsw(arrays["centroids.npy"]))
             bar.advance(nlist)
-        with publishing(path) as file:
-            write_all(file, graph, 0)
-        files[path.name] = describe_file(path)
+        with path.publish() as file:
+            file.write(graph, 0)
+        files[path.last_name] = describe_file(path)
     assignment = {
         "ngroups": assigner.ngroups,
         "margin": assigner.margin if math.isfinite(assigner.margin) else None,
@@ -286,10 +282,3 @@ def _seal(
     description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
     return description
-
-
-def _remove_training_files(paths: IndexPaths) -> None:
-    if paths.training.exists():
-        with storage_errors(paths.training, "remove"):
-            shutil.rmtree(paths.training)
-        sync_directory(paths.root)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidSource, storage_errors
+from teravec.errors import InvalidSource
 from teravec.sources import Weights
 from teravec.storage.arrays import check_file, publishing_arrays
-from teravec.storage.files import byte_view, read_into
+from teravec.storage.files import byte_view
 from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.local_store import AnyPath, open_file
 from teravec.training.options import TrainPlan
 from teravec.training.rows import SampleRows
 
@@ -29,23 +29,23 @@ class SampleWeights:
 
     Parameters
     ----------
-    path : Path
+    path : StorePath or Path
     checksum : str
         Identifies the weights in a checkpoint.
     """
 
-    path: Path
+    path: AnyPath
     checksum: str
 
     def read(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Read the weights of rows [start, stop) of the sample, float32."""
         weights = np.empty(stop - start, np.float32)
-        with storage_errors(self.path, "read"), self.path.open("rb", buffering=0) as file:
-            read_into(file.fileno(), byte_view(weights), start * 4, self.path)
+        with open_file(self.path, in_order=True) as file:
+            file.read_into(byte_view(weights), start * 4)
         return weights
 
 
-def draw_weights(weights: Weights, plan: TrainPlan, directory: Path) -> SampleWeights:
+def draw_weights(weights: Weights, plan: TrainPlan, directory: AnyPath) -> SampleWeights:
     """Write the weights of the sample's rows, or find the file of an earlier run.
 
     Raises

@@ -56,7 +56,9 @@ def publishing_result(path: Path) -> Iterator[_Whole]:
 def reading(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     """The open file, and its size in bytes."""
     with path.open("rb") as file:
-        yield file, os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        yield file, size
 
 
 def read_array(file: BinaryIO, path: Path, dtype: str, shape: tuple[int, ...]) -> Any:

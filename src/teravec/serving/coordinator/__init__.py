@@ -1,1 +1,1 @@
-"""Answering from many servers as one machine would."""
+"""Searches many servers and answers as one machine would."""

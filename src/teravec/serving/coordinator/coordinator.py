@@ -38,6 +38,7 @@ from teravec.serving.server.versions import Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
+from teravec.serving.wire.tracing import find_tracing
 from teravec.storage.layout import IndexPaths, absolute
 
 __all__ = ["Coordinator"]
@@ -80,7 +81,7 @@ class Coordinator:
         self._path, self.fleet = absolute(path), fleet
         self.limits, self.metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._costs = SearchCosts()
+        self._costs, self.tracing = SearchCosts(), find_tracing()
         self._lock = threading.RLock()  # closing a version, within, takes it again
         self._next: ServedIndex | None = None  # waits for servers that have it
         # Nobody names a version to a coordinator: the one before goes with its last search.
@@ -335,7 +336,9 @@ class _Search:
 
     def _ask(self, round: Round, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:
         by = self._by
-        fan_out = FanOut(by.fleet, by.metrics, round, self._deadline, self._wait_until_s)
+        fan_out = FanOut(
+            by.fleet, by.metrics, round, self._deadline, self._wait_until_s, by.tracing
+        )
         return fan_out.search(pairs)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,8 @@ from teravec.serving.server.metrics import Metrics
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.exchanges import Call
 from teravec.serving.wire.flight_client import answer_of
+from teravec.serving.wire.protocol import error_code
+from teravec.serving.wire.tracing import Tracing
 
 __all__ = ["FanOut", "wait_for_owners"]
 
@@ -37,6 +41,7 @@ class _Sent:
     size: int
     started_s: float
     attempt: _Attempt
+    span: Any = None  # of its trace
 
 
 @dataclass(eq=False)
@@ -75,11 +80,19 @@ class FanOut:
     deadline : Deadline
     wait_until_s : float
         Monotonic time until which lists without an owner are tried again; see ``wait_for_owners``.
+    tracing : Tracing, optional
     """
 
     def __init__(
-        self, fleet: Fleet, metrics: Metrics, round: Round, deadline: Deadline, wait_until_s: float
+        self,
+        fleet: Fleet,
+        metrics: Metrics,
+        round: Round,
+        deadline: Deadline,
+        wait_until_s: float,
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self._fleet, self._metrics, self._version = fleet, metrics, round.version
         self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
@@ -152,10 +165,13 @@ class FanOut:
         attempt, task = sent.attempt, sent.attempt.task
         try:
             attempt.parts.append(self._part(call, sent))
+            self._end(sent, "ok")
         except InvalidArgument as error:
+            self._end(sent, error_code(error))
             self._fleet.failed(sent.address, sent.size, error)
             raise
         except TeravecError as error:
+            self._end(sent, error_code(error))
             self._fleet.failed(sent.address, sent.size, error)
             task.excluded |= {sent.address}
             task.attempts.remove(attempt)
@@ -180,6 +196,7 @@ class FanOut:
             for call, sent in attempt.waiting.items():
                 del self._sent[call]
                 call.give_up()
+                self._end(sent, "given-up")
                 seconds = time.monotonic() - sent.started_s
                 self._fleet.given_up(sent.address, sent.size, seconds)
             attempt.waiting.clear()
@@ -205,12 +222,24 @@ class FanOut:
         for address, pairs in shares.items():
             rows, counts = pairs.by_query()
             size, now_s = pairs.total_bytes, time.monotonic()
-            frame = self._round.frame(pairs, rows, counts, max(0.001, self._deadline.at_s - now_s))
+            with self._traced(address, size, hedge) as span:
+                left_s = max(0.001, self._deadline.at_s - now_s)
+                frame = self._round.frame(pairs, rows, counts, left_s)
             call = self._fleet.send(address, self._round.method, frame, self._arrivals)
             self._fleet.started(address, size, hedge)
             self._metrics.moved("fanned-out", len(frame))
-            sent = _Sent(address, pairs, rows, size, now_s, attempt)
+            sent = _Sent(address, pairs, rows, size, now_s, attempt, span)
             attempt.waiting[call] = self._sent[call] = sent
+
+    def _traced(self, address: str, size: int, hedge: bool) -> AbstractContextManager[Any]:
+        """Begin the span of a call, if there is a trace."""
+        if self._tracing is None:
+            return nullcontext()
+        return self._tracing.call(self._round.method, address, hedge=hedge, size=size)
+
+    def _end(self, sent: _Sent, code: str) -> None:
+        if self._tracing is not None:
+            self._tracing.end(sent.span, code)
 
     def _part(self, call: Call, sent: _Sent) -> Part:
         """What a call has brought, checked."""

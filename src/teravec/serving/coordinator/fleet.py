@@ -1,4 +1,4 @@
-"""A coordinator's servers: their connections, and their state, kept by polling."""
+"""A coordinator's servers: connections, and states that polling keeps up to date."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _POLL_TIMEOUT_S = 1.5
 
 
 class Fleet:
-    """Servers, from a topology.
+    """The servers of a topology.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Fleet:
     scheme : str
         ``grpc`` or ``grpc+tls``.
     security : ClientSecurity
-        What this coordinator shows them; read again when its files change.
+        Token and certificate for the servers; read again when the files change.
     """
 
     def __init__(self, topology: Topology, scheme: str, security: ClientSecurity) -> None:
@@ -72,17 +72,24 @@ class Fleet:
         self._watchers: list[Callable[[], None]] = []
 
     def start(self, watcher: Callable[[], None]) -> None:
-        """Ask all servers once, then go on asking; call ``watcher`` after every round."""
+        """Poll all servers once, then in the background; call ``watcher`` after each round."""
         self._watchers.append(watcher)
         self._ask_all()
-        if len(self._wanted) > 1:  # the first answers showed that another version is wanted
+        if len(self._wanted) > 1:  # after the first answers, another version is wanted too
             self._ask_all()
         self._poller.start()
 
     def want(self, version: str, nlist: int, mean_size: float, name: str) -> None:
-        """Ask for the sizes of this version's lists; until they are known, take their mean.
+        """Want a version: ask servers for its list sizes, and use the mean size until they answer.
 
-        ``name`` is that of its directory: servers that have it beside their own open it.
+        Parameters
+        ----------
+        version : str
+        nlist : int
+        mean_size : float
+            Vectors in a list, on average.
+        name : str
+            Name of the version's directory. Servers open it if it lies beside their own.
         """
         with self._lock:
             self._names[version] = name
@@ -91,13 +98,13 @@ class Fleet:
                 self._known[version] = np.zeros(nlist, bool)
 
     def forget(self, versions: set[str]) -> None:
-        """Keep nothing of versions other than these."""
+        """Forget all other versions."""
         with self._lock:
             for version in set(self._wanted) - versions:
                 del self._wanted[version], self._known[version], self._names[version]
 
     def others(self) -> dict[str, tuple[str, Ranges]]:
-        """Versions that servers have and nobody wants: name of the directory, and their lists."""
+        """Return versions that servers have but nobody wants: directory name, and lists."""
         with self._lock:
             told = [r.versions for r in self._replicas.answering()]
             known = {version for versions in told for version in versions}
@@ -112,12 +119,12 @@ class Fleet:
             }
 
     def list_sizes(self, version: str) -> npt.NDArray[np.int64]:
-        """Vectors of each list: as its owners told, or the mean."""
+        """Return the vectors of each list, as its owners reported, or the mean."""
         with self._lock:
             return self._wanted[version]
 
     def owners(self, version: str, excluded: frozenset[str] = frozenset()) -> list[Owner]:
-        """Servers to ask for lists of a version."""
+        """Return the servers that may be asked for lists of a version."""
         now_s = time.monotonic()
         with self._lock:
             return [
@@ -127,16 +134,16 @@ class Fleet:
             ]
 
     def covered(self, version: str) -> float:
-        """Share of the lists that have an owner to ask."""
+        """Return the share of the lists that have an owner to ask."""
         return float((self._counted_owners(version, damaged=True) > 0).mean())
 
     def at_risk(self, version: str) -> float:
-        """Share of the lists that have an owner, but not two live ones."""
+        """Return the share of the lists that have an owner, but not two live ones."""
         owned = self._counted_owners(version, damaged=True) > 0
         return float((owned & (self._counted_owners(version, damaged=False) < 2)).mean())
 
     def _counted_owners(self, version: str, *, damaged: bool) -> npt.NDArray[np.int64]:
-        """Owners of each list."""
+        """Return the number of owners of each list."""
         with self._lock:
             owners = np.zeros(len(self._wanted[version]), np.int64)
             for replica in self._replicas.live(version):
@@ -146,12 +153,12 @@ class Fleet:
         return owners
 
     def peer(self, address: str) -> FlightPeer:
-        """The connection to a server.
+        """Return the connection to a server.
 
         Raises
         ------
         Unavailable
-            It has left.
+            The server has left the topology.
         """
         with self._lock:
             if address not in self._peers:
@@ -168,24 +175,24 @@ class Fleet:
             return call
 
     def started(self, address: str, size: int, hedge: bool) -> None:
-        """A call of ``size`` bytes to scan begins."""
+        """Note that a call begins, with ``size`` bytes to scan."""
         with self._lock:
             self._replicas.started(address, size, hedge)
 
     def answered(self, address: str, size: int, seconds: float) -> None:
-        """A call was answered well."""
+        """Note that a call got a good answer."""
         with self._lock:
             self._replicas.ended(address, size, seconds, time.monotonic())
 
     def given_up(self, address: str, size: int, seconds: float) -> None:
-        """A call was given up, because another server had answered."""
+        """Note that a call was given up, because another server had answered."""
         now_s = time.monotonic()
         with self._lock:
             self._replicas.overdue(address, size, seconds, now_s)
             self._replicas.ended(address, size, None, now_s)
 
     def failed(self, address: str, size: int, error: Exception) -> None:
-        """A call failed; what the failure says of the server decides whether it is asked again."""
+        """Note that a call failed; the kind of error decides whether the server is asked again."""
         now_s, why = time.monotonic(), _why(address, error)
         with self._lock:
             self._replicas.ended(address, size, None, now_s)
@@ -199,27 +206,27 @@ class Fleet:
         self._log_changes()
 
     def hedge_after_s(self, size: int) -> float:
-        """Seconds after which a call of this size is overdue."""
+        """Return the seconds after which a call of this size is overdue."""
         with self._lock:
             return self._replicas.hedge_after_s(size)
 
     def may_hedge(self) -> bool:
-        """Whether one more call may be asked twice."""
+        """Return whether one more call may be sent to a second server."""
         with self._lock:
             return self._replicas.may_hedge()
 
     def describe(self) -> list[dict[str, Any]]:
-        """State and load of every server."""
+        """Return state and load of every server."""
         with self._lock:
             return self._replicas.describe(time.monotonic())
 
     def why_missing(self) -> str:
-        """Servers that are not live, and why."""
+        """Return the servers that are not live, with the reasons, as text."""
         down = [r for r in self.describe() if r["state"] != State.LIVE]
         return "; ".join(f"{r['address']} is {r['state']}: {r['why']}" for r in down)[:1000]
 
     def _follow(self, topology: Topology) -> None:
-        """Connect to what joined, and forget what left."""
+        """Connect to servers that joined, and close connections to those that left."""
         self._topology = topology
         addresses = [str(entry.address) for entry in topology.entries]
         with self._lock:
@@ -232,11 +239,11 @@ class Fleet:
             peer.close()
 
     def _show(self, security: ClientSecurity) -> None:
-        """Connect anew, with another token or certificate; calls under way end as they began."""
+        """Reconnect with another token or certificate; calls under way keep the old one."""
         with self._lock:
             before, self._security = self._peers, security
             self._peers = {a: FlightPeer(f"{self._scheme}://{a}", security) for a in before}
-        log.info("servers are shown the token and certificate that the files have now")
+        log.info("read token and certificate for the servers again")
         for peer in before.values():
             peer.close()
 
@@ -252,7 +259,7 @@ class Fleet:
                 if self._secrets.changed():
                     self._show(self._security.read_again())
             except TeravecError as error:
-                log.warning("what servers are shown stays as it was: %s", error)
+                log.warning("token and certificate for the servers stay as they were: %s", error)
             self._ask_all()
             self._log_changes()
 
@@ -263,7 +270,7 @@ class Fleet:
             watcher()
 
     def _ask(self, entry: ServerEntry) -> None:
-        """Ask one server for its state."""
+        """Poll one server."""
         address, deadline = str(entry.address), Deadline.after(_POLL_TIMEOUT_S)
         try:
             peer = self.peer(address)
@@ -286,10 +293,7 @@ class Fleet:
                 self._replicas.failed(address, _why(address, error), now_s, polled=True)
 
     def _log_changes(self) -> None:
-        """One line for each change of a server's state.
-
-        A server that is live when it is first asked is as it should be.
-        """
+        """Log one line for each change of a server's state, except its first ``live``."""
         with self._lock:
             changes = self._replicas.changes()
         for change in changes:
@@ -299,7 +303,7 @@ class Fleet:
                 log.warning("server %s is live again, after %s", change.address, change.before)
 
     def _mismatch(self, entry: ServerEntry, versions: dict[str, Ranges]) -> str:
-        """Why a server is not one of ours, empty if it is."""
+        """Return why a server is not one of ours; empty if it is."""
         wanted = set(self._wanted)
         if wanted and not wanted & set(versions):
             return f"serves index version {', '.join(versions)}; {', '.join(wanted)} expected"
@@ -324,14 +328,14 @@ class Fleet:
         sizes = peer.list_sizes(version, len(known), deadline)
         with self._lock:
             if version in self._wanted:
-                updated = self._wanted[version].copy()  # searches hold the old one
+                updated = self._wanted[version].copy()  # searches still use the old array
                 for start, stop in ranges:
                     updated[start:stop] = sizes[start:stop]
                     known[start:stop] = True
                 self._wanted[version] = updated
 
     def close(self) -> None:
-        """Stop asking and close connections."""
+        """Stop polling and close connections."""
         self._closed.set()
         if self._poller.is_alive():
             self._poller.join()
@@ -341,21 +345,24 @@ class Fleet:
 
 
 def _why(address: str, error: Exception) -> str:
-    """What went wrong with a server, without its address."""
+    """Return the reason of an error, without the server's address."""
     known = isinstance(error, TeravecError)
     return str(error).removeprefix(f"{address}: ") if known else type(error).__name__
 
 
 def _name(statistics: dict[str, Any], version: str) -> str:
-    """Of a version's directory; empty where that is not told."""
+    """Return the name of a version's directory; empty if the server does not report it."""
     names = statistics.get("names")
     return str(names.get(version, "")) if isinstance(names, dict) else ""
 
 
 def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:
-    """Versions with their lists, why not to ask, and damaged lists.
+    """Return versions with their lists, why not to ask the server, and its damaged lists.
 
-    ProtocolError where that is not told.
+    Raises
+    ------
+    ProtocolError
+        The statistics lack one of these.
     """
     try:
         versions = {
@@ -363,7 +370,7 @@ def _state(statistics: dict[str, Any]) -> tuple[dict[str, Ranges], str, int]:
             for version, ranges in statistics["versions"].items()
         }
         ready, draining = bool(statistics["ready"]), bool(statistics["draining"])
-        damaged = int(statistics.get("damaged_lists", 0))  # earlier releases do not count them
+        damaged = int(statistics.get("damaged_lists", 0))  # older releases do not count them
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ProtocolError(f"statistics without {error}") from None
     if any(start < 0 or start > stop for ranges in versions.values() for start, stop in ranges):

@@ -1,6 +1,6 @@
-"""What a coordinator knows of its servers: a state machine without clocks or connections.
+"""A coordinator's knowledge of its servers: a state machine without clocks or connections.
 
-Events go in with the time they happened; decisions come out. Nothing here waits or sends.
+Events go in, each with its time; decisions come out. Nothing here waits or sends.
 
 ::
 
@@ -10,8 +10,8 @@ Events go in with the time they happened; decisions come out. Nothing here waits
        |                 |--draining or wrong index--> REFUSED
        '--wrong index    '--damaged files, several times--> DAMAGED --after a while--> LIVE
 
-A status comes from polling; a failure from polling or from a search. A DAMAGED server is asked
-where no other one has the lists.
+A status comes from polling, a failure from polling or from a search. A DAMAGED server is asked
+only for lists that no other server has.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = ["Change", "Replica", "Replicas", "State"]
 
 _SLOW_FACTOR, _SLOW_HALF_LIFE_S = 2.0, 5.0
 _QUARANTINE_S, _QUARANTINE_MOST_S = 2.0, 60.0
-_UNANSWERED = 2  # times that it may be back without one good answer, and fail again
-_BUSY_S = 0.05  # how long one that said 'busy' is asked last
-# A server is damaged after so many searches that met damage, and is looked at again after a
-# while, longer each time; it is as good as new when it met none for as long as the longest.
+_UNANSWERED = 2  # returns of a server that each end in a failure, before it is quarantined
+_BUSY_S = 0.05  # how long a busy server is asked last
+# A server is damaged after this many searches that met damage. It is tried again after a pause,
+# which grows each time. Damage is forgotten after the longest pause without any.
 _DAMAGES, _DAMAGED_S, _DAMAGED_MOST_S = 3, 30.0, 600.0
 _BUSY_PENALTY, _DAMAGED_PENALTY = 1e12, 1e15  # more than bytes to scan
 
@@ -56,7 +56,7 @@ class Change:
     address : str
     before, after : State
     why : str
-        What is wrong, where something is.
+        The reason; empty for a live server.
     """
 
     address: str
@@ -67,22 +67,22 @@ class Change:
 
 @dataclass
 class Replica:
-    """One server, as seen from here.
+    """One server, as the coordinator sees it.
 
     Attributes
     ----------
     state : State
     why : str
-        What is wrong, where something is.
+        The reason; empty for a live server.
     versions : dict of Ranges
         Lists owned, by version of the index.
     outstanding_bytes : int
-        To scan, of the calls that are under way.
+        Bytes to scan of the calls under way.
     calls, failures, hedges : int
     damaged_lists : int
-        As the server itself counts them.
+        The server's own count.
     slowness : float
-        How many times longer than expected it takes, smoothed; it fades with time.
+        Time taken over time expected, smoothed; it fades towards 1.
     """
 
     address: str
@@ -110,16 +110,16 @@ class Replica:
     seen_at_s: float = -math.inf
 
     def slowness_at(self, now_s: float) -> float:
-        """Slowness now: what is not measured again fades, so that it is tried again."""
+        """Return the slowness now. It fades without new calls, so that the server gets some."""
         age = max(0.0, now_s - self.slowness_at_s)
         return float(1.0 + (self.slowness - 1.0) * 0.5 ** (age / _SLOW_HALF_LIFE_S))
 
     def load(self, now_s: float) -> float:
-        """What decides between replicas: bytes to scan, more where it is slow or busy."""
+        """Return the load that decides between replicas: bytes to scan, more if slow or busy."""
         slow = self.slowness_at(now_s)
         penalty = _BUSY_PENALTY if self.busy_until_s > now_s else 0.0
         penalty += _DAMAGED_PENALTY if self.state is State.DAMAGED else 0.0
-        turn = 1e-6 * self.turn  # of equals, the one that was not asked for longest
+        turn = 1e-6 * self.turn  # among equals, choose the least recently asked
         return (
             turn
             + penalty
@@ -128,7 +128,7 @@ class Replica:
 
 
 class Replicas:
-    """All servers.
+    """The states of all servers.
 
     Parameters
     ----------
@@ -145,11 +145,11 @@ class Replicas:
         return self._replicas[address]
 
     def update(self, addresses: Iterable[str]) -> None:
-        """Know these servers from now on: what joined is unknown, what left is forgotten."""
+        """Replace the set of servers: new ones are UNKNOWN, missing ones are forgotten."""
         self._replicas = {a: self._replicas.get(a) or Replica(a) for a in addresses}
 
     def changes(self) -> list[Change]:
-        """Changes of state since this was called last."""
+        """Return the changes of state since the last call."""
         changes, self._changes = self._changes, []
         return changes
 
@@ -161,12 +161,12 @@ class Replicas:
         now_s: float,
         damaged_lists: int = 0,
     ) -> None:
-        """A server told its state; ``refused`` says why it is not to be asked, or is empty."""
+        """Take a server's status; ``refused`` is the reason not to ask it, or empty."""
         replica = self._replicas.get(address)
         if replica is None:
             return
         replica.versions, replica.seen_at_s = versions, now_s
-        if damaged_lists < replica.damaged_lists:  # it has other files now
+        if damaged_lists < replica.damaged_lists:  # its files were repaired or replaced
             replica.damages = replica.damaged_times = 0
             replica.damaged_until_s = now_s
         replica.damaged_lists = damaged_lists
@@ -182,11 +182,18 @@ class Replicas:
     def failed(
         self, address: str, why: str, now_s: float, *, harmful: bool = False, polled: bool = False
     ) -> None:
-        """A call failed in a way that the next would too: not asked until it tells its state.
+        """Take a failure that the next call would meet too: the server is DOWN until its status.
 
-        One that sent garbage (``harmful``) may well tell a good state: it stays out for a
-        while, longer each time, until an answer of it was good. So does one that was back
-        several times, and failed each time, unless these were only polls (``polled``).
+        Parameters
+        ----------
+        address, why : str
+        now_s : float
+        harmful : bool
+            The server sent garbage. Its status may be good all the same, so it is quarantined: for
+            a pause that grows each time, until one of its answers is good. A server that returns
+            several times and fails each time is quarantined too.
+        polled : bool
+            A poll failed, not a search.
         """
         replica = self._replicas.get(address)
         if replica is None:
@@ -202,7 +209,7 @@ class Replicas:
         self._move(replica, State.DOWN, why)
 
     def damaged(self, address: str, why: str, now_s: float) -> None:
-        """A search met a damaged file: after some, the server is asked last, for a while."""
+        """Take a search that met a damaged file; after several, the server is DAMAGED."""
         replica = self._replicas.get(address)
         if replica is None:
             return
@@ -222,12 +229,12 @@ class Replicas:
         replica.state, replica.why = state, why
 
     def busy(self, address: str, now_s: float) -> None:
-        """A server had no room: it is asked last for a moment."""
+        """Take a refusal for want of room: for a moment the server is asked last."""
         if replica := self._replicas.get(address):
             replica.busy_until_s = now_s + _BUSY_S
 
     def started(self, address: str, size: int, hedge: bool = False) -> None:
-        """A call of ``size`` bytes to scan is under way."""
+        """Count a call that begins, with ``size`` bytes to scan."""
         self._budget.started(hedge=hedge)
         if replica := self._replicas.get(address):
             self._turn += 1
@@ -236,7 +243,7 @@ class Replicas:
             replica.outstanding_bytes += size
 
     def ended(self, address: str, size: int, seconds: float | None, now_s: float) -> None:
-        """It ended: answered after ``seconds``, or None where it was given up."""
+        """Count a call that ended: answered after ``seconds``, or given up (None)."""
         replica = self._replicas.get(address)
         if replica is None:
             return
@@ -252,7 +259,7 @@ class Replicas:
         self._usual.learn(size, seconds, slow=replica.slowness > _SLOW_FACTOR)
 
     def overdue(self, address: str, size: int, seconds: float, now_s: float) -> None:
-        """A call has taken ``seconds`` and is not answered: that counts as slowness too."""
+        """Count ``seconds`` without an answer as slowness."""
         replica, ratio = self._replicas.get(address), self._usual.ratio(size, seconds)
         if replica is None or ratio is None:
             return
@@ -260,24 +267,24 @@ class Replicas:
             replica.slowness, replica.slowness_at_s = before + (ratio - before) / 4, now_s
 
     def hedge_after_s(self, size: int) -> float:
-        """Seconds after which a call of this size is overdue, and another replica is asked."""
+        """Return the seconds after which a call of this size also goes to another replica."""
         return self._usual.overdue_after_s(size)
 
     def may_hedge(self) -> bool:
-        """Whether one more call may be asked twice."""
+        """Return whether one more call may be sent to a second server."""
         return self._budget.may_hedge
 
     def live(self, version: str) -> list[Replica]:
-        """Servers that are asked, if only as the last ones, and have this version."""
+        """Return the servers that may be asked for this version, DAMAGED ones included."""
         asked = State.LIVE, State.DAMAGED
         return [r for r in self._replicas.values() if r.state in asked and version in r.versions]
 
     def answering(self) -> list[Replica]:
-        """Servers that told their state lately, whether they are asked or not."""
+        """Return the servers whose last poll succeeded, REFUSED ones included."""
         return [r for r in self._replicas.values() if r.state not in (State.DOWN, State.UNKNOWN)]
 
     def describe(self, now_s: float) -> list[dict[str, Any]]:
-        """For statistics and console."""
+        """Describe all servers for statistics and console."""
         return [
             {
                 "address": r.address,

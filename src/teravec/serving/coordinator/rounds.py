@@ -1,4 +1,4 @@
-"""What a coordinator asks of servers in one round, and what it takes for an answer."""
+"""The requests of one round of a search, and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Round(Protocol):
     Attributes
     ----------
     method : str
-        Of the servers.
+        The servers' method that is called.
     version : str
-        Of the index.
+        The version of the index.
     """
 
     @property
@@ -37,10 +37,10 @@ class Round(Protocol):
     def version(self) -> str: ...
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """The request for some pairs: of queries ``rows``, with ``counts`` pairs each."""
+        """Encode the request for some pairs: queries ``rows``, with ``counts`` pairs each."""
 
     def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
-        """Raise ProtocolError where this cannot be the answer to it."""
+        """Raise ProtocolError if this cannot be the answer to that request."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class ListRound(_NearestRound):
     method: ClassVar[str] = "search-lists"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """A ``ListRequest``."""
+        """Encode a ``ListRequest``."""
         return self._request(pairs, rows, counts, timeout_s, None)
 
     def _request(
@@ -94,18 +94,18 @@ class ListRound(_NearestRound):
 
 @dataclass(frozen=True)
 class SketchRound(ListRound):
-    """Scan the sketches of lists, of codes in two stages: candidates.
+    """Scan the sketches of lists, the first of two stages, for candidates.
 
     Parameters
     ----------
     capacity : int
-        Candidates a query.
+        Candidates per query.
     """
 
     capacity: int = 1
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """A ``ListRequest`` for candidates."""
+        """Encode a ``ListRequest`` for candidates."""
         return self._request(pairs, rows, counts, timeout_s, self.capacity)
 
     def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
@@ -115,18 +115,18 @@ class SketchRound(ListRound):
 
 @dataclass(frozen=True)
 class RefineRound(_NearestRound):
-    """Compare queries with the finer codes of chosen vectors; its pairs are ``PlacePairs``.
+    """Compare queries with the finer codes of chosen vectors; the pairs are ``PlacePairs``.
 
     Parameters
     ----------
     version, prepared, wanted, larger_is_closer
-        As of ``ListRound``.
+        As for ``ListRound``.
     """
 
     method: ClassVar[str] = "refine"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
-        """A ``RefineRequest``."""
+        """Encode a ``RefineRequest``."""
         assert isinstance(pairs, PlacePairs)
         return RefineRequest(
             self.version,

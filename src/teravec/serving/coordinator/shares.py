@@ -1,8 +1,8 @@
-"""Who scans what: (query, list) pairs shared out to the servers that own the lists.
+"""Divides pairs of query and list among the servers that own the lists.
 
-A pure function of ownership, loads and sizes. Each list goes to one server only, so that it is
-read once however many queries want it; a segment of lists with several owners is cut between
-them in list order, by bytes to scan.
+The division is a pure function of ownership, loads and sizes. Each list goes to one server only,
+which reads it once for all queries. A run of lists with several owners is cut between them in
+list order, by bytes to scan.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["Owner", "Pairs", "PlacePairs", "shared_out"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-# Less than this is not cut between replicas: a second call costs more than it saves.
+# Smaller runs are not cut between replicas: a second call costs more than it saves.
 _CUT_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A server that can be asked: its ranges, ascending, and its load in bytes."""
+    """A server that may be asked: its ranges, ascending, and its load in bytes."""
 
     address: str
     ranges: Ranges
@@ -37,7 +37,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Queries and the lists they want, flat, query after query.
+    """Queries and the lists that each visits, flat, query after query.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class Pairs:
 
     @classmethod
     def of(cls, list_nos: Int64, distances: Float32, list_sizes: Int64, row_bytes: int) -> Pairs:
-        """From tables (nq, nprobe), -1 for none; lists that are known to be empty are left out."""
+        """Make pairs from tables (nq, nprobe), -1 for none; known empty lists are left out."""
         rows, columns = np.nonzero(list_nos >= 0)
         flat = list_nos[rows, columns]
         sizes = list_sizes[flat] * row_bytes
@@ -66,26 +66,26 @@ class Pairs:
         return len(self.rows)
 
     def only(self, which: Int64) -> Self:
-        """Some of the pairs, by ascending position."""
+        """Select pairs by ascending position."""
         if len(which) == len(self):
             return self
         return type(self)(*(column[which] for column in vars(self).values()))
 
     def by_query(self) -> tuple[Int64, Int64]:
-        """Queries that have pairs, ascending, and how many each has."""
+        """Return the queries that have pairs, ascending, and the number of each one's pairs."""
         counts = np.bincount(self.rows)
         rows = counts.nonzero()[0]
         return rows, counts[rows]
 
     @property
     def total_bytes(self) -> int:
-        """Bytes to scan for all."""
+        """Bytes to scan for all pairs."""
         return int(self.sizes.sum())
 
 
 @dataclass(frozen=True)
 class PlacePairs(Pairs):
-    """Queries and the vectors that are to be compared with them by their finer codes.
+    """Queries and the vectors whose finer codes are compared with each.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class PlacePairs(Pairs):
 
     @classmethod
     def of_places(cls, owners: Int64, places: Int64, row_bytes: int) -> PlacePairs:
-        """From queries, ascending, and places."""
+        """Make pairs from queries, ascending, and places."""
         return cls(
             owners,
             places >> PLACE_BITS,
@@ -108,7 +108,7 @@ class PlacePairs(Pairs):
 
 
 def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs], Pairs]:
-    """Give every pair to one server that owns its list.
+    """Assign every pair to one server that owns its list.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
     Returns
     -------
     shares : dict of Pairs
-        By address; none of them empty.
+        The pairs of each address that has some.
     left : Pairs
-        Those whose list nobody owns.
+        Pairs of lists without an owner.
     """
     bounds = np.array(sorted({0, *(end for o in owners for r in o.ranges for end in r)}))
     segments = np.searchsorted(bounds, pairs.list_nos, side="right") - 1
@@ -131,7 +131,7 @@ def shared_out(pairs: Pairs, owners: Sequence[Owner]) -> tuple[dict[str, Pairs],
     chosen = np.full(len(pairs), -1, np.int64)
     wanted = np.bincount(segments).nonzero()[0].tolist()
     able = {segment: _able(int(bounds[segment]), owners) for segment in wanted}
-    # Segments with the fewest owners first: the others can then even the loads out.
+    # Assign segments with the fewest owners first: the others can then even out the loads.
     for segment in sorted(able, key=lambda s: (len(able[s]), -totals[s], s)):
         numbers = able[segment]
         if not numbers:
@@ -162,14 +162,17 @@ def _able(list_no: int, owners: Sequence[Owner]) -> list[int]:
 
 
 def _one(numbers: list[int], loads: npt.NDArray[np.float64], used: npt.NDArray[np.bool_]) -> int:
-    """The least loaded, or one asked anyhow if it is hardly more: queries then travel once."""
+    """Return the least loaded owner; prefer one that is asked anyhow, if it is hardly busier.
+
+    Queries then travel once.
+    """
     return min(numbers, key=lambda n: (loads[n] + (0 if used[n] else _CUT_BYTES), n))
 
 
 def _cut(
     pairs: Pairs, mine: Int64, numbers: list[int], loads: npt.NDArray[np.float64], total: float
 ) -> Int64:
-    """Cut a segment's lists, in list order, so that its owners' loads come out even."""
+    """Cut a segment's lists, in list order, so that its owners end with equal loads."""
     own = loads[numbers]
     parts = np.maximum(0.0, _level(own, total) - own)
     _, inverse = np.unique(pairs.list_nos[mine], return_inverse=True)
@@ -180,7 +183,7 @@ def _cut(
 
 
 def _level(loads: npt.NDArray[np.float64], total: float) -> float:
-    """Level to which ``total`` fills vessels that already hold ``loads``."""
+    """Return the level to which ``total`` fills vessels that already hold ``loads``."""
     ascending = np.sort(loads)
     levels = (total + np.cumsum(ascending)) / np.arange(1, len(ascending) + 1)
     return float(levels[np.flatnonzero(levels >= ascending)[-1]])

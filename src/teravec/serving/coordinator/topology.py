@@ -1,4 +1,4 @@
-"""Which servers there should be: a list of addresses, or a file that can change while we run."""
+"""The servers that a coordinator should know: a list of addresses, or a file that may change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class ServerEntry:
     ----------
     address : Address
     lists : tuple of (start, stop), optional
-        What it should own; a server that tells otherwise is refused. Not given: what it tells.
+        The lists that it should own; a server that reports others is refused. Not given: the lists
+        that it reports.
     """
 
     address: Address
@@ -36,13 +37,13 @@ class ServerEntry:
 
 
 class Topology:
-    """The servers that a coordinator should know.
+    """The servers of a deployment.
 
     Parameters
     ----------
     entries : sequence of ServerEntry
     path : Path, optional
-        File to read them from again when it changes.
+        The file that they came from, which may change.
     """
 
     def __init__(self, entries: Sequence[ServerEntry], path: Path | None = None) -> None:
@@ -54,7 +55,7 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """Addresses separated by commas."""
+        """Read addresses that are separated by commas."""
         return cls([ServerEntry(Address.parse(part)) for part in text.split(",")])
 
     @classmethod
@@ -79,7 +80,7 @@ class Topology:
         return cls(entries, path)
 
     def write(self, path: Path) -> None:
-        """Publish it as a file that ``read`` takes.
+        """Write the file that ``read`` reads.
 
         Raises
         ------
@@ -95,7 +96,7 @@ class Topology:
             write_all(file, text.encode(), 0)
 
     def changed(self) -> Topology | None:
-        """The topology as its file is now, None if it is as it was."""
+        """Return the topology in the file; None if the file has not changed."""
         if self._path is None or not self._stamps.changed():
             return None
         return Topology.read(self._path)
@@ -109,7 +110,7 @@ def _entry(entry: dict[str, Any]) -> ServerEntry:
 
 
 def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Ranges of lists written as ``0:100,200:300``; ascending and apart."""
+    """Read ranges of lists written as ``0:100,200:300``: ascending, without overlap."""
     try:
         pairs = [tuple(int(n) for n in part.split(":")) for part in text.split(",")]
         ranges = tuple((start, stop) for start, stop in pairs)

@@ -118,7 +118,10 @@ class HttpGuard:
         context = _context(scope)
         CURRENT.set(context)  # for log lines of this request's task
         origin = Origin.of(_peer(scope), token, tokens, context)
-        access = Access("http", _named(scope["path"]), context.request_id) if is_on() else None
+        access = None
+        if is_on():
+            access = Access("http", _named(scope["path"]), context.request_id)
+            access.trace_id = context.trace_id
         own = (b"x-request-id", context.request_id.encode())
 
         async def send_with_headers(message: Message) -> None:

@@ -29,6 +29,7 @@ from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.wire.tracing import outgoing
 
 __all__ = ["ACCESS", "ARRIVED", "CODE", "ORIGIN", "HttpSearches"]
 
@@ -72,6 +73,8 @@ class HttpSearches(Response):
         """Answer one request, or raise its error."""
         arrived_s = scope.get(ARRIVED) or time.monotonic()
         origin = scope.get(ORIGIN, HERE)
+        if self._service.is_traced:  # FastAPI has a span of its own for each request
+            origin = replace(origin, context=outgoing(origin.context))
         self._check_room(origin)
         with self._service.budget.share(origin.share) as share:
             share.hold(_body_bytes(scope, self._limits.json_bytes))

@@ -37,6 +37,8 @@ class Access:
         Of HTTP.
     batch : str
         Id of the request that it was joined to, under which other servers know it.
+    trace_id : str
+        Of the caller's trace.
     """
 
     port: str
@@ -48,6 +50,7 @@ class Access:
     k: int | None = None
     status: int | None = None
     batch: str = ""
+    trace_id: str = ""
 
 
 def is_on() -> bool:

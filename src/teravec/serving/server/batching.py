@@ -65,6 +65,8 @@ class Job:
     results : int
         Most results of its answer, or 0 where they are unknown.
     context : RequestContext, optional
+    span : object, optional
+        Of its trace.
     requests : int
         How many requests were joined to this one already.
 
@@ -83,6 +85,8 @@ class Job:
     work: int = 0
     results: int = 0
     context: RequestContext | None = None
+    span: Any = None
+    entered_ns: int = 0  # by the clock, if there is a span
     requests: int = 1
     batch: str = ""
     lane: _Lane | None = None  # set when the job's thread is to lead a batch
@@ -93,6 +97,10 @@ class Job:
     def is_small(self) -> bool:
         """Whether it need not wait behind large ones."""
         return self.rows <= _SMALL_ROWS and self.work <= _SMALL_WORK
+
+    def __post_init__(self) -> None:
+        if self.span is not None:
+            self.entered_ns = time.time_ns()
 
     def finish(self, result: Answer | BaseException) -> None:
         """Set the answer or the error, and wake the thread that waits for it."""

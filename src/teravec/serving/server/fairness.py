@@ -93,14 +93,22 @@ class FairQueue(Generic[T]):
 
     def append(self, item: T) -> None:
         """Add an item behind its caller's others."""
-        start = max(self._now, self._ends.get(item.caller, 0))
+        start = self._ends.get(item.caller, 0)
+        if start < self._now:
+            start = self._now
         self._number += 1
         self._ends[item.caller] = start + item.work + 1
-        insort(self._entries, (start, self._number, item))
+        entry = start, self._number, item
+        if not self._entries or self._entries[-1] < entry:
+            self._entries.append(entry)
+        else:
+            insort(self._entries, entry)
 
     def take(self, item: T) -> None:
         """Take an item out because its work begins."""
-        self._now = max(self._now, self._pop(item))
+        start = self._pop(item)
+        if start > self._now:
+            self._now = start
         if len(self._ends) > _MOST_ENDS:
             self._ends = {caller: end for caller, end in self._ends.items() if end > self._now}
 

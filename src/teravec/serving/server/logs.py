@@ -50,7 +50,8 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: ``time`` (UTC), ``level``, ``logger``, ``message``, and more.
 
-    ``request_id``, ``traceback`` and the access log's fields are there where they apply.
+    ``request_id``, ``trace_id``, ``traceback`` and the access log's fields are there where they
+    apply.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -64,6 +65,8 @@ class JsonFormatter(logging.Formatter):
         }
         if found := _request_id(record):
             content["request_id"] = found
+        if (context := CURRENT.get()) is not None and context.trace_id:
+            content["trace_id"] = context.trace_id
         content |= getattr(record, "fields", {})
         if record.exc_info:
             content["traceback"] = self.formatException(record.exc_info)

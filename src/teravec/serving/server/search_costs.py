@@ -21,12 +21,12 @@ class SearchCosts:
     def __init__(self) -> None:
         self._watched: list[SearchStats] = []
 
-    def watch(self, stats: Sequence[SearchStats]) -> None:
+    def watch(self, stats: SearchStats) -> None:
         """Count the searches of one more version from now on."""
         if len(self._watched) > _MOST_WATCHED:  # the earlier half has been closed long since
             half = len(self._watched) // 2
             self._watched[:half] = [_sum(self._watched[:half])]
-        self._watched += stats
+        self._watched.append(stats)
 
     def gauges(self) -> Iterable[Metric]:
         """Yield the counters."""

@@ -22,7 +22,6 @@ from teravec.search.effort import Effort
 from teravec.search.index import open_index
 from teravec.search.options import SearchOptions
 from teravec.search.stages import nearest_in_two_stages
-from teravec.search.stats import SearchStats
 from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
@@ -114,8 +113,8 @@ class ServedIndex:
     ranges : tuple of (start, stop)
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list that is owned, 0 for others.
-    mean_list_bytes : int
-        Of all lists of the index.
+    stats : SearchStats
+        What its searches cost.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class ServedIndex:
         self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
         memory = memory_bytes or default_memory()
         self._index = open_index(path, memory=memory, threads=threads, lists=self.ranges or (0, 0))
-        self.mean_list_bytes = manifest.ntotal * self.row_bytes // max(1, manifest.nlist)
+        self.stats = self._index.stats
         self.owned = np.zeros(self.nlist, bool)
         for start, stop in self.ranges:
             self.owned[start:stop] = True
@@ -438,11 +437,6 @@ class ServedIndex:
             raise OtherIndex(
                 f"list {strange[0]} asked for; this server has lists {ranges_text(self.ranges)}"
             )
-
-    @property
-    def stats(self) -> tuple[SearchStats, ...]:
-        """What its searches cost, by range of lists; they go on counting."""
-        return (self._index.stats,)
 
     @property
     def model_bytes(self) -> int:

@@ -23,7 +23,7 @@ from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.served import Ranges, ServedIndex
 from teravec.serving.server.versions import Versions
-from teravec.serving.server.work import work_of
+from teravec.serving.server.work import WorkEstimate
 from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.frames import Parts
@@ -37,12 +37,14 @@ from teravec.serving.wire.protocol import (
     encode_error,
     error_code,
 )
+from teravec.serving.wire.tracing import find_tracing
 
 __all__ = ["Backend", "SearchService"]
 
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
+_METHOD_OF: dict[type, str] = {kind: method for method, kind in METHODS.items()}
 _Request = SearchRequest | ListRequest | RefineRequest
 SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
 _CLOSE_S = 5.0  # for searches under way when a server closes without draining
@@ -114,6 +116,7 @@ class SearchService:
         self.backend, self.limits, self.metrics = backend, limits, metrics
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
         self._batcher = Batcher(self._run, limits, workers=workers, batch_rows=batch_rows)
+        self._tracing, self._work = find_tracing(), WorkEstimate()
         self._draining = False
         self._started = self._reloaded = time.time()
         self._reload_failed, self._reload_s = False, 0.0
@@ -152,6 +155,7 @@ class SearchService:
         if is_on():
             method = method if method in METHODS else "other"
             access = Access("flight", method, context.request_id, code, seconds, batch=batch)
+            access.trace_id = context.trace_id
             if request is not None:
                 access.queries, access.k = len(request.queries), request.wanted.k
             log_access(access, origin)
@@ -180,6 +184,11 @@ class SearchService:
             raise
         finally:
             self._count("search", code, time.perf_counter() - started, request, size, sent)
+
+    @property
+    def traces(self) -> bool:
+        """Whether each request has a span of its own."""
+        return self._tracing is not None
 
     def search_together(
         self, request: SearchRequest, requests: int, origin: Origin, context: RequestContext
@@ -227,6 +236,29 @@ class SearchService:
         requests: int = 1,
     ) -> tuple[Answer, str]:
         """Return the answer, and the id of the request that this one was joined to."""
+        if self._tracing is None:
+            return self._queued(request, size, origin, context, requests=requests)
+        span, context = self._tracing.begin_request(_METHOD_OF[type(request)], context)
+        code = "internal"
+        try:
+            found = self._queued(request, size, origin, context, span)
+            code = "ok"
+            return found
+        except Exception as error:
+            code = error_code(error)
+            raise
+        finally:
+            self._tracing.end(span, code, queries=len(request.queries), k=request.wanted.k)
+
+    def _queued(
+        self,
+        request: _Request,
+        size: int,
+        origin: Origin,
+        context: RequestContext,
+        span: Any = None,
+        requests: int = 1,
+    ) -> tuple[Answer, str]:
         request.check(self.limits)
         if self._draining:
             raise Busy("the server is shutting down")
@@ -245,10 +277,11 @@ class SearchService:
             size,
             Deadline.after(request.timeout_s),
             origin.share,
-            work_of(request, self.backend.versions.current),
+            self._work.of(request, self.backend.versions.current),
             request.results,
             context,
-            requests,
+            span,
+            requests=requests,
         )
         answer = self._batcher.answer(job)
         if answer.missing:
@@ -261,23 +294,32 @@ class SearchService:
         if len(jobs) > 1 and first is not None:
             for job in jobs[1:]:
                 job.batch = first.request_id
-        token = CURRENT.set(first)
-        try:
-            answer = self._search(_joined([job.request for job in jobs]), deadline)
-        finally:
-            CURRENT.reset(token)
+        request = _joined([job.request for job in jobs])
+        if self._tracing is None:
+            answer = self._search(request, deadline, first)
+        else:
+            with self._tracing.search(
+                [(job.span, job.entered_ns) for job in jobs], first
+            ) as within:
+                answer = self._search(request, deadline, within)
         if len(jobs) == 1:
             return [answer]
         if len(answer.ids) > JOINED_RESULTS:  # many within a radius
             raise LimitExceeded("results of joined requests; each is searched alone")
         return answer.split([job.rows for job in jobs])
 
-    def _search(self, request: _Request, deadline: Deadline) -> Answer:
-        if isinstance(request, SearchRequest):
-            return self.backend.search(request, deadline)
-        if isinstance(request, ListRequest):
-            return self.backend.search_lists(request, deadline)
-        return self.backend.refine(request, deadline)
+    def _search(
+        self, request: _Request, deadline: Deadline, context: RequestContext | None
+    ) -> Answer:
+        token = CURRENT.set(context)
+        try:
+            if isinstance(request, SearchRequest):
+                return self.backend.search(request, deadline)
+            if isinstance(request, ListRequest):
+                return self.backend.search_lists(request, deadline)
+            return self.backend.refine(request, deadline)
+        finally:
+            CURRENT.reset(token)
 
     def info(self) -> dict[str, Any]:
         """Describe the index and the bounds of requests."""
@@ -381,6 +423,11 @@ class SearchService:
         )
         yield gauge("last_reload_success", "0 if a reload failed since.", not self._reload_failed)
         yield gauge("last_reload_seconds", "Time that the last reload took.", self._reload_s)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether spans are made."""
+        return self._tracing is not None
 
     @property
     def draining(self) -> bool:

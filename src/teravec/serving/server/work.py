@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from teravec.errors import InvalidArgument
 from teravec.search.options import SearchOptions
 from teravec.serving.server.served import ServedIndex
 from teravec.serving.wire.protocol import ListRequest, RefineRequest, SearchRequest
 
-__all__ = ["work_of"]
+__all__ = ["WorkEstimate"]
 
 _RESULT_WORK = 1 << 10  # to order and send a result takes as long as to scan so many bytes
 _UNKNOWN_LISTS = 64  # of a request whose search will say what is wrong with it
+_MOST_KNOWN = 1024
+_Effort = tuple[int | None, float | None, float | None]
 
 
-def work_of(request: SearchRequest | ListRequest | RefineRequest, index: ServedIndex) -> int:
-    """Return the bytes that a request scans, roughly; each result counts as some more.
+@dataclass(frozen=True)
+class _Known:
+    """What the estimate needs of one version of an index; looked up for each request."""
 
-    Parameters
-    ----------
-    request : SearchRequest, ListRequest or RefineRequest
-    index : ServedIndex
-        The current version; another one is about as large.
-    """
-    results = _RESULT_WORK * request.results
-    if isinstance(request, RefineRequest):
-        return results + len(request.places) * index.row_bytes
-    if isinstance(request, ListRequest):
-        return results + len(request.list_nos) * index.mean_list_bytes
-    lists = len(request.queries) * min(_nprobe(request, index), index.nlist)
-    return results + lists * index.mean_list_bytes
+    version: str
+    nlist: int
+    row_bytes: int
+    list_bytes: int
+    nprobes: dict[_Effort, int] = field(default_factory=dict)  # by k, radius, recall
 
 
-def _nprobe(request: SearchRequest, index: ServedIndex) -> int:
-    if request.nprobe is not None:
-        return request.nprobe
+class WorkEstimate:
+    """Estimates the bytes that requests scan; each result counts as some more."""
+
+    def __init__(self) -> None:
+        self._known = _Known("", 0, 0, 0)
+
+    def of(self, request: SearchRequest | ListRequest | RefineRequest, index: ServedIndex) -> int:
+        """Return a request's bytes.
+
+        Parameters
+        ----------
+        request : SearchRequest, ListRequest or RefineRequest
+        index : ServedIndex
+            The current version; another one is about as large.
+        """
+        known = self._known
+        if known.version != index.version:
+            mean_bytes = index.manifest.ntotal * index.row_bytes // max(1, index.nlist)
+            known = self._known = _Known(index.version, index.nlist, index.row_bytes, mean_bytes)
+        results = _RESULT_WORK * request.results
+        if isinstance(request, SearchRequest):
+            nprobe = request.nprobe or _usual_nprobe(request, index, known.nprobes)
+            return results + len(request.queries) * min(nprobe, known.nlist) * known.list_bytes
+        if isinstance(request, ListRequest):
+            return results + len(request.list_nos) * known.list_bytes
+        return results + len(request.places) * known.row_bytes
+
+
+def _usual_nprobe(request: SearchRequest, index: ServedIndex, nprobes: dict[_Effort, int]) -> int:
+    """Return the lists per query of a recall, or of the index's default."""
     wanted = request.wanted
+    asked = wanted.k, wanted.radius, request.recall
+    if (found := nprobes.get(asked)) is not None:
+        return found
     try:
-        return index.effort(SearchOptions(wanted.k, wanted.radius, None, request.recall)).nprobe
+        options = SearchOptions(wanted.k, wanted.radius, None, request.recall)
+        found = index.effort(options).nprobe
     except InvalidArgument:
-        return _UNKNOWN_LISTS
+        found = _UNKNOWN_LISTS
+    if len(nprobes) >= _MOST_KNOWN:
+        nprobes.clear()
+    nprobes[asked] = found
+    return found

@@ -1,4 +1,4 @@
-"""A served index, searched as if it were here."""
+"""Searches a served index as if it were a local one."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ from teravec.serving.wire.frames import encode
 from teravec.serving.wire.peers import Peers, Question
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
+from teravec.serving.wire.tracing import outgoing
 from teravec.storage.layout import absolute
 
 __all__ = ["RemoteIndex", "connect"]
@@ -48,32 +49,32 @@ __all__ = ["RemoteIndex", "connect"]
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-_LONGEST_S = 1e6  # waits of the system overflow beyond some 10^9 s
+_LONGEST_S = 1e6  # longer waits overflow in system calls (from some 10^9 s)
 _RESULT_BYTES = 12
-_BATCH_BYTES = 256 << 20  # of queries and results of a source, where nobody says
-_BATCH_S = 60.0  # of one request of a batch, whatever a lone query is given
-_FIRST_ROWS = 64  # queries of the first request within a radius: who knows what it finds
-_HELD_BYTES = 5 * _RESULT_BYTES  # of a result in a batch: as it came, joined, and chosen from
-_USUAL_NPROBE = 16  # where a recall or nothing is asked for
+_BATCH_BYTES = 256 << 20  # default for the queries and results of a batch
+_BATCH_S = 60.0  # least time for one request of a batch; the timeout is for lone queries
+_FIRST_ROWS = 64  # queries of the first request within a radius: its results are unknown
+_HELD_BYTES = 5 * _RESULT_BYTES  # a batch's result: as received, joined, and in the choice
+_USUAL_NPROBE = 16  # guess for requests without nprobe
 _LEAST_TIMEOUT_S = 0.001
 
 
 class RemoteIndex(Fixed):
     """An index behind a server or coordinator, for any number of threads.
 
-    Made by ``teravec.connect``. Use it as a context manager, or call ``close``; one that is
-    dropped is closed with a ResourceWarning. Pickled, it is its URL and the names of its files,
-    and connects anew where it is loaded.
+    Made by ``teravec.connect``. Use it as a context manager, or call ``close``; if it is dropped
+    without either, it is closed with a ResourceWarning. A pickle holds its URL and file names; it
+    reconnects where it is loaded.
 
     Attributes
     ----------
     d, ntotal, nlist : int
     metric : str
     stats : SearchStats
-        Queries asked, and the bytes of requests and answers as ``bytes_read``; what the search
-        cost is in ``statistics()``.
+        Queries asked, and the bytes of requests and answers as ``bytes_read``. The servers' own
+        counts are in ``statistics()``.
     batch_bytes : int
-        Memory for the queries and results of a batch, where a source of queries is searched for.
+        Memory for the queries and results of a batch, in searches of a source of queries.
     """
 
     d: int
@@ -103,30 +104,30 @@ class RemoteIndex(Fixed):
             raise ProtocolError(f"the server's info is not what it should be: {error}") from error
         self._connected_by: dict[str, Any] | None = None
         self._dropped = weakref.finalize(self, _close_dropped, os.getpid(), self._peers)
-        self._dropped.atexit = False  # what is under way then is ended by `exchanges`
+        self._dropped.atexit = False  # at exit, `exchanges` ends calls under way
 
     def info(self) -> dict[str, Any]:
-        """What is served: sizes, codec, version, limits."""
+        """Describe the served index: sizes, codec, version, limits."""
         return self._tell("info")
 
     @property
     def codec(self) -> str:
-        """What codes are, as ``build`` was told."""
+        """The codec, in the words of ``build``."""
         return self._codec
 
     @property
     def calibration(self) -> Calibration | None:
-        """None: the server keeps it, and says what effort a recall takes."""
+        """None: the server has the calibration, and ``effort`` asks it."""
         return None
 
     @property
     def seal(self) -> str:
-        """The version of the index that was served when this client connected."""
+        """The version of the index at the time of connecting."""
         return f"served {self._version}"
 
     @property
     def source(self) -> dict[str, Any]:
-        """The vectors that the index was built from; empty where an older server does not tell."""
+        """The vectors that the index was built from; empty if the server is older."""
         return self._details.source
 
     @property
@@ -139,7 +140,7 @@ class RemoteIndex(Fixed):
         return read_details(self._tell("info", {"source": True}), self._version)
 
     def holds(self, path: Path) -> bool:
-        """Whether a file of this path would lie inside the index: it is elsewhere."""
+        """Return whether this path lies inside the index: never, as it is elsewhere."""
         return False
 
     def effort(
@@ -151,7 +152,7 @@ class RemoteIndex(Fixed):
         radius: float | None = None,
         candidates: int | None = None,
     ) -> Effort:
-        """The effort that nprobe or recall asks for, as the server says: see ``Index.effort``."""
+        """Return the effort for nprobe or recall, as the server has it: see ``Index.effort``."""
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
         candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
@@ -165,7 +166,7 @@ class RemoteIndex(Fixed):
         return read_effort(self._tell("info", {"effort": asked}), self._version)
 
     def statistics(self) -> dict[str, Any]:
-        """State, load and latencies of the server and, at a coordinator, of its replicas."""
+        """Return state, load and latencies of the server, and of a coordinator's servers."""
         return self._tell("statistics")
 
     def _tell(self, action: str, asked: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -193,14 +194,14 @@ class RemoteIndex(Fixed):
         candidates : int, optional
             As for ``Index.search``.
         timeout_s : float, optional
-            Until the whole answer is here; that of ``connect`` if not given.
+            For the whole answer. Not given: that of ``connect``.
 
         Raises
         ------
         InvalidArgument, LimitExceeded
             Queries do not fit the index, or the server's bounds.
         Busy, Unavailable, DeadlineExceeded
-            Tried again until the deadline.
+            Every try until the deadline failed.
         AccessDenied, ProtocolError
         """
         return self.search_partial(
@@ -224,14 +225,14 @@ class RemoteIndex(Fixed):
         timeout_s: float | None = None,
         allow_partial: bool = True,
     ) -> tuple[Float32, Int64, float]:
-        """As ``search``, without lists that no live server owns.
+        """Search as ``search`` does, but skip lists without a live owner.
 
         Returns
         -------
         distances, ids
-            As of ``search``.
+            As for ``search``.
         missing : float
-            Share of the bytes to scan that was left out, 0 if nothing was.
+            Share of the bytes to scan that was skipped; 0 for a whole answer.
         """
         k, queries = checked_k(k), as_queries(queries)
         answers = self._ask(
@@ -266,22 +267,25 @@ class RemoteIndex(Fixed):
         timeout_s: float | None = None,
         allow_partial: bool = True,
     ) -> tuple[Int64, Float32, Int64, float]:
-        """As ``range_search``, without lists that no live server owns; the last says how much."""
+        """Search as ``range_search`` does, but skip lists without a live owner.
+
+        The last value returned is the share of the bytes to scan that was skipped.
+        """
         wanted = Wanted(radius=checked_radius(radius))
         answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
         return (*_joined(answers), _missing(answers))
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
-        """Queries of a batch: as many as ``batch_bytes`` hold with their results."""
+        """Return the queries of a batch: as many as ``batch_bytes`` hold with their results."""
         return max(1, self.batch_bytes // (2 * 4 * self.d + _HELD_BYTES * k))
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
-        """Do as ``search`` at a stated effort, however long all queries take together.
+        """Search as ``search`` does, at a stated effort, with a deadline for each request only.
 
         Raises
         ------
         OtherIndex
-            The server went over to another version since this client connected.
+            The server has gone over to another version since this client connected.
         """
         k, queries = checked_k(k), checked_queries(queries, self.d)
         answers = list(self._answers_at(queries, Wanted(k=k), effort))
@@ -290,7 +294,7 @@ class RemoteIndex(Fixed):
     def range_search_at(
         self, queries: Float32, radius: float, effort: Effort, most: int
     ) -> tuple[Int64, Float32, Int64]:
-        """Do as ``range_search`` for the first queries: see ``Index.range_search_at``."""
+        """Search the first queries as ``range_search`` does: see ``Index.range_search_at``."""
         queries, wanted = checked_queries(queries, self.d), Wanted(radius=checked_radius(radius))
         answers: list[Answer] = []
         left = most
@@ -306,9 +310,9 @@ class RemoteIndex(Fixed):
     def _answers_at(
         self, queries: Float32, wanted: Wanted, effort: Effort, few: int | None = None
     ) -> Iterator[Answer]:
-        """Answers to runs of the queries, in order; ``few`` results an answer are aimed at.
+        """Yield answers to runs of the queries, in order, each of about ``few`` results.
 
-        A run that is too much for the server, or for its time, is sent in smaller ones.
+        A run that exceeds the server's limits, or its time, is split.
         """
         make = partial(
             SearchRequest,
@@ -341,7 +345,7 @@ class RemoteIndex(Fixed):
                 rows = min(most, 2 * rows, max(1, rows * few // max(1, len(answer.ids))))
 
     def _tables(self, answers: list[Answer], k: int) -> tuple[Float32, Int64]:
-        """Distances and ids of shape (nq, k), of answers to runs of queries."""
+        """Join answers to runs of queries into distances and ids of shape (nq, k)."""
         worst = np.inf if self.metric == "l2" else -np.inf
         tables = [answer.top_k(k, worst) for answer in answers]
         return np.concatenate([d for d, _ in tables]), np.concatenate([i for _, i in tables])
@@ -356,7 +360,7 @@ class RemoteIndex(Fixed):
         allow_partial: bool,
         candidates: int | None = None,
     ) -> list[Answer]:
-        """Answers to runs of the queries, each small enough for the server."""
+        """Return answers to runs of the queries, each small enough for the server."""
         queries = checked_queries(queries, self.d)
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
@@ -379,11 +383,11 @@ class RemoteIndex(Fixed):
                     break
             else:
                 return answers
-            answers = []  # the index changed meanwhile: no result mixes two versions
+            answers = []  # the index changed in between: start anew, to mix no versions
 
     def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
         queries, wanted = request.queries, request.wanted
-        request = replace(request, context=CURRENT.get())
+        request = replace(request, context=outgoing(CURRENT.get()))
         nprobe = min(self.nlist, request.nprobe or _USUAL_NPROBE)
         question = Question(
             "search",
@@ -396,7 +400,7 @@ class RemoteIndex(Fixed):
         return answer
 
     def _most_rows(self, wanted: Wanted, nprobe: int | None, candidates: int | None) -> int:
-        """Most queries that one request may have by the server's limits."""
+        """Return the most queries that the server's limits allow in one request."""
         most = min(self._queries, max(1, (self._request_bytes - 4096) // (4 * self.d)))
         if wanted.k is not None:
             results = max(wanted.k, candidates or 0)
@@ -424,7 +428,7 @@ class RemoteIndex(Fixed):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled and copied are the URL and names of files, never a secret; it connects anew."""
+        """Pickle and copy the URL and the names of files, never a secret."""
         if self._connected_by is None:
             raise InvalidArgument(
                 "this connection has a token of its own, which is not pickled: connect with "
@@ -455,24 +459,26 @@ def connect(
     Parameters
     ----------
     url : str
-        ``host:port``, ``grpc://host:port`` or ``grpc+tls://host:port``; several, separated by
-        commas, are coordinators of the same index. Where one fails or is overdue, the next one is
-        asked, and asked first from then on.
+        ``host:port``, ``grpc://host:port`` or ``grpc+tls://host:port``. Several addresses,
+        separated by commas, are coordinators of the same index. If one fails or is overdue, the
+        next one is asked, and remains the first to be asked.
     token, token_file : str and path-like, optional
         Sent only over TLS or to this machine, unless ``insecure``.
     ca : path-like, optional
         PEM file that signed the server's certificate.
     certificate, key : path-like, optional
-        PEM files of this client's certificate, where servers ask for one.
+        PEM files of this client's certificate, for servers that require one.
     timeout_s : float
-        For each search that does not say its own.
+        For each search without a timeout of its own.
     insecure : bool
 
     Raises
     ------
     InvalidArgument
-    Unavailable, AccessDenied
-        Nobody answers within the timeout, or not to us.
+    Unavailable
+        No server answers within the timeout.
+    AccessDenied
+        The server wants another token or certificate.
     """
 
     urls = [part.strip() for part in text(url, "the server's address").split(",")]
@@ -505,7 +511,7 @@ def _connect_again(options: dict[str, Any]) -> RemoteIndex:
 
 
 def _close_dropped(process: int, peers: Peers) -> None:
-    """Close the connections of a lost index; those of a parent are the parent's."""
+    """Close the connections of a dropped index; after a fork, only the parent does."""
     if os.getpid() != process:
         return
     peers.close()
@@ -522,7 +528,7 @@ def _checked_timeout(timeout_s: float) -> float:
 
 
 def _joined(answers: list[Answer]) -> tuple[Int64, Float32, Int64]:
-    """Limits, distances and ids of answers to consecutive queries."""
+    """Join answers to consecutive queries into limits, distances and ids."""
     counts = np.concatenate([answer.counts for answer in answers])
     return (
         np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
@@ -532,7 +538,7 @@ def _joined(answers: list[Answer]) -> tuple[Int64, Float32, Int64]:
 
 
 def _missing(answers: list[Answer]) -> float:
-    """The share missing of several runs of queries: their mean, weighted by queries."""
+    """Return the missing share of several runs of queries: their mean, weighted by queries."""
     weights = [max(1, len(answer.counts)) for answer in answers]
     total = sum(w * answer.missing for w, answer in zip(weights, answers, strict=True))
     return float(total / sum(weights))

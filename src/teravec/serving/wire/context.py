@@ -60,6 +60,11 @@ class RequestContext(NamedTuple):
         """Make a context with an id of its own."""
         return cls(_new_id())
 
+    @property
+    def trace_id(self) -> str:
+        """Id of the trace; empty without one."""
+        return self.traceparent[3:35]
+
     def fields(self) -> dict[str, str]:
         """Return what is not empty, by name; ``read`` reads it."""
         return {name: value for name, value in self._asdict().items() if value}
