@@ -224,6 +224,24 @@ def test_large_requests_come_whole_through_small_windows(port: Callable[..., Ope
     until(lambda: held_bytes(opened) == 0)
 
 
+def test_a_large_message_takes_memory_only_as_it_arrives(
+    index: Path, spawn: Callable[..., Process]
+) -> None:
+    process = spawn(str(index))
+    before = resident(process)
+    host, number = process.address.split(":")
+    begun = message(b"x" * 10_000, size=60 << 20)
+    with ExitStack() as stack:
+        for _ in range(20):
+            peer = stack.enter_context(Peer(Address(host, int(number))))
+            peer.send(peer.headers(), data(1, begun))
+            peer.until(Kind.WINDOW_UPDATE, 1)
+        assert resident(process) - before < RESIDENT_BYTES
+        whole = exchange_message(GOOD)
+        peer.send(peer.headers(3), data(3, whole))
+        assert peer.until(Kind.DATA, 3)
+
+
 # --- callers that do not take their answers
 
 

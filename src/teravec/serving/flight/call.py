@@ -8,6 +8,7 @@ stay reserved until they are sent. A caller that neither sends nor reads is disc
 from __future__ import annotations
 
 import logging
+import mmap
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -148,7 +149,7 @@ class Call:
         self._answering = self._last = self._answered_once = False
         self._working = False  # a worker runs the method, and may change the share
         self._prefix = b""
-        self._message: bytearray | None = None
+        self._message: bytearray | mmap.mmap | None = None
         self._start = self._filled = 0  # in the buffer: the message's start, and its end so far
         self._early = bytearray()  # received before the previous message was answered
         self._since, self._moved = time.monotonic(), 0
@@ -164,6 +165,8 @@ class Call:
             return
         while data and not (self._answering or self.closed):
             data = self._begin(data) if self._message is None else self._fill(data)
+        if self._message is not None and not self.closed:
+            self._grant()
         if data and not self.closed:
             self._keep_early(data)
 
@@ -208,8 +211,7 @@ class Call:
         elif self._hold(min(size, _STEP_BYTES)):
             # Align the end to 8 bytes: a frame ends with its arrays, which are then aligned.
             self._start = self._filled = -size % 8
-            self._message = bytearray(self._start + size)
-            self._grant()
+            self._message = _buffer(self._start + size)
             if not size:
                 self._deliver()
         self._prefix = b""
@@ -223,16 +225,19 @@ class Call:
         self._filled += taken
         if self._filled == len(self._message):
             self._deliver()
-        elif self._hold(min(len(self._message), self._filled + _STEP_BYTES)):
-            self._grant()
         return data[taken:]
 
     def _grant(self) -> None:
-        """Let the caller send the next step of the message."""
+        """Reserve the next step of the message, and let the caller send it.
+
+        All that the caller may send is reserved: half a step to a whole one ahead.
+        """
         assert self._message is not None
-        wanted = min(len(self._message) - self._filled, _STEP_BYTES)
-        if self.receive_window < wanted and self.receive_window <= _STEP_BYTES // 2:
-            self.connection.grant(self, wanted - self.receive_window)
+        half = _STEP_BYTES // 2
+        end = min(len(self._message), (self._filled // half + 2) * half)
+        more = end - self._filled - self.receive_window
+        if more > 0 and self.receive_window <= half and self._hold(end):
+            self.connection.grant(self, more)
 
     def _deliver(self) -> None:
         """Hand the complete message to a worker."""
@@ -398,3 +403,10 @@ class Call:
                 log.warning("%s neither sends nor reads: disconnected", self.connection.peer)
                 self.connection.reset(self, Code.CANCEL)
             self._since, self._moved = now, 0
+
+
+def _buffer(size: int) -> bytearray | mmap.mmap:
+    """Make room for a message; a large one takes memory only as its bytes arrive."""
+    if size <= _STEP_BYTES:
+        return bytearray(size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -118,7 +118,7 @@ class Connection(H11Protocol):
     def abort(self) -> None:
         """Close this connection at once; the system drops unsent bytes too."""
         end = self.transport.get_extra_info("socket")
-        if end is not None:
+        if end is not None and end.fileno() >= 0:  # not closed yet
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
