@@ -76,6 +76,14 @@ ONLY_IN = {
         ("serving",),
     ),
 }
+DESCRIPTOR_CALLS = {
+    *("open", "close", "dup", "dup2", "fdopen", "memfd_create", "pipe", "pipe2", "openat"),
+    *("read", "readv", "pread", "preadv", "write", "writev", "pwrite", "pwritev", "sendfile"),
+    *("fstat", "fsync", "fdatasync", "ftruncate", "fchmod", "lseek", "posix_fadvise"),
+    *("posix_fallocate", "copy_file_range", "splice"),
+}
+"""Functions of ``os`` that take or return descriptors."""
+
 NEVER = ("pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib")
 
 Imports = dict[str, set[str]]
@@ -211,6 +219,34 @@ def native_violations(tree: ast.AST, module: str) -> list[str]:
     return found
 
 
+def descriptor_violations(tree: ast.AST, module: str) -> list[str]:
+    """Uses of file descriptors outside of ``storage`` and ``native``.
+
+    A name of which ``fd`` is a word, a function of ``os`` that works on descriptors, and the
+    descriptor of a file object. Other rooms open, read and write through ``storage``.
+    """
+    if room_of(module) in ("storage", "native"):
+        return []
+    found = []
+    for node in ast.walk(tree):
+        names: list[str | None] = []
+        if isinstance(node, ast.Name):
+            names = [node.id]
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr]
+            if isinstance(node.value, ast.Name) and node.value.id == "os":
+                names += ["fd"] if node.attr in DESCRIPTOR_CALLS else []
+        elif isinstance(node, ast.arg | ast.keyword):
+            names = [node.arg]
+        elif isinstance(node, ast.ImportFrom) and node.module == "os":
+            names = ["fd" for alias in node.names if alias.name in DESCRIPTOR_CALLS]
+        words = {word for name in names for word in (name or "").lower().split("_")}
+        if words & {"fd", "fds", "fileno"}:
+            line = getattr(node, "lineno", 0)
+            found.append(f"{module} works on a descriptor in line {line}")
+    return found
+
+
 def cycle(imports: Imports) -> list[str]:
     """A cycle of imports, empty if there is none; a package follows what its __init__ imports."""
     graph = {module: own(imports, module) for module in imports}
@@ -273,6 +309,35 @@ def test_native_violations_are_found(text: str) -> None:
         "from teravec.native import extensions as compiled\ncompiled.native.scores(compiled.level)"
     )
     assert not native_violations(ast.parse(fine), "teravec.kernels.a")
+
+
+def test_descriptors_stay_in_storage() -> None:
+    found = []
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        found += descriptor_violations(ast.parse(path.read_text(), str(path)), name)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(fd): pass",
+        "file.fd",
+        "self._direct_fds = None",
+        "g(dir_fd=3)",
+        "os.pread(number, 1, 0)",
+        "os.open(path, os.O_RDONLY)",
+        "from os import fstat",
+        "file.fileno()",
+        "for fd in (): pass",
+    ],
+)
+def test_descriptor_violations_are_found(text: str) -> None:
+    assert len(descriptor_violations(ast.parse(text), "teravec.search.a")) == 1
+    assert not descriptor_violations(ast.parse(text), "teravec.storage.a")
+    fine = "file.open(); path.read(); os.access(path, 4); offset = 'fd'; os.replace(a, b)"
+    assert not descriptor_violations(ast.parse(fine), "teravec.search.a")
 
 
 def test_no_cycle(imports: Imports) -> None:

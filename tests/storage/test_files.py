@@ -31,7 +31,6 @@ from teravec.storage.files import (
     make_directory,
     open_to_read,
     publishing,
-    read_exactly,
     read_into,
     remove,
     write_all,
@@ -212,16 +211,12 @@ def test_missing_directory_is_missing_file(tmp_path: Path) -> None:
 def test_short_file_is_corrupt(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"0123456789")
-    fd = open_to_read(path)
-    try:
-        assert read_exactly(fd, 10, 0, path) == b"0123456789"
-        assert read_exactly(fd, 0, 99, path) == b""
+    with LocalFile(path) as file:
+        assert file.read(10, 0) == b"0123456789"
+        assert file.read(0, 99) == b""
         for length, offset in ((11, 0), (1, 10), (5, 8), (1, 99)):
             with pytest.raises(CorruptFile, match=f"{path}: ends .*{length + offset} bytes"):
-                read_exactly(fd, length, offset, path)
-    finally:
-        os.close(fd)
-    with LocalFile(path) as file:
+                file.read(length, offset)
         check_size(file, 10)
         with pytest.raises(CorruptFile, match=f"{path}: 10 bytes found, 11 expected"):
             check_size(file, 11)

@@ -16,19 +16,12 @@ from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.options import Json
 from teravec.cli.plan_command import add_plan_command
-from teravec.cli.running import (
-    NO_READER,
-    Verbose,
-    command,
-    open_streams,
-    print_json,
-    reporting,
-    write_whole,
-)
+from teravec.cli.running import NO_READER, Verbose, command, print_json, reporting, write_whole
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
 from teravec.cli.serve_commands import add_serve_commands
 from teravec.cli.slurm_command import add_slurm_command
+from teravec.storage.standard_streams import open_streams
 
 __all__ = ["app", "run"]
 

@@ -9,7 +9,6 @@ import inspect
 import io
 import json
 import logging
-import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -21,13 +20,13 @@ import typer
 
 from teravec.arguments import real_number, whole_number
 from teravec.errors import InvalidArgument, TeravecError, shown
+from teravec.storage.standard_streams import discard_output
 
 __all__ = [
     "NO_READER",
     "Verbose",
     "as_typed",
     "command",
-    "open_streams",
     "parse_decimals",
     "parse_numbers",
     "peak_rss_bytes",
@@ -94,7 +93,7 @@ def reporting() -> Iterator[None]:
         _tell(as_typed(" ".join(str(error).split())))
         raise typer.Exit(error.exit_code) from None
     except BrokenPipeError:  # the reader closed the pipe, as head does
-        _give_up_output()
+        discard_output()
         raise typer.Exit(NO_READER) from None
     except OSError as error:  # from a path without permission, or from the output
         _tell(as_typed(_refusal(error)))
@@ -125,7 +124,7 @@ def _refusal(error: OSError) -> str:
         why = "no permission" if isinstance(error, PermissionError) else error.strerror
         return f"{error.filename}: {why}"
     if _was_printing(error):
-        _give_up_output()
+        discard_output()
         return f"standard output: cannot write: {why}"
     return f"the system refused a call: {why or error}"
 
@@ -148,43 +147,6 @@ def _was_printing(error: OSError) -> bool:
         traceback = traceback.tb_next
     where = "" if traceback is None else str(traceback.tb_frame.f_globals.get("__name__"))
     return where.startswith(("teravec.cli.", "rich.", "typer.", "click."))
-
-
-def _give_up_output() -> None:
-    """Redirect buffered output to nowhere; otherwise Python's exit would write it and fail again.
-
-    References
-    ----------
-    Python's documentation of ``signal``, "Note on SIGPIPE".
-    """
-    with suppress(OSError, AttributeError):  # the stream is no file, as in a test
-        number = sys.stdout.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
-
-
-def open_streams() -> None:
-    """Open standard streams that the parent process closed, so that no file takes their numbers.
-
-    Their output goes nowhere, so that errors never end up in standard output or in a data file.
-
-    References
-    ----------
-    gnulib's ``stdopen``: the same for the GNU tools.
-    """
-    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
-        try:
-            os.fstat(number)
-        except OSError:
-            opened = os.open(os.devnull, mode)  # gets the lowest free number
-            if opened != number:
-                os.dup2(opened, number)
-                os.close(opened)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _bytes_or_mark(error: UnicodeError) -> tuple[bytes, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -85,6 +84,5 @@ def _write(out: Path, text: str) -> None:
             out.write_text(text)
         return
     check_place(out)
-    with hold_file(out), publishing(out) as file:
-        os.fchmod(file.fileno(), 0o755)
+    with hold_file(out), publishing(out, executable=True) as file:
         write_all(file, text.encode(), 0)

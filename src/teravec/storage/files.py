@@ -25,7 +25,6 @@ __all__ = [
     "make_directory",
     "open_to_read",
     "publishing",
-    "read_exactly",
     "read_into",
     "read_scattered",
     "remove",
@@ -152,7 +151,9 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iterator[BinaryIO]:
+def publishing(
+    path: Path, verify: Callable[[Path], None] | None = None, *, executable: bool = False
+) -> Iterator[BinaryIO]:
     """Write a file that appears under its name only when it is whole and on the disk.
 
     The body writes to ``NAME.tmp``, locked against other writers. Then: flush, fsync,
@@ -165,6 +166,8 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
         Final name; its directory exists.
     verify : callable, optional
         Given the temporary path after fsync; raises if the bytes read back are wrong.
+    executable : bool
+        Let users run the file.
 
     Raises
     ------
@@ -177,6 +180,8 @@ def publishing(path: Path, verify: Callable[[Path], None] | None = None) -> Iter
     with storage_errors(path, "write"):
         try:
             with os.fdopen(_locked(temporary, path), "r+b", buffering=0) as file:
+                if executable:
+                    os.fchmod(file.fileno(), 0o755)
                 yield from _filling(file, temporary, path, verify)
         except OutputExists:
             raise
@@ -311,10 +316,3 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str | Path) -> Non
                     f"{path}: ends at byte {position:,}; {offset + len(buffer):,} bytes expected"
                 )
             view, position = view[count:], position + count
-
-
-def read_exactly(fd: int, length: int, offset: int, path: Path) -> bytearray:
-    """Read ``length`` bytes from ``offset``, or raise CorruptFile."""
-    data = bytearray(length)
-    read_into(fd, memoryview(data), offset, path)
-    return data
