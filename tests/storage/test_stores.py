@@ -174,4 +174,7 @@ def test_a_directory_in_a_files_place_is_no_missing_file(local: LocalStore, tmp_
     assert local.names("d/") == ["d/f.json"]
     with local.open("d/f.json") as file, pytest.raises(StorageError, match=r"d/f\.json: cannot"):
         file.read(1, 0)
+    (tmp_path / "r.partial").mkdir()  # left by a kill, before the first file was in it
+    assert local.names() == ["d/f.json"]
     assert not local.exists("d")
+    assert not local.exists("r.partial")

@@ -258,9 +258,10 @@ def _names_below(directory: Path, prefix: str) -> Iterator[str]:
 def _takes_a_name(directory: Path) -> bool:
     """Whether an empty directory stands where a file belongs: then it must not go unnoticed.
 
-    It counts as a file, and reading it is an error that names it.
+    It counts as a file, and reading it is an error that names it. Directories of the store's own
+    have no extension, or that of unfinished work; a kill may leave them empty.
     """
-    return "." in directory.name and not any(directory.iterdir())
+    return directory.suffix not in ("", ".partial") and not any(directory.iterdir())
 
 
 def _reopening(verify: Verify) -> Callable[[Path], None]:
