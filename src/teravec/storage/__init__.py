@@ -1,1 +1,1 @@
-"""Files, checksums and sealed formats: how bytes become durable and how damage is found."""
+"""Where do bytes lie, and when are they true? Stores, sealed formats, checksums, locks."""

@@ -1,7 +1,7 @@
 """Memory for direct reads, used again and again.
 
-Fresh memory costs a fault for each page when it is first written, and in a virtual machine often
-one more of its host: reading 1.5 MB into it took a third longer.
+The first write to each page of fresh memory costs a page fault, and in a virtual machine often one
+more in the host: reading 1.5 MB into fresh memory took a third longer.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ __all__ = ["Buffers", "aligned_buffer"]
 Bytes = npt.NDArray[np.uint8]
 
 _PAGE = 4096
-_STEPS = 8  # sizes between a power of two and the next, so that a buffer fits its like
+_STEPS = 8  # sizes between a power of two and the next: buffers of similar sizes are shared
 
 
 def aligned_buffer(size: int) -> Bytes:
-    """Uninitialised bytes that begin at a page."""
+    """Return uninitialised bytes that begin at a page."""
     memory = np.empty(size + _PAGE, np.uint8)
     start = -memory.ctypes.data % _PAGE
     return memory[start : start + size]
 
 
 class Buffers:
-    """Buffers that are lent; may be shared by threads.
+    """A pool of buffers; threads may share it.
 
     Parameters
     ----------
     most_bytes : int
-        Of buffers that are kept while nobody has them.
+        Largest number of bytes in buffers that nobody uses now.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -41,7 +41,7 @@ class Buffers:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> Bytes:
-        """A buffer of at least so many bytes, of any content, that begins at a page."""
+        """Take a buffer of at least ``size`` bytes, with any content; it begins at a page."""
         with self._lock:
             for i, buffer in enumerate(self._kept):
                 if buffer.size >= size:
@@ -50,16 +50,16 @@ class Buffers:
         return aligned_buffer(-(-size // step) * step)
 
     def give_back(self, buffer: Bytes) -> None:
-        """Take back what ``take`` gave, when nobody reads or writes it any more."""
+        """Return a buffer of ``take`` to the pool, when nobody reads or writes it any more."""
         with self._lock:
             self._kept.append(buffer)
             self._kept.sort(key=len)
             kept_bytes = sum(map(len, self._kept))
-            while kept_bytes > self._most_bytes:  # the smallest goes: a larger one serves as well
+            while kept_bytes > self._most_bytes:  # drop the smallest: larger ones can replace it
                 kept_bytes -= len(self._kept.pop(0))
 
     def release(self) -> None:
-        """Keep none from now on."""
+        """Free the buffers, and keep none from now on."""
         with self._lock:
             self._most_bytes = 0
             self._kept.clear()

@@ -1,8 +1,8 @@
 """Concatenating the lists of several list files, in bounded memory and large reads.
 
-List i of the result is list i of the first file, then of the second, and so on. The work is
-cut into windows of lists; a list that is larger than a window goes piece by piece. Every
-list read is checked against its checksum.
+List i of the result is list i of the first file, then list i of the second, and so on. The work is
+cut into windows of lists. A list larger than a window is read piece by piece. Every list is checked
+against its checksum.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Int64 = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Window:
-    """Lists [start, stop), as positions in the files' kept tables, taken from every file."""
+    """Lists [start, stop) of every file, as positions in the tables that the files keep."""
 
     start: int
     stop: int
@@ -36,7 +36,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows [row_start, row_stop) of one list of one file; ``last`` ends that list."""
+    """Rows [row_start, row_stop) of one list of one file; ``last`` marks the list's last piece."""
 
     position: int
     file: int
@@ -84,14 +84,14 @@ def concatenate(
     files : sequence of ListFile
         Opened for the same range of lists.
     window_bytes : int
-        Bytes of codes and ids a part holds. About ``2 (threads + 2)`` times that is in
-        memory: each part is there as read and as concatenated.
+        Bytes of codes and ids in one part. Memory holds about ``2 (threads + 2)`` times as much:
+        each part as it was read, and as concatenated.
     threads : int
 
     Raises
     ------
     CorruptFile
-        Names the file and the list whose checksum is wrong.
+        A list's checksum is wrong; the message names the file and the list.
     """
     row_bytes = files[0].header.code_size + ID_BYTES
     parts = plan_windows([file.sizes for file in files], row_bytes, window_bytes)
@@ -115,12 +115,12 @@ def _read_part(
 
 
 def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Bytes, Int64]:
-    """Read the window's lists straight to their places, and check each."""
+    """Read the window's lists directly to their places in the result, and check each."""
     sizes = np.stack([file.sizes[start:stop] for file in files])
     totals = sizes.sum(0)
     codes = np.empty((int(totals.sum()), files[0].header.code_size), np.uint8)
     ids = np.empty(len(codes), np.int64)
-    # Where, in the result, each file's part of each list begins.
+    # First row, in the result, of each file's part of each list.
     places = np.cumsum(totals) - totals + np.cumsum(sizes, axis=0) - sizes
     for file, counts, begins in zip(files, sizes, places, strict=True):
         row = int(file.starts[start])
@@ -139,7 +139,7 @@ def _read_window(files: Sequence[ListFile], start: int, stop: int) -> tuple[Byte
 
 
 def _check_lists(file: ListFile, part: str, start: int, views: list[memoryview]) -> None:
-    """Check consecutive lists, read whole, against their checksums."""
+    """Check consecutive whole lists against their checksums."""
     table = file.checksums(part)
     found = np.array([xxhash.xxh3_64_intdigest(view) for view in views], np.uint64)
     wrong = np.flatnonzero(found != table[start : start + len(views)])
@@ -150,7 +150,7 @@ def _check_lists(file: ListFile, part: str, start: int, views: list[memoryview])
 def _check_piece(
     file: ListFile, piece: Piece, codes: Bytes, ids: Int64, hashes: tuple[xxhash.xxh3_64, ...]
 ) -> None:
-    """Hash a piece; with the last of a list, check the list."""
+    """Hash a piece; after the last piece of a list, check the list."""
     parts = (
         ("codes", byte_view(codes), file.code_checksums),
         ("ids", byte_view(ids), file.id_checksums),

@@ -1,4 +1,4 @@
-"""What a disk can do: rates at several sizes and depths, and what follows for reading lists."""
+"""What a disk can do: rates at several sizes and depths, and how to read lists from it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BLOCKS = (4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20)
 DEPTHS = (1, 2, 4, 8, 16, 32)
 
 _FORMAT, _VERSION = "teravec-device", 1
-_SMALLEST = 16 << 20  # a file that must hold a few blocks of every size for every reader
+_SMALLEST = 16 << 20  # the file needs a few blocks of every size for every reader
 _SEQUENTIAL = {Method.PREAD: 1, Method.DIRECT: 8, Method.URING: 8}  # reads of 1 MiB in flight
-_ROUNDS = 3  # a shared disk's rate drifts: each cell is measured so many times, far apart
+_ROUNDS = 3  # a shared disk's rate drifts: each cell is measured this often, far apart
 _ENOUGH = 0.9  # of the best rate
-_WITNESSES = 3  # cells that must reach a rate before it counts: the top one of ninety is luck
+_WITNESSES = 3  # cells that must reach a rate: the best of ninety cells may be luck
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rate:
     ----------
     method : Method
     sequential : bool
-        In the file's order; else at random, no block twice.
+        In the file's order; otherwise at random, no block twice.
     block_bytes : int
     depth : int
         Reads in flight.
@@ -61,22 +61,22 @@ class Rate:
 
     @property
     def latency_s(self) -> float:
-        """Mean seconds from a read's begin to its end, by Little's law."""
+        """Mean seconds from a read's start to its end, by Little's law."""
         return self.depth / self.reads_per_s
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """What was measured, and what to choose by it.
+    """The measured rates, and the choices that follow from them.
 
     Parameters
     ----------
     rates : tuple of Rate
     unavailable : dict of str to str
-        Methods that kernel or file system do not have, and why.
+        Methods that the kernel or the file system lacks, and why.
     cold : bool or None
-        Whether the page cache could be emptied of the file; None where nobody can tell. If
-        not, the rates are those of memory.
+        Whether the file could be dropped from the page cache; None if unknown. If False, the
+        rates are those of memory.
     """
 
     rates: tuple[Rate, ...]
@@ -85,15 +85,15 @@ class DeviceProfile:
 
     @property
     def best(self) -> Rate:
-        """The highest rate of random reads that three kinds of them reach."""
+        """The highest rate of random reads that three kinds of reads reach."""
         ordered = sorted(self._random(), key=lambda rate: rate.bytes_per_s)
         return ordered[-_WITNESSES]
 
     @property
     def recommended(self) -> Rate:
-        """The simplest method that reaches 90 % of the best, with the fewest bytes in flight.
+        """The simplest method that reaches 90 % of the best rate, with the fewest bytes in flight.
 
-        Bytes in flight are memory, and a wait before the first list can be scanned.
+        Bytes in flight cost memory, and delay the scan of the first list.
         """
         enough = [r for r in self._random() if r.bytes_per_s >= _ENOUGH * self.best.bytes_per_s]
         order = list(Method)
@@ -102,16 +102,16 @@ class DeviceProfile:
         )
 
     def cost_model(self, depth: int | None = None) -> tuple[float, float]:
-        """Seconds that a read costs, and seconds that a byte costs besides.
+        """Fit the seconds that a read costs, and those that each of its bytes adds.
 
-        Fitted to the recommended method's rates at one depth, where `n` reads of `b` bytes
-        take `n * (read_s + byte_s * b)`. Least squares of relative errors, nothing negative.
+        At one depth of the recommended method, `n` reads of `b` bytes take
+        `n * (read_s + byte_s * b)`. The fit minimises squared relative errors; neither value is
+        negative.
 
         Parameters
         ----------
         depth : int, optional
-            Not given: the recommended one. At depth 1 the first number is what a lone read
-            waits.
+            Not given: the recommended one. At depth 1 the first value is the wait of a lone read.
         """
         chosen = self.recommended
         depth = depth or chosen.depth
@@ -119,7 +119,7 @@ class DeviceProfile:
         seconds = np.array([1 / r.reads_per_s for r in mine])
         design = np.array([[1.0, r.block_bytes] for r in mine]) / seconds[:, None]
         read_s, byte_s = np.linalg.lstsq(design, np.ones(len(mine)), rcond=None)[0].tolist()
-        if read_s < 0 or byte_s < 0:  # one of them explains it all
+        if read_s < 0 or byte_s < 0:  # then the other one alone is fitted
             column = design[:, int(read_s < 0)]
             alone = float(column.sum() / (column @ column))
             return (0.0, alone) if read_s < 0 else (alone, 0.0)
@@ -127,12 +127,12 @@ class DeviceProfile:
 
     @property
     def worthwhile_gap_bytes(self) -> int:
-        """Bytes between two ranges up to which one read of both and the gap is the cheaper."""
+        """Largest gap between two ranges for which one read of both and the gap is cheaper."""
         read_s, byte_s = self.cost_model()
         return int(read_s / byte_s) if byte_s else max(BLOCKS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Names and values, fit for JSON."""
+        """Return names and values, ready for JSON."""
         chosen, (read_s, byte_s) = self.recommended, self.cost_model()
         return {
             "cold": self.cold,
@@ -204,16 +204,16 @@ def measure_device(
         A file to read, of 16 MiB or more; or a directory, where a nameless scratch file is
         made, which is gone when the process is.
     seconds : float
-        Of reading, in all; writing the scratch file comes on top.
+        Total time of reading; writing the scratch file is extra.
     scratch_bytes : int
-        Size of the scratch file. What was just written may still lie in a cache below the
-        kernel's, so a large file that has lain there is the better witness.
+        Size of the scratch file. New bytes may still be in a cache below the kernel's, so a large
+        old file gives better numbers.
     progress : Progress
 
     Raises
     ------
     InvalidArgument
-        A file that is too small; seconds or a size that is not positive.
+        The file is too small, or ``seconds`` or the size is not positive.
     StorageError
     """
     seconds = real_number(seconds, "seconds", most=1e6, expected="a number up to 1,000,000")
@@ -231,7 +231,7 @@ def measure_device(
 
 def _measure(file: Path, size: int, seconds: float, progress: Progress) -> DeviceProfile:
     unavailable = _unavailable(file)
-    # Methods side by side in each cell, so that a drift falls on all alike.
+    # Methods alternate within each cell, so that a drift affects all of them alike.
     cells = [
         _Cell(method, False, block, depth)
         for block in BLOCKS
@@ -275,7 +275,7 @@ def _time(
     file: Path, size: int, cell: _Cell, seconds: float, rng: np.random.Generator
 ) -> TimedReads:
     count = size // cell.block_bytes
-    # Where a walk in order begins is random, so that caches below the kernel's do not serve it.
+    # Reads in order start at a random block, so that caches below the kernel's do not serve them.
     blocks = rng.permutation(count) if not cell.sequential else np.arange(count)
     if cell.sequential:
         blocks = np.roll(blocks, int(rng.integers(count)))
@@ -292,7 +292,7 @@ def _time(
 
 @contextmanager
 def _something_to_read(path: Path, scratch_bytes: int) -> Iterator[Path]:
-    """The file itself, or in a directory a new one without a name."""
+    """Yield the file itself, or a new nameless file in a directory."""
     if not path.is_dir():
         yield path
         return

@@ -1,4 +1,4 @@
-"""Timed reads of a file from its disk, by each way that there is to read it."""
+"""Timed reads of a file from its disk, by each available method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Method", "TimedReads", "cached", "time_reads"]
 
 
 class Method(StrEnum):
-    """A way to read, from the simplest on."""
+    """A method of reading; the simplest comes first."""
 
     PREAD = "pread"  # threads that read through the page cache
     DIRECT = "direct"  # threads, O_DIRECT
@@ -31,7 +31,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True)
 class TimedReads:
-    """How many reads were done, and how long they took together."""
+    """Number of reads, and the seconds that they took together."""
 
     reads: int
     seconds: float
@@ -47,7 +47,7 @@ def time_reads(
     *,
     read_ahead: bool = False,
 ) -> TimedReads:
-    """Drop the file from the page cache, and read blocks of it for a while.
+    """Drop a file from the page cache, and read blocks of it for some time.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def time_reads(
     depth : int
         Reads in flight.
     seconds : float
-        No read begins after that; less where the offsets come to an end.
+        No read starts later; it ends earlier if the offsets run out.
     read_ahead : bool
-        Let the kernel read ahead, for PREAD in the file's order.
+        Let the kernel read ahead; for PREAD in the file's order.
 
     Raises
     ------
     StorageError
-        A failed read, or a method that kernel or file system do not have.
+        A read failed, or the kernel or the file system lacks the method.
     """
     with storage_errors(path, f"read by {method}"), _opened(path, method, read_ahead) as fd:
         if method is Method.URING:
@@ -76,10 +76,10 @@ def time_reads(
 
 
 def cached(path: Path) -> bool | None:
-    """Whether the file's first bytes stay in the page cache when they are dropped from it.
+    """Whether the file's first bytes stay in the page cache after they were dropped.
 
-    True for file systems in memory, whose rates say nothing about a disk. None where the file
-    system cannot tell.
+    True for file systems in memory: their rates are not those of a disk. None if the file system
+    cannot tell.
     """
     with storage_errors(path, "read"), _opened(path, Method.PREAD, False) as fd:
         try:
@@ -92,7 +92,7 @@ def cached(path: Path) -> bool | None:
 
 @contextmanager
 def _opened(path: Path, method: Method, read_ahead: bool) -> Iterator[int]:
-    """The file, none of it in the page cache."""
+    """Open the file, and drop it from the page cache."""
     direct = 0 if method is Method.PREAD else getattr(os, "O_DIRECT", 0)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | direct)
     try:
@@ -106,7 +106,7 @@ def _opened(path: Path, method: Method, read_ahead: bool) -> Iterator[int]:
 
 
 def _aligned(size: int) -> mmap.mmap:
-    """Memory that begins at a page, as O_DIRECT wants it, with every page there."""
+    """Return memory that begins at a page, as O_DIRECT requires, with every page present."""
     populate = getattr(mmap, "MAP_POPULATE", 0)
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | populate)
 
@@ -114,7 +114,7 @@ def _aligned(size: int) -> mmap.mmap:
 def _read_by_threads(
     fd: int, offsets: Sequence[int], block_bytes: int, depth: int, seconds: float
 ) -> TimedReads:
-    wanted = iter(offsets)  # shared: taking the next one is atomic
+    wanted = iter(offsets)  # shared by the threads: taking the next one is atomic
     began = [0.0]
 
     def begin() -> None:

@@ -1,4 +1,4 @@
-"""Two directories trade their names, in one step where the file system can."""
+"""Exchanging the names of two directories, in one step where the file system can."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _UNABLE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 def exchange(first: Path, second: Path) -> None:
-    """Give each of two directories beside each other the other's name, durably.
+    """Exchange the names of two directories in the same parent, durably.
 
-    Where the file system has no such step, ``first`` is away for a moment, under its name with
-    ``.replaced`` behind it.
+    If the file system cannot do it in one step, there is a moment without ``first``: its directory
+    is then called by its name with ``.replaced`` appended.
     """
     with storage_errors(first, "replace"):
         if not _exchanged(first, second):
@@ -33,7 +33,7 @@ def exchange(first: Path, second: Path) -> None:
 
 
 def _exchanged(first: Path, second: Path) -> bool:
-    """Whether the system has done it at once; False where it cannot."""
+    """Exchange the names in one step; return False if the system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -37,12 +37,12 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_OTHER_FILES = 256  # descriptors for everything else that a process holds
-_FEWEST_OTHERS = 32  # of these, without which there is no use in trying
-_MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # of one preadv
+_OTHER_FILES = 256  # descriptors for everything else in the process
+_FEWEST_OTHERS = 32  # with fewer than these there is no point in trying
+_MOST_BUFFERS = min(1024, os.sysconf("SC_IOV_MAX"))  # largest number of buffers of one preadv
 
-# What file systems of networks and of user space say of calls that they do not have. A disk that
-# fails says EIO, ENOSPC or EDQUOT.
+# Errors of calls that a file system does not have, as those of networks and of user space. A disk
+# that fails returns EIO, ENOSPC or EDQUOT.
 _NOT_SUPPORTED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 _NO_DIRECTORY_SYNC = (*_NOT_SUPPORTED, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM)
 
@@ -56,7 +56,7 @@ def allow_open_files(count: int) -> None:
         The system allows fewer.
     """
     wanted = count + _OTHER_FILES
-    with suppress(OSError):  # where /proc is not to be had, _OTHER_FILES must do
+    with suppress(OSError):  # without /proc, _OTHER_FILES must suffice
         wanted += len(list(Path("/proc/self/fd").iterdir()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -73,21 +73,21 @@ def allow_open_files(count: int) -> None:
 def allow_most_open_files() -> None:
     """Raise this process's limit on descriptors as far as the system lets it."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    with suppress(OSError, ValueError):  # a system may allow less than it says
+    with suppress(OSError, ValueError):  # a system may allow less than its own limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames and removals inside ``path`` durable, where its file system can."""
+    """Make renames and removals inside a directory durable, if its file system can."""
     with storage_errors(path, "sync"):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError:  # one that may be written to, and not be read
+        except PermissionError:  # a directory may be writable but not readable
             return
         try:
             os.fsync(fd)
         except OSError as error:
-            # CIFS, 9p and some of FUSE: their servers keep directories by themselves.
+            # On CIFS, 9p and some FUSE systems the server makes directories durable by itself.
             if error.errno not in _NO_DIRECTORY_SYNC:
                 raise
             log.debug("%s: this file system does not sync directories", path)
@@ -96,7 +96,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(fd: int) -> None:
-    """Make a file's bytes durable; where its file system cannot, say so.
+    """Make a file's bytes durable; warn if its file system cannot.
 
     Raises
     ------
@@ -122,9 +122,9 @@ def _warn_of_no_sync() -> None:
 
 
 def reserve(fd: int, size: int) -> None:
-    """Reserve a file's space, so that a full disk is found before the work and not after it.
+    """Reserve a file's space, so that a full disk shows before the work, not after it.
 
-    Where the file system cannot, the disk is found full when it is.
+    If the file system cannot reserve, a full disk shows when a write fails.
     """
     try:
         os.posix_fallocate(fd, 0, size)
@@ -134,7 +134,7 @@ def reserve(fd: int, size: int) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Create ``path`` and its parents where they are missing."""
+    """Create a directory and its parents, durably, where they are missing."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -145,7 +145,7 @@ def make_directory(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file if it is there."""
+    """Remove a file, if it exists."""
     with storage_errors(path, "remove"):
         path.unlink(missing_ok=True)
 
@@ -154,18 +154,18 @@ def remove(path: Path) -> None:
 def publishing(
     path: Path, verify: Callable[[Path], None] | None = None, *, executable: bool = False
 ) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when it is whole and on the disk.
+    """Write a file that appears under its name only when it is complete and on the disk.
 
-    The body writes to ``NAME.tmp``, locked against other writers. Then: flush, fsync,
-    ``verify(tmp)`` on the reopened file, rename, fsync of the directory. If the body or
-    the verification raises, the temporary file is removed and ``path`` is untouched.
+    The body writes to ``NAME.tmp``, which is locked against other writers. Then the file is synced,
+    verified by ``verify``, renamed, and its directory is synced. If the body or the verification
+    raises, the temporary file is removed and ``path`` is unchanged.
 
     Parameters
     ----------
     path : Path
         Final name; its directory exists.
     verify : callable, optional
-        Given the temporary path after fsync; raises if the bytes read back are wrong.
+        Called with the temporary path after the sync; raises if the bytes read back are wrong.
     executable : bool
         Let users run the file.
 
@@ -186,13 +186,13 @@ def publishing(
         except OutputExists:
             raise
         except BaseException:
-            remove_unlocked(temporary)  # Ctrl-C may come before there is anything to close
+            remove_unlocked(temporary)  # Ctrl-C may come before the file object exists
             raise
     sync_directory(path.parent)
 
 
 def byte_view(array: npt.NDArray[Any]) -> memoryview:
-    """The bytes of a C-contiguous array, without a copy; writable if the array is."""
+    """Return the bytes of a C-contiguous array, without a copy; writable if the array is."""
     return array.reshape(-1).view(np.uint8).data
 
 
@@ -207,12 +207,12 @@ def _filling(
             verify(temporary)
         temporary.rename(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # while its lock is ours
+        temporary.unlink(missing_ok=True)  # while this process holds the lock
         raise
 
 
 def remove_unlocked(temporary: Path) -> None:
-    """Remove a temporary file that no writer holds."""
+    """Remove a temporary file, unless a writer holds its lock."""
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -227,8 +227,8 @@ def remove_unlocked(temporary: Path) -> None:
 def _locked(temporary: Path, path: Path) -> int:
     """Open and lock the temporary file.
 
-    Its last writer may have renamed or removed it between our opening and our locking: what
-    we hold then is a sealed file or none, so open again.
+    Between opening and locking, its last writer may have renamed or removed it. The open file is
+    then a sealed file, or has no name, and another one is opened.
     """
     while True:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -246,15 +246,15 @@ def _locked(temporary: Path, path: Path) -> int:
 
 
 def _is_ours(fd: int) -> bool:
-    """Lock a file, where there are locks; False if another process has."""
+    """Lock a file, if its file system has locks; return False if another process holds it."""
     try:
         return lock_file(fd)
-    except NoLocks:  # the lock of the whole output has said so
+    except NoLocks:  # the lock of the whole output has warned of it
         return True
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview, offset: int) -> None:
-    """``pwrite`` every byte of ``data`` at ``offset``."""
+    """Write every byte of ``data`` at ``offset``, in as many calls as it takes."""
     view = memoryview(data)
     fd = file.fileno()
     while len(view):
@@ -306,7 +306,7 @@ def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: str 
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str | Path) -> None:
-    """Fill ``buffer`` from ``offset``; a file that ends too early is CorruptFile."""
+    """Fill ``buffer`` from ``offset``; raise CorruptFile if the file ends too early."""
     view, position = buffer, offset
     with storage_errors(path, "read"):
         while len(view):

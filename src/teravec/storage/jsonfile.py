@@ -1,8 +1,8 @@
 """Sealed JSON: small files whose every byte is covered by a checksum.
 
-The file is the canonical text of one object whose first key, ``checksum``, is the XXH3-64
-of the canonical text of the rest. Reading re-creates the text and compares all of it, so
-that a flipped byte anywhere, white space included, is found.
+The file is the canonical text of one object. Its first key, ``checksum``, is the XXH3-64 of the
+canonical text of the others. Reading re-creates the text and compares all of it, so that a flipped
+byte anywhere, even in white space, is found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _text(content: dict[str, Any]) -> str:
 
 
 def json_checksum(content: dict[str, Any]) -> str:
-    """Checksum of a JSON object as it would be sealed, 16 hexadecimal digits."""
+    """Return the checksum of a JSON object, 16 hexadecimal digits."""
     return xxhash.xxh3_64_hexdigest(_text(content).encode())
 
 
@@ -54,7 +54,7 @@ def read_json(path: AnyPath, format_name: str, version: int) -> dict[str, Any]:
     ----------
     path : StorePath or Path
     format_name, version
-        What the file's ``format`` and ``version`` must say.
+        The expected values of the file's ``format`` and ``version``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Runs of consecutive lists of bounded size: how memory-bounded work over lists is cut."""
+"""Cutting lists into runs of bounded size, for work in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_runs(sizes: npt.NDArray[np.int64], rows_most: int) -> Iterator[tuple[in
     start, stop : int
         Lists [start, stop), in order.
     fits : bool
-        False for a single list that is itself larger.
+        False for a single list that is larger than ``rows_most``.
     """
     stops = np.cumsum(sizes)
     start = 0

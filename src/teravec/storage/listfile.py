@@ -9,9 +9,9 @@ One format serves shards (all lists of one id range) and slices (all ids of one 
     table    size and checksums of every list, and a directory of its blocks (listtable.py)
     footer   32 bytes: seal, offset of the table, magic
 
-The seal is the XXH3-64 of header and directory; the directory holds a checksum for every block
-of the table, the table one for every list. So the seal vouches for every byte, and a manifest
-that names the seal names the content; and who reads some lists need not read the whole table.
+The seal is the XXH3-64 of header and directory. The directory holds a checksum for every block of
+the table, and the table one for every list. So the seal vouches for every byte, and a manifest that
+names the seal names the content. A reader of some lists does not need the whole table.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ListFileHeader:
     model : int
         Checksum of the model that encoded them, as an unsigned 64-bit number.
     clipped : int
-        Of a shard: vectors outside of what the codec's scalar quantizer was trained on.
+        In a shard: vectors outside the trained range of the codec's scalar quantizer.
     """
 
     code_size: int
@@ -131,7 +131,7 @@ class ListFileHeader:
 
 
 class _Checksums:
-    """Checksums of consecutive lists, fed with rows that may break anywhere."""
+    """Computes checksums of consecutive lists from pieces that may end anywhere."""
 
     def __init__(self, sizes: Int64, row_bytes: int) -> None:
         self.values: UInt64 = np.empty(len(sizes), np.uint64)
@@ -147,7 +147,7 @@ class _Checksums:
         first, whole = self._next_list, int(np.searchsorted(self._stops, stop, side="right"))
         ends = ((self._stops[first:whole] - start) * self._row_bytes).tolist()
         position = 0
-        if ends:  # the list that earlier rows began
+        if ends:  # the first one began in earlier rows
             position = ends[0]
             self._open.update(data[:position])
             self.values[first] = self._open.intdigest()
@@ -171,7 +171,7 @@ class ListFileWriter:
         From ``Store.publish``; leaving that context after ``finish`` seals the file.
     header : ListFileHeader
     sizes : ndarray of shape (header.nlist,), int64
-        Vectors of each list; known before the first row is written.
+        Vectors of each list; must be known before the first row is written.
     """
 
     def __init__(self, file: Writer, header: ListFileHeader, sizes: Int64) -> None:
@@ -181,7 +181,7 @@ class ListFileWriter:
         self._codes = _Checksums(sizes, header.code_size)
         self._ids = _Checksums(sizes, ID_BYTES)
         self._codes_at, self._ids_at = header.codes_offset, header.ids_offset
-        # One thread for a write, one for a sync: there is never more than one of each.
+        # One thread writes, one syncs: there is never more than one of each.
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="teravec-write")
         self._syncs: list[Future[None]] = []
         self._unsynced_bytes = 0
@@ -191,7 +191,7 @@ class ListFileWriter:
         """Append rows: codes of shape (n, code_size), uint8, and their n ids."""
         code_bytes, id_bytes = byte_view(codes), byte_view(ids)
         written = self._pool.submit(self._write_both, code_bytes, id_bytes)
-        try:  # hashing and copying into the page cache take about as long
+        try:  # hash meanwhile: it takes about as long as copying into the page cache
             self._codes.feed(code_bytes)
             self._ids.feed(id_bytes)
         finally:
@@ -236,15 +236,15 @@ class ListFileWriter:
 class ListFile(SealedFile):
     """A sealed list file, open for reading at random places.
 
-    Opening reads header, directory, footer and the table's part for ``lists``, and checks them
-    against the seal and the file's size. Codes and ids are checked, list by list, when they
-    are read.
+    Opening reads header, directory, footer and the table's entries of ``lists``, and checks them
+    against the seal and the file's size. Codes and ids are checked list by list, when they are
+    read.
 
     Parameters
     ----------
     source : OpenFile or StorePath or Path
     lists : tuple of int, optional
-        Keep the table's entries of lists [start, stop) only. Not given: of all lists.
+        Keep only the table's entries of lists [start, stop). Not given: of all lists.
 
     Attributes
     ----------
@@ -252,10 +252,10 @@ class ListFile(SealedFile):
     seal : str
         16 hexadecimal digits.
     lists : tuple of int
-        The range of list numbers whose table entries are kept.
+        The lists whose table entries are kept.
     sizes : ndarray of shape (lists[1] - lists[0],), int64
     starts : ndarray of shape (lists[1] - lists[0] + 1,), int64
-        Row of the file at which each list begins.
+        First row, in the file, of each list.
     code_checksums, id_checksums : ndarray of uint64
     """
 
@@ -280,31 +280,31 @@ class ListFile(SealedFile):
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)]) + table.row
 
     def code_offset(self, row: IntOrArray) -> IntOrArray:
-        """Byte of the file at which the code of a row begins."""
+        """Return the byte of the file at which a row's code begins."""
         return self.header.codes_offset + row * self.header.code_size
 
     def id_offset(self, row: IntOrArray) -> IntOrArray:
-        """Byte of the file at which the id of a row lies."""
+        """Return the byte of the file at which a row's id begins."""
         return self.header.ids_offset + row * ID_BYTES
 
     def read_codes(self, start: int, stop: int) -> Bytes:
-        """Codes of the file's rows [start, stop), uint8 of shape (n, code_size), unverified."""
+        """Read codes of the file's rows [start, stop), uint8 (n, code_size), unverified."""
         codes = np.empty((stop - start, self.header.code_size), np.uint8)
         self.file.read_into(byte_view(codes), self.code_offset(start))
         return codes
 
     def read_ids(self, start: int, stop: int) -> Int64:
-        """Ids of the file's rows [start, stop), unverified."""
+        """Read ids of the file's rows [start, stop), unverified."""
         ids = np.empty(stop - start, "<i8")
         self.file.read_into(byte_view(ids), self.id_offset(start))
         return ids
 
     def checksums(self, part: str) -> npt.NDArray[np.uint64]:
-        """Of the lists in ``lists``; ``part`` is "codes" or "ids"."""
+        """Return the checksums of the kept lists' ``part``: "codes" or "ids"."""
         return self.code_checksums if part == "codes" else self.id_checksums
 
     def damaged(self, list_no: int, part: str, found: int) -> CorruptFile:
-        """The error for a list whose checksum is wrong; ``part`` is "codes" or "ids"."""
+        """Make the error for a list whose checksum is wrong; ``part`` is "codes" or "ids"."""
         expected = int(self.checksums(part)[list_no - self.lists[0]])
         return CorruptFile(
             f"{self.path}: {part} of list {list_no} have checksum {found:016x}, "
@@ -323,7 +323,7 @@ def verify_lists(source: OpenFile | AnyPath) -> None:
     Raises
     ------
     CorruptFile
-        Names the file and the first list that is wrong.
+        A list is wrong; the message names the file and the first such list.
     """
     with ListFile(source) as file:
         header = file.header

@@ -1,9 +1,9 @@
-"""The table of a list file: size and checksums of every list, in blocks checked one by one.
+"""The table of a list file: size and checksums of every list, in blocks with their own checksum.
 
-A file of ten million lists has a table of 240 MB. So that a reader of some lists reads and
-checks only their part, the table is cut into blocks of lists, and a directory behind it says
-for each block in which row its first list begins, and what its entries' checksum is. The
-file's seal covers the directory, the directory the table, the table every list.
+A file of ten million lists has a table of 240 MB. A reader of some lists should read and check
+only their part. So the table is cut into blocks of lists. A directory after it holds, for each
+block, the row at which its first list begins and the checksum of its entries. The file's seal
+covers the directory, the directory covers the table, and the table covers every list.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ListTable:
         Vectors of each list.
     code_checksums, id_checksums : ndarray of shape (n,), uint64
     row : int
-        Row of the file at which the first of these lists begins.
+        First row, in the file, of the first of these lists.
     """
 
     sizes: Int64
@@ -53,12 +53,12 @@ def _nblocks(nlist: int) -> int:
 
 
 def table_size(nlist: int) -> int:
-    """Bytes of table and directory for nlist lists."""
+    """Return the bytes of table and directory for nlist lists."""
     return _COLUMNS * 8 * nlist + _ENTRY.itemsize * _nblocks(nlist)
 
 
 def write_table(file: Writer, offset: int, table: ListTable, seal: xxhash.xxh3_64) -> None:
-    """Write the table and its directory at ``offset``; the directory goes into the seal."""
+    """Write table and directory at ``offset``; add the directory to the seal."""
     columns = [table.sizes, table.code_checksums, table.id_checksums]
     words = [np.ascontiguousarray(column).astype("<u8", copy=False) for column in columns]
     nlist = len(table.sizes)
@@ -83,7 +83,7 @@ def _checksum(columns: list[npt.NDArray[np.uint64]]) -> int:
 
 
 class TableReader:
-    """Reads a list file's table by ranges of lists, checked against the directory.
+    """Reads a list file's table by ranges of lists, and checks it against the directory.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ class TableReader:
     nlist, ntotal : int
         Lists and vectors of the file.
     seal : xxhash.xxh3_64
-        The directory goes into it; the caller compares it with the footer before any entry
-        counts.
+        The directory is added to it. The caller compares it with the footer before it uses any
+        entry.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class TableReader:
         self._directory = np.frombuffer(data, _ENTRY)
 
     def read(self, first: int, stop: int) -> ListTable:
-        """Entries of the lists at positions [first, stop).
+        """Read the entries of the lists at positions [first, stop).
 
         Raises
         ------
         CorruptFile
-            Names the file and the lists whose entries are wrong.
+            Entries are wrong; the message names the file and the lists.
         """
         assert 0 <= first <= stop <= self._nlist
         columns = [np.empty(stop - first, np.uint64) for _ in range(_COLUMNS)]

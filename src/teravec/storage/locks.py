@@ -1,8 +1,8 @@
-"""Locks between processes, which the system frees when their process ends.
+"""Locks between processes; the system frees them when their process ends.
 
-``flock`` locks a file, a lock of an open file description some of its bytes. NFS and Lustre know
-both on all of their machines, or, as they were mounted, neither; others know one of them. Where one
-is missing the other does.
+``flock`` locks a whole file. A lock of an open file description locks some of its bytes. NFS and
+Lustre have both or, depending on how they are mounted, neither; some file systems have only one.
+If one kind is missing, the other is used.
 
 References
 ----------
@@ -49,14 +49,14 @@ def lock_bytes(fd: int, start: int = 0, length: int = 0, *, shared: bool = False
     fd : int
         Open for writing; or for reading, if ``shared``.
     start, length : int
-        Bytes to lock, which the file need not have; a length of 0 is all that follow.
+        Bytes to lock; they need not exist in the file. Length 0: all bytes from ``start`` on.
     shared : bool
-        Others may hold the bytes as well, if they share them.
+        Other processes may hold shared locks of the same bytes.
 
     Returns
     -------
     bool
-        False where another process, or another descriptor of this one, holds some of them.
+        False if another process, or another descriptor of this one, holds some of the bytes.
 
     Raises
     ------
@@ -67,13 +67,13 @@ def lock_bytes(fd: int, start: int = 0, length: int = 0, *, shared: bool = False
     try:
         return _lock_bytes(fd, kind, start, length)
     except NoLocks:
-        # Of a whole file only: ranges share it, and keep out whoever wants all of it.
+        # flock locks whole files only: locks of ranges share the file, and exclude a lock of all.
         part = shared or (start, length) != (0, 0)
         return _flock(fd, fcntl.LOCK_SH if part else fcntl.LOCK_EX)
 
 
 def lock_file(fd: int) -> bool:
-    """Lock a file that is open for writing, without waiting; False where another holds it.
+    """Lock a file that is open for writing, without waiting; return False if another holds it.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def _taken(lock: Callable[[], object]) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Free what was locked; a child of a fork may have the descriptor too."""
+    """Free a lock explicitly: a child of a fork may hold the descriptor too."""
     with storage_errors(f"/proc/self/fd/{fd}", "unlock"):
         try:
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
@@ -120,7 +120,7 @@ def unlock(fd: int) -> None:
 
 @cache
 def warn_of_no_locks(directory: str) -> None:
-    """Say, once, that nothing keeps two commands apart there."""
+    """Warn, once, that nothing keeps two commands apart in a directory."""
     log.warning(
         "%s: this file system has no locks: nothing keeps a second command from writing the same "
         "output at the same time; see that only one runs",

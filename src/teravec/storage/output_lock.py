@@ -1,9 +1,9 @@
-"""One command at a time writes an output: its lock, held from the first look to the last byte.
+"""The lock of an output: one command at a time writes it, from its first look to its last byte.
 
-A build holds ``OUT/.lock``, whoever makes a file ``.FILE.lock`` beside it. The lock is on bytes of
-that file: all of them, or, for the encoding of rows, those numbered like the rows. The lock file
-goes when its last holder ends; one that a kill left behind is locked by nobody, and used again.
-Only the process that a user started holds it: workers of a cluster write for that one.
+A build locks ``OUT/.lock``; a command that writes a file locks ``.FILE.lock`` beside it. The lock
+covers all bytes of the lock file or, while rows are encoded, the bytes numbered like the rows. The
+last holder removes the lock file. After a kill the file remains, nobody holds it, and the next
+command uses it. Only the process that the user started holds the lock, not workers of a cluster.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from teravec.storage.locks import NoLocks, lock_bytes, unlock, warn_of_no_locks
 __all__ = ["LOCK_NAME", "hold_directory", "hold_file"]
 
 LOCK_NAME = ".lock"
-"""Of the lock file in a directory that a command writes."""
+"""Name of the lock file in a directory that a command writes."""
 
 _ALL = (0, 0)
-_ATTEMPTS = 100  # to find the lock file as it was opened
+_ATTEMPTS = 100  # to lock the lock file before another process removes it
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NOWHERE = (errno.ENOENT, errno.ENOTDIR)
 
@@ -37,7 +37,7 @@ def hold_file(output: Path) -> Iterator[None]:
     Raises
     ------
     OutputExists
-        Another process writes it now.
+        Another process is writing it now.
     """
     output = absolute(output)
     with _holding(output, output.with_name(f".{output.name}{LOCK_NAME}"), _ALL):
@@ -54,14 +54,14 @@ def hold_directory(
     ----------
     output : Path
     rows : tuple of int, optional
-        Hold only what concerns rows [start, stop): others may hold other rows meanwhile.
+        Lock rows [start, stop) only: other processes may lock other rows meanwhile.
     create : bool
-        Make the directory; it goes again if the body leaves it empty.
+        Make the directory; it is removed again if the body leaves it empty.
 
     Raises
     ------
     OutputExists
-        Another process writes into it now.
+        Another process is writing to it now.
     """
     output = absolute(output)
     span = _ALL if rows is None else (rows[0], rows[1] - rows[0])
@@ -71,7 +71,7 @@ def hold_directory(
         with _holding(output, output / LOCK_NAME, span, create=create):
             yield
     finally:
-        with suppress(OSError):  # it is not empty, as it should be
+        with suppress(OSError):  # it holds the output
             for path in missing:
                 path.rmdir()
 
@@ -90,10 +90,10 @@ def _holding(
 
 
 def _locked(output: Path, lock: Path, span: tuple[int, int], *, create: bool) -> int | None:
-    """Open and lock the lock file; None where there are no locks, or nothing can be written.
+    """Open and lock the lock file; return None if there are no locks, or nothing can be written.
 
-    Its last holder may have removed it between our opening and our locking, and its directory
-    before: then begin again.
+    Its last holder may remove it between opening and locking, and may have removed its directory
+    before. Then try again.
     """
     for last in (*[False] * _ATTEMPTS, True):
         try:
@@ -133,7 +133,7 @@ def _locked(output: Path, lock: Path, span: tuple[int, int], *, create: bool) ->
 
 
 def _opened(lock: Path) -> tuple[int, bool]:
-    """The lock file's descriptor, and whether it is for reading only, as of another user's."""
+    """Open the lock file; return its descriptor, and whether it is read-only (another user's)."""
     flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(lock, flags | os.O_RDWR | os.O_CREAT, 0o644), False
@@ -145,7 +145,7 @@ def _opened(lock: Path) -> tuple[int, bool]:
 
 def _release(fd: int, lock: Path, span: tuple[int, int]) -> None:
     try:
-        # While others hold rows, the file stays: a new one would be locked by nobody.
+        # While others hold rows the file stays; they would not hold a new one.
         with suppress(OSError, NoLocks):
             if span == _ALL or lock_bytes(fd):
                 lock.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What the page cache holds of files.
+"""Which bytes of files the page cache holds.
 
-A read with ``RWF_NOWAIT`` would tell as well, but the kernel then begins to read what is not
-there, and who goes on to read it past the page cache makes the disk read it twice.
+A read with ``RWF_NOWAIT`` would tell as well. But the kernel then starts to read missing pages, and
+a direct read of them afterwards makes the disk read them twice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["cached_bytes", "knows_cached_bytes"]
 
 
 def knows_cached_bytes(fd: int) -> bool:
-    """Whether this kernel, and the file's file system, can tell."""
+    """Whether the kernel and the file's file system can tell."""
     try:
         cached_bytes(np.array([fd]), np.array([0]), np.array([1]))
     except OSError:

@@ -1,21 +1,21 @@
-"""The row file: rows of fixed size in pages, each of which is checked alone.
+"""The row file: rows of fixed size in pages, each with its own checksum.
 
-One lies beside each slice of an index whose codes have two stages, and holds the finer code
-and the id of each vector, in the slice's order. So a few rows, anywhere, cost a few pages of
-the device. ``docs/format.md`` writes it field by field::
+In a two-stage codec, one lies beside each slice. It holds the fine code and the id of each vector,
+in the slice's order. So a few rows, anywhere, cost a few pages of the device. ``docs/format.md``
+describes it field by field::
 
     header   128 bytes: magic, version, row size, page size, list range, rows, model;
              then zeros up to byte 4,096
     pages    as many whole rows as fit, zeros, and 8 bytes of checksum, each page
     footer   32 bytes: seal, checksum of header and seal, magic
 
-A page is as small as it can be with few bytes unused: a read of 512 bytes takes a device as
-long as one of 4,096 (measured: 50,000 a second of either, eight in flight), but a search that
-reads a page for each candidate moves, copies and hashes all of its bytes.
+A page is as small as possible with few unused bytes. A device reads 512 bytes as slowly as 4,096
+(measured: 50,000 reads a second of either, eight in flight). But a search that reads one page for
+each candidate moves, copies and hashes all bytes of the page.
 
-A page's checksum is seeded with the header's checksum plus the page's number: a page of
-another place, or of another model, is found. The seal is the XXH3-64 of the header and all
-pages' checksums, so a manifest that names the seal names the content.
+A page's checksum is seeded with the header's checksum plus the page's number, so a page from
+another place or another model is detected. The seal is the XXH3-64 of the header and all pages'
+checksums; a manifest that names the seal names the content.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ __all__ = ["RowFile", "RowFileHeader", "RowFileWriter", "page_bytes_for", "verif
 FORMAT_VERSION = 1
 MAGIC = b"TVROWS\x00\x00"
 _FIRST_PAGE = 4096  # byte at which pages begin
-_SECTOR_BYTES = 512  # what a device reads at least
+_SECTOR_BYTES = 512  # the smallest read of a device
 _HEADER = struct.Struct("<8sIIQQQQQ64xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
 _CHECKSUM_BYTES = 8
-_FILLED = 5 / 6  # of a page, at least, by rows
+_FILLED = 5 / 6  # least share of a page that rows fill
 _BATCH_BYTES = 4 << 20
 _SEEDS = 1 << 64
 
@@ -55,7 +55,7 @@ IntOrArray = TypeVar("IntOrArray", int, Int64)
 
 
 def page_bytes_for(row_size: int) -> int:
-    """The fewest sectors of 512 bytes that rows of this size fill by five sixths."""
+    """Return the smallest page, in whole sectors, that rows of this size fill by five sixths."""
     page = -(-(row_size + _CHECKSUM_BYTES) // _SECTOR_BYTES) * _SECTOR_BYTES
     while (page - _CHECKSUM_BYTES) // row_size * row_size < _FILLED * page:
         page += _SECTOR_BYTES
@@ -73,7 +73,7 @@ class RowFileHeader:
     page_bytes : int
         Bytes of a page: a multiple of 512 that holds a row and its checksum.
     list_start, list_stop : int
-        Inverted lists [list_start, list_stop), whose vectors the rows are, list after list.
+        Inverted lists [list_start, list_stop). Rows belong to their vectors, list after list.
     ntotal : int
         Rows.
     model : int
@@ -136,11 +136,11 @@ class RowFileHeader:
 
     @cached_property
     def seed(self) -> int:
-        """Seed of page 0's checksum; each next page's is one more."""
+        """Seed of page 0's checksum; each following page's seed is one more."""
         return int.from_bytes(self.pack()[-8:], "little")
 
     def page_checksum(self, number: int, page: memoryview) -> int:
-        """What the last bytes of a page must be."""
+        """Return the checksum that the last bytes of a page must hold."""
         seed = (self.seed + number) % _SEEDS
         return xxhash.xxh3_64_intdigest(page[: self.page_bytes - _CHECKSUM_BYTES], seed)
 
@@ -194,7 +194,7 @@ class RowFileWriter:
         self._page += npages
 
     def finish(self) -> str:
-        """Write the last page, footer and header; return the seal, 16 hexadecimal digits."""
+        """Write last page, footer and header; return the seal, 16 hexadecimal digits."""
         self._write_pages(self._held)
         assert self._page == self._header.npages
         head = self._header.pack()
@@ -207,8 +207,8 @@ class RowFileWriter:
 class RowFile(SealedFile):
     """A sealed row file, open for reading at random places.
 
-    Opening reads header and footer, and checks them and the file's size. Pages are checked
-    when they are read.
+    Opening reads header and footer, and checks them and the file's size. Pages are checked when
+    they are read.
 
     Attributes
     ----------
@@ -229,7 +229,7 @@ class RowFile(SealedFile):
             self.seal = f"{seal:016x}"
 
     def page_offset(self, number: IntOrArray) -> IntOrArray:
-        """Byte of the file at which a page begins."""
+        """Return the byte of the file at which a page begins."""
         return _FIRST_PAGE + number * self.header.page_bytes
 
     def check_pages(self, numbers: Int64, read: Bytes, begins: Int64) -> None:
@@ -245,7 +245,7 @@ class RowFile(SealedFile):
         Raises
         ------
         CorruptFile
-            Names the file and the page.
+            A page is wrong; the message names the file and the page.
         """
         size = self.header.page_bytes
         wrong = first_wrong(size, self.header.seed, numbers, read, begins)
@@ -260,13 +260,13 @@ class RowFile(SealedFile):
         )
 
     def rows_of(self, pages: Bytes) -> Bytes:
-        """Rows of pages, uint8 of shape (n * page_rows, row_size); a view where it can be."""
+        """Return the rows of pages, uint8 (n * page_rows, row_size); a view if possible."""
         header = self.header
         wide = pages[:, : header.page_rows * header.row_size]
         return wide.reshape(-1, header.row_size)
 
     def read_rows(self, start: int, stop: int) -> Bytes:
-        """Rows [start, stop), verified, uint8 of shape (stop - start, row_size)."""
+        """Read and verify rows [start, stop), uint8 of shape (stop - start, row_size)."""
         header = self.header
         if start == stop:
             return np.empty((0, header.row_size), np.uint8)
@@ -291,7 +291,7 @@ def verify_rows(source: OpenFile | AnyPath) -> None:
     Raises
     ------
     CorruptFile
-        Names the file, and the first page that is wrong.
+        A page is wrong; the message names the file and the first such page.
     """
     with RowFile(source) as file:
         header = file.header

@@ -1,4 +1,4 @@
-"""Reads in flight by io_uring: one system call hands over many and waits for some.
+"""Many reads in flight by io_uring: one system call starts many and waits for some.
 
 References
 ----------
@@ -32,8 +32,8 @@ class Uring:
     Raises
     ------
     StorageError
-        The compiled part is missing, or the kernel is older than Linux 5.6, or it forbids
-        io_uring, as many containers do.
+        The compiled part is missing, the kernel is older than Linux 5.6, or it forbids io_uring,
+        as many containers do.
     """
 
     def __init__(self, depth: int) -> None:
@@ -43,31 +43,30 @@ class Uring:
             raise StorageError(f"io_uring is not to be had: {error.strerror}") from error
 
     def begin(self, reads: Int64, buffer: Bytes, results: Int64) -> None:
-        """Take up reads; the first ``wait`` hands them to the kernel.
+        """Accept reads; the first ``wait`` hands them to the kernel.
 
-        Descriptors must stay open until all have ended: see ``drain``.
+        Descriptors must stay open until all reads have ended: see ``drain``.
 
         Parameters
         ----------
         reads : ndarray of shape (4, n), int64
-            Descriptor, offset, length and byte of the buffer, of each read.
+            Descriptor, offset, length and first byte in the buffer of each read.
         buffer : ndarray of uint8
         results : ndarray of shape (n,), int64
-            Is set to PENDING, and for each read that ends to its number of bytes, or to a
-            negated errno.
+            Set to PENDING; when a read ends, to its number of bytes or to a negated errno.
         """
         self._ring.begin(reads, buffer, results)
 
     def wait(self, stop: int) -> int:
-        """Wait until the first ``stop`` reads have ended; the others go on.
+        """Wait until the first ``stop`` reads have ended; the others continue.
 
         Returns
         -------
         int
-            How many of the first reads have ended, at least ``stop``.
+            Number of leading reads that have ended; at least ``stop``.
         """
         return int(self._ring.wait(stop))
 
     def drain(self) -> None:
-        """Begin no more reads, and wait for those in flight."""
+        """Start no more reads, and wait for those in flight."""
         self._ring.drain()
