@@ -271,3 +271,20 @@ def test_addresses() -> None:
     assert Address.parse("localhost:1").is_loopback
     assert not Address.parse("0.0.0.0:1").is_loopback
     assert not Address.parse("example.org:1").is_loopback
+
+
+def test_a_coordinator_warns_of_secrets_for_its_servers(
+    index: Path, serve: Launch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens, pem = tmp_path / "tokens", Authority(tmp_path).sign("coordinator", days=-1)
+    tokens.write_text(f"{TOKEN}\n")
+    server = serve(index)
+    for mode, count in ((0o600, 0), (0o644, 2)):
+        tokens.chmod(mode)
+        pem.key.chmod(mode)
+        caplog.clear()
+        shown = ClientSecurity.read(token_file=tokens, certificate=pem.certificate, key=pem.key)
+        serve(index, servers=str(server.address), servers_security=shown)
+        told = [r.getMessage() for r in caplog.records if "every user" in r.getMessage()]
+        assert len(told) == count
+        assert any("expired on" in record.getMessage() for record in caplog.records)

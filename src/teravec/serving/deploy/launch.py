@@ -184,6 +184,7 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
         )
         return local, 1
     scheme = "grpc+tls" if options.servers_tls else "grpc"
+    options.servers_security.warn_of_files()
     fleet = Fleet(topology, scheme, options.servers_security)
     try:
         coordinator = Coordinator(

@@ -277,6 +277,13 @@ class ClientSecurity:
         """What the same files hold now."""
         return ClientSecurity.read(**self.files, insecure=self.insecure)
 
+    def warn_of_files(self) -> None:
+        """Log a warning for each secret that others can read, and each certificate out of date."""
+        for name, path in self.files.items():
+            secret = name in ("token_file", "key")
+            for line in warn_of_readers(path) if secret else warn_of_dates(path):
+                log.warning("%s", line)
+
     def check_address(self, address: Address, tls: bool) -> None:
         """Raise InvalidArgument rather than send a token where others can read it."""
         if self.token is not None and not (tls or address.is_loopback or self.insecure):
