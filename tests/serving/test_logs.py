@@ -9,6 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -251,8 +252,6 @@ def test_the_id_goes_on_to_the_servers(
 def test_joined_requests_name_the_first(
     index: Path, serve: Launch, accesses: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     server = serve(index)
 
     def ask(number: int) -> None:
@@ -268,6 +267,32 @@ def test_joined_requests_name_the_first(
     assert joined
     assert all(line["batch"] != line["request_id"] for line in joined)
     assert {line["batch"] for line in joined} <= {f"joined-{number}" for number in range(8)}
+
+
+def test_small_requests_that_the_port_joins_have_lines_of_their_own(
+    index: Path, serve: Launch, accesses: Callable[[], list[dict[str, Any]]]
+) -> None:
+    server = serve(index)
+    frame = encode(
+        {"k": 2, "nprobe": 4, "timeout_s": 5.0, "allow_partial": False}, {"queries": QUERIES[:1]}
+    )
+
+    def ask(_: int) -> None:
+        client = flight.FlightClient(f"grpc://{server.address}")
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_command("search"))
+        for _ in range(20):
+            writer.write_metadata(frame)
+            reader.read_chunk()
+        writer.close()
+        client.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(8)))
+    lines = until_logged(accesses, 8 * 20)
+    assert len({line["request_id"] for line in lines}) == len(lines) == 160
+    assert any("batch" in line for line in lines)
+    assert all(line["peer"].startswith("127.0.0.1:") for line in lines)
+    assert {(line["queries"], line["k"], line["outcome"]) for line in lines} == {(1, 2, "ok")}
 
 
 def test_without_the_option_nothing_is_logged(

@@ -73,7 +73,7 @@ class HttpSearches(Response):
         """Answer one request, or raise its error."""
         arrived_s = scope.get(ARRIVED) or time.monotonic()
         origin = scope.get(ORIGIN, HERE)
-        if self._service.is_traced:  # FastAPI has a span of its own for each request
+        if self._service.traces:  # FastAPI has a span of its own for each request
             origin = replace(origin, context=outgoing(origin.context))
         self._check_room(origin)
         with self._service.budget.share(origin.share) as share:

@@ -425,11 +425,6 @@ class SearchService:
         yield gauge("last_reload_seconds", "Time that the last reload took.", self._reload_s)
 
     @property
-    def is_traced(self) -> bool:
-        """Whether spans are made."""
-        return self._tracing is not None
-
-    @property
     def draining(self) -> bool:
         """Whether the server refuses new requests because it is shutting down."""
         return self._draining
