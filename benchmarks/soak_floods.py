@@ -46,6 +46,8 @@ class Phase:
     ----------
     probes : list of float
         Seconds until answered; infinite for none within UNANSWERED_S.
+    idle_probes : list of float
+        The same of a server that nobody else asks: the machine's own delays.
     peaks : dict of float
         Most memory of each process over what it says it takes.
     small : Counter
@@ -57,6 +59,7 @@ class Phase:
     name: str
     seconds: float
     probes: list[float] = field(default_factory=list)
+    idle_probes: list[float] = field(default_factory=list)
     peaks: dict[str, float] = field(default_factory=dict)
     small: Counter[str] = field(default_factory=Counter)
     first_s: float = np.inf
@@ -87,14 +90,16 @@ class Watch:
     served : dict of Served
     front : str
         Name of the one that is flooded.
+    idle : Served
+        A server that is only probed.
     version : Version
     queries : ndarray of shape (nq, d), float32
     """
 
     def __init__(
-        self, served: dict[str, Served], front: str, version: Version, queries: Floats
+        self, served: dict[str, Served], front: str, idle: Served, version: Version, queries: Floats
     ) -> None:
-        self._served, self._front = served, served[front]
+        self._served, self._front, self._idle = served, served[front], idle
         self._version, self._queries = version, queries
 
     @contextmanager
@@ -116,6 +121,7 @@ class Watch:
         while not ended.wait(PROBE_GAP_S):
             path = PATHS[len(phase.probes) % len(PATHS)]
             phase.probes.append(probe(self._front.http_address, path))
+            phase.idle_probes.append(probe(self._idle.http_address, path))
 
     def _weigh(self, phase: Phase, ended: threading.Event) -> None:
         while not ended.wait(0.05):
@@ -192,6 +198,7 @@ def soak(
         server = enter(Served(root, "--memory", MEMORY, http=True, log=log))
         options = ("--servers", server.address, "--memory", MEMORY)
         coordinator = enter(Served(root, *options, http=True, log=log))
+        idle = enter(Served(root, "--memory", MEMORY, http=True, log=log))
         served = {"server": server, "coordinator": coordinator}
         before = {name: each.descriptors() for name, each in served.items()}
         alone_s = ALONE_SHARE * seconds / len(KINDS)
@@ -201,7 +208,8 @@ def soak(
         phases = []
         for name, title, kinds, phase_s in plan:
             phases.append(Phase(title, phase_s))
-            run(phases[-1], Watch(served, name, version, queries), kinds, served[name], saved)
+            watch = Watch(served, name, idle, version, queries)
+            run(phases[-1], watch, kinds, served[name], saved)
         ends = settle(served, before, phases[-1])
     if tracebacks := log.read_text().count("Traceback"):
         phases[-1].errors.append(f"{tracebacks:,} tracebacks in the logs")
@@ -234,6 +242,7 @@ def report(phases: list[Phase], ends: list[str], minutes: float) -> tuple[str, l
     for phase in phases:
         errors += [f"{phase.name}: {problem}" for problem in problems(phase)]
         times = 1e3 * np.quantile(phase.probes, [0.5, 0.999, 1.0], method="higher")
+        idle_s = np.quantile(phase.idle_probes, 0.999, method="higher")
         others = {n: c for n, c in phase.small.items() if n not in ("ok", "wrong")}
         rows.append(
             [
@@ -242,6 +251,7 @@ def report(phases: list[Phase], ends: list[str], minutes: float) -> tuple[str, l
                 f"{100 * max(phase.peaks.values()):.0f} %",
                 f"{len(phase.probes):,}",
                 *(f"{t:.1f}" for t in times),
+                f"{1e3 * idle_s:.1f}",
                 f"{phase.small['ok']:,}",
                 f"{phase.small['wrong']}",
                 ", ".join(f"{c} {n}" for n, c in others.items()) or "0",
@@ -249,7 +259,13 @@ def report(phases: list[Phase], ends: list[str], minutes: float) -> tuple[str, l
             ]
         )
     head = ["flood", "s", "memory of bound", "probes", "p50, ms", "p99.9, ms", "longest, ms"]
-    head += ["small searches", "wrong", "failed", "first search after, ms"]
+    head += [
+        "p99.9 of an idle server, ms",
+        "small searches",
+        "wrong",
+        "failed",
+        "first search after, ms",
+    ]
     section = (
         f"### serving: soak with floods\n\n{minutes:g} min; a server and a coordinator before it, "
         f"`--memory {MEMORY}`, on the machine that the floods come from. Probes are asked on new "
