@@ -1,6 +1,6 @@
-"""The coordinator: chooses lists, has servers search them, and merges what they find.
+"""The coordinator chooses lists, has servers search them, and merges the results.
 
-It needs manifest, model and calibration of the index, and no slice.
+It needs the index's manifest, model and calibration, but no slice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _PIECE_RESULTS = LARGE_RESULTS // 4  # of all servers' answers to a piece of a r
 
 
 class Coordinator:
-    """Answers through servers.
+    """Answers requests through servers.
 
     Parameters
     ----------
@@ -82,9 +82,9 @@ class Coordinator:
         self.limits, self.metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
         self._costs, self.tracing = SearchCosts(), find_tracing()
-        self._lock = threading.RLock()  # closing a version, within, takes it again
+        self._lock = threading.RLock()  # `_forget` takes it again when a version closes
         self._next: ServedIndex | None = None  # waits for servers that have it
-        # Nobody names a version to a coordinator: the one before goes with its last search.
+        # Clients name no version to a coordinator: the previous one closes with its last search.
         self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         fleet.start(self._go_over)
 
@@ -97,7 +97,7 @@ class Coordinator:
         return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
-        """Answer queries; exactly as one machine would, if every list has a live owner."""
+        """Answer queries, exactly as one machine would if every list has a live owner."""
         with self.versions.using() as index:
             return _Search(self, index, index.within_ntotal(request), deadline).answer()
 
@@ -111,7 +111,7 @@ class Coordinator:
         )
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
-        """Refuse: lists are searched where they are."""
+        """Refuse: only the owners of lists search them."""
         raise InvalidArgument("this is a coordinator; it searches queries, not lists")
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
@@ -119,11 +119,11 @@ class Coordinator:
         raise InvalidArgument("this is a coordinator; it searches queries, not lists")
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
-        """Vectors of each list, and the ranges that are known."""
+        """Return the vectors of each list, and the ranges of lists: all of them."""
         return self.fleet.list_sizes(index.version), ((0, index.nlist),)
 
     def why_not_ready(self, *, partial: bool = False) -> str | None:
-        """Return None if every list has a live owner, or any list with ``partial``."""
+        """Return None if every list has a live owner; with ``partial``, if any list has one."""
         covered = self.fleet.covered(self.versions.current.version)
         if covered == 1.0 or (partial and covered > 0):
             return None
@@ -133,7 +133,7 @@ class Coordinator:
         )
 
     def statistics(self) -> dict[str, Any]:
-        """State and load of the servers."""
+        """Return state and load of the servers."""
         waiting = self._next
         return {
             "servers": self.fleet.describe(),
@@ -143,10 +143,10 @@ class Coordinator:
         }
 
     def want(self, versions: dict[str, str]) -> None:
-        """Nothing: nobody makes requests for versions of a coordinator."""
+        """Do nothing: requests to a coordinator name no version."""
 
     def gauges(self) -> Iterable[Metric]:
-        """State of the servers, and how many of the lists they have."""
+        """Yield the states of the servers, and the shares of lists with owners."""
         version = self.versions.current.version
         yield from server_gauges(self.fleet.describe(), State)
         yield gauge(
@@ -167,7 +167,7 @@ class Coordinator:
         yield from self._costs.gauges()
 
     def reload(self) -> str:
-        """Open the directory's index; go over to it when servers have all of its lists."""
+        """Open the directory's index; switch to it when every list has an owner."""
         index = self._open()
         with self._lock:
             unused, self._next = self._next, index
@@ -177,7 +177,7 @@ class Coordinator:
         return index.version
 
     def _go_over(self) -> None:
-        """Make the next version current if its lists have owners, at least as many as now."""
+        """Switch to the next version if its lists have at least as many owners as the current."""
         with self._lock:
             index = self._next or self._look_beside()
             if index is None:
@@ -192,7 +192,7 @@ class Coordinator:
                 self._next = index
                 return
             ours = index.path == self._path.resolve()
-            if now_covered == 1.0 and not ours:  # it is not needed any more
+            if now_covered == 1.0 and not ours:  # the current version has its owners again
                 index.close()
                 self._next = None
                 self._forget()
@@ -204,10 +204,10 @@ class Coordinator:
                 self._next = self._open()  # as soon as servers have it
 
     def _look_beside(self) -> ServedIndex | None:
-        """A version that servers have whole and that lies beside, where ours lacks owners.
+        """Open another version if servers have all of it, and ours lacks owners.
 
-        So it is while servers are restarted one by one with a new version, and where this
-        coordinator was restarted before them.
+        Its directory must lie beside ours. This happens while servers restart one by one with a
+        new version, or if this coordinator restarted before them.
         """
         if self.fleet.covered(self.versions.current.version) == 1.0:
             return None
@@ -226,7 +226,7 @@ class Coordinator:
         return None
 
     def _forget(self) -> None:
-        """Ask servers for versions that are open here, and for no others."""
+        """Want only the versions that are open here."""
         with self._lock:
             waiting = [] if self._next is None else [self._next]
             self.fleet.forget({i.version for i in (*self.versions.open, *waiting)})
@@ -267,7 +267,7 @@ class _Search:
             return pieces.answer(self._left_bytes / max(1, self._scanned_bytes))
 
     def _rows_at_a_time(self, nprobe: int) -> int:
-        """Queries whose lists fit this process's memory, and servers' results the piece's bound."""
+        """Return the queries of a piece: their lists and all servers' results are bounded."""
         wanted, candidates = self._request.wanted, self._request.candidates
         rows = self._index.rows_at_a_time(nprobe, wanted, candidates)
         if wanted.k is None:
@@ -290,7 +290,7 @@ class _Search:
     def _add_within(
         self, pieces: AnswerPieces, prepared: Float32, list_nos: Int64, distances: Float32
     ) -> None:
-        """Append results within a radius, so few codes at a time that memory holds all of them."""
+        """Append results within a radius, scanning few enough codes at a time for memory."""
 
         def found(rows: slice, list_nos: Int64) -> Answer:
             pairs = self._pairs(list_nos, distances[rows])
@@ -310,7 +310,7 @@ class _Search:
         return Pairs.of(list_nos, distances, self._sizes, self._index.row_bytes)
 
     def _count(self, pairs: Pairs, left: list[Pairs]) -> None:
-        """Add up what is missing, and raise Unavailable if nothing may be."""
+        """Add up the missing bytes; raise Unavailable unless partial answers are allowed."""
         self._scanned_bytes += pairs.total_bytes
         self._left_bytes += sum(p.total_bytes for p in left)
         self._left += left
@@ -319,14 +319,14 @@ class _Search:
             raise Unavailable(self._by.describe_missing(self._left, missing))
 
     def _at_once(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
-        """The answer, and pairs that no live server could search."""
+        """Return the answer, and pairs that no live server could search."""
         index, wanted = self._index, self._request.wanted
         larger = index.larger_is_closer
         parts, left = self._ask(ListRound(index.version, prepared, wanted, larger), pairs)
         return merged(parts, len(prepared), wanted, larger, index.version), left
 
     def _in_two_rounds(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
-        """As ``_at_once``, with codes in two stages: candidates first, then those chosen."""
+        """Search as ``_at_once`` does, in two stages: find candidates, then refine the best."""
         index, request = self._index, self._request
         assert request.wanted.k is not None
         kept = index.candidates_kept(request.wanted.k, request.candidates)
@@ -344,7 +344,7 @@ class _Search:
 
 @dataclass(frozen=True)
 class _ServersStages:
-    """Both stages on the servers that own the lists; see ``Stages``.
+    """Runs both stages on the servers that own the lists; see ``Stages``.
 
     Parameters
     ----------
@@ -353,9 +353,9 @@ class _ServersStages:
     pairs : Pairs
     request : SearchRequest
     ask : callable
-        Does one round for some pairs; returns the servers' answers, and pairs without a server.
+        Runs one round for some pairs; returns the servers' answers, and pairs without a server.
     left : list of Pairs
-        All of the search that no live server could do.
+        All pairs that no live server could search.
     """
 
     index: ServedIndex
@@ -379,7 +379,7 @@ class _ServersStages:
         return index.version, self.prepared, self.request.wanted, index.larger_is_closer
 
     def scan(self, capacity: int) -> Iterator[Candidates]:
-        """So many queries at a time that memory holds what the servers keep of them."""
+        """Yield candidates, few enough queries at a time for memory to hold all servers' ones."""
         nq, pairs = len(self.prepared), self.pairs
         rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * capacity))
         for start in range(0, nq, rows):
@@ -391,7 +391,7 @@ class _ServersStages:
             yield put_together(shifted, min(rows, nq - start), capacity)
 
     def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
-        """The k best of each server; what was lost since the scan is left as its lists are."""
+        """Return the k best of each server; add lists lost since the scan to ``left``."""
         wished = PlacePairs.of_places(owners, places, self.index.row_bytes)
         parts, unowned = self.ask(RefineRound(*self._head), wished)
         pairs = self.pairs

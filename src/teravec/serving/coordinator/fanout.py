@@ -1,4 +1,4 @@
-"""One search over many servers: send, wait, ask another where one is slow or fails, gather."""
+"""One search over many servers: send, wait, ask another if one is slow or fails, and gather."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from teravec.serving.wire.tracing import Tracing
 
 __all__ = ["FanOut", "wait_for_owners"]
 
-_UNOWNED_WAIT_S = 1.5  # for a server to be noticed that has come, or come back
+_UNOWNED_WAIT_S = 1.5  # time for polling to notice a server that has come or returned
 _UNOWNED_PAUSE_S = 0.05
-_ALWAYS_HEDGE_S = 1.0  # a call this late is asked elsewhere, budget or not
+_ALWAYS_HEDGE_S = 1.0  # a call this late goes to another owner, whatever the budget
 
 
 @dataclass(eq=False)
 class _Sent:
-    """A call under way: of the queries ``rows``."""
+    """A call under way, for the queries ``rows``."""
 
     address: str
     pairs: Pairs
@@ -46,7 +46,7 @@ class _Sent:
 
 @dataclass(eq=False)
 class _Attempt:
-    """Calls that together answer a task."""
+    """Calls that answer a task together."""
 
     task: _Task
     waiting: dict[Call, _Sent] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class _Attempt:
 
 @dataclass(eq=False)
 class _Task:
-    """Pairs to be answered once, by whichever attempt is first."""
+    """Pairs that need one answer, from the first attempt that is complete."""
 
     pairs: Pairs
     excluded: frozenset[str]
@@ -103,7 +103,7 @@ class FanOut:
         self._parts: list[Part] = []
 
     def search(self, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:
-        """Parts of the answer, and the pairs that no live server could answer.
+        """Return the parts of the answer, and the pairs that no live server could answer.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class FanOut:
                 self._give_up(task.attempts)
 
     def _begin(self, pairs: Pairs, excluded: frozenset[str]) -> None:
-        """Share pairs out; each share is a task."""
+        """Divide pairs among their owners; each share is a task."""
         shares, left = shared_out(pairs, self._fleet.owners(self._version, excluded))
         for address, share in shares.items():
             hedge_s = self._fleet.hedge_after_s(share.total_bytes)
@@ -133,7 +133,7 @@ class FanOut:
             self._unowned.append(left)
 
     def _retry_unowned(self) -> bool:
-        """Try pairs without an owner again, for a moment; False when that is over."""
+        """Try pairs without an owner again; False when their time is over."""
         if not self._unowned or time.monotonic() >= self._wait_until_s:
             return False
         time.sleep(_UNOWNED_PAUSE_S)
@@ -161,7 +161,7 @@ class FanOut:
                 self._collect(call, sent)
 
     def _collect(self, call: Call, sent: _Sent) -> None:
-        """Take in what a call has brought."""
+        """Take the answer or the error of a call that has ended."""
         attempt, task = sent.attempt, sent.attempt.task
         try:
             attempt.parts.append(self._part(call, sent))
@@ -202,7 +202,7 @@ class FanOut:
             attempt.waiting.clear()
 
     def _hedge(self, task: _Task, now_s: float) -> None:
-        """Ask others too, where a task is overdue and others own its lists."""
+        """Send an overdue task to other owners of its lists too."""
         late_s = now_s - min(s.started_s for a in task.attempts for s in a.waiting.values())
         if not self._fleet.may_hedge() and late_s < _ALWAYS_HEDGE_S:
             task.hedge_at_s = now_s + min(_ALWAYS_HEDGE_S, 2 * late_s)
@@ -216,7 +216,7 @@ class FanOut:
             self._attempt(task, shares, hedge=True)
 
     def _attempt(self, task: _Task, shares: dict[str, Pairs], *, hedge: bool) -> None:
-        """Send a task's pairs to servers, as one more attempt."""
+        """Send a task's pairs to servers, as another attempt."""
         attempt = _Attempt(task)
         task.attempts.append(attempt)
         for address, pairs in shares.items():
@@ -242,7 +242,7 @@ class FanOut:
             self._tracing.end(sent.span, code)
 
     def _part(self, call: Call, sent: _Sent) -> Part:
-        """What a call has brought, checked."""
+        """Return the checked answer of a call."""
         answer, size = answer_of(call, sent.address)
         self._metrics.moved("gathered", size)
         try:
