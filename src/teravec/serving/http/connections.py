@@ -14,6 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -118,8 +119,9 @@ class Connection(H11Protocol):
     def abort(self) -> None:
         """Close this connection at once; the system drops unsent bytes too."""
         end = self.transport.get_extra_info("socket")
-        if end is not None and end.fileno() >= 0:  # not closed yet
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # it is closed already
+            if end is not None:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
