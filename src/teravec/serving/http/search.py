@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceeded
 from teravec.serving.http.answer import answer_pieces
+from teravec.serving.http.arrow import ARROW_TYPE, arrow_pieces, read_arrow
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
 from teravec.serving.server.access import Access
 from teravec.serving.server.batching import JOINED_RESULTS
@@ -45,7 +47,8 @@ _BODY_S = 30.0
 _TURNS = 4
 _SEND_S, _SEND_BYTES_S = 30.0, 128 << 10  # time to read an answer: 30 s, plus 1 s per 128 KiB
 _TEXT_BYTES = 30  # approximate size of a result in JSON
-_PIECE_TEXT_BYTES = 160 << 10  # of an answer, as text, at a time
+_ARROW_TIMES = 5  # a body, and float16 as float32 twice, while it is converted
+_PIECE_TEXT_BYTES = 384 << 10  # of an answer, as text, at a time
 
 
 class HttpSearches(Response):
@@ -77,18 +80,28 @@ class HttpSearches(Response):
             origin = replace(origin, context=outgoing(origin.context))
         self._check_room(origin)
         with self._service.budget.share(origin.share) as share:
-            share.hold(_body_bytes(scope, self._limits.json_bytes))
-            body = await self._read(receive, self._limits.json_bytes)
+            arrow = _is_arrow(scope)
+            most = self._limits.request_bytes if arrow else self._limits.json_bytes
+            share.hold(_body_bytes(scope, most))
+            body = await self._read(receive, most)
             if body is None:
                 return  # the client left
             self._check_room(origin)
             self._count(origin, 1)
             try:
-                pieces = await self._answer(body, share, arrived_s, origin, scope.get(ACCESS))
+                who = origin, scope.get(ACCESS)
+                if arrow:
+                    search = partial(self._search_arrow, scope["query_string"])
+                    loop = asyncio.get_running_loop()
+                    pieces = await loop.run_in_executor(
+                        self._searching, search, body, share, arrived_s, *who
+                    )
+                else:
+                    pieces = await self._answer(body, share, arrived_s, *who)
             finally:
                 self._count(origin, -1)
             del body
-            await self._send(send, pieces, share)
+            await self._send(send, pieces, share, ARROW_TYPE if arrow else "application/json")
 
     async def _read(self, receive: Receive, most: int) -> bytearray | None:
         """Read a whole body; None if the client left."""
@@ -164,7 +177,40 @@ class HttpSearches(Response):
         if asked is None:
             asked = read_body(body, d, self._limits.queries)
         body.clear()
-        request, string_ids = self._request(asked), asked.options.string_ids
+        answer = self._found(self._request(asked), share, arrived_s, origin, access)
+        seconds, string_ids = time.monotonic() - arrived_s, asked.options.string_ids
+        if len(answer.ids) <= _SMALL_RESULTS:
+            return [b"".join(answer_pieces(answer, seconds, string_ids))]
+        return answer_pieces(_alone(answer), seconds, string_ids)
+
+    def _search_arrow(
+        self,
+        parameters: bytes,
+        body: bytearray,
+        share: Share,
+        arrived_s: float,
+        origin: Origin,
+        access: Access | None,
+    ) -> Iterator[bytes] | list[bytes]:
+        """Search for queries in Arrow's format, on a search thread."""
+        share.hold(_ARROW_TIMES * len(body))
+        asked = read_arrow(body, parameters, self._limits.queries)
+        body.clear()
+        answer = self._found(self._request(asked), share, arrived_s, origin, access)
+        seconds = time.monotonic() - arrived_s
+        if len(answer.ids) <= _SMALL_RESULTS:
+            return [b"".join(arrow_pieces(answer, seconds))]
+        return arrow_pieces(_alone(answer), seconds)
+
+    def _found(
+        self,
+        request: SearchRequest,
+        share: Share,
+        arrived_s: float,
+        origin: Origin,
+        access: Access | None,
+    ) -> Answer:
+        """Search, within the deadline and the bytes of the request's share."""
         request.check(self._limits)
         left_s = arrived_s + request.timeout_s - time.monotonic()
         if left_s <= 0:
@@ -173,10 +219,7 @@ class HttpSearches(Response):
         share.hold(request.queries.nbytes + self._sent_bytes(results))
         answer = self._service.search(replace(request, timeout_s=left_s), origin, access)
         share.hold(self._sent_bytes(len(answer.ids)))
-        seconds = time.monotonic() - arrived_s
-        if len(answer.ids) <= _SMALL_RESULTS:
-            return [b"".join(answer_pieces(answer, seconds, string_ids))]
-        return answer_pieces(_alone(answer), seconds, string_ids)
+        return answer
 
     def _sent_bytes(self, results: int) -> int:
         """Return the bytes of results and of the text that waits to be read at a time."""
@@ -200,9 +243,11 @@ class HttpSearches(Response):
             options.candidates,
         )
 
-    async def _send(self, send: Send, pieces: Iterable[bytes], share: Share) -> None:
+    async def _send(
+        self, send: Send, pieces: Iterable[bytes], share: Share, content_type: str
+    ) -> None:
         """Send an answer; raises TimeoutError if the client reads too slowly."""
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", content_type.encode())]
         if isinstance(pieces, list):
             headers.append((b"content-length", str(len(pieces[0])).encode()))
             await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -214,6 +259,12 @@ class HttpSearches(Response):
             while piece := await loop.run_in_executor(self._writing, next, left, b""):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
+
+
+def _is_arrow(scope: Scope) -> bool:
+    """Whether the body is said to be an Arrow IPC stream."""
+    kinds = [value for name, value in scope["headers"] if name == b"content-type"]
+    return bool(kinds) and kinds[0].split(b";")[0].strip().lower() == ARROW_TYPE.encode()
 
 
 def _body_bytes(scope: Scope, most: int) -> int:

@@ -1,0 +1,245 @@
+"""Searches in Arrow's IPC stream format: queries in, a table of results out.
+
+Any language with an Arrow library is a client. The body is a stream of one column of vectors; the
+options are parameters of the URL. Bodies are checked before Arrow reads them: it would expand
+compressed buffers to whatever size they claim.
+
+References
+----------
+Apache Arrow, Columnar format, "Encapsulated message format"; FlatBuffers, "Binary format".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
+
+from teravec.errors import InvalidArgument, LimitExceeded, TeravecError
+from teravec.serving.http.body import Asked, SearchBody
+from teravec.serving.wire.protocol import Answer
+
+__all__ = ["ARROW_TYPE", "arrow_pieces", "read_arrow"]
+
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+_OPTIONS = ("k", "radius", "nprobe", "recall", "candidates", "timeout_s", "allow_partial")
+_EXPECTED = "one column of lists of float16, float32 or float64 expected, all of one length"
+_SCHEMA, _BATCH = 1, 3  # kinds of messages
+_MOST_MESSAGES, _LONGEST_METADATA = 4096, 64 << 10
+_END = b"\xff\xff\xff\xff"  # before each message's length
+_RESULTS = 16 << 10  # of a record batch
+_COLUMNS = pa.schema(
+    [
+        pa.field("query", pa.int32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("distance", pa.float32(), nullable=False),
+    ]
+)
+
+
+def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) -> Asked:
+    """Read a search.
+
+    Parameters
+    ----------
+    body : bytes-like
+        An uncompressed IPC stream with one column: each value is a vector.
+    parameters : bytes
+        Of the URL: k or radius, nprobe, recall, candidates, timeout_s, allow_partial.
+    most_queries : int
+
+    Raises
+    ------
+    InvalidArgument, LimitExceeded
+    """
+    options = _read_options(parameters)
+    try:
+        _check_messages(memoryview(body))
+        with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
+            return Asked(options, _read_queries(stream, most_queries))
+    except TeravecError:
+        raise
+    except (pa.ArrowException, struct.error, OSError, ValueError, IndexError) as error:
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise InvalidArgument(f"the body is no Arrow IPC stream ({why}); {_EXPECTED}") from None
+
+
+def arrow_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
+    """Yield an IPC stream of results (query, rank, id, distance), some at a time.
+
+    The schema's metadata has ``version``, ``missing`` and ``seconds``.
+    """
+    metadata = {
+        "version": answer.version,
+        "missing": repr(float(answer.missing)),
+        "seconds": repr(seconds),
+    }
+    written, counts, starts = _Written(), answer.counts.astype(np.int64), answer.lims
+    schema = _COLUMNS.with_metadata(metadata)
+    with pa.ipc.new_stream(pa.PythonFile(written, "w"), schema) as stream:
+        for start in range(0, len(answer.ids), _RESULTS):
+            stop = min(start + _RESULTS, len(answer.ids))
+            first = int(np.searchsorted(starts, start, side="right")) - 1
+            last = int(np.searchsorted(starts, stop, side="left"))
+            query = np.repeat(np.arange(first, last, dtype=np.int32), counts[first:last])
+            skipped = start - int(starts[first])
+            query = query[skipped : skipped + stop - start]
+            rank = np.arange(start, stop) - starts[query]
+            columns = query, rank.astype(np.int32), answer.ids[start:stop]
+            arrays = [pa.array(each) for each in (*columns, answer.distances[start:stop])]
+            stream.write_batch(pa.record_batch(arrays, schema=schema))
+            yield written.take()
+    yield written.take()
+
+
+class _Written:
+    """A file that Arrow writes to, emptied by ``take``."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        return len(self._pieces[-1])
+
+    def flush(self) -> None:
+        """Do nothing: pieces are taken."""
+
+    def close(self) -> None:
+        """Do nothing: the last piece is taken afterwards."""
+
+    def take(self) -> bytes:
+        """Return and forget what was written."""
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+def _read_options(parameters: bytes) -> SearchBody:
+    try:
+        given = (
+            parse_qsl(
+                parameters.decode("ascii"),
+                keep_blank_values=True,
+                strict_parsing=True,
+                max_num_fields=20,
+            )
+            if parameters
+            else []
+        )
+    except ValueError:
+        raise InvalidArgument("the URL's parameters cannot be read") from None
+    names = [name for name, _ in given]
+    for name in names:
+        if name not in _OPTIONS or names.count(name) > 1:
+            raise InvalidArgument(
+                f"{name[:40]!r} found in the URL; {', '.join(_OPTIONS)} expected, each once"
+            )
+    try:
+        return SearchBody.model_validate_strings(dict(given))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InvalidArgument(f"{place}: {first['msg']}") from None
+
+
+def _read_queries(stream: Any, most_queries: int) -> npt.NDArray[np.float32]:
+    if len(stream.schema) != 1:
+        raise InvalidArgument(f"{len(stream.schema)} columns found; {_EXPECTED}")
+    kind = stream.schema.field(0).type
+    is_list = pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise InvalidArgument(f"a column of {str(kind)[:80]} found; {_EXPECTED}")
+    tables, rows = [], 0
+    for batch in stream:
+        rows += batch.num_rows
+        if rows > most_queries:
+            raise LimitExceeded(
+                f"queries: {rows:,} asked for, this server takes at most {most_queries:,} "
+                "(--max-queries)"
+            )
+        batch.validate(full=True)
+        if batch.num_rows:
+            tables.append(_matrix(batch.column(0)))
+    if not tables:
+        raise InvalidArgument("no query found in the body")
+    if len({table.shape[1] for table in tables}) != 1:
+        raise InvalidArgument("queries of one length expected")
+    return np.concatenate(tables)
+
+
+def _matrix(vectors: Any) -> npt.NDArray[np.float32]:
+    values = vectors.flatten()
+    if vectors.null_count or values.null_count:
+        raise InvalidArgument("a query, or a number of one, is null")
+    if pa.types.is_list(vectors.type):
+        lengths = np.unique(np.diff(vectors.offsets.to_numpy()))
+        if len(lengths) != 1:
+            raise InvalidArgument("queries of one length expected")
+    if not len(values):
+        raise InvalidArgument("a query has no numbers")
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
+        numbers: npt.NDArray[np.float32] = np.array(values.to_numpy(), np.float32)
+    return numbers.reshape(len(vectors), -1)
+
+
+def _check_messages(data: memoryview) -> None:
+    """Raise InvalidArgument unless all messages are a schema and uncompressed record batches."""
+    at = 0
+    for number in range(_MOST_MESSAGES):
+        if at == len(data):
+            return
+        if bytes(data[at : at + 4]) != _END:
+            raise InvalidArgument("the body is no Arrow IPC stream (a message has no marker)")
+        (size,) = struct.unpack_from("<i", data, at + 4)
+        if size == 0:
+            return
+        if not 0 < size <= _LONGEST_METADATA:
+            raise InvalidArgument(f"metadata of {size:,} bytes found in an Arrow message")
+        kind, body_bytes, is_compressed = _described(data[at + 8 : at + 8 + size])
+        if kind != (_BATCH if number else _SCHEMA):
+            raise InvalidArgument("an Arrow stream of one schema and record batches expected")
+        if is_compressed:
+            raise InvalidArgument("compressed Arrow buffers found; only plain ones are taken")
+        at += 8 + size + body_bytes
+        if body_bytes < 0 or at > len(data):
+            raise InvalidArgument("the Arrow stream is cut off")
+    raise InvalidArgument(f"more than {_MOST_MESSAGES:,} messages found in the Arrow stream")
+
+
+def _described(metadata: memoryview) -> tuple[int, int, bool]:
+    """Return a message's kind, the bytes of its body, and whether its buffers are compressed."""
+    (root,) = struct.unpack_from("<I", metadata, 0)
+    kind_at, header_at = _field(metadata, root, 1), _field(metadata, root, 2)
+    body_at = _field(metadata, root, 3)
+    if kind_at is None or header_at is None:
+        raise InvalidArgument("an Arrow message without a header found")
+    kind = metadata[kind_at]
+    (body_bytes,) = (0,) if body_at is None else struct.unpack_from("<q", metadata, body_at)
+    if kind != _BATCH:
+        return kind, body_bytes, False
+    (offset,) = struct.unpack_from("<I", metadata, header_at)
+    return kind, body_bytes, _field(metadata, header_at + offset, 3) is not None
+
+
+def _field(table: memoryview, start: int, number: int) -> int | None:
+    """Return the position of a FlatBuffers table's field; None if the table does not have it."""
+    (back,) = struct.unpack_from("<i", table, start)
+    names = start - back
+    if names < 0:
+        raise InvalidArgument("an Arrow message's metadata is damaged")
+    (size,) = struct.unpack_from("<H", table, names)
+    place = 4 + 2 * number
+    if place + 2 > size:
+        return None
+    (offset,) = struct.unpack_from("<H", table, names + place)
+    return start + offset if offset else None
