@@ -68,5 +68,5 @@ def test_types_are_looked_for_inside_of_others() -> None:
     hint = dict[str, list[teravec.Manifest | None]]
     assert list(types_in(hint)) == [teravec.Manifest]
     assert teravec.Calibration in {t for hint in hints("calibrate") for t in types_in(hint)}
-    assert teravec.SliceEntry in {t for hint in hints("Manifest") for t in types_in(hint)}
+    assert teravec.Segment in {t for hint in hints("Manifest") for t in types_in(hint)}
     assert teravec.Candidates in {t for hint in hints("Index") for t in types_in(hint)}

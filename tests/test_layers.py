@@ -21,6 +21,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "training": ("sources", "model"),
     "segments": ("sources", "model"),
     "index": ("sources", "model", "segments"),
+    "writing": ("sources", "model", "segments", "index"),
     "search": ("sources", "model", "segments", "index"),
     "bulk": ("sources", "model", "segments", "index", "search"),
     "evaluation": ("sources", "model", "training", "segments", "index", "search", "bulk"),
@@ -34,6 +35,7 @@ SERVING = ("wire", "server", "coordinator", "flight", "http", "deploy")
 TOP = (
     "api",
     "building",
+    "changing",
     "cli",
     "interchange",
     "planning",

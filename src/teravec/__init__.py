@@ -17,6 +17,7 @@ from typing import Any as _Any
 from teravec.api import build, calibrate, connect, export_faiss, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.results import Neighbors
+from teravec.changing import add, delete, rollback, vacuum, versions
 from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
@@ -41,7 +42,7 @@ from teravec.errors import (
 )
 from teravec.evaluation.evaluation import Evaluation
 from teravec.index.calibration import Calibration, Measured, Reach
-from teravec.index.manifest import Manifest
+from teravec.index.manifest import CalibrationEntry, Manifest
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.model.description import ModelDescription
@@ -51,10 +52,11 @@ from teravec.search.effort import Effort
 from teravec.search.index import Index
 from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
-from teravec.segments.entry import RowsEntry, SliceEntry
+from teravec.segments.segment import DeleteSet, RowsEntry, Segment
 from teravec.serving.wire.client import RemoteIndex
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
+from teravec.writing.history import Vacuumed
 
 __all__ = [
     "AccessDenied",
@@ -62,10 +64,12 @@ __all__ = [
     "Bars",
     "Busy",
     "Calibration",
+    "CalibrationEntry",
     "Candidates",
     "CorpusSummary",
     "CorruptFile",
     "DeadlineExceeded",
+    "DeleteSet",
     "Effort",
     "Evaluation",
     "ForeignFile",
@@ -92,17 +96,20 @@ __all__ = [
     "RowsEntry",
     "SearchStats",
     "Searchable",
+    "Segment",
     "ServiceError",
-    "SliceEntry",
     "StageTime",
     "StorageError",
     "TeravecError",
     "TrainOptions",
     "Unavailable",
+    "Vacuumed",
     "WorkerLost",
+    "add",
     "build",
     "calibrate",
     "connect",
+    "delete",
     "evaluate",
     "export_faiss",
     "groundtruth",
@@ -110,17 +117,23 @@ __all__ = [
     "merge",
     "open",
     "range_search",
+    "rollback",
     "search",
     "shard",
     "train",
+    "vacuum",
     "verify",
+    "versions",
 ]
 
 __version__ = _version("teravec")
 _LAZY = ("Bars", "StageTime")
+_FORMER = {"SliceEntry": "Segment"}  # names of earlier releases
 
 
 def __getattr__(name: str) -> _Any:
     if name in _LAZY:  # not before it is asked for: it takes tens of milliseconds to import
         return getattr(_import_module("teravec.bars"), name)
+    if name in _FORMER:
+        return globals()[_FORMER[name]]
     raise AttributeError(f"module 'teravec' has no attribute {name!r}")

@@ -29,9 +29,9 @@ from teravec.index.replacing import check_only_index, finish_replacing, put_in_p
 from teravec.model.description import ModelDescription
 from teravec.native.extensions import warn_if_missing
 from teravec.search.effort import shortfall
-from teravec.segments.entry import SliceEntry
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.repeated import find_repeated
+from teravec.segments.segment import Segment
 from teravec.segments.shard import count_clipped, shard
 from teravec.segments.shard_plan import RowRange
 from teravec.sources import (
@@ -206,7 +206,7 @@ def _merge_shards(
 
 
 def _count_repeated(
-    record: BuildRecord, slices: Sequence[SliceEntry], paths: IndexPaths, resources: Resources
+    record: BuildRecord, slices: Sequence[Segment], paths: IndexPaths, resources: Resources
 ) -> dict[str, Any] | None:
     """Count the ids of an id column that occur more than once; row numbers never do."""
     if record.source.get("id_column") is None:
@@ -230,7 +230,7 @@ def _find_rows(source: Source, id_: int) -> list[int]:
 def _make_manifest(
     record: BuildRecord,
     model: ModelDescription,
-    slices: Sequence[SliceEntry],
+    slices: Sequence[Segment],
     paths: IndexPaths,
     repeated_ids: dict[str, Any] | None,
 ) -> Manifest:
@@ -246,7 +246,7 @@ def _make_manifest(
         codec=model.codec,
         model=model.checksum,
         files={path.name: describe_file(path) for path in files},
-        slices=tuple(slices),
+        segments=tuple(slices),
         source=record.source,
         clipped=count_clipped(paths),
         repeated_ids=repeated_ids,

@@ -27,8 +27,9 @@ from teravec.evaluation.calibrating import _found, _radii, _ratio, _true_costs, 
 from teravec.evaluation.calibrating import _Queries as Known
 from teravec.evaluation.evaluation import evaluate, recall_at
 from teravec.evaluation.truth import Truth
-from teravec.index.calibration import Calibration, Measured, read_calibration, write_calibration
+from teravec.index.calibration import Calibration, Measured, read_calibration
 from teravec.index.manifest import read_manifest
+from teravec.index.versions import write_calibration
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.search.effort import Effort

@@ -98,10 +98,10 @@ def test_a_build_on_the_device(tmp_path: Path, device: str) -> None:
         reference = [e["objective"] for e in ours.model.description.history]
         # The processor's iterations go through groups and assign 99 % as exact.
         np.testing.assert_allclose(objective, reference, rtol=0.01)
-        assert index.sizes.sum() == 6000
+        assert index.runs.list_sizes.sum() == 6000
         lists, _ = CentroidAssigner.exact(index.model.centroids).assign(vectors, threads=2)
         expected = np.bincount(lists, minlength=300)
-        assert np.abs(index.sizes - expected).sum() <= 0.006 * 6000  # 99.7 % agree
+        assert np.abs(index.runs.list_sizes - expected).sum() <= 0.006 * 6000  # 99.7 % agree
     teravec.verify(tmp_path / "device")
 
 

@@ -26,23 +26,23 @@ def test_chunks_cover_every_row_once_in_order(
     previous = 0
     for chunk in plan_chunks(list_nos, sizes, row_bytes, chunk_bytes):
         count = int(chunk.counts.sum())
-        assert len(chunk.list_nos) == len(chunk.counts)
+        assert len(chunk.runs) == len(chunk.counts)
         assert count <= rows_most
         if chunk.whole:
             assert chunk.row_start == 0
-            first = int(np.searchsorted(list_nos, chunk.list_nos[0]))
-            after = first + len(chunk.list_nos)
+            first = int(np.searchsorted(list_nos, chunk.runs[0]))
+            after = first + len(chunk.runs)
             np.testing.assert_array_equal(sizes[first:after], chunk.counts)
             if after < len(sizes):  # as many lists as fit
                 assert count + sizes[after] > rows_most
         else:
-            (no,) = chunk.list_nos.tolist()
+            (no,) = chunk.runs.tolist()
             assert lists[no] > rows_most
             assert chunk.row_start == (previous if seen and seen[-1] == no else 0)
             previous = chunk.row_start + count
         if not chunk.row_start:
-            seen += chunk.list_nos.tolist()
-        for no, size in zip(chunk.list_nos.tolist(), chunk.counts.tolist(), strict=True):
+            seen += chunk.runs.tolist()
+        for no, size in zip(chunk.runs.tolist(), chunk.counts.tolist(), strict=True):
             rows += [(no, chunk.row_start + row) for row in range(size)]
     assert seen == sorted(lists)
     assert rows == [(no, row) for no in sorted(lists) for row in range(lists[no])]

@@ -55,7 +55,7 @@ def fine_codes(root: Path, queries: np.ndarray) -> np.ndarray:
         model, ivf = opened.model, opened.model.empty_ivf()
         prepared = model.prepare(queries).astype(np.float64)
         found = np.full((len(queries), N), np.nan)
-        for file, rows in zip(opened.slices, opened.fine, strict=True):
+        for file, rows in zip(opened.segments, opened.fine, strict=True):
             held = rows.read_rows(0, file.header.ntotal)
             list_nos = np.repeat(np.arange(*file.lists), file.sizes)
             vectors = decode(ivf, held[:, :-8], list_nos).astype(np.float64)

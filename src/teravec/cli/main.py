@@ -12,6 +12,7 @@ import typer
 
 from teravec.cli.build_commands import add_build_commands
 from teravec.cli.calibrate_command import add_calibrate_command
+from teravec.cli.change_commands import add_change_commands
 from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.options import Json
@@ -57,6 +58,7 @@ def _options(
 
 add_build_commands(app)
 add_calibrate_command(app)
+add_change_commands(app)
 add_search_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)

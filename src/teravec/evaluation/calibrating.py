@@ -42,8 +42,9 @@ from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.evaluation.truth import Truth, count_found, ranks_in
-from teravec.index.calibration import CONFIDENCE, Calibration, Measured, write_calibration
+from teravec.index.calibration import CONFIDENCE, Calibration, Measured
 from teravec.index.manifest import read_manifest
+from teravec.index.versions import write_calibration
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
 from teravec.search.effort import Effort
@@ -160,6 +161,12 @@ def calibrate_index(
         raise InvalidArgument(
             f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"
+        )
+    if manifest.number and manifest.ntotal != source.ntotal:
+        raise InvalidArgument(
+            f"rows were added to {paths} since its build, and {source.ntotal:,} of "
+            f"{manifest.ntotal:,} are given: calibrate with queries and their true neighbours "
+            "(--truth), as search with nprobe = nlist finds them"
         )
     own, origin, spare = None, "given", 0
     if queries is None:

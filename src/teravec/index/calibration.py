@@ -1,4 +1,8 @@
-"""The file ``calibration.json``: recall against effort, measured on one index."""
+"""A calibration's file: recall against effort, measured on one version of an index.
+
+That of a build is ``calibration.json``, and names the slices it measured. Later versions name their
+calibration: it stays theirs while rows are added, and grows old.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,8 @@ from teravec.arguments import real_number
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
-from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.arrays import check_file
+from teravec.storage.jsonfile import read_json
 from teravec.storage.layout import IndexPaths
 
 __all__ = [
@@ -21,9 +26,9 @@ __all__ = [
     "Calibration",
     "Measured",
     "Reach",
+    "calibration_content",
     "check_recall",
     "read_calibration",
-    "write_calibration",
 ]
 
 _FORMAT, _VERSION = "teravec-calibration", 1
@@ -104,7 +109,7 @@ class Calibration:
     model : str
         Checksum of the model.
     slices : tuple of str
-        Seals of the slices. With the model they identify the measured index.
+        Seals of the segments. With the model they identify the measured version.
     queries : int
         Number of queries.
     origin : str
@@ -239,17 +244,16 @@ class Calibration:
         }
 
 
-def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
-    """Publish a calibration, replacing an earlier one."""
-    head = {"format": _FORMAT, "version": _VERSION}
-    content = {**head, **asdict(calibration)}
+def calibration_content(calibration: Calibration) -> dict[str, Any]:
+    """Return a calibration as JSON, ready to be sealed."""
+    content = {"format": _FORMAT, "version": _VERSION, **asdict(calibration)}
     if calibration.stopped_s is None:
         del content["stopped_s"]
-    write_json(paths.calibration, content)
+    return content
 
 
 def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:
-    """Read the calibration of an index; None if the index is not calibrated.
+    """Read the calibration of a version; None if it is not calibrated.
 
     Raises
     ------
@@ -257,9 +261,14 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
         The calibration belongs to another index, or to an earlier build of this one.
     CorruptFile, IncompatibleVersion
     """
-    path = paths.calibration
-    if not path.exists():
+    entry = manifest.calibration
+    if manifest.number and entry is None:
         return None
+    path = paths.calibration if entry is None else paths.file(entry.file)
+    if entry is None and not path.exists():
+        return None
+    if entry is not None:
+        check_file(path, {"size": entry.size, "checksum": entry.checksum})
     content = read_json(path, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
@@ -269,11 +278,11 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
         found = Calibration(**{n: _to_tuple(v) for n, v in {**content, "points": points}.items()})
     except (TypeError, KeyError, AttributeError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
-    seals = tuple(entry.checksum for entry in manifest.slices)
-    if (found.model, found.slices) != (manifest.model, seals):
+    seals = tuple(segment.checksum for segment in manifest.segments)
+    if found.model != manifest.model or (entry is None and found.slices != seals):
         raise ForeignFile(
             f"{path}: calibration of model {found.model} and {len(found.slices)} slices found, of "
-            f"{manifest.model} and the {len(seals)} slices of {paths.manifest.name} expected; "
+            f"{manifest.model} and the {len(seals)} slices of {paths.manifest.last_name} expected; "
             "calibrate again"
         )
     return found

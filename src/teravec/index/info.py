@@ -42,14 +42,16 @@ def size_histogram(sizes: npt.NDArray[np.int64]) -> list[dict[str, int]]:
 
 def describe_index(index: OpenedIndex) -> dict[str, Any]:
     """Return the content of ``teravec info``, ready for JSON; sizes are in bytes."""
-    manifest, sizes = index.manifest, index.sizes
+    manifest, sizes = index.manifest, index.runs.list_sizes
     slice_bytes = sum(entry.files_size for entry in manifest.slices)
     model = index.model.description
     calibration = read_calibration(index.paths, manifest)
     return {
         "path": str(index.paths),
         "creator": manifest.creator,
+        "version": manifest.number,
         "ntotal": manifest.ntotal,
+        "deleted_ids": sum(deleted.count for deleted in manifest.deletes),
         "d": manifest.d,
         "d_index": model.d_index,
         "metric": manifest.metric,
@@ -76,7 +78,9 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "iterations": model.history,
             "lists": model.lists,
         },
-        "calibration": None if calibration is None else calibration.summary(),
+        "calibration": None
+        if calibration is None
+        else {**calibration.summary(), "age": manifest.calibration_age},
         "repeated_ids": manifest.repeated_ids,
         "source": {**manifest.source, "files": _add_first_rows(manifest.source["files"])},
     }

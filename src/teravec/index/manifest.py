@@ -1,33 +1,66 @@
-"""The manifest: a small file, written last, that names every sealed and valid file."""
+"""The manifest: a small file, written last, that names every sealed and valid file.
+
+A build seals ``manifest.json``: that is version 0. Each later change of the index commits a version
+with the next number, ``versions/0000000001.json`` and so on. A version is complete in itself.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.model.description import ModelDescription
-from teravec.segments.entry import RowsEntry, SliceEntry
-from teravec.storage.jsonfile import read_json, write_json
+from teravec.segments.segment import DeleteSet, RowsEntry, Segment, group_layers
+from teravec.storage.jsonfile import json_checksum, read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.store import StorePath
 
 __all__ = [
+    "CalibrationEntry",
     "Manifest",
     "count_copies_of_id",
     "describe_repeated",
+    "list_versions",
     "read_manifest",
     "read_model_description",
+    "version_content",
     "write_manifest",
 ]
 
 _FORMAT, _VERSION = "teravec-index", 1
+_MOVED = 2  # the version that manifest.json states once the index has versions/
+_VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
+_VERSION_NAME = re.compile(r"\d{10}\.json")
+
+
+@dataclass(frozen=True)
+class CalibrationEntry:
+    """The calibration that a version uses.
+
+    Parameters
+    ----------
+    file : str
+        Path below the index directory.
+    size : int
+        Bytes of the file.
+    checksum : str
+        XXH3-64 of the file.
+    measured : int
+        The version whose searches were measured. Rows added later make the calibration old.
+    """
+
+    file: str
+    size: int
+    checksum: str
+    measured: int
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of ``manifest.json``.
+    """The content of ``manifest.json``, or of a version's file.
 
     Parameters
     ----------
@@ -35,14 +68,14 @@ class Manifest:
         Version of teravec that wrote it.
     d, ntotal, nlist : int
     code_size : int
-        Bytes of a code in the slices' list files; in a two-stage codec, of the sketch.
+        Bytes of a code in the list files; in a two-stage codec, of the sketch.
     metric, transform, codec : str
     model : str
         Checksum of the model.
     files : dict
         Size and checksum of other sealed files, by path below the index.
-    slices : tuple of SliceEntry
-        In list order, covering [0, nlist).
+    segments : tuple of Segment
+        Those of a build first, in list order, covering [0, nlist); then what was added.
     source : dict
         Where the vectors came from: names, sizes and fingerprints.
     clipped : int
@@ -52,6 +85,20 @@ class Manifest:
         have one), ``most`` (largest number of rows with the same id), ``example`` (one id), and
         ``exact`` (false: estimated from some of the ids). The file omits the key if there are
         none.
+    number : int
+        The version's number; 0 for the build.
+    parent : int, optional
+        The version that this one changed; None for the build.
+    deletes : tuple of DeleteSet
+        By ascending sequence. ``ntotal`` counts the rows that they hide too.
+    next_id : int
+        The id of the next row without an id of its own; 0 for the build.
+    created : str, optional
+        When the version was committed, as ``2026-11-27T06:30:00Z``; None for the build.
+    what : str
+        The change, in a few words, as ``add 1,000 rows``.
+    calibration : CalibrationEntry, optional
+        Only from version 1 on: ``calibration.json`` names the build that it measured.
     """
 
     creator: str
@@ -64,15 +111,57 @@ class Manifest:
     codec: str
     model: str
     files: dict[str, dict[str, Any]]
-    slices: tuple[SliceEntry, ...]
+    segments: tuple[Segment, ...]
     source: dict[str, Any]
     clipped: int = 0
     repeated_ids: dict[str, Any] | None = None
+    number: int = 0
+    parent: int | None = None
+    deletes: tuple[DeleteSet, ...] = ()
+    next_id: int = 0
+    created: str | None = None
+    what: str = "build"
+    calibration: CalibrationEntry | None = None
+
+    @property
+    def slices(self) -> tuple[Segment, ...]:
+        """The segments: the name of earlier releases, whose indexes had slices only."""
+        return self.segments
+
+    @property
+    def layers(self) -> tuple[tuple[Segment, ...], ...]:
+        """The segments in layers, in each of which a list occurs at most once."""
+        return group_layers(self.segments)
+
+    @property
+    def seal(self) -> str:
+        """A checksum of all that decides what searches find."""
+        content = _fields(self)
+        for counted in ("clipped", "repeated_ids"):  # counted late, from the same rows
+            content.pop(counted, None)
+        if self.number:
+            content["deletes"] = [asdict(deleted) for deleted in self.deletes]
+        else:  # as the first release computed it
+            segments = content.pop("segments")
+            slices = [{**_slice_content(s), "fine": s.get("fine")} for s in segments]
+            source = content.pop("source")
+            content |= {"slices": slices, "source": source}
+        return json_checksum(content)
+
+    @property
+    def calibration_age(self) -> float:
+        """Share of the rows that were added since the calibration measured the index."""
+        if self.calibration is None:
+            return 0.0
+        measured = self.calibration.measured
+        added = sum(s.ntotal for s in self.segments if s.sequences[1] > measured)
+        return added / max(1, self.ntotal)
 
     def __repr__(self) -> str:
+        count, version = len(self.segments), f", version {self.number}" if self.number else ""
         return (
             f"<teravec.Manifest: {self.ntotal:,} x {self.d}, {self.metric}, {self.codec}, "
-            f"{self.nlist:,} lists in {len(self.slices)} slice{'s' * (len(self.slices) != 1)}>"
+            f"{self.nlist:,} lists in {count} segment{'s' * (count != 1)}{version}>"
         )
 
 
@@ -92,47 +181,128 @@ def describe_repeated(repeated: dict[str, Any], rows: Sequence[int] = ()) -> str
 
 
 def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
-    """Publish the manifest: from then on the directory is an index."""
-    head = {"format": _FORMAT, "version": _VERSION}
-    content = {**head, **vars(manifest), "slices": [_entry_content(s) for s in manifest.slices]}
+    """Publish the manifest of a build: from then on the directory is an index."""
+    content: dict[str, Any] = {"format": _FORMAT, "version": _VERSION}
+    for key, value in _fields(manifest).items():  # the bytes are those of the first release
+        if key == "segments":
+            content["slices"] = [_slice_content(entry) for entry in value]
+        else:
+            content[key] = value
+    write_json(paths.manifest, content)
+
+
+def _slice_content(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a segment's entry as ``manifest.json`` has it."""
+    fine = {"fine": entry["fine"]} if "fine" in entry else {}
+    kept = {key: entry[key] for key in ("file", "lists", "ntotal", "size", "checksum")}
+    return {**kept, "generation": 0, **fine}
+
+
+def version_content(manifest: Manifest) -> dict[str, Any]:
+    """Return the content of a version's file, as JSON."""
+    content = {"format": _VERSION_FORMAT, "version": _VERSION_VERSION, **_fields(manifest)}
+    content |= {
+        key: vars(manifest)[key] for key in ("number", "parent", "next_id", "created", "what")
+    }
+    content["deletes"] = [asdict(deleted) for deleted in manifest.deletes]
+    if manifest.calibration is not None:
+        content["calibration"] = asdict(manifest.calibration)
+    return content
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    """Return the fields that a build and a version share, as JSON."""
+    content = dict(vars(manifest))
+    for key in ("number", "parent", "deletes", "next_id", "created", "what", "calibration"):
+        del content[key]
+    content["segments"] = [_entry_content(segment) for segment in manifest.segments]
     if not manifest.clipped:
         del content["clipped"]
     if manifest.repeated_ids is None:
         del content["repeated_ids"]
-    write_json(paths.manifest, content)
+    return content
 
 
-def _entry_content(entry: SliceEntry) -> dict[str, Any]:
-    content = {**asdict(entry), "lists": list(entry.lists)}
+def _entry_content(entry: Segment) -> dict[str, Any]:
+    content = {**asdict(entry), "lists": list(entry.lists), "sequences": list(entry.sequences)}
     if entry.fine is None:
         del content["fine"]
     return content
 
 
-def _parse_entry(content: dict[str, Any]) -> SliceEntry:
+def _parse_entry(content: dict[str, Any]) -> Segment:
     fine = RowsEntry(**content["fine"]) if "fine" in content else None
-    return SliceEntry(**{**content, "lists": tuple(content["lists"]), "fine": fine})
+    known = {key: value for key, value in content.items() if key != "generation"}
+    for key in ("lists", "sequences"):
+        if key in known:
+            start, stop = known[key]
+            known[key] = int(start), int(stop)
+    return Segment(**{**known, "fine": fine})
 
 
-def read_manifest(paths: IndexPaths) -> Manifest:
-    """Read the manifest.
+def list_versions(paths: IndexPaths) -> list[int]:
+    """List the numbers of the versions in ``versions/``, ascending.
+
+    Empty if the index was never changed: its only version is then 0, in ``manifest.json``.
+    """
+    names = (path.last_name for path in paths.versions.children())
+    return sorted(int(name[:10]) for name in names if _VERSION_NAME.fullmatch(name))
+
+
+def read_manifest(paths: IndexPaths, number: int | None = None) -> Manifest:
+    """Read the manifest of a version.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    number : int, optional
+        The version; the newest if not given.
 
     Raises
     ------
     MissingFile
-        The directory holds no index, or its build is not finished.
+        The directory holds no index, or its build is not finished, or it has no such version.
     CorruptFile, IncompatibleVersion
     """
+    numbers = list_versions(paths)
+    if number is not None and number not in (numbers or [0]):
+        present = ", ".join(map(str, numbers or [0]))
+        raise MissingFile(f"{paths}: version {number} asked for; the index has {present}")
+    if numbers:
+        return _read_version(paths, numbers[-1] if number is None else number)
     if not paths.manifest.exists():
         raise MissingFile(_explain_missing(paths))
-    content = read_json(paths.manifest, _FORMAT, _VERSION)
+    content = read_json(paths.manifest, _FORMAT, _VERSION, _MOVED)
+    if content["version"] == _MOVED:
+        raise MissingFile(f"{paths.versions}: the index's versions are missing")
+    del content["format"], content["version"]
+    return _parse(content, "slices", paths.manifest)
+
+
+def _read_version(paths: IndexPaths, number: int) -> Manifest:
+    path = paths.version(number)
+    content = read_json(path, _VERSION_FORMAT, _VERSION_VERSION)
     del content["format"], content["version"]
     try:
-        slices = [_parse_entry(entry) for entry in content.pop("slices")]
-        manifest = Manifest(**content, slices=tuple(slices))
+        content["deletes"] = tuple(DeleteSet(**entry) for entry in content["deletes"])
+        if "calibration" in content:
+            content["calibration"] = CalibrationEntry(**content["calibration"])
     except (TypeError, KeyError) as error:
-        raise CorruptFile(f"{paths.manifest}: unexpected fields: {error}") from error
-    _check_slices(manifest.slices, manifest, paths.manifest)
+        raise CorruptFile(f"{path}: unexpected fields: {error}") from error
+    manifest = _parse(content, "segments", path)
+    if manifest.number != number:
+        raise ForeignFile(f"{path}: version {manifest.number} found, {number} expected")
+    return manifest
+
+
+def _parse(content: dict[str, Any], segments: str, path: StorePath) -> Manifest:
+    """Make a manifest of a file's content; ``segments`` is the key of its segments."""
+    try:
+        entries = tuple(_parse_entry(entry) for entry in content.pop(segments))
+        manifest = Manifest(**content, segments=entries)
+    except (TypeError, KeyError, ValueError) as error:
+        raise CorruptFile(f"{path}: unexpected fields: {error}") from error
+    _check_segments(manifest, path)
     return manifest
 
 
@@ -163,8 +333,19 @@ def _explain_missing(paths: IndexPaths) -> str:
     return f"{paths}: no teravec index there (no {paths.manifest.name})"
 
 
-def _check_slices(slices: Sequence[SliceEntry], manifest: Manifest, path: StorePath) -> None:
-    bounds = [0, *(s.lists[1] for s in slices)]
-    starts = [s.lists[0] for s in slices]
+def _check_segments(manifest: Manifest, path: StorePath) -> None:
+    """Raise CorruptFile unless the first layer holds every list, and no segment an unknown one."""
+    first, *others = manifest.layers or ((),)
+    bounds = [0, *(segment.lists[1] for segment in first)]
+    starts = [segment.lists[0] for segment in first]
     if starts != bounds[:-1] or bounds[-1] != manifest.nlist:
         raise CorruptFile(f"{path}: the slices do not cover lists 0 to {manifest.nlist:,} once")
+    for segment in (segment for layer in others for segment in layer):
+        if not 0 <= segment.lists[0] <= segment.lists[1] <= manifest.nlist:
+            raise CorruptFile(
+                f"{path}: {segment.file} has lists {segment.lists}; the index has "
+                f"{manifest.nlist:,}"
+            )
+    total = sum(segment.ntotal for segment in manifest.segments)
+    if manifest.number and total != manifest.ntotal:
+        raise CorruptFile(f"{path}: {total:,} vectors in segments, {manifest.ntotal:,} expected")

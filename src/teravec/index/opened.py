@@ -1,4 +1,4 @@
-"""An index opened for reading: the model in memory, slices open, lists on disk."""
+"""An index opened for reading: the model in memory, segments open, lists on disk."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
+from teravec.index.deleted import read_deleted
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.index.runs import Runs
+from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.model.model import Model
-from teravec.segments.entry import SliceEntry
+from teravec.segments.segment import Segment
 from teravec.storage.device_cache import find_gap_bytes
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
@@ -23,12 +26,14 @@ __all__ = ["OPENED_LIST_BYTES", "Lists", "OpenedIndex"]
 
 Lists = tuple[int, int] | tuple[tuple[int, int], ...]
 
+Int64 = npt.NDArray[np.int64]
+
 OPENED_LIST_BYTES = 48
 """Memory per list of an open index: its table entry, start and size."""
 
 
 class OpenedIndex:
-    """The manifest, model and slice files of an index.
+    """The manifest, model and segment files of one version of an index.
 
     Opening reads and checks everything except the lists, which are checked when they are read. It
     takes memory for the centroids and about 48 bytes per list.
@@ -38,18 +43,20 @@ class OpenedIndex:
     store : Store
     manifest : Manifest
     model : Model
-    slices : list of ListFile
-        In list order.
+    segments : list of ListFile
+        In the manifest's order.
     read_files : ReadFiles
         The same files, for reads at random places.
     fine : list of RowFile
-        Row files of the same slices in a two-stage codec; else empty.
+        Row files of the same segments in a two-stage codec; else empty.
     fine_read_files : ReadFiles
         The same files, for reads at random places.
-    sizes : ndarray of shape (nlist,), int64
-        Vectors in each list; 0 for lists that are not open.
-    bounds : ndarray of shape (nslices + 1,), int64
-        First list of each open slice, and the end of the last.
+    runs : Runs
+        The runs of the open segments.
+    id_bases : ndarray of shape (nsegments,), int64
+        What is added to the ids in each open segment's files.
+    deleted : list of ndarray, int64
+        For each open segment, the ids that are hidden in it, ascending and distinct.
     gap_bytes : int
         Largest gap between two ranges of a file for which one read of both is cheaper:
         ``bench-disk``'s measurement of this file system, or the store's default.
@@ -61,9 +68,11 @@ class OpenedIndex:
     where : path-like or Store
         The index's directory, or the store of its files.
     lists : tuple of int or tuple of tuples of int, optional
-        Open only the slices that hold some of lists [start, stop), or of several such ranges, which
-        ascend; other slices may be missing. An empty range opens no slice, which is enough for the
-        coarse step of a search.
+        Open only the segments that hold some of lists [start, stop), or of several such ranges,
+        which ascend; others may be missing. An empty range opens no segment, which is enough for
+        the coarse step of a search.
+    version : int, optional
+        The version to open; the newest if not given.
 
     Raises
     ------
@@ -73,47 +82,62 @@ class OpenedIndex:
         A file does not match the manifest; the message names it.
     """
 
-    def __init__(self, where: str | Path | Store, lists: Lists | None = None) -> None:
+    def __init__(
+        self, where: str | Path | Store, lists: Lists | None = None, version: int | None = None
+    ) -> None:
         self.paths = IndexPaths(where)
         self.store = self.paths.store
-        self.manifest: Manifest = read_manifest(self.paths)
+        self.manifest: Manifest = read_manifest(self.paths, version)
         # Check the model first: another model's checksums would make sound files look corrupt.
         read_model_description(self.paths, self.manifest)
         self.model = Model.read(self.paths.model)
         self.ranges = _ranges_of(lists, self.manifest.nlist)
         measured = find_gap_bytes(self.paths.slices, self.paths.device)
         self.gap_bytes = self.store.gap_bytes if measured is None else measured
-        self.slices: list[ListFile] = []
+        self.segments: list[ListFile] = []
         self.fine: list[RowFile] = []
-        entries = [e for e in self.manifest.slices if self._wants(e)]
+        layers = self.manifest.layers
+        entries = [
+            (number, entry)
+            for number, layer in enumerate(layers)
+            for entry in layer
+            if self._wants(entry)
+        ]
         allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
         try:
-            for entry in entries:
-                self.slices.append(self._open_slice(entry))
+            for _, entry in entries:
+                self.segments.append(self._open_segment(entry))
                 if self.model.codec.sketch_bits:
                     self.fine.append(self._open_fine(entry))
-            self.read_files: ReadFiles = self.store.group([s.file for s in self.slices])
+            self.read_files: ReadFiles = self.store.group([s.file for s in self.segments])
             self.fine_read_files: ReadFiles = self.store.group([f.file for f in self.fine])
         except BaseException:
             self.close()
             raise
-        self.sizes = np.zeros(self.manifest.nlist, np.int64)
-        for file in self.slices:
-            self.sizes[slice(*file.lists)] = file.sizes
-        first = self.slices[0].lists[0] if self.slices else 0
-        self.bounds = np.array([first, *(file.lists[1] for file in self.slices)], np.int64)
+        columns = [
+            (layer, file.lists[0], file.sizes)
+            for (layer, _), file in zip(entries, self.segments, strict=True)
+        ]
+        self.runs = Runs.of(self.manifest.nlist, len(layers), columns)
+        self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
+        self._has_id_bases = bool(self.id_bases.any())
+        try:
+            self.deleted = read_deleted(self.paths, self.manifest, [e for _, e in entries])
+        except BaseException:
+            self.close()
+            raise
 
-    def _wants(self, entry: SliceEntry) -> bool:
+    def _wants(self, entry: Segment) -> bool:
         first, end = entry.lists
         return any(first < stop and end > start for start, stop in self.ranges)
 
-    def is_open(self, list_nos: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    def is_open(self, list_nos: Int64) -> npt.NDArray[np.bool_]:
         """Return which of these lists (n,) are among the requested ones."""
         bounds = np.array(self.ranges, np.int64).ravel()  # inside a range after an odd number
         opened: npt.NDArray[np.bool_] = np.searchsorted(bounds, list_nos, side="right") % 2 == 1
         return opened
 
-    def _open_slice(self, entry: SliceEntry) -> ListFile:
+    def _open_segment(self, entry: Segment) -> ListFile:
         file = ListFile(self._open_file(entry.file, entry.size))
         if file.seal != entry.checksum or file.lists != entry.lists:
             file.close()
@@ -123,7 +147,7 @@ class OpenedIndex:
             )
         return file
 
-    def _open_fine(self, entry: SliceEntry) -> RowFile:
+    def _open_fine(self, entry: Segment) -> RowFile:
         if entry.fine is None:
             raise CorruptFile(f"{self.paths.manifest}: {entry.file} has no finer codes")
         file = RowFile(self._open_file(entry.fine.file, entry.fine.size))
@@ -149,17 +173,28 @@ class OpenedIndex:
 
     @property
     def ntotal(self) -> int:
-        """Number of vectors in the index, in all of its slices."""
+        """Number of vectors in the index, in all of its segments."""
         return self.manifest.ntotal
 
     @property
     def memory_bytes(self) -> int:
         """Approximate memory of the open index."""
-        return self.model.memory_bytes + OPENED_LIST_BYTES * self.manifest.nlist
+        nruns = self.manifest.nlist * len(self.manifest.layers)
+        deleted = {id(ids): ids.nbytes for ids in self.deleted}  # segments share them
+        return self.model.memory_bytes + OPENED_LIST_BYTES * nruns + sum(deleted.values())
+
+    def number_ids(self, places: Int64, ids: Int64) -> Int64:
+        """Return the ids of rows at places (n,), given the ids in their files; -1 stays."""
+        if not self._has_id_bases:
+            return ids
+        found = ids >= 0
+        segments = self.runs.segments_of(places[found] >> PLACE_BITS)
+        ids[found] += self.id_bases[segments]
+        return ids
 
     def close(self) -> None:
         """Close the files."""
-        for file in self.slices:
+        for file in self.segments:
             file.close()
         for rows in self.fine:
             rows.close()

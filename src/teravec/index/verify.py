@@ -9,9 +9,10 @@ from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
 from teravec.index.calibration import read_calibration
+from teravec.index.deleted import read_delete_set
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.progress import Progress
-from teravec.segments.entry import RowsEntry, SliceEntry
+from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.arrays import check_file
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
@@ -37,7 +38,7 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
     paths = IndexPaths(where)
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
-    entries: list[SliceEntry | RowsEntry] = [*manifest.slices]
+    entries: list[Segment | RowsEntry] = [*manifest.slices]
     entries += [entry.fine for entry in manifest.slices if entry.fine is not None]
     with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
         for name, described in [
@@ -48,6 +49,9 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
                 check_file(paths.file(name), described)
         with _collecting(damages):
             read_calibration(paths, manifest)
+        for deleted in manifest.deletes:
+            with _collecting(damages):
+                read_delete_set(paths, deleted)
         for entry in entries:
             with _collecting(damages):
                 _verify_entry(paths.file(entry.file), entry)
@@ -73,12 +77,12 @@ def _list_model_files(
     return []
 
 
-def _verify_entry(path: StorePath, entry: SliceEntry | RowsEntry) -> None:
+def _verify_entry(path: StorePath, entry: Segment | RowsEntry) -> None:
     opened = path.open()
-    is_slice = isinstance(entry, SliceEntry)
+    is_segment = isinstance(entry, Segment)
     with opened:
         check_size(opened, entry.size)
-        file = (ListFile if is_slice else RowFile)(opened)
+        file = (ListFile if is_segment else RowFile)(opened)
         if file.seal != entry.checksum:
             raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
-    (verify_lists if is_slice else verify_rows)(path)
+    (verify_lists if is_segment else verify_rows)(path)

@@ -63,7 +63,9 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
                     yield codes, ids
                     bar.advance(len(codes) + len(ids))
 
-            write_faiss_index(cast(io.BytesIO, buffered), exported, index.sizes, counted())
+            write_faiss_index(
+                cast(io.BytesIO, buffered), exported, index.runs.list_sizes, counted()
+            )
         buffered.flush()
         buffered.detach()
 
@@ -74,7 +76,7 @@ def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     A list larger than a window comes in parts, which are joined: Faiss's format has all codes of
     a list before its ids.
     """
-    for file in index.slices:
+    for file in index.segments:
         sizes = iter(file.sizes.tolist())
         codes_parts, ids_parts, size, held = [], [], next(sizes, 0), 0
         for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
@@ -96,7 +98,7 @@ def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
 
 def _read_fine_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     """Yield fine codes and ids of every list of a two-stage codec, in order."""
-    for file, rows in zip(index.slices, index.fine, strict=True):
+    for file, rows in zip(index.segments, index.fine, strict=True):
         for start, stop in pairwise(file.starts.tolist()):
             held = rows.read_rows(start, stop)
             yield held[:, :-ID_BYTES].tobytes(), held[:, -ID_BYTES:].tobytes()

@@ -82,7 +82,7 @@ class Batch:
         self._resources, self._stats = resources, stats
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.ranges, stats)
-        self._pairs = Pairs.of(list_nos, distances, resources.index.sizes)
+        self._pairs = Pairs.of(list_nos, distances, resources.index.runs.list_sizes)
         stats.queries += len(queries)
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
@@ -130,7 +130,7 @@ class Batch:
         if not len(wanted):
             return
         self._stats.lists_wanted += len(self._pairs.queries)
-        self._stats.codes_scanned += int(counts @ self._resources.index.sizes[wanted])
+        self._stats.codes_scanned += int(counts @ self._resources.index.runs.list_sizes[wanted])
         started = time.perf_counter()
         source = self._resources.lists.codes(wanted, self._reader)
         while True:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 import weakref
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from teravec.arguments import PathArgument, check_ranges, flag, path_of
 from teravec.engines.threads import once
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
-from teravec.index.manifest import Manifest, count_copies_of_id
+from teravec.index.manifest import Manifest, count_copies_of_id, list_versions
 from teravec.index.opened import Lists, OpenedIndex
+from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
@@ -46,7 +46,6 @@ from teravec.search.request import (
     padded,
 )
 from teravec.search.stats import SearchStats
-from teravec.storage.jsonfile import json_checksum
 from teravec.storage.layout import absolute
 from teravec.storage.local_store import LocalStore
 from teravec.storage.store import Reader
@@ -107,8 +106,7 @@ class Index(Fixed):
         self._closed = False
         self._efforts = Efforts(opened)
         self._opened_by: dict[str, Any] = {}
-        self._dropped = weakref.finalize(self, _close_dropped, self._ranges, opened)
-        self._dropped.atexit = False  # the system frees all then
+        self._dropped = self._watch()
 
     @property
     def root(self) -> Path:
@@ -152,10 +150,7 @@ class Index(Fixed):
     @property
     def seal(self) -> str:
         """A checksum of the manifest's fields."""
-        manifest = asdict(self.manifest)
-        for counted in ("clipped", "repeated_ids"):  # counted late; the slices' seals say it all
-            del manifest[counted]
-        return json_checksum(manifest)
+        return self.manifest.seal
 
     @property
     def source(self) -> dict[str, Any]:
@@ -176,10 +171,24 @@ class Index(Fixed):
         """Whether codes have two stages: sketches, and finer codes of candidates."""
         return bool(self._opened.model.codec.sketch_bits)
 
+    def lists_of(self, places: Int64) -> Int64:
+        """Return the list of each place (n,), as ``Candidates`` have places."""
+        return self._opened.runs.lists_of(places >> PLACE_BITS)
+
     @property
     def list_sizes(self) -> Int64:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
-        return self._opened.sizes.copy()
+        return self._opened.runs.list_sizes.copy()
+
+    @property
+    def version(self) -> int:
+        """Number of the version that is open; 0 for an index that was only built."""
+        return self.manifest.number
+
+    @property
+    def calibration_age(self) -> float:
+        """Share of the rows that were added since the calibration measured the index."""
+        return self.manifest.calibration_age
 
     @property
     def calibration(self) -> Calibration | None:
@@ -484,7 +493,7 @@ class Index(Fixed):
         queries, radius = checked_queries(queries, self.d), checked_radius(radius)
         prepared, list_nos, distances = self.nearest_lists(queries, effort)
         counted, found = self.stats.queries, Gathered(len(queries))
-        for rows, step in steps_of_lists(list_nos, self._opened.sizes, most):
+        for rows, step in steps_of_lists(list_nos, self._opened.runs.list_sizes, most):
             rows, step = rows[rows < found.nq], step[rows < found.nq]
             if len(rows):
                 lims, values, ids = self.range_search_lists(
@@ -554,6 +563,33 @@ class Index(Fixed):
         """
         return self._efforts.effort(nprobe, recall, k, radius, candidates)
 
+    def _watch(self) -> weakref.finalize[Any, Index]:
+        """Close the files if this index is lost without ``close``."""
+        watch = weakref.finalize(self, _close_dropped, self._ranges, self._opened)
+        watch.atexit = False  # the system frees all then
+        return watch
+
+    def refresh(self) -> bool:
+        """Go to the newest version of the index; return whether there was a newer one.
+
+        Caches begin anew. No other thread may be searching meanwhile.
+
+        Raises
+        ------
+        MissingFile, CorruptFile
+            The newest version cannot be opened; this index stays on its own.
+        """
+        self._check_open()
+        if (list_versions(self._opened.paths) or [0])[-1] == self.version:
+            return False
+        newest = open_index(**{**self._opened_by, "version": None})
+        newest._dropped.detach()
+        newest._opened_by = self._opened_by
+        self.close()
+        stats, self.__dict__ = self.stats, newest.__dict__
+        self.stats, self._dropped = stats, self._watch()
+        return True
+
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""
         self._closed = True
@@ -600,6 +636,7 @@ def open_index(
     keep_lists: bool = True,
     direct: bool = True,
     lists: Lists | None = None,
+    version: int | None = None,
 ) -> Index:
     """Open an index for searching.
 
@@ -624,6 +661,8 @@ def open_index(
     lists : tuple of int or tuple of tuples of int, optional
         Open only lists [start, stop), or several such ranges, for ``search_lists``: of the slices,
         only the files that hold some of them need be there. ``search`` needs all lists.
+    version : int, optional
+        The version to open. Not given: the newest.
 
     Raises
     ------
@@ -636,7 +675,7 @@ def open_index(
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
     path, lists = path_of(path, "the index"), check_ranges(lists, "lists")
-    opened = OpenedIndex(LocalStore(absolute(path), direct=direct), lists=lists)
+    opened = OpenedIndex(LocalStore(absolute(path), direct=direct), lists=lists, version=version)
     try:
         index = Index(
             opened,
@@ -654,6 +693,7 @@ def open_index(
         "keep_lists": keep_lists,
         "direct": direct,
         "lists": lists,
+        "version": version,
     }
     return index
 

@@ -1,10 +1,10 @@
-"""Reading lists: near ranges joined, many reads in flight, every list verified."""
+"""Reading runs of lists: near ranges joined, many reads in flight, every run verified."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from teravec.search.plan import Chunk
 from teravec.search.stats import SearchStats
 from teravec.storage.buffers import Buffers
 from teravec.storage.files import byte_view
-from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.storage.listfile import ID_BYTES
 from teravec.storage.store import Ranges, Reader
 
 __all__ = ["ListReader", "Unchecked"]
@@ -30,15 +30,15 @@ _PIECE_BYTES = 256 << 10  # of less, what a piece costs to pass on is more than 
 
 
 class _Lists(NamedTuple):
-    """Where a chunk's lists lie: number of the slice, byte of its file, and length, (n,) each."""
+    """Where a chunk's runs lie: number of the segment, byte of its file, and length, (n,) each."""
 
-    slices: Int64
+    segments: Int64
     offsets: Int64
     lengths: Int64
 
     def part(self, some: slice) -> _Lists:
         """Some of them."""
-        return _Lists(self.slices[some], self.offsets[some], self.lengths[some])
+        return _Lists(self.segments[some], self.offsets[some], self.lengths[some])
 
 
 class Unchecked(NamedTuple):
@@ -107,7 +107,7 @@ class ListReader:
         arrived = np.cumsum(ranges.lengths)
         size = int(arrived[-1])
         buffer = buffers.take(size)
-        self.stats.lists_read += len(chunk.list_nos) if part == "codes" else 0
+        self.stats.lists_read += len(chunk.runs) if part == "codes" else 0
         self.stats.reads += len(ranges)
         self.stats.bytes_read += size
         pieces = arrived // max(_PIECE_BYTES, size // most + 1)
@@ -137,67 +137,71 @@ class ListReader:
         if chunk.whole:
             self._check(chunk, lists, found.part, view, at)
         else:
-            file = self._index.slices[int(lists.slices[0])]
-            self._check_part(file, chunk, found.part, view[at[0] : at[0] + lists.lengths[0]])
+            data = view[at[0] : at[0] + lists.lengths[0]]
+            self._check_part(int(lists.segments[0]), chunk, found.part, data)
         return found.buffer, at
 
     def _places(self, chunk: Chunk, part: str) -> _Lists:
-        list_nos = chunk.list_nos
-        slices = np.searchsorted(self._index.bounds, list_nos, side="right") - 1
-        offsets = np.empty(len(list_nos), np.int64)
-        for number, mine in self._by_slice(slices):
-            file = self._index.slices[number]
-            rows = file.starts[list_nos[mine] - file.lists[0]] + chunk.row_start
+        segments = self._index.runs.segments_of(chunk.runs)
+        offsets = np.empty(len(segments), np.int64)
+        for number, mine in self._by_segment(segments):
+            file = self._index.segments[number]
+            rows = file.starts[chunk.runs[mine] - self._index.runs.firsts[number]] + chunk.row_start
             offsets[mine] = file.code_offset(rows) if part == "codes" else file.id_offset(rows)
         width = self._index.manifest.code_size if part == "codes" else ID_BYTES
-        return _Lists(slices, offsets, chunk.counts * width)
+        return _Lists(segments, offsets, chunk.counts * width)
 
     def _joined(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
         """Ranges to read, (m,), the first list of each and their end, and lists' places."""
         columns, bounds, at = reads.join(
             self._index.gap_bytes, _SEGMENT_BYTES, self._index.store.alignment, *lists
         )
-        slices = lists.slices[bounds[:-1]]
-        return Ranges(self._index.read_files, slices, *columns), bounds, at
+        segments = lists.segments[bounds[:-1]]
+        return Ranges(self._index.read_files, segments, *columns), bounds, at
 
     def _check(self, chunk: Chunk, lists: _Lists, part: str, view: memoryview, at: Int64) -> None:
-        expected = self._checksums(chunk.list_nos, lists.slices, part)
+        expected = self._checksums(chunk.runs, lists.segments, part)
         bounds = zip(at.tolist(), (at + lists.lengths).tolist(), strict=True)
         digest = xxhash.xxh3_64_intdigest
         found = [digest(view[start:stop]) for start, stop in bounds]
         if found != expected.tolist():
             i = int(np.flatnonzero(np.array(found, np.uint64) != expected)[0])
-            file = self._index.slices[int(lists.slices[i])]
-            raise file.damaged(int(chunk.list_nos[i]), part, found[i])
+            self._refuse(int(lists.segments[i]), int(chunk.runs[i]), part, found[i])
 
-    def _checksums(self, list_nos: Int64, slices: Int64, part: str) -> UInt64:
+    def _refuse(self, segment: int, run: int, part: str, found: int) -> NoReturn:
+        """Raise the error for a run whose checksum is wrong."""
+        file, list_no = self._index.segments[segment], run % self._index.runs.nlist
+        raise file.damaged(list_no, part, found)
+
+    def _checksums(self, runs: Int64, segments: Int64, part: str) -> UInt64:
         """What the files' tables say, (n,)."""
-        expected = np.empty(len(list_nos), np.uint64)
-        for number, mine in self._by_slice(slices):
-            file = self._index.slices[number]
-            expected[mine] = file.checksums(part)[list_nos[mine] - file.lists[0]]
+        expected, firsts = np.empty(len(runs), np.uint64), self._index.runs.firsts
+        for number, mine in self._by_segment(segments):
+            checksums = self._index.segments[number].checksums(part)
+            expected[mine] = checksums[runs[mine] - firsts[number]]
         return expected
 
     @staticmethod
-    def _by_slice(slices: Int64) -> Iterator[tuple[int, slice]]:
-        """Each slice that some lists are of, these ascending, and which lists those are."""
-        first, last = int(slices[0]), int(slices[-1])
+    def _by_segment(segments: Int64) -> Iterator[tuple[int, slice]]:
+        """Yield each segment of runs, given ascending segments, and which of the runs it holds."""
+        first, last = int(segments[0]), int(segments[-1])
         if first == last:
-            yield first, slice(len(slices))
+            yield first, slice(len(segments))
             return
-        bounds = np.searchsorted(slices, np.arange(first, last + 2)).tolist()
+        bounds = np.searchsorted(segments, np.arange(first, last + 2)).tolist()
         for number, (start, stop) in enumerate(pairwise(bounds), first):
             if start < stop:
                 yield number, slice(start, stop)
 
-    def _check_part(self, file: ListFile, chunk: Chunk, part: str, data: memoryview) -> None:
-        """Hash one part of a large list; parts come in order, so the last decides."""
-        list_no = int(chunk.list_nos[0])
+    def _check_part(self, segment: int, chunk: Chunk, part: str, data: memoryview) -> None:
+        """Hash one part of a large run; parts come in order, so the last one decides."""
+        run = int(chunk.runs[0])
         if chunk.row_start == 0:
             self._running = xxhash.xxh3_64()
         self._running.update(data)
-        position = list_no - file.lists[0]
-        if chunk.row_start + int(chunk.counts[0]) < int(file.sizes[position]):
+        if chunk.row_start + int(chunk.counts[0]) < int(self._index.runs.sizes[run]):
             return
-        if (found := self._running.intdigest()) != int(file.checksums(part)[position]):
-            raise file.damaged(list_no, part, found)
+        checksums = self._index.segments[segment].checksums(part)
+        expected = int(checksums[run - int(self._index.runs.firsts[segment])])
+        if (found := self._running.intdigest()) != expected:
+            self._refuse(segment, run, part, found)

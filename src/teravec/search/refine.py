@@ -57,9 +57,12 @@ class Refiner:
         header, npages = index.fine[0].header, int(self._pages.first_pages[-1])
         self._page_rows, self._row_size = header.page_rows, header.row_size
         # Rows are numbered through all pages, as if each were full.
-        self._first_rows = np.zeros(index.manifest.nlist, np.int64)
-        for file, first in zip(index.slices, self._pages.first_pages.tolist(), strict=False):
-            self._first_rows[slice(*file.lists)] = file.starts[:-1] + first * self._page_rows
+        self._index, self._runs = index, index.runs
+        self._first_rows = np.zeros(len(index.runs.sizes), np.int64)
+        firsts = zip(index.runs.firsts.tolist(), self._pages.first_pages.tolist(), strict=False)
+        for file, (run, page) in zip(index.segments, firsts, strict=True):
+            starts = file.starts[:-1] + page * self._page_rows
+            self._first_rows[run : run + len(starts)] = starts
         # Of a page, one row is wanted now: pages are kept only where that costs no other's place.
         self._whole_pages = npages * header.page_bytes <= cache_bytes
         units = (
@@ -94,7 +97,7 @@ class Refiner:
         ----------
         queries : ndarray of shape (nq, d_index), float32
         owners, places : ndarray of shape (n,), int64
-            Pairs to compare: row of ``queries``, and ``list_no << 32 | row`` of the vector.
+            Pairs to compare: row of ``queries``, and ``run << 32 | row`` of the vector.
         stats : SearchStats
 
         Returns
@@ -107,7 +110,7 @@ class Refiner:
         CorruptFile
             Names the file and the page whose bytes are wrong.
         """
-        pairs = _Pairs.of(queries, owners, places)
+        pairs = _Pairs.of(queries, owners, self._in_lists(places))
         missed: list[tuple[Int64, Int64]] = []
 
         def compare(start: int, stop: int) -> None:
@@ -124,7 +127,13 @@ class Refiner:
             at, rows = (np.concatenate(part) for part in zip(*missed, strict=True))
             self._read(pairs, at, rows, stats)
         stats.codes_refined += len(places)
-        return pairs.distances, pairs.ids
+        return pairs.distances, self._index.number_ids(places, pairs.ids)
+
+    def _in_lists(self, places: Int64) -> Int64:
+        """Name the list instead of the run in places: a finer code is relative to its centroid."""
+        if self._runs.one_layer:
+            return places
+        return self._runs.lists_of(places >> PLACE_BITS) << PLACE_BITS | places & _ROW_MASK
 
     def _rows_of(self, places: Int64) -> Int64:
         rows: Int64 = self._first_rows[places >> PLACE_BITS] + (places & _ROW_MASK)

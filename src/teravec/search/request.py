@@ -193,14 +193,15 @@ def _all_open(list_nos: Int64, opened: OpenedIndex) -> bool:
 
 def check_places(places: Int64, opened: OpenedIndex) -> None:
     """Raise InvalidArgument unless there is a vector at each place, in open lists."""
-    list_nos, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
-    there = opened.is_open(list_nos)
-    there[there] = rows[there] < opened.sizes[list_nos[there]]
-    if not there.all():
-        place = int(places[~there][0])
+    runs, rows = places >> PLACE_BITS, places & ((1 << PLACE_BITS) - 1)
+    list_nos = opened.runs.lists_of(runs)
+    valid = (runs >= 0) & (runs < len(opened.runs.sizes)) & opened.is_open(list_nos)
+    valid[valid] = rows[valid] < opened.runs.sizes[runs[valid]]
+    if not valid.all():
+        at = int(np.flatnonzero(~valid)[0])
         raise InvalidArgument(
-            f"vector {place & ((1 << PLACE_BITS) - 1)} of list {place >> PLACE_BITS} wanted; "
-            f"it is not there; {_open_lists(opened)}"
+            f"vector {int(rows[at])} of list {int(list_nos[at])} wanted; it is not there; "
+            f"{_open_lists(opened)}"
         )
 
 

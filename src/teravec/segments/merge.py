@@ -14,7 +14,7 @@ from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile
 from teravec.memory import require
-from teravec.segments.entry import SliceEntry
+from teravec.segments.segment import Segment
 from teravec.segments.shard import sealed_shards
 from teravec.segments.slice_files import SliceFiles
 from teravec.segments.slice_plan import (
@@ -71,7 +71,7 @@ class MergeOptions:
         return self.code_size + ID_BYTES
 
 
-def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[SliceEntry]:
+def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> list[Segment]:
     """Write every slice that is not sealed yet; return the manifest's entries of all slices.
 
     Raises
@@ -165,7 +165,7 @@ class _SliceTask:
     sizes: Int64
 
 
-def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[SliceEntry]:
+def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[Segment]:
     """Write a slice, unless it is sealed."""
     files = task.files
     if files.are_sealed():

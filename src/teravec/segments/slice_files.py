@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.segments.entry import RowsEntry, SliceEntry
+from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.slice_plan import ListRange
 from teravec.storage.listfile import (
     ID_BYTES,
@@ -125,13 +125,13 @@ class SliceFiles:
             if fine is not None:
                 fine.finish()
 
-    def entry(self) -> SliceEntry:
+    def entry(self) -> Segment:
         """Return the manifest's entry of the sealed files."""
         fine = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
                 fine = RowsEntry(self.fine_path.name, rows.header.file_size, rows.seal)
         with ListFile(self.path) as file:
-            return SliceEntry(
+            return Segment(
                 self.path.name, self.lists, self.ntotal, file.header.file_size, file.seal, fine=fine
             )

@@ -95,7 +95,7 @@ def _compare_on(
             continue
         with OpenedIndex(out) as index:
             objective, _ = _measure(x, np.array(index.model.centroids), threads)
-            sizes = index.sizes
+            sizes = index.runs.list_sizes
         empty = int((sizes == 0).sum())
         fault = _find_fault(objective, reference, first, empty)
         first = objective if first is None else first

@@ -47,14 +47,16 @@ def _check_bytes(file: OpenFile, expected: bytes) -> None:
         raise CorruptFile(f"{file.path}: the bytes read back are not those written")
 
 
-def read_json(path: AnyPath, format_name: str, version: int) -> dict[str, Any]:
+def read_json(path: AnyPath, format_name: str, *versions: int) -> dict[str, Any]:
     """Read a sealed JSON file.
 
     Parameters
     ----------
     path : StorePath or Path
-    format_name, version
-        The expected values of the file's ``format`` and ``version``.
+    format_name : str
+        The expected value of the file's ``format``.
+    *versions : int
+        Expected values of its ``version``.
 
     Returns
     -------
@@ -80,8 +82,9 @@ def read_json(path: AnyPath, format_name: str, version: int) -> dict[str, Any]:
         raise CorruptFile(f"{path}: content has checksum {found}, {checksum} expected")
     if content.get("format") != format_name:
         raise ForeignFile(f"{path}: format {content.get('format')!r}, {format_name!r} expected")
-    if content.get("version") != version:
+    if content.get("version") not in versions:
+        expected = " or ".join(map(str, versions))
         raise IncompatibleVersion(
-            f"{path}: format version {content.get('version')!r}, version {version} expected"
+            f"{path}: format version {content.get('version')!r}, version {expected} expected"
         )
     return dict(content)

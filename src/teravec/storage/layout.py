@@ -117,6 +117,15 @@ class IndexPaths:
         return self.file("slices")
 
     @property
+    def versions(self) -> StorePath:
+        """Directory of the versions, once the index was changed."""
+        return self.file("versions")
+
+    def version(self, number: int) -> StorePath:
+        """Return the manifest of a version."""
+        return self.versions / f"{number:010d}.json"
+
+    @property
     def calibration(self) -> StorePath:
         """Recall measured against effort; an index works without it."""
         return self.file("calibration.json")

@@ -360,6 +360,10 @@ class StorePath:
         """Open the file for reading; see ``Store.open``."""
         return self.store.open(self.name, in_order=in_order)
 
+    def create(self, data: bytes) -> None:
+        """Write the file only if its name is free; see ``Store.create``."""
+        self.store.create(self.name, data)
+
     def publish(self, verify: Verify | None = None) -> AbstractContextManager[Writer]:
         """Write the file; see ``Store.publish``."""
         return self.store.publish(self.name, verify)

@@ -384,7 +384,7 @@ class _ServersStages:
         rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * capacity))
         for start in range(0, nq, rows):
             mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
-            round = SketchRound(*self._head, capacity=capacity)
+            round = SketchRound(*self._head, self.index.lists_of, capacity)
             parts, unowned = self.ask(round, pairs.only(mine))
             self.left.extend(unowned)
             shifted = [Part(part.rows - start, part.answer) for part in parts]
@@ -392,7 +392,8 @@ class _ServersStages:
 
     def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
         """Return the k best of each server; add lists lost since the scan to ``left``."""
-        wished = PlacePairs.of_places(owners, places, self.index.row_bytes)
+        list_nos = self.index.lists_of(places)
+        wished = PlacePairs.of_places(owners, places, list_nos, self.index.row_bytes)
         parts, unowned = self.ask(RefineRound(*self._head), wished)
         pairs = self.pairs
         for lost in unowned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -98,11 +99,14 @@ class SketchRound(ListRound):
 
     Parameters
     ----------
+    lists_of : callable
+        Returns the lists of places, (n,).
     capacity : int
         Candidates per query.
     """
 
-    capacity: int = 1
+    lists_of: Callable[[Int64], Int64]
+    capacity: int
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
         """Encode a ``ListRequest`` for candidates."""
@@ -110,7 +114,7 @@ class SketchRound(ListRound):
 
     def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
         """See ``check_candidates``."""
-        check_candidates(answer, nq, self.capacity, pairs.list_nos)
+        check_candidates(answer, nq, self.capacity, pairs.list_nos, self.lists_of)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.serving.server.served import Ranges
 
 __all__ = ["Owner", "Pairs", "PlacePairs", "shared_out"]
@@ -90,17 +89,17 @@ class PlacePairs(Pairs):
     Parameters
     ----------
     places : ndarray of shape (n,), int64
-        ``list_no << 32 | row`` of each pair's vector.
+        ``run << 32 | row`` of each pair's vector.
     """
 
     places: Int64
 
     @classmethod
-    def of_places(cls, owners: Int64, places: Int64, row_bytes: int) -> PlacePairs:
-        """Make pairs from queries, ascending, and places."""
+    def of_places(cls, owners: Int64, places: Int64, list_nos: Int64, row_bytes: int) -> PlacePairs:
+        """Make pairs from queries, ascending, places, and the places' lists."""
         return cls(
             owners,
-            places >> PLACE_BITS,
+            list_nos,
             np.zeros(len(places), np.float32),
             np.full(len(places), row_bytes, np.int64),
             places,

@@ -127,7 +127,7 @@ class Deployment:
                 options.serve.security.check_address(address)
         self._topology = absolute(options.topology)
         with OpenedIndex(options.serve.path) as index:
-            self._version, self._sizes = index_version(index.manifest), index.sizes
+            self._version, self._sizes = index_version(index.manifest), index.runs.list_sizes
         self._lists: list[str] = []
         self._written: tuple[ServerEntry, ...] = ()
         self._down: set[int] = set()

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, OtherIndex, TeravecError
 from teravec.index.manifest import Manifest, read_manifest
-from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
@@ -53,9 +53,13 @@ _ANY_K = 10  # where a radius is asked for, no k counts
 
 
 def index_version(manifest: Manifest) -> str:
-    """What names a version of an index: a checksum of its model's and its slices' seals."""
-    slices = [[list(s.lists), s.checksum] for s in manifest.slices]
-    return json_checksum({"model": manifest.model, "slices": slices})
+    """Name what an index finds: a checksum of its model's, segments' and delete sets' seals."""
+    slices = [[list(s.lists), s.checksum] for s in manifest.segments]
+    content: dict[str, Any] = {"model": manifest.model, "slices": slices}
+    if manifest.number:
+        content["sequences"] = [[list(s.sequences), s.id_base] for s in manifest.segments]
+        content["deletes"] = [[entry.checksum, entry.sequence] for entry in manifest.deletes]
+    return json_checksum(content)
 
 
 def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
@@ -124,12 +128,12 @@ class ServedIndex:
         memory_bytes: int | None = None,
         threads: int | None = None,
     ) -> None:
-        path = path.resolve()  # a link may be moved on while we open
-        manifest = read_manifest(IndexPaths(path))
-        self.path, self.version = path, index_version(manifest)
-        self.ranges = ((0, manifest.nlist),) if ranges is None else ranges
+        self.path = path.resolve()  # a link may be moved on while we open
         memory = memory_bytes or default_memory()
-        self._index = open_index(path, memory=memory, threads=threads, lists=self.ranges or (0, 0))
+        lists = ranges if ranges is None else ranges or (0, 0)
+        self._index = open_index(self.path, memory=memory, threads=threads, lists=lists)
+        self.version = index_version(self._index.manifest)
+        self.ranges = ((0, self.nlist),) if ranges is None else ranges
         self.stats = self._index.stats
         self.owned = np.zeros(self.nlist, bool)
         for start, stop in self.ranges:
@@ -169,6 +173,10 @@ class ServedIndex:
     def candidates_kept(self, k: int, candidates: int | None) -> int:
         """See ``Index.candidates_kept``."""
         return self._index.candidates_kept(k, candidates)
+
+    def lists_of(self, places: Int64) -> Int64:
+        """Return the list of each place, (n,)."""
+        return self._index.lists_of(places)
 
     @property
     def copies_of_an_id(self) -> int:
@@ -364,7 +372,7 @@ class ServedIndex:
         """The second of two stages alone: the k best of ``counts`` vectors of each query."""
         self.check_k(wanted)
         assert wanted.k is not None
-        self._check_owned(places >> PLACE_BITS)
+        self._check_owned(self.lists_of(places))
         weights = counts.astype(np.int64) + wanted.k
         ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         with self.pieces(len(prepared), wanted, deadline, limits) as pieces:

@@ -7,7 +7,7 @@ all lists would have kept them, and each part refines those of its own that are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,13 +38,22 @@ def of_candidates(version: str, candidates: Candidates) -> Answer:
     )
 
 
-def check_candidates(answer: Answer, nq: int, most: int, list_nos: Int64) -> None:
-    """Raise ProtocolError where this cannot be the answer for these lists."""
+def check_candidates(
+    answer: Answer,
+    nq: int,
+    most: int,
+    list_nos: Int64,
+    lists_of: Callable[[Int64], Int64] = lambda places: places >> PLACE_BITS,
+) -> None:
+    """Raise ProtocolError unless this can be the answer for these lists.
+
+    ``lists_of`` returns the lists of places; by default, those of an index with one run a list.
+    """
     if answer.errors is None or len(answer.counts) != nq or (answer.counts > most).any():
         raise ProtocolError(f"{nq} rows of at most {most} candidates expected")
     if not (np.isfinite(answer.distances).all() and np.isfinite(answer.errors).all()):
         raise ProtocolError("a candidate has no finite estimate")
-    if not np.isin(answer.ids >> PLACE_BITS, list_nos).all():
+    if not np.isin(lists_of(answer.ids), list_nos).all():
         raise ProtocolError("a candidate lies in a list that was not asked for")
 
 

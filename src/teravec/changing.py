@@ -1,0 +1,167 @@
+"""The package's functions that change a finished index: add, delete, versions and vacuum."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.api import resources
+from teravec.arguments import flag, path_of, whole_number
+from teravec.engines.options import EngineOptions
+from teravec.errors import InvalidArgument
+from teravec.index.manifest import Manifest
+from teravec.native.extensions import warn_if_missing
+from teravec.progress import Progress
+from teravec.sources import Data, PathLike
+from teravec.storage.layout import IndexPaths
+from teravec.writing.adding import AddOptions, add_rows
+from teravec.writing.deleting import delete_rows
+from teravec.writing.history import Vacuumed, list_history, roll_back
+from teravec.writing.history import vacuum as _vacuum
+
+__all__ = ["add", "delete", "parse_age", "rollback", "vacuum", "versions"]
+
+_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add(
+    path: PathLike,
+    data: Data,
+    *,
+    ids: npt.ArrayLike | None = None,
+    id_column: str | None = None,
+    vector_column: str | None = None,
+    format: str | None = None,
+    append: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | bool | None = None,
+) -> Manifest:
+    """Add rows to an index. A row whose id the index has already replaces that row.
+
+    Rows are encoded by the index's model into segments of their own, and become visible together.
+    Indexes that are open stay on their version. After a kill, the same call goes on.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    data
+        Vectors in any form that ``build`` takes, of the index's dimension.
+    ids : array-like of shape (n,), integers, optional
+        Ids of data in memory. Without ids of any kind, rows are numbered after the index's last
+        row; an index that was built with an id column needs ids.
+    id_column : str, optional
+        Column with the ids. Not given: the column that the index was built with.
+    append : bool
+        Vouch that the ids are new: nothing is looked for to be replaced.
+    vector_column, format, memory, threads, device, engine, workers, address, progress
+        As for ``build``.
+
+    Returns
+    -------
+    Manifest
+        The version that has the rows; ``number`` is its number.
+
+    Raises
+    ------
+    InvalidArgument
+        Dimensions that differ, or no ids where the index has an id column.
+    InvalidSource
+        The data cannot be read, or an id occurs twice.
+    OutputExists
+        Another process is adding the same rows now.
+    """
+    warn_if_missing()
+    options = AddOptions(ids, id_column, vector_column, format, flag(append, "append"))
+    chosen = EngineOptions(engine, workers, address)
+    with resources(memory, threads, progress, chosen, device) as granted:
+        return add_rows(IndexPaths(path_of(path, "the index")), data, options, granted)
+
+
+def delete(path: PathLike, ids: npt.ArrayLike) -> Manifest:
+    """Delete rows by id: no search of the new version finds them.
+
+    Ids that no row has are no error. A row that is added later with such an id is visible.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    ids : array-like of shape (n,), integers
+
+    Returns
+    -------
+    Manifest
+        The version without the rows.
+    """
+    return delete_rows(IndexPaths(path_of(path, "the index")), _as_ids(ids))
+
+
+def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
+    found = np.asarray(ids)
+    if found.size == 0:
+        raise InvalidArgument("no ids to delete found; at least one expected")
+    if found.ndim > 1 or found.dtype.kind not in "iu":
+        raise InvalidArgument(
+            f"ids of type {found.dtype} and shape {found.shape} found, integers (n,) expected"
+        )
+    if found.dtype == np.uint64 and found.max() > np.iinfo(np.int64).max:
+        raise InvalidArgument(f"id {found.max()} found, at most {np.iinfo(np.int64).max} expected")
+    return np.atleast_1d(found).astype(np.int64)
+
+
+def versions(path: PathLike) -> list[Manifest]:
+    """List the versions of an index, the oldest first.
+
+    Each has its ``number``, when it was ``created``, ``what`` it changed, and its ``ntotal`` rows.
+    """
+    return list_history(IndexPaths(path_of(path, "the index")))
+
+
+def rollback(path: PathLike, number: int) -> Manifest:
+    """Make an older version the newest again; nothing is removed, so this can be undone.
+
+    Raises
+    ------
+    MissingFile
+        There is no such version.
+    """
+    number = whole_number(number, "number", 0)
+    return roll_back(IndexPaths(path_of(path, "the index")), number)
+
+
+def vacuum(path: PathLike, *, older_than: str | timedelta = "7d") -> Vacuumed:
+    """Remove versions that were replaced longer ago than this, and files that no other needs.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    older_than : str or timedelta
+        As "7d", "12h", "30min". Readers that opened a version longer ago lose its files.
+    """
+    age = older_than if isinstance(older_than, timedelta) else parse_age(older_than)
+    return _vacuum(IndexPaths(path_of(path, "the index")), age)
+
+
+def parse_age(text: str) -> timedelta:
+    """Parse a time such as "7d", "12h", "30min" or "45s".
+
+    Raises
+    ------
+    InvalidArgument
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]+)\s*", str(text).lower())
+    if match is None or match.group(2) not in _UNITS:
+        units = ", ".join(_UNITS)
+        raise InvalidArgument(f"time {text!r} found; a number with a unit ({units}) expected")
+    return timedelta(seconds=float(match.group(1)) * _UNITS[match.group(2)])

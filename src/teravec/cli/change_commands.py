@@ -1,0 +1,145 @@
+"""add, delete, versions, rollback and vacuum."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from teravec import changing
+from teravec.bars import Bars, counted
+from teravec.cli import options as o
+from teravec.cli.running import command, parse_numbers, print_json
+from teravec.errors import InvalidArgument
+from teravec.index.manifest import Manifest
+from teravec.sources.ids_file import read_ids_file
+
+__all__ = ["add_change_commands"]
+
+Number = Annotated[
+    int, typer.Argument(metavar="NUMBER", help="The version's number.", show_default=False)
+]
+
+
+def add_change_commands(app: typer.Typer) -> None:
+    """Register the commands that change a finished index."""
+    command(app, "add")(add)
+    command(app, "delete")(delete)
+    command(app, "versions")(versions)
+    command(app, "rollback")(rollback)
+    command(app, "vacuum")(vacuum)
+
+
+def add(
+    index: o.IndexDir,
+    data: o.Data,
+    id_column: o.IdColumn = None,
+    vector_column: o.VectorColumn = None,
+    format: o.Format = None,
+    append: Annotated[
+        bool,
+        typer.Option("--append", help="The ids are new, so no row is looked for to be replaced."),
+    ] = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    device: o.Device = "cpu",
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Add rows to an index; a row whose id exists replaces that row."""
+    started, bars = time.monotonic(), Bars(quiet=quiet or json)
+    manifest = changing.add(
+        index,
+        data,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+        append=append,
+        memory=memory,
+        threads=threads,
+        device=device,
+        engine=engine,
+        workers=workers,
+        address=address,
+        progress=bars,
+    )
+    seconds = round(time.monotonic() - started, 3)
+    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+
+
+def delete(
+    index: o.IndexDir,
+    ids: Annotated[str | None, o.unset("Ids to delete, as 3,17.")] = None,
+    ids_file: Annotated[
+        Path | None, o.unset("File of ids: .npy, .parquet (its only column), or a line each.")
+    ] = None,
+    json: o.Json = False,
+) -> None:
+    """Delete rows by id; searches that begin afterwards do not find them."""
+    if (ids is None) == (ids_file is None):
+        raise InvalidArgument("give either --ids or --ids-file")
+    wanted: npt.NDArray[np.int64]
+    if ids_file is not None:
+        wanted = read_ids_file(ids_file)
+    else:
+        wanted = np.array(parse_numbers(str(ids), "ids"), np.int64)
+    _report(index, changing.delete(index, wanted), json, {})
+
+
+def versions(index: o.IndexDir, json: o.Json = False) -> None:
+    """List the versions of an index, the oldest first."""
+    history = changing.versions(index)
+    if json:
+        print_json({"index": str(index), "versions": [_describe(each) for each in history]})
+        return
+    print(f"{'version':>10}  {'committed':20}  {'rows':>15}  change")
+    for each in history:
+        print(f"{each.number:>10}  {each.created or '':20}  {each.ntotal:>15,}  {each.what}")
+
+
+def rollback(index: o.IndexDir, number: Number, json: o.Json = False) -> None:
+    """Make an older version the newest again; nothing is removed."""
+    _report(index, changing.rollback(index, number), json, {})
+
+
+def vacuum(
+    index: o.IndexDir,
+    older_than: Annotated[
+        str, typer.Option(help="Keep versions that were the newest within this time, as 7d or 12h.")
+    ] = "7d",
+    json: o.Json = False,
+) -> None:
+    """Remove old versions, and the files that no version needs any more."""
+    removed = changing.vacuum(index, older_than=older_than)
+    if json:
+        print_json({"index": str(index), **asdict(removed)})
+        return
+    count = counted(len(removed.versions), "versions")
+    print(f"{index}: removed {count}, {counted(removed.files, 'files')}, {removed.size:,} bytes")
+
+
+def _describe(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "version": manifest.number,
+        "parent": manifest.parent,
+        "created": manifest.created,
+        "change": manifest.what,
+        "ntotal": manifest.ntotal,
+        "segments": len(manifest.segments),
+        "deleted_ids": sum(deleted.count for deleted in manifest.deletes),
+    }
+
+
+def _report(index: Path, manifest: Manifest, json: bool, more: dict[str, Any]) -> None:
+    if json:
+        print_json({"index": str(index), **_describe(manifest), **more})
+        return
+    print(f"{index}: version {manifest.number}: {manifest.what}; {manifest.ntotal:,} rows")

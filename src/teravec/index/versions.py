@@ -1,0 +1,131 @@
+"""Committing versions: how a finished index changes, and how two writers do not collide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, OutputExists
+from teravec.index.calibration import Calibration, calibration_content, read_calibration
+from teravec.index.manifest import (
+    CalibrationEntry,
+    Manifest,
+    list_versions,
+    read_manifest,
+    version_content,
+)
+from teravec.storage.arrays import describe_file
+from teravec.storage.jsonfile import json_checksum, sealed_text, write_json
+from teravec.storage.layout import IndexPaths
+
+__all__ = ["Change", "commit_version", "write_calibration"]
+
+log = logging.getLogger(__name__)
+
+Change = Callable[[Manifest], Manifest]
+"""Derives the next version's content from a version's; called again if another writer was first."""
+
+_MOVED = {"format": "teravec-index", "version": 2, "versions": "versions/"}
+_TRIES = 100
+
+
+def commit_version(paths: IndexPaths, change: Change) -> Manifest:
+    """Commit the next version of an index: a change of its newest version.
+
+    Of several writers that commit at once, one is first. The others apply their change to its
+    version, and try again with the next number. What they have written stays valid.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    change : callable
+        Given the newest manifest, returns the next one. Number and parent are set here.
+
+    Returns
+    -------
+    Manifest
+        As committed. It is durable.
+
+    Raises
+    ------
+    OutputExists
+        Others committed each time.
+    """
+    for _ in range(_TRIES):
+        if not list_versions(paths):
+            _begin_versions(paths)
+        newest = read_manifest(paths)
+        changed = replace(
+            change(newest),
+            creator=f"teravec {version('teravec')}",
+            number=newest.number + 1,
+            parent=newest.number,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+        data = sealed_text(version_content(changed))
+        try:
+            paths.version(changed.number).create(data)
+        except AlreadyThere:
+            log.debug("%s: another writer committed version %d", paths, changed.number)
+            continue
+        _close_to_older_releases(paths)
+        return changed
+    raise OutputExists(f"{paths}: other writers committed {_TRIES} versions meanwhile; try again")
+
+
+def _begin_versions(paths: IndexPaths) -> None:
+    """Write version 0: the build's manifest, and its calibration if there is one."""
+    build = read_manifest(paths)
+    try:
+        if read_calibration(paths, build) is not None:
+            entry = CalibrationEntry(
+                paths.calibration.name, **describe_file(paths.calibration), measured=0
+            )
+            build = replace(build, calibration=entry)
+    except (CorruptFile, ForeignFile) as error:
+        log.warning("%s; the index goes on without a calibration", error)
+    try:
+        paths.version(0).create(sealed_text(version_content(build)))
+    except AlreadyThere:  # another writer began, or a killed one did
+        log.debug("%s: version 0 is there already", paths)
+
+
+def _close_to_older_releases(paths: IndexPaths) -> None:
+    """Let releases that know no versions refuse the index; they would serve version 0 for ever."""
+    with paths.manifest.open() as file:
+        moved = file.read(file.size, 0) == sealed_text(_MOVED)
+    if not moved:
+        write_json(paths.manifest, _MOVED)
+
+
+def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
+    """Publish a calibration of the newest version, replacing an earlier one.
+
+    On an index with versions, that is a version of its own.
+    """
+    content = calibration_content(calibration)
+    if not list_versions(paths):
+        write_json(paths.calibration, content)
+        return
+    path = paths.file(f"calibration-{json_checksum(content)}.json")
+    write_json(path, content)
+
+    def use(newest: Manifest) -> Manifest:
+        measured = _find_measured(paths, newest, calibration)
+        entry = CalibrationEntry(path.name, **describe_file(path), measured=measured)
+        return replace(newest, calibration=entry, what="calibrate")
+
+    commit_version(paths, use)
+
+
+def _find_measured(paths: IndexPaths, newest: Manifest, calibration: Calibration) -> int:
+    """Find the version whose segments were measured: the newest, or one of its ancestors."""
+    manifest = newest
+    while tuple(s.checksum for s in manifest.segments) != calibration.slices:
+        if manifest.parent is None:
+            raise ForeignFile(f"{paths}: the calibration measured none of the index's versions")
+        manifest = read_manifest(paths, manifest.parent)
+    return manifest.number

@@ -1,0 +1,108 @@
+"""A segment: some lists of some rows, in one sealed list file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["DeleteSet", "RowsEntry", "Segment", "group_layers"]
+
+
+@dataclass(frozen=True)
+class RowsEntry:
+    """The row file with a segment's fine codes.
+
+    Parameters
+    ----------
+    file : str
+        Path below the index directory.
+    size : int
+        Bytes of the file.
+    checksum : str
+        The row file's seal.
+    """
+
+    file: str
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment, as a manifest names it. The slices of a build are segments.
+
+    Parameters
+    ----------
+    file : str
+        Path of the list file below the index directory.
+    lists : tuple of int
+        Lists [start, stop).
+    ntotal, size : int
+        Number of vectors; bytes of the list file.
+    checksum : str
+        The list file's seal.
+    sequences : tuple of int
+        First and last version that added rows of this segment; a build's rows have sequence 0.
+    id_base : int
+        What is added to the ids in the files: rows without an id column are numbered when their
+        version is committed.
+    fine : RowsEntry, optional
+        The row file of a two-stage codec. With one stage, manifests omit this key.
+    """
+
+    file: str
+    lists: tuple[int, int]
+    ntotal: int
+    size: int
+    checksum: str
+    sequences: tuple[int, int] = (0, 0)
+    id_base: int = 0
+    fine: RowsEntry | None = None
+
+    @property
+    def files_size(self) -> int:
+        """Bytes of the segment's files."""
+        return self.size + (self.fine.size if self.fine is not None else 0)
+
+
+@dataclass(frozen=True)
+class DeleteSet:
+    """Ids that a version deleted: sealed, ascending and distinct.
+
+    Parameters
+    ----------
+    file : str
+        Path below the index directory, of an array file.
+    size : int
+        Bytes of the file.
+    checksum : str
+        XXH3-64 of the file.
+    count : int
+        Number of ids.
+    sequence : int
+        The version that deleted them: rows of lower sequence are hidden, later ones are not.
+    """
+
+    file: str
+    size: int
+    checksum: str
+    count: int
+    sequence: int
+
+    def hides_in(self, segment: Segment) -> bool:
+        """Whether rows of the segment may be hidden by this set."""
+        return self.sequence > segment.sequences[1]
+
+
+def group_layers(segments: Sequence[Segment]) -> tuple[tuple[Segment, ...], ...]:
+    """Group segments into layers: within a layer, lists ascend and no list occurs twice.
+
+    The slices of a build are one layer. A list has at most one run in each layer, so layer and
+    list number name a run.
+    """
+    layers: list[list[Segment]] = []
+    for segment in segments:
+        if not layers or segment.lists[0] < layers[-1][-1].lists[1]:
+            layers.append([])
+        layers[-1].append(segment)
+    return tuple(map(tuple, layers))

@@ -1,0 +1,1 @@
+"""How does an index change? Adding, replacing and deleting rows; versions."""

@@ -1,0 +1,197 @@
+"""Adding rows to an index: encoded by its model, sealed as segments, committed as a version."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.resources import Resources
+from teravec.errors import InvalidArgument, InvalidSource
+from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
+from teravec.index.versions import commit_version
+from teravec.memory import require
+from teravec.model.description import ModelDescription
+from teravec.segments.merge import MergeOptions, merge
+from teravec.segments.segment import DeleteSet, Segment
+from teravec.segments.shard import shard
+from teravec.sources import Data, Source, open_data, same_vectors
+from teravec.storage.files import make_directory
+from teravec.storage.layout import IndexPaths
+from teravec.writing.deleting import write_deletes
+from teravec.writing.pending import PendingPaths, begin_change
+
+__all__ = ["AddOptions", "add_rows"]
+
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_ID_ROWS = 1 << 20  # ids read at a time
+_SORT_BYTES = 24  # an id's memory while all are sorted
+
+
+@dataclass(frozen=True)
+class AddOptions:
+    """How rows are added.
+
+    Parameters
+    ----------
+    ids : array-like of shape (n,), integers, optional
+        Ids of data in memory.
+    id_column, vector_column, format : str, optional
+        As for ``build``. An index with an id column takes the column of the same name.
+    append : bool
+        The caller vouches that the ids are new: nothing is replaced.
+    """
+
+    ids: Any = None
+    id_column: str | None = None
+    vector_column: str | None = None
+    format: str | None = None
+    append: bool = False
+
+
+def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Resources) -> Manifest:
+    """Add rows to the newest version of an index; rows whose id exists replace it.
+
+    A killed addition of the same rows goes on where it was; one that was already committed is
+    only cleaned up. Readers see either none or all of the rows.
+
+    Returns
+    -------
+    Manifest
+        The version that has the rows.
+
+    Raises
+    ------
+    InvalidArgument
+        The rows do not fit the index: their dimension, or no ids where the index has an id column.
+    InvalidSource
+        An id occurs twice among the rows.
+    MemoryLimitTooSmall
+    """
+    manifest = read_manifest(paths)
+    model = read_model_description(paths, manifest)
+    source = _open(data, paths, manifest, options, resources)
+    ids = _read_ids(source, resources) if source.has_ids else None
+    described: dict[str, Any] = {"append": options.append, "source": source.describe()}
+
+    def is_same(content: dict[str, Any]) -> bool:
+        if content.get("append") != options.append:
+            return False
+        return same_vectors(content["source"], described["source"])
+
+    with begin_change(paths, described, is_same) as pending:
+        committed = _find_committed(pending)
+        if committed is None:
+            segments = _encode(source, model, pending, resources)
+            deleted = None if ids is None or options.append else write_deletes(pending, ids)
+            committed = _commit(pending, source, segments, deleted, ids)
+    return committed
+
+
+def _open(
+    data: Data, paths: IndexPaths, manifest: Manifest, options: AddOptions, resources: Resources
+) -> Source:
+    column = options.id_column
+    if options.ids is None and column is None:
+        column = manifest.source.get("id_column")
+    source = open_data(
+        data,
+        ids=options.ids,
+        id_column=column,
+        vector_column=options.vector_column,
+        format=options.format,
+        spool_path=paths.spool,
+        shared=not resources.engine.in_process,
+        progress=resources.progress,
+    )
+    if source.d != manifest.d:
+        raise InvalidArgument(
+            f"vectors of {source.d} dimensions found; {paths} has {manifest.d} dimensions"
+        )
+    if not source.has_ids and manifest.source.get("id_column") is not None:
+        raise InvalidArgument(
+            f"rows without ids found; {paths} has ids, of column "
+            f"{manifest.source['id_column']!r}: name an id column, or give ids"
+        )
+    return source
+
+
+def _read_ids(source: Source, resources: Resources) -> Int64:
+    """Read the ids of all rows, ascending."""
+    require(_SORT_BYTES * source.ntotal, resources.memory_bytes, f"sorting {source.ntotal:,} ids")
+    ids = np.empty(source.ntotal, np.int64)
+    for start in range(0, source.ntotal, _ID_ROWS):
+        stop = min(start + _ID_ROWS, source.ntotal)
+        ids[start:stop] = source.read_ids(start, stop)
+    order = np.argsort(ids, kind="stable")
+    ids = ids[order]
+    repeated = np.flatnonzero(ids[1:] == ids[:-1])
+    if len(repeated):
+        first = int(repeated[0])
+        rows = source.place_of(int(order[first])), source.place_of(int(order[first + 1]))
+        raise InvalidSource(
+            f"id {int(ids[first])} occurs twice, at {rows[0]} and {rows[1]}; add each id once"
+        )
+    return ids
+
+
+def _find_committed(pending: PendingPaths) -> Manifest | None:
+    """Find the version that already has this addition's segments."""
+    prefix = f"segments/{pending.token}-"
+    for number in reversed(list_versions(pending)):
+        manifest = read_manifest(pending, number)
+        if any(segment.file.startswith(prefix) for segment in manifest.segments):
+            first = min(s.sequences[0] for s in manifest.segments if s.file.startswith(prefix))
+            return read_manifest(pending, first)
+    return None
+
+
+def _encode(
+    source: Source, model: ModelDescription, pending: PendingPaths, resources: Resources
+) -> list[Segment]:
+    shard(source, model, pending, None, None, resources)
+    options = MergeOptions(
+        model.tag, model.code_size, model.sketch_size, model.nlist, source.ntotal, None
+    )
+    make_directory(pending.root / "segments")
+    return merge(pending, options, resources)
+
+
+def _commit(
+    pending: PendingPaths,
+    source: Source,
+    segments: Sequence[Segment],
+    deleted: DeleteSet | None,
+    ids: Int64 | None,
+) -> Manifest:
+    def change(newest: Manifest) -> Manifest:
+        number, next_id = newest.number + 1, _next_id(newest)
+        base = next_id if ids is None else 0
+        added = tuple(replace(s, sequences=(number, number), id_base=base) for s in segments)
+        deletes = newest.deletes
+        if deleted is not None:
+            deletes = (*deletes, replace(deleted, sequence=number))
+        after = next_id + source.nrows if ids is None else max(next_id, int(ids[-1]) + 1)
+        return replace(
+            newest,
+            segments=(*newest.segments, *added),
+            ntotal=newest.ntotal + source.ntotal,
+            deletes=deletes,
+            next_id=after,
+            what=f"add {source.ntotal:,} rows",
+        )
+
+    return commit_version(pending, change)
+
+
+def _next_id(manifest: Manifest) -> int:
+    """Return the id of the next row without one; a build numbers the rows of its files."""
+    rows = sum(int(file["n"]) for file in manifest.source["files"])
+    return max(manifest.next_id, rows)

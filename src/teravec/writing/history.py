@@ -1,0 +1,142 @@
+"""The versions of an index: listing them, going back to one, and removing what none needs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from teravec.errors import InvalidArgument, OutputExists
+from teravec.index.manifest import Manifest, list_versions, read_manifest
+from teravec.index.versions import commit_version
+from teravec.storage.layout import IndexPaths
+from teravec.storage.store import StorePath
+from teravec.writing.pending import PendingPaths, hold_change, list_pending, read_record
+
+__all__ = ["Vacuumed", "list_history", "roll_back", "vacuum"]
+
+log = logging.getLogger(__name__)
+
+_FOLDERS = ("segments", "deletes", "slices")  # of files that only manifests name
+
+
+def list_history(paths: IndexPaths) -> list[Manifest]:
+    """Read every version that is still there, the oldest first."""
+    return [read_manifest(paths, number) for number in list_versions(paths) or [0]]
+
+
+def roll_back(paths: IndexPaths, number: int) -> Manifest:
+    """Commit the content of an older version as the newest one.
+
+    The versions between stay, so that this can be undone in the same way. Ids are not numbered
+    anew: rows added later get ids that no version has used.
+
+    Raises
+    ------
+    MissingFile
+        There is no such version, or ``vacuum`` has removed it.
+    InvalidArgument
+        It is the newest version.
+    """
+    old = read_manifest(paths, number)
+
+    def change(newest: Manifest) -> Manifest:
+        if number == newest.number:
+            raise InvalidArgument(f"version {number} is the newest version of {paths}")
+        next_id = max(old.next_id, newest.next_id)
+        return replace(old, next_id=next_id, what=f"roll back to version {number}")
+
+    return commit_version(paths, change)
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What ``vacuum`` removed.
+
+    Parameters
+    ----------
+    versions : tuple of int
+    files, size : int
+        Files, the versions' own included, and their bytes.
+    """
+
+    versions: tuple[int, ...]
+    files: int
+    size: int
+
+
+def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
+    """Remove old versions, and the files that no version needs any more.
+
+    The newest version stays, and so does every version that was still the newest within the given
+    time: a reader that opened it may be using its files. Killed changes that began earlier are
+    removed as well; they cannot go on afterwards.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    older_than : timedelta
+    """
+    history = list_history(paths)
+    limit = datetime.now(UTC) - older_than
+    followers = history[1:]
+    # A version was the newest until the next one was committed.
+    expired = [m for m, after in zip(history, followers, strict=False) if _committed(after) < limit]
+    kept = [manifest for manifest in history if manifest not in expired]
+    named = {name for manifest in kept for name in _names(manifest)}
+    pending = [change for change in list_pending(paths) if not _give_up(change, limit)]
+    doomed = [
+        path
+        for folder in _FOLDERS
+        for path in paths.file(folder).children()
+        if path.name not in named and not any(change.owns(path.name) for change in pending)
+    ]
+    doomed += [path for path in _calibrations(paths) if path.name not in named]
+    # Versions first: none may name a file that is gone.
+    numbers = tuple(manifest.number for manifest in expired)
+    size = _remove(paths.version(number) for number in numbers) + _remove(doomed)
+    return Vacuumed(numbers, len(numbers) + len(doomed), size)
+
+
+def _committed(manifest: Manifest) -> datetime:
+    if manifest.created is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+
+
+def _names(manifest: Manifest) -> Iterable[str]:
+    for segment in manifest.segments:
+        yield segment.file
+        if segment.fine is not None:
+            yield segment.fine.file
+    yield from (deleted.file for deleted in manifest.deletes)
+    if manifest.calibration is not None:
+        yield manifest.calibration.file
+
+
+def _calibrations(paths: IndexPaths) -> list[StorePath]:
+    names = paths.store.names("calibration-")
+    return [paths.file(name) for name in names]
+
+
+def _give_up(change: PendingPaths, limit: datetime) -> bool:
+    """Remove the record and the shards of a change that was killed before ``limit``."""
+    created = datetime.strptime(read_record(change)["created"], "%Y-%m-%dT%H:%M:%SZ")
+    if created.replace(tzinfo=UTC) >= limit:
+        return False
+    with suppress(OutputExists), hold_change(change):
+        change.shards.remove_all()
+        change.record.remove()
+        return True
+    return False
+
+
+def _remove(doomed: Iterable[StorePath]) -> int:
+    size = 0
+    for path in doomed:
+        size += path.store.size(path.name)
+        path.remove()
+        log.info("%s removed", path)
+    return size

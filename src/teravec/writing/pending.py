@@ -1,0 +1,137 @@
+"""Changes in progress: each has a record and a lock until its version is committed.
+
+``adding/TOKEN.json`` is written before the change's first file, and removed after the commit. So
+``vacuum`` knows which files nobody names yet, and a killed addition can go on.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from teravec.errors import OutputExists
+from teravec.storage.files import make_directory
+from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_file
+from teravec.storage.store import Store, StorePath
+
+__all__ = ["PendingPaths", "begin_change", "hold_change", "list_pending", "read_record"]
+
+_FORMAT, _VERSION = "teravec-pending-change", 1
+
+
+@dataclass(frozen=True, init=False)
+class PendingPaths(IndexPaths):
+    """Names of a change's files: those of the index, but shards, segments and deletes of its own.
+
+    Parameters
+    ----------
+    store : Store
+        The index's.
+    token : str
+        Distinguishes changes; part of the names of all of its files.
+    """
+
+    token: str
+
+    def __init__(self, store: Store, token: str) -> None:
+        super().__init__(store)
+        object.__setattr__(self, "token", token)
+
+    @property
+    def record(self) -> StorePath:
+        """What is being changed."""
+        return self.file("adding") / f"{self.token}.json"
+
+    @property
+    def shards(self) -> StorePath:
+        """Directory of the shards, while they are merged into segments."""
+        return self.file("adding") / self.token
+
+    def slice(self, number: int) -> StorePath:
+        """Return the list file of a segment."""
+        return self.file("segments") / f"{self.token}-{number:05d}.lists"
+
+    def fine(self, number: int) -> StorePath:
+        """Return the row file of a segment's finer codes."""
+        return self.file("segments") / f"{self.token}-{number:05d}.fine"
+
+    @property
+    def deletes(self) -> StorePath:
+        """The ids that the change hides."""
+        return self.file("deletes") / f"{self.token}.npy"
+
+    def owns(self, name: str) -> bool:
+        """Whether a name is that of one of the change's files."""
+        return self.token in name
+
+
+@contextmanager
+def begin_change(
+    paths: IndexPaths, content: dict[str, Any], is_same: Callable[[dict[str, Any]], bool]
+) -> Iterator[PendingPaths]:
+    """Begin a change, or go on with a killed one; the body commits it.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    content : dict
+        What the change does, as JSON.
+    is_same : callable
+        Given the content of another record: whether that change is this one.
+
+    Raises
+    ------
+    OutputExists
+        Another process is making the same change now.
+    """
+    make_directory(paths.root / "adding")
+    for pending in list_pending(paths):
+        if not is_same(read_record(pending)):
+            continue
+        with hold_change(pending):
+            if pending.record.exists():  # or its process ended it just before we had the lock
+                yield from _made(pending)
+                return
+    pending = PendingPaths(paths.store, secrets.token_hex(8))
+    with hold_change(pending):
+        created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        write_json(
+            pending.record, {"format": _FORMAT, "version": _VERSION, "created": created, **content}
+        )
+        yield from _made(pending)
+
+
+def _made(pending: PendingPaths) -> Iterator[PendingPaths]:
+    yield pending
+    pending.shards.remove_all()
+    pending.record.remove()
+
+
+def list_pending(paths: IndexPaths) -> list[PendingPaths]:
+    """List the changes that were begun and not ended."""
+    names = [path.last_name for path in paths.file("adding").children()]
+    tokens = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    return [PendingPaths(paths.store, token) for token in tokens]
+
+
+def read_record(pending: PendingPaths) -> dict[str, Any]:
+    """Read a change's record: ``created``, and what ``begin_change`` was given."""
+    content = read_json(pending.record, _FORMAT, _VERSION)
+    del content["format"], content["version"]
+    return content
+
+
+@contextmanager
+def hold_change(pending: PendingPaths) -> Iterator[None]:
+    """Hold a change's lock, or raise OutputExists if its process is alive."""
+    try:
+        with hold_file(pending.root / "adding" / pending.token):
+            yield
+    except OutputExists as error:
+        raise OutputExists(f"{pending}: another process is making this change now") from error
