@@ -187,8 +187,8 @@ def check_wanted(
 
 def _all_open(list_nos: Int64, opened: OpenedIndex) -> bool:
     """Whether all lists of the index are open, and these are among them or -1."""
-    everything = opened.ranges == ((0, len(opened.sizes)),)
-    return everything and int(list_nos.min()) >= -1 and int(list_nos.max()) < len(opened.sizes)
+    everything = opened.ranges == ((0, opened.runs.nlist),)
+    return everything and int(list_nos.min()) >= -1 and int(list_nos.max()) < opened.runs.nlist
 
 
 def check_places(places: Int64, opened: OpenedIndex) -> None:
