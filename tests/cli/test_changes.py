@@ -1,0 +1,90 @@
+"""add, delete, versions, rollback and vacuum on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+import teravec
+from teravec.cli.main import app
+from tests.conftest import clustered
+
+ROWS = clustered(300, 8)
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(each) for each in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    np.save(tmp_path / "more.npy", ROWS[200:])
+    teravec.build(ROWS[:200], tmp_path / "index", nlist=8, codec="flat", calibrate=False)
+    return tmp_path / "index"
+
+
+def test_a_life(index: Path) -> None:
+    added = json.loads(run("add", index, index.with_name("more.npy"), "--json"))
+    assert (added["version"], added["ntotal"], added["change"]) == (1, 300, "add 100 rows")
+    assert "version 2: delete 2 ids" in run("delete", index, "--ids", "3,250")
+    np.save(index.with_name("gone.npy"), np.array([4, 251]))
+    index.with_name("gone.txt").write_text("5\n\n252\n")
+    pq.write_table(pa.table({"id": [6]}), index.with_name("gone.parquet"))
+    for name in ("gone.npy", "gone.txt", "gone.parquet"):
+        run("delete", index, "--ids-file", index.with_name(name))
+    with teravec.open(index) as opened:
+        ids = opened.search(ROWS[:1], 300, nprobe=8)[1][0]
+    gone = {3, 4, 5, 6, 250, 251, 252}
+    assert sorted(ids[ids >= 0].tolist()) == sorted(set(range(300)) - gone)
+    assert json.loads(run("info", index, "--json"))["deleted_ids"] == 7
+    assert "rows" in run("versions", index)
+    history = json.loads(run("versions", index, "--json"))["versions"]
+    assert [each["version"] for each in history] == [0, 1, 2, 3, 4, 5]
+    run("rollback", index, 1)
+    assert "removed 6 versions" in run("vacuum", index, "--older-than", "0s")
+    run("verify", index)
+    assert json.loads(run("vacuum", index, "--json"))["files"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["delete"], "give either --ids or --ids-file"),
+        (["delete", "--ids", "x"], "ids"),
+        (["delete", "--ids-file", "nothing.npy"], "nothing.npy"),
+        (["rollback", 7], "version 7"),
+        (["vacuum", "--older-than", "x"], "a number with a unit"),
+        (["add", "nothing.npy"], "nothing.npy"),
+    ],
+)
+def test_mistakes(index: Path, arguments: list[object], message: str) -> None:
+    command, *options = arguments
+    result = CliRunner().invoke(app, [str(each) for each in (command, index, *options)])
+    assert result.exit_code in (1, 2)
+    assert message in result.output + str(result.exception or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"1\nx\n", "line 2"),
+        ("a.npy", b"no array", "not an array"),
+        ("a.parquet", b"no table", "not a Parquet"),
+        ("a.txt", b"99999999999999999999\n", "64 bits"),
+    ],
+)
+def test_files_that_hold_no_ids(index: Path, name: str, content: bytes, message: str) -> None:
+    path = index.with_name(name)
+    path.write_bytes(content)
+    result = CliRunner().invoke(app, ["delete", str(index), "--ids-file", str(path)])
+    assert result.exit_code == 2
+    assert message in result.output + str(result.exception or "")
+    assert name in result.output + str(result.exception or "")
