@@ -185,6 +185,11 @@ class SearchService:
         finally:
             self._count("search", code, time.perf_counter() - started, request, size, sent)
 
+    @property
+    def traces(self) -> bool:
+        """Whether each request has a span of its own."""
+        return self._tracing is not None
+
     def search_together(
         self, request: SearchRequest, requests: int, origin: Origin, context: RequestContext
     ) -> Answer:

@@ -74,7 +74,7 @@ class SmallSearches:
 
     def read(self, frame: memoryview) -> SmallSearch | None:
         """Read a frame; None if it must go the usual way."""
-        if len(frame) > SMALL_BYTES or self._service.is_traced:
+        if len(frame) > SMALL_BYTES or self._service.traces:
             return None
         found = read_prefix(frame, _LONGEST_HEADER)
         if found is None:
