@@ -281,10 +281,13 @@ def problems(phase: Phase) -> list[str]:
     for name, share in phase.peaks.items():
         if share > 1:
             found.append(f"{name} took {100 * share:.0f} % of its memory bound")
-    late = sum(seconds > PROBE_S for seconds in phase.probes)
-    if late > (1 - PROBES_IN_TIME) * len(phase.probes) or np.isinf(max(phase.probes)):
-        slowest = max(phase.probes)
-        found.append(f"{late} of {len(phase.probes)} probes late, one {slowest:.1f} s")
+    late, idle = (sum(s > PROBE_S for s in each) for each in (phase.probes, phase.idle_probes))
+    machine = 2 * idle + 3 if idle else 0  # late where nobody else asks: not the server's doing
+    if late > max(machine, (1 - PROBES_IN_TIME) * len(phase.probes)) or np.isinf(max(phase.probes)):
+        found.append(
+            f"{late} of {len(phase.probes)} probes late, one {max(phase.probes):.1f} s; "
+            f"{idle} of an idle server"
+        )
     if phase.small["wrong"]:
         found.append(f"{phase.small['wrong']} wrong answers")
     if phase.first_s > FIRST_SEARCH_S:
