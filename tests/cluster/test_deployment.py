@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,6 +66,29 @@ def told(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.fixture
+def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Lines that the command sends to its service manager."""
+    lines: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(0.2)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "10000000")
+        ended = threading.Event()
+
+        def receive() -> None:
+            while not ended.is_set():
+                with suppress(TimeoutError):
+                    lines.extend(manager.recv(4096).decode().split("\n"))
+
+        thread = threading.Thread(target=receive)
+        thread.start()
+        yield lines
+        ended.set()
+        thread.join()
+
+
 def listener(address: str) -> psutil.Process:
     """The process that listens at an address."""
     port = int(address.rpartition(":")[2])
@@ -83,7 +108,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_server_on_each_machine(
-    cluster: SimulatedCluster, index: Path, serve: Launch, tmp_path: Path
+    cluster: SimulatedCluster, index: Path, serve: Launch, tmp_path: Path, notified: list[str]
 ) -> None:
     topology = tmp_path / "topology.json"
     options = [
@@ -134,6 +159,9 @@ def test_a_server_on_each_machine(
         assert process.returncode == 0, errors
         assert "was lost" in errors
         assert "is back at" in errors
+        assert "STATUS=3 servers are ready" in notified
+        assert notified.index("READY=1") < notified.index("STOPPING=1")
+        assert notified.count("WATCHDOG=1") > 3
         assert not psutil.wait_procs(processes, timeout=20)[1]
 
 
