@@ -18,7 +18,7 @@ import pytest
 from pyarrow import flight
 
 import teravec
-from teravec.errors import InvalidArgument, LimitExceeded
+from teravec.errors import AccessDenied, InvalidArgument, LimitExceeded
 from teravec.serving.server.access import ACCESS_LOGGER
 from teravec.serving.server.logs import JsonFormatter, RepeatFilter, TextFormatter
 from teravec.serving.wire.context import CURRENT, RequestContext, request_id
@@ -232,6 +232,20 @@ def test_a_line_a_request(
     assert TOKEN not in json.dumps(lines)
     assert str(float(QUERIES[0, 0]))[:6] not in json.dumps(lines)
     assert "xxx" not in json.dumps(lines)
+
+
+def test_callers_without_a_token_are_logged(
+    index: Path, serve: Launch, tmp_path: Path, accesses: Callable[[], list[dict[str, Any]]]
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN}\n")
+    server = serve(index, security=ServerSecurity(token_file=tokens))
+    with pytest.raises(AccessDenied):
+        teravec.connect(url(server), token="another-secret-of-16", timeout_s=2)
+    line = until_logged(accesses, 1)[0]
+    assert (line["outcome"], line["port"], line.get("token")) == ("access-denied", "flight", None)
+    assert line["peer"].startswith("127.0.0.1:")
+    assert "secret" not in json.dumps(accesses())
 
 
 def test_the_id_goes_on_to_the_servers(

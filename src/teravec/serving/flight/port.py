@@ -183,6 +183,9 @@ class FlightPort:
         token = tokens.find(given) if tokens else None
         if tokens and token is None:
             self._refused("access-denied")
+            if is_on():
+                found = context.request_id if context else ""
+                log_access(Access("flight", "other", found, "access-denied"), Origin(peer))
             raise CallRefused(Status.UNAUTHENTICATED, "a valid token is needed")
         return _Caller(Origin.of(peer, token, tokens, context), tokens, token)
 
