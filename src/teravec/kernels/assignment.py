@@ -182,7 +182,7 @@ class CentroidAssigner:
         relative = grouping.relative_scores(seen[:: -(-len(seen) // SCORED_ROWS)])
         error = sqrt(min_agreement * (1 - min_agreement) / len(rows))
         for share in (min_agreement + error, min_agreement + 2 * error, 1.0):
-            # Take one vector more than the share: kernel and BLAS round the last one differently.
+            # Take one vector more than the share, so that the last one does not decide alone.
             rank = min(len(rows) - 1, ceil(share * len(rows)))
             # At least 0, so that every vector visits its lowest group.
             margin = max(0.0, float(np.nextafter(need[rank], np.float32(inf))))

@@ -39,7 +39,7 @@ def common_centre(centroids: Floats, far: float = _FAR) -> Floats | None:
     spread, step = 0.0, max(1, _BLOCK_FLOATS // d)
     for start in range(0, n, step):
         spread += float(np.square(centroids[start : start + step] - mean).sum())
-    if not 0 < spread < np.inf or float(mean @ mean) <= far**2 * spread / n:
+    if not 0 < spread < np.inf or float(np.square(mean).sum()) <= far**2 * spread / n:
         return None
     return mean.astype(np.float32)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil, inf, nan, pow
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from teravec.kernels.accumulation import accumulate
 from teravec.kernels.panels import half_norms
-from teravec.native import extensions as compiled
+from teravec.kernels.product import AffineMap
 
 __all__ = ["SCORED_ROWS", "Grouping", "default_groups", "group_centroids"]
 
@@ -31,6 +32,7 @@ SCORED_ROWS = 512  # rows scored against all groups at a time: 32 MB for 10 mill
 _GROUPING_STEPS = 4  # k-means steps over the centroids; eight would save at most 5 % of the work
 _GROUPING_SAMPLE = 64  # centroids per group used in these steps
 _FEWEST_GROUPS = 8  # the reference score needs a fourth lowest
+_PLACES = 32  # centroids of a panel at the widest level: the margin must not depend on the level
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,19 @@ class Grouping:
         return len(self.centers)
 
     def relative_scores(self, x: Floats) -> Floats:
-        """Return the centers' scores less each vector's reference score, (n, ngroups)."""
-        scores: Floats = self.center_half - x @ self.centers.T
+        """Return the centers' scores less each vector's reference score, (n, ngroups).
+
+        They are computed as the scan computes them. The margin is read off them, so their rounding
+        must not depend on BLAS, its threads or its choice of kernels.
+        """
+        scores = np.negative(self._products.apply(x, 1))
         scores -= _reference(scores)
         return scores
+
+    @cached_property
+    def _products(self) -> AffineMap:
+        """The map to inner products with the centers, less their half-norms."""
+        return AffineMap(self.centers, -self.center_half)
 
     def margins(self, x: Floats, list_no: Lists) -> Floats:
         """Return the least margin with which each vector visits the group of its list, (n,)."""
@@ -68,10 +79,11 @@ class Grouping:
 
     def with_margin(self, margin: float, relative: Floats) -> Grouping:
         """Return a copy with a margin, and its probes and work for these relative scores."""
-        visited = (relative <= margin).mean(axis=0)
-        sizes, places = np.diff(self.bounds), compiled.panel_places()
-        work = self.ngroups + float(visited @ (-(-sizes // places) * places))
-        return replace(self, margin=margin, probes=float(visited.sum()), work=work)
+        visited = np.count_nonzero(relative <= margin, axis=0)
+        padded = -(-np.diff(self.bounds) // _PLACES) * _PLACES
+        n = len(relative)
+        work = self.ngroups + int((visited * padded).sum()) / n
+        return replace(self, margin=margin, probes=int(visited.sum()) / n, work=work)
 
 
 def _reference(scores: Floats) -> Floats:

@@ -163,7 +163,7 @@ class Model:
         for query, nearest, out in zip(queries, list_nos, distances, strict=True):
             rows = self.centroids[nearest]
             if self.metric.larger_is_closer:
-                out[:] = rows @ query
+                out[:] = np.einsum("ij,j->i", rows, query)
             else:
                 out[:] = ((rows - query) ** 2).sum(1)
         return list_nos, distances

@@ -16,6 +16,14 @@
 VECTOR_TYPES
 #define SPLAT(s) ((VEC){0} + (s))
 
+/* a * b + c of single floats, rounded as vectors of the level are: once, where it has fused operations. It
+ * is written out, because a compiler may compute all products first. */
+#if (NATIVE_X86 && VL > 4) || defined(__FP_FAST_FMAF)
+#define FUSED(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define FUSED(a, b, c) ((a) * (b) + (c))
+#endif
+
 /* SELECT: m ? a : b by lane, of float vectors. LESS_BITS, LESS_EQUAL_BITS: one bit per lane. */
 #if NATIVE_X86 && VL == 16
 #define LESS_BITS(a, b) ((uint32_t)_mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_LT_OQ))
@@ -277,17 +285,21 @@ FN void NAME(scan_runs)(const float *x, size_t d, const uint32_t *rows, size_t f
     }
 }
 
+/* |x|^2 in sixteen sums, which are added one after another, then the rest: the same roundings at
+ * every level that fuses products and sums. */
 FN float NAME(squared_norm)(const float *x, size_t d)
 {
-    VEC sum = {0};
+    enum { LANES = 16 };
+    VEC sums[LANES / VL] = {{0}};
     size_t k = 0;
-    for (; k + VL <= d; k += VL)
-        sum += LOAD(x + k) * LOAD(x + k);
+    for (; k + LANES <= d; k += LANES)
+        for (size_t i = 0; i < LANES / VL; i++)
+            sums[i] += LOAD(x + k + i * VL) * LOAD(x + k + i * VL);
     float total = 0;
-    for (int lane = 0; lane < VL; lane++)
-        total += sum[lane];
+    for (size_t lane = 0; lane < LANES; lane++)
+        total += sums[lane / VL][lane % VL];
     for (; k < d; k++)
-        total += x[k] * x[k];
+        total = FUSED(x[k], x[k], total);
     return total;
 }
 
@@ -451,6 +463,7 @@ FN int NAME(accumulate)(const float *x, const float *weights, size_t n, size_t d
 
 #undef PW
 #undef SPLAT
+#undef FUSED
 #undef SELECT
 #undef LESS_BITS
 #undef LESS_EQUAL_BITS

@@ -84,16 +84,11 @@ FN void NAME(byte_products)(const int16_t *x, size_t pairs, const int8_t *bytes,
     }
 }
 
-/* The score of one row and one centroid, with the additions of a tile's chain. It is written out,
- * because a compiler may compute all products first. */
+/* The score of one row and one centroid, with the additions of a tile's chain. */
 FN float NAME(score_one)(const float *x, size_t d, const float *centroid, float half)
 {
     for (size_t k = 0; k < d; k++)
-#if NATIVE_X86 && VL > 4
-        half = __builtin_fmaf(-centroid[k], x[k], half);
-#else
-        half -= centroid[k] * x[k];
-#endif
+        half = FUSED(-centroid[k], x[k], half);
     return half;
 }
 

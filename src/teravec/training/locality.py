@@ -46,8 +46,8 @@ def locality_order(centroids: Float32) -> Int64:
     Returns
     -------
     ndarray of shape (nlist,), int64
-        Rows of ``centroids``, each once. NumPy computes all sums in float64, so the result does
-        not depend on threads or instruction sets.
+        Rows of ``centroids``, each once. NumPy computes all sums in float64 and none by BLAS, so
+        the result does not depend on threads or instruction sets.
     """
     order = np.arange(len(centroids))
     stack: list[_Part] = [(0, len(centroids), None, None)]
@@ -58,7 +58,7 @@ def locality_order(centroids: Float32) -> Int64:
         if before is not None or after is not None:
             middle = _compute_mean(centroids[part])
             ahead = (middle if after is None else after) - (middle if before is None else before)
-            axis = axis if ahead @ axis >= 0 else -axis
+            axis = axis if (ahead * axis).sum() >= 0 else -axis
         part[:] = part[np.argsort(_compute_products(centroids, part, axis), kind="stable")]
         if len(part) > _LEAF:
             cut = len(part) // 2
