@@ -13,11 +13,18 @@ setup(
             f"teravec.native.{name}",
             sources=[f"src/teravec/native/{name}.c"],
             depends=sorted(map(str, Path("src/teravec/native").glob("_*.h"))),
-            extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=fast"],
+            # Fused operations are fast, but not every processor has them: _linear does without.
+            extra_compile_args=[
+                "-O3",
+                "-Wall",
+                "-Wextra",
+                f"-ffp-contract={'off' if name == '_linear' else 'fast'}",
+            ],
             py_limited_api=True,
             optional=True,
         )
         for name in (
+            "_linear",
             "_lists",
             "_native",
             "_pages",

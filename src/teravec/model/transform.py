@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from teravec.arguments import similar, text
 from teravec.errors import InvalidArgument, shown
 from teravec.kernels.centre import common_centre, seen_from
+from teravec.kernels.exact_products import sum_of_squares
+from teravec.kernels.orthogonal import orthogonal_of, principal_directions
 from teravec.kernels.product import AffineMap
 
 __all__ = ["Moments", "Transform", "TransformKind", "train_transform"]
@@ -26,6 +29,7 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
 _FAR = 1000.0  # distance from the origin, in units of the spread, that calls for a centre
+_GRID = 2.0**-30  # of random numbers: it hides the last bits of logarithms, which libraries round
 
 
 _OTHER_NAMES = ("opq", "rr", "rotate", "random_rotation")
@@ -102,7 +106,7 @@ class Transform:
         """The b of the same map without a centre, ``y = A x + b``."""
         if self.matrix is None or self.centre is None:
             return self.offset
-        return (self.offset - self.matrix.astype(np.float64) @ self.centre).astype(np.float32)
+        return (self.offset - _product(self.matrix, self.centre)).astype(np.float32)
 
     @cached_property
     def _map(self) -> AffineMap:
@@ -157,8 +161,8 @@ class Moments:
     @classmethod
     def of(cls, vectors: Float32) -> Moments:
         """Compute the moments of vectors (n, d)."""
-        wide = vectors.astype(np.float64)
-        return cls(len(wide), wide.sum(0), wide.T @ wide)
+        total = vectors.sum(axis=0, dtype=np.float64)
+        return cls(len(vectors), total, sum_of_squares(vectors))
 
     def __add__(self, other: Moments) -> Moments:
         """Add the moments of other vectors."""
@@ -202,29 +206,23 @@ def train_transform(
         matrix, offset = _random_rotation(d, seed), np.zeros(d)
     else:
         mean, covariance = moments().covariance(centered=centered)
-        matrix = _principal_directions(covariance, kind.output_dimension(d))
-        offset = -(matrix @ mean)
+        matrix = principal_directions(covariance, kind.output_dimension(d))
+        offset = -_product(matrix, mean)
     centre = common_centre(some(), _FAR) if some else None
     if centre is not None:
-        offset = np.zeros(len(matrix)) if centered else matrix @ centre
+        offset = np.zeros(len(matrix)) if centered else _product(matrix, centre)
     return Transform(
         np.ascontiguousarray(matrix, np.float32), np.ascontiguousarray(offset, np.float32), centre
     )
 
 
-def _principal_directions(covariance: Float64, count: int) -> Float64:
-    """Return the directions of largest variance, (count, d), the largest first."""
-    _, vectors = np.linalg.eigh(covariance)
-    directions: Float64 = vectors[:, ::-1][:, :count].T
-    # The sign of an eigenvector is arbitrary. Fix it: libraries choose differently.
-    largest = np.abs(directions).argmax(1)
-    signs: Float64 = np.sign(directions[np.arange(len(directions)), largest])
-    return directions * signs[:, None]
+def _product(matrix: npt.NDArray[Any], vector: npt.NDArray[Any]) -> Float64:
+    """Multiply a matrix (m, d) by a vector (d,) in float64, with additions in a fixed order."""
+    product: Float64 = (matrix.astype(np.float64) * vector).sum(axis=1)
+    return product
 
 
 def _random_rotation(d: int, seed: int) -> Float64:
     """Draw a rotation uniformly from the orthogonal group (Mezzadri 2007): QR with fixed signs."""
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
-    q, r = np.linalg.qr(gaussian)
-    rotation: Float64 = (q * np.sign(np.diag(r))).T
-    return rotation
+    return orthogonal_of(np.rint(gaussian / _GRID) * _GRID).T

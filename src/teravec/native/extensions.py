@@ -18,6 +18,7 @@ __all__ = [
     "EXTENSIONS",
     "either",
     "level",
+    "linear",
     "listing",
     "native",
     "paging",
@@ -36,6 +37,7 @@ EXTENSIONS = (
     "native",
     "scanning",
     "sketching",
+    "linear",
     "listing",
     "refining",
     "paging",
@@ -61,6 +63,7 @@ def _load(name: str) -> Any:
 
 
 native, scanning, sketching = _load("_native"), _load("_scan"), _load("_sketch")
+linear = _load("_linear")
 listing, refining, paging = _load("_lists"), _load("_refine"), _load("_pages")
 reading, ringing = _load("_reads"), _load("_ring")
 

@@ -7,6 +7,7 @@ from functools import reduce
 
 from teravec.engines.block_sizes import USUAL_SIZES
 from teravec.engines.engine import Engine, Steps
+from teravec.kernels.exact_products import PRODUCT_ROWS
 from teravec.memory import require
 from teravec.model.transform import Moments
 from teravec.progress import Progress
@@ -38,9 +39,9 @@ def sample_moments(
     ------
     MemoryLimitTooSmall
     """
-    # Three blocks in float32 and one in float64; three sums of products: the total so far, one
-    # block's, and the two added.
-    needed = 20 * block_rows * sample.d + 3 * 8 * sample.d**2
+    # Three blocks in float32, and some rows three times in float64; six sums of products: of all
+    # blocks and of one, the two added, and three of halves.
+    needed = 12 * block_rows * sample.d + 24 * PRODUCT_ROWS * sample.d + 6 * 8 * sample.d**2
     require(needed, engine.memory_bytes, f"a PCA of {sample.d:,} dimensions")
     each = task_blocks * block_rows
     tasks = [(row, min(sample.n, row + each)) for row in range(0, sample.n, each)]
