@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,8 +36,10 @@ import numpy.typing as npt
 
 from teravec.arguments import similar, text
 from teravec.errors import InvalidArgument, InvalidSource, shown
+from teravec.kernels.faiss_kernels import plain_faiss
 from teravec.kernels.faiss_threads import faiss_threads
 from teravec.kernels.metric import Metric
+from teravec.kernels.product_codes import ProductCodes, train_product
 from teravec.kernels.sketch import sketch_size
 
 __all__ = [
@@ -323,21 +326,8 @@ def train_codec(
             return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
         if codec.kind == "pq":
             residuals = residuals_of(quantizer, vectors, list_nos)
-            ivf.pq.cp.min_points_per_centroid = 1  # no warning: the user chose a small sample
-            return _train_product(ivf.pq, residuals, advance)
+            return train_product(residuals, codec.m, codec.bits, threads, advance)
     return np.empty(0, np.float32)
-
-
-def _train_product(pq: Any, residuals: Float32, advance: Callable[[int], None]) -> Float32:
-    """Train as ``pq.train`` does, to the same bytes, reporting each sub-quantizer."""
-    trained = []
-    for m in range(pq.M):
-        part = np.ascontiguousarray(residuals[:, m * pq.dsub : (m + 1) * pq.dsub])
-        clustering = faiss.Clustering(pq.dsub, pq.ksub, pq.cp)
-        clustering.train(part, faiss.IndexFlatL2(pq.dsub))
-        trained.append(faiss.vector_to_array(clustering.centroids))
-        advance(1)
-    return np.asarray(np.concatenate(trained), np.float32)
 
 
 def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
@@ -354,14 +344,24 @@ def encode(
     ivf: Any, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int
 ) -> npt.NDArray[np.uint8]:
     """Encode vectors (n, d) in their lists (n,) as uint8 of shape (n, code_size)."""
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    if isinstance(ivf, faiss.IndexIVFPQ):
+        residuals = residuals_of(ivf.quantizer, vectors, list_nos)
+        return _product_codes(ivf.pq).encode(residuals, threads)
     codes = np.zeros((len(vectors), ivf.code_size), np.uint8)
     keys = list_nos.astype(np.int64)
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    with faiss_threads(threads):
+    # The codes of RaBitQ depend on sums of floats, whose order depends on the kernels.
+    plain = plain_faiss() if isinstance(ivf, faiss.IndexIVFRaBitQ) else nullcontext()
+    with faiss_threads(threads), plain:
         ivf.encode_vectors(
             len(vectors), faiss.swig_ptr(vectors), faiss.swig_ptr(keys), faiss.swig_ptr(codes)
         )
     return codes
+
+
+def _product_codes(pq: Any) -> ProductCodes:
+    centroids = np.asarray(faiss.vector_to_array(pq.centroids), np.float32)
+    return ProductCodes(centroids.reshape(pq.M, pq.ksub, pq.dsub), pq.nbits)
 
 
 def decode(ivf: Any, codes: npt.NDArray[np.uint8], list_nos: npt.NDArray[np.int64]) -> Float32:

@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from teravec.kernels.faiss_kernels import plain_faiss
 from teravec.kernels.faiss_threads import faiss_threads
 
 __all__ = ["build_hnsw", "load_hnsw", "save_hnsw", "search_hnsw"]
@@ -25,12 +26,12 @@ _EF_CONSTRUCTION = 80
 def build_hnsw(centroids: npt.NDArray[np.float32]) -> Any:
     """Build the graph over centroids of shape (nlist, d), by squared L2.
 
-    It is built on one thread. With several threads the graph would depend on their timing, but a
-    resumed build must give the same bytes as an undisturbed one.
+    It is built on one thread and by plain kernels. Otherwise the graph would depend on the threads'
+    timing and on the processor, but a resumed build must give the same bytes as an undisturbed one.
     """
     index = faiss.IndexHNSWFlat(centroids.shape[1], _NEIGHBORS)
     index.hnsw.efConstruction = _EF_CONSTRUCTION
-    with faiss_threads(1):
+    with faiss_threads(1), plain_faiss():
         index.add(centroids)
     return index
 
