@@ -7,14 +7,10 @@ product in a busy loop: a scan on all processors after a product took 78 ms inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from teravec.kernels.blocks import over_blocks
 from teravec.kernels.panels import pack_panels
@@ -27,6 +23,7 @@ Float32 = npt.NDArray[np.float32]
 
 _TILE_ROWS = 6  # the kernel writes rows in tiles of six
 _BLOCK_ROWS = 682 * _TILE_ROWS
+_TILE_FLOATS = 1 << 16  # of scores at a time in the fallback, for the processor's cache
 
 
 class AffineMap:
@@ -77,23 +74,23 @@ def _compiled_map(matrix: Float32, offset: Float32) -> _Map:
 
 
 def _numpy_map(matrix: Float32, offset: Float32) -> _Map:
+    columns = np.ascontiguousarray(matrix.T)
+
     def apply(vectors: Float32, threads: int) -> Float32:
-        with _one_blas_thread():
-            mapped: Float32 = vectors @ matrix.T + offset
-        return mapped
+        scores = np.empty((len(vectors), len(matrix)), np.float32)
+        scores[:] = -offset
+        rows = max(1, _TILE_FLOATS // len(matrix))
+
+        def block(start: int, stop: int) -> None:
+            # One dimension after another, as compiled: BLAS rounds by its kernels and threads.
+            part, product = scores[start:stop], np.empty((stop - start, len(matrix)), np.float32)
+            for values, column in zip(vectors[start:stop].T, columns, strict=True):
+                part -= np.multiply(values[:, None], column, out=product)
+
+        over_blocks(block, len(vectors), rows=rows, threads=threads, even=False)
+        return np.negative(scores)
 
     return apply
 
 
 _open_map = either("native", _compiled_map, _numpy_map)
-
-
-@cache
-def _controller() -> Any:
-    return ThreadpoolController()
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    with _controller().limit(limits=1, user_api="blas"):
-        yield

@@ -17,9 +17,12 @@ from teravec.native.extensions import either, panel_places
 __all__ = ["Scan", "open_scan"]
 
 Floats = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 Lists = npt.NDArray[np.int32]
 
 _SCORE_FLOATS = 1 << 22  # 16 MiB of scores at a time in the fallback
+_PAIR_FLOATS = 1 << 16  # of vectors that are compared in float64 at a time
 
 
 class Scan(Protocol):
@@ -74,18 +77,14 @@ class _NumpyScan:
     rows, even = 4096, False
 
     def __init__(self, centroids: Floats) -> None:
-        self._centroids = centroids
-        self._half = half_norms(centroids)
+        self._centroids, self._half = centroids, half_norms(centroids)
 
     def __call__(self, x: Floats, list_no: Lists, distance: Floats) -> None:
         step = max(1, _SCORE_FLOATS // len(self._centroids))
         for i in range(0, len(x), step):
             rows = x[i : i + step]
-            scores = rows @ self._centroids.T
-            np.subtract(self._half, scores, out=scores)
-            best = scores.argmin(axis=1)
-            list_no[i : i + step] = best
-            distance[i : i + step] = _distances(rows, scores[np.arange(len(rows)), best])
+            list_no[i : i + step], scores = _find_lowest(rows, self._centroids, self._half)
+            distance[i : i + step] = _distances(rows, scores)
 
 
 class _NumpyGroupScan:
@@ -104,17 +103,14 @@ class _NumpyGroupScan:
     def _rows(self, x: Floats, list_no: Lists, distance: Floats) -> None:
         g = self._grouping
         visited = np.ascontiguousarray((g.relative_scores(x) <= g.margin).T)
-        best = np.full(len(x), inf, np.float32)
+        best = np.full(len(x), inf)
         list_no[:] = 0
         for group in range(g.ngroups):
             rows = np.flatnonzero(visited[group])
             if not len(rows):
                 continue
             part = slice(g.bounds[group], g.bounds[group + 1])
-            scores = x[rows] @ self._centroids[part].T
-            np.subtract(self._half[part], scores, out=scores)
-            at = scores.argmin(axis=1)
-            score = scores[np.arange(len(rows)), at]
+            at, score = _find_lowest(x[rows], self._centroids[part], self._half[part])
             found = g.order[part][at]
             lower = (score < best[rows]) | ((score == best[rows]) & (found < list_no[rows]))
             best[rows[lower]] = score[lower]
@@ -122,8 +118,45 @@ class _NumpyGroupScan:
         distance[:] = _distances(x, best)
 
 
-def _distances(x: Floats, scores: Floats) -> Floats:
-    result: Floats = np.maximum(np.einsum("ij,ij->i", x, x) + 2 * scores, 0)
+def _find_lowest(x: Floats, centroids: Floats, half: Floats) -> tuple[Int64, Float64]:
+    """Find each vector's centroid of lowest score, and that score in float64.
+
+    A product by BLAS, rounded to float32 in any order, errs by at most d + 1 units of the last
+    place of the lengths' product (Higham 2002, section 3.1). Where other centroids are within
+    twice that, scores in float64 decide, with additions in a fixed order.
+    """
+    scores = x @ centroids.T
+    np.subtract(half, scores, out=scores)
+    at = scores.argmin(axis=1)
+    longest = np.sqrt(2 * float(half.max(initial=0)))
+    lengths = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    error = (x.shape[1] + 8) * 2.0**-23 * longest * (lengths + longest)
+    near = scores <= (scores[np.arange(len(x)), at] + 2 * error)[:, None]
+    several = np.flatnonzero(np.count_nonzero(near, axis=1) > 1)
+    rows, others = np.nonzero(near[several])
+    rows = several[rows]
+    if len(rows):
+        order = np.lexsort((others, _score_pairs(x, centroids, half, rows, others), rows))
+        rows, others = rows[order], others[order]
+        first = np.flatnonzero(np.append(True, rows[1:] != rows[:-1]))
+        at[rows[first]] = others[first]
+    return at, _score_pairs(x, centroids, half, np.arange(len(x)), at)
+
+
+def _score_pairs(x: Floats, centroids: Floats, half: Floats, rows: Int64, at: Int64) -> Float64:
+    """Compute the scores of pairs of a vector and a centroid in float64."""
+    scores = np.empty(len(rows))
+    step = max(1, _PAIR_FLOATS // x.shape[1])
+    for i in range(0, len(rows), step):
+        some = slice(i, i + step)
+        products = np.multiply(x[rows[some]], centroids[at[some]], dtype=np.float64)
+        scores[some] = half[at[some]] - products.sum(axis=1)
+    return scores
+
+
+def _distances(x: Floats, scores: Float64) -> Float64:
+    squares = np.einsum("ij,ij->i", x, x, dtype=np.float64)
+    result: Float64 = np.maximum(squares + 2 * scores, 0)
     return result
 
 
