@@ -1,8 +1,9 @@
 """Affine maps of vectors, whose result for a row does not depend on batch, block or thread.
 
-NumPy's product has two faults here. A row's rounding depends on its position in a block, so one
-shard and seventeen shards would not hold the same bytes. And OpenBLAS's threads wait for the next
-product in a busy loop: a scan on all processors after a product took 78 ms instead of 45.
+BLAS has three faults here. A row's rounding depends on its position in a block, so one shard and
+seventeen shards would not hold the same bytes. It also depends on the processor and the number of
+threads. And OpenBLAS's threads wait for the next product in a busy loop: a scan on all processors
+after a product took 78 ms instead of 45.
 """
 
 from __future__ import annotations
