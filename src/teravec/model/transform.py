@@ -225,4 +225,6 @@ def _product(matrix: npt.NDArray[Any], vector: npt.NDArray[Any]) -> Float64:
 def _random_rotation(d: int, seed: int) -> Float64:
     """Draw a rotation uniformly from the orthogonal group (Mezzadri 2007): QR with fixed signs."""
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
-    return orthogonal_of(np.rint(gaussian / _GRID) * _GRID).T
+    gaussian /= _GRID
+    np.rint(gaussian, out=gaussian)  # QR does not depend on the scale
+    return orthogonal_of(gaussian).T
