@@ -35,8 +35,11 @@ _HEADER_BYTES = 1 << 16  # the largest header of .npy's version 1
 def file_checksum(file: OpenFile, block_bytes: int = _BLOCK_BYTES) -> str:
     """Return the XXH3-64 of a whole file, 16 hexadecimal digits, reading block by block."""
     digest = xxhash.xxh3_64()
+    block = memoryview(bytearray(min(block_bytes, file.size)))
     for start in range(0, file.size, block_bytes):
-        digest.update(file.read(min(block_bytes, file.size - start), start))
+        part = block[: file.size - start]
+        file.read_into(part, start)
+        digest.update(part)
     return digest.hexdigest()
 
 
