@@ -140,7 +140,7 @@ def test_damage_is_found_and_named(root: Path) -> None:
         opened(store)
 
 
-def test_messages_name_the_store(root: Path) -> None:
+def test_messages_name_the_store(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = in_memory(root)
     assert read_calibration(IndexPaths(store), read_manifest(IndexPaths(store))) is not None
     with opened(store) as index:
@@ -153,6 +153,9 @@ def test_messages_name_the_store(root: Path) -> None:
         pytest.raises(teravec.InvalidArgument, match="memory: is not calibrated"),
     ):
         index.search(queries(1), 10, recall=0.8)
+    with caplog.at_level("WARNING"), opened(store) as index:
+        index.search(queries(1), 10)
+    assert "memory:: no calibration" in caplog.text
 
 
 def test_shards_and_slices_are_written_to_a_store(root: Path) -> None:

@@ -98,7 +98,7 @@ class Efforts:
         if model.nlist > DEFAULT_NPROBE and not self._warned:
             log.warning(
                 "%s: %s; searches without a recall or an nprobe visit %d lists",
-                self._index.paths.root,
+                self._index.paths,
                 why,
                 DEFAULT_NPROBE,
             )
