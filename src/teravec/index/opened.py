@@ -55,6 +55,8 @@ class OpenedIndex:
         The runs of the open segments.
     id_bases : ndarray of shape (nsegments,), int64
         What is added to the ids in each open segment's files.
+    has_id_bases : bool
+        Whether some of them are not 0.
     deleted : list of ndarray, int64
         For each open segment, the ids that are hidden in it, ascending and distinct.
     gap_bytes : int
@@ -120,7 +122,7 @@ class OpenedIndex:
         ]
         self.runs = Runs.of(self.manifest.nlist, len(layers), columns)
         self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
-        self._has_id_bases = bool(self.id_bases.any())
+        self.has_id_bases = bool(self.id_bases.any())
         try:
             self.deleted = read_deleted(self.paths, self.manifest, [e for _, e in entries])
         except BaseException:
@@ -185,7 +187,7 @@ class OpenedIndex:
 
     def number_ids(self, places: Int64, ids: Int64) -> Int64:
         """Return the ids of rows at places (n,), given the ids in their files; -1 stays."""
-        if not self._has_id_bases:
+        if not self.has_id_bases:
             return ids
         found = ids >= 0
         segments = self.runs.segments_of(places[found] >> PLACE_BITS)

@@ -29,12 +29,15 @@ class Runs:
         Vectors of each list, in all of its runs.
     firsts : ndarray of shape (nsegments,), int64
         The run of each open segment's first list, ascending.
+    one_layer : bool
+        Whether each list has one run, of its own number.
     """
 
     nlist: int
     sizes: Int64
     list_sizes: Int64
     firsts: Int64
+    one_layer: bool
 
     @classmethod
     def of(cls, nlist: int, nlayers: int, segments: Sequence[tuple[int, int, Int64]]) -> Runs:
@@ -51,12 +54,7 @@ class Runs:
         for start, (_, _, counts) in zip(firsts.tolist(), segments, strict=True):
             sizes[start : start + len(counts)] = counts
         list_sizes = sizes if nlayers == 1 else sizes.reshape(nlayers, nlist).sum(axis=0)
-        return cls(nlist, sizes, list_sizes, firsts)
-
-    @property
-    def one_layer(self) -> bool:
-        """Whether each list has one run, of its own number."""
-        return self.list_sizes is self.sizes
+        return cls(nlist, sizes, list_sizes, firsts, nlayers == 1)
 
     def of_lists(self, list_nos: Int64) -> Int64:
         """Return the runs of lists (n,), ascending; runs without vectors are left out."""

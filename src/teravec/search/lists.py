@@ -44,13 +44,16 @@ class IndexLists:
     CHUNKS = 4  # one read, one verified, one scanned, and one on its way between two
 
     def __init__(self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int) -> None:
-        self._index, self._runs, self._code_size = index, index.runs, index.manifest.code_size
+        self._index, self._runs, self._sizes = index, index.runs, index.runs.sizes
+        self._code_size = index.manifest.code_size
         self._nruns = len(index.runs.sizes)
         self._chunk_bytes = chunk_bytes
         # Masks take a bit of a row whose codes take hundreds.
         hidden_bytes = cache_bytes // _MASK_SHARE if any(map(len, index.deleted)) else 0
         self._hidden = HiddenRows(index, hidden_bytes)
         cache_bytes -= hidden_bytes
+        # An index that was only built: runs are lists, and all rows are visible.
+        self._plain = index.runs.one_layer and not index.has_id_bases and self._hidden.none
         # The codes of run i have key i, its ids nruns + i.
         self._cache = ListCache(2 * self._nruns, cache_bytes)
         self._buffers = Buffers(self.CHUNKS * chunk_bytes)
@@ -83,7 +86,7 @@ class IndexLists:
         What was yielded is good until the next is asked for.
         """
         buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
-        runs = self._runs.of_lists(list_nos)
+        runs = list_nos if self._plain else self._runs.of_lists(list_nos)
         at = self._cache.pin(runs)
         held = at >= 0
         if np.count_nonzero(held) == len(held):  # usual for a few lists that were wanted before
@@ -93,7 +96,7 @@ class IndexLists:
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
-                yield self._in_memory(reader, kept, self._runs.sizes[kept], at, buffer)
+                yield self._in_memory(reader, kept, self._sizes[kept], at, buffer)
             if len(missing):
                 yield from self._read_codes(missing, reader)
         finally:
@@ -108,7 +111,7 @@ class IndexLists:
         if missing:
             rows = np.flatnonzero(ids == NOT_KEPT)
             ids[rows] = self._read_ids(places[rows], reader)
-        return self._index.number_ids(places, ids)
+        return ids if self._plain else self._index.number_ids(places, ids)
 
     def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
         order = np.argsort(places)
@@ -141,7 +144,7 @@ class IndexLists:
         row_start: int = 0,
     ) -> ListsInMemory:
         """Describe codes of runs (n,), ascending, to the scanners, which want ascending lists."""
-        if self._runs.one_layer and self._hidden.none:
+        if self._plain:
             return ListsInMemory(runs, counts, offsets, buffer, row_start)
         list_nos = self._runs.lists_of(runs)
         order = np.argsort(list_nos, kind="stable")
