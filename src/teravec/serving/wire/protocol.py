@@ -15,9 +15,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from teravec import errors
-from teravec.errors import InvalidArgument, ProtocolError, ServiceError, TeravecError
+from teravec.errors import InvalidArgument, ProtocolError
 from teravec.serving.wire.context import RequestContext
+from teravec.serving.wire.error_codes import (
+    ERROR_CODES,
+    encode_error,
+    error_code,
+    error_message,
+    error_of_header,
+    error_of_text,
+    error_text,
+)
 from teravec.serving.wire.frames import Array, Parts, decode, encode, encode_parts
 from teravec.serving.wire.limits import Limits
 
@@ -43,21 +51,6 @@ _Arrays = dict[str, tuple[str, int]]
 _RESULT_BYTES = 12  # a distance and an id
 _CANDIDATE_BYTES = 16  # with an error bound
 _LARGEST = float(np.finfo(np.float32).max)
-
-# Error types by their code on the wire; any other error is 'internal'.
-_CODES: dict[str, type[TeravecError]] = {
-    "busy": errors.Busy,
-    "deadline-exceeded": errors.DeadlineExceeded,
-    "unavailable": errors.Unavailable,
-    "other-index": errors.OtherIndex,
-    "access-denied": errors.AccessDenied,
-    "protocol": errors.ProtocolError,
-    "limit-exceeded": errors.LimitExceeded,
-    "invalid-argument": errors.InvalidArgument,
-    "corrupt-file": errors.CorruptFile,
-    "missing-file": errors.MissingFile,
-    "storage": errors.StorageError,
-}
 
 
 @dataclass(frozen=True)
@@ -419,7 +412,7 @@ class Answer:
         """Read a frame; raises the frame's error, or ProtocolError if it is no answer."""
         header, arrays = decode(data)
         if "error" in header:
-            raise _error(header)
+            raise error_of_header(header)
         counts = _array(arrays, "counts", "u", 1)
         distances, ids = _array(arrays, "distances", "f", 1), _array(arrays, "ids", "i", 1)
         total, missing = int(counts.sum(dtype=np.uint64)), header.get("missing")
@@ -439,53 +432,6 @@ METHODS: dict[str, type[SearchRequest | ListRequest | RefineRequest]] = {
     "search-lists": ListRequest,
     "refine": RefineRequest,
 }
-
-
-ERROR_CODES = (*_CODES, "internal")
-"""What ``error_code`` returns."""
-
-
-def error_code(error: Exception) -> str:
-    """Return an error's code on the wire; ``internal`` for errors that are not teravec's."""
-    if isinstance(error, MemoryError):
-        return "busy"
-    return next((code for code, kind in _CODES.items() if isinstance(error, kind)), "internal")
-
-
-def error_message(error: Exception) -> str:
-    """Return the message for clients; errors that are not teravec's stay in the log."""
-    if isinstance(error, TeravecError):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return "the server is out of memory"
-    return "the server failed; its log says why"
-
-
-def encode_error(error: Exception, request_id: str = "") -> bytes:
-    """Encode an error's code and message as a frame, without a stack trace."""
-    header = {"error": error_code(error), "message": error_message(error)}
-    return encode(header | {"request_id": request_id} if request_id else header, {})
-
-
-def error_text(error: Exception) -> str:
-    """Return an error as one line, for where no frame can be sent; ``error_of_text`` reads it."""
-    return f"{error_code(error)}: {error_message(error)}"
-
-
-def error_of_text(text: str) -> TeravecError | None:
-    """Parse a line of ``error_text``; None if it is not one."""
-    code, _, message = text.partition(": ")
-    kind = _CODES.get(code)
-    return None if kind is None else kind(message[:2000])
-
-
-def _error(header: dict[str, Any]) -> TeravecError:
-    message, code = str(header.get("message"))[:2000], header["error"]
-    kind = _CODES.get(code) if isinstance(code, str) else None
-    error = ServiceError(message) if kind is None else kind(message)
-    if (context := RequestContext.read({"request_id": header.get("request_id")})) is not None:
-        error.add_note(f"request id: {context.request_id}")
-    return error
 
 
 def _array(arrays: dict[str, Array], name: str, kind: str, ndim: int) -> Any:
