@@ -110,6 +110,21 @@ def test_two_writers_of_a_file(local: LocalStore) -> None:
     assert get(local, "f") == b"first"
 
 
+def test_cleaning_up_leaves_a_file_that_is_being_created(
+    local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = os.link
+
+    def clean_up_first(source: str, target: str, **options: bool) -> None:
+        local.remove_unfinished("")
+        link(source, target, **options)
+
+    monkeypatch.setattr(os, "link", clean_up_first)
+    local.create("versions/1", b"first")
+    assert get(local, "versions/1") == b"first"
+    assert tree(tmp_path) == ["versions", "versions/1"]
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
 def test_creating_where_there_are_no_links(
     local: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
