@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
-from teravec.cli.search_commands import _evaluation_table
+from teravec.cli.search_commands import evaluation_table
 from teravec.cli.stats_table import stats_table
 from teravec.evaluation.evaluation import Evaluation
 from teravec.search.stats import SearchStats
@@ -188,7 +188,7 @@ def test_every_column_of_an_evaluation_is_shown_in_80_columns() -> None:
         asked=0.95,
     )
     with io.StringIO() as text:
-        Console(file=text, width=80).print(_evaluation_table([one], 10))
+        Console(file=text, width=80).print(evaluation_table([one], 10))
         lines = text.getvalue().splitlines()
     assert "bytes/query" in lines[2]
     assert "94,193,623" in lines[4]

@@ -23,9 +23,15 @@ from teravec.errors import (
     StorageError,
     TeravecError,
 )
-from teravec.evaluation.calibrating import _found, _radii, _ratio, _true_costs, _without_own
-from teravec.evaluation.calibrating import _Queries as Known
 from teravec.evaluation.evaluation import evaluate, recall_at
+from teravec.evaluation.measuring import (
+    KnownQueries,
+    choose_radii,
+    estimate_ratio,
+    find_true_costs,
+    remove_own,
+    search_known,
+)
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import Calibration, Measured, read_calibration
 from teravec.index.manifest import read_manifest
@@ -123,12 +129,12 @@ def test_what_was_found_is_matched_with_the_truth() -> None:
     known = Truth(true, np.array([[1.0, 2, 3], [4, 5, 6]]))
     found = np.array([[3, 8, 9, -1], [9, 5, 100, 3]])
     expected = [[2, np.inf, 3, np.inf], [np.inf, 6, np.inf, 4]]
-    assert _true_costs(found, known).tolist() == expected
+    assert find_true_costs(found, known).tolist() == expected
 
 
 def test_a_query_is_no_neighbour_of_its_own() -> None:
     ids = np.array([[5, 1, 2], [0, 6, 3], [8, 9, 1]])
-    costs, left = _without_own(ids * 10.0, ids, np.array([5, 6, 7]))
+    costs, left = remove_own(ids * 10.0, ids, np.array([5, 6, 7]))
     assert left.tolist() == [[1, 2], [0, 3], [8, 9]]  # the last had itself not among its best
     assert costs.tolist() == [[10, 20], [0, 30], [80, 90]]
 
@@ -146,10 +152,10 @@ def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(
     teravec.build(base, out, nlist=16, codec="rabitq1+sq8", metric=metric, calibrate=False)
     own = np.arange(200)
     anything = np.zeros((200, 1))
-    known = Known(x[own], own, Truth(anything.astype(np.int64), anything), "held out")
+    known = KnownQueries(x[own], own, Truth(anything.astype(np.int64), anything), "held out")
     effort = Effort(16)
     with teravec.open(out) as opened:
-        found, _ = _found(opened, known, effort, k)
+        found, _ = search_known(opened, known, effort, k)
         more, ids = opened.search_at(known.vectors, k + 1, effort)
         # The same from all candidates, of which every one is refined to know its id.
         wanted = opened.nearest_lists(known.vectors, effort)
@@ -166,17 +172,17 @@ def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(
             nearest = np.sort(distances if metric == "l2" else -distances)[:k]
             expected[query] = nearest if metric == "l2" else -nearest
     np.testing.assert_array_equal(found, expected)
-    with_one_more, _ = _without_own(more, ids, own)
+    with_one_more, _ = remove_own(more, ids, own)
     assert metric == "l2" or (found != with_one_more).any()
 
 
 def test_ratio_and_radii() -> None:
-    share, error = _ratio(np.array([1, 4]), np.array([2, 4]))
+    share, error = estimate_ratio(np.array([1, 4]), np.array([2, 4]))
     assert share == 5 / 6
     assert error == pytest.approx(np.sqrt(8 / 9) / 6)
-    assert _ratio(np.zeros(2, int), np.zeros(2, int)) == (0.0, 0.0)
+    assert estimate_ratio(np.zeros(2, int), np.zeros(2, int)) == (0.0, 0.0)
     costs = np.sort(np.random.default_rng(0).random((200, 30)), axis=1)
-    for bound in _radii(costs, (1, 10, 30)):
+    for bound in choose_radii(costs, (1, 10, 30)):
         assert (costs[:, -1] < bound).mean() <= 0.05
 
 

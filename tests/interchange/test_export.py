@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.interchange import export
+from teravec.interchange.export import export_faiss
+from teravec.progress import NoProgress
 from tests.conftest import clustered
 
 CODECS = ("flat", "fp16", "sq8", "sq6", "sq4", "pq8", "pq8x4", "rabitq1", "rabitq4", "rabitq8")
@@ -50,13 +51,12 @@ def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(distances, expected[0], rtol=1e-4, atol=1e-4)
 
 
-def test_lists_larger_than_a_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_larger_than_a_window(tmp_path: Path) -> None:
     base = clustered(2000, 8)
     np.save(tmp_path / "x.npy", base)
     teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=3, codec="flat", slices=2)
     teravec.export_faiss(tmp_path / "i", tmp_path / "whole.index")
-    monkeypatch.setattr(export, "_WINDOW_BYTES", 999)
-    teravec.export_faiss(tmp_path / "i", tmp_path / "cut.index")
+    export_faiss(tmp_path / "i", tmp_path / "cut.index", NoProgress(), window_bytes=999)
     assert (tmp_path / "whole.index").read_bytes() == (tmp_path / "cut.index").read_bytes()
 
 

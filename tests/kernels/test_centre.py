@@ -56,11 +56,10 @@ def test_queries_find_the_lists_of_the_spread(level: int, name: str) -> None:
     assert (np.array(alone) == order[:50]).mean() > 0.999
 
 
-def test_one_query_among_many_numbers_of_centroids(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_query_among_many_numbers_of_centroids() -> None:
     # Where centroids are kept as bytes too, far ones are not.
-    monkeypatch.setattr("teravec.kernels.nearest._BYTES_FROM", 1)
     x, centroids, true = far(OFFSETS["each another"], 300)
-    quantizer = ExactQuantizer(centroids, Metric.L2)
+    quantizer = ExactQuantizer(centroids, Metric.L2, bytes_from=1)
     for row, wanted in zip(x[:100], np.argsort(true[:100], axis=1)[:, :5], strict=True):
         assert set(quantizer.search(row[None], 5, threads=1)[0][0]) == set(wanted)
 

@@ -141,13 +141,10 @@ def test_exact_quantizer_does_not_see_the_batch(level: int) -> None:
 @pytest.mark.parametrize("metric", [Metric.L2, Metric.IP])
 @pytest.mark.parametrize("d", [1, 9, 96])
 @pytest.mark.parametrize("kind", ["normal", "close", "equal", "large", "zero"])
-def test_one_query_by_bytes_finds_the_same(
-    level: int, metric: Metric, d: int, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_query_by_bytes_finds_the_same(level: int, metric: Metric, d: int, kind: str) -> None:
     """Bit for bit what all floats give, though few of them are looked at."""
     if level < 1:
         pytest.skip("bytes are not compared at this level")
-    monkeypatch.setattr("teravec.kernels.nearest._BYTES_FROM", 0)
     rng = np.random.default_rng(d)
     q, c = rng.standard_normal((30, d), np.float32), rng.standard_normal((700, d), np.float32)
     if kind == "close":  # bytes do not tell most of them apart
@@ -158,7 +155,7 @@ def test_one_query_by_bytes_finds_the_same(
         q, c = q * np.float32(1e18), c * np.float32(1e15)
     elif kind == "zero":
         q[::2], c = 0, c * 0
-    quantizer = ExactQuantizer(c, metric)
+    quantizer = ExactQuantizer(c, metric, bytes_from=0)
     for nprobe in (1, 20, 700):
         together = quantizer.search(q, nprobe, threads=1)
         for i in range(len(q)):
@@ -167,11 +164,11 @@ def test_one_query_by_bytes_finds_the_same(
             np.testing.assert_array_equal(alone[1][0], together[1][i])
 
 
-def test_exact_quantizer_in_blocks(level: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teravec.kernels.nearest._SCORE_FLOATS", 1000)
+def test_exact_quantizer_in_blocks(level: int) -> None:
     rng = np.random.default_rng(1)
     q, c = rng.standard_normal((50, 9), np.float32), rng.standard_normal((300, 9), np.float32)
-    lists, distance = ExactQuantizer(c, Metric.L2).search(q, 20, threads=1)
+    quantizer = ExactQuantizer(c, Metric.L2, score_floats=1000)
+    lists, distance = quantizer.search(q, 20, threads=1)
     true = ((q[:, None].astype(np.float64) - c) ** 2).sum(2)
     np.testing.assert_array_equal(lists, np.argsort(true, axis=1)[:, :20])
     np.testing.assert_allclose(distance, np.sort(true, axis=1)[:, :20], rtol=1e-4, atol=1e-4)

@@ -46,7 +46,8 @@ def test_the_nearest_is_found(device: str, n: int, d: int, nlist: int) -> None:
 def test_blocks_of_rows_and_of_centroids(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     """Small integers are exact, so ties show: they go to the lowest list, across blocks too."""
     monkeypatch.setattr(torch_scan.TorchScan, "rows", 500)
-    monkeypatch.setattr(torch_scan, "_SCORE_FLOATS", {"cuda": 500 * 7, "cpu": 500 * 7})
+    few = {"cuda": 500 * 7, "cpu": 500 * 7}
+    monkeypatch.setattr(torch_scan.TorchScan, "score_floats", few)
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, (1730, 6)).astype(np.float32)
     centroids = rng.integers(-2, 3, (60, 6)).astype(np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teravec.selftest.comparison import compare
-from teravec.selftest.routes import Route, _build_whole, routes
+from teravec.selftest.routes import Route, build_whole, routes
 
 pytest.importorskip("torch", reason="PyTorch is not installed: make test-gpu installs it")
 
@@ -18,7 +18,7 @@ def test_the_gpus_route_agrees_with_plain_faiss() -> None:
     x = np.random.default_rng(5).standard_normal((6000, 16), np.float32)
     given = [
         routes("local", 2, None)[0],
-        Route("PyTorch on the processor", partial(_build_whole, device="torch-cpu")),
+        Route("PyTorch on the processor", partial(build_whole, device="torch-cpu")),
         *(route for route in routes("local", 2, None) if route.name.startswith("cuda")),
     ]
     results = list(compare(x, given))

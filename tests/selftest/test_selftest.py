@@ -92,5 +92,5 @@ def test_bad_options(tmp_path: Path) -> None:
 
 def test_what_to_install_is_shown_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     note = "pip install 'teravec[gpu]'"
-    selftest_command._show([Result("made", "cuda", note=note)])
+    selftest_command.show_results([Result("made", "cuda", note=note)])
     assert "[gpu]" in capsys.readouterr().out

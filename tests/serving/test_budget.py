@@ -8,7 +8,6 @@ import time
 import pytest
 
 from teravec.errors import Busy
-from teravec.serving.server import budget as budget_module
 from teravec.serving.server.budget import Budget
 
 
@@ -51,11 +50,9 @@ def test_shares_of_many_threads() -> None:
     assert budget.held_bytes == 0
 
 
-def test_memory_goes_back_once_after_many_large_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_goes_back_once_after_many_large_requests() -> None:
     trims: list[int] = []
-    monkeypatch.setattr(budget_module, "_malloc_trim", trims.append)
-    monkeypatch.setattr(budget_module, "_TRIM_AFTER_S", 0.05)
-    budget = Budget(1 << 30)
+    budget = Budget(1 << 30, release=lambda: trims.append(0), pause_s=0.05)
     for _ in range(20):
         with budget.share() as share:
             share.hold(5 << 20)

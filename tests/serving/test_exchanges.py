@@ -94,13 +94,12 @@ def test_one_that_the_server_ends_is_opened_again(echo: Echo, peer: FlightPeer) 
     assert echo.opened == 5
 
 
-def test_idle_ones_are_closed(
-    echo: Echo, peer: FlightPeer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("teravec.serving.wire.exchanges._IDLE_S", 0.05)
-    ask(peer)
-    until(lambda: echo.ended == 1)
-    assert ask(peer) == "v"
+def test_idle_ones_are_closed(echo: Echo) -> None:
+    address = f"grpc://127.0.0.1:{echo.port}"
+    with closing(FlightPeer(address, ClientSecurity(), idle_s=0.05)) as peer:
+        ask(peer)
+        until(lambda: echo.ended == 1)
+        assert ask(peer) == "v"
     assert echo.opened == 2
 
 

@@ -15,13 +15,11 @@ BLANKS = b" " * http_body.SMALL_BODY_BYTES
 
 
 @pytest.fixture(params=["small", "large"])
-def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+def read(request: pytest.FixtureRequest) -> object:
     """Reads a body on the way of small ones, or, by tiny pieces, on that of large ones."""
     if request.param == "small":
         return lambda data: read_body(data, 2, 1000)
-    monkeypatch.setattr(http_body, "_PIECE_BYTES", 5)
-    monkeypatch.setattr(http_body, "_read_small", lambda data: http_body._read_large(data, 1000))
-    return lambda data: read_body(data, 2, 1000)
+    return lambda data: read_body(data, 2, 1000, small_bytes=-1, piece_bytes=5)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +127,7 @@ def test_messages_name_the_place(read: object) -> None:
 def test_large_bodies_equal_numpy() -> None:
     rows = np.random.default_rng(3).standard_normal((900, 37)).astype(np.float32)
     data = json.dumps({"k": 5, "queries": rows.astype(float).tolist(), "timeout_s": 2.5}).encode()
-    assert len(data) > 4 * http_body._PIECE_BYTES
+    assert len(data) > 4 * http_body.SMALL_BODY_BYTES
     asked = read_body(bytearray(data), 37, 1000)
     np.testing.assert_array_equal(asked.queries, rows)
     assert timeout_of(data) == asked.options.timeout_s == 2.5

@@ -32,7 +32,7 @@ from teravec.sources import Source, open_rows, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
-__all__ = ["add_search_commands"]
+__all__ = ["add_search_commands", "evaluation_table"]
 
 Result = Annotated[
     Path | None,
@@ -258,7 +258,7 @@ def evaluate_index(
     if json:
         print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
     else:
-        print_table(_evaluation_table(results, k))
+        print_table(evaluation_table(results, k))
 
 
 def groundtruth(
@@ -339,7 +339,8 @@ def groundtruth(
         )
 
 
-def _evaluation_table(results: list[Evaluation], k: int) -> Table:
+def evaluation_table(results: list[Evaluation], k: int) -> Table:
+    """Make the table of an evaluation: recall, speed and bytes of each effort."""
     # Without padding at its edges it fits into 80 columns, which is what a pipe has.
     table = Table(title=f"recall@{k}, speed and bytes read", pad_edge=False)
     for heading in (

@@ -19,7 +19,7 @@ from teravec.selftest.comparison import Result, compare
 from teravec.selftest.routes import routes
 from teravec.selftest.vectors import draw_vectors, make_vectors
 
-__all__ = ["add_selftest_command"]
+__all__ = ["add_selftest_command", "show_results"]
 
 _SEED = 1234
 
@@ -64,7 +64,7 @@ def selftest(
     if json:
         print_json({"sound": not faults, "results": [_content(result) for result in results]})
     else:
-        _show(results)
+        show_results(results)
     if faults:
         raise typer.Exit(1)
 
@@ -74,7 +74,8 @@ def _content(result: Result) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and isnan(v) else v for k, v in content.items()}
 
 
-def _show(results: list[Result]) -> None:
+def show_results(results: list[Result]) -> None:
+    """Print a table for each set of vectors."""
     for name in dict.fromkeys(result.set for result in results):
         table = Table("route", "objective", "imbalance", "s/iteration", "empty", "", title=name)
         for result in results:

@@ -28,20 +28,19 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import real_number, whole_number, whole_numbers
-from teravec.bulk.questions import all_but_own
 from teravec.bulk.results import Neighbors
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.groundtruth import groundtruth
-from teravec.evaluation.truth import Truth, count_found, ranks_in
+from teravec.evaluation.measuring import KnownQueries, choose_radii, measure_effort, remove_own
+from teravec.evaluation.truth import Truth
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured
 from teravec.index.manifest import read_manifest
 from teravec.index.versions import write_calibration
@@ -111,20 +110,6 @@ class CalibrationOptions:
         object.__setattr__(self, "queries", whole_number(self.queries, "nqueries", 1))
         if self.codes is not None:
             object.__setattr__(self, "codes", whole_number(self.codes, "codes", 1))
-
-
-@dataclass(frozen=True)
-class _Queries:
-    """Queries and their true neighbours.
-
-    ``own`` (nq,) are the queries' own ids, which do not count; None for queries that are not
-    indexed.
-    """
-
-    vectors: Float32
-    own: Int64 | None
-    truth: Truth
-    origin: str
 
 
 def calibrate_index(
@@ -197,9 +182,9 @@ def calibrate_index(
         distances, ids = exact()
     costs = (-distances if metric.larger_is_closer else distances).astype(np.float64)
     if own is not None:
-        costs, ids = _without_own(costs, ids, own)
+        costs, ids = remove_own(costs, ids, own)
     truth = Truth(ids, costs, comparable=True, exact=manifest.codec == "flat")
-    known = _Queries(queries, own, truth, origin)
+    known = KnownQueries(queries, own, truth, origin)
     with _opened(paths, resources) as index:
         calibration = _measure(index, known, ks, options, resources.progress)
     write_calibration(paths, calibration)
@@ -238,7 +223,7 @@ def calibrate_with_truth(
                 "(--data) instead of a truth, teravec finds the true neighbours itself"
             )
         some = np.flatnonzero(there)
-        known = _Queries(queries[some], None, fitted.truth.of_rows(some), "given")
+        known = KnownQueries(queries[some], None, fitted.truth.of_rows(some), "given")
         calibration = _measure(index, known, ks, options, resources.progress)
     if not fitted.truth.comparable:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
@@ -272,17 +257,9 @@ def _ids(source: Source, rows: Int64) -> Int64:
     return np.concatenate([source.read_ids(row, row + 1) for row in rows.tolist()])
 
 
-def _without_own(
-    values: npt.NDArray[Any], ids: Int64, own: Int64
-) -> tuple[npt.NDArray[Any], Int64]:
-    """Remove each query's own id, or the last column if it was not found."""
-    kept, shape = all_but_own(ids, own), (len(ids), ids.shape[1] - 1)
-    return values[kept].reshape(shape), ids[kept].reshape(shape)
-
-
 def _measure(
     index: Index,
-    known: _Queries,
+    known: KnownQueries,
     ks: tuple[int, ...],
     options: CalibrationOptions,
     progress: Progress,
@@ -290,13 +267,13 @@ def _measure(
     usually = options.codes or codes_searched(index.ntotal)
     most = options.codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
-    bounds = _radii(known.truth.costs, ks)
+    bounds = choose_radii(known.truth.costs, ks)
     points: list[Measured] = []
     efforts = list(_efforts(index, known.vectors))
     clock = _Clock(options.seconds)
     with progress.stage("calibrate", len(efforts), "efforts") as bar:
         for effort in efforts:
-            points.append(_search(index, known, effort, ks, bounds, sign))
+            points.append(measure_effort(index, known, effort, ks, bounds, sign))
             bar.advance(1)
             if _enough(points, usually, most) or clock.is_over():
                 break
@@ -361,85 +338,6 @@ def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
         for step in range(_STEPS_OF_PRUNE):
             yield Effort(index.nlist, prune=prune / 2 ** (step / 2))
     yield Effort(index.nlist)
-
-
-def _search(
-    index: Index,
-    known: _Queries,
-    effort: Effort,
-    ks: tuple[int, ...],
-    bounds: list[float],
-    sign: float,
-) -> Measured:
-    before, nq = replace(index.stats), len(known.vectors)
-    distances, ids = _found(index, known, effort, ks[-1])
-    lists = (index.stats.lists_wanted - before.lists_wanted) / nq
-    codes = (index.stats.codes_scanned - before.codes_scanned) / nq
-    shares = np.empty((nq, len(ks)))
-    for column, k in enumerate(ks):
-        # With two stages, k sets how many candidates are refined, so each k has its own search.
-        fewer = index.two_stages and k < ks[-1]
-        of_k = _found(index, known, effort, k) if fewer else (distances, ids)
-        found, wanted = count_found(known.truth, of_k[1], sign * of_k[0].astype(np.float64), k)
-        shares[:, column] = found / wanted
-    # Add a query that finds nothing; otherwise a few perfect queries would look certain.
-    errors = np.vstack([shares, np.zeros(len(ks))]).std(0, ddof=1) / np.sqrt(nq + 1)
-    costs = _true_costs(ids, known.truth)
-    near = [((costs < bound) & (sign * distances < bound)).sum(1) for bound in bounds]
-    within = [(known.truth.costs < bound).sum(1) for bound in bounds]
-    ratios = [_ratio(a, b) for a, b in zip(near, within, strict=True)]
-    return Measured(
-        nprobe=effort.nprobe,
-        prune=effort.prune,
-        lists=lists,
-        codes=codes,
-        recall=tuple(shares.mean(0).tolist()),
-        error=tuple(errors.tolist()),
-        radius_recall=tuple(recall for recall, _ in ratios),
-        radius_error=tuple(error for _, error in ratios),
-    )
-
-
-def _found(index: Index, known: _Queries, effort: Effort, k: int) -> tuple[Float32, Int64]:
-    """Search for k neighbours; return distances and ids of shape (nq, k)."""
-    if known.own is None:
-        return index.search_at(known.vectors, k, effort)
-    if index.two_stages:
-        return index.search_beside_own(known.vectors, k, effort, known.own)
-    return _without_own(*index.search_at(known.vectors, k + 1, effort), known.own)
-
-
-def _true_costs(ids: Int64, truth: Truth) -> Float64:
-    """Return the found vectors' true costs, (nq, k); infinite for one that is no neighbour."""
-    rank, m = ranks_in(ids, truth.ids), truth.ids.shape[1]
-    costs = np.take_along_axis(truth.costs, np.minimum(rank, m - 1), axis=1)
-    return np.where(rank < m, costs, np.inf)
-
-
-def _radii(costs: Float64, ks: tuple[int, ...]) -> list[float]:
-    """Return radii that typically hold 1, 10, ... vectors, ascending, as costs.
-
-    The truth lists only some neighbours. A radius is used only if, for at least 19 of 20 queries,
-    the truth lists all vectors within it. Otherwise the farthest ones would be missing, and the
-    recall would look too high.
-    """
-    widest = float(np.quantile(costs[:, -1], 0.05, method="lower"))
-    typical = [float(np.median(costs[:, k - 1])) for k in ks]
-    return sorted({bound for bound in (*typical, widest) if bound <= widest})
-
-
-def _ratio(found: Int64, within: Int64) -> tuple[float, float]:
-    """Return the found share of all vectors within a radius, and its standard error.
-
-    References
-    ----------
-    Cochran, Sampling Techniques, 3rd edition, 1977, section 2.11 (ratio estimates).
-    """
-    total = int(within.sum())
-    if not total:
-        return 0.0, 0.0
-    ratio = int(found.sum()) / total
-    return ratio, float(np.sqrt(((found - ratio * within) ** 2).sum())) / total
 
 
 def _enough(points: list[Measured], usually: int, most: int) -> bool:

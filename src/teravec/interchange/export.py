@@ -23,11 +23,20 @@ _WINDOW_BYTES = 8 << 20
 _BUFFER_BYTES = 4 << 20
 
 
-def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
+def export_faiss(
+    root: str | Path, out: str | Path, progress: Progress, window_bytes: int = _WINDOW_BYTES
+) -> None:
     """Write an index that ``faiss.read_index`` opens and searches with the same results.
 
     A two-stage codec exports its fine codes. Lists are verified and streamed, one list in memory
     at a time. Faiss itself will hold them all, unless it opens the file with ``IO_FLAG_MMAP``.
+
+    Parameters
+    ----------
+    root, out : path-like
+    progress : Progress
+    window_bytes : int
+        Codes and ids read at a time.
 
     Raises
     ------
@@ -54,12 +63,12 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
             model.transform.whole_offset,
         )
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
-        lists = _read_fine_lists if model.sketch_size else _read_lists
+        lists = _read_fine_lists(index) if model.sketch_size else _read_lists(index, window_bytes)
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)
         with progress.stage("export", total, "bytes") as bar:
 
             def counted() -> Iterator[tuple[bytes, bytes]]:
-                for codes, ids in lists(index):
+                for codes, ids in lists:
                     yield codes, ids
                     bar.advance(len(codes) + len(ids))
 
@@ -70,7 +79,7 @@ def export_faiss(root: str | Path, out: str | Path, progress: Progress) -> None:
         buffered.detach()
 
 
-def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
+def _read_lists(index: OpenedIndex, window_bytes: int) -> Iterator[tuple[bytes, bytes]]:
     """Yield codes and ids of every list, in order.
 
     A list larger than a window comes in parts, which are joined: Faiss's format has all codes of
@@ -79,7 +88,7 @@ def _read_lists(index: OpenedIndex) -> Iterator[tuple[bytes, bytes]]:
     for file in index.segments:
         sizes = iter(file.sizes.tolist())
         codes_parts, ids_parts, size, held = [], [], next(sizes, 0), 0
-        for codes, ids in concatenate([file], _WINDOW_BYTES, 1):
+        for codes, ids in concatenate([file], window_bytes, 1):
             at = 0
             while True:
                 take = min(size - held, len(codes) - at)

@@ -88,16 +88,28 @@ class ExactQuantizer:
     centroids : ndarray of shape (nlist, d), float32
         Copied into panels.
     metric : Metric
+    bytes_from : int
+        Floats of centroids from which on copies in bytes are used, where they can be.
+    score_floats : int
+        Scores in memory at a time, where nothing is compiled.
     """
 
-    def __init__(self, centroids: Floats, metric: Metric) -> None:
+    def __init__(
+        self,
+        centroids: Floats,
+        metric: Metric,
+        *,
+        bytes_from: int = _BYTES_FROM,
+        score_floats: int = _SCORE_FLOATS,
+    ) -> None:
         self.nlist, self.d = centroids.shape
         similarity = metric.larger_is_closer
         self._centre = None if similarity else common_centre(centroids)
         centroids = seen_from(self._centre, centroids)
         half = np.zeros(self.nlist, np.float32) if similarity else half_norms(centroids)
-        moved = self._centre is not None
-        self._comparison = _compare_with(centroids, half, similarity, moved)
+        # No bytes are made of moved centroids: a second look would take one more copy of them.
+        few = centroids.size < bytes_from or self._centre is not None
+        self._comparison = _compare_with(centroids, half, similarity, not few, score_floats)
 
     def search(self, queries: Floats, nprobe: int, *, threads: int) -> tuple[Int64, Floats]:
         """Find each query's nearest centroids. Ties go to the lower list.
@@ -151,19 +163,22 @@ class _ByPanels:
     half : ndarray of shape (nlist,), float32
         Their half-norms, or zeros for inner products.
     similarity : bool
-    moved : bool
-        The centroids are seen from a common centre: no bytes are made of them, as a second look
-        would take one more copy of the floats.
+    by_bytes : bool
+        Compare lone queries with copies in bytes first, at the levels that can.
+    score_floats : int
+        Of no interest here.
     """
 
-    def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
+    def __init__(
+        self, centroids: Floats, half: Floats, similarity: bool, by_bytes: bool, score_floats: int
+    ) -> None:
         one = np.array([0, len(centroids)])
         order = np.arange(len(centroids))
         panels = pack_panels(centroids, half, order, one, panel_places())
         self._packed, self._half = panels.packed, panels.half
         self._similarity = similarity
         self._by_bytes: tuple[Any, Any, Any] = (None, None, None)
-        if compiled.level and centroids.size >= _BYTES_FROM and not moved:
+        if compiled.level and by_bytes:
             coded = _Bytes.of(centroids, panels.half)
             self._by_bytes = centroids, coded.packed, coded.bounds
 
@@ -187,11 +202,14 @@ class _ByPanels:
 class _ByProduct:
     """On NumPy; parameters as for ``_ByPanels``."""
 
-    def __init__(self, centroids: Floats, half: Floats, similarity: bool, moved: bool) -> None:
+    def __init__(
+        self, centroids: Floats, half: Floats, similarity: bool, by_bytes: bool, score_floats: int
+    ) -> None:
         self._centroids, self._half, self._similarity = centroids, half, similarity
+        self._score_floats = score_floats
 
     def search(self, q: Floats, list_no: Int64, distance: Floats, threads: int) -> None:
-        step = max(1, _SCORE_FLOATS // len(self._centroids))
+        step = max(1, self._score_floats // len(self._centroids))
         for i in range(0, len(q), step):
             part = slice(i, i + step)
             scores = self._half - q[part] @ self._centroids.T
@@ -204,7 +222,7 @@ class _ByProduct:
             np.maximum(distance, 0, out=distance)
 
 
-_compare_with: Callable[[Floats, Floats, bool, bool], _Comparison]
+_compare_with: Callable[[Floats, Floats, bool, bool, int], _Comparison]
 _compare_with = either("native", _ByPanels, _ByProduct)
 
 

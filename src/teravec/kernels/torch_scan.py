@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,6 @@ __all__ = ["TorchScan"]
 
 Floats = npt.NDArray[np.float32]
 Lists = npt.NDArray[np.int32]
-
-_SCORE_FLOATS = {"cuda": 1 << 28, "cpu": 1 << 22}  # scores at a time: 1 GiB, 16 MiB
 
 
 class TorchScan:
@@ -38,9 +36,17 @@ class TorchScan:
         Kept on the device.
     device : str
         As `open_torch` takes it.
+
+    Attributes
+    ----------
+    rows : int
+        Vectors of a block.
+    score_floats : dict of str to int
+        Scores in memory at a time, by the kind of device.
     """
 
     rows, even = 1 << 16, False
+    score_floats: ClassVar[dict[str, int]] = {"cuda": 1 << 28, "cpu": 1 << 22}  # 1 GiB, 16 MiB
 
     def __init__(self, centroids: Floats, device: str) -> None:
         self._torch, self._device = open_torch(device)
@@ -48,7 +54,7 @@ class TorchScan:
         self._lock = Lock()
         self._centroids = self._put(centroids)
         self._half = self._put(half_norms(centroids))
-        most = _SCORE_FLOATS[self._device.type] // self.rows
+        most = self.score_floats[self._device.type] // self.rows
         self._columns = max(1, min(len(centroids), most))
 
     def __call__(self, x: Floats, list_no: Lists, distance: Floats) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 __all__ = [
     "EXTENSIONS",
+    "SWITCHED_OFF",
     "either",
     "level",
     "linear",
@@ -29,6 +30,7 @@ __all__ = [
     "scanning",
     "sketching",
     "warn_if_missing",
+    "warn_of_missing",
 ]
 
 log = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ EXTENSIONS = (
 )
 """Names in this module, each for one extension."""
 
-_SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"
+SWITCHED_OFF = os.environ.get("TERAVEC_NATIVE", "1") == "0"
+"""Whether the user asked for an installation without extensions."""
 
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
@@ -54,7 +57,7 @@ _Result = TypeVar("_Result")
 
 def _load(name: str) -> Any:
     """Return the extension of this name; None if it is not compiled, or switched off."""
-    if _SWITCHED_OFF:
+    if SWITCHED_OFF:
         return None
     try:
         return import_module(f"teravec.native.{name}")
@@ -102,15 +105,16 @@ def either(
     return call
 
 
-def warn_if_missing() -> None:
+def warn_if_missing(switched_off: bool = SWITCHED_OFF) -> None:
     """Log once a process which extensions could not be compiled, unless they are switched off."""
     missing = tuple(name for name in EXTENSIONS if globals()[name] is None)
-    if missing and not _SWITCHED_OFF:
-        _warn(missing)
+    if missing and not switched_off:
+        warn_of_missing(missing)
 
 
 @cache
-def _warn(missing: tuple[str, ...]) -> None:
+def warn_of_missing(missing: tuple[str, ...]) -> None:
+    """Log that these extensions are missing, the first time it is called for them."""
     log.warning(
         "compiled kernels are missing (%s): everything is slower, and codes in two stages by far; "
         "install a C compiler, then teravec again",

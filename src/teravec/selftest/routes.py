@@ -22,7 +22,7 @@ from teravec.kernels.device import found_gpus
 from teravec.progress import Bar, NoProgress
 from teravec.training.options import TrainOptions
 
-__all__ = ["Route", "Task", "routes"]
+__all__ = ["Route", "Task", "build_whole", "routes"]
 
 _PROCESSES = 2
 
@@ -88,11 +88,11 @@ def routes(engine: str, workers: int, address: str | None) -> list[Route]:
     arguments = {"engine": "ray", "workers": workers, "address": address}
     gpus, no_gpu = found_gpus()
     return [
-        Route("in process", lambda task, out: _build_whole(task, out)),
-        Route("one thread", lambda task, out: _build_whole(task, out, threads=1)),
+        Route("in process", lambda task, out: build_whole(task, out)),
+        Route("one thread", lambda task, out: build_whole(task, out, threads=1)),
         Route(f"{_PROCESSES} processes", _build_in_processes),
-        Route(f"ray, {workers} workers", lambda t, o: _build_whole(t, o, **arguments), missing),
-        *(Route(gpu, partial(_build_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
+        Route(f"ray, {workers} workers", lambda t, o: build_whole(t, o, **arguments), missing),
+        *(Route(gpu, partial(build_whole, device=gpu), no_gpu) for gpu in gpus or ["cuda"]),
     ]
 
 
@@ -111,7 +111,8 @@ class _Stopwatch(NoProgress):
         self.seconds[plain] = self.seconds.get(plain, 0) + time.perf_counter() - started
 
 
-def _build_whole(task: Task, out: Path, **more: Any) -> float:
+def build_whole(task: Task, out: Path, **more: Any) -> float:
+    """Build by one call of ``build``, with these options more; return the seconds of k-means."""
     watch = _Stopwatch()
     arguments: dict[str, Any] = {"threads": task.threads, **more}
     api.build(

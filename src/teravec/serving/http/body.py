@@ -102,7 +102,14 @@ _TIMEOUT = re.compile(rb'"timeout_s"\s*:\s*(\d{1,9}(?:\.\d{0,9})?)')
 _MARK = b"\xef\xbb\xbf"  # byte order mark, which some programs write before UTF-8
 
 
-def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
+def read_body(
+    data: bytes | bytearray,
+    d: int,
+    most_queries: int,
+    *,
+    small_bytes: int = SMALL_BODY_BYTES,
+    piece_bytes: int = _PIECE_BYTES,
+) -> Asked:
     """Parse a search's body.
 
     Parameters
@@ -112,6 +119,10 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
         Dimensions, for the example that an error shows.
     most_queries : int
         A body with more queries is refused before they are converted.
+    small_bytes : int
+        A body up to this size is converted at once, a larger one in pieces.
+    piece_bytes : int
+        Converted at a time.
 
     Raises
     ------
@@ -123,7 +134,9 @@ def read_body(data: bytes | bytearray, d: int, most_queries: int) -> Asked:
         data = data[3:]
     try:
         options, queries = (
-            _read_small(data) if len(data) <= SMALL_BODY_BYTES else _read_large(data, most_queries)
+            _read_small(data)
+            if len(data) <= small_bytes
+            else _read_large(data, most_queries, piece_bytes)
         )
         if (options.ids is None) == (queries is None):
             raise InvalidArgument("queries or ids expected, and not both")
@@ -152,7 +165,7 @@ def _read_small(data: bytes | bytearray) -> _Read:
     return options, None if rows is None else _matrix(rows)
 
 
-def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
+def _read_large(data: bytes | bytearray, most_queries: int, piece_bytes: int) -> _Read:
     """Cut out the one large array, parse the rest as a small body, then the array in pieces."""
     found, end = _ARRAY.search(data), data.rfind(b"]")
     if found is None or end < found.end():
@@ -171,16 +184,17 @@ def _read_large(data: bytes | bytearray, most_queries: int) -> _Read:
     if nested:
         _check_count(data.count(b"[", start, end), most_queries, name)
     pieces = _rows_by_pieces if nested else _numbers_by_pieces
-    return options, pieces(data, name, start, end)
+    return options, pieces(data, name, (start, end), piece_bytes)
 
 
 def _rows_by_pieces(
-    data: bytes | bytearray, name: str, start: int, stop: int
+    data: bytes | bytearray, name: str, place: tuple[int, int], piece_bytes: int
 ) -> npt.NDArray[np.float32]:
     """Parse rows of numbers between two positions of the text: ``[1, 2], [3, 4]``."""
+    start, stop = place
     tables: list[npt.NDArray[np.float32]] = []
     while True:
-        cut = data.find(b"]", start + _PIECE_BYTES, stop) + 1 or stop
+        cut = data.find(b"]", start + piece_bytes, stop) + 1 or stop
         rows = _validated(_ROWS_TYPE, data[start:cut], name, sum(map(len, tables)))
         tables.append(_matrix(rows))
         if tables[-1].shape[1] != tables[0].shape[1]:
@@ -194,12 +208,13 @@ def _rows_by_pieces(
 
 
 def _numbers_by_pieces(
-    data: bytes | bytearray, name: str, start: int, stop: int
+    data: bytes | bytearray, name: str, place: tuple[int, int], piece_bytes: int
 ) -> npt.NDArray[np.float32]:
     """Parse one vector between two positions of the text: ``1, 2, 3``."""
+    start, stop = place
     parts: list[npt.NDArray[np.float32]] = []
     while start <= stop:
-        cut = data.find(b",", start + _PIECE_BYTES, stop)
+        cut = data.find(b",", start + piece_bytes, stop)
         cut = stop if cut < 0 else cut
         parts.append(_matrix([_validated(_NUMBERS_TYPE, data[start:cut], name, 0)]))
         start = cut + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -33,10 +33,22 @@ class Budget:
     always_bytes : int
         A share up to this size counts, but is never refused. Large requests therefore cannot shut
         out small ones, or a coordinator's health checks.
+    release : callable
+        Returns freed memory to the system; called in a pause after large requests.
+    pause_s : float
+        Length of such a pause.
     """
 
-    def __init__(self, most_bytes: int, always_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        most_bytes: int,
+        always_bytes: int = 0,
+        *,
+        release: Callable[[], None] | None = None,
+        pause_s: float = _TRIM_AFTER_S,
+    ) -> None:
         self.most_bytes, self.always_bytes = most_bytes, always_bytes
+        self._release, self._pause_s = release or release_memory, pause_s
         self._lock = threading.Lock()
         self._held_bytes = 0
         self._shares = FairShares(most_bytes)
@@ -92,7 +104,7 @@ class Budget:
                 self._trim_after(time.monotonic() + _TRIM_AT_LEAST_S)
 
     def _trim_after(self, latest_s: float) -> None:
-        self._trim = threading.Timer(_TRIM_AFTER_S, self._trim_now, [latest_s])
+        self._trim = threading.Timer(self._pause_s, self._trim_now, [latest_s])
         self._trim.daemon = True
         self._trim.start()
 
@@ -102,7 +114,7 @@ class Budget:
             if self._held_bytes >= _LARGE_BYTES and time.monotonic() < latest_s:
                 self._trim_after(latest_s)
                 return
-        release_memory()
+        self._release()
 
 
 class Share:

@@ -22,10 +22,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import flight
 
-__all__ = ["Call", "Exchanges"]
+__all__ = ["IDLE_S", "Call", "Exchanges"]
 
-# Idle exchanges close after this time. A server that shuts down waits longer than this.
-_IDLE_S = 1.0
+
+IDLE_S = 1.0
+"""Idle exchanges close after this time. A server that shuts down waits longer than this."""
+
 _MOST_IDLE = 64
 _EXIT_S = 5.0  # longest wait for exchanges when the interpreter exits
 
@@ -89,8 +91,8 @@ class Exchanges:
     options : FlightCallOptions
     """
 
-    def __init__(self, client: Any, method: str, options: Any) -> None:
-        self._client, self._options = client, options
+    def __init__(self, client: Any, method: str, options: Any, idle_s: float = IDLE_S) -> None:
+        self._client, self._options, self.idle_s = client, options, idle_s
         self._descriptor = flight.FlightDescriptor.for_command(method)
         self._lock = threading.Lock()
         self._idle: list[_Exchange] = []  # a stack: exchanges at its bottom time out
@@ -175,7 +177,7 @@ class _Exchange:
     def _next(self) -> Call | None:
         """Wait for the next call; None when it is time to close."""
         try:
-            return self.inbox.get(timeout=_IDLE_S)
+            return self.inbox.get(timeout=self._exchanges.idle_s)
         except Empty:
             return None if self._exchanges.take_out(self) else self.inbox.get()
 

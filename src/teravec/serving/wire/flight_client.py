@@ -21,7 +21,7 @@ from teravec.errors import (
     Unavailable,
 )
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.exchanges import Call, Exchanges
+from teravec.serving.wire.exchanges import IDLE_S, Call, Exchanges
 from teravec.serving.wire.frames import decode, encode
 from teravec.serving.wire.protocol import METHODS, Answer, error_of_text
 from teravec.serving.wire.security import Address, ClientSecurity
@@ -61,9 +61,11 @@ class FlightPeer:
     url : str
         ``grpc://host:port`` or ``grpc+tls://host:port``; ``host:port`` is the former.
     security : ClientSecurity
+    idle_s : float
+        Seconds for which an exchange is kept for the next request.
     """
 
-    def __init__(self, url: str, security: ClientSecurity) -> None:
+    def __init__(self, url: str, security: ClientSecurity, idle_s: float = IDLE_S) -> None:
         scheme, self.address = _parsed(url)
         tls = _SCHEMES[scheme]
         security.check_address(self.address, tls)
@@ -94,7 +96,7 @@ class FlightPeer:
         except (pa.ArrowException, OSError) as error:
             raise InvalidArgument(f"{url}: not an address, or not a certificate") from error
         kept = flight.FlightCallOptions(headers=self._headers)
-        self._exchanges = {name: Exchanges(self._client, name, kept) for name in METHODS}
+        self._exchanges = {name: Exchanges(self._client, name, kept, idle_s) for name in METHODS}
 
     def ask(self, method: str, frame: bytes, deadline: Deadline) -> tuple[Answer, int]:
         """Send a request's frame; return the answer and its size in bytes.
