@@ -21,7 +21,7 @@ import pytest
 import teravec
 from teravec.errors import InvalidArgument, StorageError
 from teravec.search.index import Index
-from teravec.sources import open_source
+from teravec.sources import open_source, reopen
 from tests.conftest import clustered
 
 X = clustered(3000, 16)
@@ -67,7 +67,7 @@ def test_a_source_by_relative_path_or_pattern(
     monkeypatch.chdir(tmp_path)
     for source in sources:
         assert np.array_equal(source.read(5, 9), X[5:9])
-        assert np.array_equal(source.opened_by.open().read(5, 9), X[5:9])
+        assert np.array_equal(reopen(source.opened_by).read(5, 9), X[5:9])
 
 
 def test_a_working_directory_that_was_removed(

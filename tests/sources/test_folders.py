@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from teravec.errors import InvalidArgument, InvalidSource
-from teravec.sources import open_source, same_vectors
+from teravec.sources import open_source, reopen, same_vectors
 from teravec.sources.natural import natural_key
 
 from .writers import random_matrix, write_bin, write_npy, write_parquet
@@ -194,7 +194,7 @@ def test_format_overrides_names_in_a_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_source(f"{tmp_path}:u8bin").read(0, 44), expected)
     source = open_source([f"{tmp_path}/part1*:u8bin", tmp_path / "part0.data:U8BIN"])
     np.testing.assert_array_equal(source.read(0, 12), np.concatenate([x + 1, x + 10, x]))
-    np.testing.assert_array_equal(source.opened_by.open().read(0, 12), source.read(0, 12))
+    np.testing.assert_array_equal(reopen(source.opened_by).read(0, 12), source.read(0, 12))
     with pytest.raises(InvalidArgument, match=r"format 'bin' found.*fbin, u8bin and i8bin"):
         open_source(tmp_path, format="bin")
     (tmp_path / "x:fbin").write_bytes(b"not fbin")  # the very name comes first

@@ -16,7 +16,7 @@ import pyarrow.dataset
 import pytest
 
 from teravec.errors import InvalidArgument, InvalidSource
-from teravec.sources import Source, Weights, open_data, open_source
+from teravec.sources import Source, Weights, open_data, open_source, reopen
 
 from .writers import random_matrix, write_npy
 
@@ -176,7 +176,7 @@ def test_held_data_read_as_their_rows(kind: str) -> None:
     blocks = list(source.blocks(0, N, 64))
     assert np.array_equal(np.concatenate([block.vectors for block in blocks]), X)
     assert np.array_equal(np.concatenate([block.ids for block in blocks]), np.arange(N))
-    assert source.opened_by.open() is source
+    assert reopen(source.opened_by) is source
 
 
 def test_what_holds_the_numbers_does_not_matter_to_a_description() -> None:

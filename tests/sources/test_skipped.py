@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from teravec.errors import InvalidSource
 from teravec.progress import NoProgress
-from teravec.sources import Source, find_bad, open_source, read_bad, write_bad
+from teravec.sources import Source, find_bad, open_source, read_bad, reopen, write_bad
 from teravec.sources.skipped import NONE, Skipped
 
 from .writers import random_matrix, write_bin, write_npy
@@ -138,7 +138,7 @@ def test_several_files(tmp_path: Path) -> None:
     bad = {N - 1, N, 2 * N + 10}
     source = found(tmp_path)
     check(source, x, bad)
-    check(source.opened_by.open(), x, bad)  # as a worker opens it
+    check(reopen(source.opened_by), x, bad)  # as a worker opens it
     write_bad(tmp_path / "skipped.json", source)
     described = source.describe()["skipped"]
     assert described["rows"] == 3

@@ -18,7 +18,7 @@ import pytest
 
 from teravec.errors import CorruptFile, InvalidArgument, InvalidSource, OutputExists
 from teravec.memory import MIB
-from teravec.sources import open_data, open_source
+from teravec.sources import open_data, open_source, reopen
 from tests.stopping import Stopped, StopsAfter
 
 from .writers import random_matrix
@@ -40,7 +40,7 @@ def test_rows_come_back_as_they_were(dtype: str, ids: np.ndarray | None, tmp_pat
     x = (X * 9).astype(dtype)
     source = open_data(batches(x, ids=ids), spool_path=tmp_path / "x.spool")
     again = open_source(tmp_path / "x.spool")
-    for found in (source, again, source.opened_by.open()):
+    for found in (source, again, reopen(source.opened_by)):
         assert np.array_equal(found.read(0, N), x.astype("f4"))
         assert np.array_equal(found.read(63, 66), x[63:66].astype("f4"))
         assert np.array_equal(found.take(np.array([1, 64, 999])), x[[1, 64, 999]].astype("f4"))
@@ -112,7 +112,7 @@ def test_data_in_memory_are_spooled_for_others(tmp_path: Path) -> None:
     for _ in range(2):
         source = open_data([X[:300], X[300:]], ids=IDS, spool_path=place, shared=True)
         assert not source.is_held
-        again = source.opened_by.open()
+        again = reopen(source.opened_by)
         assert np.array_equal(again.read(0, N), X)
         assert np.array_equal(again.read_ids(0, N), IDS)
     with pytest.raises(OutputExists, match="1,000 x 6 vectors of an earlier run"):

@@ -34,7 +34,7 @@ from teravec.evaluation.exactness import check_distances, exact_queries
 from teravec.kernels.metric import Metric
 from teravec.native.extensions import warn_if_missing
 from teravec.progress import Bar
-from teravec.sources import Source, SourceFiles
+from teravec.sources import Source, SourceFiles, reopen
 from teravec.storage.files import byte_view
 from teravec.storage.local_store import AnyPath
 
@@ -186,7 +186,7 @@ class _SearcherMaker:
 
     def make(self) -> _Searcher:
         task = _task(self.queries, self.k, Metric.parse(self.metric), self.threads)
-        source = self.source.open()
+        source = reopen(self.source)
         block_rows = plan_block(source, task, self.memory_bytes, self.block_bytes)
         return _Searcher(source, task, block_rows)
 

@@ -29,7 +29,7 @@ from teravec.segments.shard_plan import (
     rows_in_memory,
     shard_ranges,
 )
-from teravec.sources import Source, SourceFiles
+from teravec.sources import Source, SourceFiles, reopen
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 from teravec.storage.store import StorePath
@@ -134,7 +134,7 @@ class _EncoderMaker:
     device: str
 
     def make(self) -> _Encoder:
-        model, source = Model.read(self.paths.model), self.source.open()
+        model, source = Model.read(self.paths.model), reopen(self.source)
         sample = None
         if self.device != CPU:
             rows = np.linspace(0, source.ntotal - 1, min(source.ntotal, _CHECKED_ROWS))

@@ -3,7 +3,9 @@
 from teravec.sources.bad_rows import find_bad, match_description, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.data import Data, are_paths, open_data
-from teravec.sources.matrix import Source, SourceFiles, open_rows, open_source, same_vectors
+from teravec.sources.fingerprint import same_vectors
+from teravec.sources.matrix import Source, SourceFiles
+from teravec.sources.opening import open_rows, open_source, reopen
 from teravec.sources.paths import PathLike
 from teravec.sources.queries import open_queries
 from teravec.sources.weights import Weights
@@ -23,6 +25,7 @@ __all__ = [
     "open_rows",
     "open_source",
     "read_bad",
+    "reopen",
     "same_vectors",
     "spans",
     "write_bad",

@@ -14,8 +14,9 @@ import numpy as np
 from teravec.engines.threads import ordered_map
 from teravec.errors import CorruptFile, InvalidSource, MissingFile
 from teravec.progress import Progress
-from teravec.sources.matrix import Source, SourceFile
+from teravec.sources.matrix import Source
 from teravec.sources.skipped import Int64, Skipped
+from teravec.sources.source_file import SourceFile
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.local_store import AnyPath
 

@@ -25,7 +25,8 @@ from teravec.sources.holding import (
     is_held_table,
     is_pair,
 )
-from teravec.sources.matrix import Source, open_files, open_source
+from teravec.sources.matrix import Source
+from teravec.sources.opening import open_files, open_source
 from teravec.sources.paths import PathLike
 from teravec.sources.spool import open_spool, spool
 from teravec.sources.vectorfile import VectorFile

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
 
 from teravec.sources.packed import open_file, read_exactly
 
-__all__ = ["content_fingerprint", "fingerprint"]
+__all__ = ["IN_MEMORY", "content_fingerprint", "fingerprint", "same_vectors"]
+
+IN_MEMORY = "data in memory"
+"""Name of vectors that are recognised by their values, in a description."""
 
 _END_BYTES = 64 << 10
 _PROBE_BYTES = 4 << 10
@@ -77,3 +81,13 @@ def content_fingerprint(n: int, d: int, read: Callable[[int, int], tuple[np.ndar
         for array in read(start, min(n, start + rows)):
             digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two descriptions name the same vectors, whichever folders lead to the files."""
+
+    def plain(described: dict[str, Any]) -> dict[str, Any]:
+        files = [{k: v for k, v in file.items() if k != "folder"} for file in described["files"]]
+        return {**described, "files": files}
+
+    return plain(one) == plain(other)

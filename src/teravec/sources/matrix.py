@@ -10,95 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from teravec.arguments import text
 from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
-from teravec.sources.columnar import Columns
 from teravec.sources.conversion import read_range, read_rows, spans
-from teravec.sources.fingerprint import content_fingerprint, fingerprint
-from teravec.sources.formats import open_vector_file
-from teravec.sources.paths import Member, PathLike, discover
+from teravec.sources.fingerprint import IN_MEMORY, content_fingerprint, same_vectors
+from teravec.sources.paths import Member
 from teravec.sources.skipped import NONE, Skipped
+from teravec.sources.source_file import Block, SourceFile
 from teravec.sources.vectorfile import VectorFile
 
-__all__ = [
-    "Block",
-    "Source",
-    "SourceFile",
-    "SourceFiles",
-    "open_files",
-    "open_rows",
-    "open_source",
-    "same_vectors",
-]
-
-_IN_MEMORY = "data in memory"
+__all__ = ["Source", "SourceFiles"]
 
 _FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True)
-class Block:
-    """Consecutive rows of a source.
-
-    Attributes
-    ----------
-    start : int
-        Number of the first row.
-    ids : ndarray of shape (n,), int64
-    vectors : ndarray of shape (n, d), float32
-    """
-
-    start: int
-    ids: np.ndarray
-    vectors: np.ndarray
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a source; its row 0 is row ``start`` of the source."""
-
-    start: int
-    file: VectorFile
-    member: Member
-
-    @property
-    def path(self) -> Path:
-        """Path of the file."""
-        return self.file.path
-
-    @property
-    def n(self) -> int:
-        """Rows in the file."""
-        return self.file.n
-
-    @property
-    def stop(self) -> int:
-        """Number of the row after the file's last row."""
-        return self.start + self.file.n
-
-    @property
-    def outline(self) -> tuple[str, int, int]:
-        """Name, rows and bytes, which distinguish files without reading them."""
-        return self.path.name, self.n, self.file.size_bytes
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, rows, bytes, fingerprint and vector column, and the subfolder if any."""
-        folder = {"folder": self.member.folder} if self.member.folder else {}
-        return {
-            "name": self.path.name,
-            "n": self.n,
-            "size_bytes": self.file.size_bytes,
-            "fingerprint": fingerprint(self.path),
-            "vector_column": self.file.vector_column,
-            **folder,
-        }
-
-
-@dataclass(frozen=True)
 class SourceFiles:
-    """Everything that another process needs to open the same source.
+    """Everything that another process needs to open the same source: see `opening.reopen`.
 
     Parameters
     ----------
@@ -117,24 +46,12 @@ class SourceFiles:
     skipped: Skipped | None = None
     held: Source | None = None
 
-    def open(self) -> Source:
-        """Open the source, as `open_source` does."""
-        if self.held is not None:
-            return self.held
-        source = open_source(
-            self.paths,
-            id_column=self.id_column,
-            vector_column=self.vector_column,
-            skip_bad=self.skipped is not None,
-        )
-        return source if self.skipped is None else source.drop_rows(self.skipped)
-
 
 class Source:
     """The rows of several files as one matrix that is never held as a whole.
 
-    Made by `open_source`. Several threads may read at the same time. If bad rows are skipped, the
-    good rows are numbered without gaps, in every stage alike. Their ids do not change.
+    Made by `opening.open_source`. Several threads may read at the same time. If bad rows are
+    skipped, the good rows are numbered without gaps, in every stage alike. Their ids do not change.
 
     Attributes
     ----------
@@ -305,7 +222,7 @@ class Source:
                 at, until = int(near[0]), int(near[-1]) + 1
                 ids = part.file.read_ids(at - part.start, until - part.start)
                 if ids is not None:
-                    _check_ids(ids[near - at], part, near)
+                    part.check_ids(ids[near - at], near)
                     out[first + low : first + high] = ids[near - at]
         return out
 
@@ -425,7 +342,7 @@ class Source:
         therefore the same source.
         """
         files = description["files"]
-        if [file["name"] for file in files] != [_IN_MEMORY]:
+        if [file["name"] for file in files] != [IN_MEMORY]:
             return same_vectors(self.describe(), description)
         shape = (description["ntotal"], description["d"])
         same = (self.ntotal, self.d) == shape
@@ -438,7 +355,7 @@ class Source:
             return (vectors, self.read_ids(start, stop)) if self.has_ids else (vectors,)
 
         return {
-            "name": _IN_MEMORY,
+            "name": IN_MEMORY,
             "n": self.ntotal,
             "size_bytes": self.ntotal * self.d * self.dtype.itemsize,
             "fingerprint": content_fingerprint(self.ntotal, self.d, read),
@@ -482,120 +399,3 @@ class Source:
             raise InvalidArgument(
                 f"row numbers {rows[0]} to {rows[-1]} found, expected 0 to {self.ntotal - 1}"
             )
-
-
-def open_source(
-    paths: PathLike | Sequence[PathLike],
-    *,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    format: str | None = None,
-    skip_bad: bool = False,
-) -> Source:
-    """Open files of vectors as one source; this reads headers, but no vectors.
-
-    Parameters
-    ----------
-    paths : path, or sequence of paths
-        Files, folders and glob patterns, read in this order; see `paths.discover`. Members of a
-        folder or pattern come in natural order (chunk-2 before chunk-10). The extension states
-        the format: .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy .parquet .arrow
-        .feather.
-    id_column : str, optional
-        Integer column of ids. Not given: ids are row numbers.
-    vector_column : str, optional
-        List column to read. Not given: the only one. A field of a struct is named with its
-        column, as in "embedding.values".
-    format : str, optional
-        Format of all files, whatever their names: an extension without its dot.
-    skip_bad : bool
-        Read bad rows as NaN, so that `find_bad` can find them.
-
-    Returns
-    -------
-    Source
-
-    Raises
-    ------
-    InvalidSource
-        A file is missing or does not have the format that its extension states, files differ in
-        dimension, or no file has rows.
-    StorageError
-        A file may not be read.
-    """
-    source = open_rows(
-        paths, id_column=id_column, vector_column=vector_column, format=format, skip_bad=skip_bad
-    )
-    _check_any_rows(source.files)
-    return source
-
-
-def open_files(
-    files: Sequence[VectorFile],
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    *,
-    skip_bad: bool = False,
-) -> Source:
-    """Make one source of open files, which must have rows and a common dimension."""
-    _check_dimensions(files)
-    source = Source(files, id_column, vector_column, None, NONE if skip_bad else None)
-    _check_any_rows(source.files)
-    return source
-
-
-def _check_any_rows(files: Sequence[SourceFile]) -> None:
-    if not any(file.n for file in files):
-        names = ", ".join(str(file.path) for file in files[:3])
-        more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        raise InvalidSource(f"{names}{more}: empty source: 0 rows found, expected 1 or more")
-
-
-def open_rows(
-    paths: PathLike | Sequence[PathLike],
-    *,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    format: str | None = None,
-    skip_bad: bool = False,
-) -> Source:
-    """Do as `open_source`, but accept files without any row."""
-    columns = Columns(
-        None if id_column is None else text(id_column, "id_column"),
-        None if vector_column is None else text(vector_column, "vector_column"),
-        lenient=skip_bad,
-    )
-    members = discover(paths, None if format is None else text(format, "format"))
-    files = [open_vector_file(member.path, columns, member.format) for member in members]
-    _check_dimensions(files)
-    return Source(files, id_column, vector_column, members, NONE if skip_bad else None)
-
-
-def _check_dimensions(files: Sequence[VectorFile]) -> None:
-    filled = [file for file in files if file.n > 0]
-    for file in filled:
-        if file.d != filled[0].d:
-            raise InvalidSource(
-                f"{file.path}: dimension {file.d} found, "
-                f"expected {filled[0].d} as in {filled[0].path}"
-            )
-
-
-def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two descriptions name the same vectors, whichever folders lead to the files."""
-
-    def plain(described: dict[str, Any]) -> dict[str, Any]:
-        files = [{k: v for k, v in file.items() if k != "folder"} for file in described["files"]]
-        return {**described, "files": files}
-
-    return plain(one) == plain(other)
-
-
-def _check_ids(ids: np.ndarray, part: SourceFile, rows: np.ndarray) -> None:
-    """Raise at the first negative id; ``rows`` are the ids' rows in the files of the source."""
-    if len(wrong := np.flatnonzero(ids < 0)):
-        row = int(rows[wrong[0]])
-        raise InvalidSource(
-            f"{part.path}: row {row - part.start} (row {row} of the source) has id "
-            f"{ids[wrong[0]]}, expected 0 or more"
-        )

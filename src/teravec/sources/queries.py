@@ -8,7 +8,8 @@ from typing import Any
 
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources.formats import has_columns, known_format
-from teravec.sources.matrix import Source, open_source
+from teravec.sources.matrix import Source
+from teravec.sources.opening import open_source
 from teravec.sources.paths import PathLike, discover
 
 __all__ = ["open_queries"]

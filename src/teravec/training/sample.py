@@ -17,7 +17,7 @@ from teravec.errors import ForeignFile, InvalidSource
 from teravec.kernels.metric import Metric, normalized
 from teravec.memory import require
 from teravec.progress import Progress
-from teravec.sources import Source, SourceFiles, spans
+from teravec.sources import Source, SourceFiles, reopen, spans
 from teravec.storage.arrays import check_file, publishing_arrays
 from teravec.storage.files import byte_view
 from teravec.storage.jsonfile import read_json, write_json
@@ -186,7 +186,7 @@ class _Drawer:
 
     @cached_property
     def _source(self) -> Source:
-        return self._maker.source.open()
+        return reopen(self._maker.source)
 
     def pieces(self, start: int, stop: int) -> Iterator[Float32]:
         """Read the sample's rows [start, stop) from the source, some at a time."""
