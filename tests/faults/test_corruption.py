@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,7 @@ from teravec.index.verify import verify
 from teravec.kernels.metric import Metric
 from teravec.model.description import ModelDescription
 from teravec.progress import NoProgress, Progress
-from teravec.search import memory_shares
-from teravec.search.lists import IndexLists
+from teravec.search.memory_shares import MemoryShares
 from teravec.sources import open_source
 from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import write_json
@@ -190,9 +190,12 @@ def test_lists_flipped_where_they_are_streamed(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Lists that memory does not hold are read through buffers, and large ones in parts.
-    expected = answer(index)
-    monkeypatch.setattr(memory_shares, "_LARGEST_CHUNK", 100)
-    monkeypatch.setattr(IndexLists, "all_bytes", lambda _: 0)
+    expected, of_memory = answer(index), MemoryShares.of
+
+    def stream(*given: Any, **options: Any) -> MemoryShares:
+        return replace(of_memory(*given, **options), lists_bytes=0, chunk_bytes=100)
+
+    monkeypatch.setattr(MemoryShares, "of", stream)
     assert_same(answer(index), expected)
     assert_same(within(index), within(index))
     for name in ("slices/00000.lists", "slices/00001.lists"):

@@ -33,9 +33,9 @@ def test_released_caches_keep_nothing_and_find_the_same(index: Path) -> None:
         assert opened.caches.kept_bytes > N * 8
         opened.caches.release()
         assert opened.caches.kept_bytes == 0
-        assert len(opened.caches.lists._cache.buffer) == 0
+        assert opened.caches.lists.capacity_bytes == 0
         if opened.caches.refiner is not None:
-            assert len(opened.caches.refiner._cache.buffer) == 0
+            assert opened.caches.refiner.capacity_bytes == 0
         for nprobe, (distances, ids) in zip((NLIST, 5), true, strict=True):
             found = opened.search(QUERIES, 10, nprobe)
             np.testing.assert_array_equal(found[0], distances)
@@ -48,9 +48,9 @@ def test_what_is_held_back_stays_free(index: Path) -> None:
         opened.search(QUERIES, 10, NLIST)
         whole = opened.caches.kept_bytes
     with teravec.open(index) as opened:
-        lists = len(opened.caches.lists._cache.buffer)
+        lists = opened.caches.lists.capacity_bytes
         fine = opened.caches.refiner
-        capacity = lists + (len(fine._cache.buffer) if fine is not None else 0)
+        capacity = lists + (fine.capacity_bytes if fine is not None else 0)
         opened.caches.hold_back(capacity)
         for query in QUERIES:
             opened.search(query[None], 10, NLIST)

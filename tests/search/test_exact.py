@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
+from teravec.index.opened import OpenedIndex
 from teravec.model.model import Model
-from teravec.search.lists import IndexLists
+from teravec.search.index import Index
+from teravec.search.memory_shares import MemoryShares
 from teravec.sources import open_source
 from teravec.storage.layout import IndexPaths
+from teravec.storage.local_store import LocalStore
 from tests.conftest import RealSet, clustered
 
 METRICS = ("l2", "ip", "cosine")
@@ -181,10 +184,9 @@ def test_results_do_not_depend_on_memory_or_threads(
     with teravec.open(root, threads=1) as index:
         expected = index.search(queries, k, nprobe)
         expected_range = index.range_search(queries, 35.0, nprobe)
-    with teravec.open(root, threads=threads, direct=direct) as index:
-        lists = IndexLists(index._opened, cache, chunk)
-        object.__setattr__(index._resources, "lists", lists)
-        index.batch_bytes = 100_000
+    opened = OpenedIndex(LocalStore(root, direct=direct))
+    shares = MemoryShares(100_000, cache, 0, chunk, 1 << 20)
+    with Index(opened, shares=shares, threads=threads) as index:
         for _ in range(3):  # the second and third find some lists in the cache
             for one, other in zip(expected, index.search(queries, k, nprobe), strict=True):
                 np.testing.assert_array_equal(one, other)

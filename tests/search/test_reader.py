@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import teravec
 from teravec.index.opened import OpenedIndex
 from teravec.native import extensions as compiled
-from teravec.search import reader as reading
+from teravec.native import reads
 from teravec.search.index import Index
-from teravec.search.reader import ListReader
-from teravec.search.stats import SearchStats
+from teravec.search.memory_shares import MemoryShares
+from teravec.search.reader import ReadSizes
 from teravec.storage.device_cache import keep_profile
 from teravec.storage.local_file import ALIGNMENT
 from teravec.storage.local_store import LocalStore
@@ -41,20 +41,14 @@ def test_joined_as_on_numpy(lists: list[tuple[int, int, int]]) -> None:
     steps, gaps, lengths = (np.array(column) for column in zip(*lists, strict=True))
     slices = np.minimum(np.cumsum(steps), 1)
     offsets = np.cumsum(gaps + lengths) - lengths
-    places = reading._Lists(slices, offsets, lengths)
-    index = SimpleNamespace(
-        read_files=None, gap_bytes=32 << 10, store=SimpleNamespace(alignment=ALIGNMENT)
-    )
-    reader = ListReader(index, None, SearchStats())  # type: ignore[arg-type]
-    found = reader._joined(places)
+    limits = 32 << 10, 1 << 20, ALIGNMENT  # gaps, segments, and what reads are aligned to
+    columns, bounds, at = reads.join(*limits, slices, offsets, lengths)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "reading", None)
-        expected = reader._joined(places)
-    for name in ("file_nos", "offsets", "lengths", "at"):
-        np.testing.assert_array_equal(getattr(found[0], name), getattr(expected[0], name))
-    np.testing.assert_array_equal(found[1], expected[1])
-    np.testing.assert_array_equal(found[2], expected[2])
-    ranges, bounds, at = found
+        expected = reads.join(*limits, slices, offsets, lengths)
+    for one, other in zip((*columns, bounds, at), (*expected[0], *expected[1:]), strict=True):
+        np.testing.assert_array_equal(one, other)
+    ranges = Ranges(None, slices[bounds[:-1]], *columns)  # type: ignore[arg-type]
     owners = np.repeat(np.arange(len(ranges)), np.diff(bounds))
     within = at - ranges.at[owners]
     np.testing.assert_array_equal(ranges.offsets[owners] + within, offsets)
@@ -91,8 +85,6 @@ def test_piece_by_piece_is_the_same(
             begun = stop
 
     real = RangeReader.filled
-    monkeypatch.setattr(reading, "_PIECE_BYTES", 1)
-    monkeypatch.setattr(reading, "_SEGMENT_BYTES", 4096)
 
     def filled(
         self: RangeReader, ranges: Ranges, buffer: np.ndarray, stops: Sequence[int]
@@ -103,7 +95,9 @@ def test_piece_by_piece_is_the_same(
 
     monkeypatch.setattr(RangeReader, "filled", filled)
     apart = OpenedIndex(LocalStore(tmp_path / "index", gap_bytes=1))
-    with Index(apart, memory_bytes=64 << 20, threads=2, keep_lists=True) as index:
+    shares = MemoryShares.of(apart, 64 << 20, keep_lists=True)
+    shares = replace(shares, reads=ReadSizes(segment_bytes=4096, piece_bytes=1))
+    with Index(apart, shares=shares, threads=2) as index:
         found = index.search(queries, 10, 40)
     assert len(pieces) > 3
     for one, other in zip(found, expected, strict=True):

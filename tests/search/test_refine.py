@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 import teravec
 from teravec.index.manifest import read_manifest
+from teravec.index.opened import OpenedIndex
 from teravec.kernels.codec import decode
 from teravec.native import extensions as compiled
 from teravec.search.effort import Effort
-from teravec.search.index import open_index
-from teravec.search.lists import IndexLists
-from teravec.search.refine import TwoStages
+from teravec.search.index import Index, open_index
+from teravec.search.memory_shares import MemoryShares
 from teravec.search.stats import SearchStats
 from teravec.storage import range_reader
 from teravec.storage.layout import IndexPaths
+from teravec.storage.local_store import LocalStore
 from tests.conftest import clustered
 
 METRICS = ("l2", "ip", "cosine")
@@ -50,8 +51,7 @@ def build(
 
 def fine_codes(root: Path, queries: np.ndarray) -> np.ndarray:
     """Distance of each query to each vector's finer code, (nq, N), by id: lower is closer."""
-    with teravec.open(root) as index:
-        opened = index._opened
+    with OpenedIndex(LocalStore(root)) as opened:
         model, ivf = opened.model, opened.model.empty_ivf()
         prepared = model.prepare(queries).astype(np.float64)
         found = np.full((len(queries), N), np.nan)
@@ -137,10 +137,9 @@ def test_results_depend_on_the_query_alone(
     with teravec.open(two_stage, threads=1) as index:
         alone = [index.search(q[None], k, nprobe, candidates=candidates) for q in queries]
         expected_range = index.range_search(queries, 30.0, nprobe)
-    with teravec.open(two_stage, threads=threads) as index:
-        object.__setattr__(index._resources, "lists", IndexLists(index._opened, cache, chunk))
-        stages = TwoStages.of(index._opened, index._ranges, run, fine, threads)
-        index._two_stages = stages
+    shares = MemoryShares(8 << 20, cache, fine, chunk, run)
+    opened = OpenedIndex(LocalStore(two_stage))
+    with Index(opened, shares=shares, threads=threads) as index:
         for _ in range(2):  # the second time, from the cache
             distances, ids = index.search(queries, k, nprobe, candidates=candidates)
             found_range = index.range_search(queries, 30.0, nprobe)
@@ -175,20 +174,22 @@ def test_fewer_than_k_and_an_empty_index_part(tmp_path: Path) -> None:
 
 
 def test_refining_reads_each_page_once(two_stage: Path) -> None:
-    with teravec.open(two_stage, keep_lists=False) as index:
+    opened = OpenedIndex(LocalStore(two_stage))
+    shares = MemoryShares.of(opened, 64 << 20, keep_lists=False)
+    with Index(opened, shares=shares, threads=2) as index:
         index.search(clustered(1, D, seed=4), k=5, nprobe=3, candidates=20)
         assert 5 <= index.stats.codes_refined <= 20
-        assert index._two_stages is not None
+        assert index.caches.refiner is not None
         sizes = index.list_sizes
         list_nos = np.repeat(np.arange(NLIST), sizes)
         places = (list_nos << 32) + np.concatenate([np.arange(size) for size in sizes])
         every, stats = np.tile(places, 2), SearchStats()
-        prepared = index._opened.model.prepare(clustered(2, D, seed=4))
+        prepared = opened.model.prepare(clustered(2, D, seed=4))
         owners = np.repeat([0, 1], N)
-        _, ids = index._two_stages.refiner.distances(prepared, owners, every, stats)
-        pages = sum(rows.header.npages for rows in index._opened.fine)
+        _, ids = index.caches.refiner.distances(prepared, owners, every, stats)
+        pages = sum(rows.header.npages for rows in opened.fine)
     assert sorted(ids[:N].tolist()) == sorted(ids[N:].tolist()) == list(range(N))
-    assert stats.bytes_read == pages * index._opened.fine[0].header.page_bytes
+    assert stats.bytes_read == pages * opened.fine[0].header.page_bytes
     assert stats.reads < pages
 
 
@@ -255,11 +256,7 @@ def test_a_damaged_page_fails_the_query_that_needs_it(
             path.write_bytes((two_stage / "slices" / path.name).read_bytes())
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
-        monkeypatch.setattr(
-            range_reader.RangeReader,
-            "_read_cached",
-            lambda self, ranges, view: np.zeros(len(ranges), np.bool_),
-        )
+        monkeypatch.setattr(range_reader, "cached_bytes", lambda fds, *_: np.zeros(len(fds)))
         found = index.search(queries, k=3, nprobe=2)
         np.testing.assert_array_equal(found[1], expected[1])
         path = sorted((root / "slices").glob("*.fine"))[0]

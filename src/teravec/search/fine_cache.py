@@ -125,6 +125,11 @@ class FineCache:
             )
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory of all places: units, their numbers, and how often each was wanted."""
+        return self.buffer.nbytes + self._tags.nbytes + self._wanted.nbytes
+
+    @property
     def kept_bytes(self) -> int:
         """Bytes of the units that are kept."""
         return int((self._tags >= 0).sum()) * self._unit_bytes

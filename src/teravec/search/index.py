@@ -78,13 +78,10 @@ class Index(Fixed):
     batch_bytes: int
     caches: IndexCaches
 
-    def __init__(
-        self, opened: OpenedIndex, *, memory_bytes: int, threads: int, keep_lists: bool
-    ) -> None:
+    def __init__(self, opened: OpenedIndex, *, shares: MemoryShares, threads: int) -> None:
         self._opened = opened
-        shares = MemoryShares.of(opened, memory_bytes, keep_lists=keep_lists)
         self.batch_bytes = shares.batch_bytes
-        lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes)
+        lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes, shares.reads)
         self._ranges = opened.store.reader()
         opened.model.make_ready()
         self._resources = SearchResources(
@@ -679,9 +676,8 @@ def open_index(
     try:
         index = Index(
             opened,
-            memory_bytes=memory_bytes,
+            shares=MemoryShares.of(opened, memory_bytes, keep_lists=keep_lists),
             threads=threads or default_threads(),
-            keep_lists=keep_lists,
         )
     except BaseException:
         opened.close()

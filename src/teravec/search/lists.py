@@ -15,7 +15,7 @@ from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.search.hidden_rows import HiddenRows
 from teravec.search.list_cache import NOT_KEPT, ListCache
 from teravec.search.plan import Chunk, plan_chunks
-from teravec.search.reader import ListReader
+from teravec.search.reader import USUAL_READS, ListReader, ReadSizes
 from teravec.storage.buffers import Buffers
 from teravec.storage.listfile import ID_BYTES
 
@@ -39,15 +39,18 @@ class IndexLists:
         For codes and ids of lists that were read; none is kept with 0.
     chunk_bytes : int
         Of lists read together; up to ``CHUNKS`` chunks are in memory.
+    reads : ReadSizes
     """
 
     CHUNKS = 4  # one read, one verified, one scanned, and one on its way between two
 
-    def __init__(self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int) -> None:
+    def __init__(
+        self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int, reads: ReadSizes = USUAL_READS
+    ) -> None:
         self._index, self._runs, self._sizes = index, index.runs, index.runs.sizes
         self._code_size = index.manifest.code_size
         self._nruns = len(index.runs.sizes)
-        self._chunk_bytes = chunk_bytes
+        self._chunk_bytes, self._reads = chunk_bytes, reads
         # Masks take a bit of a row whose codes take hundreds.
         hidden_bytes = cache_bytes // _MASK_SHARE if any(map(len, index.deleted)) else 0
         self._hidden = HiddenRows(index, hidden_bytes)
@@ -62,6 +65,11 @@ class IndexLists:
     def kept_bytes(self) -> int:
         """Bytes of the cache that hold lists."""
         return self._cache.kept_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of the cache, with lists in them or without."""
+        return len(self._cache.buffer)
 
     def hold_back(self, size: int) -> int:
         """Leave so many bytes of the cache to others; return those that it does not have."""
@@ -184,7 +192,9 @@ class IndexLists:
         several = int(sizes.sum()) * width > self._chunk_bytes
         most = _PIECES if part == "codes" and not several else 1
         read = (
-            found for chunk in chunks for found in reader.read(chunk, part, self._buffers, most)
+            found
+            for chunk in chunks
+            for found in reader.read(chunk, part, self._buffers, most, self._reads)
         )
 
         def verified() -> Generator[tuple[Chunk, Bytes, Int64], None, None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from teravec.index.opened import OpenedIndex
 from teravec.memory import require
 from teravec.search.lists import IndexLists
+from teravec.search.reader import USUAL_READS, ReadSizes
 
 __all__ = ["MemoryShares"]
 
@@ -28,6 +29,8 @@ class MemoryShares:
         Lists that are read together.
     refine_bytes : int
         In two stages, pages on their way.
+    reads : ReadSizes
+        How much is read together, and how it is cut into pieces.
     """
 
     batch_bytes: int
@@ -35,6 +38,7 @@ class MemoryShares:
     pages_bytes: int
     chunk_bytes: int
     refine_bytes: int
+    reads: ReadSizes = USUAL_READS
 
     @classmethod
     def of(cls, opened: OpenedIndex, memory_bytes: int, *, keep_lists: bool) -> MemoryShares:

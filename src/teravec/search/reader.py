@@ -19,14 +19,31 @@ from teravec.storage.files import byte_view
 from teravec.storage.listfile import ID_BYTES
 from teravec.storage.store import Ranges, Reader
 
-__all__ = ["ListReader", "Unchecked"]
+__all__ = ["USUAL_READS", "ListReader", "ReadSizes", "Unchecked"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
 
-_SEGMENT_BYTES = 1 << 20  # near lists are read together up to this
-_PIECE_BYTES = 256 << 10  # of less, what a piece costs to pass on is more than it saves
+
+class ReadSizes(NamedTuple):
+    """Sizes of reads.
+
+    Attributes
+    ----------
+    segment_bytes : int
+        Near lists are read together up to this.
+    piece_bytes : int
+        Least size of a piece that is passed on before the rest has arrived. Passing on a smaller
+        one would cost more than it saves.
+    """
+
+    segment_bytes: int = 1 << 20
+    piece_bytes: int = 256 << 10
+
+
+USUAL_READS = ReadSizes()
+"""What users get."""
 
 
 class _Lists(NamedTuple):
@@ -78,7 +95,9 @@ class ListReader:
         self._index, self._ranges, self.stats = index, ranges, stats
         self._running = xxhash.xxh3_64()
 
-    def read(self, chunk: Chunk, part: str, buffers: Buffers, most: int) -> Iterator[Unchecked]:
+    def read(
+        self, chunk: Chunk, part: str, buffers: Buffers, most: int, sizes: ReadSizes
+    ) -> Iterator[Unchecked]:
         """Read a chunk's lists into a buffer.
 
         Parameters
@@ -90,6 +109,7 @@ class ListReader:
         most : int
             Pieces that the chunk is cut into, each of which is yielded when it is there, while the
             others are on their way; fewer where little is read.
+        sizes : ReadSizes
 
         Yields
         ------
@@ -103,14 +123,14 @@ class ListReader:
         StorageError
         """
         lists = self._places(chunk, part)
-        ranges, firsts, at = self._joined(lists)
+        ranges, firsts, at = self._joined(lists, sizes.segment_bytes)
         arrived = np.cumsum(ranges.lengths)
         size = int(arrived[-1])
         buffer = buffers.take(size)
         self.stats.lists_read += len(chunk.runs) if part == "codes" else 0
         self.stats.reads += len(ranges)
         self.stats.bytes_read += size
-        pieces = arrived // max(_PIECE_BYTES, size // most + 1)
+        pieces = arrived // max(sizes.piece_bytes, size // most + 1)
         stops = [*(np.flatnonzero(pieces[1:] != pieces[:-1]) + 1).tolist(), len(ranges)]
         start = 0
         for stop in self._ranges.filled(ranges, buffer, stops):
@@ -151,10 +171,10 @@ class ListReader:
         width = self._index.manifest.code_size if part == "codes" else ID_BYTES
         return _Lists(segments, offsets, chunk.counts * width)
 
-    def _joined(self, lists: _Lists) -> tuple[Ranges, Int64, Int64]:
+    def _joined(self, lists: _Lists, segment_bytes: int) -> tuple[Ranges, Int64, Int64]:
         """Ranges to read, (m,), the first list of each and their end, and lists' places."""
         columns, bounds, at = reads.join(
-            self._index.gap_bytes, _SEGMENT_BYTES, self._index.store.alignment, *lists
+            self._index.gap_bytes, segment_bytes, self._index.store.alignment, *lists
         )
         segments = lists.segments[bounds[:-1]]
         return Ranges(self._index.read_files, segments, *columns), bounds, at

@@ -77,6 +77,11 @@ class Refiner:
         """Bytes of the cache that hold finer codes."""
         return self._cache.kept_bytes
 
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of the cache, with finer codes in them or without."""
+        return len(self._cache.buffer)
+
     def hold_back(self, size: int) -> None:
         """Leave so many bytes of the cache to others, as far as it has them."""
         self._cache.hold_back(min(size, len(self._cache.buffer)))
