@@ -212,7 +212,13 @@ def _count_repeated(
     if record.source.get("id_column") is None:
         return None
     files = [paths.file(entry.file) for entry in slices]
-    found = find_repeated(files, record.ntotal, resources.engine.memory_bytes, resources.progress)
+    found = find_repeated(
+        files,
+        record.ntotal,
+        resources.engine.memory_bytes,
+        resources.progress,
+        resources.sizes.id_block,
+    )
     return None if found is None else asdict(found)
 
 

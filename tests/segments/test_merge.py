@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from teravec.engines.block_sizes import BlockSizes
 from teravec.engines.resources import Resources
 from teravec.errors import StorageError
-from teravec.segments import merge as merging
-from teravec.segments.merge import MergeOptions, merge
+from teravec.segments.merge import MergeOptions, merge, plan_span, plan_window
 from teravec.segments.shard import sealed_shards
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
@@ -39,17 +39,14 @@ def _write_shards(paths: IndexPaths, count: int) -> int:
 
 
 @pytest.mark.parametrize("span", [1, 7, 40])
-def test_spans_of_lists_do_not_change_a_slice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, span: int
-) -> None:
+def test_spans_of_lists_do_not_change_a_slice(tmp_path: Path, span: int) -> None:
     paths = IndexPaths(tmp_path)
     ntotal = _write_shards(paths, 3)
     options, resources = MergeOptions(MODEL, CODE_SIZE, 0, NLIST, ntotal, 2), Resources(64 << 20, 2)
     whole = merge(paths, options, resources)
     paths.slices.remove_all()
-    monkeypatch.setattr(merging._Merger, "span_lists", span)
-    monkeypatch.setattr(merging._Merger, "window_bytes", 400)
-    assert merge(paths, options, resources) == whole
+    small = BlockSizes(merge_window_bytes=400, merge_read_bytes=1, merge_span_lists=span)
+    assert merge(paths, options, Resources(64 << 20, 2, sizes=small)) == whole
     with ListFile(paths.slice(0)) as merged, ListFile(sealed_shards(paths)[0]) as first:
         rows = slice(0, int(first.sizes[0]))
         np.testing.assert_array_equal(
@@ -58,10 +55,9 @@ def test_spans_of_lists_do_not_change_a_slice(
 
 
 def test_memory_bounds_spans_and_windows() -> None:
-    few, many = (merging._Merger((Path(),) * shards, 80, 8 << 30, 8) for shards in (4, 2000))
-    assert many.span_lists * 2000 * 64 <= 2 << 30
-    assert many.window_bytes <= (8 << 30) // 40
-    assert few.window_bytes == 16 << 20
+    assert plan_span(2000, 8 << 30) * 2000 * 64 <= 2 << 30
+    assert plan_window(2000, 8 << 30, 8) <= (8 << 30) // 40
+    assert plan_window(4, 8 << 30, 8) == 16 << 20
 
 
 def test_more_files_than_the_system_allows_is_an_error() -> None:

@@ -15,8 +15,7 @@ import teravec
 from teravec.cli.main import app
 from teravec.index.manifest import read_manifest
 from teravec.progress import NoProgress
-from teravec.segments import repeated
-from teravec.segments.repeated import find_repeated
+from teravec.segments.repeated import RepeatedIds, find_repeated
 from teravec.storage.layout import IndexPaths
 from tests.conftest import clustered
 
@@ -37,22 +36,19 @@ def build(folder: Path, ids: np.ndarray, **options: object) -> Path:
     return folder / "i"
 
 
-def counted(root: Path, memory_bytes: int) -> repeated.RepeatedIds | None:
+def counted(root: Path, memory_bytes: int, block: int = 1 << 18) -> RepeatedIds | None:
     paths = IndexPaths(root)
     files = [paths.root / entry.file for entry in read_manifest(paths).slices]
-    return find_repeated(files, N, memory_bytes, NoProgress())
+    return find_repeated(files, N, memory_bytes, NoProgress(), block)
 
 
 @pytest.mark.parametrize("high", [5, 400, 2000, 1 << 60])
-def test_counts_are_those_of_numpy(
-    high: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counts_are_those_of_numpy(high: int, tmp_path: Path) -> None:
     ids = np.random.default_rng(high).integers(0, high, N)
     names, counts = np.unique(ids, return_counts=True)
     root = build(tmp_path, ids, calibrate=False)
-    monkeypatch.setattr(repeated, "_BLOCK", 64)
     for memory in (1 << 20, N * 8):  # at once; in three passes
-        found = counted(root, memory)
+        found = counted(root, memory, 64)
         if (counts == 1).all():
             assert found is None
             continue
@@ -64,16 +60,14 @@ def test_counts_are_those_of_numpy(
         else:
             assert high == 5  # one id fills more than its part of memory
             assert found.ids == 5
-    assert counted(root, 1 << 20) is None or counted(root, 1 << 20).exact  # type: ignore[union-attr]
+    found = counted(root, 1 << 20, 64)
+    assert found is None or found.exact
 
 
-def test_where_memory_is_short_some_parts_are_looked_at(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_memory_is_short_some_parts_are_looked_at(tmp_path: Path) -> None:
     ids = np.repeat(np.arange(N // 2) << 40, 2)
     root = build(tmp_path, ids, calibrate=False)
-    monkeypatch.setattr(repeated, "_BLOCK", 40)
-    found = counted(root, 1)
+    found = counted(root, 1, 40)
     assert found is not None
     assert not found.exact
     assert found.most == 2

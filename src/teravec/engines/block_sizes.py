@@ -38,6 +38,15 @@ class BlockSizes:
         Vectors of the source, float32, that are compared exactly at a time.
     truth_range_rows : int
         Fewest rows that a worker compares in one task.
+    merge_window_bytes : int
+        Lists of all shards that are concatenated at a time. The default is about a processor's
+        last-level cache; larger is no faster.
+    merge_read_bytes : int
+        Read from each shard for such a window, at least: worth a seek of a spinning disk.
+    merge_span_lists : int
+        Most lists whose table entries of all shards are in memory at a time.
+    id_block : int
+        Ids read or examined at a time, while repeated ids are counted.
     """
 
     sample_part_bytes: int = 64 << 20
@@ -50,6 +59,10 @@ class BlockSizes:
     least_sum_bytes: int = 1 << 20
     truth_block_bytes: int = 16 << 20
     truth_range_rows: int = 1 << 16
+    merge_window_bytes: int = 16 << 20
+    merge_read_bytes: int = 4 << 20
+    merge_span_lists: int = 1 << 62
+    id_block: int = 1 << 18
 
 
 USUAL_SIZES = BlockSizes()

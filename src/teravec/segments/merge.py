@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile
@@ -31,14 +32,12 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
 from teravec.storage.local_store import AnyPath
 
-__all__ = ["MergeOptions", "merge"]
+__all__ = ["MergeOptions", "merge", "plan_span", "plan_window"]
 
 Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
-_WINDOW_BYTES = 16 << 20  # about a processor's last-level cache; larger is no faster
-_READ_BYTES = 4 << 20  # read per shard in a window: worth a seek of a spinning disk
 _TABLE_ENTRY = 64  # bytes per list and shard: its table entry, read and kept, and its first row
 
 
@@ -104,7 +103,13 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
             options.sketch_size,
         )
         tasks.append(_SliceTask(files, slice_sizes))
-    merger = _Merger(tuple(ordered), options.row_bytes, engine.memory_bytes, engine.threads)
+    merger = _Merger(
+        tuple(ordered),
+        options.row_bytes,
+        plan_window(len(ordered), engine.memory_bytes, engine.threads, resources.sizes),
+        plan_span(len(ordered), engine.memory_bytes, resources.sizes),
+        engine.threads,
+    )
     sealed = []
     with resources.progress.stage("merge", total_bytes, "bytes") as bar:
         for entry in engine.run(merger, _merge_slice, tasks, bar):
@@ -137,7 +142,8 @@ class _Merger:
 
     shards: tuple[AnyPath, ...]
     row_bytes: int
-    memory_bytes: int
+    window_bytes: int
+    span_lists: int
     threads: int
 
     def make(self) -> _Merger:
@@ -145,16 +151,19 @@ class _Merger:
         allow_open_files(len(self.shards))
         return self
 
-    @property
-    def window_bytes(self) -> int:
-        """Bytes that are concatenated at a time; a few such windows are in memory."""
-        ideal = max(_WINDOW_BYTES, len(self.shards) * _READ_BYTES)
-        return min(ideal, self.memory_bytes // (4 * (self.threads + 2)))
 
-    @property
-    def span_lists(self) -> int:
-        """Number of lists whose table entries, of all shards, fit in a quarter of the memory."""
-        return max(1, self.memory_bytes // (4 * _TABLE_ENTRY * len(self.shards)))
+def plan_window(
+    shards: int, memory_bytes: int, threads: int, sizes: BlockSizes = USUAL_SIZES
+) -> int:
+    """Return the bytes that are concatenated at a time; a few such windows are in memory."""
+    ideal = max(sizes.merge_window_bytes, shards * sizes.merge_read_bytes)
+    return min(ideal, memory_bytes // (4 * (threads + 2)))
+
+
+def plan_span(shards: int, memory_bytes: int, sizes: BlockSizes = USUAL_SIZES) -> int:
+    """Return how many lists' table entries, of all shards, fit in a quarter of the memory."""
+    fit = memory_bytes // (4 * _TABLE_ENTRY * shards)
+    return max(1, min(fit, sizes.merge_span_lists))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.engines.block_sizes import USUAL_SIZES
 from teravec.progress import Progress
 from teravec.storage.listfile import ID_BYTES, ListFile
 from teravec.storage.local_store import AnyPath
@@ -21,7 +22,6 @@ __all__ = ["RepeatedIds", "find_repeated"]
 
 Int64 = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 18  # ids read or examined at a time
 _MOST_PASSES = 16
 _SPREAD = 1.1  # size of a large part relative to the mean
 # 2^64 over the golden ratio: Knuth, The Art of Computer Programming 3, section 6.4.
@@ -54,7 +54,11 @@ class RepeatedIds:
 
 
 def find_repeated(
-    slices: Sequence[AnyPath], ntotal: int, memory_bytes: int, progress: Progress
+    slices: Sequence[AnyPath],
+    ntotal: int,
+    memory_bytes: int,
+    progress: Progress,
+    block: int = USUAL_SIZES.id_block,
 ) -> RepeatedIds | None:
     """Count the ids that occur more than once in some slices; return None if there are none.
 
@@ -65,19 +69,21 @@ def find_repeated(
         Number of vectors in all slices.
     memory_bytes : int
         Half of it is for the ids of one part.
+    block : int
+        Ids read or examined at a time.
     """
-    room = max(_BLOCK, min(memory_bytes // 2 // ID_BYTES, int(_SPREAD * ntotal) + 1))
+    room = max(block, min(memory_bytes // 2 // ID_BYTES, int(_SPREAD * ntotal) + 1))
     parts = 1 if ntotal <= room else int(np.ceil(_SPREAD * ntotal / room))
     passes = min(parts, _MOST_PASSES)
-    counted = _Counted()
+    counted = _Counted(block)
     with progress.stage("ids", ntotal * passes, "ids") as bar:
         buffer = np.empty(room, np.int64)
         for part in range(passes):
             filled = 0
-            for ids in _read_blocks(slices):
+            for ids in _read_blocks(slices, block):
                 mine = ids[_hash_parts(ids, parts) == part] if parts > 1 else ids
                 if filled + len(mine) > room:  # very many rows share an id
-                    filled = _thin(buffer[:filled])
+                    filled = _thin(buffer[:filled], block)
                     counted.exact = False
                 mine = mine[: room - filled]
                 buffer[filled : filled + len(mine)] = mine
@@ -96,11 +102,11 @@ def find_repeated(
     )
 
 
-def _read_blocks(slices: Sequence[AnyPath]) -> Iterator[Int64]:
+def _read_blocks(slices: Sequence[AnyPath], block: int) -> Iterator[Int64]:
     for path in slices:
         with ListFile(path) as file:
-            for start in range(0, file.header.ntotal, _BLOCK):
-                yield file.read_ids(start, min(start + _BLOCK, file.header.ntotal))
+            for start in range(0, file.header.ntotal, block):
+                yield file.read_ids(start, min(start + block, file.header.ntotal))
 
 
 def _hash_parts(ids: Int64, parts: int) -> Int64:
@@ -108,14 +114,14 @@ def _hash_parts(ids: Int64, parts: int) -> Int64:
     return (high % np.uint64(parts)).astype(np.int64)
 
 
-def _thin(ids: Int64) -> int:
+def _thin(ids: Int64, block: int) -> int:
     """Sort the ids and keep two copies of each, in place; return how many remain."""
     ids.sort()
     left = 0
-    for start in range(0, len(ids), _BLOCK):
-        block = ids[start : start + _BLOCK]
+    for start in range(0, len(ids), block):
+        here = ids[start : start + block]
         before = ids[max(0, left - 2) : left]
-        joined = np.concatenate([before, block])
+        joined = np.concatenate([before, here])
         third = np.zeros(len(joined), bool)
         third[2:] = joined[2:] == joined[:-2]
         kept = joined[len(before) :][~third[len(before) :]]
@@ -128,6 +134,7 @@ def _thin(ids: Int64) -> int:
 class _Counted:
     """The counts so far; ``extra`` is the number of rows whose id an earlier row has."""
 
+    block: int
     ids: int = 0
     extra: int = 0
     most: int = 1
@@ -138,8 +145,8 @@ class _Counted:
         """Count all copies of some ids; this sorts them in place."""
         ids.sort()
         last, run = None, 0  # copies of an id may continue in the next block
-        for start in range(1, len(ids), _BLOCK):
-            here = ids[start : start + _BLOCK]
+        for start in range(1, len(ids), self.block):
+            here = ids[start : start + self.block]
             again = here[here == ids[start - 1 : start - 1 + len(here)]]
             names, counts = np.unique(again, return_counts=True)
             if not len(names):
