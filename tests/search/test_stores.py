@@ -18,6 +18,7 @@ from teravec.index.verify import verify
 from teravec.model.description import ModelDescription
 from teravec.progress import NoProgress
 from teravec.search.index import Index
+from teravec.search.memory_shares import MemoryShares
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.shard import sealed_shards, shard
 from teravec.sources import open_source
@@ -53,7 +54,9 @@ def in_memory(root: Path) -> MemoryStore:
 
 
 def opened(store: Store, *, keep_lists: bool = True) -> Index:
-    return Index(OpenedIndex(store), memory_bytes=64 << 20, threads=2, keep_lists=keep_lists)
+    index = OpenedIndex(store)
+    shares = MemoryShares.of(index, 64 << 20, keep_lists=keep_lists)
+    return Index(index, shares=shares, threads=2)
 
 
 def queries(n: int, seed: int = 0) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import teravec
 from teravec.errors import InvalidArgument
+from teravec.serving.server.step_sizes import StepSizes
 from tests.serving.conftest import QUERIES, Launch, addresses, built, url
 
 # Splits of 60 lists: one, three and five servers, even and uneven, apart, and with replicas.
@@ -55,19 +57,14 @@ def two_stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
 @pytest.mark.parametrize("split", SPLITS)
 def test_any_split_of_two_stages_equals_the_local_index(
-    split: str,
-    metric: str,
-    two_stages: dict[str, Path],
-    serve: Launch,
-    monkeypatch: pytest.MonkeyPatch,
+    split: str, metric: str, two_stages: dict[str, Path], serve: Launch
 ) -> None:
-    module = "teravec.serving.coordinator.coordinator"
-    monkeypatch.setattr(f"{module}._CANDIDATE_BYTES", 50_000)  # in runs
+    steps = StepSizes(candidate_bytes=50_000)  # in runs
     if split == "five":
-        monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 20_000)
+        steps = replace(steps, scanned_bytes=20_000)
     path = two_stages[metric]
-    servers = [serve(path, lists=lists) for lists in SPLITS[split]]
-    coordinator = serve(path, servers=addresses(servers))
+    servers = [serve(path, lists=lists, steps=steps) for lists in SPLITS[split]]
+    coordinator = serve(path, servers=addresses(servers), steps=steps)
     with teravec.open(path) as local, teravec.connect(url(coordinator)) as remote:
         # With 200 x 30 candidates, all of the index are refined.
         for k, nprobe in ((1, 1), (5, 9), (20, 60), (200, 60)):
@@ -138,11 +135,8 @@ def test_large_requests_go_in_runs(index: Path, serve: Launch) -> None:
         np.testing.assert_array_equal(found[1], true[1])
 
 
-def test_work_in_steps_is_the_same(
-    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 50_000)
-    server = serve(index)
+def test_work_in_steps_is_the_same(index: Path, serve: Launch) -> None:
+    server = serve(index, steps=StepSizes(scanned_bytes=50_000))
     with teravec.open(index) as local, teravec.connect(url(server)) as remote:
         found, true = remote.search(QUERIES, 20, 30), local.search(QUERIES, 20, 30)
         np.testing.assert_array_equal(found[1], true[1])

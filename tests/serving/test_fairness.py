@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -28,6 +29,7 @@ from teravec.serving.wire.security import ServerSecurity
 from teravec.serving.wire.tokens import Tokens
 from tests.serving.conftest import QUERIES, Launch, url
 from tests.serving.test_batching import Search
+from tests.serving.test_faults import until
 
 
 @dataclass(eq=False)
@@ -218,7 +220,7 @@ def test_one_token_cannot_fill_the_server(index: Path, serve: Launch, tmp_path: 
         floods = [pool.submit(flood) for _ in range(24)]
         with teravec.connect(url(server), token="s" * 16) as remote:
             until = time.monotonic() + 10
-            while server.service._batcher.waiting < 10 and time.monotonic() < until:
+            while server.service.statistics()["waiting"] < 10 and time.monotonic() < until:
                 time.sleep(0.01)
             local = teravec.open(index)
             for row in range(30):
@@ -231,7 +233,9 @@ def test_one_token_cannot_fill_the_server(index: Path, serve: Launch, tmp_path: 
             each.result()
 
 
-def test_http_searches_are_shared(index: Path, serve: Launch, tmp_path: Path) -> None:
+def test_http_searches_are_shared(
+    index: Path, serve: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("f" * 16 + "\n" + "s" * 16 + "\n")
     from teravec.serving.wire.security import Address
@@ -242,19 +246,30 @@ def test_http_searches_are_shared(index: Path, serve: Launch, tmp_path: Path) ->
         security=ServerSecurity(token_file=tokens),
         limits=Limits(queue=8),
     )
-    searches = server._http._searches  # type: ignore[union-attr]
     body = {"queries": QUERIES[:1].tolist(), "k": 3, "nprobe": 4}
+    search, go = server.service.backend.search, threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        go.wait(20)
+        return search(*arguments)
 
     def status(token: str) -> int:
         answer = httpx.post(
             f"http://{server.http_address}/search",
             json=body,
             headers={"authorization": f"Bearer {token}"},
+            timeout=20,
         )
         return answer.status_code
 
     assert status("f" * 16) == status("s" * 16) == 200
-    for _ in range(6):  # as if so many were under way
-        searches._count(Origin("", "token-1", "token-1"), 1)
-    assert status("f" * 16) == 503
-    assert status("s" * 16) == 200
+    monkeypatch.setattr(server.service.backend, "search", held)
+    with ThreadPoolExecutor(8) as pool:
+        flood = [pool.submit(status, "f" * 16) for _ in range(6)]
+        until(lambda: server.service.statistics()["waiting"] == 6)
+        assert status("f" * 16) == 503
+        other = pool.submit(status, "s" * 16)
+        until(lambda: server.service.statistics()["waiting"] == 7)
+        go.set()
+        assert other.result() == 200
+        assert {each.result() for each in flood} == {200}

@@ -17,7 +17,9 @@ import pytest
 import teravec
 from teravec.errors import Busy, CorruptFile, DeadlineExceeded, TeravecError, Unavailable
 from teravec.search.effort import Effort
+from teravec.search.index import Index
 from teravec.serving.deploy.program import Server
+from teravec.serving.server.step_sizes import StepSizes
 from teravec.serving.wire.client import RemoteIndex
 from teravec.serving.wire.limits import Limits
 from tests.serving.conftest import QUERIES, Launch, addresses, built, url
@@ -205,16 +207,14 @@ def test_a_full_server_says_busy(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(index, limits=Limits(queue=1))
-    from teravec.serving.server.served import ServedIndex
+    search, begun, go = Index.search_lists, threading.Event(), threading.Event()
 
-    search, begun, go = ServedIndex._search, threading.Event(), threading.Event()
-
-    def held(*arguments: object) -> object:
+    def held(*arguments: Any) -> object:
         begun.set()
         go.wait(10)
-        return search(*arguments)  # type: ignore[arg-type]
+        return search(*arguments)
 
-    monkeypatch.setattr(ServedIndex, "_search", held)
+    monkeypatch.setattr(Index, "search_lists", held)
     with (
         teravec.connect(url(server)) as first,
         teravec.connect(url(server), timeout_s=0.5) as second,
@@ -231,19 +231,15 @@ def test_a_full_server_says_busy(
 def test_work_past_its_deadline_stops(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("teravec.serving.server.served._STEP_BYTES", 1000)
-    server = serve(index)
-    steps: list[int] = []
-    from teravec.serving.server.served import ServedIndex
+    server = serve(index, steps=StepSizes(scanned_bytes=1000))
+    steps, search = list[int](), Index.search_lists
 
-    search = ServedIndex._search
-
-    def slowly(*arguments: object) -> object:
+    def slowly(*arguments: Any) -> object:
         steps.append(1)
         time.sleep(0.05)
-        return search(*arguments)  # type: ignore[arg-type]
+        return search(*arguments)
 
-    monkeypatch.setattr(ServedIndex, "_search", slowly)
+    monkeypatch.setattr(Index, "search_lists", slowly)
     with teravec.connect(url(server)) as remote:
         with pytest.raises(DeadlineExceeded):
             remote.search(QUERIES, 10, 60, timeout_s=0.3)

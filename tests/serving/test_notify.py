@@ -162,7 +162,7 @@ def test_loops_of_a_server(serve: Launch, index: Path) -> None:
     from teravec.serving.wire.security import Address
 
     server = serve(index, http=Address("127.0.0.1", 0))
-    loops = server._loops
+    loops = server.loops
     assert len(loops) == 2
     for ping in loops.values():
         hang, go_on, answered = threading.Event(), threading.Event(), threading.Event()
@@ -177,7 +177,7 @@ def test_loops_of_a_server(serve: Launch, index: Path) -> None:
         assert not answered.wait(0.1)
         go_on.set()
         assert answered.wait(5)
-    assert len(serve(index)._loops) == 1
+    assert len(serve(index).loops) == 1
     assert url(server)
 
 

@@ -154,7 +154,7 @@ def failing(server: Server, error: Exception, monkeypatch: pytest.MonkeyPatch) -
         asked.append(1)
         raise error
 
-    monkeypatch.setattr(server.service, "_answer", fail)
+    monkeypatch.setattr(server.service.backend, "search", fail)
     return asked
 
 
@@ -198,11 +198,12 @@ def test_runs_of_one_search_have_one_version(
 ) -> None:
     """The coordinator hangs between two runs, and the other one has another version."""
     other = built(tmp_path, seed=6)
-    one, two = serve(index, limits=Limits(queries=20)), serve(other, limits=Limits(queries=20))
+    # Batches of one run each, so that two that arrive together are two.
+    one, two = (serve(path, limits=Limits(queries=20), batch_rows=20) for path in (index, other))
     with teravec.open(other) as local:
         true = local.search(QUERIES, 10, 60)[1]
     with teravec.connect(f"{url(one)},{url(two)}", timeout_s=5) as remote:
-        answer = one.service._answer
+        answer = one.service.backend.search
         answered: list[int] = []
 
         def once(*arguments: Any) -> Any:
@@ -211,7 +212,7 @@ def test_runs_of_one_search_have_one_version(
             answered.append(1)
             return answer(*arguments)
 
-        monkeypatch.setattr(one.service, "_answer", once)
+        monkeypatch.setattr(one.service.backend, "search", once)
         found = remote.search(QUERIES, 10, 60)[1]  # 40 queries, in runs of 20
     assert answered
     np.testing.assert_array_equal(found, true)

@@ -130,7 +130,7 @@ def test_callers_cannot_have_much_opened(two: list[Path], serve: Launch) -> None
             if start == 500:
                 break
         backend: Any = server.service.backend
-        assert len(backend._looked_for) <= 64
+        assert backend.looked_for <= 64
         assert len(open_versions(server)) == 1
         for bad in (b"x", b"[]", b'{"wanted": 3}', b'{"wanted": ["a"]}'):
             with pytest.raises(teravec.ProtocolError, match="wanted"):

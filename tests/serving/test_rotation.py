@@ -104,7 +104,7 @@ def test_a_coordinator_follows_its_token(index: Path, serve: Launch, tmp_path: P
         until(lambda: all(asked(server, NEW) for server in servers))
         write(shown, NEW)
         assert_exact(remote, index, rounds=5)
-        until(lambda: coordinator.service.backend.fleet._security.token == NEW)  # type: ignore[attr-defined]
+        until(lambda: coordinator.service.backend.fleet.security.token == NEW)  # type: ignore[attr-defined]
         write(tokens, NEW)
         until(lambda: not any(asked(server, OLD) for server in servers))
         assert_exact(remote, index, rounds=5)

@@ -119,7 +119,7 @@ def test_headers_are_bounded(index: Path, serve: Launch) -> None:
     small = SmallSearches(serve(index).service)
     for nprobe in range(1, 700):
         assert small.read(memoryview(replace(REQUEST, nprobe=nprobe).encode())) is not None
-    assert len(small._kinds) <= 256
+    assert small.kinds <= 256
 
 
 def test_many_clients_at_once(index: Path, serve: Launch) -> None:

@@ -89,7 +89,7 @@ def test_the_old_one_gives_its_memory_up_and_answers(
         with pytest.raises(OtherIndex, match=old.version):
             server.service.backend.search_lists(request, Deadline.after(10))
         with pytest.raises(teravec.InvalidArgument, match="closed"):
-            old._index.search(QUERIES, 10, 4)
+            old.nearest_lists(QUERIES, Effort(4))
 
 
 def test_the_new_one_leaves_room_for_the_old_model(
@@ -122,7 +122,7 @@ def test_never_more_than_two(several: list[Path], link: Link, serve: Launch) -> 
             server.reload()
             opened.append(versions_of(server)[-1])
             assert len(versions_of(server)) == 2
-            assert [index._index._closed for index in opened[:-2]] == [True] * (len(opened) - 2)
+            assert [index.is_closed for index in opened[:-2]] == [True] * (len(opened) - 2)
             assert versions_of(server)[0].cached_bytes == 0
 
 
@@ -136,9 +136,9 @@ def test_a_request_under_way_keeps_its_version(
             link.move(path)
             server.reload()
         time.sleep(0.3)
-        assert not old._index._closed
-        old._index.search(QUERIES, 10, 4)
-    assert old._index._closed
+        assert not old.is_closed
+        old.nearest_lists(QUERIES, Effort(4))
+    assert old.is_closed
 
 
 def test_a_version_that_a_coordinator_wants_stays(
@@ -156,7 +156,7 @@ def test_a_version_that_a_coordinator_wants_stays(
         before = versions_of(coordinator)[0]
         coordinator.reload()
         until(lambda: versions_of(coordinator)[-1] is not before)
-        until(lambda: before._index._closed)  # nobody names a version to a coordinator
+        until(lambda: before.is_closed)  # nobody names a version to a coordinator
         until(lambda: len(versions_of(server)) == 1, 10)
         assert len(remote.search(QUERIES, 10, NLIST)[1]) == len(QUERIES)
 

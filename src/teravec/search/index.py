@@ -594,6 +594,11 @@ class Index(Fixed):
         self._ranges.close()
         self._opened.close()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called: then searches raise InvalidArgument."""
+        return self._closed
+
     def _check_open(self) -> None:
         # The system gives a closed descriptor's number to the next file that is opened.
         if self._closed:

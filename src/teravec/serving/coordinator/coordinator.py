@@ -33,6 +33,7 @@ from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
 from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import Ranges, ServedIndex, version_beside
+from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
 from teravec.serving.wire.deadline import Deadline
@@ -47,8 +48,6 @@ log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-_CANDIDATE_BYTES = 16 << 20  # of all queries; every server of a list may send as many
 
 
 _PIECE_RESULTS = LARGE_RESULTS // 4  # of all servers' answers to a piece of a request
@@ -66,6 +65,7 @@ class Coordinator:
     limits : Limits
     metrics : Metrics
     memory_bytes, threads : int, optional
+    steps : StepSizes
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Coordinator:
         *,
         memory_bytes: int | None = None,
         threads: int | None = None,
+        steps: StepSizes = USUAL_STEPS,
     ) -> None:
-        self._path, self.fleet = absolute(path), fleet
+        self._path, self.fleet, self.steps = absolute(path), fleet, steps
         self.limits, self.metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
         self._costs, self.tracing = SearchCosts(), find_tracing()
@@ -330,7 +331,8 @@ class _Search:
         index, request = self._index, self._request
         assert request.wanted.k is not None
         kept = index.candidates_kept(request.wanted.k, request.candidates)
-        stages = _ServersStages(index, prepared, pairs, request, self._ask)
+        most_bytes = self._by.steps.candidate_bytes
+        stages = _ServersStages(index, prepared, pairs, request, self._ask, most_bytes)
         best = nearest_in_two_stages(stages, request.wanted.k, kept)
         return Answer.of_top_k(index.version, *best), stages.left
 
@@ -354,6 +356,8 @@ class _ServersStages:
     request : SearchRequest
     ask : callable
         Runs one round for some pairs; returns the servers' answers, and pairs without a server.
+    candidate_bytes : int
+        Candidates of all queries that are asked for at a time.
     left : list of Pairs
         All pairs that no live server could search.
     """
@@ -363,6 +367,7 @@ class _ServersStages:
     pairs: Pairs
     request: SearchRequest
     ask: Callable[[Round, Pairs], tuple[list[Part], list[Pairs]]]
+    candidate_bytes: int
     left: list[Pairs] = field(default_factory=list)
 
     @property
@@ -381,7 +386,7 @@ class _ServersStages:
     def scan(self, capacity: int) -> Iterator[Candidates]:
         """Yield candidates, few enough queries at a time for memory to hold all servers' ones."""
         nq, pairs = len(self.prepared), self.pairs
-        rows = max(1, _CANDIDATE_BYTES // (CANDIDATE.itemsize * capacity))
+        rows = max(1, self.candidate_bytes // (CANDIDATE.itemsize * capacity))
         for start in range(0, nq, rows):
             mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
             round = SketchRound(*self._head, self.index.lists_of, capacity)

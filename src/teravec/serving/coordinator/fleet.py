@@ -238,6 +238,11 @@ class Fleet:
         for peer in left.values():
             peer.close()
 
+    @property
+    def security(self) -> ClientSecurity:
+        """What servers are shown now."""
+        return self._security
+
     def _show(self, security: ClientSecurity) -> None:
         """Reconnect with another token or certificate; calls under way keep the old one."""
         with self._lock:

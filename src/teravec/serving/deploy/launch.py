@@ -21,6 +21,7 @@ from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import Backend, SearchService
+from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.versions import IDLE_S
 from teravec.serving.wire.limits import Limits, check_setting
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
@@ -65,6 +66,8 @@ class ServeOptions:
         Seconds after which the version before is closed if nobody wants it.
     times : PortTimes
         How long both ports wait for their peers.
+    steps : StepSizes
+        How much of a request is worked on at a time.
     http_connections : int
         Connections of the HTTP port at a time.
     log_format : LogFormat
@@ -92,6 +95,7 @@ class ServeOptions:
     idle_s: float = IDLE_S
     times: PortTimes = field(default_factory=PortTimes)
     http_connections: int = MOST_CONNECTIONS
+    steps: StepSizes = USUAL_STEPS
     log_format: LogFormat = LogFormat.TEXT
     access_log: bool = False
 
@@ -181,6 +185,7 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
             memory_bytes=options.memory_bytes,
             threads=options.threads,
             idle_s=options.idle_s,
+            steps=options.steps,
         )
         return local, 1
     scheme = "grpc+tls" if options.servers_tls else "grpc"
@@ -194,6 +199,7 @@ def _backend(options: ServeOptions, metrics: Metrics) -> tuple[Backend, int]:
             metrics,
             memory_bytes=options.memory_bytes,
             threads=options.threads,
+            steps=options.steps,
         )
     except BaseException:
         fleet.close()

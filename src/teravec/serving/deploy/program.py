@@ -130,7 +130,7 @@ class Server:
             port.use_certificates(self._security)
 
     @property
-    def _loops(self) -> dict[str, Ping]:
+    def loops(self) -> dict[str, Ping]:
         """The event loops, which must run for the server to be healthy."""
         loops: dict[str, Ping] = {"the Flight port": self._flight.ping}
         if self._http is not None:
@@ -158,7 +158,7 @@ class Server:
             Called once signals are handled.
         """
         notifier = Notifier()
-        with heeded() as signals, watching(notifier, self._loops):
+        with heeded() as signals, watching(notifier, self.loops):
             ready()
             version = self.service.backend.versions.current.version
             notifier.ready(f"serving index version {version} on {self.address}")

@@ -25,6 +25,7 @@ from teravec.serving.server.served import (
     slice_ranges,
     version_beside,
 )
+from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.versions import IDLE_S, Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
@@ -54,6 +55,7 @@ class LocalLists:
     memory_bytes, threads : int, optional
     idle_s : float
         See ``Versions``.
+    steps : StepSizes
     """
 
     def __init__(
@@ -66,24 +68,30 @@ class LocalLists:
         memory_bytes: int | None = None,
         threads: int | None = None,
         idle_s: float = IDLE_S,
+        steps: StepSizes = USUAL_STEPS,
     ) -> None:
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
         self._path, self._limits = absolute(path), limits
         self._ranges, self._slices = ranges, slices
-        self._memory_bytes, self._threads = memory_bytes, threads
+        self._memory_bytes, self._threads, self._steps = memory_bytes, threads, steps
         self._reloading, self._damage = threading.Lock(), Damage()
         self._costs = SearchCosts()
         self._looked_for: dict[str, float] = {}  # when, by version
         self._looking = threading.Lock()
         self.versions = Versions(self._open(), idle_s=idle_s)
 
+    @property
+    def looked_for(self) -> int:
+        """Versions that are remembered as looked for in vain, a bounded number."""
+        return len(self._looked_for)
+
     def _open(self, path: Path | None = None) -> ServedIndex:
         path = path or self._path
         ranges = self._ranges
         if self._slices is not None:
             ranges = slice_ranges(path, self._slices)
-        index = ServedIndex(path, ranges, self._memory_bytes, self._threads)
+        index = ServedIndex(path, ranges, self._memory_bytes, self._threads, self._steps)
         self._costs.watch(index.stats)
         return index
 

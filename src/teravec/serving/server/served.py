@@ -25,6 +25,7 @@ from teravec.search.stages import nearest_in_two_stages
 from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
+from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
@@ -46,8 +47,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 Ranges = tuple[tuple[int, int], ...]
 
-# Scanned between two looks at the deadline: some 0.1 to 0.3 s of work on two processors.
-_STEP_BYTES = 1 << 30
+
 _BATCHES_AT_A_TIME = 2  # a large one, and a small one that need not wait
 _ANY_K = 10  # where a radius is asked for, no k counts
 
@@ -110,6 +110,7 @@ class ServedIndex:
     memory_bytes : int, optional
         Shared by all ranges, which have one model and one cache.
     threads : int, optional
+    steps : StepSizes
 
     Attributes
     ----------
@@ -127,7 +128,9 @@ class ServedIndex:
         ranges: Ranges | None = None,
         memory_bytes: int | None = None,
         threads: int | None = None,
+        steps: StepSizes = USUAL_STEPS,
     ) -> None:
+        self._step_bytes = steps.scanned_bytes
         self.path = path.resolve()  # a link may be moved on while we open
         memory = memory_bytes or default_memory()
         lists = ranges if ranges is None else ranges or (0, 0)
@@ -139,6 +142,11 @@ class ServedIndex:
         for start, stop in self.ranges:
             self.owned[start:stop] = True
         self.sizes = np.where(self.owned, self._index.list_sizes, 0)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed: then it searches no more."""
+        return self._index.is_closed
 
     @property
     def manifest(self) -> Manifest:
@@ -427,12 +435,12 @@ class ServedIndex:
         wanted = list_nos[list_nos >= 0]
         self._check_owned(wanted)
         scanned = self.sizes[wanted] * self.row_bytes
-        if int(scanned.sum()) <= _STEP_BYTES:
+        if int(scanned.sum()) <= self._step_bytes:
             yield list_nos
             return
         order = np.argsort(wanted, kind="stable")
         wanted, until = wanted[order], np.cumsum(scanned[order])
-        targets = np.arange(_STEP_BYTES, int(until[-1]), _STEP_BYTES)
+        targets = np.arange(self._step_bytes, int(until[-1]), self._step_bytes)
         cuts = np.unique([0, *(wanted[np.searchsorted(until, targets)] + 1).tolist(), self.nlist])
         for low, high in pairwise(cuts.tolist()):
             yield np.where((list_nos >= low) & (list_nos < high), list_nos, -1)

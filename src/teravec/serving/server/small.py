@@ -72,6 +72,11 @@ class SmallSearches:
         self._service = service
         self._kinds: dict[tuple[bytes, bytes], _Kind | None] = {}
 
+    @property
+    def kinds(self) -> int:
+        """Headers that are remembered, a bounded number."""
+        return len(self._kinds)
+
     def read(self, frame: memoryview) -> SmallSearch | None:
         """Read a frame; None if it must go the usual way."""
         if len(frame) > SMALL_BYTES or self._service.traces:
