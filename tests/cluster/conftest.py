@@ -17,6 +17,7 @@ from teravec.engines.engine import Steps
 from teravec.engines.options import EngineOptions
 from teravec.engines.ray_engine import RayEngine
 from teravec.progress import Bar, NoBar, NoProgress
+from tests.engines.engine_suite import Echo
 
 MEMORY = 600 << 20
 WORKERS = 3
@@ -84,16 +85,6 @@ def engine(cluster: SimulatedCluster) -> Iterator[RayEngine]:
     """Three workers of one thread, one on each node; what a test kills comes again."""
     with RayEngine(EngineOptions("ray", WORKERS, cluster.address), 1, MEMORY) as opened:
         yield opened
-
-
-@dataclass(frozen=True)
-class Echo:
-    """Makes nothing of note."""
-
-    word: str = ""
-
-    def make(self) -> str:
-        return self.word
 
 
 def own_pid(word: str, item: int) -> Steps[int]:
