@@ -51,6 +51,7 @@ class Case:
     pairs: Pairs
     queries: np.ndarray
     code_size: int
+    sign: float = 1.0  # of a radius, as a lower bound
 
     @property
     def n(self) -> int:
@@ -90,7 +91,7 @@ class Case:
         counts, estimates, *_ = self.candidates(self.lists, k, 1)
         full = estimates[counts == k, -1]
         radius = float(np.median(full)) if len(full) else 1.0
-        radius = -radius if self.scanner._similarity else radius
+        radius *= self.sign
         pairs = self.pairs.of_lists(lists.list_nos)
         rows, places = self.scanner.within(self.queries, lists, pairs, radius, threads)
         order = np.lexsort((places, rows))
@@ -158,7 +159,8 @@ def sketch_case(bits: int, metric: Metric) -> Case:
     codes = encode_sketches(vectors - centroids[list_nos], bits, 1)
     pairs = _pairs(flat_quantizer(centroids, metric), queries)
     scanner = SketchScanner(centroids, bits, metric)
-    return Case(scanner, _in_memory(codes), pairs, queries, codes.shape[1])
+    sign = -1.0 if metric.larger_is_closer else 1.0
+    return Case(scanner, _in_memory(codes), pairs, queries, codes.shape[1], sign)
 
 
 # ---------------------------------------------------------------- masks and runs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,14 +156,27 @@ def test_many_clients_at_once(index: Path, serve: Launch) -> None:
     until(lambda: server.service.budget.held_bytes == 0)
 
 
-def test_more_than_the_queue_has_room_for(index: Path, serve: Launch) -> None:
+def test_more_than_the_queue_has_room_for(
+    index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = serve(index, limits=Limits(queue=2)).service
     small = SmallSearches(service)
-    service._batcher._held = 2  # two others are waiting
-    for frame in small.answer(asked(service, small, *[REQUEST] * 3)):
-        with pytest.raises(Busy):
-            Answer.decode(frame)
-    service._batcher._held = 0
+    search, go = service.backend.search, threading.Event()
+
+    def held(*arguments: Any) -> Any:
+        go.wait(20)
+        return search(*arguments)
+
+    monkeypatch.setattr(service.backend, "search", held)
+    whole = replace(REQUEST, queries=QUERIES)
+    with ThreadPoolExecutor(2) as pool:
+        others = [pool.submit(service.search, whole) for _ in range(2)]
+        until(lambda: service.statistics()["waiting"] == 2)
+        for frame in small.answer(asked(service, small, *[REQUEST] * 3)):
+            with pytest.raises(Busy):
+                Answer.decode(frame)
+        go.set()
+        assert all(len(each.result().distances) for each in others)
 
 
 def test_rows_are_encoded_as_frames_alone() -> None:
