@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
 
 from teravec.errors import TeravecError
 from teravec.serving.http.answer import Refusal, SearchAnswer
@@ -18,7 +19,7 @@ from teravec.serving.server.origin import HERE
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.protocol import error_code, error_message
 
-__all__ = ["http_app"]
+__all__ = ["SearchFirst", "http_app"]
 
 _STATUS = {
     "invalid-argument": 422,
@@ -91,6 +92,55 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
         return await searches.run(service.statistics)
 
     return app
+
+
+class SearchFirst:
+    """An application that answers searches without the framework's layers.
+
+    They take longer than a small search. Errors are answered by the same handlers.
+
+    Parameters
+    ----------
+    app : FastAPI
+        For all other requests, and for searches that are traced.
+    service : SearchService
+    """
+
+    def __init__(self, app: FastAPI, service: SearchService) -> None:
+        self._app, self._service = app, service
+        self._searches: HttpSearches = app.state.searches
+        handlers = app.exception_handlers
+        self._handlers = [(kind, handlers[kind]) for kind in (HTTPException, TeravecError)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        is_search = scope["type"] == "http" and scope["path"] == "/search"
+        if not is_search or scope["method"] != "POST" or self._service.traces:
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def note_and_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._searches(scope, receive, note_and_send)
+        except (HTTPException, TeravecError) as error:
+            if begun:
+                raise
+            await self._refuse(error, scope, receive, send)
+        except Exception as error:
+            if not begun:
+                await self._refuse(error, scope, receive, send)
+            raise
+
+    async def _refuse(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        handle: Any = next((h for kind, h in self._handlers if isinstance(error, kind)), None)
+        handle = handle or self._app.exception_handlers[Exception]
+        answer = await handle(Request(scope, receive), error)
+        await answer(scope, receive, send)
 
 
 def _search_body() -> dict[str, Any]:

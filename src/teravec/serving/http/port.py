@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 
 from teravec.errors import InvalidArgument, Unavailable
-from teravec.serving.http.app import http_app
+from teravec.serving.http.app import SearchFirst, http_app
 from teravec.serving.http.connections import MOST_CONNECTIONS, ConnectionServer
 from teravec.serving.http.guard import HostNames, HttpGuard
 from teravec.serving.server.gauges import PortLoad
@@ -63,7 +63,7 @@ class HttpPort:
         self._searches = app.state.searches
         hosts = HostNames((address.host, *security.allow_hosts))
         self._guard = HttpGuard(
-            app,
+            SearchFirst(app, service),
             security.tokens(),
             open_paths,
             hosts if security.checks_host(address) else None,
