@@ -72,6 +72,7 @@ class Served:
         try:
             told = json.loads(text)
         except ValueError:
+            self.end(signal.SIGKILL)
             raise RuntimeError(f"{' '.join(command)} did not start: {text!r}") from None
         self.address = told["url"].partition("://")[2]
         if told["http"] is not None:
