@@ -17,7 +17,7 @@ from typing import Any as _Any
 from teravec.api import build, calibrate, connect, export_faiss, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.results import Neighbors
-from teravec.changing import add, delete, rollback, vacuum, versions
+from teravec.changing import add, compact, delete, rollback, vacuum, versions
 from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
@@ -52,7 +52,8 @@ from teravec.search.effort import Effort
 from teravec.search.index import Index
 from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
-from teravec.segments.segment import DeleteSet, RowsEntry, Segment
+from teravec.segments.delete_set import DeleteSet
+from teravec.segments.segment import RowsEntry, Segment
 from teravec.serving.wire.client import RemoteIndex
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -108,6 +109,7 @@ __all__ = [
     "add",
     "build",
     "calibrate",
+    "compact",
     "connect",
     "delete",
     "evaluate",

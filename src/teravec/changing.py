@@ -19,11 +19,12 @@ from teravec.progress import Progress
 from teravec.sources import Data, PathLike
 from teravec.storage.layout import IndexPaths
 from teravec.writing.adding import AddOptions, add_rows
+from teravec.writing.compacting import compact_index
 from teravec.writing.deleting import delete_rows
 from teravec.writing.history import Vacuumed, list_history, roll_back
 from teravec.writing.history import vacuum as _vacuum
 
-__all__ = ["add", "delete", "parse_age", "rollback", "vacuum", "versions"]
+__all__ = ["add", "compact", "delete", "parse_age", "rollback", "vacuum", "versions"]
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -117,6 +118,55 @@ def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
     if found.dtype == np.uint64 and found.max() > np.iinfo(np.int64).max:
         raise InvalidArgument(f"id {found.max()} found, at most {np.iinfo(np.int64).max} expected")
     return np.atleast_1d(found).astype(np.int64)
+
+
+def compact(
+    path: PathLike,
+    *,
+    full: bool = False,
+    purge: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | bool | None = None,
+) -> Manifest | None:
+    """Join segments, so that queries read few runs, and leave out deleted rows.
+
+    The newest segments are joined until the next older one is eight times as large. Additions and
+    deletions may go on meanwhile. A killed compaction goes on with the same call.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    full : bool
+        Join all segments.
+    purge : bool
+        Join all segments, and remove all older versions: no deleted row stays on the disk. Readers
+        of older versions lose their files.
+    memory, threads, engine, workers, address, progress
+        As for ``build``.
+
+    Returns
+    -------
+    Manifest or None
+        The version with the result; None if nothing was worth joining.
+
+    Raises
+    ------
+    OutputExists
+        Another process compacts the same segments.
+    """
+    full, purge = flag(full, "full"), flag(purge, "purge")
+    paths = IndexPaths(path_of(path, "the index"))
+    chosen = EngineOptions(engine, workers, address)
+    with resources(memory, threads, progress, chosen) as granted:
+        manifest = compact_index(paths, granted, full=full or purge)
+    if purge:
+        _vacuum(paths, timedelta(0))
+    return manifest
 
 
 def versions(path: PathLike) -> list[Manifest]:

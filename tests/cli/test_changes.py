@@ -48,8 +48,25 @@ def test_a_life(index: Path) -> None:
     assert "rows" in run("versions", index)
     history = json.loads(run("versions", index, "--json"))["versions"]
     assert [each["version"] for each in history] == [0, 1, 2, 3, 4, 5]
-    run("rollback", index, 1)
-    assert "removed 6 versions" in run("vacuum", index, "--older-than", "0s")
+    gone_file = index.with_name("gone.npy")
+    left = run("verify", index, "--erased", gone_file, code=1)
+    assert "not erased" in left
+    out = index.with_name("out.faiss")
+    result = CliRunner().invoke(app, ["export-faiss", str(index), str(out)])
+    assert result.exit_code == 2
+    compacted = json.loads(run("compact", index, "--full", "--json"))
+    assert (compacted["ntotal"], compacted["segments"], compacted["deleted_ids"]) == (293, 1, 0)
+    run("verify", index, "--erased", gone_file, code=1)  # older versions have them
+    assert "nothing is worth compacting" in run("compact", index, "--purge")
+    run("verify", index, "--erased", gone_file)
+    run("export-faiss", index, out)
+    assert [v.number for v in teravec.versions(index)] == [6]
+
+
+def test_vacuum_after_a_rollback(index: Path) -> None:
+    run("delete", index, "--ids", "3")
+    run("rollback", index, 0)
+    assert "removed 2 versions" in run("vacuum", index, "--older-than", "0s")
     run("verify", index)
     assert json.loads(run("vacuum", index, "--json"))["files"] == 0
 

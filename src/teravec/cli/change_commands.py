@@ -1,4 +1,4 @@
-"""add, delete, versions, rollback and vacuum."""
+"""add, delete, compact, versions, rollback and vacuum."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_change_commands(app: typer.Typer) -> None:
     """Register the commands that change a finished index."""
     command(app, "add")(add)
     command(app, "delete")(delete)
+    command(app, "compact")(compact)
     command(app, "versions")(versions)
     command(app, "rollback")(rollback)
     command(app, "vacuum")(vacuum)
@@ -92,6 +93,48 @@ def delete(
     else:
         wanted = np.array(parse_numbers(str(ids), "ids"), np.int64)
     _report(index, changing.delete(index, wanted), json, {})
+
+
+def compact(
+    index: o.IndexDir,
+    full: Annotated[bool, typer.Option("--full", help="Join all segments.")] = False,
+    purge: Annotated[
+        bool,
+        typer.Option(
+            "--purge",
+            help="Join all segments and remove older versions, so that no deleted row stays on "
+            "the disk.",
+        ),
+    ] = False,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Join segments, so that queries read few runs, and leave out deleted rows."""
+    started, bars = time.monotonic(), Bars(quiet=quiet or json)
+    manifest = changing.compact(
+        index,
+        full=full,
+        purge=purge,
+        memory=memory,
+        threads=threads,
+        engine=engine,
+        workers=workers,
+        address=address,
+        progress=bars,
+    )
+    if manifest is None:
+        if json:
+            print_json({"index": str(index), "change": None})
+        else:
+            print(f"{index}: nothing is worth compacting")
+        return
+    seconds = round(time.monotonic() - started, 3)
+    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
 
 
 def versions(index: o.IndexDir, json: o.Json = False) -> None:

@@ -12,9 +12,11 @@ from teravec import querying
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import as_typed, command, print_json
-from teravec.index.manifest import describe_repeated
+from teravec.index.erasure import find_ids
+from teravec.index.manifest import describe_repeated, read_manifest
 from teravec.index.verify import verify as verify_index
 from teravec.interchange.export import export_faiss
+from teravec.sources.ids_file import read_ids_file
 from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]
@@ -145,19 +147,33 @@ def _print_histogram(histogram: list[dict[str, int]]) -> None:
         print(f"  {span!s:<15} {entry['lists']:>6,} {bar}")
 
 
-def verify(index: o.IndexDir, json: o.Json = False, quiet: o.Quiet = False) -> None:
+def verify(
+    index: o.IndexDir,
+    erased: Annotated[
+        Path | None,
+        o.unset("Check too that none of these ids is in any file: .npy, .parquet, or a line each."),
+    ] = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
     """Check every byte; exit 1 and name the file on damage."""
     bars = Bars(quiet=quiet or json)
-    damages = verify_index(index, bars)
-    calibrated = IndexPaths(index).calibration.exists()
+    damages = [as_typed(str(damage)) for damage in verify_index(index, bars)]
+    paths = IndexPaths(index)
+    left = [] if erased is None else find_ids(paths, read_ids_file(erased), bars)
+    manifest = None if damages else read_manifest(paths)
+    calibrated = paths.calibration.exists()
+    if manifest is not None and manifest.number:
+        calibrated = manifest.calibration is not None
     if json:
         result: dict[str, Any] = {"index": str(index), "sound": not damages}
-        told = [as_typed(str(damage)) for damage in damages]
-        result |= {"calibrated": calibrated, "damages": told, "stages": bars.summary()}
-        print_json(result)
+        result |= {"calibrated": calibrated, "damages": damages, "stages": bars.summary()}
+        print_json(result | ({} if erased is None else {"not_erased": left}))
     for damage in damages:
-        print(f"teravec: {as_typed(str(damage))}", file=sys.stderr)
-    if damages:
+        print(f"teravec: {damage}", file=sys.stderr)
+    for place in left:
+        print(f"teravec: not erased: {as_typed(place)}", file=sys.stderr)
+    if damages or left:
         raise typer.Exit(1)
     if not json:
         print(f"{index}: sound" + ("" if calibrated else f"; without a calibration: {_CALIBRATE}"))

@@ -46,7 +46,10 @@ def describe_lists(sizes: Int64, model: ModelDescription) -> dict[str, Any]:
 
 def index_lists(paths: IndexPaths, manifest: Manifest) -> dict[str, Any]:
     """Describe the lists of an index."""
-    sizes = np.concatenate(list(_read_sizes(paths.file(e.file) for e in manifest.slices)))
+    sizes = np.zeros(manifest.nlist, np.int64)
+    files = _read_sizes(paths.file(segment.file) for segment in manifest.segments)
+    for segment, counts in zip(manifest.segments, files, strict=True):
+        sizes[slice(*segment.lists)] += counts
     return describe_lists(sizes, ModelDescription.read(paths.model))
 
 

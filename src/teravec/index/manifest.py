@@ -13,7 +13,8 @@ from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.model.description import ModelDescription
-from teravec.segments.segment import DeleteSet, RowsEntry, Segment, group_layers
+from teravec.segments.delete_set import DeleteSet
+from teravec.segments.segment import RowsEntry, Segment, group_layers
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.store import StorePath
@@ -33,6 +34,7 @@ __all__ = [
 _FORMAT, _VERSION = "teravec-index", 1
 _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
+_ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
 _VERSION_NAME = re.compile(r"\d{10}\.json")
 
 
@@ -49,13 +51,16 @@ class CalibrationEntry:
     checksum : str
         XXH3-64 of the file.
     measured : int
-        The version whose searches were measured. Rows added later make the calibration old.
+        The version whose searches were measured.
+    added : int
+        Rows that had been added until then. Rows added later make the calibration old.
     """
 
     file: str
     size: int
     checksum: str
     measured: int
+    added: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Manifest:
         By ascending sequence. ``ntotal`` counts the rows that they hide too.
     next_id : int
         The id of the next row without an id of its own; 0 for the build.
+    added : int
+        Rows that were added since the build, in all versions before this one and in it.
     created : str, optional
         When the version was committed, as ``2026-11-27T06:30:00Z``; None for the build.
     what : str
@@ -119,6 +126,7 @@ class Manifest:
     parent: int | None = None
     deletes: tuple[DeleteSet, ...] = ()
     next_id: int = 0
+    added: int = 0
     created: str | None = None
     what: str = "build"
     calibration: CalibrationEntry | None = None
@@ -153,9 +161,8 @@ class Manifest:
         """Share of the rows that were added since the calibration measured the index."""
         if self.calibration is None:
             return 0.0
-        measured = self.calibration.measured
-        added = sum(s.ntotal for s in self.segments if s.sequences[1] > measured)
-        return added / max(1, self.ntotal)
+        added = self.added - self.calibration.added
+        return min(1.0, max(0.0, added / max(1, self.ntotal)))
 
     def __repr__(self) -> str:
         count, version = len(self.segments), f", version {self.number}" if self.number else ""
@@ -201,9 +208,7 @@ def _slice_content(entry: dict[str, Any]) -> dict[str, Any]:
 def version_content(manifest: Manifest) -> dict[str, Any]:
     """Return the content of a version's file, as JSON."""
     content = {"format": _VERSION_FORMAT, "version": _VERSION_VERSION, **_fields(manifest)}
-    content |= {
-        key: vars(manifest)[key] for key in ("number", "parent", "next_id", "created", "what")
-    }
+    content |= {key: vars(manifest)[key] for key in _ONLY_VERSIONS}
     content["deletes"] = [asdict(deleted) for deleted in manifest.deletes]
     if manifest.calibration is not None:
         content["calibration"] = asdict(manifest.calibration)
@@ -213,7 +218,7 @@ def version_content(manifest: Manifest) -> dict[str, Any]:
 def _fields(manifest: Manifest) -> dict[str, Any]:
     """Return the fields that a build and a version share, as JSON."""
     content = dict(vars(manifest))
-    for key in ("number", "parent", "deletes", "next_id", "created", "what", "calibration"):
+    for key in (*_ONLY_VERSIONS, "deletes", "calibration"):
         del content[key]
     content["segments"] = [_entry_content(segment) for segment in manifest.segments]
     if not manifest.clipped:

@@ -9,9 +9,9 @@ from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
 from teravec.index.calibration import read_calibration
-from teravec.index.deleted import read_delete_set
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.progress import Progress
+from teravec.segments.delete_set import read_delete_set
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.arrays import check_file
 from teravec.storage.layout import IndexPaths

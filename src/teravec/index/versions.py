@@ -115,17 +115,19 @@ def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
 
     def use(newest: Manifest) -> Manifest:
         measured = _find_measured(paths, newest, calibration)
-        entry = CalibrationEntry(path.name, **describe_file(path), measured=measured)
+        entry = CalibrationEntry(
+            path.name, **describe_file(path), measured=measured.number, added=measured.added
+        )
         return replace(newest, calibration=entry, what="calibrate")
 
     commit_version(paths, use)
 
 
-def _find_measured(paths: IndexPaths, newest: Manifest, calibration: Calibration) -> int:
+def _find_measured(paths: IndexPaths, newest: Manifest, calibration: Calibration) -> Manifest:
     """Find the version whose segments were measured: the newest, or one of its ancestors."""
     manifest = newest
     while tuple(s.checksum for s in manifest.segments) != calibration.slices:
         if manifest.parent is None:
             raise ForeignFile(f"{paths}: the calibration measured none of the index's versions")
         manifest = read_manifest(paths, manifest.parent)
-    return manifest.number
+    return manifest

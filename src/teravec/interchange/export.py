@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
-from teravec.errors import OutputExists, StorageError, storage_errors
+from teravec.errors import InvalidArgument, OutputExists, StorageError, storage_errors
 from teravec.index.opened import OpenedIndex
 from teravec.interchange.faiss_file import ExportedIndex, write_faiss_index
 from teravec.progress import Progress
@@ -42,6 +42,8 @@ def export_faiss(
     ------
     OutputExists
         ``out`` exists, or another process is writing it.
+    InvalidArgument
+        Rows were added or deleted, and the index was not compacted since.
     CorruptFile
         A list is damaged; no file remains.
     """
@@ -55,6 +57,11 @@ def export_faiss(
         raise StorageError(f"{path}: cannot write: no directory {path.parent}")
     with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
+        if not index.runs.one_layer or index.has_id_bases or any(map(len, index.deleted)):
+            raise InvalidArgument(
+                f"{index.paths} was changed since its build, and Faiss's format holds one run a "
+                "list: run teravec compact INDEX --full first"
+            )
         exported = ExportedIndex(
             model.empty_ivf(),
             model.metric,

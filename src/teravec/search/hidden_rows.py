@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.mask import Mask
+from teravec.segments.delete_set import is_deleted
 
 __all__ = ["HiddenRows"]
 
@@ -89,9 +90,7 @@ class HiddenRows:
         for run, ids in read_ids(runs):
             segment = segments[run]
             deleted = self._index.deleted[segment]
-            at = np.searchsorted(deleted, ids + self._index.id_bases[segment])
-            at[at == len(deleted)] = 0
-            hidden = deleted[at] == ids + self._index.id_bases[segment]
+            hidden = is_deleted(ids + self._index.id_bases[segment], deleted)
             visible.setdefault(run, []).append(~hidden)
         made: dict[int, Bytes | None] = {}
         for run, parts in visible.items():

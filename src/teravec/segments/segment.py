@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["DeleteSet", "RowsEntry", "Segment", "group_layers"]
+__all__ = ["RowsEntry", "Segment", "group_layers"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Segment:
     id_base : int
         What is added to the ids in the files: rows without an id column are numbered when their
         version is committed.
+    deletes_through : int
+        Delete sets up to this version are applied: what they hide is not in the files.
     fine : RowsEntry, optional
         The row file of a two-stage codec. With one stage, manifests omit this key.
     """
@@ -57,6 +59,7 @@ class Segment:
     checksum: str
     sequences: tuple[int, int] = (0, 0)
     id_base: int = 0
+    deletes_through: int = 0
     fine: RowsEntry | None = None
 
     @property
@@ -64,34 +67,9 @@ class Segment:
         """Bytes of the segment's files."""
         return self.size + (self.fine.size if self.fine is not None else 0)
 
-
-@dataclass(frozen=True)
-class DeleteSet:
-    """Ids that a version deleted: sealed, ascending and distinct.
-
-    Parameters
-    ----------
-    file : str
-        Path below the index directory, of an array file.
-    size : int
-        Bytes of the file.
-    checksum : str
-        XXH3-64 of the file.
-    count : int
-        Number of ids.
-    sequence : int
-        The version that deleted them: rows of lower sequence are hidden, later ones are not.
-    """
-
-    file: str
-    size: int
-    checksum: str
-    count: int
-    sequence: int
-
-    def hides_in(self, segment: Segment) -> bool:
-        """Whether rows of the segment may be hidden by this set."""
-        return self.sequence > segment.sequences[1]
+    def after_compaction(self, sequences: tuple[int, int], deletes_through: int) -> Segment:
+        """Return the entry of a segment that compaction made of others."""
+        return replace(self, sequences=sequences, deletes_through=deletes_through)
 
 
 def group_layers(segments: Sequence[Segment]) -> tuple[tuple[Segment, ...], ...]:

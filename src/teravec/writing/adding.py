@@ -16,8 +16,9 @@ from teravec.index.manifest import Manifest, list_versions, read_manifest, read_
 from teravec.index.versions import commit_version
 from teravec.memory import require
 from teravec.model.description import ModelDescription
+from teravec.segments.delete_set import DeleteSet
 from teravec.segments.merge import MergeOptions, merge
-from teravec.segments.segment import DeleteSet, Segment
+from teravec.segments.segment import Segment
 from teravec.segments.shard import shard
 from teravec.sources import Data, Source, open_data, same_vectors
 from teravec.storage.files import make_directory
@@ -185,6 +186,7 @@ def _commit(
             ntotal=newest.ntotal + source.ntotal,
             deletes=deletes,
             next_id=after,
+            added=newest.added + source.ntotal,
             what=f"add {source.ntotal:,} rows",
         )
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from teravec.index.manifest import Manifest
 from teravec.index.versions import commit_version
-from teravec.segments.segment import DeleteSet
+from teravec.segments.delete_set import DeleteSet
 from teravec.storage.arrays import write_array
 from teravec.storage.files import make_directory
 from teravec.storage.layout import IndexPaths

@@ -46,7 +46,8 @@ def roll_back(paths: IndexPaths, number: int) -> Manifest:
         if number == newest.number:
             raise InvalidArgument(f"version {number} is the newest version of {paths}")
         next_id = max(old.next_id, newest.next_id)
-        return replace(old, next_id=next_id, what=f"roll back to version {number}")
+        added = newest.added  # of all time, so that a calibration's age does not shrink
+        return replace(old, next_id=next_id, added=added, what=f"roll back to version {number}")
 
     return commit_version(paths, change)
 

@@ -70,7 +70,7 @@ def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
     InvalidArgument
         A slice that the index does not have, or has been named twice.
     """
-    slices = read_manifest(IndexPaths(path)).slices
+    slices = read_manifest(IndexPaths(path)).layers[0]
     if not set(numbers) <= set(range(len(slices))) or len(set(numbers)) != len(numbers):
         raise InvalidArgument(f"slices {list(numbers)} asked for; the index has {len(slices)}")
     ranges: list[tuple[int, int]] = []

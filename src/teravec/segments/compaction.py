@@ -1,0 +1,252 @@
+"""Compaction: several segments into few, without the rows that are hidden, in bounded memory.
+
+The result has the lists' rows in the order of the segments. Every byte that is read is checked. Two
+passes: the first reads the ids of segments with hidden rows and counts what is left of each list;
+the second writes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from teravec.engines.engine import Steps
+from teravec.engines.resources import Resources
+from teravec.memory import require
+from teravec.segments.delete_set import DeleteSet, is_deleted, join_delete_sets
+from teravec.segments.merge import MergeOptions
+from teravec.segments.segment import Segment
+from teravec.segments.slice_files import SliceFiles
+from teravec.segments.slice_plan import slice_count, slice_ranges
+from teravec.storage.concatenation import concatenate
+from teravec.storage.files import allow_open_files
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ID_BYTES, ListFile
+from teravec.storage.rowfile import RowFile
+
+__all__ = ["compact"]
+
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
+Int64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+_WINDOW_BYTES = 16 << 20  # as the merge stage has it
+_COUNTED_ROWS = 1 << 20  # ids read at a time by the first pass
+_TABLE_BYTES = 96  # per list and segment: table entries, sizes and first rows
+
+
+@dataclass(frozen=True)
+class _Compactor:
+    """A worker's input: the segments, and the delete sets that apply to each."""
+
+    index: IndexPaths
+    segments: tuple[Segment, ...]
+    deletes: tuple[tuple[DeleteSet, ...], ...]
+    options: MergeOptions
+    memory_bytes: int
+    threads: int
+
+    def make(self) -> _Opened:
+        allow_open_files(2 * len(self.segments))
+        joined = {sets: join_delete_sets(self.index, sets) for sets in dict.fromkeys(self.deletes)}
+        return _Opened(self, [joined[sets] for sets in self.deletes])
+
+
+@dataclass(frozen=True)
+class _Opened:
+    plan: _Compactor
+    deleted: list[Int64]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One new segment: its files, and the visible rows of its lists, (n,) int64."""
+
+    files: SliceFiles
+    sizes: Int64
+
+
+def compact(
+    paths: IndexPaths,
+    segments: Sequence[Segment],
+    deletes: Sequence[DeleteSet],
+    options: MergeOptions,
+    resources: Resources,
+) -> list[Segment]:
+    """Write the visible rows of some segments into new ones.
+
+    New segments that are sealed already are checked and kept, so a killed compaction goes on.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+        ``slice`` and ``fine`` name the new files.
+    segments : sequence of Segment
+        In the manifest's order, whole layers.
+    deletes : sequence of DeleteSet
+    options : MergeOptions
+        Of the index; ``ntotal`` is not used.
+    resources : Resources
+
+    Returns
+    -------
+    list of Segment
+        In list order; together they have all lists. Their sequences are those of all the segments.
+    """
+    engine, nlist = resources.engine, options.nlist
+    table_bytes = _TABLE_BYTES * nlist * len(segments)
+    require(table_bytes + (32 << 20), engine.memory_bytes, f"compacting {nlist:,} lists")
+    hiding = tuple(tuple(d for d in deletes if d.hides_in(s)) for s in segments)
+    compactor = _Compactor(
+        paths, tuple(segments), hiding, options, engine.memory_bytes - table_bytes, engine.threads
+    )
+    sizes = _count_visible(compactor, resources)
+    total = int(sizes.sum())
+    count = slice_count(None, nlist, total * options.row_bytes)
+    tasks = []
+    for number, lists in enumerate(slice_ranges(sizes, count) if total else [(0, nlist)]):
+        part = sizes[slice(*lists)]
+        files = SliceFiles(
+            paths.slice(number),
+            paths.fine(number),
+            lists,
+            int(part.sum()),
+            total,
+            options.model_tag,
+            options.code_size,
+            options.sketch_size,
+        )
+        tasks.append(_Task(files, part))
+    read = sum(segment.ntotal for segment in segments) * options.row_bytes
+    with resources.progress.stage("compact", read, "bytes") as bar:
+        made = list(engine.run(compactor, _write_segment, tasks, bar))
+    sequences = (
+        min(segment.sequences[0] for segment in segments),
+        max(segment.sequences[1] for segment in segments),
+    )
+    through = max((entry.sequence for entry in deletes), default=0)
+    return [entry.after_compaction(sequences, through) for entry in made]
+
+
+def _count_visible(compactor: _Compactor, resources: Resources) -> Int64:
+    """Count the visible rows of each list, (nlist,)."""
+    opened, sizes = compactor.make(), np.zeros(compactor.options.nlist, np.int64)
+    pairs = list(zip(compactor.segments, opened.deleted, strict=True))
+    total = sum(segment.ntotal for segment, deleted in pairs if len(deleted))
+    with resources.progress.stage("count", total, "ids") as bar:
+        for segment, deleted in pairs:
+            with ListFile(compactor.index.file(segment.file)) as file:
+                lists = sizes[slice(*segment.lists)]
+                lists += file.sizes
+                for start in range(0, segment.ntotal if len(deleted) else 0, _COUNTED_ROWS):
+                    stop = min(start + _COUNTED_ROWS, segment.ntotal)
+                    hidden = is_deleted(file.read_ids(start, stop) + segment.id_base, deleted)
+                    rows = start + np.flatnonzero(hidden)
+                    at = np.searchsorted(file.starts, rows, side="right") - 1
+                    lists -= np.bincount(at, minlength=len(lists))
+                    bar.advance(stop - start)
+    return sizes
+
+
+def _write_segment(opened: _Opened, task: _Task) -> Steps[Segment]:
+    files = task.files
+    if files.are_sealed():
+        yield files.ntotal * opened.plan.options.row_bytes
+        return files.entry()
+    with files.writing(task.sizes) as write:
+        for start, stop in _spans(opened.plan.segments, files.lists):
+            for codes, ids, read in _visible_rows(opened, start, stop):
+                write(codes, ids)
+                yield read
+    return files.entry()
+
+
+def _spans(segments: Sequence[Segment], lists: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Cut lists into ranges that lie within one segment of each layer."""
+    edges = {lists[0], lists[1]}
+    edges |= {edge for segment in segments for edge in segment.lists}
+    inside = sorted(edge for edge in edges if lists[0] <= edge <= lists[1])
+    yield from pairwise(inside)
+
+
+def _visible_rows(opened: _Opened, start: int, stop: int) -> Iterator[tuple[Bytes, Int64, int]]:
+    """Yield codes (n, code_size) and ids (n,) of lists [start, stop), and the bytes read."""
+    plan = opened.plan
+    which = [i for i, s in enumerate(plan.segments) if s.lists[0] <= start and stop <= s.lists[1]]
+    window = min(_WINDOW_BYTES, plan.memory_bytes // (6 * (plan.threads + 2)))
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(
+                ListFile(plan.index.file(plan.segments[i].file), lists=(start, stop))
+            )
+            for i in which
+        ]
+        fine = [
+            stack.enter_context(RowFile(plan.index.file(entry.file)))
+            for i in which
+            if (entry := plan.segments[i].fine) is not None
+        ]
+        order, at = _RowOrder.of(files), 0
+        for codes, ids in concatenate(files, window, plan.threads):
+            file_nos, rows = order.take(at, at + len(ids))
+            at += len(ids)
+            visible = np.ones(len(ids), np.bool_)
+            for number, i in enumerate(which):
+                mine = file_nos == number
+                ids[mine] += plan.segments[i].id_base
+                visible[mine] = ~is_deleted(ids[mine], opened.deleted[i])
+            read = codes.nbytes + ids.nbytes
+            if fine:
+                codes = np.concatenate([codes, _fine_codes(fine, file_nos, rows)], axis=1)
+            yield np.ascontiguousarray(codes[visible]), ids[visible], read
+
+
+def _fine_codes(fine: Sequence[RowFile], file_nos: Int64, rows: Int64) -> Bytes:
+    """Read the finer codes of rows (n,) of some files; those of each file are consecutive."""
+    width = fine[0].header.row_size - ID_BYTES
+    codes = np.empty((len(rows), width), np.uint8)
+    for number, file in enumerate(fine):
+        mine = np.flatnonzero(file_nos == number)
+        if len(mine):
+            held = file.read_rows(int(rows[mine[0]]), int(rows[mine[-1]]) + 1)
+            codes[mine] = held[:, :width]
+    return codes
+
+
+@dataclass(frozen=True)
+class _RowOrder:
+    """File and row of each row of a concatenation: list after list, and in each file after file.
+
+    Parameters
+    ----------
+    ends : ndarray of shape (nlists * nfiles,), int64
+        Where in the result the rows of each list and file end.
+    firsts : ndarray of the same shape, int64
+        Row of the file at which they begin.
+    nfiles : int
+    """
+
+    ends: Int64
+    firsts: Int64
+    nfiles: int
+
+    @classmethod
+    def of(cls, files: Sequence[ListFile]) -> _RowOrder:
+        sizes = np.stack([file.sizes for file in files], axis=1).ravel()
+        firsts = np.stack([file.starts[:-1] for file in files], axis=1).ravel()
+        return cls(np.cumsum(sizes), firsts.astype(np.int64), len(files))
+
+    def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
+        """Return the file's number and the row in it for rows [start, stop) of the result."""
+        places = np.arange(start, stop)
+        cells = np.searchsorted(self.ends, places, side="right")
+        begins = np.where(cells > 0, self.ends[cells - 1], 0)
+        return cells % self.nfiles, self.firsts[cells] + places - begins

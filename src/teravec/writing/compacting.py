@@ -1,0 +1,119 @@
+"""Compacting an index: which segments become one, and the version that uses it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from teravec.engines.resources import Resources
+from teravec.errors import OutputExists
+from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.index.versions import commit_version
+from teravec.segments.compaction import compact
+from teravec.segments.merge import MergeOptions
+from teravec.segments.segment import Segment
+from teravec.storage.layout import IndexPaths
+from teravec.writing.pending import PendingPaths, begin_change
+
+__all__ = ["compact_index", "plan_compaction"]
+
+log = logging.getLogger(__name__)
+
+_RATIO = 8  # a layer joins newer ones until it is so many times larger than all of them
+_MOST_LAYERS = 4  # runs of a list that a query reads at most, after a compaction
+_HIDDEN = 0.2  # share of deleted ids above which their rows are worth removing
+
+
+def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment, ...]:
+    """Choose the segments that become one: some of the newest layers, whole.
+
+    Layers are joined from the newest on, until the next older one has eight times the rows of
+    those together. So a row is written again only some log8(ntotal) times, however many additions
+    there are, and a list has few runs.
+
+    Returns
+    -------
+    tuple of Segment
+        In the manifest's order; empty if nothing is worth it.
+    """
+    layers = manifest.layers
+    rows = [sum(segment.ntotal for segment in layer) for layer in layers]
+    deleted = sum(entry.count for entry in manifest.deletes)
+    if full or deleted > _HIDDEN * manifest.ntotal:
+        first = 0
+    else:
+        first = len(layers) - 1
+        while first > 0 and (rows[first - 1] < _RATIO * sum(rows[first:]) or first >= _MOST_LAYERS):
+            first -= 1
+    chosen = layers[first:]
+    whole = first == 0 and any(
+        entry.hides_in(segment) for entry in manifest.deletes for segment in manifest.segments
+    )
+    if len(chosen) < 2 and not whole:
+        return ()
+    return tuple(segment for layer in chosen for segment in layer)
+
+
+def compact_index(
+    paths: IndexPaths, resources: Resources, *, full: bool = False
+) -> Manifest | None:
+    """Compact the newest version of an index; return the version with the result.
+
+    Additions and deletions that others commit meanwhile stay. Rows that the delete sets of the
+    compacted version hide are left out.
+
+    Returns
+    -------
+    Manifest or None
+        None if nothing is worth compacting.
+
+    Raises
+    ------
+    OutputExists
+        Another process compacts the same segments, or committed a compaction or a rollback that
+        this one does not fit.
+    """
+    manifest = read_manifest(paths)
+    chosen = plan_compaction(manifest, full=full)
+    if not chosen:
+        return None
+    model = read_model_description(paths, manifest)
+    options = MergeOptions(
+        model.tag, model.code_size, model.sketch_size, model.nlist, manifest.ntotal, None
+    )
+    content = {
+        "compact": [segment.file for segment in chosen],
+        "deletes": [entry.file for entry in manifest.deletes],
+    }
+
+    def is_same(found: dict[str, object]) -> bool:
+        return {key: found.get(key) for key in content} == content
+
+    with begin_change(paths, content, is_same) as pending:
+        newest = read_manifest(pending)
+        if any(pending.owns(segment.file) for segment in newest.segments):
+            return newest  # it was committed, and then killed
+        made = compact(pending, chosen, manifest.deletes, options, resources)
+        return _commit(pending, chosen, made)
+
+
+def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Segment]) -> Manifest:
+    def change(newest: Manifest) -> Manifest:
+        if not set(chosen) <= set(newest.segments):
+            raise OutputExists(
+                f"{pending}: another process compacted or rolled back meanwhile; compact again"
+            )
+        at = newest.segments.index(chosen[0])
+        kept = [segment for segment in newest.segments if segment not in chosen]
+        segments = (*kept[:at], *made, *kept[at:])
+        deletes = tuple(d for d in newest.deletes if any(map(d.hides_in, segments)))
+        return replace(
+            newest,
+            segments=segments,
+            deletes=deletes,
+            ntotal=sum(segment.ntotal for segment in segments),
+            what=f"compact {len(chosen)} segments",
+        )
+
+    return commit_version(pending, change)
