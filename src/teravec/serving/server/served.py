@@ -93,7 +93,7 @@ def version_beside(path: Path, version: str, name: str) -> Path | None:
     beside = path.resolve().parent / name
     try:
         found = index_version(read_manifest(IndexPaths(beside)))
-    except TeravecError:
+    except (TeravecError, UnicodeEncodeError):  # the latter: no name of a file here
         return None
     return beside if found == version else None
 
