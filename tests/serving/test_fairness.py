@@ -83,13 +83,16 @@ def test_a_queue_holds_what_was_put_in(content: list[tuple[str, int]]) -> None:
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=300), st.integers(16, 64))
-def test_some_is_always_free_for_a_new_caller(callers: list[int], most: int) -> None:
-    shares, held = FairShares(most), 0
+def test_the_last_place_is_for_a_caller_that_holds_none(callers: list[int], most: int) -> None:
+    shares, held, holding = FairShares(most), 0, set[int]()
     for caller in callers:
         if held < most and shares.may_take(str(caller), 1, held):
             shares.add(str(caller), 1)
             held += 1
-    assert held < most
+            assert held < most or caller not in holding
+            holding.add(caller)
+        else:
+            assert held == most or caller in holding  # a new caller takes what is free
 
 
 def test_one_caller_without_a_name_may_have_all() -> None:

@@ -18,9 +18,8 @@ _MOST_ENDS = 1024  # remembered of callers that may wait for nothing now
 class FairShares:
     """What each caller holds of something bounded, such as the places in a queue.
 
-    A named caller may take more only while it holds less than three times what is free. So some is
-    always free for others, however many callers take as much as they can. Without others, one
-    caller may hold three quarters.
+    A named caller may take more only while it holds less than three times what is free. So the last
+    places are for callers that hold none. Without others, one caller may hold three quarters.
 
     Not locked: its owner has a lock.
 
