@@ -60,7 +60,7 @@ def main() -> None:
         case = CASES[name](name, arguments.folder, arguments.shared)
         queries: data.Floats = case.set.queries()[:QUERIES]
         with teravec.open(case.path("sq6")) as index:
-            _, lists, _ = index.nearest_lists(queries, index.effort(recall=RECALL, k=K))
+            _, lists, _ = index.steps.nearest_lists(queries, index.effort(recall=RECALL, k=K))
             sizes = index.list_sizes * index.manifest.code_size
         random = np.random.default_rng(0).permutation(len(sizes))
         visited = np.count_nonzero(lists >= 0) / len(lists)

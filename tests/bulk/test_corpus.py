@@ -26,6 +26,7 @@ from teravec.errors import (
 from teravec.progress import NoProgress
 from teravec.search.effort import Effort
 from teravec.search.index import Index
+from teravec.search.steps import SearchSteps
 from teravec.serving.deploy.launch import ServeOptions, launch
 from teravec.serving.wire.client import RemoteIndex
 from teravec.serving.wire.limits import Limits
@@ -177,14 +178,17 @@ def test_range_results_are_bounded(batch_bytes: int, local: Corpus, tmp_path: Pa
 
 def test_scans_between_seals_are_bounded(local: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     potential = []
-    original = Index.range_search_lists
+    original = SearchSteps.range_search_lists
 
-    def counting(index: Index, prepared: np.ndarray, list_nos: np.ndarray, *rest: object) -> object:
-        wanted = np.where(list_nos >= 0, index.list_sizes[list_nos], 0)
-        potential.append((int(wanted.sum()), len(prepared), int(index.list_sizes.max())))
-        return original(index, prepared, list_nos, *rest)  # type: ignore[arg-type]
+    def counting(
+        steps: SearchSteps, prepared: np.ndarray, list_nos: np.ndarray, *rest: object
+    ) -> object:
+        sizes = steps.opened.runs.list_sizes
+        wanted = np.where(list_nos >= 0, sizes[list_nos], 0)
+        potential.append((int(wanted.sum()), len(prepared), int(sizes.max())))
+        return original(steps, prepared, list_nos, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Index, "range_search_lists", counting)
+    monkeypatch.setattr(SearchSteps, "range_search_lists", counting)
     with teravec.open(local.root) as index:
         index.batch_bytes = 200_000
         most = 200_000 // 4 // 64

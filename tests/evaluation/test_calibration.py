@@ -158,17 +158,19 @@ def test_held_out_queries_in_two_stages_are_searched_as_fresh_ones_are(
         found, _ = search_known(opened, known, effort, k)
         more, ids = opened.search_at(known.vectors, k + 1, effort)
         # The same from all candidates, of which every one is refined to know its id.
-        wanted = opened.nearest_lists(known.vectors, effort)
-        every = opened.sketch_lists(*wanted, opened.ntotal)
+        wanted = opened.steps.nearest_lists(known.vectors, effort)
+        every = opened.steps.sketch_lists(*wanted, opened.ntotal)
         expected = np.empty((200, k), np.float32)
         for query in own:
             prepared, entries = wanted[0][[query]], every.entries[query]
-            _, names = opened.refine(prepared, np.zeros(4000, np.int64), entries["place"].copy())
+            _, names = opened.steps.refine(
+                prepared, np.zeros(4000, np.int64), entries["place"].copy()
+            )
             others = entries[names != query]
             others = others[np.lexsort((others["place"], others["estimate"]))]
-            kept = Candidates.none(1, opened.candidates_kept(k))
+            kept = Candidates.none(1, opened.steps.candidates_kept(k))
             kept.entries[0], kept.counts[:] = others[: kept.capacity], kept.capacity
-            distances, _ = opened.refine(prepared, *kept.worth_refining(k))
+            distances, _ = opened.steps.refine(prepared, *kept.worth_refining(k))
             nearest = np.sort(distances if metric == "l2" else -distances)[:k]
             expected[query] = nearest if metric == "l2" else -nearest
     np.testing.assert_array_equal(found, expected)

@@ -221,13 +221,13 @@ def test_codecs_that_are_none(name: str, tmp_path: Path) -> None:
 def test_no_lists_are_open(two_stage: Path) -> None:
     queries = clustered(4, D, seed=6)
     with teravec.open(two_stage) as index:
-        expected = index.nearest_lists(queries, Effort(3))
+        expected = index.steps.nearest_lists(queries, Effort(3))
     with open_index(two_stage, lists=(0, 0)) as index:
         assert index.two_stages
-        for one, other in zip(index.nearest_lists(queries, Effort(3)), expected, strict=True):
+        for one, other in zip(index.steps.nearest_lists(queries, Effort(3)), expected, strict=True):
             np.testing.assert_array_equal(one, other)
         none = np.full((4, 1), -1)
-        _, ids = index.search_lists(expected[0], none, np.zeros((4, 1), np.float32), 3)
+        _, ids = index.steps.search_lists(expected[0], none, np.zeros((4, 1), np.float32), 3)
     assert (ids == -1).all()
 
 

@@ -77,13 +77,13 @@ def test_a_radius_is_a_number(index: Index, radius: Any) -> None:
 
 def test_a_closed_index_reads_no_file_that_was_opened_since(root: Path) -> None:
     index = teravec.open(root / "i", keep_lists=False)
-    wanted = index.nearest_lists(X[:1], index.effort(4))
+    wanted = index.steps.nearest_lists(X[:1], index.effort(4))
     index.close()
     with (root / "x.fbin").open("rb"), (root / "x.fbin").open("rb"):  # take its descriptors
         for search in (
             lambda: index.search(X[:1], 1, 4),
             lambda: index.range_search(X[:1], 1.0, 4),
-            lambda: index.search_lists(*wanted, 1),
+            lambda: index.steps.search_lists(*wanted, 1),
             lambda: index.warm(X[:1]),
         ):
             with pytest.raises(InvalidArgument, match="was closed"):

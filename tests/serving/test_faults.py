@@ -17,7 +17,7 @@ import pytest
 import teravec
 from teravec.errors import Busy, CorruptFile, DeadlineExceeded, TeravecError, Unavailable
 from teravec.search.effort import Effort
-from teravec.search.index import Index
+from teravec.search.steps import SearchSteps
 from teravec.serving.deploy.program import Server
 from teravec.serving.server.step_sizes import StepSizes
 from teravec.serving.wire.client import RemoteIndex
@@ -186,13 +186,13 @@ def test_lists_without_an_owner(index: Path, serve: Launch) -> None:
         with pytest.raises(Unavailable, match="no live owner"):
             remote.search(QUERIES, 10, 60)
         D, ids, missing = remote.search_partial(QUERIES, 10, 60)
-        prepared = local.nearest_lists(QUERIES, Effort(60))
+        prepared = local.steps.nearest_lists(QUERIES, Effort(60))
         sizes = local.list_sizes.astype(np.float64)
         sizes[45:] = local.ntotal / local.nlist  # nobody who has them was ever seen
         wanted = sizes[prepared[1]]
         assert missing == pytest.approx(wanted[prepared[1] >= 45].sum() / wanted.sum(), rel=1e-6)
         kept = np.where(prepared[1] < 45, prepared[1], -1)
-        true = local.search_lists(prepared[0], kept, prepared[2], 10)
+        true = local.steps.search_lists(prepared[0], kept, prepared[2], 10)
         np.testing.assert_array_equal(ids, true[1])
         np.testing.assert_array_equal(D, true[0])
         assert remote.range_search_partial(QUERIES, 5.0, 60)[3] == missing
@@ -207,14 +207,14 @@ def test_a_full_server_says_busy(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(index, limits=Limits(queue=1))
-    search, begun, go = Index.search_lists, threading.Event(), threading.Event()
+    search, begun, go = SearchSteps.search_lists, threading.Event(), threading.Event()
 
     def held(*arguments: Any) -> object:
         begun.set()
         go.wait(10)
         return search(*arguments)
 
-    monkeypatch.setattr(Index, "search_lists", held)
+    monkeypatch.setattr(SearchSteps, "search_lists", held)
     with (
         teravec.connect(url(server)) as first,
         teravec.connect(url(server), timeout_s=0.5) as second,
@@ -232,14 +232,14 @@ def test_work_past_its_deadline_stops(
     index: Path, serve: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(index, steps=StepSizes(scanned_bytes=1000))
-    steps, search = list[int](), Index.search_lists
+    steps, search = list[int](), SearchSteps.search_lists
 
     def slowly(*arguments: Any) -> object:
         steps.append(1)
         time.sleep(0.05)
         return search(*arguments)
 
-    monkeypatch.setattr(Index, "search_lists", slowly)
+    monkeypatch.setattr(SearchSteps, "search_lists", slowly)
     with teravec.connect(url(server)) as remote:
         with pytest.raises(DeadlineExceeded):
             remote.search(QUERIES, 10, 60, timeout_s=0.3)

@@ -48,7 +48,7 @@ def link(several: list[Path], tmp_path: Path) -> Link:
 
 def lists_request(path: Path, version: str) -> ListRequest:
     with teravec.open(path) as local:
-        prepared, list_nos, distances = local.nearest_lists(QUERIES, Effort(NLIST))
+        prepared, list_nos, distances = local.steps.nearest_lists(QUERIES, Effort(NLIST))
     counts = np.full(len(QUERIES), NLIST, np.uint32)
     return ListRequest(
         version,

@@ -164,14 +164,14 @@ def test_lists_of_some_servers(index_of: MakeIndex) -> None:
     teravec.add(out, ROWS[BASE:])
     teravec.delete(out, np.arange(0, 3000, 7))
     with teravec.open(out) as index:
-        wanted = index.nearest_lists(QUERIES, index.effort(NLIST))
-        whole = index.search_lists(*wanted, 3000, 3000)
+        wanted = index.steps.nearest_lists(QUERIES, index.effort(NLIST))
+        whole = index.steps.search_lists(*wanted, 3000, 3000)
     parts = []
     for lists in ((0, 9), (9, NLIST)):
         with teravec.open(out, lists=lists) as index:
-            prepared, list_nos, distances = index.nearest_lists(QUERIES, index.effort(NLIST))
+            prepared, list_nos, distances = index.steps.nearest_lists(QUERIES, index.effort(NLIST))
             mine = np.where((list_nos >= lists[0]) & (list_nos < lists[1]), list_nos, -1)
-            parts.append(index.search_lists(prepared, mine, distances, 3000, 3000))
+            parts.append(index.steps.search_lists(prepared, mine, distances, 3000, 3000))
     for row in range(len(QUERIES)):
         ids = np.concatenate([part[1][row] for part in parts])
         assert sorted(ids[ids >= 0]) == sorted(whole[1][row][whole[1][row] >= 0])

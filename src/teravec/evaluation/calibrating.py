@@ -329,7 +329,7 @@ def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
     First nprobe grows; once it is nlist, prune shrinks.
     """
     some = Effort(min(_GAPS, index.nlist))
-    prepared, _, distances = index.nearest_lists(queries, some)
+    prepared, _, distances = index.steps.nearest_lists(queries, some)
     prune = prune_weight(list_gaps(distances, prepared, Metric(index.metric)))
     steps = round(2 * np.log2(index.nlist))
     for nprobe in sorted({round(2 ** (step / 2)) for step in range(steps)} - {index.nlist}):

@@ -107,7 +107,7 @@ def search_known(
     if known.own is None:
         return index.search_at(known.vectors, k, effort)
     if index.two_stages:
-        return index.search_beside_own(known.vectors, k, effort, known.own)
+        return index.steps.search_beside_own(known.vectors, k, effort, known.own)
     return remove_own(*index.search_at(known.vectors, k + 1, effort), known.own)
 
 

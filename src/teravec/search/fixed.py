@@ -8,6 +8,15 @@ from typing import Any
 __all__ = ["Fixed"]
 
 _ARGUMENTS = ("nprobe", "recall", "candidates", "k", "radius")
+_STEPS = (
+    "candidates_kept",
+    "nearest_lists",
+    "range_search_lists",
+    "refine",
+    "search_beside_own",
+    "search_lists",
+    "sketch_lists",
+)
 _SETTLED = ("d", "ntotal", "nlist", "metric", "root")
 _OTHER_NAMES = {"ef": "nprobe", "efsearch": "nprobe", "ef_search": "nprobe", "nprobes": "nprobe"}
 
@@ -41,6 +50,8 @@ class Fixed:
                 f"an index has no attribute {name}: give it to each search, as "
                 f"index.{first}, {meant}={value})"
             )
+        if name in _STEPS:
+            return f"an index has no attribute {name} any more: it is index.steps.{name}"
         if name in ("threads", "memory"):
             return f"an index has no attribute {name}: give it to teravec.open, as {name}={value}"
         return f"{type(self).__name__!r} object has no attribute {name!r}"

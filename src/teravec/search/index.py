@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 import weakref
 from pathlib import Path
@@ -12,40 +11,20 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import PathArgument, check_ranges, flag, path_of
-from teravec.engines.threads import once
-from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, count_copies_of_id, list_versions
 from teravec.index.opened import Lists, OpenedIndex
-from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.kernels.metric import Metric
-from teravec.kernels.sketch import Candidates
 from teravec.memory import granted_memory
 from teravec.native.extensions import warn_if_missing
 from teravec.processors import check_threads, default_threads
-from teravec.search.batch import Batch, SearchResources
 from teravec.search.bounded import Gathered, steps_of_lists
 from teravec.search.caches import IndexCaches
-from teravec.search.candidates import candidates_kept
 from teravec.search.effort import Effort
-from teravec.search.efforts import Efforts
 from teravec.search.fixed import Fixed
-from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
-from teravec.search.probing import prune_lists
-from teravec.search.reader import ListReader
-from teravec.search.refine import TwoStageBatch, TwoStages
-from teravec.search.request import (
-    as_queries,
-    check_lengths,
-    check_places,
-    check_wanted,
-    checked_k,
-    checked_queries,
-    checked_radius,
-    padded,
-)
+from teravec.search.request import as_queries, checked_k, checked_queries, checked_radius, padded
 from teravec.search.stats import SearchStats
+from teravec.search.steps import SearchSteps
 from teravec.storage.layout import absolute
 from teravec.storage.local_store import LocalStore
 from teravec.storage.store import Reader
@@ -66,44 +45,27 @@ class Index(Fixed):
 
     Attributes
     ----------
-    root : Path
+    steps : SearchSteps
+        The steps of a search, for those who take them one by one.
     stats : SearchStats
         What all searches so far cost together.
     batch_bytes : int
         Memory for the queries and results of a batch.
-    caches : IndexCaches
     """
 
+    steps: SearchSteps
     stats: SearchStats
     batch_bytes: int
-    caches: IndexCaches
 
     def __init__(self, opened: OpenedIndex, *, shares: MemoryShares, threads: int) -> None:
-        self._opened = opened
-        self.batch_bytes = shares.batch_bytes
-        lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes, shares.reads)
-        self._ranges = opened.store.reader()
-        opened.model.make_ready()
-        self._resources = SearchResources(
-            opened,
-            opened.model.scanner(),
-            once(opened.model.faiss_scanner),
-            lists,
-            self._ranges,
-            threads,
-        )
-        self._two_stages: TwoStages | None = None
-        if opened.fine:  # none where codes have one stage, or no lists are open
-            self._two_stages = TwoStages.of(
-                opened, self._ranges, shares.refine_bytes, shares.pages_bytes, threads
-            )
-        refiner = None if self._two_stages is None else self._two_stages.refiner
-        self.caches = IndexCaches(opened.memory_bytes, lists, refiner)
-        self.stats = SearchStats()
-        self._closed = False
-        self._efforts = Efforts(opened)
+        self.steps = SearchSteps(opened, shares=shares, threads=threads)
+        self.stats, self.batch_bytes = self.steps.stats, self.steps.batch_bytes
         self._opened_by: dict[str, Any] = {}
         self._dropped = self._watch()
+
+    @property
+    def _opened(self) -> OpenedIndex:
+        return self.steps.opened
 
     @property
     def root(self) -> Path:
@@ -168,10 +130,6 @@ class Index(Fixed):
         """Whether codes have two stages: sketches, and finer codes of candidates."""
         return bool(self._opened.model.codec.sketch_bits)
 
-    def lists_of(self, places: Int64) -> Int64:
-        """Return the list of each place (n,), as ``Candidates`` have places."""
-        return self._opened.runs.lists_of(places >> PLACE_BITS)
-
     @property
     def list_sizes(self) -> Int64:
         """Vectors of each inverted list, int64 of shape (nlist,)."""
@@ -196,7 +154,7 @@ class Index(Fixed):
         ForeignFile, CorruptFile
             The file is that of another index, or damaged. Searches by nprobe go on.
         """
-        return self._efforts.calibration
+        return self.steps.efforts.calibration
 
     def search(
         self,
@@ -258,176 +216,16 @@ class Index(Fixed):
             return padded(*self._search(queries, self.ntotal, effort), k, self._worst)
         queries = checked_queries(queries, self.d)
         if len(queries) == 1:
-            return self._search_batch(queries, k, effort)
+            return self.steps.search(queries, k, effort)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         if len(queries) <= rows:
-            return self._search_batch(queries, k, effort)
+            return self.steps.search(queries, k, effort)
         distances = np.empty((len(queries), k), np.float32)
         ids = np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
-            distances[part], ids[part] = self._search_batch(queries[part], k, effort)
+            distances[part], ids[part] = self.steps.search(queries[part], k, effort)
         return distances, ids
-
-    def _search_batch(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
-        wanted = self.nearest_lists(queries, effort)
-        if self._opened.ranges != ((0, self.nlist),):  # then some may be wanted that are not open
-            return self.search_lists(*wanted, k, effort.candidates)
-        return self._batch(*wanted, effort.candidates or self._efforts.candidates(k)).top_k(k)
-
-    def search_beside_own(
-        self, queries: Float32, k: int, effort: Effort, own: Int64
-    ) -> tuple[Float32, Int64]:
-        """Do as ``search_at`` with codes in two stages, if no query were among the vectors.
-
-        Parameters
-        ----------
-        queries : ndarray of shape (nq, d), float32
-        k : int
-        effort : Effort
-        own : ndarray of shape (nq,), int64
-            The id of each query's own vector, which is left out.
-        """
-        most = effort.candidates or self._efforts.candidates(k)
-        kept = self.candidates_kept(k, effort.candidates)
-        rows = self.batch_rows(effort.nprobe, k, 2 * (kept + 1))  # candidates with it, and without
-        parts = []
-        for start in range(0, len(queries), rows):
-            wanted = self.nearest_lists(queries[start : start + rows], effort)
-            batch = self._of_two_stages(self._checked_batch(*wanted, most))
-            parts.append(batch.top_k(k, own[start : start + rows]))
-        distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return distances, ids
-
-    def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
-        """Do a search's first step: prepare queries, and choose the lists that each visits.
-
-        Parameters
-        ----------
-        queries : ndarray of shape (nq, d), float32
-        effort : Effort
-
-        Returns
-        -------
-        prepared : ndarray of shape (nq, d_index), float32
-            Scaled and transformed, as ``search_lists`` takes them.
-        list_nos : ndarray of shape (nq, at most effort.nprobe), int64
-            Best first; -1 where fewer lists are worth a visit.
-        distances : ndarray of the same shape, float32
-            Squared distance to the list's centroid (l2), or inner product with it.
-        """
-        self._check_open()
-        started = time.perf_counter()
-        model = self._opened.model
-        prepared = model.prepare(queries)
-        if model.metric is not Metric.COSINE:
-            check_lengths(prepared, model.metric, model.centroids)
-        list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
-        if effort.prune:
-            list_nos, distances = prune_lists(
-                list_nos, distances, prepared, model.metric, effort.prune
-            )
-        self.stats.coarse_s += time.perf_counter() - started
-        return prepared, list_nos, distances
-
-    def search_lists(
-        self,
-        prepared: Float32,
-        list_nos: Int64,
-        distances: Float32,
-        k: int,
-        candidates: int | None = None,
-    ) -> tuple[Float32, Int64]:
-        """Do a search's other steps: the k nearest of each query among lists chosen for it.
-
-        Parameters
-        ----------
-        prepared, list_nos, distances
-            As ``nearest_lists`` returns them. Lists in any order, distinct within a row; all
-            within the lists that were opened.
-        k : int
-        candidates : int, optional
-            As for ``search``.
-
-        Returns
-        -------
-        distances : ndarray of shape (nq, k), float32, best first
-        ids : ndarray of shape (nq, k), int64, -1 for none
-
-        Raises
-        ------
-        InvalidArgument
-            A list that was not opened, or shapes that do not fit.
-        CorruptFile
-        """
-        k = checked_k(k)
-        if k > self.ntotal:
-            found = self.search_lists(prepared, list_nos, distances, self.ntotal, candidates)
-            return padded(*found, k, self._worst)
-        most = candidates or self._efforts.candidates(k)
-        return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
-
-    def sketch_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, capacity: int
-    ) -> Candidates:
-        """The first of two stages alone, for lists that several indexes or servers share out.
-
-        Parameters
-        ----------
-        prepared, list_nos, distances
-            As for ``search_lists``.
-        capacity : int
-            Candidates a query: `candidates_kept`, for the result of ``search_lists``.
-
-        Raises
-        ------
-        InvalidArgument
-            Codes of this index have one stage; or as ``search_lists``.
-        """
-        batch = self._checked_batch(prepared, list_nos, distances)
-        return next(self._of_two_stages(batch).scan(capacity))
-
-    def _of_two_stages(self, batch: Batch) -> TwoStageBatch:
-        if not isinstance(batch, TwoStageBatch):
-            raise InvalidArgument(f"codes of {self._opened.paths} have one stage, not two")
-        return batch
-
-    def candidates_kept(self, k: int, candidates: int | None = None) -> int:
-        """Candidates that such a search of the k nearest keeps for a query, in its first stage."""
-        return candidates_kept(k, candidates or self._efforts.candidates(k), self.ntotal)
-
-    def refine(self, prepared: Float32, owners: Int64, places: Int64) -> tuple[Float32, Int64]:
-        """The second of two stages alone: distances of queries to finer codes, and ids.
-
-        Parameters
-        ----------
-        prepared : ndarray of shape (nq, d_index), float32
-        owners, places : ndarray of shape (n,), int64
-            Row of ``prepared``, and place of the vector as ``Candidates`` have it.
-
-        Raises
-        ------
-        InvalidArgument
-            A place that there is not, or that was not opened; codes of one stage.
-        CorruptFile
-        """
-        self._check_open()
-        if self._two_stages is None:
-            raise InvalidArgument(f"codes of {self._opened.paths} have one stage, not two")
-        started = time.perf_counter()
-        check_places(places, self._opened)
-        found = self._two_stages.refiner.distances(prepared, owners, places, self.stats)
-        self.stats.refine_s += time.perf_counter() - started
-        return found
-
-    def range_search_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
-    ) -> tuple[Int64, Float32, Int64]:
-        """All vectors within the radius among lists chosen for each query.
-
-        Parameters as for ``search_lists``, returns as ``range_search``.
-        """
-        return self._checked_batch(prepared, list_nos, distances).within(checked_radius(radius))
 
     def range_search(
         self,
@@ -465,8 +263,8 @@ class Index(Fixed):
         rows = self.batch_rows(effort.nprobe, 0)
         parts = []
         for start in range(0, len(queries), rows):
-            wanted = self.nearest_lists(queries[start : start + rows], effort)
-            parts.append(self.range_search_lists(*wanted, radius))
+            wanted = self.steps.nearest_lists(queries[start : start + rows], effort)
+            parts.append(self.steps.range_search_lists(*wanted, radius))
         counts = [np.diff(lims) for lims, _, _ in parts]
         lims = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *counts]))])
         distances = np.concatenate([np.empty(0, np.float32), *(d for _, d, _ in parts)])
@@ -488,12 +286,12 @@ class Index(Fixed):
             all of them, where the first alone has more.
         """
         queries, radius = checked_queries(queries, self.d), checked_radius(radius)
-        prepared, list_nos, distances = self.nearest_lists(queries, effort)
+        prepared, list_nos, distances = self.steps.nearest_lists(queries, effort)
         counted, found = self.stats.queries, Gathered(len(queries))
         for rows, step in steps_of_lists(list_nos, self._opened.runs.list_sizes, most):
             rows, step = rows[rows < found.nq], step[rows < found.nq]
             if len(rows):
-                lims, values, ids = self.range_search_lists(
+                lims, values, ids = self.steps.range_search_lists(
                     prepared[rows], step, np.ascontiguousarray(distances[rows]), radius
                 )
                 found.add(np.repeat(rows, np.diff(lims)), values, ids)
@@ -510,36 +308,16 @@ class Index(Fixed):
             Like those to come.
         nprobe : int
         """
-        queries, effort = checked_queries(queries, self.d), self.effort(nprobe)
-        _, list_nos, _ = self.nearest_lists(queries, effort)
-        wanted, counts = np.unique(list_nos[list_nos >= 0], return_counts=True)
-        reader = ListReader(self._opened, self._ranges, self.stats)
-        self._resources.lists.warm(wanted[np.argsort(-counts, kind="stable")], reader)
-
-    def _checked_batch(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
-    ) -> Batch:
-        self._check_open()
-        d_index = self._opened.model.description.d_index
-        check_wanted(prepared, list_nos, distances, d_index, self._opened)
-        return self._batch(prepared, list_nos, distances, candidates)
-
-    def _batch(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int
-    ) -> Batch:
-        wanted = self._resources, prepared, list_nos, distances, self.stats
-        if self._two_stages is None:
-            return Batch(*wanted)
-        return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
+        self.steps.warm(checked_queries(queries, self.d), self.effort(nprobe))
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
         """Queries of a batch: as many as memory holds, since each list is read once a batch."""
-        # What each thread keeps of a query; that of all threads side by side, and sorted.
-        kept = 12 * (2 * k + 12) * 3 * self._resources.threads
-        row_bytes = 2 * 4 * self.d + 80 * nprobe + 60 * k + (kept if k else 0)
-        if self.two_stages:
-            row_bytes += 140 * max(k, candidates or self._efforts.candidates(k))
-        return max(1, self.batch_bytes // row_bytes)
+        return max(1, self.batch_bytes // self.steps.row_bytes(nprobe, k, candidates))
+
+    @property
+    def caches(self) -> IndexCaches:
+        """Kept lists and finer codes."""
+        return self.steps.caches
 
     def effort(
         self,
@@ -558,11 +336,11 @@ class Index(Fixed):
             Both given; out of range; the index is not calibrated, or not for this; or
             candidates where codes have one stage.
         """
-        return self._efforts.effort(nprobe, recall, k, radius, candidates)
+        return self.steps.efforts.effort(nprobe, recall, k, radius, candidates)
 
     def _watch(self) -> weakref.finalize[Any, Index]:
         """Close the files if this index is lost without ``close``."""
-        watch = weakref.finalize(self, _close_dropped, self._ranges, self._opened)
+        watch = weakref.finalize(self, _close_dropped, self.steps.ranges, self._opened)
         watch.atexit = False  # the system frees all then
         return watch
 
@@ -576,33 +354,27 @@ class Index(Fixed):
         MissingFile, CorruptFile
             The newest version cannot be opened; this index stays on its own.
         """
-        self._check_open()
+        self.steps.check_open()
         if (list_versions(self._opened.paths) or [0])[-1] == self.version:
             return False
         newest = open_index(**{**self._opened_by, "version": None})
         newest._dropped.detach()
         newest._opened_by = self._opened_by
         self.close()
-        stats, self.__dict__ = self.stats, newest.__dict__
-        self.stats, self._dropped = stats, self._watch()
+        newest.stats.add(self.stats)
+        self.steps, self.stats, self.batch_bytes = newest.steps, newest.stats, newest.batch_bytes
+        self._dropped = self._watch()
         return True
 
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""
-        self._closed = True
         self._dropped.detach()
-        self._ranges.close()
-        self._opened.close()
+        self.steps.close()
 
     @property
     def is_closed(self) -> bool:
         """Whether ``close`` was called: then searches raise InvalidArgument."""
-        return self._closed
-
-    def _check_open(self) -> None:
-        # The system gives a closed descriptor's number to the next file that is opened.
-        if self._closed:
-            raise InvalidArgument(f"{self._opened.paths} was closed; open it again")
+        return self.steps.is_closed
 
     def __len__(self) -> int:
         return self.ntotal
@@ -612,7 +384,7 @@ class Index(Fixed):
 
     def __repr__(self) -> str:
         codec = self.manifest.codec
-        closed, where = ", closed" if self._closed else "", str(self._opened.paths)
+        closed, where = ", closed" if self.is_closed else "", str(self._opened.paths)
         return (
             f"<teravec.Index {where!r}: {self.ntotal:,} x {self.d}, {self.metric}, "
             f"{codec}, {self.nlist:,} lists{closed}>"
@@ -620,7 +392,7 @@ class Index(Fixed):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled and copied is where the index lies and how it was opened; it is opened anew."""
-        self._check_open()
+        self.steps.check_open()
         return _open_again, (self._opened_by,)
 
     def __enter__(self) -> Index:

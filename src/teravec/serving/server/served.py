@@ -180,11 +180,11 @@ class ServedIndex:
 
     def candidates_kept(self, k: int, candidates: int | None) -> int:
         """See ``Index.candidates_kept``."""
-        return self._index.candidates_kept(k, candidates)
+        return self._index.steps.candidates_kept(k, candidates)
 
     def lists_of(self, places: Int64) -> Int64:
         """Return the list of each place, (n,)."""
-        return self._index.lists_of(places)
+        return self._index.steps.lists_of(places)
 
     @property
     def copies_of_an_id(self) -> int:
@@ -237,7 +237,7 @@ class ServedIndex:
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``."""
-        return self._index.nearest_lists(queries, effort)
+        return self._index.steps.nearest_lists(queries, effort)
 
     def rows_at_a_time(self, nprobe: int, wanted: Wanted, candidates: int | None = None) -> int:
         """Queries of a piece: memory holds those of all batches that may run at a time."""
@@ -316,7 +316,7 @@ class ServedIndex:
         pieces.add(self._merged(parts, prepared, wanted))
 
     def _search(self, prepared: Float32, list_nos: Int64, distances: Float32, k: int) -> Answer:
-        found = self._index.search_lists(prepared, list_nos, distances, k)
+        found = self._index.steps.search_lists(prepared, list_nos, distances, k)
         return Answer.of_top_k(self.version, *found)
 
     def _merged(self, parts: list[Part], prepared: Float32, wanted: Wanted) -> Answer:
@@ -336,7 +336,7 @@ class ServedIndex:
         def found(rows: slice | Int64, list_nos: Int64) -> Answer:
             deadline.check()
             wanted = prepared[rows], list_nos, np.ascontiguousarray(distances[rows])
-            lims, values, ids = self._index.range_search_lists(*wanted, radius)
+            lims, values, ids = self._index.steps.range_search_lists(*wanted, radius)
             return Answer(self.version, np.diff(lims).astype(np.uint32), values, ids)
 
         self._check_owned(list_nos[list_nos >= 0])
@@ -398,7 +398,7 @@ class ServedIndex:
         """Candidates of all lists wanted, which must be owned."""
         parts: list[Part] = []
         for rows, step in self._row_steps(prepared, list_nos, distances, deadline):
-            found = self._index.sketch_lists(*step, kept)
+            found = self._index.steps.sketch_lists(*step, kept)
             if step[1] is list_nos:  # all in one step
                 return found
             parts.append(Part(rows, of_candidates(self.version, found)))
@@ -413,7 +413,7 @@ class ServedIndex:
     ) -> tuple[Float32, Int64]:
         """Distances to the finer codes at owned places, and ids."""
         deadline.check()
-        return self._index.refine(prepared, owners, places)
+        return self._index.steps.refine(prepared, owners, places)
 
     def _row_steps(
         self, prepared: Float32, list_nos: Int64, distances: Float32, deadline: Deadline
