@@ -240,15 +240,15 @@ def test_addresses_of_several_machines(index: Path, tmp_path: Path) -> None:
     )
     here = ServeOptions(index)
     with pytest.raises(InvalidArgument, match=r"2 machines cannot be reached at 127\.0\.0\.1"):
-        Deployment(DeploymentOptions(here, RAY, tmp_path))._share_out(servers)
+        Deployment(DeploymentOptions(here, RAY, tmp_path)).assign_lists(servers)
     from teravec.serving.wire.security import ServerSecurity
 
     wide = ServeOptions(
         index, listen=Address("0.0.0.0", 7400), security=ServerSecurity(insecure=True)
     )
     deployment = Deployment(DeploymentOptions(wide, RAY, tmp_path))
-    deployment._share_out(servers)
-    made = [deployment._maker_of(n, m).options for n, m in enumerate(machines)]
+    deployment.assign_lists(servers)
+    made = [deployment.maker_of(n, m).options for n, m in enumerate(machines)]
     assert [str(o.listen) for o in made] == ["192.0.2.1:7400", "192.0.2.2:7400"]
     assert made[0].lists is not None
     assert made[1].lists == f"{made[0].lists.split(':')[1]}:{NLIST}"

@@ -152,11 +152,11 @@ class Deployment:
         with (
             hold_file(self._topology),
             open_residents(
-                options.engine, serve.threads, memory_bytes, self._maker_of, _tell
+                options.engine, serve.threads, memory_bytes, self.maker_of, _tell
             ) as servers,
             heeded() as signals,
         ):
-            self._share_out(servers)
+            self.assign_lists(servers)
             begun, waiting_since_s = False, time.monotonic()
             notifier = Notifier()
             while (number := signals.poll(0.0)) is None or number == signal.SIGHUP:
@@ -185,7 +185,7 @@ class Deployment:
         """Return a server's lists, as ``A:B,C:D``."""
         return self._lists[resident.number]
 
-    def _share_out(self, servers: Residents[Server, _Told]) -> None:
+    def assign_lists(self, servers: Residents[Server, _Told]) -> None:
         """Decide which server owns which lists, once their number is known."""
         hosts = {resident.machine.host for resident in servers.all}
         if len(hosts) > 1 and self._options.serve.listen.is_loopback:
@@ -197,7 +197,8 @@ class Deployment:
         owned = owned_lists(self._sizes, len(servers.all), self._options.replicas)
         self._lists = [ranges_text(ranges) for ranges in owned]
 
-    def _maker_of(self, number: int, machine: Machine) -> _ServerMaker:
+    def maker_of(self, number: int, machine: Machine) -> _ServerMaker:
+        """Return what makes the server of this number on a machine, with addresses of its own."""
         serve = self._options.serve
 
         def own(address: Address) -> Address:
