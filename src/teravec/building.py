@@ -359,7 +359,7 @@ def _build(
                 _shard_rows(source, paths, None, resources)
         manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
         calibration = None
-        if calibrate:
+        if calibrate and not manifest.number:  # the source of a changed index is not all of it
             calibration = _read_own_calibration(paths, manifest)
             if calibration is None:
                 seconds = max(

@@ -2,7 +2,7 @@
 
     python -m tests.golden.make_versions tests/golden/versions-1
 
-They are the indexes of ``format-1``, changed by the first release that could. As for ``make.py``: run
+They are indexes of ``format-1``, changed by the first release that could. As for ``make.py``: run
 once, and never again.
 """
 

@@ -130,6 +130,28 @@ def test_an_id_twice_in_files(tmp_path: Path) -> None:
         teravec.add(out, [first, tmp_path / "b.parquet"])
 
 
+def test_streams(index_of: MakeIndex) -> None:
+    out = index_of()
+    for start in (BASE, 2500):
+        teravec.add(out, iter(np.split(ROWS[start : start + 500], 5)))
+    assert (all_lists(out)[1] == brute_force(np.arange(len(ROWS)))).all()
+    assert list((out / "adding").iterdir()) == []
+    (out / "adding" / "killed.spool").write_bytes(b"rows")
+    assert teravec.vacuum(out).files == 1
+
+
+def test_a_rebuild_finds_the_changed_index(index_of: MakeIndex, tmp_path: Path) -> None:
+    out = index_of()
+    teravec.add(out, ROWS[BASE:])
+    options = {"nlist": NLIST, "codec": "flat", "slices": 3}
+    assert teravec.build(ROWS[:BASE], out, **options).ntotal == len(ROWS)  # type: ignore[arg-type]
+    with pytest.raises(teravec.OutputExists):
+        teravec.build(ROWS[:100], out, nlist=4)
+    manifest = teravec.build(ROWS[:100], out, nlist=4, codec="flat", overwrite=True)
+    assert (manifest.number, manifest.ntotal) == (0, 100)
+    assert not (out / "versions").exists()
+
+
 def test_rows_that_do_not_fit(index_of: MakeIndex) -> None:
     out = index_of(ids=True)
     with pytest.raises(teravec.InvalidArgument, match="dimensions"):

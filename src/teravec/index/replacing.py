@@ -46,8 +46,10 @@ def check_only_index(paths: IndexPaths) -> None:
             paths.slices,
             paths.calibration,
             paths.calibrating,
+            *map(paths.file, ("versions", "segments", "deletes", "adding")),
         )
     }
+    own |= {path.name for path in map(paths.file, paths.store.names("calibration-"))}
     with storage_errors(paths.root, "read"):
         names = sorted(path.name for path in paths.root.iterdir())
     others = [n for n in names if n.removesuffix(".tmp") not in own and not n.startswith(".")]

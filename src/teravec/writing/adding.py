@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +24,10 @@ from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.segment import Segment
 from teravec.segments.shard import shard
 from teravec.sources import Data, Source, open_data, same_vectors
-from teravec.storage.files import make_directory
+from teravec.sources.spool import SPOOL
+from teravec.storage.files import make_directory, remove
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_file
 from teravec.writing.deleting import write_deletes
 from teravec.writing.pending import PendingPaths, begin_change
 
@@ -78,7 +83,33 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
     """
     manifest = read_manifest(paths)
     model = read_model_description(paths, manifest)
-    source = _open(data, paths, manifest, options, resources)
+    make_directory(paths.root / "adding")
+    with _spooling(paths) as spool_path:
+        source = _open(data, spool_path, paths, manifest, options, resources)
+        return _add(source, paths, model, options, resources)
+
+
+@contextmanager
+def _spooling(paths: IndexPaths) -> Iterator[Path]:
+    """Yield where a stream may be spooled to; the file goes with the body.
+
+    ``vacuum`` removes a spool that a kill left behind, which nobody holds.
+    """
+    path = paths.root / "adding" / f"{secrets.token_hex(8)}{SPOOL}"
+    with hold_file(path):
+        try:
+            yield path
+        finally:
+            remove(path)
+
+
+def _add(
+    source: Source,
+    paths: IndexPaths,
+    model: ModelDescription,
+    options: AddOptions,
+    resources: Resources,
+) -> Manifest:
     ids = _read_ids(source, resources) if source.has_ids else None
     described: dict[str, Any] = {"append": options.append, "source": source.describe()}
 
@@ -97,7 +128,12 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
 
 
 def _open(
-    data: Data, paths: IndexPaths, manifest: Manifest, options: AddOptions, resources: Resources
+    data: Data,
+    spool_path: Path,
+    paths: IndexPaths,
+    manifest: Manifest,
+    options: AddOptions,
+    resources: Resources,
 ) -> Source:
     column = options.id_column
     if options.ids is None and column is None:
@@ -108,7 +144,7 @@ def _open(
         id_column=column,
         vector_column=options.vector_column,
         format=options.format,
-        spool_path=paths.spool,
+        spool_path=spool_path,
         shared=not resources.engine.in_process,
         progress=resources.progress,
     )

@@ -7,11 +7,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from teravec.errors import InvalidArgument, OutputExists
 from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.index.versions import commit_version
+from teravec.sources.spool import SPOOL
 from teravec.storage.layout import IndexPaths
+from teravec.storage.output_lock import hold_file
 from teravec.storage.store import StorePath
 from teravec.writing.pending import PendingPaths, hold_change, list_pending, read_record
 
@@ -95,6 +98,7 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
         if path.name not in named and not any(change.owns(path.name) for change in pending)
     ]
     doomed += [path for path in _calibrations(paths) if path.name not in named]
+    doomed += [path for path in paths.file("adding").children() if _is_lost_spool(path)]
     # Versions first: none may name a file that is gone.
     numbers = tuple(manifest.number for manifest in expired)
     size = _remove(paths.version(number) for number in numbers) + _remove(doomed)
@@ -120,6 +124,17 @@ def _names(manifest: Manifest) -> Iterable[str]:
 def _calibrations(paths: IndexPaths) -> list[StorePath]:
     names = paths.store.names("calibration-")
     return [paths.file(name) for name in names]
+
+
+def _is_lost_spool(path: StorePath) -> bool:
+    """Whether this is the spool of an addition that was killed."""
+    if not path.last_name.endswith(SPOOL):
+        return False
+    try:
+        with hold_file(Path(str(path))):
+            return True
+    except OutputExists:  # its process is alive
+        return False
 
 
 def _give_up(change: PendingPaths, limit: datetime) -> bool:
