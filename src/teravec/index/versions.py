@@ -21,7 +21,7 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import json_checksum, sealed_text, write_json
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["Change", "commit_version", "write_calibration"]
+__all__ = ["TIME_FORMAT", "Change", "commit_version", "write_calibration"]
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,9 @@ Change = Callable[[Manifest], Manifest]
 
 _MOVED = {"format": "teravec-index", "version": 2, "versions": "versions/"}
 _TRIES = 100
+
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
+"""How manifests and records write a time, in UTC."""
 
 
 def commit_version(paths: IndexPaths, change: Change) -> Manifest:
@@ -63,7 +66,7 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
             creator=f"teravec {version('teravec')}",
             number=newest.number + 1,
             parent=newest.number,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=datetime.now(UTC).strftime(TIME_FORMAT),
         )
         data = sealed_text(version_content(changed))
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from teravec.errors import InvalidArgument, OutputExists
 from teravec.index.manifest import Manifest, list_versions, read_manifest
-from teravec.index.versions import commit_version
+from teravec.index.versions import TIME_FORMAT, commit_version
 from teravec.sources.spool import SPOOL
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
@@ -108,7 +108,11 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
 def _committed(manifest: Manifest) -> datetime:
     if manifest.created is None:
         return datetime.min.replace(tzinfo=UTC)
-    return datetime.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    return _parse_time(manifest.created)
+
+
+def _parse_time(text: str) -> datetime:
+    return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
 
 
 def _names(manifest: Manifest) -> Iterable[str]:
@@ -139,8 +143,8 @@ def _is_lost_spool(path: StorePath) -> bool:
 
 def _give_up(change: PendingPaths, limit: datetime) -> bool:
     """Remove the record and the shards of a change that was killed before ``limit``."""
-    created = datetime.strptime(read_record(change)["created"], "%Y-%m-%dT%H:%M:%SZ")
-    if created.replace(tzinfo=UTC) >= limit:
+    record = read_record(change)
+    if record is None or _parse_time(record["created"]) >= limit:
         return False
     with suppress(OutputExists), hold_change(change):
         change.shards.remove_all()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from teravec.errors import OutputExists
+from teravec.errors import MissingFile, OutputExists
+from teravec.index.versions import TIME_FORMAT
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
@@ -92,7 +93,8 @@ def begin_change(
     """
     make_directory(paths.root / "adding")
     for pending in list_pending(paths):
-        if not is_same(read_record(pending)):
+        record = read_record(pending)
+        if record is None or not is_same(record):
             continue
         with hold_change(pending):
             if pending.record.exists():  # or its process ended it just before we had the lock
@@ -100,7 +102,7 @@ def begin_change(
                 return
     pending = PendingPaths(paths.store, secrets.token_hex(8))
     with hold_change(pending):
-        created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        created = datetime.now(UTC).strftime(TIME_FORMAT)
         write_json(
             pending.record, {"format": _FORMAT, "version": _VERSION, "created": created, **content}
         )
@@ -120,9 +122,15 @@ def list_pending(paths: IndexPaths) -> list[PendingPaths]:
     return [PendingPaths(paths.store, token) for token in tokens]
 
 
-def read_record(pending: PendingPaths) -> dict[str, Any]:
-    """Read a change's record: ``created``, and what ``begin_change`` was given."""
-    content = read_json(pending.record, _FORMAT, _VERSION)
+def read_record(pending: PendingPaths) -> dict[str, Any] | None:
+    """Read a change's record: ``created``, and what ``begin_change`` was given.
+
+    None if the change has ended meanwhile.
+    """
+    try:
+        content = read_json(pending.record, _FORMAT, _VERSION)
+    except MissingFile:
+        return None
     del content["format"], content["version"]
     return content
 
