@@ -121,7 +121,7 @@ def test_the_most_memory_is_told(index: Path, spawn: Spawn) -> None:
     assert server.process is not None
     assert server.process.stdout is not None
     line = server.process.stdout.readline()
-    assert line.startswith("memory at most 1,")
+    assert line.startswith("memory at most 2,0")  # of which 200 MiB are asked for
     assert "--memory 200," in line
 
 

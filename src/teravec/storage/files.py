@@ -140,7 +140,13 @@ def make_directory(path: Path) -> None:
     if path.parent != path:
         make_directory(path.parent)
     with storage_errors(path, "create"):
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            # Another process made it meanwhile, and a third may have removed it since: then whoever
+            # writes into it finds it missing, and begins again.
+            if not path.is_dir() and os.path.lexists(path):
+                raise
     sync_directory(path.parent)
 
 
