@@ -13,7 +13,7 @@ import pytest
 import teravec
 
 # Of constructors that only teravec calls; a bar, whose type is the protocol.
-INSIDE = {"FlightPeer", "OpenedIndex", "StorePath", "_StageBar"}
+INSIDE = {"FlightPeer", "IndexCaches", "OpenedIndex", "StorePath", "_StageBar"}
 
 
 def types_in(hint: Any) -> Iterator[type]:
@@ -69,4 +69,4 @@ def test_types_are_looked_for_inside_of_others() -> None:
     assert list(types_in(hint)) == [teravec.Manifest]
     assert teravec.Calibration in {t for hint in hints("calibrate") for t in types_in(hint)}
     assert teravec.Segment in {t for hint in hints("Manifest") for t in types_in(hint)}
-    assert teravec.Candidates in {t for hint in hints("Index") for t in types_in(hint)}
+    assert teravec.Effort in {t for hint in hints("Index") for t in types_in(hint)}

@@ -127,9 +127,10 @@ class SealedParts:
 
     def remove(self) -> None:
         """Remove all parts, and the directory if nothing else is in it."""
-        for path in self._directory.children():
-            if _OF_PART.fullmatch(path.last_name):
-                path.remove()
+        own = [path for path in self._directory.children() if _OF_PART.fullmatch(path.last_name)]
+        # Descriptions first: a kill between must leave none without its arrays.
+        for path in sorted(own, key=lambda path: not path.last_name.endswith(".json")):
+            path.remove()
         (self._directory / "search.json").remove()
         self._directory.remove_unfinished()
 
