@@ -20,14 +20,19 @@ static inline void swap(candidate_t *a, candidate_t *b)
     *a = *b, *b = t;
 }
 
-/* Move the k of lowest place of n to the front. */
+/* Move the k of lowest place of n to the front. A place may occur twice, if its list was scanned twice. */
 static void select_first(candidate_t *items, uint64_t *keys, size_t n, size_t k)
 {
     for (size_t i = 0; i < n; i++)
         keys[i] = (uint64_t)items[i].place;
     select_keys(keys, n, k);
-    for (size_t i = 0, first = 0; i < n; i++)
-        if ((uint64_t)items[i].place <= keys[k - 1])
+    const uint64_t last = keys[k - 1];
+    size_t first = 0;
+    for (size_t i = 0; i < n; i++)
+        if ((uint64_t)items[i].place < last)
+            swap(items + i, items + first++);
+    for (size_t i = first; first < k; i++)
+        if ((uint64_t)items[i].place == last)
             swap(items + i, items + first++);
 }
 
