@@ -177,7 +177,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "change": manifest.what,
         "ntotal": manifest.ntotal,
         "segments": len(manifest.segments),
-        "deleted_ids": sum(deleted.count for deleted in manifest.deletes),
+        "deleted_ids": manifest.deleted_ids,
     }
 
 

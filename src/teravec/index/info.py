@@ -51,7 +51,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         "creator": manifest.creator,
         "version": manifest.number,
         "ntotal": manifest.ntotal,
-        "deleted_ids": sum(deleted.count for deleted in manifest.deletes),
+        "deleted_ids": manifest.deleted_ids,
         "d": manifest.d,
         "d_index": model.d_index,
         "metric": manifest.metric,

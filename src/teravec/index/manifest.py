@@ -142,6 +142,11 @@ class Manifest:
         return group_layers(self.segments)
 
     @property
+    def deleted_ids(self) -> int:
+        """Number of ids in the delete sets; an id may be in several, and have no row."""
+        return sum(deleted.count for deleted in self.deletes)
+
+    @property
     def seal(self) -> str:
         """A checksum of all that decides what searches find."""
         content = _fields(self)

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
-from teravec.index.deleted import read_deleted
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.index.runs import Runs
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.model.model import Model
+from teravec.segments.delete_set import read_deleted
 from teravec.segments.segment import Segment
 from teravec.storage.device_cache import find_gap_bytes
 from teravec.storage.files import allow_open_files
@@ -105,6 +105,9 @@ class OpenedIndex:
             for entry in layer
             if self._wants(entry)
         ]
+        self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
+        self.has_id_bases = bool(self.id_bases.any())
+        self.deleted = read_deleted(self.paths, self.manifest.deletes, [e for _, e in entries])
         allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
         try:
             for _, entry in entries:
@@ -121,13 +124,6 @@ class OpenedIndex:
             for (layer, _), file in zip(entries, self.segments, strict=True)
         ]
         self.runs = Runs.of(self.manifest.nlist, len(layers), columns)
-        self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
-        self.has_id_bases = bool(self.id_bases.any())
-        try:
-            self.deleted = read_deleted(self.paths, self.manifest, [e for _, e in entries])
-        except BaseException:
-            self.close()
-            raise
 
     def _wants(self, entry: Segment) -> bool:
         first, end = entry.lists

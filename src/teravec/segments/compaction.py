@@ -7,10 +7,9 @@ the second writes.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.memory import require
-from teravec.segments.delete_set import DeleteSet, is_deleted, join_delete_sets
+from teravec.segments.delete_set import DeleteSet, is_deleted, read_deleted
 from teravec.segments.merge import MergeOptions
 from teravec.segments.segment import Segment
 from teravec.segments.slice_files import SliceFiles
@@ -33,10 +32,7 @@ from teravec.storage.rowfile import RowFile
 __all__ = ["compact"]
 
 Bytes = npt.NDArray[np.uint8]
-Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
-
-log = logging.getLogger(__name__)
 
 _WINDOW_BYTES = 16 << 20  # as the merge stage has it
 _COUNTED_ROWS = 1 << 20  # ids read at a time by the first pass
@@ -45,19 +41,18 @@ _TABLE_BYTES = 96  # per list and segment: table entries, sizes and first rows
 
 @dataclass(frozen=True)
 class _Compactor:
-    """A worker's input: the segments, and the delete sets that apply to each."""
+    """A worker's input: the segments, and all delete sets."""
 
     index: IndexPaths
     segments: tuple[Segment, ...]
-    deletes: tuple[tuple[DeleteSet, ...], ...]
+    deletes: tuple[DeleteSet, ...]
     options: MergeOptions
     memory_bytes: int
     threads: int
 
     def make(self) -> _Opened:
         allow_open_files(2 * len(self.segments))
-        joined = {sets: join_delete_sets(self.index, sets) for sets in dict.fromkeys(self.deletes)}
-        return _Opened(self, [joined[sets] for sets in self.deletes])
+        return _Opened(self, read_deleted(self.index, self.deletes, self.segments))
 
 
 @dataclass(frozen=True)
@@ -104,9 +99,13 @@ def compact(
     engine, nlist = resources.engine, options.nlist
     table_bytes = _TABLE_BYTES * nlist * len(segments)
     require(table_bytes + (32 << 20), engine.memory_bytes, f"compacting {nlist:,} lists")
-    hiding = tuple(tuple(d for d in deletes if d.hides_in(s)) for s in segments)
     compactor = _Compactor(
-        paths, tuple(segments), hiding, options, engine.memory_bytes - table_bytes, engine.threads
+        paths,
+        tuple(segments),
+        tuple(deletes),
+        options,
+        engine.memory_bytes - table_bytes,
+        engine.threads,
     )
     sizes = _count_visible(compactor, resources)
     total = int(sizes.sum())
@@ -133,7 +132,7 @@ def compact(
         max(segment.sequences[1] for segment in segments),
     )
     through = max((entry.sequence for entry in deletes), default=0)
-    return [entry.after_compaction(sequences, through) for entry in made]
+    return [replace(entry, sequences=sequences, deletes_through=through) for entry in made]
 
 
 def _count_visible(compactor: _Compactor, resources: Resources) -> Int64:

@@ -13,7 +13,7 @@ from teravec.segments.segment import Segment
 from teravec.storage.arrays import read_array
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["DeleteSet", "is_deleted", "join_delete_sets", "read_delete_set"]
+__all__ = ["DeleteSet", "is_deleted", "read_delete_set", "read_deleted"]
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -64,10 +64,22 @@ def read_delete_set(paths: IndexPaths, entry: DeleteSet) -> Int64:
     return ids
 
 
-def join_delete_sets(paths: IndexPaths, sets: Sequence[DeleteSet]) -> Int64:
-    """Read some delete sets; return their ids, ascending and distinct."""
-    ids = [np.empty(0, np.int64), *(read_delete_set(paths, entry) for entry in sets)]
-    return np.unique(np.concatenate(ids))
+def read_deleted(
+    paths: IndexPaths, deletes: Sequence[DeleteSet], segments: Sequence[Segment]
+) -> list[Int64]:
+    """Read the ids that are hidden in each segment, ascending and distinct.
+
+    Segments that the same sets apply to share an array.
+    """
+    joined: dict[tuple[DeleteSet, ...], Int64] = {(): np.empty(0, np.int64)}
+    found = []
+    for segment in segments:
+        hiding = tuple(entry for entry in deletes if entry.hides_in(segment))
+        if hiding not in joined:
+            sets = [read_delete_set(paths, entry) for entry in hiding]
+            joined[hiding] = np.unique(np.concatenate(sets))
+        found.append(joined[hiding])
+    return found
 
 
 def is_deleted(ids: Int64, deleted: Int64) -> Bools:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 __all__ = ["RowsEntry", "Segment", "group_layers"]
 
@@ -66,10 +66,6 @@ class Segment:
     def files_size(self) -> int:
         """Bytes of the segment's files."""
         return self.size + (self.fine.size if self.fine is not None else 0)
-
-    def after_compaction(self, sequences: tuple[int, int], deletes_through: int) -> Segment:
-        """Return the entry of a segment that compaction made of others."""
-        return replace(self, sequences=sequences, deletes_through=deletes_through)
 
 
 def group_layers(segments: Sequence[Segment]) -> tuple[tuple[Segment, ...], ...]:

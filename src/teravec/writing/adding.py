@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +33,6 @@ from teravec.writing.pending import PendingPaths, begin_change
 __all__ = ["AddOptions", "add_rows"]
 
 Int64 = npt.NDArray[np.int64]
-
-log = logging.getLogger(__name__)
 
 _ID_ROWS = 1 << 20  # ids read at a time
 _SORT_BYTES = 24  # an id's memory while all are sorted
@@ -181,6 +178,8 @@ def _read_ids(source: Source, resources: Resources) -> Int64:
 
 def _find_committed(pending: PendingPaths) -> Manifest | None:
     """Find the version that already has this addition's segments."""
+    if not pending.slice(0).exists():  # as usual: it was begun just now
+        return None
     prefix = f"segments/{pending.token}-"
     for number in reversed(list_versions(pending)):
         manifest = read_manifest(pending, number)

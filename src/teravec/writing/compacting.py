@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,8 +16,6 @@ from teravec.storage.layout import IndexPaths
 from teravec.writing.pending import PendingPaths, begin_change
 
 __all__ = ["compact_index", "plan_compaction"]
-
-log = logging.getLogger(__name__)
 
 _RATIO = 8  # a layer joins newer ones until it is so many times larger than all of them
 _MOST_LAYERS = 4  # runs of a list that a query reads at most, after a compaction
@@ -39,8 +36,7 @@ def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment,
     """
     layers = manifest.layers
     rows = [sum(segment.ntotal for segment in layer) for layer in layers]
-    deleted = sum(entry.count for entry in manifest.deletes)
-    if full or deleted > _HIDDEN * manifest.ntotal:
+    if full or manifest.deleted_ids > _HIDDEN * manifest.ntotal:
         first = 0
     else:
         first = len(layers) - 1

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from teravec.errors import InvalidArgument, OutputExists
 from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.index.versions import TIME_FORMAT, commit_version
 from teravec.sources.spool import SPOOL
 from teravec.storage.layout import IndexPaths
+from teravec.storage.local_store import local_path
 from teravec.storage.output_lock import hold_file
 from teravec.storage.store import StorePath
 from teravec.writing.pending import PendingPaths, hold_change, list_pending, read_record
@@ -132,10 +132,11 @@ def _calibrations(paths: IndexPaths) -> list[StorePath]:
 
 def _is_lost_spool(path: StorePath) -> bool:
     """Whether this is the spool of an addition that was killed."""
-    if not path.last_name.endswith(SPOOL):
+    local = local_path(path)
+    if local is None or local.suffix != SPOOL:
         return False
     try:
-        with hold_file(Path(str(path))):
+        with hold_file(local):
             return True
     except OutputExists:  # its process is alive
         return False
