@@ -313,12 +313,13 @@ def read_scattered(fd: int, views: Sequence[memoryview], offset: int, path: str 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str | Path) -> None:
     """Fill ``buffer`` from ``offset``; raise CorruptFile if the file ends too early."""
-    view, position = buffer, offset
-    with storage_errors(path, "read"):
-        while len(view):
-            count = os.preadv(fd, [view], position)
-            if count == 0:
-                raise CorruptFile(
-                    f"{path}: ends at byte {position:,}; {offset + len(buffer):,} bytes expected"
-                )
-            view, position = view[count:], position + count
+    position, end = offset, offset + len(buffer)
+    while position < end:
+        try:  # some sources read every few rows: no context manager on this way
+            count = os.preadv(fd, [buffer[position - offset :]], position)
+        except OSError:
+            with storage_errors(path, "read"):
+                raise
+        if count == 0:
+            raise CorruptFile(f"{path}: ends at byte {position:,}; {end:,} bytes expected")
+        position += count

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from teravec.errors import CorruptFile, storage_errors
+from teravec.errors import storage_errors
+from teravec.storage.files import read_into
 
 __all__ = ["PositionedFile"]
 
@@ -60,12 +61,7 @@ class PositionedFile:
         StorageError
             A failed read.
         """
-        position, end = offset, offset + len(out)
-        while position < end:
-            count = self._read_some(out[position - offset :], position)
-            if count == 0:
-                raise CorruptFile(f"{self.path}: ends at byte {position:,}; {end:,} bytes expected")
-            position += count
+        read_into(self._fd, out, offset, self.path)
 
     def read(self, length: int, offset: int) -> bytes:
         """Read ``length`` bytes from ``offset`` on, or fewer where the file ends earlier.
@@ -89,14 +85,6 @@ class PositionedFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def _read_some(self, view: memoryview, offset: int) -> int:
-        """Read at least one byte, if the file has one there; return the number of bytes."""
-        try:
-            return os.preadv(self._fd, [view], offset)
-        except OSError:
-            with storage_errors(self.path, "read"):
-                raise
 
     def __enter__(self) -> PositionedFile:
         return self
