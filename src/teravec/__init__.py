@@ -17,7 +17,7 @@ from typing import Any as _Any
 from teravec.api import build, calibrate, connect, export_faiss, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.results import Neighbors
-from teravec.changing import add, compact, delete, rollback, vacuum, versions
+from teravec.changing import add, compact, delete, maintain, rollback, vacuum, versions
 from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
@@ -58,6 +58,7 @@ from teravec.serving.wire.client import RemoteIndex
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.writing.history import Vacuumed
+from teravec.writing.maintaining import Maintained, MaintenanceStep
 
 __all__ = [
     "AccessDenied",
@@ -80,6 +81,8 @@ __all__ = [
     "InvalidSource",
     "LayoutOptions",
     "LimitExceeded",
+    "Maintained",
+    "MaintenanceStep",
     "Manifest",
     "Measured",
     "MemoryLimitTooSmall",
@@ -116,6 +119,7 @@ __all__ = [
     "export_faiss",
     "groundtruth",
     "info",
+    "maintain",
     "merge",
     "open",
     "range_search",

@@ -23,8 +23,9 @@ from teravec.writing.compacting import compact_index
 from teravec.writing.deleting import delete_rows
 from teravec.writing.history import Vacuumed, list_history, roll_back
 from teravec.writing.history import vacuum as _vacuum
+from teravec.writing.maintaining import Maintained, maintain_index
 
-__all__ = ["add", "compact", "delete", "parse_age", "rollback", "vacuum", "versions"]
+__all__ = ["add", "compact", "delete", "maintain", "parse_age", "rollback", "vacuum", "versions"]
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -167,6 +168,44 @@ def compact(
     if purge:
         _vacuum(paths, timedelta(0))
     return manifest
+
+
+def maintain(
+    path: PathLike,
+    *,
+    budget: str | timedelta | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | bool | None = None,
+) -> Maintained:
+    """Decide by what reading costs whether a compaction is worth it, and do it.
+
+    Meant to be called regularly: nothing to do takes milliseconds. What others do meanwhile to the
+    same files is no error; the result says what is left.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    budget : str or timedelta, optional
+        Time after which work stops, as "10min"; the next call goes on from there. Not given: as
+        long as it takes.
+    memory, threads, engine, workers, address, progress
+        As for ``build``.
+
+    Returns
+    -------
+    Maintained
+        What was decided, why, and what came of it.
+    """
+    time = budget if budget is None or isinstance(budget, timedelta) else parse_age(budget)
+    paths = IndexPaths(path_of(path, "the index"))
+    chosen = EngineOptions(engine, workers, address)
+    with resources(memory, threads, progress, chosen) as granted:
+        return maintain_index(paths, granted, budget=time)
 
 
 def versions(path: PathLike) -> list[Manifest]:

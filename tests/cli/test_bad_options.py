@@ -48,6 +48,7 @@ COMMANDS: dict[str, list[str]] = {
     "add": ["i", "x.npy", "-q"],
     "delete": ["i", "--ids", "3"],
     "compact": ["i", "-q"],
+    "maintain": ["i", "-q"],
     "versions": ["i"],
     "rollback": ["i", "0"],
     "vacuum": ["i"],

@@ -71,6 +71,15 @@ def test_vacuum_after_a_rollback(index: Path) -> None:
     assert json.loads(run("vacuum", index, "--json"))["files"] == 0
 
 
+def test_maintenance(index: Path) -> None:
+    assert "nothing to do: at most 1 run a list" in run("maintain", index, "--budget", "1min")
+    for start in range(5):
+        teravec.add(index, ROWS[:50], ids=np.arange(start, 250 + start, 5))
+    assert "compact, because a query reads 6 runs of each list" in run("maintain", index)
+    found = json.loads(run("maintain", index, "--json"))
+    assert (found["version"], found["runs"], found["steps"]) == (6, 1, [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,4 +1,4 @@
-"""add, delete, compact, versions, rollback and vacuum."""
+"""add, delete, compact, maintain, versions, rollback and vacuum."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def add_change_commands(app: typer.Typer) -> None:
     command(app, "add")(add)
     command(app, "delete")(delete)
     command(app, "compact")(compact)
+    command(app, "maintain")(maintain)
     command(app, "versions")(versions)
     command(app, "rollback")(rollback)
     command(app, "vacuum")(vacuum)
@@ -135,6 +136,42 @@ def compact(
         return
     seconds = round(time.monotonic() - started, 3)
     _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+
+
+def maintain(
+    index: o.IndexDir,
+    budget: Annotated[
+        str | None,
+        o.unset("Time after which work stops, as 10min; the next run goes on.  [default: none]"),
+    ] = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Compact if what a query reads makes it worth it, within a budget of time."""
+    bars = Bars(quiet=quiet or json)
+    maintained = changing.maintain(
+        index,
+        budget=budget,
+        memory=memory,
+        threads=threads,
+        engine=engine,
+        workers=workers,
+        address=address,
+        progress=bars,
+    )
+    if json:
+        print_json({"index": str(index), **asdict(maintained), "stages": bars.summary()})
+        return
+    for step in maintained.steps:
+        outcome = f"version {step.version}" if not step.left else f"not done: {step.left}"
+        print(f"{index}: {step.what}, because {step.why}: {outcome}; {step.seconds:.1f} s")
+    now = f"at most {counted(maintained.runs, 'runs')} a list, {maintained.deleted:.1%} deleted ids"
+    print(f"{index}: {'nothing to do' if not maintained.steps else 'now'}: {now}")
 
 
 def versions(index: o.IndexDir, json: o.Json = False) -> None:

@@ -60,6 +60,18 @@ class Resources:
         self.engine = engine or LocalEngine(self.threads, self.memory_bytes)
         self.device, self.sizes, self.checkpoint_s = device, sizes, checkpoint_s
 
+    def with_progress(self, progress: Progress) -> Resources:
+        """Return the same resources, engine included, with another progress."""
+        return Resources(
+            self.memory_bytes,
+            self.threads,
+            progress,
+            self.engine,
+            self.device,
+            self.sizes,
+            self.checkpoint_s,
+        )
+
     def __enter__(self) -> Resources:
         return self
 

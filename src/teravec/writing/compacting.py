@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
@@ -13,7 +14,7 @@ from teravec.segments.compaction import compact
 from teravec.segments.merge import MergeOptions
 from teravec.segments.segment import Segment
 from teravec.storage.layout import IndexPaths
-from teravec.writing.pending import PendingPaths, begin_change
+from teravec.writing.pending import PendingPaths, begin_change, read_record
 
 __all__ = ["compact_index", "plan_compaction"]
 
@@ -74,32 +75,48 @@ def compact_index(
     chosen = plan_compaction(manifest, full=full)
     if not chosen:
         return None
-    model = read_model_description(paths, manifest)
-    options = MergeOptions(
-        model.tag, model.code_size, model.sketch_size, model.nlist, manifest.ntotal, None
-    )
     content = {
         "compact": [segment.file for segment in chosen],
         "deletes": [entry.file for entry in manifest.deletes],
     }
 
-    def is_same(found: dict[str, object]) -> bool:
-        return {key: found.get(key) for key in content} == content
+    def is_same(found: dict[str, Any]) -> bool:
+        if full:
+            return {key: found.get(key) for key in content} == content
+        return _can_go_on(found, manifest)
 
     with begin_change(paths, content, is_same) as pending:
         newest = read_manifest(pending)
         if any(pending.owns(segment.file) for segment in newest.segments):
             return newest  # it was committed, and then killed
-        made = compact(pending, chosen, manifest.deletes, options, resources)
-        return _commit(pending, chosen, made)
+        begun = read_record(pending) or content
+        segments = [segment for segment in newest.segments if segment.file in begun["compact"]]
+        deletes = [entry for entry in newest.deletes if entry.file in begun["deletes"]]
+        if len(segments) < len(begun["compact"]):
+            raise _overtaken(pending)
+        model = read_model_description(paths, newest)
+        options = MergeOptions(
+            model.tag, model.code_size, model.sketch_size, model.nlist, newest.ntotal, None
+        )
+        made = compact(pending, segments, deletes, options, resources)
+        return _commit(pending, segments, made)
+
+
+def _can_go_on(found: dict[str, Any], manifest: Manifest) -> bool:
+    """Whether a killed compaction still fits: others may have added and deleted meanwhile."""
+    segments = {segment.file for segment in manifest.segments}
+    deletes = {entry.file for entry in manifest.deletes}
+    return (
+        "compact" in found
+        and segments >= set(found["compact"])
+        and deletes >= set(found["deletes"])
+    )
 
 
 def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Segment]) -> Manifest:
     def change(newest: Manifest) -> Manifest:
         if not set(chosen) <= set(newest.segments):
-            raise OutputExists(
-                f"{pending}: another process compacted or rolled back meanwhile; compact again"
-            )
+            raise _overtaken(pending)
         at = newest.segments.index(chosen[0])
         kept = [segment for segment in newest.segments if segment not in chosen]
         segments = (*kept[:at], *made, *kept[at:])
@@ -113,3 +130,9 @@ def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Seg
         )
 
     return commit_version(pending, change)
+
+
+def _overtaken(pending: PendingPaths) -> OutputExists:
+    return OutputExists(
+        f"{pending}: another process compacted or rolled back meanwhile; compact again"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -138,8 +138,9 @@ def read_record(pending: PendingPaths) -> dict[str, Any] | None:
 @contextmanager
 def hold_change(pending: PendingPaths) -> Iterator[None]:
     """Hold a change's lock, or raise OutputExists if its process is alive."""
-    try:
-        with hold_file(pending.root / "adding" / pending.token):
-            yield
-    except OutputExists as error:
-        raise OutputExists(f"{pending}: another process is making this change now") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_file(pending.root / "adding" / pending.token))
+        except OutputExists as error:
+            raise OutputExists(f"{pending}: another process is making this change now") from error
+        yield
