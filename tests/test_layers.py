@@ -13,7 +13,7 @@ import teravec
 from teravec.native import extensions
 
 ROOT = Path(teravec.__file__).parent
-SIDE_ROOMS = ("native", "kernels", "engines", "storage")
+SIDE_ROOMS = ("native", "kernels", "engines", "storage", "filters")
 BASICS = ("errors", "arguments", "memory", "processors", "cgroups", "progress", "bars")
 STAGES: dict[str, tuple[str, ...]] = {
     "sources": (),
@@ -52,6 +52,8 @@ ONLY_IN = {
     "torch": ("kernels",),
     "opentelemetry": ("serving",),
     "pyarrow.flight": ("serving",),
+    "sqlglot": ("filters",),
+    "pyroaring": ("filters",),
     **dict.fromkeys(
         (
             "aiohttp",

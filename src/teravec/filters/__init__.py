@@ -1,0 +1,1 @@
+"""Filters: which rows does a condition on columns let through?"""
