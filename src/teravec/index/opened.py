@@ -8,19 +8,18 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
+from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.index.open_segment import OpenSegment
 from teravec.index.runs import Runs
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.model.model import Model
-from teravec.segments.delete_set import read_deleted
+from teravec.segments.delete_set import DeletedIds
 from teravec.segments.segment import Segment
 from teravec.storage.device_cache import find_gap_bytes
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
-from teravec.storage.listfile import ListFile
-from teravec.storage.rowfile import RowFile
-from teravec.storage.store import OpenFile, ReadFiles, Store, check_size
+from teravec.storage.store import ReadFiles, Store
 
 __all__ = ["OPENED_LIST_BYTES", "Lists", "OpenedIndex"]
 
@@ -57,6 +56,10 @@ class OpenedIndex:
         What is added to the ids in each open segment's files.
     has_id_bases : bool
         Whether some of them are not 0.
+    open_segments : list of OpenSegment
+        The open files of each, which versions share.
+    deleted_ids : DeletedIds
+        The ids that its delete sets hide.
     deleted : list of ndarray, int64
         For each open segment, the ids that are hidden in it, ascending and distinct.
     gap_bytes : int
@@ -75,6 +78,9 @@ class OpenedIndex:
         the coarse step of a search.
     version : int, optional
         The version to open; the newest if not given.
+    before : OpenedIndex, optional
+        Another version of the same index, open for the same lists. What both have is opened and
+        read once: the model, files of segments, delete sets.
 
     Raises
     ------
@@ -85,19 +91,23 @@ class OpenedIndex:
     """
 
     def __init__(
-        self, where: str | Path | Store, lists: Lists | None = None, version: int | None = None
+        self,
+        where: str | Path | Store,
+        lists: Lists | None = None,
+        version: int | None = None,
+        before: OpenedIndex | None = None,
     ) -> None:
         self.paths = IndexPaths(where)
         self.store = self.paths.store
         self.manifest: Manifest = read_manifest(self.paths, version)
         # Check the model first: another model's checksums would make sound files look corrupt.
         read_model_description(self.paths, self.manifest)
-        self.model = Model.read(self.paths.model)
+        if before is not None and before.manifest.model != self.manifest.model:
+            before = None  # nothing that it has open is of use
+        self.model: Model = Model.read(self.paths.model) if before is None else before.model
         self.ranges = _ranges_of(lists, self.manifest.nlist)
         measured = find_gap_bytes(self.paths.slices, self.paths.device)
         self.gap_bytes = self.store.gap_bytes if measured is None else measured
-        self.segments: list[ListFile] = []
-        self.fine: list[RowFile] = []
         layers = self.manifest.layers
         entries = [
             (number, entry)
@@ -107,13 +117,18 @@ class OpenedIndex:
         ]
         self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
         self.has_id_bases = bool(self.id_bases.any())
-        self.deleted = read_deleted(self.paths, self.manifest.deletes, [e for _, e in entries])
+        self.deleted_ids: DeletedIds = DeletedIds(
+            self.paths, self.manifest.deletes, None if before is None else before.deleted_ids
+        )
+        self.deleted = [self.deleted_ids.hidden_in(entry) for _, entry in entries]
         allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
+        self.open_segments: list[OpenSegment] = []
+        known = {} if before is None else {each.entry: each for each in before.open_segments}
         try:
             for _, entry in entries:
-                self.segments.append(self._open_segment(entry))
-                if self.model.codec.sketch_bits:
-                    self.fine.append(self._open_fine(entry))
+                self.open_segments.append(self._open_segment(entry, known.get(entry)))
+            self.segments = [each.lists for each in self.open_segments]
+            self.fine = [each.rows for each in self.open_segments if each.rows is not None]
             self.read_files: ReadFiles = self.store.group([s.file for s in self.segments])
             self.fine_read_files: ReadFiles = self.store.group([f.file for f in self.fine])
         except BaseException:
@@ -135,39 +150,13 @@ class OpenedIndex:
         opened: npt.NDArray[np.bool_] = np.searchsorted(bounds, list_nos, side="right") % 2 == 1
         return opened
 
-    def _open_segment(self, entry: Segment) -> ListFile:
-        file = ListFile(self._open_file(entry.file, entry.size))
-        if file.seal != entry.checksum or file.lists != entry.lists:
-            file.close()
-            raise ForeignFile(
-                f"{file.path}: lists {file.lists} with seal {file.seal} found, "
-                f"{entry.lists} with seal {entry.checksum} expected"
-            )
-        return file
-
-    def _open_fine(self, entry: Segment) -> RowFile:
-        if entry.fine is None:
-            raise CorruptFile(f"{self.paths.manifest}: {entry.file} has no finer codes")
-        file = RowFile(self._open_file(entry.fine.file, entry.fine.size))
-        page_bytes = (self.fine[0] if self.fine else file).header.page_bytes
-        found = file.seal, file.header.ntotal, file.header.page_bytes
-        if found != (entry.fine.checksum, entry.ntotal, page_bytes):
-            file.close()
-            raise ForeignFile(
-                f"{file.path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} "
-                f"bytes with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
-                f"with seal {entry.fine.checksum} expected"
-            )
-        return file
-
-    def _open_file(self, name: str, size: int) -> OpenFile:
-        file = self.paths.file(name).open()
-        try:
-            check_size(file, size)
-        except BaseException:
-            file.close()
-            raise
-        return file
+    def _open_segment(self, entry: Segment, known: OpenSegment | None) -> OpenSegment:
+        if known is not None:
+            return known.hold()
+        two_stages = bool(self.model.codec.sketch_bits)
+        others = [each.rows.header for each in self.open_segments if each.rows is not None]
+        page_bytes = others[0].page_bytes if others else None
+        return OpenSegment(self.paths, entry, two_stages=two_stages, page_bytes=page_bytes)
 
     @property
     def ntotal(self) -> int:
@@ -191,11 +180,10 @@ class OpenedIndex:
         return ids
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self.segments:
-            file.close()
-        for rows in self.fine:
-            rows.close()
+        """Close the files that no other version has open."""
+        segments, self.open_segments = self.open_segments, []
+        for segment in segments:
+            segment.close()
 
     def __enter__(self) -> OpenedIndex:
         return self

@@ -47,3 +47,7 @@ class IndexCaches:
         self.lists.release()
         if self.refiner is not None:
             self.refiner.release()
+
+    def close(self) -> None:
+        """Give up what is kept of segments that no other version has."""
+        self.lists.close()

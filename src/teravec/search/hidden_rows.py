@@ -34,6 +34,8 @@ class HiddenRows:
     index : OpenedIndex
     most_bytes : int
         For masks that are kept; the longest unused goes first.
+    before : HiddenRows, optional
+        Of another version of the index. Masks of segments in which nothing more is hidden stay.
 
     Attributes
     ----------
@@ -41,13 +43,34 @@ class HiddenRows:
         Whether no row of the index can be hidden.
     """
 
-    def __init__(self, index: OpenedIndex, most_bytes: int) -> None:
+    def __init__(
+        self, index: OpenedIndex, most_bytes: int, before: HiddenRows | None = None
+    ) -> None:
         self._index, self._most_bytes = index, most_bytes
         self._hides = np.array([len(ids) > 0 for ids in index.deleted], np.bool_)
         self.none = not self._hides.any()
         self._kept: OrderedDict[int, Bytes | None] = OrderedDict()
         self._kept_bytes = 0
         self._lock = threading.Lock()
+        if before is not None and not self.none:
+            self._take_over(before)
+
+    def _take_over(self, before: HiddenRows) -> None:
+        """Keep masks of a version before, of segments that hide the same rows in both."""
+        old, new = before._index, self._index
+        known = {segment: number for number, segment in enumerate(old.open_segments)}
+        shifts: dict[int, int] = {}  # of the run's number, by segment of the version before
+        for number, segment in enumerate(new.open_segments):
+            earlier = known.get(segment)
+            if earlier is not None and old.deleted[earlier] is new.deleted[number]:
+                shifts[earlier] = int(new.runs.firsts[number] - old.runs.firsts[earlier])
+        with before._lock:
+            kept = list(before._kept.items())
+        runs = np.array([run for run, _ in kept], np.int64)
+        for (run, bits), segment_no in zip(kept, old.runs.segments_of(runs).tolist(), strict=True):
+            if segment_no in shifts:
+                self._kept[run + shifts[segment_no]] = bits
+                self._kept_bytes += _size(bits)
 
     def mask(self, runs: Int64, read_ids: ReadIds) -> Mask | None:
         """Return the mask of runs (n,), in any order; None if all of their rows are visible.

@@ -57,8 +57,15 @@ class Index(Fixed):
     stats: SearchStats
     batch_bytes: int
 
-    def __init__(self, opened: OpenedIndex, *, shares: MemoryShares, threads: int) -> None:
-        self.steps = SearchSteps(opened, shares=shares, threads=threads)
+    def __init__(
+        self,
+        opened: OpenedIndex,
+        *,
+        shares: MemoryShares,
+        threads: int,
+        before: SearchSteps | None = None,
+    ) -> None:
+        self.steps = SearchSteps(opened, shares=shares, threads=threads, before=before)
         self.stats, self.batch_bytes = self.steps.stats, self.steps.batch_bytes
         self._opened_by: dict[str, Any] = {}
         self._dropped = self._watch()
@@ -347,7 +354,8 @@ class Index(Fixed):
     def refresh(self) -> bool:
         """Go to the newest version of the index; return whether there was a newer one.
 
-        Caches begin anew. No other thread may be searching meanwhile.
+        What both versions have stays as it is: the model, and what the caches hold of segments
+        that did not change. No other thread may be searching meanwhile.
 
         Raises
         ------
@@ -357,14 +365,49 @@ class Index(Fixed):
         self.steps.check_open()
         if (list_versions(self._opened.paths) or [0])[-1] == self.version:
             return False
-        newest = open_index(**{**self._opened_by, "version": None})
+        newest = self.at_version()
         newest._dropped.detach()
-        newest._opened_by = self._opened_by
+        newest._opened_by = {**self._opened_by, "version": None}
         self.close()
-        newest.stats.add(self.stats)
+        if newest.stats is not self.stats:
+            newest.stats.add(self.stats)
         self.steps, self.stats, self.batch_bytes = newest.steps, newest.stats, newest.batch_bytes
-        self._dropped = self._watch()
+        self._opened_by, self._dropped = newest._opened_by, self._watch()
         return True
+
+    def at_version(self, number: int | None = None, *, beside_bytes: int = 0) -> Index:
+        """Open another version of this index, beside this one.
+
+        They share what both have: the model, open files, and caches as far as memory allows.
+        Either may be closed first.
+
+        Parameters
+        ----------
+        number : int, optional
+            Not given: the newest.
+        beside_bytes : int
+            Tables of further versions that are open, in the same memory.
+
+        Raises
+        ------
+        MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
+        """
+        self.steps.check_open()
+        options = {**self._opened_by, "version": number}
+        opened = OpenedIndex(self._opened.store, options["lists"], number, self._opened)
+        try:
+            shares, before = self.steps.shares, None
+            if self.steps.may_share(opened, beside_bytes=beside_bytes):
+                before = self.steps
+            else:
+                memory_bytes = granted_memory(options["memory"])
+                shares = MemoryShares.of(opened, memory_bytes, keep_lists=options["keep_lists"])
+            index = Index(opened, shares=shares, threads=self.steps.threads, before=before)
+        except BaseException:
+            opened.close()
+            raise
+        index._opened_by = options
+        return index
 
     def close(self) -> None:
         """Close files and end threads; searches afterwards raise InvalidArgument."""

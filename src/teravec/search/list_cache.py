@@ -54,6 +54,36 @@ class ListCache:
         self._held_back_bytes = 0
         self._lock = threading.Lock()
 
+    def grow(self, nkeys: int) -> None:
+        """Have keys 0 to nkeys - 1 from now on, at least as many as before."""
+        with self._lock:
+            more = nkeys - len(self._at)
+            if more > 0:
+                self._at = np.concatenate([self._at, np.full(more, -1, np.int64)])
+                self._size = np.concatenate([self._size, np.zeros(more, np.int64)])
+                self._wanted = np.concatenate([self._wanted, np.zeros(more, np.uint8)])
+                self._pins = np.concatenate([self._pins, np.zeros(more, np.int32)])
+
+    def drop(self, keys: range) -> None:
+        """Keep the lists of keys that nobody uses no more; the keys are free for others."""
+        with self._lock:
+            some = slice(keys.start, keys.stop)
+            if (self._at[some] >= 0).any():
+                self._order = deque(key for key in self._order if key not in keys)
+            self._at[some], self._wanted[some] = -1, 0
+
+    def holds(self, keys: Int64) -> npt.NDArray[np.bool_]:
+        """Return which of the keys (n,) are kept."""
+        with self._lock:
+            held: npt.NDArray[np.bool_] = self._at[keys] >= 0
+        return held
+
+    def copy(self, key: int) -> Bytes | None:
+        """Return a copy of a list's bytes; None if it is not kept."""
+        with self._lock:
+            at, size = int(self._at[key]), int(self._size[key])
+            return None if at < 0 else self.buffer[at : at + size].copy()
+
     def pin(self, keys: Int64) -> Int64:
         """Count the keys as wanted, and hold those that are kept where they are.
 

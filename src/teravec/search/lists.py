@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
-from contextlib import closing
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, suppress
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.threads import ahead
+from teravec.errors import CorruptFile, StorageError
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
+from teravec.search.cache_keys import CacheKeys
 from teravec.search.hidden_rows import HiddenRows
 from teravec.search.list_cache import NOT_KEPT, ListCache
+from teravec.search.memory_shares import CHUNKS, MemoryShares
 from teravec.search.plan import Chunk, plan_chunks
-from teravec.search.reader import USUAL_READS, ListReader, ReadSizes
+from teravec.search.reader import ListReader
 from teravec.storage.buffers import Buffers
 from teravec.storage.listfile import ID_BYTES
 
@@ -25,7 +29,8 @@ Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
 _PIECES = 8
-_MASK_SHARE = 32  # of the cache, for masks of hidden rows
+_SMALL_BYTES = 64 << 20  # of small new segments that are read whole,
+_SMALL_SHARE = 4  # and at most this share of the cache
 _ROW_MASK = (1 << PLACE_BITS) - 1
 
 
@@ -35,31 +40,47 @@ class IndexLists:
     Parameters
     ----------
     index : OpenedIndex
-    cache_bytes : int
-        For codes and ids of lists that were read; none is kept with 0.
-    chunk_bytes : int
-        Of lists read together; up to ``CHUNKS`` chunks are in memory.
-    reads : ReadSizes
+    shares : MemoryShares
+        Of them ``lists_bytes`` for codes and ids of lists that were read, ``masks_bytes`` for
+        masks of hidden rows, and ``chunk_bytes`` for lists read together.
+    before : IndexLists, optional
+        Of another version of the index, which shares its cache.
     """
 
-    CHUNKS = 4  # one read, one verified, one scanned, and one on its way between two
-
     def __init__(
-        self, index: OpenedIndex, cache_bytes: int, chunk_bytes: int, reads: ReadSizes = USUAL_READS
+        self, index: OpenedIndex, shares: MemoryShares, before: IndexLists | None = None
     ) -> None:
         self._index, self._runs, self._sizes = index, index.runs, index.runs.sizes
         self._code_size = index.manifest.code_size
-        self._nruns = len(index.runs.sizes)
-        self._chunk_bytes, self._reads = chunk_bytes, reads
-        # Masks take a bit of a row whose codes take hundreds.
-        hidden_bytes = cache_bytes // _MASK_SHARE if any(map(len, index.deleted)) else 0
-        self._hidden = HiddenRows(index, hidden_bytes)
-        cache_bytes -= hidden_bytes
+        self._chunk_bytes, self._reads = shares.chunk_bytes, shares.reads
+        nruns, segments = len(index.runs.sizes), index.open_segments
+        if before is None:
+            self.cache_keys = CacheKeys(segments, index.runs.firsts, nruns)
+            self._cache = ListCache(2 * nruns, shares.lists_bytes)
+            self._buffers = Buffers(CHUNKS * shares.chunk_bytes)
+        else:
+            self.cache_keys, self._cache = before.cache_keys, before._cache
+            self._buffers = before._buffers
+        self._segments = list(segments)
+        self.segment_keys = self.cache_keys.hold(segments)
+        self._cache.grow(self.cache_keys.nkeys)
+        self._hidden: HiddenRows = HiddenRows(
+            index, shares.masks_bytes, None if before is None else before._hidden
+        )
+        firsts = index.runs.firsts
+        self._code_shifts = _starts(keys.codes for keys in self.segment_keys) - firsts
+        self._id_shifts = _starts(keys.ids for keys in self.segment_keys) - firsts
+        self._same_keys = not self._code_shifts.any() and len(set(self._id_shifts.tolist())) <= 1
         # An index that was only built: runs are lists, and all rows are visible.
-        self._plain = index.runs.one_layer and not index.has_id_bases and self._hidden.none
-        # The codes of run i have key i, its ids nruns + i.
-        self._cache = ListCache(2 * self._nruns, cache_bytes)
-        self._buffers = Buffers(self.CHUNKS * chunk_bytes)
+        self._plain = (
+            index.runs.one_layer
+            and not index.has_id_bases
+            and self._hidden.none
+            and self._same_keys
+        )
+        self._id_shift = int(self._id_shifts[0]) if len(self._id_shifts) else 0
+        self._small = None if self._plain else find_small_runs(index, shares.lists_bytes)
+        self._small_lock = threading.Lock()
 
     @property
     def kept_bytes(self) -> int:
@@ -83,24 +104,43 @@ class IndexLists:
         self._buffers.release()
         self._hidden.release()
 
-    @staticmethod
-    def all_bytes(index: OpenedIndex) -> int:
-        """Memory that all codes and ids take."""
-        return int(index.runs.sizes.sum()) * (index.manifest.code_size + ID_BYTES)
+    def close(self) -> None:
+        """Give up what is kept of segments that no other version has."""
+        for keys in self.cache_keys.let_go(self._segments):
+            self._cache.drop(keys)
+            self.cache_keys.free(keys)
+        self._segments = []
+
+    def _code_keys(self, runs: Int64) -> Int64:
+        """Return the keys of the codes of runs (n,)."""
+        if self._same_keys:
+            return runs
+        keys: Int64 = runs + self._code_shifts[self._runs.segments_of(runs)]
+        return keys
+
+    def _id_keys(self, runs: Int64) -> Int64:
+        """Return the keys of the ids of runs (n,)."""
+        if self._same_keys:
+            return runs + self._id_shift
+        keys: Int64 = runs + self._id_shifts[self._runs.segments_of(runs)]
+        return keys
 
     def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
         """Yield the codes of lists (n,), ascending and distinct: first those in the cache.
 
         What was yielded is good until the next is asked for.
         """
+        if self._small is not None:
+            self._hold_small(reader)
         buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
         runs = list_nos if self._plain else self._runs.of_lists(list_nos)
-        at = self._cache.pin(runs)
+        keys = runs if self._plain else self._code_keys(runs)
+        at = self._cache.pin(keys)
         held = at >= 0
         if np.count_nonzero(held) == len(held):  # usual for a few lists that were wanted before
             kept, missing = runs, runs[:0]
         else:
-            kept, at, missing = runs[held], at[held], runs[~held]
+            kept, keys, at, missing = runs[held], keys[held], at[held], runs[~held]
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
@@ -108,18 +148,42 @@ class IndexLists:
             if len(missing):
                 yield from self._read_codes(missing, reader)
         finally:
-            self._cache.unpin(kept)
+            self._cache.unpin(keys)
 
     def ids(self, places: Int64, reader: ListReader) -> Int64:
         """Ids of vectors named by place, (n,), in any order; -1 for -1.
 
         Whole lists of ids are read, as a checksum covers a list.
         """
-        ids, missing = self._cache.ids(self._nruns, places)
+        if self._same_keys:
+            ids, missing = self._cache.ids(self._id_shift, places)
+        else:
+            ids, missing = self._cache.ids(0, self._id_places(places))
         if missing:
             rows = np.flatnonzero(ids == NOT_KEPT)
             ids[rows] = self._read_ids(places[rows], reader)
         return ids if self._plain else self._index.number_ids(places, ids)
+
+    def _id_places(self, places: Int64) -> Int64:
+        """Name the key of the ids instead of the run in places (n,); -1 stays."""
+        found = places >= 0
+        runs = places[found] >> PLACE_BITS
+        named = places.copy()
+        named[found] = self._id_keys(runs) << PLACE_BITS | places[found] & _ROW_MASK
+        return named
+
+    def _hold_small(self, reader: ListReader) -> None:
+        """Read small new segments whole: many additions would else cost as many reads a list."""
+        with self._small_lock:
+            runs, self._small = self._small, None
+        if runs is None or not len(runs):
+            return
+        for part, keys in (("codes", self._code_keys(runs)), ("ids", self._id_keys(runs))):
+            missing = runs[~self._cache.holds(keys)]
+            # A damaged list is an error of the searches that want it.
+            with suppress(CorruptFile, StorageError):
+                for _ in self._read(missing, part, reader):
+                    pass
 
     def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
         order = np.argsort(places)
@@ -163,7 +227,15 @@ class IndexLists:
         return ListsInMemory(*columns, buffer, row_start, run_nos, mask)
 
     def _ids_of_runs(self, reader: ListReader, runs: Int64) -> Iterator[tuple[int, Int64]]:
-        """Read the ids of runs (n,), ascending; parts of a large run in their order."""
+        """Yield runs (n,), ascending, with their ids; parts of a large run in their order."""
+        keys = self._id_keys(runs)
+        copies = [self._cache.copy(key) for key in keys.tolist()]
+        for run, data in zip(runs.tolist(), copies, strict=True):
+            if data is not None:
+                yield run, data.view("<i8")
+        runs = runs[[data is None for data in copies]]
+        if not len(runs):
+            return
         for chunk, buffer, offsets in self._read(runs, "ids", reader):
             columns = chunk.runs.tolist(), offsets.tolist(), chunk.counts.tolist()
             for run, start, count in zip(*columns, strict=True):
@@ -186,10 +258,11 @@ class IndexLists:
         offsets : ndarray of shape (n,), int64
             Byte of the buffer at which each of the chunk's runs begins.
         """
-        width, first_key = (self._code_size, 0) if part == "codes" else (ID_BYTES, self._nruns)
-        sizes = self._runs.sizes[runs]
-        chunks = plan_chunks(runs, sizes, width, self._chunk_bytes)
-        several = int(sizes.sum()) * width > self._chunk_bytes
+        width = self._code_size if part == "codes" else ID_BYTES
+        keys_of = self._code_keys if part == "codes" else self._id_keys
+        counts = self._runs.sizes[runs]
+        chunks = plan_chunks(runs, counts, width, self._chunk_bytes)
+        several = int(counts.sum()) * width > self._chunk_bytes
         most = _PIECES if part == "codes" and not several else 1
         read = (
             found
@@ -202,8 +275,8 @@ class IndexLists:
                 for found in unchecked:
                     chunk, (buffer, offsets) = found.chunk, reader.checked(found)
                     if chunk.whole:
-                        keys, counts = first_key + chunk.runs, chunk.counts
-                        self._cache.keep(keys, buffer, offsets, counts * width)
+                        sizes = chunk.counts * width
+                        self._cache.keep(keys_of(chunk.runs), buffer, offsets, sizes)
                     yield chunk, buffer, offsets
 
         lent: Bytes | None = None
@@ -230,6 +303,27 @@ class IndexLists:
             pass
         runs = self._runs.of_lists(fit)
         self.ids(runs[self._runs.sizes[runs] > 0] << PLACE_BITS, reader)
+
+
+def find_small_runs(index: OpenedIndex, cache_bytes: int) -> Int64:
+    """Find the runs of small new segments, that a search should find in memory, ascending.
+
+    Those of the newest layers, as long as all of them together take a small share of the cache.
+    """
+    left = min(_SMALL_BYTES, cache_bytes // _SMALL_SHARE)
+    row_bytes = index.manifest.code_size + ID_BYTES
+    first = len(index.runs.sizes)
+    for layer in reversed(range(1, len(index.runs.sizes) // max(1, index.runs.nlist))):
+        sizes = index.runs.sizes[layer * index.runs.nlist : (layer + 1) * index.runs.nlist]
+        left -= int(sizes.sum()) * row_bytes
+        if left < 0:
+            break
+        first = layer * index.runs.nlist
+    return first + np.flatnonzero(index.runs.sizes[first:])
+
+
+def _starts(ranges: Iterable[range]) -> Int64:
+    return np.array([each.start for each in ranges], np.int64)
 
 
 def _take_ids(buffer: Bytes, offsets: Int64) -> Int64:

@@ -1,6 +1,6 @@
 """Reading pages of row files: a few rows anywhere, many reads in flight, each page checked.
 
-Pages are numbered through all files of the index.
+Pages are numbered through all files of the index, and of its other versions.
 """
 
 from __future__ import annotations
@@ -58,22 +58,24 @@ class PageReader:
         Of codes in two stages; stays open as long as the reader is used.
     ranges : Reader
         Searches share it.
+    first_pages : ndarray of shape (nfiles,), int64
+        Number of each file's first page; its others follow.
     spare_bytes : int
         Of buffers that are kept for the next reads.
 
     Attributes
     ----------
     page_bytes : int
-    first_pages : ndarray of shape (nfiles + 1,), int64
-        Number of each file's first page, and of all pages.
     """
 
-    def __init__(self, index: OpenedIndex, ranges: Reader, spare_bytes: int) -> None:
+    def __init__(
+        self, index: OpenedIndex, ranges: Reader, first_pages: Int64, spare_bytes: int
+    ) -> None:
         self._index, self._ranges = index, ranges
         self._buffers = Buffers(spare_bytes)
         self.page_bytes = index.fine[0].header.page_bytes
-        npages = np.array([file.header.npages for file in index.fine], np.int64)
-        self.first_pages: Int64 = np.concatenate([[0], np.cumsum(npages)])
+        self._order = np.argsort(first_pages, kind="stable")  # files by their pages
+        self._firsts = first_pages[self._order]
 
     def release(self) -> None:
         """Keep no buffers for the next reads."""
@@ -86,8 +88,8 @@ class PageReader:
         steps = np.diff(pages)
         apart = steps > 1 + min(gap, most)
         apart |= np.diff((pages - pages[0]) // most) != 0
-        if len(self.first_pages) > 2:
-            apart |= np.diff(np.searchsorted(self.first_pages, pages, side="right")) != 0
+        if len(self._firsts) > 1:
+            apart |= np.diff(np.searchsorted(self._firsts, pages, side="right")) != 0
         starts = np.concatenate([[0], np.flatnonzero(apart) + 1])
         firsts, lasts = pages[starts], pages[np.append(starts[1:], len(pages)) - 1]
         counts = lasts - firsts + 1
@@ -127,19 +129,20 @@ class PageReader:
         ends = np.cumsum(sizes)
         at, size = ends - sizes, int(ends[-1])
         buffer = self._buffers.take(size)
-        file_nos = np.searchsorted(self.first_pages, run.firsts, side="right") - 1
+        places = np.searchsorted(self._firsts, run.firsts, side="right") - 1
         stats.reads += len(run.firsts)
         stats.bytes_read += size
         fine = self._index.fine
-        offsets = fine[0].page_offset(run.firsts - self.first_pages[file_nos])
+        offsets = fine[0].page_offset(run.firsts - self._firsts[places])
+        file_nos = self._order[places]
         self._ranges.read(Ranges(self._index.fine_read_files, file_nos, offsets, sizes, at), buffer)
         each = np.diff(run.starts, append=len(run.pages))
         begins = run.pages * self.page_bytes + np.repeat(at - run.firsts * self.page_bytes, each)
-        for file_no in range(int(file_nos[0]), int(file_nos[-1]) + 1):
-            first, stop = np.searchsorted(run.pages, self.first_pages[file_no : file_no + 2])
-            fine[file_no].check_pages(
-                run.pages[first:stop] - self.first_pages[file_no], buffer, begins[first:stop]
-            )
+        for place in np.unique(places).tolist():
+            file, first_page = fine[int(self._order[place])], int(self._firsts[place])
+            of_file = [first_page, first_page + file.header.npages]
+            first, stop = np.searchsorted(run.pages, of_file)
+            file.check_pages(run.pages[first:stop] - first_page, buffer, begins[first:stop])
         return buffer, begins
 
     def give_back(self, read: Bytes) -> None:

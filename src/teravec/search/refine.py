@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,13 @@ import numpy.typing as npt
 from teravec.engines.threads import on_threads
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.blocks import over_blocks
+from teravec.kernels.fine_codes import FineCodes
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.sketch import Candidates, SketchScanner
 from teravec.search.batch import Batch, SearchResources
+from teravec.search.cache_keys import SegmentKeys
 from teravec.search.fine_cache import FineCache
+from teravec.search.memory_shares import MemoryShares
 from teravec.search.ordering import by_query
 from teravec.search.pages import PageReader, PageRun
 from teravec.search.stages import nearest_in_two_stages
@@ -29,6 +32,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _ROW_MASK = (1 << PLACE_BITS) - 1
+_MORE_PAGES = 4  # a quarter more than there are, for those that later versions add
 _BLOCK = 1 << 14  # pairs compared by one call
 
 
@@ -46,24 +50,45 @@ class Refiner:
     cache_bytes : int
         For pages that were read, where all fit, else for rows; none is kept with 0.
     threads : int
+    keys : sequence of SegmentKeys
+        Of the index's segments.
+    before : Refiner, optional
+        Of another version of the index, which shares its cache.
     """
 
+    _codes: FineCodes
+    _whole_pages: bool
+    _cache: FineCache
+
     def __init__(
-        self, index: OpenedIndex, ranges: Reader, run_bytes: int, cache_bytes: int, threads: int
+        self,
+        index: OpenedIndex,
+        ranges: Reader,
+        run_bytes: int,
+        cache_bytes: int,
+        threads: int,
+        keys: Sequence[SegmentKeys],
+        before: Refiner | None = None,
     ) -> None:
         self._threads, self._run_bytes = threads, run_bytes
-        self._codes = index.model.fine_codes()
-        self._pages = PageReader(index, ranges, run_bytes)
-        header, npages = index.fine[0].header, int(self._pages.first_pages[-1])
+        self._codes = index.model.fine_codes() if before is None else before._codes
+        first_pages = np.array([each.first_page for each in keys], np.int64)
+        self._pages = PageReader(index, ranges, first_pages, run_bytes)
+        header = index.fine[0].header
         self._page_rows, self._row_size = header.page_rows, header.row_size
         # Rows are numbered through all pages, as if each were full.
         self._index, self._runs = index, index.runs
         self._first_rows = np.zeros(len(index.runs.sizes), np.int64)
-        firsts = zip(index.runs.firsts.tolist(), self._pages.first_pages.tolist(), strict=False)
+        firsts = zip(index.runs.firsts.tolist(), first_pages.tolist(), strict=True)
         for file, (run, page) in zip(index.segments, firsts, strict=True):
             starts = file.starts[:-1] + page * self._page_rows
             self._first_rows[run : run + len(starts)] = starts
+        if before is not None:
+            self._whole_pages, self._cache = before._whole_pages, before._cache
+            return
         # Of a page, one row is wanted now: pages are kept only where that costs no other's place.
+        npages = sum(file.header.npages for file in index.fine)
+        npages += npages // _MORE_PAGES
         self._whole_pages = npages * header.page_bytes <= cache_bytes
         units = (
             (npages, header.page_bytes)
@@ -235,13 +260,31 @@ class TwoStages:
 
     @classmethod
     def of(
-        cls, index: OpenedIndex, ranges: Reader, memory_bytes: int, cache_bytes: int, threads: int
+        cls,
+        index: OpenedIndex,
+        ranges: Reader,
+        shares: MemoryShares,
+        threads: int,
+        keys: Sequence[SegmentKeys],
+        before: TwoStages | None = None,
     ) -> TwoStages:
-        """The two stages of an index; ``memory_bytes`` are for refining, beside its cache."""
+        """The two stages of an index; with ``before``, those of another version of it."""
         model = index.model
-        scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
-        run_bytes = memory_bytes // (threads + 1)
-        return cls(scanner, Refiner(index, ranges, run_bytes, cache_bytes, threads))
+        if before is None:
+            scanner = SketchScanner(model.centroids, model.codec.sketch_bits, model.metric)
+        else:
+            scanner = before.scanner
+        run_bytes = shares.refine_bytes // (threads + 1)
+        refiner = Refiner(
+            index,
+            ranges,
+            run_bytes,
+            shares.pages_bytes,
+            threads,
+            keys,
+            None if before is None else before.refiner,
+        )
+        return cls(scanner, refiner)
 
 
 class TwoStageBatch(Batch):

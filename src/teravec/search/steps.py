@@ -46,12 +46,22 @@ Int64 = npt.NDArray[np.int64]
 class SearchSteps:
     """The steps of a search, for any number of threads.
 
+    Parameters
+    ----------
+    opened : OpenedIndex
+    shares : MemoryShares
+    threads : int
+    before : SearchSteps, optional
+        Those of another version of the index, which ``may_share``: scanners, and what the caches
+        hold of segments that both versions have. Both go on, and either may be closed first.
+
     Attributes
     ----------
     opened : OpenedIndex
     stats : SearchStats
         What all searches so far cost together.
     efforts : Efforts
+    shares : MemoryShares
     batch_bytes : int
         Memory for the queries and results of a batch.
     caches : IndexCaches
@@ -59,30 +69,63 @@ class SearchSteps:
         Whether ``close`` was called: then every step raises InvalidArgument.
     """
 
-    def __init__(self, opened: OpenedIndex, *, shares: MemoryShares, threads: int) -> None:
-        self.opened, self.batch_bytes = opened, shares.batch_bytes
-        lists = IndexLists(opened, shares.lists_bytes, shares.chunk_bytes, shares.reads)
+    stats: SearchStats
+    caches: IndexCaches
+    _resources: SearchResources
+
+    def __init__(
+        self,
+        opened: OpenedIndex,
+        *,
+        shares: MemoryShares,
+        threads: int,
+        before: SearchSteps | None = None,
+    ) -> None:
+        self.opened, self.shares, self.batch_bytes = opened, shares, shares.batch_bytes
+        lists = IndexLists(opened, shares, None if before is None else before.caches.lists)
         self.ranges = opened.store.reader()
-        opened.model.make_ready()
-        self._resources = SearchResources(
-            opened,
-            opened.model.scanner(),
-            once(opened.model.faiss_scanner),
-            lists,
-            self.ranges,
-            threads,
-        )
+        if before is None:
+            opened.model.make_ready()
+            scanners = opened.model.scanner(), once(opened.model.faiss_scanner)
+        else:
+            scanners = before._resources.scanner, before._resources.range_scanner
+        self._resources = SearchResources(opened, *scanners, lists, self.ranges, threads)
         self._two_stages: TwoStages | None = None
         if opened.fine:  # none where codes have one stage, or no lists are open
             self._two_stages = TwoStages.of(
-                opened, self.ranges, shares.refine_bytes, shares.pages_bytes, threads
+                opened,
+                self.ranges,
+                shares,
+                threads,
+                lists.segment_keys,
+                None if before is None else before._two_stages,
             )
         refiner = None if self._two_stages is None else self._two_stages.refiner
         self.caches = IndexCaches(opened.memory_bytes, lists, refiner)
-        self.stats = SearchStats()
+        self.stats = SearchStats() if before is None else before.stats
         self.efforts = Efforts(opened)
         self.is_closed = False
         self._all_open = opened.ranges == ((0, opened.model.nlist),)
+
+    def may_share(self, opened: OpenedIndex, *, beside_bytes: int = 0) -> bool:
+        """Whether steps of another version, with these as ``before``, may share their caches.
+
+        Parameters
+        ----------
+        opened : OpenedIndex
+            Opened with this version as ``before``.
+        beside_bytes : int
+            Tables of further versions that are open.
+
+        Returns
+        -------
+        bool
+            False if there is too little to share: another model, or more rows and tables than
+            memory was set aside for.
+        """
+        same_model = opened.model is self.opened.model
+        same_stages = bool(opened.fine) == (self._two_stages is not None)
+        return same_model and same_stages and self.shares.fit(opened, beside_bytes=beside_bytes)
 
     def search(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Take all steps for one batch of checked queries, and a k of at most ntotal."""
@@ -256,6 +299,11 @@ class SearchSteps:
             row_bytes += 140 * max(k, candidates or self.efforts.candidates(k))
         return row_bytes
 
+    @property
+    def threads(self) -> int:
+        """Threads to scan with."""
+        return self._resources.threads
+
     def lists_of(self, places: Int64) -> Int64:
         """Return the list of each place (n,), as ``Candidates`` have places."""
         return self.opened.runs.lists_of(places >> PLACE_BITS)
@@ -287,6 +335,7 @@ class SearchSteps:
         """Close files and end threads."""
         self.is_closed = True
         self.ranges.close()
+        self.caches.close()
         self.opened.close()
 
     def check_open(self) -> None:

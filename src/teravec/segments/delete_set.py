@@ -13,7 +13,7 @@ from teravec.segments.segment import Segment
 from teravec.storage.arrays import read_array
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["DeleteSet", "is_deleted", "read_delete_set", "read_deleted"]
+__all__ = ["DeleteSet", "DeletedIds", "is_deleted", "read_delete_set", "read_deleted"]
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
@@ -64,27 +64,67 @@ def read_delete_set(paths: IndexPaths, entry: DeleteSet) -> Int64:
     return ids
 
 
+class DeletedIds:
+    """The ids that a version's delete sets hide in its segments.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    deletes : sequence of DeleteSet
+        By ascending sequence.
+    before : DeletedIds, optional
+        Of another version: what both have is not read again.
+    """
+
+    def __init__(
+        self, paths: IndexPaths, deletes: Sequence[DeleteSet], before: DeletedIds | None = None
+    ) -> None:
+        self._paths, self._deletes = paths, deletes
+        self._known = {} if before is None else before._joined
+        self._joined: dict[tuple[DeleteSet, ...], Int64] = {}
+
+    def hidden_in(self, segment: Segment) -> Int64:
+        """Return the ids that are hidden in a segment, ascending and distinct.
+
+        Segments that the same sets apply to share an array, in other versions too.
+
+        Raises
+        ------
+        MissingFile, CorruptFile
+        """
+        hiding = tuple(entry for entry in self._deletes if entry.hides_in(segment))
+        if hiding not in self._joined:
+            self._joined[hiding] = self._join(hiding)
+        return self._joined[hiding]
+
+    def _join(self, hiding: tuple[DeleteSet, ...]) -> Int64:
+        for count in range(len(hiding), 0, -1):  # the later sets are those that were added
+            if (known := self._known.get(hiding[:count])) is not None:
+                break
+        else:
+            count, known = 0, np.empty(0, np.int64)
+        new = [read_delete_set(self._paths, entry) for entry in hiding[count:]]
+        return _merge([known, *new]) if new else known
+
+
+def _merge(ascending: Sequence[Int64]) -> Int64:
+    """Merge ascending arrays into one without repetitions."""
+    ids = np.sort(np.concatenate(ascending), kind="stable")  # linear in a few ascending parts
+    merged: Int64 = ids[np.diff(ids, prepend=ids[:1] - 1) != 0]
+    return merged
+
+
 def read_deleted(
     paths: IndexPaths, deletes: Sequence[DeleteSet], segments: Sequence[Segment]
 ) -> list[Int64]:
-    """Read the ids that are hidden in each segment, ascending and distinct.
-
-    Segments that the same sets apply to share an array.
-    """
-    joined: dict[tuple[DeleteSet, ...], Int64] = {(): np.empty(0, np.int64)}
-    found = []
-    for segment in segments:
-        hiding = tuple(entry for entry in deletes if entry.hides_in(segment))
-        if hiding not in joined:
-            sets = [read_delete_set(paths, entry) for entry in hiding]
-            joined[hiding] = np.unique(np.concatenate(sets))
-        found.append(joined[hiding])
-    return found
+    """Read the ids that are hidden in each segment, ascending and distinct."""
+    found = DeletedIds(paths, deletes)
+    return [found.hidden_in(segment) for segment in segments]
 
 
 def is_deleted(ids: Int64, deleted: Int64) -> Bools:
     """Return which of the ids (n,) are among the deleted ones, which ascend."""
-    if not len(deleted):
+    if not len(deleted) or not len(ids) or ids.max() < deleted[0] or ids.min() > deleted[-1]:
         return np.zeros(len(ids), np.bool_)
     at = np.searchsorted(deleted, ids)
     at[at == len(deleted)] = 0

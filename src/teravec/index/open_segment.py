@@ -1,0 +1,108 @@
+"""The open files of a segment, which versions of an index that have it share."""
+
+from __future__ import annotations
+
+import threading
+
+from teravec.errors import CorruptFile, ForeignFile
+from teravec.segments.segment import Segment
+from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile
+from teravec.storage.rowfile import RowFile
+from teravec.storage.store import OpenFile, check_size
+
+__all__ = ["OpenSegment"]
+
+
+class OpenSegment:
+    """The list file of a segment, and its row file where codes have two stages, open.
+
+    Whoever opened it, or called ``hold``, calls ``close``; the last one closes the files.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    entry : Segment
+    two_stages : bool
+        Whether the codec has two stages: then the segment must have a row file.
+    page_bytes : int, optional
+        What pages of the row file must have; not given: any.
+
+    Attributes
+    ----------
+    entry : Segment
+    lists : ListFile
+    rows : RowFile, optional
+
+    Raises
+    ------
+    MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
+    """
+
+    def __init__(
+        self, paths: IndexPaths, entry: Segment, *, two_stages: bool, page_bytes: int | None = None
+    ) -> None:
+        self.entry = entry
+        self._users, self._lock = 1, threading.RLock()  # the collector may close it anywhere
+        self.rows: RowFile | None = None
+        self.lists = _open_lists(paths, entry)
+        if two_stages:
+            try:
+                self.rows = _open_rows(paths, entry, page_bytes)
+            except BaseException:
+                self.lists.close()
+                raise
+
+    def hold(self) -> OpenSegment:
+        """Keep the files open until one more ``close``."""
+        with self._lock:
+            assert self._users > 0
+            self._users += 1
+        return self
+
+    def close(self) -> None:
+        """Let go of the files."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+        self.lists.close()
+        if self.rows is not None:
+            self.rows.close()
+
+
+def _open_lists(paths: IndexPaths, entry: Segment) -> ListFile:
+    file = ListFile(_open_file(paths, entry.file, entry.size))
+    if file.seal != entry.checksum or file.lists != entry.lists:
+        file.close()
+        raise ForeignFile(
+            f"{file.path}: lists {file.lists} with seal {file.seal} found, "
+            f"{entry.lists} with seal {entry.checksum} expected"
+        )
+    return file
+
+
+def _open_rows(paths: IndexPaths, entry: Segment, page_bytes: int | None) -> RowFile:
+    if entry.fine is None:
+        raise CorruptFile(f"{paths.manifest}: {entry.file} has no finer codes")
+    file = RowFile(_open_file(paths, entry.fine.file, entry.fine.size))
+    page_bytes = file.header.page_bytes if page_bytes is None else page_bytes
+    found = file.seal, file.header.ntotal, file.header.page_bytes
+    if found != (entry.fine.checksum, entry.ntotal, page_bytes):
+        file.close()
+        raise ForeignFile(
+            f"{file.path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} "
+            f"bytes with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
+            f"with seal {entry.fine.checksum} expected"
+        )
+    return file
+
+
+def _open_file(paths: IndexPaths, name: str, size: int) -> OpenFile:
+    file = paths.file(name).open()
+    try:
+        check_size(file, size)
+    except BaseException:
+        file.close()
+        raise
+    return file
