@@ -49,6 +49,7 @@ TOP = (
 ONLY_IN = {
     "faiss": ("kernels", "interchange"),
     "ray": ("engines",),
+    "obstore": ("storage",),
     "torch": ("kernels",),
     "opentelemetry": ("serving",),
     "pyarrow.flight": ("serving",),
