@@ -29,7 +29,7 @@ from teravec.processors import check_threads
 from teravec.progress import Progress, as_progress
 from teravec.search.index import open_index as open
 from teravec.serving.wire.client import connect
-from teravec.sources import Data, PathLike
+from teravec.sources import Data, PathLike, as_query
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions
@@ -99,6 +99,11 @@ def build(
     format: str | None = None,
     skip_bad: bool = False,
     weights: PathLike | npt.ArrayLike | None = None,
+    query: str | None = None,
+    partition_by: str | None = None,
+    readers: int | None = None,
+    bytes_type: str | None = None,
+    keep_partitions: bool = False,
     overwrite: bool = False,
     progress: Progress | bool | None = None,
     engine: str = "local",
@@ -124,6 +129,10 @@ def build(
         stream is first written to the file ``OUT.spool``, one batch at a time. To continue a
         killed build, give the same stream again (only its first batch is read) or
         ``OUT.spool``. The file is removed when the index is complete and calibrated.
+
+        Or the address of a database, ``postgresql://``, ``sqlite:///FILE`` or ``duckdb:///FILE``,
+        whose ``query`` gives the rows. They are read in one snapshot into the folder
+        ``OUT.spool``, range by range.
     out : path-like
         Index directory: new, empty, or holding the same build.
     nlist : int or "auto", optional
@@ -173,6 +182,20 @@ def build(
     weights : path-like or array-like, optional
         An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
         k-means, 0 or more.
+    query : str, optional
+        A SELECT of the vectors and, if ``id_column`` or ``partition_by`` names them, the ids. The
+        vectors are pgvector's ``vector`` or ``halfvec``, arrays of numbers, bytes, or text as
+        ``[1,2,3]``.
+    partition_by : str, optional
+        Column of whole numbers, dates or times; its ranges are read in parallel, and each again
+        after a lost connection. Whole numbers are the ids, unless ``id_column`` names others.
+    readers : int, optional
+        Connections to the database. Not given: 4 with ``partition_by``.
+    bytes_type : {"float32", "float16"}, optional
+        What vectors are that the database has as bytes. Not given: float32.
+    keep_partitions : bool
+        Go on with ranges that a killed run read, even if the database has changed since. Not
+        given: then all ranges are read again, so that the rows are those of one snapshot.
     overwrite : bool
         Replace another index at ``out`` once the new one is complete. The new one is built
         beside it, as ``OUT.new``. If ``out`` holds anything but an index, that is an error; if it
@@ -210,9 +233,17 @@ def build(
         A task lost its worker too often; rerun to continue.
     """
     options = EngineOptions(engine, workers, address)
+    given = as_query(
+        data,
+        query=query,
+        partition_by=partition_by,
+        readers=readers,
+        bytes_type=bytes_type,
+        keep_partitions=keep_partitions,
+    )
     with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
-            data,
+            given,
             out,
             options=_train_options(
                 nlist, metric, transform, codec, sample, niter, seed, max_list_bytes

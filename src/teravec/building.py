@@ -46,8 +46,8 @@ from teravec.sources import (
     read_bad,
     write_bad,
 )
+from teravec.sources.spool import discard_spool, is_spooled
 from teravec.storage.arrays import describe_file
-from teravec.storage.files import remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions
@@ -121,6 +121,7 @@ def open_vectors(
         skip_bad=skip_bad or "skipped" in begun,
         spool_path=paths.spool,
         shared=not resources.engine.in_process,
+        memory_bytes=resources.memory_bytes,
         progress=resources.progress,
     )
     return match_description(source, begun, paths.skipped, resources.threads, resources.progress)
@@ -386,16 +387,24 @@ def _removing_bad_spool(source: Source, paths: IndexPaths) -> Iterator[None]:
     try:
         yield
     except InvalidSource:
-        if source.files[0].path == paths.spool:
-            remove(paths.spool)
+        if is_spooled(source.files[0].file, paths.spool):
+            discard_spool(paths.spool)
         raise
 
 
 def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
     """Remove the spool of a finished index, if it holds this index's vectors."""
     with suppress(CorruptFile, InvalidSource):  # leave a file of this name that is not our spool
-        if paths.spool.exists() and open_source(paths.spool).is_described_by(manifest.source):
-            remove(paths.spool)
+        if paths.spool.exists() and _open_spooled(paths, manifest).is_described_by(manifest.source):
+            discard_spool(paths.spool)
+
+
+def _open_spooled(paths: IndexPaths, manifest: Manifest) -> Source:
+    """Open the spool without the bad rows that the build left out."""
+    described = manifest.source.get("skipped")
+    source = open_source(paths.spool, skip_bad=described is not None)
+    known = None if described is None else read_bad(paths.skipped, described)
+    return source if known is None else source.drop_rows(known)
 
 
 def _read_own_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | None:

@@ -18,7 +18,7 @@ from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.memory import require
 from teravec.sources import Data, PathLike, Source, are_paths, open_data, open_queries
-from teravec.storage.files import remove
+from teravec.sources.spool import discard_spool, is_spooled
 
 __all__ = ["Truth", "as_neighbors", "opened", "read_whole"]
 
@@ -62,16 +62,17 @@ def opened(
                 skip_bad=skip_bad,
                 spool_path=path,
                 shared=shared,
+                memory_bytes=resources.memory_bytes,
                 progress=resources.progress,
                 name=name,
             )
             yield source
         except InvalidArgument:
             if not isinstance(data, str | os.PathLike):
-                remove(path)
+                discard_spool(path)
             raise
-        if source.files[0].path == path and not isinstance(data, str | os.PathLike):
-            remove(path)
+        if is_spooled(source.files[0].file, path) and not isinstance(data, str | os.PathLike):
+            discard_spool(path)
 
 
 def read_whole(

@@ -23,6 +23,7 @@ from teravec.index.manifest import Manifest
 from teravec.memory import MIB
 from teravec.model.description import ModelDescription
 from teravec.search.effort import shortfall
+from teravec.sources import as_query
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import LayoutOptions
 
@@ -57,6 +58,11 @@ def build(
     format: o.Format = None,
     skip_bad: o.SkipBad = False,
     weights: o.Weights = None,
+    query: o.Query = None,
+    partition_by: o.PartitionBy = None,
+    readers: o.Readers = None,
+    bytes_type: o.BytesType = None,
+    keep_partitions: o.KeepPartitions = False,
     keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Leave the index without a calibration.")
@@ -80,9 +86,17 @@ def build(
     started = time.monotonic()
     options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
+    given = as_query(
+        data,
+        query=query,
+        partition_by=partition_by,
+        readers=readers,
+        bytes_type=bytes_type,
+        keep_partitions=keep_partitions,
+    )
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
-            data,
+            given,
             out,
             options=options,
             layout=LayoutOptions(shards, slices),

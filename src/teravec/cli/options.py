@@ -13,6 +13,7 @@ from teravec.training.options import TrainOptions
 
 __all__ = [
     "Address",
+    "BytesType",
     "Candidates",
     "Codec",
     "Data",
@@ -23,6 +24,7 @@ __all__ = [
     "IndexDir",
     "Json",
     "K",
+    "KeepPartitions",
     "KeepShards",
     "MaxListBytes",
     "Memory",
@@ -31,11 +33,14 @@ __all__ = [
     "Nlist",
     "Nprobe",
     "Out",
+    "PartitionBy",
     "Queries",
+    "Query",
     "QueryColumn",
     "QuerySource",
     "QueryVectors",
     "Quiet",
+    "Readers",
     "Recall",
     "Sample",
     "Seed",
@@ -64,7 +69,8 @@ Data = Annotated[
         metavar="DATA...",
         help="Files, folders or globs of .fvecs .bvecs .ivecs .fbin .f16bin .u8bin .i8bin .npy "
         ".parquet .arrow .feather. Rows come in this order, members of a folder in natural "
-        "order of name. PATH:FORMAT gives one file's format.",
+        "order of name. PATH:FORMAT gives one file's format. Or a database: postgresql://..., "
+        "sqlite:///FILE or duckdb:///FILE, with --query.",
         show_default=False,
     ),
 ]
@@ -161,6 +167,32 @@ SkipBad = Annotated[
         "--skip-bad",
         help="Leave out rows that are null, hold nulls, are of another length, or hold NaN or "
         "infinity; the others keep their ids.",
+    ),
+]
+Query = Annotated[
+    str | None,
+    unset("For a database: a SELECT of vectors and ids, as 'select id, embedding from items'."),
+]
+PartitionBy = Annotated[
+    str | None,
+    unset(
+        "For a database: column of whole numbers, dates or times whose ranges are read in "
+        "parallel. Whole numbers are the ids, unless --id-column names others."
+    ),
+]
+Readers = Annotated[
+    int | None, unset("For a database: connections.  [default: 4 with --partition-by]")
+]
+BytesType = Annotated[
+    str | None,
+    unset("For a database: type of vectors kept as bytes, float32 or float16.  [default: float32]"),
+]
+KeepPartitions = Annotated[
+    bool,
+    typer.Option(
+        "--keep-partitions",
+        help="For a database: go on with ranges that a killed run read, even if the database has "
+        "changed since.",
     ),
 ]
 QueryColumn = Annotated[

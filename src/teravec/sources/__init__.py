@@ -3,6 +3,7 @@
 from teravec.sources.bad_rows import find_bad, match_description, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.data import Data, are_paths, open_data
+from teravec.sources.databases.query import DatabaseQuery, as_query
 from teravec.sources.fingerprint import same_vectors
 from teravec.sources.matrix import Source, SourceFiles
 from teravec.sources.opening import open_rows, open_source, reopen
@@ -13,11 +14,13 @@ from teravec.sources.weights import Weights
 __all__ = [
     "GAP_BYTES",
     "Data",
+    "DatabaseQuery",
     "PathLike",
     "Source",
     "SourceFiles",
     "Weights",
     "are_paths",
+    "as_query",
     "find_bad",
     "match_description",
     "open_data",

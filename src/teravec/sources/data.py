@@ -14,8 +14,11 @@ import pyarrow as pa
 
 from teravec.arguments import path_of
 from teravec.errors import InvalidArgument, InvalidSource, OutputExists, TeravecError
+from teravec.memory import MIB
 from teravec.progress import NoProgress, Progress
 from teravec.sources.columnar import Columns
+from teravec.sources.databases.query import DatabaseQuery
+from teravec.sources.databases.spilling import spill_query
 from teravec.sources.held import HeldFile
 from teravec.sources.holding import (
     check_ids,
@@ -50,6 +53,7 @@ def open_data(
     skip_bad: bool = False,
     spool_path: Path | None = None,
     shared: bool = False,
+    memory_bytes: int = 512 * MIB,
     progress: Progress | None = None,
     name: str = "data",
 ) -> Source:
@@ -68,6 +72,7 @@ def open_data(
         - A stream: an object with ``__arrow_c_stream__`` that is none of these (a
           RecordBatchReader, a DuckDB relation); a data set of Hugging Face; an iterator or
           iterable of batches, each as above, or ``(ids, vectors)``, or one vector.
+        - A `DatabaseQuery`, whose rows are spooled in ranges of its key.
     ids : array-like of shape (n,), integers, optional
         0 or more, each once. Not given: ``id_column``, or row numbers.
     id_column, vector_column : str, optional
@@ -80,6 +85,8 @@ def open_data(
         File to spool a stream to. Not given: streams are refused.
     shared : bool
         Spool data in memory too, because other processes must open them.
+    memory_bytes : int
+        Bounds what the readers of a database hold.
     progress : Progress, optional
     name : str
         Name of the data in messages.
@@ -95,6 +102,19 @@ def open_data(
     """
     if isinstance(data, Source):
         return data
+    if isinstance(data, DatabaseQuery):
+        if spool_path is None or ids is not None or format is not None:
+            raise InvalidArgument("a query takes id_column; ids and format are for other data")
+        spools, id_name = spill_query(
+            data,
+            spool_path,
+            id_column=id_column,
+            vector_column=vector_column,
+            skip_bad=skip_bad,
+            memory_bytes=memory_bytes,
+            progress=progress or NoProgress(),
+        )
+        return open_files(spools, id_name, vector_column, skip_bad=skip_bad)
     data, paths = _find_paths(data, name)
     if paths is not None:
         if ids is not None:

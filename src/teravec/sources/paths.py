@@ -19,8 +19,11 @@ from typing import Any
 from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidArgument, InvalidSource, TeravecError
 from teravec.sources.conversions import conversion
+from teravec.sources.databases.address import is_database, parse_address
+from teravec.sources.databases.plan import list_spools
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
 from teravec.sources.natural import natural_key
+from teravec.sources.spool import SPOOL
 from teravec.sources.vectorfile import source_errors
 from teravec.storage.layout import IndexPaths, absolute
 
@@ -107,6 +110,11 @@ def _list_paths(paths: Any) -> list[Any]:
 
 
 def _expand(path: PathLike, format: str | None) -> list[Member]:
+    if is_database(path):
+        raise InvalidArgument(
+            f"{parse_address(str(path)).shown}: a database found where files are expected; build "
+            "and add read one with a query"
+        )
     here = absolute(path_of(path, "a source"))
     try:
         with source_errors(here):
@@ -155,6 +163,8 @@ def _find_root(pattern: str) -> Path:
 def _list_folder(directory: Path, format: str | None) -> list[Member]:
     if _is_index(directory):
         raise InvalidSource(f"{directory}: a teravec index found, expected files of vectors")
+    if directory.suffix == SPOOL and (spools := list_spools(directory)):
+        return list(map(Member, spools))
     left_out: list[str] = []
     files = list(_walk(directory, "", left_out, ()))
     if (line := conversion(directory)) and not any(known_format(file.path) for file in files):

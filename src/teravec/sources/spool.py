@@ -15,6 +15,7 @@ back; a rerun finds it and continues with it.
 from __future__ import annotations
 
 import logging
+import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,15 +24,15 @@ from typing import BinaryIO
 import numpy as np
 import xxhash
 
-from teravec.errors import CorruptFile, InvalidSource, OutputExists
+from teravec.errors import CorruptFile, InvalidSource, OutputExists, storage_errors
 from teravec.progress import Progress
 from teravec.sources.conversion import read_range
 from teravec.sources.packed import PackedFile, check_size, read_head
 from teravec.sources.vectorfile import VectorFile, check_dimension
-from teravec.storage.files import byte_view, make_directory, publishing, write_all
+from teravec.storage.files import byte_view, make_directory, publishing, remove, write_all
 from teravec.storage.sealed_file import pack_header, unpack_header
 
-__all__ = ["SPOOL", "SpoolFile", "open_spool", "spool"]
+__all__ = ["SPOOL", "SpoolFile", "discard_spool", "is_spooled", "open_spool", "spool"]
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,21 @@ def open_spool(path: Path) -> SpoolFile:
     dtype = _DTYPES[kind]
     check_size(path, size - n * _ID.itemsize * has_ids, _HEADER.size, (n, d), dtype.itemsize)
     return SpoolFile(path, (n, d), dtype, size, has_ids=bool(has_ids), checksum=checksum)
+
+
+def discard_spool(path: Path) -> None:
+    """Remove a spool, or the folder of a database's spools, if it is there."""
+    if not path.is_dir():
+        remove(path)
+        return
+    remove(path / "plan")  # first, so that nobody goes on with a half of the rest
+    with storage_errors(path, "remove"):
+        shutil.rmtree(path)
+
+
+def is_spooled(file: VectorFile, path: Path) -> bool:
+    """Whether a file is this spool, or lies in this folder of spools."""
+    return path in (file.path, file.path.parent)
 
 
 def spool(

@@ -1,0 +1,1 @@
+"""How do rows of a database become vectors? Read in ranges of a key, spilled to sealed files."""
