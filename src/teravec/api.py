@@ -103,6 +103,7 @@ def build(
     partition_by: str | None = None,
     readers: int | None = None,
     bytes_type: str | None = None,
+    since_column: str | None = None,
     keep_partitions: bool = False,
     overwrite: bool = False,
     progress: Progress | bool | None = None,
@@ -193,6 +194,9 @@ def build(
         Connections to the database. Not given: 4 with ``partition_by``.
     bytes_type : {"float32", "float16"}, optional
         What vectors are that the database has as bytes. Not given: float32.
+    since_column : str, optional
+        Column of the query that grows when a row changes, as ``updated_at``. Its largest value is
+        kept with the index, and a later ``add`` of the same query reads only rows from there on.
     keep_partitions : bool
         Go on with ranges that a killed run read, even if the database has changed since. Not
         given: then all ranges are read again, so that the rows are those of one snapshot.
@@ -239,6 +243,7 @@ def build(
         partition_by=partition_by,
         readers=readers,
         bytes_type=bytes_type,
+        since_column=since_column,
         keep_partitions=keep_partitions,
     )
     with resources(memory, threads, progress, options, device) as granted:

@@ -16,7 +16,7 @@ from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.native.extensions import warn_if_missing
 from teravec.progress import Progress
-from teravec.sources import Data, PathLike
+from teravec.sources import Data, PathLike, as_query
 from teravec.storage.layout import IndexPaths
 from teravec.writing.adding import AddOptions, add_rows
 from teravec.writing.compacting import compact_index
@@ -38,6 +38,12 @@ def add(
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
+    query: str | None = None,
+    partition_by: str | None = None,
+    readers: int | None = None,
+    bytes_type: str | None = None,
+    since_column: str | None = None,
+    keep_partitions: bool = False,
     append: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -63,6 +69,12 @@ def add(
         row; an index that was built with an id column needs ids.
     id_column : str, optional
         Column with the ids. Not given: the column that the index was built with.
+    query, partition_by, readers, bytes_type, keep_partitions
+        As for ``build``, if the data are the address of a database.
+    since_column : str, optional
+        Column of the query that grows when a row changes, as ``updated_at``. Only rows from the
+        largest value on are read that the index has of the same query; without one, all. If none
+        of them is new, the index stays as it is.
     append : bool
         Vouch that the ids are new: nothing is looked for to be replaced.
     vector_column, format, memory, threads, device, engine, workers, address, progress
@@ -83,10 +95,19 @@ def add(
         Another process is adding the same rows now.
     """
     warn_if_missing()
+    given = as_query(
+        data,
+        query=query,
+        partition_by=partition_by,
+        readers=readers,
+        bytes_type=bytes_type,
+        since_column=since_column,
+        keep_partitions=keep_partitions,
+    )
     options = AddOptions(ids, id_column, vector_column, format, flag(append, "append"))
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen, device) as granted:
-        return add_rows(IndexPaths(path_of(path, "the index")), data, options, granted)
+        return add_rows(IndexPaths(path_of(path, "the index")), given, options, granted)
 
 
 def delete(path: PathLike, ids: npt.ArrayLike) -> Manifest:

@@ -62,6 +62,7 @@ def build(
     partition_by: o.PartitionBy = None,
     readers: o.Readers = None,
     bytes_type: o.BytesType = None,
+    since_column: o.SinceColumn = None,
     keep_partitions: o.KeepPartitions = False,
     keep_shards: o.KeepShards = False,
     no_calibrate: Annotated[
@@ -92,6 +93,7 @@ def build(
         partition_by=partition_by,
         readers=readers,
         bytes_type=bytes_type,
+        since_column=since_column,
         keep_partitions=keep_partitions,
     )
     with _resources(memory, threads, quiet or json, chosen, device) as resources:

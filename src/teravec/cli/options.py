@@ -45,6 +45,7 @@ __all__ = [
     "Sample",
     "Seed",
     "Shards",
+    "SinceColumn",
     "SkipBad",
     "Slices",
     "Threads",
@@ -186,6 +187,13 @@ Readers = Annotated[
 BytesType = Annotated[
     str | None,
     unset("For a database: type of vectors kept as bytes, float32 or float16.  [default: float32]"),
+]
+SinceColumn = Annotated[
+    str | None,
+    unset(
+        "For a database: column that grows when a row changes, as updated_at. A later add of the "
+        "same query reads only rows from its largest value on."
+    ),
 ]
 KeepPartitions = Annotated[
     bool,

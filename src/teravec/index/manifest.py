@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile
@@ -104,6 +104,9 @@ class Manifest:
         When the version was committed, as ``2026-11-27T06:30:00Z``; None for the build.
     what : str
         The change, in a few words, as ``add 1,000 rows``.
+    watermarks : dict
+        From where on ``add`` reads each query of a database, by the query's digest. What the build
+        read is in ``source``. The file omits the key if there are none.
     calibration : CalibrationEntry, optional
         Only from version 1 on: ``calibration.json`` names the build that it measured.
     """
@@ -130,6 +133,11 @@ class Manifest:
     created: str | None = None
     what: str = "build"
     calibration: CalibrationEntry | None = None
+    watermarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def watermark(self, digest: str) -> dict[str, Any] | None:
+        """Return the watermark of a query, by the query's digest; None if it was never read."""
+        return {**self.source.get("watermarks", {}), **self.watermarks}.get(digest)
 
     @property
     def slices(self) -> tuple[Segment, ...]:
@@ -230,6 +238,8 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
         del content["clipped"]
     if manifest.repeated_ids is None:
         del content["repeated_ids"]
+    if not manifest.watermarks:
+        del content["watermarks"]
     return content
 
 

@@ -105,7 +105,7 @@ def open_data(
     if isinstance(data, DatabaseQuery):
         if spool_path is None or ids is not None or format is not None:
             raise InvalidArgument("a query takes id_column; ids and format are for other data")
-        spools, id_name = spill_query(
+        spilled = spill_query(
             data,
             spool_path,
             id_column=id_column,
@@ -114,7 +114,9 @@ def open_data(
             memory_bytes=memory_bytes,
             progress=progress or NoProgress(),
         )
-        return open_files(spools, id_name, vector_column, skip_bad=skip_bad)
+        source = open_files(spilled.files, spilled.ids, vector_column, skip_bad=skip_bad)
+        source.watermarks = spilled.watermarks
+        return source
     data, paths = _find_paths(data, name)
     if paths is not None:
         if ids is not None:

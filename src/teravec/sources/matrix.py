@@ -63,6 +63,9 @@ class Source:
         The vector column that the user named.
     skipped : Skipped or None
         Bad rows that are skipped; None if bad rows are errors.
+    watermarks : dict
+        The largest values of a database's columns, from which a later ``add`` goes on; see
+        `databases.watermark`.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Source:
         names = (file.id_name for file in files)
         self.id_column = id_column or next(filter(None, names), None)
         self.vector_column, self.skipped = vector_column, skipped
+        self.watermarks: dict[str, dict[str, Any]] = {}
         self._starts = np.array(starts[:-1], np.int64)
         self._gaps = skipped or NONE
 
@@ -102,13 +106,15 @@ class Source:
         return older if older.is_described_by(described) else self
 
     def _replace(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
-        return Source(
+        source = Source(
             [part.file for part in parts],
             self.id_column,
             self.vector_column,
             [part.member for part in parts],
             skipped,
         )
+        source.watermarks = self.watermarks
+        return source
 
     @cached_property
     def ntotal(self) -> int:
@@ -333,6 +339,7 @@ class Source:
             "id_column": self.id_column,
             "files": [self._content] if by_content else [part.describe() for part in self.files],
             **({"skipped": self._gaps.describe()} if self._gaps.rows else {}),
+            **({"watermarks": self.watermarks} if self.watermarks else {}),
         }
 
     def is_described_by(self, description: dict[str, Any]) -> bool:

@@ -22,9 +22,11 @@ from teravec.segments.delete_set import DeleteSet
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.segment import Segment
 from teravec.segments.shard import shard
-from teravec.sources import Data, Source, open_data, same_vectors
-from teravec.sources.spool import SPOOL
-from teravec.storage.files import make_directory, remove
+from teravec.sources import Data, DatabaseQuery, Source, open_data, same_vectors
+from teravec.sources.databases.spilling import NothingNew
+from teravec.sources.databases.watermark import value_of
+from teravec.sources.spool import SPOOL, discard_spool
+from teravec.storage.files import make_directory
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 from teravec.writing.deleting import write_deletes
@@ -81,23 +83,44 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
     manifest = read_manifest(paths)
     model = read_model_description(paths, manifest)
     make_directory(paths.root / "adding")
-    with _spooling(paths) as spool_path:
-        source = _open(data, spool_path, paths, manifest, options, resources)
+    known = None
+    if isinstance(data, DatabaseQuery):
+        known = manifest.watermark(data.digest)
+        data = data if known is None else data.read_since(value_of(known).value)
+    with _spooling(paths, data) as spool_path:
+        try:
+            source = _open(data, spool_path, paths, manifest, options, resources)
+        except NothingNew:
+            return manifest
+        if known is not None and _has_nothing_new(source, known):
+            return manifest
         return _add(source, paths, model, options, resources)
 
 
-@contextmanager
-def _spooling(paths: IndexPaths) -> Iterator[Path]:
-    """Yield where a stream may be spooled to; the file goes with the body.
+def _has_nothing_new(source: Source, known: dict[str, Any]) -> bool:
+    """Whether all rows of a query have the known largest value, and were there the last time."""
+    found = [value_of(each) for each in source.watermarks.values()]
+    return found == [value_of(known)] and found[0].ties == source.nrows
 
-    ``vacuum`` removes a spool that a kill left behind, which nobody holds.
+
+@contextmanager
+def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
+    """Yield where a stream may be spooled to; the spool goes with the body.
+
+    That of a query stays after an error, so that the same addition goes on with its ranges.
+    ``vacuum`` removes a spool that was left behind, which nobody holds.
     """
-    path = paths.root / "adding" / f"{secrets.token_hex(8)}{SPOOL}"
+    lasting = isinstance(data, DatabaseQuery)
+    name = data.rows_digest if lasting else secrets.token_hex(8)
+    path = paths.root / "adding" / f"{name}{SPOOL}"
     with hold_file(path):
         try:
             yield path
-        finally:
-            remove(path)
+        except BaseException:
+            if not lasting:
+                discard_spool(path)
+            raise
+        discard_spool(path)
 
 
 def _add(
@@ -143,6 +166,7 @@ def _open(
         format=options.format,
         spool_path=spool_path,
         shared=not resources.engine.in_process,
+        memory_bytes=resources.memory_bytes,
         progress=resources.progress,
     )
     if source.d != manifest.d:
@@ -222,6 +246,7 @@ def _commit(
             deletes=deletes,
             next_id=after,
             added=newest.added + source.ntotal,
+            watermarks={**newest.watermarks, **source.watermarks},
             what=f"add {source.ntotal:,} rows",
         )
 

@@ -131,8 +131,9 @@ def _calibrations(paths: IndexPaths) -> list[StorePath]:
 
 
 def _is_lost_spool(path: StorePath) -> bool:
-    """Whether this is the spool of an addition that was killed."""
-    local = local_path(path)
+    """Whether this is the spool of an addition that was killed, or a part of it."""
+    first, _, _ = path.name.removeprefix("adding/").partition("/")
+    local = local_path(StorePath(path.store, f"adding/{first}"))
     if local is None or local.suffix != SPOOL:
         return False
     try:

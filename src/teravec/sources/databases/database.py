@@ -89,6 +89,14 @@ class Database(ABC):
         """Count the rows of a query, or estimate them where counting takes long."""
         return int(self.one_row(f"select count(*) from ({sql}) as teravec_rows")[0])
 
+    def oldest_change(self) -> tuple[Any, ...]:
+        """Return when the oldest change began that the snapshot does not show.
+
+        Its rows may have times before those that were read. In each form of time that columns
+        have; empty if there is none.
+        """
+        return ()
+
     def scans_whole(self, sql: str) -> bool:
         """Whether the database would read a whole table for this range."""
         return False

@@ -6,12 +6,13 @@ It lies in the folder of the sealed ranges, ``OUT.spool/plan``. A range NNNNN is
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, InvalidSource, MissingFile
 from teravec.sources.databases.partitions import Partition
+from teravec.sources.databases.watermark import Watermark
 from teravec.sources.spool import SPOOL
 from teravec.storage.files import remove
 from teravec.storage.jsonfile import read_json, write_json
@@ -34,6 +35,8 @@ class ReadPlan:
         The state of the database that the snapshot shows; empty if it has no name.
     began : str
         When the snapshot was taken, in UTC.
+    oldest : tuple of str
+        When the oldest change began that the snapshot does not show, in each form of time.
     ids : str, optional
         The column with the ids; None if rows are numbered.
     d : int
@@ -44,6 +47,7 @@ class ReadPlan:
     query: dict[str, Any]
     state: str
     began: str
+    oldest: tuple[str, ...]
     ids: str | None
     d: int
     partitions: tuple[Partition, ...]
@@ -60,11 +64,14 @@ class Done:
         Rows that have no vector.
     keys : tuple of str
         Some of them.
+    watermark : Watermark
+        Of the since column.
     """
 
     rows: int
     bad: int = 0
     keys: tuple[str, ...] = ()
+    watermark: Watermark = field(default_factory=Watermark)
 
 
 class Spill:
@@ -91,7 +98,7 @@ class Spill:
             content = read_json(self.root / "plan", _FORMAT, _VERSION)
             partitions = tuple(Partition(**each) for each in content["partitions"])
             fields = {key: content[key] for key in ("query", "state", "began", "ids", "d")}
-            return ReadPlan(**fields, partitions=partitions)
+            return ReadPlan(**fields, oldest=tuple(content["oldest"]), partitions=partitions)
         except (MissingFile, CorruptFile, KeyError, TypeError):
             return None
 
@@ -103,7 +110,12 @@ class Spill:
         """Return what a sealed range has; None if it is not sealed."""
         try:
             content = read_json(self._done(number), _DONE_FORMAT, _VERSION)
-            return Done(int(content["rows"]), int(content["bad"]), tuple(content["keys"]))
+            return Done(
+                int(content["rows"]),
+                int(content["bad"]),
+                tuple(content["keys"]),
+                Watermark(**content["watermark"]),
+            )
         except (MissingFile, CorruptFile, KeyError, TypeError):
             return None
 

@@ -21,6 +21,13 @@ _LOST = ("08", "57P", "53300", "40001")
 
 _BEGIN = "begin isolation level repeatable read, read only"
 _SETTINGS = ("set statement_timeout = 0", "set idle_in_transaction_session_timeout = 0")
+_OLDEST = """
+select min(xact_start), min(xact_start)::timestamp from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()
+"""
+"""When the oldest open transaction began, as both kinds of time that columns have. It may yet write
+rows of that time. Without pg_read_all_stats a role sees its own transactions only."""
+
 _USE_COPY = "adbc.postgresql.use_copy"
 _BATCH_BYTES = "adbc.postgresql.batch_size_hint_bytes"
 
@@ -37,6 +44,7 @@ class PostgresDatabase(Database):
     def __init__(self, address: Address) -> None:
         self.address = address
         self.state = self._snapshot = ""
+        self._oldest: tuple[Any, ...] = ()
         self._leader: _PostgresConnection | None = None
         self._lock = threading.Lock()  # the leader belongs to whoever holds it
 
@@ -47,6 +55,7 @@ class PostgresDatabase(Database):
             leader.execute(_BEGIN)
             sql = "select pg_export_snapshot(), pg_current_snapshot()::text, pg_is_in_recovery()"
             self._snapshot, state, standby = leader.row(sql)
+            self._oldest = leader.row(_OLDEST)
         except BaseException:
             leader.close()
             raise
@@ -81,6 +90,9 @@ class PostgresDatabase(Database):
             assert self._leader is not None
             plan = self._leader.row(f"explain (format json) {sql}")[0]
         return json.loads(plan) if isinstance(plan, str) else plan
+
+    def oldest_change(self) -> tuple[Any, ...]:
+        return tuple(value for value in self._oldest if value is not None)
 
     def type_names(self, schema: Any) -> dict[str, str]:
         # The driver learns types when it connects; it names those that were made later by number.

@@ -10,6 +10,7 @@ import xxhash
 from teravec.arguments import flag, one_of, text, whole_number
 from teravec.errors import InvalidArgument
 from teravec.sources.databases.address import Address, is_database, parse_address
+from teravec.sources.databases.database import literal, quoted
 
 __all__ = ["DatabaseQuery", "as_query"]
 
@@ -57,9 +58,25 @@ class DatabaseQuery:
         return replace(self, since=value)
 
     @property
+    def rows(self) -> str:
+        """The SELECT of the rows to read."""
+        if self.since_column is None or self.since is None:
+            return self.sql
+        since = f"{quoted(self.since_column)} >= {literal(self.since)}"
+        return f"select * from ({self.sql}) as teravec_all where {since}"
+
+    @property
     def digest(self) -> str:
         """A name of the query: equal for the same rows of the same database."""
-        parts = (self.address.shown, self.sql, self.since_column or "", self.bytes_type)
+        return self._digest(self.sql)
+
+    @property
+    def rows_digest(self) -> str:
+        """As `digest`, of the rows from ``since`` on."""
+        return self._digest(self.rows)
+
+    def _digest(self, sql: str) -> str:
+        parts = (self.address.shown, sql, self.since_column or "", self.bytes_type)
         return xxhash.xxh3_64_hexdigest("\0".join(parts).encode())
 
 

@@ -17,6 +17,7 @@ from teravec.progress import Bar
 from teravec.sources.databases.database import Connection, ConnectionLost, Database
 from teravec.sources.databases.decoding import RowDecoder
 from teravec.sources.databases.plan import Done, Spill
+from teravec.sources.databases.watermark import Watermark
 from teravec.sources.held import HeldFile, hold_array
 from teravec.sources.spool import spool
 
@@ -51,10 +52,15 @@ class PartitionReader:
     """Reads ranges into their sealed files."""
 
     def __init__(
-        self, database: Database, spill: Spill, decoder: RowDecoder, sizes: ReadSizes
+        self,
+        database: Database,
+        spill: Spill,
+        decoder: RowDecoder,
+        sizes: ReadSizes,
+        since_column: str | None,
     ) -> None:
         self._database, self._spill = database, spill
-        self._decoder, self._sizes = decoder, sizes
+        self._decoder, self._sizes, self._since_column = decoder, sizes, since_column
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._open: set[Connection] = set()
@@ -166,7 +172,7 @@ class PartitionReader:
             if self._stop.is_set():
                 raise _Stopped from None
             raise
-        self._spill.write_done(number, Done(found.rows, found.bad, tuple(found.keys[:3])))
+        self._spill.write_done(number, found.done())
 
     def _blocks(
         self, connection: Connection, sql: str, found: _Found
@@ -183,6 +189,10 @@ class PartitionReader:
         found.rows += len(rows.vectors)
         found.bad += rows.bad
         found.keys += rows.keys
+        if self._since_column is not None:
+            column = batch.column(batch.schema.get_field_index(self._since_column))
+            seen = Watermark.observe(column, rows.vectors, rows.ids)
+            found.watermark = found.watermark.joined(seen)
         block = hold_array(Path(self._database.address.shown), rows.vectors)
         if rows.ids is not None:
             block.hold_ids(rows.ids)
@@ -195,6 +205,11 @@ class _Found:
     def __init__(self) -> None:
         self.rows = self.bad = 0
         self.keys: list[str] = []
+        self.watermark = Watermark()
+
+    def done(self) -> Done:
+        """Return what the sealed range has."""
+        return Done(self.rows, self.bad, tuple(self.keys[:3]), self.watermark)
 
 
 class _Stopped(Exception):

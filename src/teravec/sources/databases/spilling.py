@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ from teravec.sources.databases.partitions import Partition, plan_partitions
 from teravec.sources.databases.plan import Done, ReadPlan, Spill
 from teravec.sources.databases.query import DatabaseQuery
 from teravec.sources.databases.reading import PartitionReader, ReadSizes
+from teravec.sources.databases.watermark import Watermark, Watermarks
 from teravec.sources.spool import SpoolFile, open_spool
 from teravec.storage.output_lock import hold_directory
 
-__all__ = ["spill_query"]
+__all__ = ["NothingNew", "Spilled", "spill_query"]
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def spill_query(
     skip_bad: bool,
     memory_bytes: int,
     progress: Progress,
-) -> tuple[list[SpoolFile], str | None]:
+) -> Spilled:
     """Read a query into the sealed files of a folder, or go on with an earlier run.
 
     Parameters
@@ -63,10 +65,7 @@ def spill_query(
 
     Returns
     -------
-    list of SpoolFile
-        The ranges that have rows, in order.
-    str or None
-        The column of the ids.
+    Spilled
 
     Raises
     ------
@@ -99,7 +98,20 @@ def spill_query(
         done = spill.all_done(found)
     _warn_of_bad(query, done.values())
     files = [open_spool(spill.rows(number)) for number, each in done.items() if each.rows]
-    return files, found.ids
+    return Spilled(files, found.ids, _watermarks(query, found, done.values()))
+
+
+def _watermarks(query: DatabaseQuery, plan: ReadPlan, done: Collection[Done]) -> Watermarks:
+    """Return the watermark of the since column, by the digest of its query; empty without one."""
+    if query.since_column is None:
+        return {}
+    found = reduce(Watermark.joined, (each.watermark for each in done), Watermark())
+    if isinstance(found.value, datetime):
+        for time in map(datetime.fromisoformat, plan.oldest):
+            if (time.tzinfo is None) == (found.value.tzinfo is None):
+                # A change that was not committed yet may have an earlier time.
+                found = found.at_most(time)
+    return {query.digest: found.content(query.since_column)} if found.kind else {}
 
 
 def _describe(
@@ -107,7 +119,7 @@ def _describe(
 ) -> dict[str, Any]:
     return {
         "address": query.address.shown,
-        "sql": query.sql,
+        "sql": query.rows,
         "partition_by": query.partition_by,
         "bytes_type": query.bytes_type,
         "id_column": id_column,
@@ -128,6 +140,29 @@ def _warn_of_bad(query: DatabaseQuery, done: Collection[Done]) -> None:
             ", ".join(keys),
             " and others" if count > len(keys) else "",
         )
+
+
+class NothingNew(InvalidSource):
+    """No row has a value of the since column from the given one on."""
+
+
+@dataclass(frozen=True)
+class Spilled:
+    """The sealed rows of a query.
+
+    Parameters
+    ----------
+    files : list of SpoolFile
+        The ranges that have rows, in order.
+    ids : str or None
+        The column of the ids.
+    watermarks : dict
+        The largest value of the since column, as a manifest keeps it.
+    """
+
+    files: list[SpoolFile]
+    ids: str | None
+    watermarks: Watermarks
 
 
 class _Spilling:
@@ -172,15 +207,16 @@ class _Spilling:
         database.begin()
         decoder, columns = self._make_decoder(database)
         began = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        oldest = tuple(time.isoformat() for time in database.oldest_change())
         earlier = self._earlier
         if earlier is not None and self._may_keep(database, earlier):
-            plan = replace(earlier, state=database.state, began=began)
+            plan = replace(earlier, state=database.state, began=began, oldest=oldest)
             decoder.d = plan.d
         else:
             self._spill.clear()
             partitions = self._plan(database, columns)
             plan = ReadPlan(
-                self._asked, database.state, began, decoder.id_column, decoder.d, partitions
+                self._asked, database.state, began, oldest, decoder.id_column, decoder.d, partitions
             )
         self._spill.write_plan(plan)
         return plan, decoder, columns
@@ -207,10 +243,11 @@ class _Spilling:
 
     def _make_decoder(self, database: Database) -> tuple[RowDecoder, str]:
         """Look at the query's columns and first rows; return the decoder and what to select."""
-        sql, where = self._query.sql, self._query.address.shown
+        sql, where = self._query.rows, self._query.address.shown
         probed = self._probe(database, sql)
         if probed is None:
-            raise InvalidSource(f"{where}: the query has no rows; 1 or more expected")
+            kind = InvalidSource if self._query.since is None else NothingNew
+            raise kind(f"{where}: the query has no rows; 1 or more expected")
         asked = self._asked
         vectors = choose_vector_column(
             probed.schema,
@@ -250,7 +287,7 @@ class _Spilling:
             connection.close()
 
     def _plan(self, database: Database, columns: str) -> tuple[Partition, ...]:
-        key, sql = self._query.partition_by, self._query.sql
+        key, sql = self._query.partition_by, self._query.rows
         if key is None:
             return (Partition(),)
         name = quoted(key)
@@ -285,9 +322,9 @@ class _Spilling:
         share = (self._memory_bytes // readers - _READER_BYTES) // _COPIES
         least, most = _BATCH_BYTES
         sizes = ReadSizes(readers, min(most, max(least, share)))
-        reader = PartitionReader(database, self._spill, decoder, sizes)
+        reader = PartitionReader(database, self._spill, decoder, sizes, self._query.since_column)
         queries = {
-            number: plan.partitions[number].select(self._query.sql, columns)
+            number: plan.partitions[number].select(self._query.rows, columns)
             for number in sorted(wanted)
         }
         with self._progress.stage("read", 0, "vectors") as bar:
