@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy.typing as npt
 
@@ -29,7 +30,7 @@ from teravec.processors import check_threads
 from teravec.progress import Progress, as_progress
 from teravec.search.index import open_index as open
 from teravec.serving.wire.client import connect
-from teravec.sources import Data, PathLike, as_query
+from teravec.sources import Data, PathLike, as_query, parse_columns
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions
@@ -98,6 +99,8 @@ def build(
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] | str | None = None,
+    attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
     query: str | None = None,
     partition_by: str | None = None,
@@ -180,6 +183,12 @@ def build(
         Leave out rows that are null, hold nulls, have another length, or hold NaN or infinity.
         This takes one more pass over the data. ``skipped.json`` lists the rows left out; the
         others keep their ids.
+    columns : sequence of str or str, optional
+        Columns of the data that the index keeps for each vector, or "all"; see docs/columns.md.
+        Not given: none, or those of ``attributes``.
+    attributes : path-like or table, optional
+        A table beside the vectors that has these columns, with a row for each vector, in the same
+        order: .parquet, .arrow, .feather, .csv, a table or a data frame.
     weights : path-like or array-like, optional
         An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
         k-means, 0 or more.
@@ -263,6 +272,8 @@ def build(
             weights=weights,
             format=format,
             skip_bad=skip_bad,
+            columns=parse_columns(columns),
+            attributes=attributes,
             overwrite=overwrite,
         )
 
@@ -279,6 +290,8 @@ def train(
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] | str | None = None,
+    attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
     nlist: int | str | None = None,
     metric: str = "l2",
@@ -306,7 +319,7 @@ def train(
     ----------
     options, layout, resources : optional
         The parameters below as ready-made groups; the parameters of a given group are ignored.
-    data, out, ids, id_column, vector_column, weights, ...
+    data, out, ids, id_column, vector_column, columns, attributes, weights, ...
         As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
 
     Returns
@@ -332,6 +345,8 @@ def train(
             vector_column=vector_column,
             format=format,
             skip_bad=flag(skip_bad, "skip_bad"),
+            columns=parse_columns(columns),
+            attributes=attributes,
         )
         return building.train_model(
             source, paths, trained, laid_out, granted, building.open_weights(weights, source)
@@ -348,6 +363,7 @@ def shard(
     id_column: str | None = None,
     vector_column: str | None = None,
     format: str | None = None,
+    attributes: Any = None,
     memory: str | int | None = None,
     threads: int | None = None,
     progress: Progress | bool | None = None,
@@ -360,7 +376,8 @@ def shard(
 
     Ranges may be encoded in any order and by several processes at once. If another process is
     encoding some of the same rows, OutputExists is raised. Parameters as for ``train``. Returns the
-    shard files written. Rows that ``train`` skipped are skipped here too, and not counted.
+    shard files written. Rows that ``train`` skipped are skipped here too, and not counted. The
+    columns are those of ``train``.
     """
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
@@ -374,6 +391,7 @@ def shard(
             id_column=id_column,
             vector_column=vector_column,
             format=format,
+            attributes=attributes,
         )
         return building.shard_rows(source, paths, check_range(rows, "rows"), granted)
 

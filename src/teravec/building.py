@@ -46,8 +46,12 @@ from teravec.sources import (
     read_bad,
     write_bad,
 )
+from teravec.sources.column_spool import columns_spool
 from teravec.sources.spool import discard_spool, is_spooled
 from teravec.storage.arrays import describe_file
+from teravec.storage.column_types import schema_content
+from teravec.storage.columnfile import ColumnFile
+from teravec.storage.files import remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
 from teravec.training.options import TrainOptions
@@ -103,15 +107,19 @@ def open_vectors(
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] | None = None,
+    attributes: Any = None,
 ) -> Source:
     """Open a build's vectors in the order, and without the bad rows, that its record has.
 
     A build that began without bad rows continues without them; a new build leaves them out if
-    ``skip_bad`` is set. Streams are spooled beside the index, and so are data in memory that
-    other processes need.
+    ``skip_bad`` is set. Without ``columns``, those of the record are kept. Streams are spooled
+    beside the index, and so are data in memory that other processes need.
     """
     check_free(paths)  # fail before reading a stream
     begun = _read_described(paths)
+    if columns is None:
+        columns = [each["name"] for each in begun.get("columns", {}).get("schema", ())]
     source = open_data(
         data,
         ids=ids,
@@ -123,6 +131,8 @@ def open_vectors(
         shared=not resources.engine.in_process,
         memory_bytes=resources.memory_bytes,
         progress=resources.progress,
+        columns=columns,
+        attributes=attributes,
     )
     return match_description(source, begun, paths.skipped, resources.threads, resources.progress)
 
@@ -191,6 +201,7 @@ def _merge_shards(
             model.nlist,
             record.ntotal,
             record.layout.slices,
+            record.schema,
         )
         slices = merge(paths, options, resources)
         manifest = _make_manifest(
@@ -257,6 +268,7 @@ def _make_manifest(
         source=record.source,
         clipped=count_clipped(paths),
         repeated_ids=repeated_ids,
+        columns=None if record.schema is None else schema_content(record.schema),
     )
 
 
@@ -288,6 +300,8 @@ def build_index(
     weights: Any = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] = (),
+    attributes: Any = None,
     overwrite: bool = False,
 ) -> Manifest:
     """Train, shard, merge and calibrate; a rerun does only the missing work.
@@ -314,6 +328,8 @@ def build_index(
             vector_column=vector_column,
             format=format,
             skip_bad=skip_bad,
+            columns=columns,
+            attributes=attributes,
         )
         if are_paths(given) is None:
             given = source  # a stream can be read once only
@@ -397,6 +413,12 @@ def remove_spool(paths: IndexPaths, manifest: Manifest) -> None:
     with suppress(CorruptFile, InvalidSource):  # leave a file of this name that is not our spool
         if paths.spool.exists() and _open_spooled(paths, manifest).is_described_by(manifest.source):
             discard_spool(paths.spool)
+        columns = columns_spool(paths.spool)
+        if manifest.schema is not None and not paths.spool.exists() and columns.exists():
+            with ColumnFile(columns) as file:
+                is_ours = set(manifest.schema.names) <= set(file.schema.names)
+            if is_ours:
+                remove(columns)
 
 
 def _open_spooled(paths: IndexPaths, manifest: Manifest) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,7 +17,7 @@ from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest
 from teravec.native.extensions import warn_if_missing
 from teravec.progress import Progress
-from teravec.sources import Data, PathLike, as_query
+from teravec.sources import Data, PathLike, as_query, parse_columns
 from teravec.storage.layout import IndexPaths
 from teravec.writing.adding import AddOptions, add_rows
 from teravec.writing.compacting import compact_index
@@ -45,6 +46,8 @@ def add(
     since_column: str | None = None,
     keep_partitions: bool = False,
     append: bool = False,
+    columns: Sequence[str] | str | None = None,
+    attributes: Any = None,
     memory: str | int | None = None,
     threads: int | None = None,
     device: str = "cpu",
@@ -77,6 +80,10 @@ def add(
         of them is new, the index stays as it is.
     append : bool
         Vouch that the ids are new: nothing is looked for to be replaced.
+    columns : sequence of str or str, optional
+        Not given: an index with columns takes those of the same names.
+    attributes : path-like or table, optional
+        As for ``build``: a table beside the vectors with these columns.
     vector_column, format, memory, threads, device, engine, workers, address, progress
         As for ``build``.
 
@@ -104,7 +111,15 @@ def add(
         since_column=since_column,
         keep_partitions=keep_partitions,
     )
-    options = AddOptions(ids, id_column, vector_column, format, flag(append, "append"))
+    options = AddOptions(
+        ids,
+        id_column,
+        vector_column,
+        format,
+        flag(append, "append"),
+        parse_columns(columns),
+        attributes,
+    )
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen, device) as granted:
         return add_rows(IndexPaths(path_of(path, "the index")), given, options, granted)

@@ -23,7 +23,7 @@ from teravec.index.manifest import Manifest
 from teravec.memory import MIB
 from teravec.model.description import ModelDescription
 from teravec.search.effort import shortfall
-from teravec.sources import as_query
+from teravec.sources import as_query, parse_columns
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import LayoutOptions
 
@@ -57,6 +57,8 @@ def build(
     vector_column: o.VectorColumn = None,
     format: o.Format = None,
     skip_bad: o.SkipBad = False,
+    columns: o.Columns = None,
+    attributes: o.Attributes = None,
     weights: o.Weights = None,
     query: o.Query = None,
     partition_by: o.PartitionBy = None,
@@ -110,6 +112,8 @@ def build(
             weights=weights,
             format=format,
             skip_bad=skip_bad,
+            columns=parse_columns(columns),
+            attributes=attributes,
             overwrite=overwrite,
         )
     _report_index(manifest, out, started, resources, json)
@@ -134,6 +138,8 @@ def train(
     vector_column: o.VectorColumn = None,
     format: o.Format = None,
     skip_bad: o.SkipBad = False,
+    columns: o.Columns = None,
+    attributes: o.Attributes = None,
     weights: o.Weights = None,
     engine: o.Engine = "local",
     workers: o.Workers = None,
@@ -158,6 +164,8 @@ def train(
             weights=weights,
             format=format,
             skip_bad=skip_bad,
+            columns=columns,
+            attributes=attributes,
         )
     result = {"index": str(out), **_model_summary(model), **_cost(started, resources)}
     if json:
@@ -180,6 +188,7 @@ def shard(
     id_column: o.IdColumn = None,
     vector_column: o.VectorColumn = None,
     format: o.Format = None,
+    attributes: o.Attributes = None,
     engine: o.Engine = "local",
     workers: o.Workers = None,
     address: o.Address = None,
@@ -199,6 +208,7 @@ def shard(
             id_column=id_column,
             vector_column=vector_column,
             format=format,
+            attributes=attributes,
         )
     lists = shard_lists(IndexPaths(out))
     if json:

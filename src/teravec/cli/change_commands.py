@@ -49,6 +49,8 @@ def add(
     bytes_type: o.BytesType = None,
     since_column: o.SinceColumn = None,
     keep_partitions: o.KeepPartitions = False,
+    columns: o.Columns = None,
+    attributes: o.Attributes = None,
     append: Annotated[
         bool,
         typer.Option("--append", help="The ids are new, so no row is looked for to be replaced."),
@@ -77,6 +79,8 @@ def add(
         since_column=since_column,
         keep_partitions=keep_partitions,
         append=append,
+        columns=columns,
+        attributes=attributes,
         memory=memory,
         threads=threads,
         device=device,

@@ -13,9 +13,11 @@ from teravec.training.options import TrainOptions
 
 __all__ = [
     "Address",
+    "Attributes",
     "BytesType",
     "Candidates",
     "Codec",
+    "Columns",
     "Data",
     "Device",
     "Engine",
@@ -209,6 +211,20 @@ QueryColumn = Annotated[
 QueryVectors = Annotated[
     str | None,
     unset("Column with the queries (Parquet, Arrow).  [default: the only one]", "--vector-column"),
+]
+Columns = Annotated[
+    str | None,
+    unset(
+        "Columns of the data that the index keeps for each vector, as url,title; or all.  "
+        "[default: none, or those of --attributes]"
+    ),
+]
+Attributes = Annotated[
+    Path | None,
+    unset(
+        "A table beside the vectors that has the columns: .parquet, .arrow, .feather or .csv, with "
+        "a row for each vector, in the same order."
+    ),
 ]
 Weights = Annotated[
     Path | None,

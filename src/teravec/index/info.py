@@ -67,6 +67,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "slices": slice_bytes,
             "codes": manifest.ntotal * model.code_size,
             "ids": manifest.ntotal * ID_BYTES,
+            "columns": sum(e.columns.size for e in manifest.segments if e.columns is not None),
             "model": sum(file["size"] for file in model.files.values()),
         },
         "open_memory_bytes": index.memory_bytes,
@@ -82,8 +83,19 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         if calibration is None
         else {**calibration.summary(), "age": manifest.calibration_age},
         "repeated_ids": manifest.repeated_ids,
+        "columns": None if manifest.columns is None else _describe_columns(index),
         "source": {**manifest.source, "files": _add_first_rows(manifest.source["files"])},
     }
+
+
+def _describe_columns(index: OpenedIndex) -> list[dict[str, Any]]:
+    """Return name, type and bytes of each column."""
+    assert index.manifest.columns is not None
+    sizes = np.sum([file.column_bytes() for file in index.column_files], axis=0)
+    return [
+        {**column, "bytes": int(size)}
+        for column, size in zip(index.manifest.columns, sizes, strict=True)
+    ]
 
 
 def _add_first_rows(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

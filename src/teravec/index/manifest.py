@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment, group_layers
+from teravec.storage.column_types import parse_schema
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.store import StorePath
@@ -109,6 +111,8 @@ class Manifest:
         read is in ``source``. The file omits the key if there are none.
     calibration : CalibrationEntry, optional
         Only from version 1 on: ``calibration.json`` names the build that it measured.
+    columns : list of dict, optional
+        Name and type of each column that is kept; the file omits the key if there are none.
     """
 
     creator: str
@@ -134,6 +138,12 @@ class Manifest:
     what: str = "build"
     calibration: CalibrationEntry | None = None
     watermarks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    columns: list[dict[str, Any]] | None = None
+
+    @cached_property
+    def schema(self) -> Any:
+        """The pyarrow.Schema of the columns; None if the index has none."""
+        return None if self.columns is None else parse_schema(self.columns, "manifest")
 
     def watermark(self, digest: str) -> dict[str, Any] | None:
         """Return the watermark of a query, by the query's digest; None if it was never read."""
@@ -213,9 +223,9 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
 
 def _slice_content(entry: dict[str, Any]) -> dict[str, Any]:
     """Return a segment's entry as ``manifest.json`` has it."""
-    fine = {"fine": entry["fine"]} if "fine" in entry else {}
+    beside: dict[str, Any] = {k: entry[k] for k in ("fine", "columns") if k in entry}
     kept = {key: entry[key] for key in ("file", "lists", "ntotal", "size", "checksum")}
-    return {**kept, "generation": 0, **fine}
+    return {**kept, "generation": 0, **beside}
 
 
 def version_content(manifest: Manifest) -> dict[str, Any]:
@@ -236,8 +246,10 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     content["segments"] = [_entry_content(segment) for segment in manifest.segments]
     if not manifest.clipped:
         del content["clipped"]
-    if manifest.repeated_ids is None:
-        del content["repeated_ids"]
+    for optional in ("repeated_ids", "columns"):
+        if content[optional] is None:
+            del content[optional]
+    content.pop("schema", None)  # which was made from the columns
     if not manifest.watermarks:
         del content["watermarks"]
     return content
@@ -245,19 +257,22 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 def _entry_content(entry: Segment) -> dict[str, Any]:
     content = {**asdict(entry), "lists": list(entry.lists), "sequences": list(entry.sequences)}
-    if entry.fine is None:
-        del content["fine"]
+    for beside in ("fine", "columns"):
+        if content[beside] is None:
+            del content[beside]
     return content
 
 
 def _parse_entry(content: dict[str, Any]) -> Segment:
-    fine = RowsEntry(**content["fine"]) if "fine" in content else None
+    beside: dict[str, Any] = {
+        key: RowsEntry(**content[key]) for key in ("fine", "columns") if key in content
+    }
     known = {key: value for key, value in content.items() if key != "generation"}
     for key in ("lists", "sequences"):
         if key in known:
             start, stop = known[key]
             known[key] = int(start), int(stop)
-    return Segment(**{**known, "fine": fine})
+    return Segment(**{**known, **beside})
 
 
 def list_versions(paths: IndexPaths) -> list[int]:
@@ -320,6 +335,8 @@ def _parse(content: dict[str, Any], segments: str, path: StorePath) -> Manifest:
     try:
         entries = tuple(_parse_entry(entry) for entry in content.pop(segments))
         manifest = Manifest(**content, segments=entries)
+        if manifest.columns is not None:
+            parse_schema(manifest.columns, str(path))
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
     _check_segments(manifest, path)
@@ -366,6 +383,10 @@ def _check_segments(manifest: Manifest, path: StorePath) -> None:
                 f"{path}: {segment.file} has lists {segment.lists}; the index has "
                 f"{manifest.nlist:,}"
             )
+    for segment in manifest.segments:
+        if (segment.columns is None) != (manifest.columns is None):
+            found = "no columns" if segment.columns is None else "columns"
+            raise CorruptFile(f"{path}: {segment.file} has {found}, unlike the index")
     total = sum(segment.ntotal for segment in manifest.segments)
     if manifest.number and total != manifest.ntotal:
         raise CorruptFile(f"{path}: {total:,} vectors in segments, {manifest.ntotal:,} expected")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from teravec.errors import CorruptFile, ForeignFile
-from teravec.segments.segment import Segment
+from teravec.segments.segment import RowsEntry, Segment
+from teravec.storage.columnfile import ColumnFile
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.rowfile import RowFile
@@ -15,7 +16,7 @@ __all__ = ["OpenSegment"]
 
 
 class OpenSegment:
-    """The list file of a segment, and its row file where codes have two stages, open.
+    """The list file of a segment, open, and its row file and column file where it has them.
 
     Whoever opened it, or called ``hold``, calls ``close``; the last one closes the files.
 
@@ -33,6 +34,9 @@ class OpenSegment:
     entry : Segment
     lists : ListFile
     rows : RowFile, optional
+        Where codes have two stages.
+    columns : ColumnFile, optional
+        Where the index keeps columns.
 
     Raises
     ------
@@ -45,13 +49,16 @@ class OpenSegment:
         self.entry = entry
         self._users, self._lock = 1, threading.RLock()  # the collector may close it anywhere
         self.rows: RowFile | None = None
+        self.columns: ColumnFile | None = None
         self.lists = _open_lists(paths, entry)
-        if two_stages:
-            try:
+        try:
+            if two_stages:
                 self.rows = _open_rows(paths, entry, page_bytes)
-            except BaseException:
-                self.lists.close()
-                raise
+            if entry.columns is not None:
+                self.columns = _open_columns(paths, entry, entry.columns)
+        except BaseException:
+            self._close_all()
+            raise
 
     def hold(self) -> OpenSegment:
         """Keep the files open until one more ``close``."""
@@ -66,9 +73,12 @@ class OpenSegment:
             self._users -= 1
             if self._users:
                 return
-        self.lists.close()
-        if self.rows is not None:
-            self.rows.close()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        for file in (self.lists, self.rows, self.columns):
+            if file is not None:
+                file.close()
 
 
 def _open_lists(paths: IndexPaths, entry: Segment) -> ListFile:
@@ -94,6 +104,17 @@ def _open_rows(paths: IndexPaths, entry: Segment, page_bytes: int | None) -> Row
             f"{file.path}: {file.header.ntotal:,} rows in pages of {file.header.page_bytes} "
             f"bytes with seal {file.seal} found, {entry.ntotal:,} in pages of {page_bytes} "
             f"with seal {entry.fine.checksum} expected"
+        )
+    return file
+
+
+def _open_columns(paths: IndexPaths, entry: Segment, columns: RowsEntry) -> ColumnFile:
+    file = ColumnFile(_open_file(paths, columns.file, columns.size))
+    if file.seal != columns.checksum or file.header.ntotal != entry.ntotal:
+        file.close()
+        raise ForeignFile(
+            f"{file.path}: columns of {file.header.ntotal:,} rows with seal {file.seal} found, "
+            f"{entry.ntotal:,} with seal {columns.checksum} expected"
         )
     return file
 

@@ -50,6 +50,8 @@ class OpenedIndex:
         Row files of the same segments in a two-stage codec; else empty.
     fine_read_files : ReadFiles
         The same files, for reads at random places.
+    column_files : list of ColumnFile
+        Column files of the same segments, if the index keeps columns; else empty.
     runs : Runs
         The runs of the open segments.
     id_bases : ndarray of shape (nsegments,), int64
@@ -121,7 +123,10 @@ class OpenedIndex:
             self.paths, self.manifest.deletes, None if before is None else before.deleted_ids
         )
         self.deleted = [self.deleted_ids.hidden_in(entry) for _, entry in entries]
-        allow_open_files(len(entries) * (4 if self.model.codec.sketch_bits else 2))
+        each_files = (
+            2 + 2 * bool(self.model.codec.sketch_bits) + (self.manifest.columns is not None)
+        )
+        allow_open_files(len(entries) * each_files)
         self.open_segments: list[OpenSegment] = []
         known = {} if before is None else {each.entry: each for each in before.open_segments}
         try:
@@ -129,6 +134,9 @@ class OpenedIndex:
                 self.open_segments.append(self._open_segment(entry, known.get(entry)))
             self.segments = [each.lists for each in self.open_segments]
             self.fine = [each.rows for each in self.open_segments if each.rows is not None]
+            self.column_files = [
+                each.columns for each in self.open_segments if each.columns is not None
+            ]
             self.read_files: ReadFiles = self.store.group([s.file for s in self.segments])
             self.fine_read_files: ReadFiles = self.store.group([f.file for f in self.fine])
         except BaseException:
@@ -167,8 +175,14 @@ class OpenedIndex:
     def memory_bytes(self) -> int:
         """Approximate memory of the open index."""
         nruns = self.manifest.nlist * len(self.manifest.layers)
+        directories: int = sum(file.directory_bytes for file in self.column_files)
         deleted = {id(ids): ids.nbytes for ids in self.deleted}  # segments share them
-        return self.model.memory_bytes + OPENED_LIST_BYTES * nruns + sum(deleted.values())
+        return (
+            self.model.memory_bytes
+            + OPENED_LIST_BYTES * nruns
+            + sum(deleted.values())
+            + directories
+        )
 
     def number_ids(self, places: Int64, ids: Int64) -> Int64:
         """Return the ids of rows at places (n,), given the ids in their files; -1 stays."""
@@ -178,6 +192,17 @@ class OpenedIndex:
         segments = self.runs.segments_of(places[found] >> PLACE_BITS)
         ids[found] += self.id_bases[segments]
         return ids
+
+    def find_rows(self, places: Int64) -> tuple[Int64, Int64]:
+        """Return the open segment of each place (n,), and the row in the segment's files."""
+        runs = places >> PLACE_BITS
+        segments = self.runs.segments_of(runs)
+        lists = runs - self.runs.firsts[segments]  # counted from the segment's first list
+        rows = places & ((1 << PLACE_BITS) - 1)
+        for number in np.unique(segments).tolist():
+            mine = segments == number
+            rows[mine] += self.segments[number].starts[lists[mine]]
+        return segments, rows
 
     def close(self) -> None:
         """Close the files that no other version has open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,20 @@ from teravec.progress import Progress
 from teravec.segments.delete_set import read_delete_set
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.arrays import check_file
+from teravec.storage.columnfile import ColumnFile, verify_columns
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
 from teravec.storage.rowfile import RowFile, verify_rows
 from teravec.storage.store import Store, StorePath, check_size
 
 __all__ = ["verify"]
+
+_KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile], Callable[[StorePath], None]]] = {
+    "lists": (ListFile, verify_lists),
+    "fine": (RowFile, verify_rows),
+    "columns": (ColumnFile, verify_columns),
+}
+"""Reader and verifier of each kind of file, by the end of its name."""
 
 
 def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
@@ -39,7 +47,7 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
     manifest = read_manifest(paths)
     damages: list[TeravecError] = []
     entries: list[Segment | RowsEntry] = [*manifest.slices]
-    entries += [entry.fine for entry in manifest.slices if entry.fine is not None]
+    entries += [beside for entry in manifest.slices for beside in entry.beside]
     with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
         for name, described in [
             *manifest.files.items(),
@@ -78,11 +86,10 @@ def _list_model_files(
 
 
 def _verify_entry(path: StorePath, entry: Segment | RowsEntry) -> None:
-    opened = path.open()
-    is_segment = isinstance(entry, Segment)
-    with opened:
+    kind, verify_whole = _KINDS[path.name.rpartition(".")[2]]
+    with path.open() as opened:
         check_size(opened, entry.size)
-        file = (ListFile if is_segment else RowFile)(opened)
+        file = kind(opened)
         if file.seal != entry.checksum:
             raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
-    (verify_lists if is_segment else verify_rows)(path)
+    verify_whole(path)

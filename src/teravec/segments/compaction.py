@@ -19,10 +19,13 @@ from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.memory import require
 from teravec.segments.delete_set import DeleteSet, is_deleted, read_deleted
+from teravec.segments.gathering import PIECE_BYTES, gather_columns
 from teravec.segments.merge import MergeOptions
+from teravec.segments.row_order import RowOrder
 from teravec.segments.segment import Segment
-from teravec.segments.slice_files import SliceFiles
+from teravec.segments.slice_files import SliceFiles, SliceWriter
 from teravec.segments.slice_plan import slice_count, slice_ranges
+from teravec.storage.columnfile import ColumnFile
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
@@ -51,7 +54,7 @@ class _Compactor:
     threads: int
 
     def make(self) -> _Opened:
-        allow_open_files(2 * len(self.segments))
+        allow_open_files(3 * len(self.segments))
         return _Opened(self, read_deleted(self.index, self.deletes, self.segments))
 
 
@@ -116,12 +119,15 @@ def compact(
         files = SliceFiles(
             paths.slice(number),
             paths.fine(number),
+            paths.columns(number),
             lists,
             int(part.sum()),
             total,
             options.model_tag,
             options.code_size,
             options.sketch_size,
+            options.schema,
+            engine.threads,
         )
         tasks.append(_Task(files, part))
     read = sum(segment.ntotal for segment in segments) * options.row_bytes
@@ -160,11 +166,9 @@ def _write_segment(opened: _Opened, task: _Task) -> Steps[Segment]:
     if files.are_sealed():
         yield files.ntotal * opened.plan.options.row_bytes
         return files.entry()
-    with files.writing(task.sizes) as write:
+    with files.writing(task.sizes) as writer:
         for start, stop in _spans(opened.plan.segments, files.lists):
-            for codes, ids, read in _visible_rows(opened, start, stop):
-                write(codes, ids)
-                yield read
+            yield from _write_visible_rows(opened, start, stop, writer)
     return files.entry()
 
 
@@ -176,8 +180,10 @@ def _spans(segments: Sequence[Segment], lists: tuple[int, int]) -> Iterator[tupl
     yield from pairwise(inside)
 
 
-def _visible_rows(opened: _Opened, start: int, stop: int) -> Iterator[tuple[Bytes, Int64, int]]:
-    """Yield codes (n, code_size) and ids (n,) of lists [start, stop), and the bytes read."""
+def _write_visible_rows(
+    opened: _Opened, start: int, stop: int, writer: SliceWriter
+) -> Iterator[int]:
+    """Write the visible rows of lists [start, stop); yield the bytes read."""
     plan = opened.plan
     which = [i for i, s in enumerate(plan.segments) if s.lists[0] <= start and stop <= s.lists[1]]
     window = min(_WINDOW_BYTES, plan.memory_bytes // (6 * (plan.threads + 2)))
@@ -193,7 +199,12 @@ def _visible_rows(opened: _Opened, start: int, stop: int) -> Iterator[tuple[Byte
             for i in which
             if (entry := plan.segments[i].fine) is not None
         ]
-        order, at = _RowOrder.of(files), 0
+        columns = [
+            stack.enter_context(ColumnFile(plan.index.file(entry.file)))
+            for i in which
+            if (entry := plan.segments[i].columns) is not None
+        ]
+        order, at = RowOrder.of(files), 0
         for codes, ids in concatenate(files, window, plan.threads):
             file_nos, rows = order.take(at, at + len(ids))
             at += len(ids)
@@ -205,7 +216,14 @@ def _visible_rows(opened: _Opened, start: int, stop: int) -> Iterator[tuple[Byte
             read = codes.nbytes + ids.nbytes
             if fine:
                 codes = np.concatenate([codes, _fine_codes(fine, file_nos, rows)], axis=1)
-            yield np.ascontiguousarray(codes[visible]), ids[visible], read
+            writer.write(np.ascontiguousarray(codes[visible]), ids[visible])
+            if columns:
+                pieces = gather_columns(
+                    columns, file_nos[visible], rows[visible], min(PIECE_BYTES, window)
+                )
+                for table in pieces:
+                    writer.write_columns(table)
+            yield read
 
 
 def _fine_codes(fine: Sequence[RowFile], file_nos: Int64, rows: Int64) -> Bytes:
@@ -218,34 +236,3 @@ def _fine_codes(fine: Sequence[RowFile], file_nos: Int64, rows: Int64) -> Bytes:
             held = file.read_rows(int(rows[mine[0]]), int(rows[mine[-1]]) + 1)
             codes[mine] = held[:, :width]
     return codes
-
-
-@dataclass(frozen=True)
-class _RowOrder:
-    """File and row of each row of a concatenation: list after list, and in each file after file.
-
-    Parameters
-    ----------
-    ends : ndarray of shape (nlists * nfiles,), int64
-        Where in the result the rows of each list and file end.
-    firsts : ndarray of the same shape, int64
-        Row of the file at which they begin.
-    nfiles : int
-    """
-
-    ends: Int64
-    firsts: Int64
-    nfiles: int
-
-    @classmethod
-    def of(cls, files: Sequence[ListFile]) -> _RowOrder:
-        sizes = np.stack([file.sizes for file in files], axis=1).ravel()
-        firsts = np.stack([file.starts[:-1] for file in files], axis=1).ravel()
-        return cls(np.cumsum(sizes), firsts.astype(np.int64), len(files))
-
-    def take(self, start: int, stop: int) -> tuple[Int64, Int64]:
-        """Return the file's number and the row in it for rows [start, stop) of the result."""
-        places = np.arange(start, stop)
-        cells = np.searchsorted(self.ends, places, side="right")
-        begins = np.where(cells > 0, self.ends[cells - 1], 0)
-        return cells % self.nfiles, self.firsts[cells] + places - begins

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,10 @@ from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.errors import MissingFile
 from teravec.memory import require
+from teravec.segments.gathering import PIECE_BYTES, gather_columns
+from teravec.segments.row_order import RowOrder
 from teravec.segments.segment import Segment
-from teravec.segments.shard import sealed_shards
+from teravec.segments.shard import columns_of_shard, sealed_shards
 from teravec.segments.slice_files import SliceFiles
 from teravec.segments.slice_plan import (
     ListRange,
@@ -26,11 +29,12 @@ from teravec.segments.slice_plan import (
     slice_count,
     slice_ranges,
 )
+from teravec.storage.columnfile import ColumnFile, ColumnFileHeader
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.storage.local_store import AnyPath
+from teravec.storage.store import StorePath
 
 __all__ = ["MergeOptions", "merge", "plan_span", "plan_window"]
 
@@ -55,6 +59,8 @@ class MergeOptions:
         Lists of the model, vectors of the source.
     slices : int, optional
         Not given: slices of about 1 GiB.
+    schema : pyarrow.Schema, optional
+        Of the columns; None without any.
     """
 
     model_tag: int
@@ -63,6 +69,7 @@ class MergeOptions:
     nlist: int
     ntotal: int
     slices: int | None
+    schema: Any = None
 
     @property
     def row_bytes(self) -> int:
@@ -85,7 +92,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     # One shard's entries of all lists, the sums of sizes, and a slice's entries being written.
     table_bytes = 8 * 8 * options.nlist
     require(table_bytes + (8 << 20), engine.memory_bytes, f"merging {options.nlist:,} lists")
-    allow_open_files(len(shards))
+    allow_open_files((2 if options.schema is not None else 1) * len(shards))
     sizes, ordered = _survey(shards, options)
     total_bytes = options.ntotal * options.row_bytes
     count = slice_count(options.slices, options.nlist, total_bytes)
@@ -95,12 +102,15 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
         files = SliceFiles(
             paths.slice(number),
             paths.fine(number),
+            paths.columns(number),
             lists,
             int(slice_sizes.sum()),
             options.ntotal,
             options.model_tag,
             options.code_size,
             options.sketch_size,
+            options.schema,
+            engine.threads,
         )
         tasks.append(_SliceTask(files, slice_sizes))
     merger = _Merger(
@@ -109,6 +119,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
         plan_window(len(ordered), engine.memory_bytes, engine.threads, resources.sizes),
         plan_span(len(ordered), engine.memory_bytes, resources.sizes),
         engine.threads,
+        min(PIECE_BYTES, engine.memory_bytes // 16),
     )
     sealed = []
     with resources.progress.stage("merge", total_bytes, "bytes") as bar:
@@ -118,7 +129,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
     return sealed
 
 
-def _survey(shards: Sequence[AnyPath], options: MergeOptions) -> tuple[Int64, list[AnyPath]]:
+def _survey(shards: Sequence[StorePath], options: MergeOptions) -> tuple[Int64, list[StorePath]]:
     """Check that the shards fit together; return each list's size and the shards in row order."""
     sizes, ranges = np.zeros(options.nlist, np.int64), []
     for path in shards:
@@ -127,11 +138,11 @@ def _survey(shards: Sequence[AnyPath], options: MergeOptions) -> tuple[Int64, li
             ranges.append(SealedRange(file.header.row_start, file.header.row_stop, path))
             sizes += file.sizes
     check_coverage(ranges, options.ntotal)
-    return sizes, [shard.path for shard in in_row_order(ranges)]
+    return sizes, [cast(StorePath, shard.path) for shard in in_row_order(ranges)]
 
 
 @contextmanager
-def _open_lists(shards: Sequence[AnyPath], lists: ListRange) -> Iterator[list[ListFile]]:
+def _open_lists(shards: Sequence[StorePath], lists: ListRange) -> Iterator[list[ListFile]]:
     with ExitStack() as stack:
         yield [stack.enter_context(ListFile(path, lists=lists)) for path in shards]
 
@@ -140,15 +151,16 @@ def _open_lists(shards: Sequence[AnyPath], lists: ListRange) -> Iterator[list[Li
 class _Merger:
     """A worker's input: all shards, in row order."""
 
-    shards: tuple[AnyPath, ...]
+    shards: tuple[StorePath, ...]
     row_bytes: int
     window_bytes: int
     span_lists: int
     threads: int
+    piece_bytes: int
 
     def make(self) -> _Merger:
         """Raise the limit on open files; the shards are opened again for each slice."""
-        allow_open_files(len(self.shards))
+        allow_open_files(2 * len(self.shards))
         return self
 
 
@@ -187,9 +199,30 @@ def _merge_slice(merger: _Merger, task: _SliceTask) -> Steps[Segment]:
 def _write_slice(merger: _Merger, files: SliceFiles, sizes: Int64) -> Iterator[int]:
     start, stop = files.lists
     span = merger.span_lists
-    with files.writing(sizes) as write:
+    with files.writing(sizes) as writer, _open_columns(merger, files.schema) as columns:
         for first in range(start, stop, span):
             with _open_lists(merger.shards, (first, min(first + span, stop))) as opened:
+                order, at = RowOrder.of(opened) if columns else None, 0
                 for codes, ids in concatenate(opened, merger.window_bytes, merger.threads):
-                    write(codes, ids)
+                    writer.write(codes, ids)
+                    if order is not None:
+                        rows = order.take(at, at + len(ids))
+                        for table in gather_columns(columns, *rows, merger.piece_bytes):
+                            writer.write_columns(table)
+                    at += len(ids)
                     yield codes.nbytes + ids.nbytes
+
+
+@contextmanager
+def _open_columns(merger: _Merger, schema: Any) -> Iterator[list[ColumnFile]]:
+    """Open the columns of all shards, in row order; none if there are no columns."""
+    with ExitStack() as stack:
+        files = []
+        for path in merger.shards if schema is not None else ():
+            file = stack.enter_context(ColumnFile(columns_of_shard(path)))
+            with ListFile(path, lists=(0, 0)) as shard:
+                header = shard.header
+            expected = ColumnFileHeader(0, header.list_stop, header.ntotal, header.model)
+            file.check_belongs(expected, schema)
+            files.append(file)
+        yield files

@@ -10,7 +10,7 @@ __all__ = ["RowsEntry", "Segment", "group_layers"]
 
 @dataclass(frozen=True)
 class RowsEntry:
-    """The row file with a segment's fine codes.
+    """A file beside a segment's list file: its fine codes, or its columns.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class RowsEntry:
     size : int
         Bytes of the file.
     checksum : str
-        The row file's seal.
+        The file's seal.
     """
 
     file: str
@@ -50,6 +50,8 @@ class Segment:
         Delete sets up to this version are applied: what they hide is not in the files.
     fine : RowsEntry, optional
         The row file of a two-stage codec. With one stage, manifests omit this key.
+    columns : RowsEntry, optional
+        The column file of an index with columns. Without, manifests omit this key.
     """
 
     file: str
@@ -61,11 +63,17 @@ class Segment:
     id_base: int = 0
     deletes_through: int = 0
     fine: RowsEntry | None = None
+    columns: RowsEntry | None = None
+
+    @property
+    def beside(self) -> tuple[RowsEntry, ...]:
+        """The files beside the list file."""
+        return tuple(entry for entry in (self.fine, self.columns) if entry is not None)
 
     @property
     def files_size(self) -> int:
         """Bytes of the segment's files."""
-        return self.size + (self.fine.size if self.fine is not None else 0)
+        return self.size + sum(entry.size for entry in self.beside)
 
 
 def group_layers(segments: Sequence[Segment]) -> tuple[tuple[Segment, ...], ...]:

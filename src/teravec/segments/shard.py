@@ -20,6 +20,7 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.memory import require
 from teravec.model.description import ModelDescription
 from teravec.model.model import Model
+from teravec.segments.shard_columns import COLUMN_SHARE, ROW_BYTES, write_shard_columns
 from teravec.segments.shard_plan import (
     BLOCK_BYTES,
     WRITE_BYTES,
@@ -30,11 +31,12 @@ from teravec.segments.shard_plan import (
     shard_ranges,
 )
 from teravec.sources import Source, SourceFiles, reopen
+from teravec.storage.columnfile import ColumnFileHeader
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 from teravec.storage.store import StorePath
 
-__all__ = ["count_clipped", "sealed_shards", "shard"]
+__all__ = ["columns_of_shard", "count_clipped", "sealed_shards", "shard"]
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,11 @@ _CHECKED_ROWS = 1024  # rows on which a device is compared with the processor
 def sealed_shards(paths: IndexPaths) -> list[StorePath]:
     """List the sealed shards in row order."""
     return [path for path in paths.shards.children() if path.name.endswith(".lists")]
+
+
+def columns_of_shard(path: StorePath) -> StorePath:
+    """Return the column file of a shard."""
+    return StorePath(path.store, path.name.removesuffix(".lists") + ".columns")
 
 
 def count_clipped(paths: IndexPaths) -> int:
@@ -91,10 +98,18 @@ def shard(
     code_size = model.code_size
     fixed = fixed_bytes(model.memory_bytes)
     require(fixed + block_rows * (code_size + 32), engine.memory_bytes, "sharding")
-    rows_most = rows_in_memory(code_size, engine.memory_bytes - fixed)
+    free, row_size = engine.memory_bytes - fixed, code_size
+    column_bytes = 0
+    if source.attributes is not None:
+        column_bytes = engine.memory_bytes // COLUMN_SHARE
+        require(fixed + column_bytes, engine.memory_bytes, "sharding with columns")
+        free, row_size = free - column_bytes, code_size + ROW_BYTES
+    rows_most = rows_in_memory(row_size, free)
     done = [_read_range(path, model, code_size) for path in sealed_shards(paths)]
     missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
-    maker = _EncoderMaker(source.opened_by, paths, block_rows, engine.threads, resources.device)
+    maker = _EncoderMaker(
+        source.opened_by, paths, block_rows, column_bytes, engine.threads, resources.device
+    )
     with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
         written = []
         for path in engine.run(maker, _write_shard, missing, bar):
@@ -130,6 +145,7 @@ class _EncoderMaker:
     source: SourceFiles
     paths: IndexPaths
     block_rows: int
+    column_bytes: int
     threads: int
     device: str
 
@@ -140,7 +156,9 @@ class _EncoderMaker:
             rows = np.linspace(0, source.ntotal - 1, min(source.ntotal, _CHECKED_ROWS))
             sample = model.prepare(source.take(np.unique(rows.astype(np.int64))), self.threads)
         assigner = model.assigner(self.threads, self.device, sample)
-        return _Encoder(source, self.paths, model, assigner, self.block_rows, self.threads)
+        return _Encoder(
+            source, self.paths, model, assigner, self.block_rows, self.column_bytes, self.threads
+        )
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,7 @@ class _Encoder:
     model: Model
     assigner: CentroidAssigner
     block_rows: int
+    column_bytes: int
     threads: int
 
     def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
@@ -185,6 +204,16 @@ def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[StorePath]:
     header = ListFileHeader(
         codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag, clipped
     )
+    if encoder.source.attributes is not None:  # first: a sealed shard has its columns
+        write_shard_columns(
+            encoder.paths.shard_columns(*rows),
+            encoder.source,
+            rows,
+            order,
+            ColumnFileHeader(0, nlist, len(codes), encoder.model.tag),
+            encoder.column_bytes,
+            encoder.threads,
+        )
     path = encoder.paths.shard(*rows)
     with path.publish(verify_lists) as file, ListFileWriter(file, header, sizes) as writer:
         for part_codes, part_ids in ahead(_order_by_list(codes, ids, order)):

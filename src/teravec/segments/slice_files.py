@@ -1,16 +1,23 @@
-"""The files of one slice: a list file and, in a two-stage codec, a row file of fine codes."""
+"""The files of one slice: a list file, and beside it a row file of fine codes or columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.slice_plan import ListRange
+from teravec.storage.columnfile import (
+    ColumnFile,
+    ColumnFileHeader,
+    ColumnFileWriter,
+    verify_columns,
+)
 from teravec.storage.listfile import (
     ID_BYTES,
     ListFile,
@@ -27,7 +34,7 @@ from teravec.storage.rowfile import (
 )
 from teravec.storage.store import StorePath
 
-__all__ = ["SliceFiles"]
+__all__ = ["SliceFiles", "SliceWriter"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -42,8 +49,8 @@ class SliceFiles:
 
     Parameters
     ----------
-    path, fine_path : StorePath
-        The list file; the row file, which exists only in a two-stage codec.
+    path, fine_path, columns_path : StorePath
+        The list file; the row file, which exists only in a two-stage codec; the column file.
     lists : tuple of int
     ntotal, row_stop : int
         Vectors of the slice; rows of the source.
@@ -51,16 +58,27 @@ class SliceFiles:
         Checksum of the model.
     code_size, sketch_size : int
         Bytes of a vector's code, and of the sketch in it; a sketch of 0 bytes means one stage.
+    schema : pyarrow.Schema, optional
+        Of the columns; None without any.
+    threads : int
+        For encoding columns.
     """
 
     path: StorePath
     fine_path: StorePath
+    columns_path: StorePath
     lists: ListRange
     ntotal: int
     row_stop: int
     model_tag: int
     code_size: int
     sketch_size: int
+    schema: Any = None
+    threads: int = 1
+
+    @property
+    def _column_header(self) -> ColumnFileHeader:
+        return ColumnFileHeader(*self.lists, self.ntotal, self.model_tag)
 
     @property
     def _header(self) -> ListFileHeader:
@@ -79,7 +97,11 @@ class SliceFiles:
 
         Files of another model are an error. A file of other lists counts as missing.
         """
-        return self._list_file_is_sealed() and (not self.sketch_size or self._row_file_is_sealed())
+        return (
+            self._list_file_is_sealed()
+            and (not self.sketch_size or self._row_file_is_sealed())
+            and (self.schema is None or self._column_file_is_sealed())
+        )
 
     def _list_file_is_sealed(self) -> bool:
         if not self.path.exists():
@@ -101,37 +123,71 @@ class SliceFiles:
         verify_rows(self.fine_path)
         return True
 
+    def _column_file_is_sealed(self) -> bool:
+        if not self.columns_path.exists():
+            return False
+        with ColumnFile(self.columns_path) as file:
+            if file.header != self._column_header or not file.schema.equals(self.schema):
+                return False
+        verify_columns(self.columns_path)
+        return True
+
     @contextmanager
-    def writing(self, sizes: Int64) -> Iterator[Callable[[Bytes, Int64], None]]:
-        """Publish the files; the body must write all codes (n, code_size) and ids, in order."""
+    def writing(self, sizes: Int64) -> Iterator[SliceWriter]:
+        """Publish the files; the body must write all codes, ids and columns, in order."""
         with ExitStack() as stack:
-            fine = None
+            fine = columns = None
+            if self.schema is not None:
+                opened = stack.enter_context(self.columns_path.publish(verify_columns))
+                columns = ColumnFileWriter(opened, self._column_header, self.schema, self.threads)
             if self.sketch_size:
                 rows = stack.enter_context(self.fine_path.publish(verify_rows))
                 fine = RowFileWriter(rows, self._fine_header)
             file = stack.enter_context(self.path.publish(verify_lists))
             lists = stack.enter_context(ListFileWriter(file, self._header, sizes))
-
-            def write(codes: Bytes, ids: Int64) -> None:
-                if fine is None:
-                    lists.write(codes, ids)
-                    return
-                lists.write(np.ascontiguousarray(codes[:, : self.sketch_size]), ids)
-                id_bytes = ids.astype("<i8")[:, None].view(np.uint8)
-                fine.write(np.concatenate([codes[:, self.sketch_size :], id_bytes], axis=1))
-
-            yield write
+            yield SliceWriter(self.sketch_size, lists, fine, columns)
             lists.finish()
             if fine is not None:
                 fine.finish()
+            if columns is not None:
+                columns.finish()
 
     def entry(self) -> Segment:
         """Return the manifest's entry of the sealed files."""
-        fine = None
+        fine = columns = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
                 fine = RowsEntry(self.fine_path.name, rows.header.file_size, rows.seal)
+        if self.schema is not None:
+            with ColumnFile(self.columns_path) as kept:
+                kept.check_belongs(self._column_header, self.schema)
+                columns = RowsEntry(self.columns_path.name, kept.file.size, kept.seal)
         with ListFile(self.path) as file:
+            size = file.header.file_size
             return Segment(
-                self.path.name, self.lists, self.ntotal, file.header.file_size, file.seal, fine=fine
+                self.path.name, self.lists, self.ntotal, size, file.seal, fine=fine, columns=columns
             )
+
+
+@dataclass(frozen=True)
+class SliceWriter:
+    """The files of a slice while they are written, rows in order."""
+
+    sketch_size: int
+    lists: ListFileWriter
+    fine: RowFileWriter | None
+    columns: ColumnFileWriter | None
+
+    def write(self, codes: Bytes, ids: Int64) -> None:
+        """Append codes, uint8 (n, code_size), and ids (n,)."""
+        if self.fine is None:
+            self.lists.write(codes, ids)
+            return
+        self.lists.write(np.ascontiguousarray(codes[:, : self.sketch_size]), ids)
+        id_bytes = ids.astype("<i8")[:, None].view(np.uint8)
+        self.fine.write(np.concatenate([codes[:, self.sketch_size :], id_bytes], axis=1))
+
+    def write_columns(self, table: Any) -> None:
+        """Append rows of the columns, a pyarrow.Table."""
+        assert self.columns is not None
+        self.columns.write(table)

@@ -1,5 +1,6 @@
 """Where do vectors come from? Files, memory or streams, as one matrix read by ranges of rows."""
 
+from teravec.sources.attributes import Attributes, parse_columns
 from teravec.sources.bad_rows import find_bad, match_description, read_bad, write_bad
 from teravec.sources.conversion import GAP_BYTES, spans
 from teravec.sources.data import Data, are_paths, open_data
@@ -13,6 +14,7 @@ from teravec.sources.weights import Weights
 
 __all__ = [
     "GAP_BYTES",
+    "Attributes",
     "Data",
     "DatabaseQuery",
     "PathLike",
@@ -27,6 +29,7 @@ __all__ = [
     "open_queries",
     "open_rows",
     "open_source",
+    "parse_columns",
     "read_bad",
     "reopen",
     "same_vectors",

@@ -29,7 +29,7 @@ from teravec.sources.arrays import (
 from teravec.sources.cursor import ColumnReader
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
-__all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors"]
+__all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors", "resolve_column"]
 
 _PIECE_BYTES = 2 << 20
 _ID_ROWS = 64 << 10
@@ -48,11 +48,14 @@ class Columns:
         numbers. Without ``vectors``, the table must have one vector column.
     lenient : bool
         Read bad rows as NaN instead of raising.
+    kept : tuple of str
+        Columns that the index keeps beside the vectors; ``("all",)`` for every one.
     """
 
     ids: str | None = None
     vectors: str | None = None
     lenient: bool = False
+    kept: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,10 @@ class ColumnTable(ABC):
             ``rows`` rows or fewer at a time where the format can stop inside a group.
         """
 
+    def value_bytes(self, column: str) -> float:
+        """Return about how many bytes a value of the column takes in memory, if that is known."""
+        return 1.0
+
     def pieces(self, path: ColumnPath, group: int, rows: int) -> Iterator[tuple[int, Any]]:
         """Yield `arrays` with the numbers of their first rows; errors name the file."""
         row = int(self.starts[group])
@@ -155,7 +162,7 @@ class ColumnarFile(VectorFile):
         d = kind.d or (_first_dimension(table, self._column, columns.lenient) if n else 0)
         super().__init__(table.path, n, d, kind.dtype, table.size_bytes)
         self.vector_column = self._column.name
-        self._table, self._lenient = table, columns.lenient
+        self.table, self._lenient = table, columns.lenient
         rows = max(1, _PIECE_BYTES // max(1, d * kind.dtype.itemsize))
         self._vectors = ColumnReader(table.path, table.starts, partial(self._matrices, rows=rows))
         self._id_column = ids
@@ -176,12 +183,12 @@ class ColumnarFile(VectorFile):
         self._ids.release()
 
     def _matrices(self, group: int, *, rows: int) -> Iterator[np.ndarray]:
-        for row, array in self._table.pieces(self._column, group, rows):
+        for row, array in self.table.pieces(self._column, group, rows):
             yield decode_vectors(self.path, array, row, self.d, lenient=self._lenient)
 
     def _id_arrays(self, group: int) -> Iterator[np.ndarray]:
         assert self._id_column is not None
-        for row, array in self._table.pieces(self._id_column, group, _ID_ROWS):
+        for row, array in self.table.pieces(self._id_column, group, _ID_ROWS):
             yield decode_ids(self.path, array, row, lenient=self._lenient)
 
 
@@ -208,7 +215,7 @@ def _unsound_error(path: Path, error: Exception) -> InvalidSource:
 
 def _find_vector_column(table: ColumnTable, named: str | None) -> ColumnPath:
     if named is not None:
-        path = _resolve(table, named)
+        path = resolve_column(table, named)
         if not is_vectors(path.kind):
             raise InvalidSource(
                 f"{table.path}: column {named!r} of type {path.kind} found, "
@@ -247,7 +254,7 @@ def _explain_no_vectors(table: ColumnTable) -> str:
 
 
 def _id_column(table: ColumnTable, name: str) -> ColumnPath:
-    path = _resolve(table, name)
+    path = resolve_column(table, name)
     if not is_id(path.kind):
         hint = (
             "other types of ids are not supported: leave out --id-column (id_column), and join by "
@@ -262,7 +269,7 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     return path
 
 
-def _resolve(table: ColumnTable, name: str) -> ColumnPath:
+def resolve_column(table: ColumnTable, name: str) -> ColumnPath:
     """Find the column of this name, or else the field: a column's own name may have dots."""
     count = len(table.schema.get_all_field_indices(name))
     if count == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -16,6 +16,12 @@ from teravec.arguments import path_of
 from teravec.errors import InvalidArgument, InvalidSource, OutputExists, TeravecError
 from teravec.memory import MIB
 from teravec.progress import NoProgress, Progress
+from teravec.sources.attaching import (
+    find_attributes,
+    find_beside,
+    spool_attributes,
+    spooling_blocks,
+)
 from teravec.sources.columnar import Columns
 from teravec.sources.databases.query import DatabaseQuery
 from teravec.sources.databases.spilling import spill_query
@@ -56,6 +62,8 @@ def open_data(
     memory_bytes: int = 512 * MIB,
     progress: Progress | None = None,
     name: str = "data",
+    columns: Sequence[str] = (),
+    attributes: Any = None,
 ) -> Source:
     """Open data as a source: paths as files, data in memory without a copy, streams spooled.
 
@@ -90,6 +98,10 @@ def open_data(
     progress : Progress, optional
     name : str
         Name of the data in messages.
+    columns : sequence of str
+        Columns that the index keeps; ``("all",)`` for every one.
+    attributes : path-like or table, optional
+        Has these columns, in the order of the rows. Not given: the data have them.
 
     Raises
     ------
@@ -105,6 +117,10 @@ def open_data(
     if isinstance(data, DatabaseQuery):
         if spool_path is None or ids is not None or format is not None:
             raise InvalidArgument("a query takes id_column; ids and format are for other data")
+        if columns or attributes is not None:
+            raise InvalidArgument(
+                "columns of a database's query cannot be kept; write its rows to Parquet first"
+            )
         spilled = spill_query(
             data,
             spool_path,
@@ -124,21 +140,36 @@ def open_data(
                 "ids= is for data in memory, a path found; name an id_column, or give the array, "
                 "as np.load(path, mmap_mode='r')"
             )
-        return open_source(
+        source = open_source(
             paths,
             id_column=id_column,
             vector_column=vector_column,
             format=format,
             skip_bad=skip_bad,
+            columns=columns,
+            attributes=attributes,
+            spool_path=spool_path,
         )
+        found = source.attributes
+        if found is not None and found.beside is not None and shared and spool_path is not None:
+            source.attributes = spool_attributes(found, spool_path)
+        return source
     if format is not None:
         raise InvalidArgument(f"format={format!r} is for files; {type(data).__name__} found")
     if ids is not None and id_column is not None:
         raise InvalidArgument("ids and id_column given, one expected")
-    columns, shown = Columns(id_column, vector_column, lenient=skip_bad), progress or NoProgress()
-    files = _hold_all(data, columns, f"{name} in memory")
+    kept = () if attributes is not None else tuple(columns)
+    named = Columns(id_column, vector_column, lenient=skip_bad, kept=kept)
+    shown = progress or NoProgress()
+    beside = None if attributes is None else find_beside(attributes, columns, spool_path)
+    files = _hold_all(data, named, f"{name} in memory")
     if files is not None:
-        source = open_files(_attach_ids(files, ids), id_column, vector_column, skip_bad=skip_bad)
+        found = beside or find_attributes(files, named)
+        if found is not None:
+            found.check_rows(sum(file.n for file in files), name)
+        source = open_files(
+            _attach_ids(files, ids), id_column, vector_column, skip_bad=skip_bad, attributes=found
+        )
         if not shared:
             return source
         if spool_path is None:
@@ -152,15 +183,14 @@ def open_data(
             f"a stream ({type(data).__name__}) found where there is no place to spool it; give "
             "an array, a table or a path"
         )
-    batches = _hold_batches(data, columns)
+    batches = spooling_blocks(_hold_batches(data, named), named, spool_path)
     if ids is not None:
         batches = _attach_ids_to_stream(batches, ids)
-    return open_files(
-        [spool(batches, spool_path, shown, skip_bad=skip_bad)],
-        id_column,
-        vector_column,
-        skip_bad=skip_bad,
-    )
+    spooled = spool(batches, spool_path, shown, skip_bad=skip_bad)
+    found = beside or find_attributes([spooled], named)
+    if found is not None:
+        found.check_rows(spooled.n, "the stream")
+    return open_files([spooled], id_column, vector_column, skip_bad=skip_bad, attributes=found)
 
 
 def _find_paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
@@ -336,6 +366,11 @@ def _spool_source(source: Source, path: Path, progress: Progress, *, skip_bad: b
                 f"{path}: holds {before.ntotal:,} x {before.d} vectors of an earlier run, not "
                 "those given now; remove it, or choose another output"
             )
+    attributes = source.attributes
+    if attributes is not None:  # before the vectors: where those are, these are complete
+        attributes = spool_attributes(attributes, path)
     blocks = [part.file for part in source.files]
     file = spool(blocks, path, progress, source.ntotal, skip_bad=skip_bad)
-    return open_files([file], source.id_column, source.vector_column, skip_bad=skip_bad)
+    return open_files(
+        [file], source.id_column, source.vector_column, skip_bad=skip_bad, attributes=attributes
+    )

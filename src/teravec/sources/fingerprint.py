@@ -84,10 +84,14 @@ def content_fingerprint(n: int, d: int, read: Callable[[int, int], tuple[np.ndar
 
 
 def same_vectors(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two descriptions name the same vectors, whichever folders lead to the files."""
+    """Whether two descriptions name the same vectors, whichever folders lead to the files.
+
+    Columns that an index keeps beside the vectors are not compared.
+    """
 
     def plain(described: dict[str, Any]) -> dict[str, Any]:
         files = [{k: v for k, v in file.items() if k != "folder"} for file in described["files"]]
-        return {**described, "files": files}
+        others = {key: value for key, value in described.items() if key != "columns"}
+        return {**others, "files": files}
 
     return plain(one) == plain(other)

@@ -16,11 +16,11 @@ from typing import NoReturn
 
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.sources import bin, npy, vecs
-from teravec.sources.columnar import Columns
+from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable
 from teravec.sources.conversions import conversion
-from teravec.sources.ipc import open_ipc
+from teravec.sources.ipc import IpcTable
 from teravec.sources.packed import read_head
-from teravec.sources.parquet import open_parquet
+from teravec.sources.parquet import ParquetTable
 from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
@@ -30,6 +30,7 @@ __all__ = [
     "by_magic",
     "has_columns",
     "known_format",
+    "open_table_file",
     "open_vector_file",
     "parse_format",
 ]
@@ -39,13 +40,13 @@ _PLAIN: dict[str, Callable[[Path], VectorFile]] = {
     **{name: partial(bin.open_bin, dtype=dtype) for name, dtype in bin.DTYPES.items()},
     "npy": npy.open_npy,
 }
-_COLUMNAR: dict[str, Callable[[Path, Columns], VectorFile]] = {
-    "parquet": open_parquet,
-    "arrow": open_ipc,
-    "feather": open_ipc,
+_TABLES: dict[str, Callable[[Path], ColumnTable]] = {
+    "parquet": ParquetTable,
+    "arrow": IpcTable,
+    "feather": IpcTable,
 }
 
-FORMATS = (*_PLAIN, *_COLUMNAR)
+FORMATS = (*_PLAIN, *_TABLES)
 """Names of the formats, the values of ``--format``."""
 
 EXTENSIONS = tuple(f".{name}" for name in FORMATS)
@@ -61,7 +62,7 @@ _MAGIC = ((b"\x93NUMPY", "npy"), (b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 
 def has_columns(format: str | None) -> bool:
     """Whether files of this format have columns, one of which holds the vectors."""
-    return format in _COLUMNAR
+    return format in _TABLES
 
 
 def parse_format(name: str) -> str:
@@ -107,18 +108,32 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
         return open_spool(path)
     if name is None:
         _refuse(path)
-    if name in _COLUMNAR:
-        return _COLUMNAR[name](path, columns)
+    if name in _TABLES:
+        return ColumnarFile(_TABLES[name](path), columns)
     if name == "bin":
         return _open_headed(path)
     named = columns.ids or columns.vectors
     if named is not None:
-        known = ", ".join(f".{known}" for known in _COLUMNAR)
+        known = ", ".join(f".{known}" for known in _TABLES)
         raise InvalidSource(
             f"{path}: column {named!r} is named, but .{name} files have no columns; "
             f"expected {known}"
         )
     return _PLAIN[name](path)
+
+
+def open_table_file(path: Path) -> ColumnTable:
+    """Open a file of columns, which need not hold vectors.
+
+    Raises
+    ------
+    InvalidSource
+    """
+    name = known_format(path) or by_magic(path)
+    if name not in _TABLES:
+        known = ", ".join(f".{known}" for known in _TABLES)
+        raise InvalidSource(f"{path}: a table of columns expected, as {known} or .csv")
+    return _TABLES[name](path)
 
 
 def by_magic(path: Path) -> str | None:

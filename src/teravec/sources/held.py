@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource, TeravecError
-from teravec.sources.columnar import ColumnarFile
+from teravec.sources.columnar import ColumnarFile, ColumnTable
 from teravec.sources.packed import PackedFile
 from teravec.sources.vectorfile import RowReader, VectorFile
 
@@ -40,11 +40,14 @@ class HeldFile(VectorFile):
     ----------
     held_ids : ndarray of shape (n,), int64, or None
         Ids that the user gave beside the vectors.
+    others : ColumnTable or None
+        Columns that the user gave beside the vectors, in a mapping.
     """
 
     by_content = True
     is_held = True
     held_ids: Int64 | None = None
+    others: ColumnTable | None = None
 
     def hold_ids(self, ids: Int64) -> None:
         """Set the ids of the rows; the caller has checked them."""

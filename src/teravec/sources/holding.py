@@ -25,6 +25,7 @@ __all__ = [
     "is_frame",
     "is_held_table",
     "is_pair",
+    "open_table",
 ]
 
 _VECTORS = "vectors"  # column name for data without column names
@@ -50,7 +51,7 @@ def hold(path: Path, data: Any, columns: Columns) -> HeldFile:
     """
     if isinstance(data, Mapping):
         return _hold_mapping(path, data, columns)
-    if (table := _open_table(path, data, columns)) is not None:
+    if (table := open_table(path, data, columns)) is not None:
         return _hold_table(table, columns)
     if columns.ids is not None or columns.vectors is not None:
         named = columns.ids if columns.vectors is None else columns.vectors
@@ -222,7 +223,7 @@ def _is_columnar(data: Any) -> bool:
 
 
 def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> HeldFile:
-    others = [key for key in data if key != columns.ids]
+    others = [key for key in data if key not in (columns.ids, *columns.kept)]
     name = columns.vectors if columns.vectors is not None or len(others) != 1 else others[0]
     for needed in (name, *([] if columns.ids is None else [columns.ids])):
         if needed not in data:
@@ -232,15 +233,33 @@ def _hold_mapping(path: Path, data: Mapping[Any, Any], columns: Columns) -> Held
     vectors = data[name]
     if hasattr(vectors, "with_format"):  # a DatasetDict of Hugging Face
         raise InvalidSource(f"{path}: data sets {', '.join(data)} found; give one, as X[{name!r}]")
-    if columns.ids is None:
-        return hold_block(path, vectors, Columns())
-    ids = data[columns.ids]
-    single = isinstance(ids, Integral)
-    return hold_block(path, (ids if single else _to_array(path, ids), vectors), Columns())
+    if columns.ids is not None:
+        ids = data[columns.ids]
+        single = isinstance(ids, Integral)
+        file = hold_block(path, (ids if single else _to_array(path, ids), vectors), Columns())
+    else:
+        file = hold_block(path, vectors, Columns())
+    if columns.kept:
+        kept = {key: data[key] for key in data if key not in (name, columns.ids)}
+        file.others = ArrowTable(path, _to_table(path, kept))
+    return file
 
 
-def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
-    """Open the columns of a table or data frame; return None for other data."""
+def _to_table(path: Path, data: Mapping[Any, Any]) -> Any:
+    """Make a table of a mapping's columns; one value for each is one row."""
+    single = {
+        key: [value] if isinstance(value, str | bytes) or np.ndim(value) == 0 else value
+        for key, value in data.items()
+    }
+    try:
+        return pa.table(single)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise InvalidSource(f"{path}: columns that Arrow cannot read: {why}") from error
+
+
+def open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
+    """Open the columns of a table or data frame in memory; return None for other data."""
     if not is_held_table(data):
         return None
     if is_frame(data):
@@ -253,7 +272,9 @@ def _open_table(path: Path, data: Any, columns: Columns) -> ColumnTable | None:
 def _select_columns(path: Path, frame: Any, columns: Columns) -> Any:
     """Keep only the needed columns of a polars frame: Arrow would copy its columns of text."""
     head = pa.table(frame.head(0)).schema
-    kept = {columns.ids, columns.vectors} & set(head.names)
+    if columns.kept == ("all",):
+        return frame
+    kept = {columns.ids, columns.vectors, *columns.kept} & set(head.names)
     if columns.vectors is None:
         kept |= {field.name for field in head if is_vectors(field.type)}
     complete = columns.ids in kept | {None} and columns.vectors in kept | {None}

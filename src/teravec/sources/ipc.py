@@ -15,21 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_errors
+from teravec.sources.columnar import ColumnTable, arrow_errors
 from teravec.sources.ipc_messages import Layout, metadata_errors, read_batch, read_layout
 from teravec.sources.ipc_pieces import ALIGNED_ROWS, BatchColumn, is_readable
 from teravec.sources.packed import open_file, read_exactly
 from teravec.storage.positioned import PositionedFile
 
-__all__ = ["open_ipc"]
+__all__ = ["IpcTable"]
 
 
-def open_ipc(path: Path, columns: Columns) -> ColumnarFile:
-    """Open an Arrow file or stream; metadata, and batch 0 of free-length lists, are read."""
-    return ColumnarFile(_IpcTable(path), columns)
-
-
-class _IpcTable(ColumnTable):
+class IpcTable(ColumnTable):
     """The schema and batch sizes; the file is open only while a column is decoded."""
 
     def __init__(self, path: Path) -> None:

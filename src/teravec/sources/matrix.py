@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from teravec.engines.threads import ahead
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.kernels.metric import LARGEST_SQUARE
+from teravec.sources.attributes import Attributes
 from teravec.sources.conversion import read_range, read_rows, spans
 from teravec.sources.fingerprint import IN_MEMORY, content_fingerprint, same_vectors
 from teravec.sources.paths import Member
@@ -38,6 +40,14 @@ class SourceFiles:
         The known bad rows; None if bad rows are errors.
     held : Source, optional
         The source itself, if it is in this process's memory; it cannot be sent.
+    columns : tuple of str
+        Columns that the index keeps.
+    beside : str, optional
+        The file of the columns, if they are not the source's own.
+    schema : pyarrow.Schema, optional
+        Of the columns.
+    attributes : Attributes, optional
+        The columns themselves, if they lie in this process's memory beside files of vectors.
     """
 
     paths: tuple[str, ...]
@@ -45,6 +55,10 @@ class SourceFiles:
     vector_column: str | None
     skipped: Skipped | None = None
     held: Source | None = None
+    columns: tuple[str, ...] = ()
+    beside: str | None = None
+    schema: Any = None
+    attributes: Attributes | None = None
 
 
 class Source:
@@ -66,6 +80,8 @@ class Source:
     watermarks : dict
         The largest values of a database's columns, from which a later ``add`` goes on; see
         `databases.watermark`.
+    attributes : Attributes or None
+        The columns that the index keeps, of all rows of the files.
     """
 
     def __init__(
@@ -75,6 +91,7 @@ class Source:
         vector_column: str | None = None,
         members: Sequence[Member] | None = None,
         skipped: Skipped | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         starts = np.cumsum([0, *(file.n for file in files)]).tolist()
         members = members or [Member(file.path) for file in files]
@@ -85,6 +102,7 @@ class Source:
         self.watermarks: dict[str, dict[str, Any]] = {}
         self._starts = np.array(starts[:-1], np.int64)
         self._gaps = skipped or NONE
+        self.attributes = attributes
 
     def drop_rows(self, skipped: Skipped) -> Source:
         """Return the same source without these bad rows."""
@@ -105,13 +123,23 @@ class Source:
         older = self._replace(by_name, self.skipped)
         return older if older.is_described_by(described) else self
 
+    def declare_columns(self, schema: Any) -> Source:
+        """Return the same source with the index's schema for its columns."""
+        attributes = self.attributes
+        assert attributes is not None
+        source = self._replace(self.files, self.skipped)
+        source.attributes = replace(attributes, declared=schema)
+        return source
+
     def _replace(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
+        order = [self.files.index(part) for part in parts]
         source = Source(
             [part.file for part in parts],
             self.id_column,
             self.vector_column,
             [part.member for part in parts],
             skipped,
+            None if self.attributes is None else self.attributes.reorder(order),
         )
         source.watermarks = self.watermarks
         return source
@@ -154,7 +182,15 @@ class Source:
         if self.is_held:
             return SourceFiles((), self.id_column, self.vector_column, held=self)
         paths = tuple(part.member.spelled for part in self.files)
-        return SourceFiles(paths, self.id_column, self.vector_column, self.skipped)
+        files = SourceFiles(paths, self.id_column, self.vector_column, self.skipped)
+        if self.attributes is None:
+            return files
+        schema = self.attributes.schema
+        if self.attributes.beside is not None and self.attributes.path is None:
+            return replace(files, attributes=self.attributes)
+        return replace(
+            files, columns=tuple(schema.names), beside=self.attributes.path, schema=schema
+        )
 
     @property
     def is_held(self) -> bool:
@@ -231,6 +267,30 @@ class Source:
                     part.check_ids(ids[near - at], near)
                     out[first + low : first + high] = ids[near - at]
         return out
+
+    def column_batches(self, start: int, stop: int) -> Iterator[Any]:
+        """Yield the columns of rows [start, stop) as RecordBatches of a few MiB.
+
+        Raises
+        ------
+        InvalidSource
+            A column cannot be decoded; the message names the file.
+        """
+        self._check_range(start, stop)
+        assert self.attributes is not None
+        if start == stop:
+            return
+        row, after = self._gaps.places(np.array([start, stop - 1])).tolist()
+        for batch in self.attributes.batches(row, after + 1):
+            bad = self._gaps.between(row, row + len(batch))
+            row += len(batch)
+            if len(bad):
+                good = np.ones(len(batch), np.bool_)
+                for low, high in (bad - row + len(batch)).tolist():
+                    good[low:high] = False
+                batch = batch.filter(pa.array(good))
+            if len(batch):
+                yield batch
 
     def blocks(self, start: int, stop: int, rows: int) -> Iterator[Block]:
         """Read rows [start, stop) block by block, and read ahead by one block.
@@ -340,10 +400,18 @@ class Source:
             "files": [self._content] if by_content else [part.describe() for part in self.files],
             **({"skipped": self._gaps.describe()} if self._gaps.rows else {}),
             **({"watermarks": self.watermarks} if self.watermarks else {}),
+            **({} if self.attributes is None else {"columns": self.describe_columns()}),
         }
 
+    def describe_columns(self) -> dict[str, Any] | None:
+        """Describe the columns that the index keeps, as `describe` does; None without any."""
+        if self.attributes is None:
+            return None
+        by_content = any(part.file.by_content for part in self.files)
+        return self.attributes.describe(by_content=by_content)
+
     def is_described_by(self, description: dict[str, Any]) -> bool:
-        """Whether `describe` described this source, whichever folders lead to its files.
+        """Whether `describe` described these vectors, whichever folders lead to their files.
 
         Data in memory are recognised by their values. A file of the same vectors and ids is
         therefore the same source.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from teravec.arguments import text
 from teravec.errors import InvalidSource
+from teravec.sources.attaching import find_attributes, find_beside
+from teravec.sources.attributes import Attributes
 from teravec.sources.columnar import Columns
 from teravec.sources.formats import open_vector_file
 from teravec.sources.matrix import Source, SourceFiles
@@ -26,7 +30,13 @@ def reopen(files: SourceFiles) -> Source:
         id_column=files.id_column,
         vector_column=files.vector_column,
         skip_bad=files.skipped is not None,
+        columns=files.columns,
+        attributes=files.beside,
     )
+    if files.attributes is not None:
+        source.attributes = files.attributes
+    if files.schema is not None:
+        source = source.declare_columns(files.schema)
     return source if files.skipped is None else source.drop_rows(files.skipped)
 
 
@@ -37,6 +47,9 @@ def open_source(
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] = (),
+    attributes: Any = None,
+    spool_path: Path | None = None,
 ) -> Source:
     """Open files of vectors as one source; this reads headers, but no vectors.
 
@@ -56,6 +69,12 @@ def open_source(
         Format of all files, whatever their names: an extension without its dot.
     skip_bad : bool
         Read bad rows as NaN, so that `find_bad` can find them.
+    columns : sequence of str
+        Columns that the index keeps; ``("all",)`` for every one.
+    attributes : path-like or table, optional
+        Has these columns, in the order of the files' rows. Not given: the files have them.
+    spool_path : Path, optional
+        Beside which ``attributes`` are spooled that can only be read in order.
 
     Returns
     -------
@@ -70,7 +89,14 @@ def open_source(
         A file may not be read.
     """
     source = open_rows(
-        paths, id_column=id_column, vector_column=vector_column, format=format, skip_bad=skip_bad
+        paths,
+        id_column=id_column,
+        vector_column=vector_column,
+        format=format,
+        skip_bad=skip_bad,
+        columns=columns,
+        attributes=attributes,
+        spool_path=spool_path,
     )
     _check_any_rows(source.files)
     return source
@@ -82,10 +108,12 @@ def open_files(
     vector_column: str | None = None,
     *,
     skip_bad: bool = False,
+    attributes: Attributes | None = None,
 ) -> Source:
     """Make one source of open files, which must have rows and a common dimension."""
     _check_dimensions(files)
-    source = Source(files, id_column, vector_column, None, NONE if skip_bad else None)
+    skipped = NONE if skip_bad else None
+    source = Source(files, id_column, vector_column, None, skipped, attributes)
     _check_any_rows(source.files)
     return source
 
@@ -104,17 +132,26 @@ def open_rows(
     vector_column: str | None = None,
     format: str | None = None,
     skip_bad: bool = False,
+    columns: Sequence[str] = (),
+    attributes: Any = None,
+    spool_path: Path | None = None,
 ) -> Source:
     """Do as `open_source`, but accept files without any row."""
-    columns = Columns(
+    named = Columns(
         None if id_column is None else text(id_column, "id_column"),
         None if vector_column is None else text(vector_column, "vector_column"),
         lenient=skip_bad,
+        kept=() if attributes is not None else tuple(columns),
     )
     members = discover(paths, None if format is None else text(format, "format"))
-    files = [open_vector_file(member.path, columns, member.format) for member in members]
+    files = [open_vector_file(member.path, named, member.format) for member in members]
     _check_dimensions(files)
-    return Source(files, id_column, vector_column, members, NONE if skip_bad else None)
+    found = find_attributes(files, named)
+    if attributes is not None:
+        found = find_beside(attributes, columns, spool_path)
+        found.check_rows(sum(file.n for file in files), "the source")
+    skipped = NONE if skip_bad else None
+    return Source(files, id_column, vector_column, members, skipped, found)
 
 
 def _check_dimensions(files: Sequence[VectorFile]) -> None:

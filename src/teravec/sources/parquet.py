@@ -12,20 +12,15 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_errors
+from teravec.sources.columnar import ColumnTable, arrow_errors
 from teravec.sources.vectorfile import source_errors
 
-__all__ = ["open_parquet"]
+__all__ = ["ParquetTable"]
 
 _BUFFER_BYTES = 1 << 20
 
 
-def open_parquet(path: Path, columns: Columns) -> ColumnarFile:
-    """Open a .parquet file; only its footer, and row 0 of free-length lists, are read."""
-    return ColumnarFile(_ParquetTable(path), columns)
-
-
-class _ParquetTable(ColumnTable):
+class ParquetTable(ColumnTable):
     """The footer of a Parquet file; the file itself is open only while a column is decoded."""
 
     def __init__(self, path: Path) -> None:
@@ -35,6 +30,23 @@ class _ParquetTable(ColumnTable):
             footer = file.metadata
             rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
             super().__init__(path, size, file.schema_arrow, rows)
+            self._footer, self._value_bytes = footer, dict[str, float]()
+
+    def value_bytes(self, column: str) -> float:
+        """Return the largest mean of a row group: its bytes before compression, a row."""
+        if column not in self._value_bytes:
+            self._value_bytes[column] = self._measure(column)
+        return self._value_bytes[column]
+
+    def _measure(self, column: str) -> float:
+        most = 1.0
+        for number in range(self._footer.num_row_groups):
+            group = self._footer.row_group(number)
+            chunks = [group.column(i) for i in range(group.num_columns)]
+            mine = [c for c in chunks if c.path_in_schema.split(".")[0] == column]
+            size = sum(chunk.total_uncompressed_size for chunk in mine)
+            most = max(most, size / max(1, group.num_rows))
+        return most
 
     def arrays(self, column: str, group: int, rows: int) -> Iterator[Any]:
         groups = range(group, len(self.starts) - 1)

@@ -145,6 +145,10 @@ class IndexPaths:
         """Return the shard of rows [row_start, row_stop)."""
         return self.shards / f"{row_start:013d}-{row_stop:013d}.lists"
 
+    def shard_columns(self, row_start: int, row_stop: int) -> StorePath:
+        """Return the column file of that shard, in an index with columns."""
+        return self.shards / f"{row_start:013d}-{row_stop:013d}.columns"
+
     def slice(self, number: int) -> StorePath:
         """Return the slice of this number."""
         return self.slices / f"{number:05d}.lists"
@@ -152,3 +156,7 @@ class IndexPaths:
     def fine(self, number: int) -> StorePath:
         """Return the row file of this slice's fine codes, in a two-stage codec."""
         return self.slices / f"{number:05d}.fine"
+
+    def columns(self, number: int) -> StorePath:
+        """Return the column file of this slice, in an index with columns."""
+        return self.slices / f"{number:05d}.columns"

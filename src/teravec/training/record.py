@@ -19,6 +19,7 @@ from teravec.errors import (
 )
 from teravec.model.description import ModelDescription
 from teravec.sources import Source, Weights
+from teravec.storage.column_types import parse_schema
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths, is_of_system
@@ -92,6 +93,12 @@ class BuildRecord:
         """Vectors of the source."""
         return int(self.source["ntotal"])
 
+    @property
+    def schema(self) -> Any:
+        """The pyarrow.Schema of the columns that the index keeps; None without any."""
+        described = self.source.get("columns")
+        return None if described is None else parse_schema(described["schema"], "build.json")
+
     def plan(self) -> TrainPlan:
         """Return the training options with every choice made."""
         return plan_training(self.train, self.ntotal, int(self.source["d"]))
@@ -111,11 +118,26 @@ class BuildRecord:
     def check_source(self, source: Source, where: Path) -> None:
         """Raise OutputExists if the build began with another source."""
         if source.is_described_by(self.source):
+            self._check_columns(source, where)
             return
         found = source.describe()
         ours, theirs = _describe_files(self.source), _describe_files(found)
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
         raise OtherBuild(f"{where} was begun with other vectors: {detail}")
+
+    def _check_columns(self, source: Source, where: Path) -> None:
+        ours, theirs = self.source.get("columns"), source.describe_columns()
+        if ours == theirs:
+            return
+        named = [_name_columns(described) for described in (theirs, ours)]
+        detail = "columns of other values" if named[0] == named[1] else named[0]
+        raise OtherBuild(f"{where} was begun with {named[1]}, not {detail}")
+
+
+def _name_columns(described: dict[str, Any] | None) -> str:
+    if described is None:
+        return "no columns"
+    return "columns " + ", ".join(f"{c['name']} ({c['type']})" for c in described["schema"])
 
 
 def _describe_files(description: dict[str, Any]) -> str:

@@ -23,10 +23,12 @@ from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.segment import Segment
 from teravec.segments.shard import shard
 from teravec.sources import Data, DatabaseQuery, Source, open_data, same_vectors
+from teravec.sources.column_spool import columns_spool
 from teravec.sources.databases.spilling import NothingNew
 from teravec.sources.databases.watermark import value_of
 from teravec.sources.spool import SPOOL, discard_spool
-from teravec.storage.files import make_directory
+from teravec.storage.column_types import name_type
+from teravec.storage.files import make_directory, remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 from teravec.writing.deleting import write_deletes
@@ -52,6 +54,10 @@ class AddOptions:
         As for ``build``. An index with an id column takes the column of the same name.
     append : bool
         The caller vouches that the ids are new: nothing is replaced.
+    columns : tuple of str
+        The data's columns, in the order of the index's; those of the same names if empty.
+    attributes : path-like or table, optional
+        Has these columns, in the order of the rows.
     """
 
     ids: Any = None
@@ -59,6 +65,8 @@ class AddOptions:
     vector_column: str | None = None
     format: str | None = None
     append: bool = False
+    columns: tuple[str, ...] = ()
+    attributes: Any = None
 
 
 def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Resources) -> Manifest:
@@ -119,8 +127,10 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
         except BaseException:
             if not lasting:
                 discard_spool(path)
+                remove(columns_spool(path))
             raise
         discard_spool(path)
+        remove(columns_spool(path))
 
 
 def _add(
@@ -136,7 +146,8 @@ def _add(
     def is_same(content: dict[str, Any]) -> bool:
         if content.get("append") != options.append:
             return False
-        return same_vectors(content["source"], described["source"])
+        before, now = content["source"], described["source"]
+        return same_vectors(before, now) and before.get("columns") == now.get("columns")
 
     with begin_change(paths, described, is_same) as pending:
         committed = _find_committed(pending)
@@ -168,7 +179,12 @@ def _open(
         shared=not resources.engine.in_process,
         memory_bytes=resources.memory_bytes,
         progress=resources.progress,
+        columns=_choose_columns(manifest, options),
+        attributes=options.attributes,
     )
+    if manifest.schema is not None:
+        _check_columns(source, manifest, paths)
+        source = source.declare_columns(manifest.schema)
     if source.d != manifest.d:
         raise InvalidArgument(
             f"vectors of {source.d} dimensions found; {paths} has {manifest.d} dimensions"
@@ -179,6 +195,29 @@ def _open(
             f"{manifest.source['id_column']!r}: name an id column, or give ids"
         )
     return source
+
+
+def _choose_columns(manifest: Manifest, options: AddOptions) -> tuple[str, ...]:
+    known = () if manifest.schema is None else tuple(manifest.schema.names)
+    if not known and (options.columns or options.attributes is not None):
+        raise InvalidArgument("columns given; the index was built without columns")
+    if options.columns and set(options.columns) != set(known):
+        raise InvalidArgument(
+            f"columns {', '.join(options.columns)} given; the index has {', '.join(known)}, and "
+            "takes columns of the same names"
+        )
+    return known
+
+
+def _check_columns(source: Source, manifest: Manifest, paths: IndexPaths) -> None:
+    """Check that the columns have the index's types."""
+    assert source.attributes is not None
+    for ours, theirs in zip(manifest.schema, source.attributes.schema, strict=True):
+        if ours.type != theirs.type:
+            raise InvalidArgument(
+                f"column {ours.name!r} of type {name_type(theirs.type)} found; in {paths} it is "
+                f"{name_type(ours.type)}: convert it"
+            )
 
 
 def _read_ids(source: Source, resources: Resources) -> Int64:
@@ -218,7 +257,13 @@ def _encode(
 ) -> list[Segment]:
     shard(source, model, pending, None, None, resources)
     options = MergeOptions(
-        model.tag, model.code_size, model.sketch_size, model.nlist, source.ntotal, None
+        model.tag,
+        model.code_size,
+        model.sketch_size,
+        model.nlist,
+        source.ntotal,
+        None,
+        None if source.attributes is None else source.attributes.schema,
     )
     make_directory(pending.root / "segments")
     return merge(pending, options, resources)

@@ -96,7 +96,13 @@ def compact_index(
             raise _overtaken(pending)
         model = read_model_description(paths, newest)
         options = MergeOptions(
-            model.tag, model.code_size, model.sketch_size, model.nlist, newest.ntotal, None
+            model.tag,
+            model.code_size,
+            model.sketch_size,
+            model.nlist,
+            newest.ntotal,
+            None,
+            newest.schema,
         )
         made = compact(pending, segments, deletes, options, resources)
         return _commit(pending, segments, made)

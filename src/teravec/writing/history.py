@@ -118,8 +118,7 @@ def _parse_time(text: str) -> datetime:
 def _names(manifest: Manifest) -> Iterable[str]:
     for segment in manifest.segments:
         yield segment.file
-        if segment.fine is not None:
-            yield segment.fine.file
+        yield from (beside.file for beside in segment.beside)
     yield from (deleted.file for deleted in manifest.deletes)
     if manifest.calibration is not None:
         yield manifest.calibration.file
@@ -136,8 +135,10 @@ def _is_lost_spool(path: StorePath) -> bool:
     local = local_path(StorePath(path.store, f"adding/{first}"))
     if local is None or local.suffix != SPOOL:
         return False
+    columns = f".columns{SPOOL}"  # of a stream; the spool of its vectors is held
+    held = local.with_name(local.name.replace(columns, SPOOL))
     try:
-        with hold_file(local):
+        with hold_file(held):
             return True
     except OutputExists:  # its process is alive
         return False

@@ -62,6 +62,10 @@ class PendingPaths(IndexPaths):
         """Return the row file of a segment's finer codes."""
         return self.file("segments") / f"{self.token}-{number:05d}.fine"
 
+    def columns(self, number: int) -> StorePath:
+        """Return the column file of a segment."""
+        return self.file("segments") / f"{self.token}-{number:05d}.columns"
+
     @property
     def deletes(self) -> StorePath:
         """The ids that the change hides."""
