@@ -20,6 +20,7 @@
         |-- DeadlineExceeded     the request's deadline passed                  (exit 1)
         |-- Unavailable          no server answers, or no live owner of a list  (exit 1)
         |-- OtherIndex           it serves another version of the index         (exit 1)
+        |-- OldVersion           it has no version as new as the one asked for  (exit 1)
         |-- AccessDenied         token or certificate refused                   (exit 1)
         `-- ProtocolError        its message does not follow the protocol       (exit 1)
 
@@ -48,6 +49,7 @@ __all__ = [
     "LimitExceeded",
     "MemoryLimitTooSmall",
     "MissingFile",
+    "OldVersion",
     "OtherIndex",
     "OutputExists",
     "ProtocolError",
@@ -141,6 +143,10 @@ class Unavailable(ServiceError):
 
 class OtherIndex(ServiceError):
     """A server serves another version of the index than the request names."""
+
+
+class OldVersion(ServiceError):
+    """A server has no version of the index as new as the request asks for, and got none in time."""
 
 
 class AccessDenied(ServiceError):

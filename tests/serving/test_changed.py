@@ -42,7 +42,7 @@ def test_changed_indexes_by_several_servers(tmp_path: Path, serve: Launch, codec
 
 def test_a_reload_takes_up_the_new_version(tmp_path: Path, serve: Launch) -> None:
     path = built(tmp_path, "l2", "sq8", calibrate=False)
-    server = serve(path)
+    server = serve(path, follow_s=None)
     with teravec.connect(url(server)) as remote:
         first = remote.search(QUERIES, 1, NLIST)[1]
         teravec.delete(path, np.unique(first))

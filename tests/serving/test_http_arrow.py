@@ -70,7 +70,7 @@ def test_results_are_the_local_ones(kind: str, dtype: Any, web: httpx.Client, in
     assert found["rank"].to_pylist() == list(range(7)) * len(queries)
     np.testing.assert_array_equal(found["id"].to_numpy(), ids.ravel())
     np.testing.assert_array_equal(found["distance"].to_numpy(), distances.ravel())
-    assert set(found.schema.metadata) == {b"version", b"missing", b"seconds"}
+    assert set(found.schema.metadata) == {b"version", b"number", b"missing", b"seconds"}
     assert float(found.schema.metadata[b"missing"]) == 0.0
 
 

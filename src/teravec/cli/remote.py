@@ -13,7 +13,7 @@ from teravec.errors import InvalidArgument
 from teravec.serving.wire.client import RemoteIndex, connect
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["Ca", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
+__all__ = ["Ca", "MinVersion", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
 
 Server = Annotated[
     str | None,
@@ -36,6 +36,13 @@ TlsCert = Annotated[
 TlsKey = Annotated[
     Path | None, typer.Option(help="PEM key of that certificate.", show_default=False)
 ]
+MinVersion = Annotated[
+    int | None,
+    typer.Option(
+        help="Wait until the server has this version of the index, or a later one.",
+        show_default=False,
+    ),
+]
 
 _BATCH_SHARE = 3  # of the memory limit, for a batch: parts are written and joined beside it
 
@@ -48,6 +55,8 @@ class Remote:
     ----------
     url : str
     token_file, ca, certificate, key : Path, optional
+    min_version : int
+        Wait until the server has this version of the index.
     """
 
     url: str
@@ -55,6 +64,7 @@ class Remote:
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    min_version: int = 0
 
     def open(self, first: str, memory: str | None) -> RemoteIndex:
         """Connect; ``first`` is the first path of the queries, which must be no index."""
@@ -69,6 +79,7 @@ class Remote:
             ca=self.ca,
             certificate=self.certificate,
             key=self.key,
+            min_version=self.min_version,
         )
         index.batch_bytes = limit // _BATCH_SHARE
         return index

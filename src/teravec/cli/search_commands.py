@@ -19,7 +19,7 @@ from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.remote import Ca, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
@@ -94,6 +94,7 @@ def search(
     ca: Ca = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    min_version: MinVersion = None,
 ) -> None:
     """Find the k nearest neighbours of every query, however many there are; resumable."""
     if out is not None:
@@ -102,7 +103,10 @@ def search(
     options = SearchOptions(
         k=k, nprobe=nprobe, recall=recall, candidates=candidates, exclude_own=exclude_self
     )
-    remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
+    files = token_file, ca, tls_cert, tls_key
+    remote = None if server is None else Remote(server, *files, min_version or 0)
+    if server is None and min_version is not None:
+        raise InvalidArgument("--min-version needs --server: an index here has its newest version")
     with _opened(
         index,
         queries,
@@ -140,13 +144,17 @@ def range_search(
     ca: Ca = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    min_version: MinVersion = None,
 ) -> None:
     """Find all vectors within a radius of every query, however many there are; resumable."""
     if out is not None:
         check_output(out, within_radius=True)
     check_one_output(out, json=json)
     options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
-    remote = None if server is None else Remote(server, token_file, ca, tls_cert, tls_key)
+    files = token_file, ca, tls_cert, tls_key
+    remote = None if server is None else Remote(server, *files, min_version or 0)
+    if server is None and min_version is not None:
+        raise InvalidArgument("--min-version needs --server: an index here has its newest version")
     with _opened(
         index,
         queries,

@@ -141,6 +141,16 @@ def serve(
     batch_rows: Annotated[
         int, typer.Option(help="Queries joined into a batch; 1 joins nothing.")
     ] = 1024,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow",
+            help="Go over to new versions of the index as they are committed, or when reloaded.",
+        ),
+    ] = True,
+    follow_every: Annotated[
+        float, typer.Option(help="Seconds between two looks for a new version.")
+    ] = 0.25,
     drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
     log_format: Annotated[
         str, typer.Option(help="Log lines as text, or as JSON objects: text or json.")
@@ -214,6 +224,7 @@ def serve(
         vectors=vectors,
         vector_column=vector_column,
         batch_rows=batch_rows,
+        follow_s=follow_every if follow else None,
         memory_bytes=resources.memory_bytes,
         threads=threads if on_ray else resources.threads or None,
         log_format=LogFormat(log_format),

@@ -21,12 +21,14 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import json_checksum, sealed_text, write_json
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["TIME_FORMAT", "Change", "commit_version", "write_calibration"]
+__all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version", "write_calibration"]
 
 log = logging.getLogger(__name__)
 
 Change = Callable[[Manifest], Manifest]
 """Derives the next version's content from a version's; called again if another writer was first."""
+
+_LOOKS = 16  # looks at the next number for each listing
 
 _MOVED = {"format": "teravec-index", "version": 2, "versions": "versions/"}
 _TRIES = 100
@@ -102,6 +104,33 @@ def _close_to_older_releases(paths: IndexPaths) -> None:
         moved = file.read(file.size, 0) == sealed_text(_MOVED)
     if not moved:
         write_json(paths.manifest, _MOVED)
+
+
+class VersionProbe:
+    """Looks for versions newer than one, cheaply: usually by asking whether the next one exists.
+
+    A listing now and then finds versions after numbers that were removed.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    """
+
+    def __init__(self, paths: IndexPaths) -> None:
+        self._paths, self._looks = paths, 0
+
+    def find_newer(self, number: int) -> int | None:
+        """Return the number of the newest version if it is above ``number``.
+
+        Raises
+        ------
+        StorageError
+        """
+        self._looks += 1
+        if self._looks % _LOOKS and not self._paths.version(number + 1).exists():
+            return None
+        newest = max(list_versions(self._paths), default=number)
+        return newest if newest > number else None
 
 
 def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:

@@ -48,6 +48,10 @@ class IndexCaches:
         if self.refiner is not None:
             self.refiner.release()
 
+    def shared_with(self, other: IndexCaches) -> bool:
+        """Whether these are the caches of another version too."""
+        return self.lists.cache_keys is other.lists.cache_keys
+
     def close(self) -> None:
         """Give up what is kept of segments that no other version has."""
         self.lists.close()

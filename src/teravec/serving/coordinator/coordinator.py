@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from prometheus_client import Metric
 
 from teravec.errors import InvalidArgument, TeravecError, Unavailable
 from teravec.index.manifest import read_manifest
+from teravec.index.versions import VersionProbe
 from teravec.kernels.metric import Metric as IndexMetric
 from teravec.kernels.sketch import CANDIDATE, Candidates
 from teravec.search.bounded import steps_of_lists
@@ -32,7 +34,7 @@ from teravec.serving.server.merging import Part, merged, together
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
 from teravec.serving.server.search_costs import SearchCosts
-from teravec.serving.server.served import Ranges, ServedIndex, version_beside
+from teravec.serving.server.served import Ranges, ServedIndex, version_beside, version_within
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
@@ -50,6 +52,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
+_LATE_S = 5.0  # for which a version waits for servers before a later one takes its place
 _PIECE_RESULTS = LARGE_RESULTS // 4  # of all servers' answers to a piece of a request
 
 
@@ -87,19 +90,25 @@ class Coordinator:
         self._next: ServedIndex | None = None  # waits for servers that have it
         # Clients name no version to a coordinator: the previous one closes with its last search.
         self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
+        self._probe = VersionProbe(IndexPaths(self.versions.current.path))
+        self._next_since_s = 0.0
         fleet.start(self._go_over)
 
     def _open(self, path: Path | None = None) -> ServedIndex:
         index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
         self._costs.watch(index.stats)
+        self._have_served(index)
+        return index
+
+    def _have_served(self, index: ServedIndex) -> None:
+        """Ask servers to have a version."""
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
         self.fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
-        return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries, exactly as one machine would if every list has a live owner."""
-        with self.versions.using() as index:
+        with self.versions.using(request.version, keep_s=request.keep_s) as index:
             return _Search(self, index, index.within_ntotal(request), deadline).answer()
 
     def describe_missing(self, left: list[Pairs], missing: float) -> str:
@@ -172,10 +181,40 @@ class Coordinator:
         index = self._open()
         with self._lock:
             unused, self._next = self._next, index
+            self._next_since_s = time.monotonic()
+            self._probe = VersionProbe(IndexPaths(index.path))
         if unused is not None:
             unused.close()
         self._go_over()
         return index.version
+
+    def follow(self) -> None:
+        """Open the index's newest version if there is a newer one; go over when servers have it.
+
+        While one waits for servers, a later one waits as well: else none would ever be ready where
+        versions come quickly. It is given up for a later one if servers do not get it.
+        """
+        with self._lock:
+            current, waiting = self.versions.current, self._next
+            if waiting is not None:
+                if waiting.path != current.path or not self._is_late():
+                    return
+                current = waiting
+            number = self._probe.find_newer(current.number)
+            if number is None or not self.versions.has_room():
+                return
+            index = self.versions.current.at_version(
+                number, beside_bytes=self.versions.beside_bytes
+            )
+            self._costs.watch(index.stats)
+            self._have_served(index)
+            self._next, self._next_since_s = index, time.monotonic()
+        if waiting is not None:
+            waiting.close()
+        self._go_over()
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._next_since_s > _LATE_S
 
     def _go_over(self) -> None:
         """Switch to the next version if its lists have at least as many owners as the current."""
@@ -184,9 +223,12 @@ class Coordinator:
             if index is None:
                 return
             current = self.versions.current.version
-            if index.version == current:
-                index.close()
-                self._next = None
+            if index.version == current:  # it finds the same
+                if index.number > self.versions.current.number:  # with another calibration
+                    self._switch(index)
+                else:
+                    index.close()
+                    self._next = None
                 return
             covered, now_covered = self.fleet.covered(index.version), self.fleet.covered(current)
             if covered < 1.0 and covered <= now_covered:
@@ -198,11 +240,15 @@ class Coordinator:
                 self._next = None
                 self._forget()
                 return
-            self.versions.replace(index)
-            log.info("serving version %s", index.version)
-            self._next = None
+            self._switch(index)
             if not ours:
                 self._next = self._open()  # as soon as servers have it
+
+    def _switch(self, index: ServedIndex) -> None:
+        self._next = None
+        self.versions.replace(index)
+        what = index.manifest.what
+        log.info("serving version %d (%s): %s", index.number, index.version, what)
 
     def _look_beside(self) -> ServedIndex | None:
         """Open another version if servers have all of it, and ours lacks owners.
@@ -213,18 +259,30 @@ class Coordinator:
         if self.fleet.covered(self.versions.current.version) == 1.0:
             return None
         for version, (name, ranges) in self.fleet.others().items():
-            path = version_beside(self._path, version, name)
-            if path is None:
-                continue
-            owned = np.zeros(read_manifest(IndexPaths(path)).nlist, bool)
-            for start, stop in ranges:
-                owned[start:stop] = True
-            if owned.all():
-                try:
-                    return self._open(path)
-                except TeravecError as error:
-                    log.error("version %s of %s cannot be opened: %s", version, path, error)
+            try:
+                if (index := self._open_version(version, name, ranges)) is not None:
+                    return index
+            except TeravecError as error:
+                log.error("version %s of %s cannot be opened: %s", version, name, error)
         return None
+
+    def _open_version(self, version: str, name: str, ranges: Ranges) -> ServedIndex | None:
+        """Open a version that servers have, of this index or of one beside; None without all."""
+        current = self.versions.current
+        number = version_within(current.path, version)
+        path = current.path if number is not None else version_beside(self._path, version, name)
+        if path is None:
+            return None
+        owned = np.zeros(read_manifest(IndexPaths(path), number).nlist, bool)
+        for start, stop in ranges:
+            owned[start:stop] = True
+        if not owned.all():
+            return None
+        if number is None:
+            return self._open(path)
+        index = current.at_version(number, beside_bytes=self.versions.beside_bytes)
+        self._have_served(index)
+        return index
 
     def _forget(self) -> None:
         """Want only the versions that are open here."""

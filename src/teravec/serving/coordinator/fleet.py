@@ -39,6 +39,7 @@ __all__ = ["Fleet"]
 log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_SOON_S, _SOON_FOR_S = 0.1, 2.0  # between polls for a while after another version is wanted
 _POLL_TIMEOUT_S = 1.5
 
 
@@ -65,7 +66,7 @@ class Fleet:
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
         self._names: dict[str, str] = {}  # of directories, by version wanted
         self._told_names: dict[str, str] = {}  # by version that servers have
-        self._closed = threading.Event()
+        self._closed, self._hurry_until_s = threading.Event(), 0.0
         self._follow(topology)
         self._poller = threading.Thread(target=self._poll, name="teravec-poll", daemon=True)
         self._polls = ThreadPoolExecutor(32, thread_name_prefix="teravec-poll")
@@ -94,6 +95,7 @@ class Fleet:
         with self._lock:
             self._names[version] = name
             if version not in self._wanted:
+                self._hurry_until_s = time.monotonic() + _SOON_FOR_S
                 self._wanted[version] = np.full(nlist, max(1, round(mean_size)), np.int64)
                 self._known[version] = np.zeros(nlist, bool)
 
@@ -252,8 +254,19 @@ class Fleet:
         for peer in before.values():
             peer.close()
 
+    def _wait(self) -> bool:
+        """Wait until the next poll; True if there is none, because this was closed."""
+        until_s = time.monotonic() + _POLL_S
+        while (left_s := until_s - time.monotonic()) > 0:
+            hurry = time.monotonic() < self._hurry_until_s
+            if self._closed.wait(min(_SOON_S, left_s)):
+                return True
+            if hurry:
+                break
+        return False
+
     def _poll(self) -> None:
-        while not self._closed.wait(_POLL_S):
+        while not self._wait():
             try:
                 if (changed := self._topology.changed()) is not None:
                     log.info("the topology has %d servers now", len(changed.entries))

@@ -15,6 +15,7 @@ from teravec.serving.deploy.gauges import ProcessGauges
 from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
 from teravec.serving.http.connections import MOST_CONNECTIONS
+from teravec.serving.server.following import FOLLOW_S
 from teravec.serving.server.local import LocalLists
 from teravec.serving.server.logs import LogFormat
 from teravec.serving.server.lookup import VectorLookup
@@ -23,7 +24,7 @@ from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import Backend, SearchService
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.versions import IDLE_S
-from teravec.serving.wire.limits import Limits, check_setting
+from teravec.serving.wire.limits import Limits, check_seconds, check_setting
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from teravec.storage.files import allow_most_open_files
 
@@ -62,6 +63,9 @@ class ServeOptions:
         Vector column of those files. Not given: that of the build.
     batch_rows : int
     memory_bytes, threads : int, optional
+    follow_s : float, optional
+        Seconds between two looks for a newer version of the index. None: it stays until it is
+        reloaded.
     idle_s : float
         Seconds after which the version before is closed if nobody wants it.
     times : PortTimes
@@ -92,6 +96,7 @@ class ServeOptions:
     batch_rows: int = 1024
     memory_bytes: int | None = None
     threads: int | None = None
+    follow_s: float | None = FOLLOW_S
     idle_s: float = IDLE_S
     times: PortTimes = field(default_factory=PortTimes)
     http_connections: int = MOST_CONNECTIONS
@@ -106,6 +111,8 @@ class ServeOptions:
         if self.vector_column is not None and self.vectors is None:
             raise InvalidArgument("vector_column needs vectors: give both")
         check_setting("--batch-rows", self.batch_rows, 1, 1 << 20, 1024)
+        if self.follow_s is not None:
+            check_seconds("--follow-every", self.follow_s, FOLLOW_S, least=0.01)
         if self.threads is not None:
             check_setting("--threads", self.threads, 1, 4096, os.cpu_count() or 1)
         if self.http == self.listen and self.listen.port:
@@ -146,7 +153,12 @@ def launch(options: ServeOptions) -> Server:
     metrics = Metrics()
     backend, workers = _backend(options, metrics)
     service = SearchService(
-        backend, options.limits, metrics, workers=workers, batch_rows=options.batch_rows
+        backend,
+        options.limits,
+        metrics,
+        workers=workers,
+        batch_rows=options.batch_rows,
+        follow_s=options.follow_s,
     )
     try:
         options.limits.check_dimension(backend.versions.current.d)

@@ -28,7 +28,8 @@ class SearchAnswer(BaseModel):
     """Results of every query."""
 
     results: list[Result]
-    version: str = Field(description="Version of the index.")
+    version: str = Field(description="Version of the index: a checksum.")
+    number: int = Field(description="The version's number.")
     missing: float = Field(description="Share of the bytes to scan that was left out.")
     seconds: float = Field(description="Time taken here.")
 
@@ -68,7 +69,8 @@ def _texts(answer: Answer, seconds: float, quote: str) -> Iterator[str]:
         begin = ","
     begin = "" if len(answer.counts) else begin
     yield (
-        f'{begin}],"version":"{answer.version}","missing":{answer.missing!r},'
+        f'{begin}],"version":"{answer.version}","number":{answer.number or 0},'
+        f'"missing":{answer.missing!r},'
         f'"seconds":{seconds!r}}}'
     )
 

@@ -29,6 +29,7 @@ _STATUS = {
     "busy": 503,
     "unavailable": 503,
     "other-index": 503,
+    "old-version": 504,
     "deadline-exceeded": 504,
 }
 _HTTP = {404: "not-found", 405: "method-not-allowed", 408: "deadline-exceeded"}

@@ -28,7 +28,16 @@ from teravec.serving.wire.protocol import Answer
 __all__ = ["ARROW_TYPE", "arrow_pieces", "read_arrow"]
 
 ARROW_TYPE = "application/vnd.apache.arrow.stream"
-_OPTIONS = ("k", "radius", "nprobe", "recall", "candidates", "timeout_s", "allow_partial")
+_OPTIONS = (
+    "k",
+    "radius",
+    "nprobe",
+    "recall",
+    "candidates",
+    "timeout_s",
+    "allow_partial",
+    "min_version",
+)
 _EXPECTED = "one column of lists of float16, float32 or float64 expected, all of one length"
 _SCHEMA, _BATCH = 1, 3  # kinds of messages
 _MOST_MESSAGES, _LONGEST_METADATA = 4096, 64 << 10
@@ -52,7 +61,7 @@ def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) ->
     body : bytes-like
         An uncompressed IPC stream with one column: each value is a vector.
     parameters : bytes
-        Of the URL: k or radius, nprobe, recall, candidates, timeout_s, allow_partial.
+        Of the URL: k or radius, nprobe, recall, candidates, timeout_s, allow_partial, min_version.
     most_queries : int
 
     Raises
@@ -74,9 +83,10 @@ def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) ->
 def arrow_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
     """Yield an IPC stream of results (query, rank, id, distance), some at a time.
 
-    The schema's metadata has ``version``, ``missing`` and ``seconds``.
+    The schema's metadata has ``version``, ``number``, ``missing`` and ``seconds``.
     """
     metadata = {
+        "number": str(answer.number or 0),
         "version": answer.version,
         "missing": repr(float(answer.missing)),
         "seconds": repr(seconds),

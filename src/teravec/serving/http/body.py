@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 
 from teravec.errors import InvalidArgument, LimitExceeded
+from teravec.serving.wire.protocol import LARGEST_VERSION
 
 __all__ = ["SMALL_BODY_BYTES", "Asked", "SearchBody", "read_body", "timeout_of"]
 
@@ -70,6 +71,14 @@ class SearchBody(BaseModel):
     ] = None
     timeout_s: Annotated[Number, Field(gt=0, description="Deadline in seconds.")] = 10.0
     allow_partial: Annotated[bool, Field(description="Skip lists without a live owner.")] = False
+    min_version: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=LARGEST_VERSION,
+            description="Number of the oldest version that may answer; waits until the deadline.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -241,6 +241,7 @@ class HttpSearches(Response):
             float(options.timeout_s),
             options.allow_partial,
             options.candidates,
+            min_version=options.min_version,
         )
 
     async def _send(

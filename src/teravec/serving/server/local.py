@@ -15,6 +15,7 @@ import numpy.typing as npt
 from prometheus_client import Metric
 
 from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.index.versions import VersionProbe
 from teravec.serving.server.damage import Damage
 from teravec.serving.server.gauges import gauge
 from teravec.serving.server.search_costs import SearchCosts
@@ -24,13 +25,14 @@ from teravec.serving.server.served import (
     ranges_text,
     slice_ranges,
     version_beside,
+    version_within,
 )
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.versions import IDLE_S, Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
-from teravec.storage.layout import absolute
+from teravec.storage.layout import IndexPaths, absolute
 
 __all__ = ["LocalLists"]
 
@@ -80,6 +82,7 @@ class LocalLists:
         self._looked_for: dict[str, float] = {}  # when, by version
         self._looking = threading.Lock()
         self.versions = Versions(self._open(), idle_s=idle_s)
+        self._probe = VersionProbe(IndexPaths(self.versions.current.path))
 
     @property
     def looked_for(self) -> int:
@@ -97,7 +100,10 @@ class LocalLists:
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
-        with self._damage.noted(), self.versions.using() as index:
+        with (
+            self._damage.noted(),
+            self.versions.using(request.version, keep_s=request.keep_s) as index,
+        ):
             request = index.within_ntotal(request)
             queries, wanted, candidates = request.queries, request.wanted, request.candidates
             effort = index.effort_of(request, self._limits)
@@ -175,14 +181,34 @@ class LocalLists:
         """
         with self._reloading:
             index = self._open()
-            if index.version == self.versions.current.version and not len(self._damage):
+            same = _named(index) == _named(self.versions.current)
+            if same and not len(self._damage):
                 index.close()
             else:
                 self.versions.replace(index)
+                self._probe = VersionProbe(IndexPaths(index.path))
                 self._damage.forget()
                 self._looked_for.clear()
                 log.info("serving version %s", index.version)
             return self.versions.current.version
+
+    def follow(self) -> None:
+        """Go over to the index's newest version, if there is a newer one.
+
+        Raises
+        ------
+        TeravecError
+            It cannot be opened; what was served goes on.
+        """
+        with self._reloading:
+            current = self.versions.current
+            number = self._probe.find_newer(current.number)
+            if number is None or not self.versions.has_room():
+                return
+            index = current.at_version(number, beside_bytes=self.versions.beside_bytes)
+            self._costs.watch(index.stats)
+            self.versions.replace(index)
+            log.info("serving version %d (%s): %s", number, index.version, index.manifest.what)
 
     def want(self, versions: dict[str, str]) -> None:
         """Serve versions that coordinators make requests for, by name of their directories.
@@ -210,13 +236,15 @@ class LocalLists:
     def _open_beside(self, version: str, name: str) -> None:
         try:
             with self._reloading:
-                path = version_beside(self._path, version, name)
-                if path is None or len(self.versions.open) > 1:
+                index = self._open_version(version, name)
+                if index is None:
                     return
-                index = self._open(path)
-                if index.version == version and self.versions.add_previous(index):
+                if index.version == version and self.versions.add(index):
                     log.info(
-                        "serving version %s of %s too, which a coordinator wants", version, path
+                        "serving version %d (%s) of %s too, which a coordinator wants",
+                        index.number,
+                        version,
+                        index.path,
                     )
                 else:
                     index.close()
@@ -224,6 +252,17 @@ class LocalLists:
             log.error("version %s, which a coordinator wants, cannot be opened: %s", version, error)
         finally:
             self._looking.release()
+
+    def _open_version(self, version: str, name: str) -> ServedIndex | None:
+        """Open another version of the index, or one whose directory lies beside."""
+        current = self.versions.current
+        number = version_within(current.path, version)
+        if number is not None:
+            if not self.versions.has_room():
+                return None
+            return current.at_version(number, beside_bytes=self.versions.beside_bytes)
+        path = version_beside(self._path, version, name)
+        return None if path is None or len(self.versions.open) > 1 else self._open(path)
 
     def close(self) -> None:
         """Close the index."""
@@ -247,3 +286,7 @@ def _owned(index: ServedIndex, chosen: Chosen, allow_partial: bool) -> tuple[Cho
             "coordinator, or allow a partial answer"
         )
     return (prepared, np.where(owned, list_nos, -1), distances), visited, left_out
+
+
+def _named(index: ServedIndex) -> tuple[str, int]:
+    return index.version, index.number

@@ -44,6 +44,7 @@ _REASON_OF_CODE = {
     "not-found": "not-found",
     "protocol": "malformed",
     "other-index": "unavailable",
+    "old-version": "unavailable",
     "unavailable": "unavailable",
 }
 _REASON_OF_STATUS = {400: "malformed", 403: "host", 421: "host"}  # whatever the code is

@@ -22,7 +22,9 @@ class SearchCosts:
         self._watched: list[SearchStats] = []
 
     def watch(self, stats: SearchStats) -> None:
-        """Count the searches of one more version from now on."""
+        """Count the searches of one more version from now on; versions may share their counts."""
+        if any(each is stats for each in self._watched):
+            return
         if len(self._watched) > _MOST_WATCHED:  # the earlier half has been closed long since
             half = len(self._watched) // 2
             self._watched[:half] = [_sum(self._watched[:half])]

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, OtherIndex, TeravecError
-from teravec.index.manifest import Manifest, read_manifest
+from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
 from teravec.search.bounded import steps_of_lists
 from teravec.search.candidates import best_k
 from teravec.search.effort import Effort
-from teravec.search.index import open_index
+from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
 from teravec.search.stages import nearest_in_two_stages
 from teravec.serving.server.budget import release_memory
@@ -41,6 +41,7 @@ __all__ = [
     "ranges_text",
     "slice_ranges",
     "version_beside",
+    "version_within",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -48,7 +49,9 @@ Int64 = npt.NDArray[np.int64]
 Ranges = tuple[tuple[int, int], ...]
 
 
+_LATEST = 32  # versions among which one is looked for by what it finds
 _BATCHES_AT_A_TIME = 2  # a large one, and a small one that need not wait
+_OWN_LIST_BYTES = 24  # numbers of runs, and sizes of lists
 _ANY_K = 10  # where a radius is asked for, no k counts
 
 
@@ -98,6 +101,18 @@ def version_beside(path: Path, version: str, name: str) -> Path | None:
     return beside if found == version else None
 
 
+def version_within(path: Path, version: str) -> int | None:
+    """The number of a version of the index at ``path``; None if none of the latest is that one."""
+    try:
+        paths = IndexPaths(path)
+        for number in reversed((list_versions(paths) or [0])[-_LATEST:]):
+            if index_version(read_manifest(paths, number)) == version:
+                return number
+    except TeravecError:  # as one that was removed meanwhile
+        return None
+    return None
+
+
 class ServedIndex:
     """One version of an index, open for some ranges of lists.
 
@@ -111,10 +126,13 @@ class ServedIndex:
         Shared by all ranges, which have one model and one cache.
     threads : int, optional
     steps : StepSizes
+    opened : Index, optional
+        What is to be served, if it is open already; see ``at_version``.
 
     Attributes
     ----------
     version : str
+        Names what the index finds: see ``index_version``.
     ranges : tuple of (start, stop)
     sizes : ndarray of shape (nlist,), int64
         Vectors of each list that is owned, 0 for others.
@@ -129,12 +147,16 @@ class ServedIndex:
         memory_bytes: int | None = None,
         threads: int | None = None,
         steps: StepSizes = USUAL_STEPS,
+        opened: Index | None = None,
     ) -> None:
+        self._options = ranges, memory_bytes, threads, steps
         self._step_bytes = steps.scanned_bytes
         self.path = path.resolve()  # a link may be moved on while we open
-        memory = memory_bytes or default_memory()
-        lists = ranges if ranges is None else ranges or (0, 0)
-        self._index = open_index(self.path, memory=memory, threads=threads, lists=lists)
+        if opened is None:
+            memory = memory_bytes or default_memory()
+            lists = ranges if ranges is None else ranges or (0, 0)
+            opened = open_index(self.path, memory=memory, threads=threads, lists=lists)
+        self._index = opened
         self.version = index_version(self._index.manifest)
         self.ranges = ((0, self.nlist),) if ranges is None else ranges
         self.stats = self._index.stats
@@ -142,6 +164,15 @@ class ServedIndex:
         for start, stop in self.ranges:
             self.owned[start:stop] = True
         self.sizes = np.where(self.owned, self._index.list_sizes, 0)
+
+    def at_version(self, number: int | None = None, *, beside_bytes: int = 0) -> ServedIndex:
+        """Open another version of the index, the newest if not given: see ``Index.at_version``."""
+        opened = self._index.at_version(number, beside_bytes=beside_bytes)
+        return ServedIndex(self.path, *self._options, opened)
+
+    def shares_with(self, other: ServedIndex) -> bool:
+        """Whether the two have caches together."""
+        return self._index.caches.shared_with(other._index.caches)
 
     @property
     def is_closed(self) -> bool:
@@ -152,6 +183,11 @@ class ServedIndex:
     def manifest(self) -> Manifest:
         """The index's manifest."""
         return self._index.manifest
+
+    @property
+    def number(self) -> int:
+        """The version's number; 0 for the build."""
+        return self._index.version
 
     @property
     def nlist(self) -> int:
@@ -458,6 +494,11 @@ class ServedIndex:
     def model_bytes(self) -> int:
         """Memory that it holds without any cache."""
         return self._index.caches.model_bytes
+
+    @property
+    def own_bytes(self) -> int:
+        """Memory of tables that versions with shared caches have each for themselves."""
+        return _OWN_LIST_BYTES * self.nlist * len(self.manifest.layers)
 
     @property
     def cached_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -11,13 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily
 
-from teravec.errors import Busy, InvalidArgument, LimitExceeded
+from teravec.errors import Busy, InvalidArgument, LimitExceeded, OldVersion
 from teravec.index.info import size_histogram
 from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.batching import JOINED_RESULTS, Batcher, Job
 from teravec.serving.server.budget import Budget, Share
 from teravec.serving.server.details import details
+from teravec.serving.server.following import Follower
 from teravec.serving.server.gauges import gauge, info
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.origin import HERE, Origin
@@ -47,6 +50,8 @@ PROTOCOL_VERSION = 1
 _METHOD_OF: dict[type, str] = {kind: method for method, kind in METHODS.items()}
 _Request = SearchRequest | ListRequest | RefineRequest
 SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
+_MOST_WAITING = 64  # requests that wait for a later version; each holds a thread
+_SAY_S = 0.25  # of a request's time, to say that the version did not come
 _CLOSE_S = 5.0  # for searches under way when a server closes without draining
 
 
@@ -79,6 +84,9 @@ class Backend(Protocol):
     def want(self, versions: dict[str, str]) -> None:
         """Serve these versions as long as a coordinator makes requests for them."""
 
+    def follow(self) -> None:
+        """Go over to the index's newest version, if there is a newer one; raise if that fails."""
+
     def gauges(self) -> Iterable[Metric]:
         """What it is at this moment, beside the service's own gauges."""
 
@@ -102,6 +110,9 @@ class SearchService:
         Batches at a time.
     batch_rows : int
         Most queries in a batch; 1 searches each request alone.
+    follow_s : float, optional
+        Seconds between two looks for a newer version of the index. Not given: it stays until it is
+        reloaded.
     """
 
     def __init__(
@@ -112,6 +123,7 @@ class SearchService:
         *,
         workers: int = 1,
         batch_rows: int = 1024,
+        follow_s: float | None = None,
     ) -> None:
         self.backend, self.limits, self.metrics = backend, limits, metrics
         self.budget = Budget(limits.queue_bytes, SMALL_BYTES)
@@ -120,6 +132,8 @@ class SearchService:
         self._draining = False
         self._started = self._reloaded = time.time()
         self._reload_failed, self._reload_s = False, 0.0
+        self._follower = None if follow_s is None else Follower(backend.follow, follow_s)
+        self._waiting = threading.BoundedSemaphore(max(1, min(_MOST_WAITING, limits.queue)))
         metrics.collect_from(self._gauges, backend.gauges)
 
     def answer_frame(
@@ -262,10 +276,13 @@ class SearchService:
         request.check(self.limits)
         if self._draining:
             raise Busy("the server is shutting down")
+        deadline = Deadline.after(request.timeout_s)
+        if isinstance(request, SearchRequest) and request.min_version is not None:
+            self._wait_for(request.min_version, deadline)
         head: tuple[Any, ...] = (type(request), request.wanted, request.queries.shape[1])
         if isinstance(request, SearchRequest):
             head += (request.nprobe, request.prune, request.recall)
-            head += (request.allow_partial, request.candidates)
+            head += (request.allow_partial, request.candidates, request.version)
         elif isinstance(request, ListRequest):
             head += (request.version, request.candidates)
         else:
@@ -275,7 +292,7 @@ class SearchService:
             request,
             len(request.queries),
             size,
-            Deadline.after(request.timeout_s),
+            deadline,
             origin.share,
             self._work.of(request, self.backend.versions.current),
             request.results,
@@ -314,12 +331,41 @@ class SearchService:
         token = CURRENT.set(context)
         try:
             if isinstance(request, SearchRequest):
-                return self.backend.search(request, deadline)
+                answer = self.backend.search(request, deadline)
+                return replace(answer, number=self.backend.versions.number_of(answer.version))
             if isinstance(request, ListRequest):
                 return self.backend.search_lists(request, deadline)
             return self.backend.refine(request, deadline)
         finally:
             CURRENT.reset(token)
+
+    def _wait_for(self, number: int, deadline: Deadline) -> None:
+        """Wait until the current version is at least this one, and leave time to say that it isn't.
+
+        Raises
+        ------
+        OldVersion
+        Busy
+            Too many requests wait for a version.
+        """
+        versions = self.backend.versions
+        if versions.current.number >= number:
+            return
+        if not self._waiting.acquire(blocking=False):
+            raise Busy(f"{_MOST_WAITING} requests wait for a later version, the most at a time")
+        try:
+            if self._follower is not None:
+                self._follower.wake()
+            left_s = deadline.left_s
+            if versions.wait_for(number, left_s - min(_SAY_S, left_s / 4)):
+                return
+        finally:
+            self._waiting.release()
+        raise OldVersion(
+            f"version {number} or a later one asked for; this server has version "
+            f"{versions.current.number} of the index"
+            + ("" if self._follower is not None else ", and does not follow it (--no-follow)")
+        )
 
     def info(self) -> dict[str, Any]:
         """Describe the index and the bounds of requests."""
@@ -328,6 +374,7 @@ class SearchService:
         return {
             "protocol": PROTOCOL_VERSION,
             "version": index.version,
+            "number": index.number,
             "d": manifest.d,
             "ntotal": manifest.ntotal,
             "nlist": manifest.nlist,
@@ -416,6 +463,18 @@ class SearchService:
         )
         yield info("index_info", "The version that new searches use.", "version", current)
         yield gauge("index_versions", "Versions that are open.", len(versions.open))
+        yield gauge("index_version_number", "Number of the version.", versions.current.number)
+        yield gauge(
+            "last_switch_timestamp_seconds",
+            "When new searches began to use the version, by the clock.",
+            versions.switched_at,
+        )
+        if self._follower is not None:
+            yield CounterMetricFamily(
+                "teravec_follow_failures",
+                "Looks for a newer version, or openings of one, that failed.",
+                value=self._follower.failures,
+            )
         yield gauge(
             "last_reload_timestamp_seconds",
             "When the index was opened, by the clock.",
@@ -437,6 +496,8 @@ class SearchService:
     def close(self) -> None:
         """Refuse new requests, and close the backend."""
         self._draining = True
+        if self._follower is not None:
+            self._follower.close()
         self._batcher.drain(_CLOSE_S)
         self.backend.close()
 

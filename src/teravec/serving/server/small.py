@@ -109,7 +109,8 @@ class SmallSearches:
         rows, size = len(request.queries), request.queries.nbytes
         few = len(frame) + request.answer_bytes <= SMALL_BYTES
         kind = None
-        if request.wanted.k is not None and request.context is None and rows and few:
+        usual = request.context is None and request.min_version is None
+        if request.wanted.k is not None and usual and rows and few:
             kind = _Kind(request, rows, size, size + -size % 8)
         if len(self._kinds) >= _MOST_HEADERS:
             self._kinds.clear()
@@ -168,5 +169,4 @@ def _frames(answer: Answer, rows: int, count: int) -> list[bytes]:
     if not len(counts) or counts.min() != counts.max():
         return [part.encode() for part in answer.split([rows] * count)]
     arrays: dict[str, Array] = {"counts": counts, "distances": answer.distances, "ids": answer.ids}
-    header = {"version": answer.version, "missing": answer.missing}
-    return encode_rows(header, {name: a.reshape(count, -1) for name, a in arrays.items()})
+    return encode_rows(answer.header, {name: a.reshape(count, -1) for name, a in arrays.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from teravec.errors import (
     DeadlineExceeded,
     InvalidArgument,
     LimitExceeded,
+    OldVersion,
     OtherIndex,
     ProtocolError,
 )
@@ -39,7 +41,7 @@ from teravec.serving.wire.details import Details, read_details, read_effort
 from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.frames import encode
 from teravec.serving.wire.peers import Peers, Question
-from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.wire.protocol import LARGEST_VERSION, Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
 from teravec.serving.wire.tracing import outgoing
 from teravec.storage.layout import absolute
@@ -57,6 +59,7 @@ _FIRST_ROWS = 64  # queries of the first request within a radius: its results ar
 _HELD_BYTES = 5 * _RESULT_BYTES  # a batch's result: as received, joined, and in the choice
 _USUAL_NPROBE = 16  # guess for requests without nprobe
 _LEAST_TIMEOUT_S = 0.001
+_REFRESH_PAUSE_S = 0.05
 
 
 class RemoteIndex(Fixed):
@@ -70,6 +73,8 @@ class RemoteIndex(Fixed):
     ----------
     d, ntotal, nlist : int
     metric : str
+    version : int
+        Number of the server's version of the index at the time of connecting, or of ``refresh``.
     stats : SearchStats
         Queries asked, and the bytes of requests and answers as ``bytes_read``. The servers' own
         counts are in ``statistics()``.
@@ -81,30 +86,85 @@ class RemoteIndex(Fixed):
     ntotal: int
     nlist: int
     metric: str
+    version: int
     stats: SearchStats
+    _queries: int
+    _answer_bytes: int
+    _request_bytes: int
+    _pairs: int
+    _longest_s: float
+    _version: str
+    _codec: str
+    _list_bytes: int
     batch_bytes: int
 
-    def __init__(self, peers: list[FlightPeer], timeout_s: float) -> None:
+    def __init__(self, peers: list[FlightPeer], timeout_s: float, min_version: int = 0) -> None:
         self._peers, self._timeout_s = Peers(peers), timeout_s
         self.stats, self.batch_bytes = SearchStats(), _BATCH_BYTES
-        info = self.info()
-        try:
-            self.d, self.ntotal = int(info["d"]), int(info["ntotal"])
-            self.nlist, self.metric = int(info["nlist"]), str(info["metric"])
-            self._queries = int(info["limits"]["queries"])
-            self._answer_bytes = int(info["limits"]["answer_bytes"])
-            self._request_bytes = int(info["limits"]["request_bytes"])
-            self._pairs = int(info["limits"]["pairs"])
-            self._longest_s = float(info["limits"]["timeout_s"])
-            self._version, self._codec = str(info["version"]), str(info["codec"])
-            self._list_bytes = int(info["code_size"]) * self.ntotal // max(1, self.nlist)
-            if min(self._queries, self._answer_bytes, self._request_bytes, self._pairs) < 1:
-                raise ValueError("its limits allow no query")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ProtocolError(f"the server's info is not what it should be: {error}") from error
+        self.refresh(min_version)
         self._connected_by: dict[str, Any] | None = None
         self._dropped = weakref.finalize(self, _close_dropped, os.getpid(), self._peers)
         self._dropped.atexit = False  # at exit, `exchanges` ends calls under way
+
+    def refresh(self, min_version: int = 0, *, timeout_s: float | None = None) -> None:
+        """Describe, and search by source, the version that the server has now.
+
+        Lone searches always get the server's current version. ``ntotal``, ``seal`` and searches of
+        a source of queries are of the version at the time of connecting, until this.
+
+        Parameters
+        ----------
+        min_version : int
+            Wait until the server has this version, or a later one.
+        timeout_s : float, optional
+            Not given: that of ``connect``.
+
+        Raises
+        ------
+        OldVersion
+            The server did not get it in time.
+        """
+        min_version = whole_number(min_version, "min_version", 0, LARGEST_VERSION)
+        timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        deadline = Deadline.after(timeout_s)
+        while True:
+            info = self._peers.tell("info", deadline)
+            if int(info.get("number", 0)) >= min_version:
+                break
+            if deadline.left_s <= _REFRESH_PAUSE_S:
+                raise OldVersion(
+                    f"version {min_version} or a later one asked for; the server has version "
+                    f"{info.get('number', 0)} of the index"
+                )
+            time.sleep(_REFRESH_PAUSE_S)
+        self._read(info)
+        self.__dict__.pop("_details", None)
+
+    def _read(self, info: dict[str, Any]) -> None:
+        """Take what the server says of the index."""
+        try:
+            limits = info["limits"]
+            told: dict[str, Any] = {
+                "version": int(info.get("number", 0)),
+                "d": int(info["d"]),
+                "ntotal": int(info["ntotal"]),
+                "nlist": int(info["nlist"]),
+                "metric": str(info["metric"]),
+                "_queries": int(limits["queries"]),
+                "_answer_bytes": int(limits["answer_bytes"]),
+                "_request_bytes": int(limits["request_bytes"]),
+                "_pairs": int(limits["pairs"]),
+                "_longest_s": float(limits["timeout_s"]),
+                "_version": str(info["version"]),
+                "_codec": str(info["codec"]),
+            }
+            told["_list_bytes"] = int(info["code_size"]) * told["ntotal"] // max(1, told["nlist"])
+            bounds = ("_queries", "_answer_bytes", "_request_bytes", "_pairs")
+            if min(told[bound] for bound in bounds) < 1:
+                raise ValueError("its limits allow no query")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ProtocolError(f"the server's info is not what it should be: {error}") from error
+        vars(self).update(told)  # users cannot set these
 
     def info(self) -> dict[str, Any]:
         """Describe the served index: sizes, codec, version, limits."""
@@ -181,6 +241,7 @@ class RemoteIndex(Fixed):
         *,
         recall: float | None = None,
         candidates: int | None = None,
+        min_version: int | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Float32, Int64]:
         """Find each query's nearest vectors: see ``Index.search``.
@@ -193,6 +254,9 @@ class RemoteIndex(Fixed):
             Instead of nprobe.
         candidates : int, optional
             As for ``Index.search``.
+        min_version : int, optional
+            Number of the oldest version of the index that may answer, such as ``teravec.add``
+            returned: then a search finds what was added. The server waits for it.
         timeout_s : float, optional
             For the whole answer. Not given: that of ``connect``.
 
@@ -202,6 +266,8 @@ class RemoteIndex(Fixed):
             Queries do not fit the index, or the server's bounds.
         Busy, Unavailable, DeadlineExceeded
             Every try until the deadline failed.
+        OldVersion
+            The server had no version from ``min_version`` on by then.
         AccessDenied, ProtocolError
         """
         return self.search_partial(
@@ -210,6 +276,7 @@ class RemoteIndex(Fixed):
             nprobe,
             recall=recall,
             candidates=candidates,
+            min_version=min_version,
             timeout_s=timeout_s,
             allow_partial=False,
         )[:2]
@@ -222,6 +289,7 @@ class RemoteIndex(Fixed):
         *,
         recall: float | None = None,
         candidates: int | None = None,
+        min_version: int | None = None,
         timeout_s: float | None = None,
         allow_partial: bool = True,
     ) -> tuple[Float32, Int64, float]:
@@ -236,7 +304,7 @@ class RemoteIndex(Fixed):
         """
         k, queries = checked_k(k), as_queries(queries)
         answers = self._ask(
-            queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, candidates
+            queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, min_version, candidates
         )
         distances, ids = self._tables(answers, k)
         if queries.ndim == 1 and len(queries):
@@ -250,11 +318,18 @@ class RemoteIndex(Fixed):
         nprobe: int | None = None,
         *,
         recall: float | None = None,
+        min_version: int | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """Find all vectors within a radius of each query: see ``Index.range_search``."""
         return self.range_search_partial(
-            queries, radius, nprobe, recall=recall, timeout_s=timeout_s, allow_partial=False
+            queries,
+            radius,
+            nprobe,
+            recall=recall,
+            min_version=min_version,
+            timeout_s=timeout_s,
+            allow_partial=False,
         )[:3]
 
     def range_search_partial(
@@ -264,6 +339,7 @@ class RemoteIndex(Fixed):
         nprobe: int | None = None,
         *,
         recall: float | None = None,
+        min_version: int | None = None,
         timeout_s: float | None = None,
         allow_partial: bool = True,
     ) -> tuple[Int64, Float32, Int64, float]:
@@ -272,7 +348,7 @@ class RemoteIndex(Fixed):
         The last value returned is the share of the bytes to scan that was skipped.
         """
         wanted = Wanted(radius=checked_radius(radius))
-        answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial)
+        answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial, min_version)
         return (*_joined(answers), _missing(answers))
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
@@ -320,6 +396,7 @@ class RemoteIndex(Fixed):
             nprobe=effort.nprobe,
             prune=effort.prune or None,
             candidates=effort.candidates,
+            version=self._version,
         )
         most = self._most_rows(wanted, effort.nprobe, effort.candidates)
         rows = most if few is None else min(most, _FIRST_ROWS)
@@ -334,6 +411,8 @@ class RemoteIndex(Fixed):
                     raise
                 rows = most = -(-len(part) // 4)
                 continue
+            except OtherIndex as error:
+                raise OtherIndex(f"{error}; connect and search again") from None
             if answer.version != self._version:
                 raise OtherIndex(
                     f"the server answers from version {answer.version}, {self._version} expected, "
@@ -358,6 +437,7 @@ class RemoteIndex(Fixed):
         recall: float | None,
         timeout_s: float | None,
         allow_partial: bool,
+        min_version: int | None,
         candidates: int | None = None,
     ) -> list[Answer]:
         """Return answers to runs of the queries, each small enough for the server."""
@@ -367,23 +447,37 @@ class RemoteIndex(Fixed):
         nprobe = None if nprobe is None else checked_nprobe(nprobe)
         recall = None if recall is None else check_recall(recall)
         candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
+        if min_version is not None:
+            min_version = whole_number(min_version, "min_version", 0, LARGEST_VERSION)
         timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         allow_partial = flag(allow_partial, "allow_partial")
         deadline = Deadline.after(timeout_s)
-        answers: list[Answer] = []
         most = self._most_rows(wanted, nprobe, candidates)
+        request = SearchRequest(
+            queries[:most],
+            wanted,
+            nprobe,
+            recall,
+            self._timeout_s,
+            allow_partial,
+            candidates,
+            min_version=min_version,
+        )
         while True:
-            for start in range(0, max(len(queries), 1), most):
-                part = queries[start : start + most]
-                request = SearchRequest(
-                    part, wanted, nprobe, recall, self._timeout_s, allow_partial, candidates
-                )
-                answers.append(self._ask_run(request, deadline))
-                if answers[-1].version != answers[0].version:
-                    break
-            else:
-                return answers
-            answers = []  # the index changed in between: start anew, to mix no versions
+            answers = [self._ask_run(request, deadline)]
+            version = answers[0].version  # a server keeps it for the other runs
+            try:
+                for start in range(most, len(queries), most):
+                    part = queries[start : start + most]
+                    answers.append(
+                        self._ask_run(replace(request, queries=part, version=version), deadline)
+                    )
+                    if answers[-1].version != version:  # as older servers may answer
+                        break
+                else:
+                    return answers
+            except OtherIndex:
+                deadline.check()  # it was closed meanwhile: start anew, to mix no versions
 
     def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
         queries, wanted = request.queries, request.wanted
@@ -394,9 +488,11 @@ class RemoteIndex(Fixed):
             lambda: replace(request, timeout_s=max(_LEAST_TIMEOUT_S, deadline.left_s)).encode(),
             len(queries) * nprobe * self._list_bytes,
             lambda answer: answer.check(len(queries), wanted, self.metric != "l2"),
+            of_one_version=request.version is not None,
         )
         answer, size = self._peers.ask(question, deadline)
         self.stats.add(SearchStats(queries=len(queries), bytes_read=size))
+        _check_number(answer, request.min_version)
         return answer
 
     def _most_rows(self, wanted: Wanted, nprobe: int | None, candidates: int | None) -> int:
@@ -452,6 +548,7 @@ def connect(
     certificate: PathArgument | None = None,
     key: PathArgument | None = None,
     timeout_s: float = 10.0,
+    min_version: int = 0,
     insecure: bool = False,
 ) -> RemoteIndex:
     """Connect to a server or coordinator.
@@ -470,6 +567,8 @@ def connect(
         PEM files of this client's certificate, for servers that require one.
     timeout_s : float
         For each search without a timeout of its own.
+    min_version : int
+        Wait until the server has this version of the index, or a later one.
     insecure : bool
 
     Raises
@@ -479,6 +578,8 @@ def connect(
         No server answers within the timeout.
     AccessDenied
         The server wants another token or certificate.
+    OldVersion
+        The server did not get ``min_version`` within the timeout.
     """
 
     urls = [part.strip() for part in text(url, "the server's address").split(",")]
@@ -495,7 +596,7 @@ def connect(
     peers: list[FlightPeer] = []
     try:
         peers += [FlightPeer(url, security) for url in urls]
-        index = RemoteIndex(peers, timeout_s)
+        index = RemoteIndex(peers, timeout_s, min_version)
     except BaseException:
         for peer in peers:
             peer.close()
@@ -535,6 +636,13 @@ def _joined(answers: list[Answer]) -> tuple[Int64, Float32, Int64]:
         np.concatenate([answer.distances for answer in answers]),
         np.concatenate([answer.ids for answer in answers]),
     )
+
+
+def _check_number(answer: Answer, min_version: int | None) -> None:
+    """Raise OldVersion if a server, as an earlier release does, answered from any version."""
+    if min_version and (answer.number is None or answer.number < min_version):
+        found = "an unknown version" if answer.number is None else f"version {answer.number}"
+        raise OldVersion(f"version {min_version} or a later one asked for; {found} answered")
 
 
 def _missing(answers: list[Answer]) -> float:

@@ -25,6 +25,7 @@ _CODES: dict[str, type[TeravecError]] = {
     "deadline-exceeded": errors.DeadlineExceeded,
     "unavailable": errors.Unavailable,
     "other-index": errors.OtherIndex,
+    "old-version": errors.OldVersion,
     "access-denied": errors.AccessDenied,
     "protocol": errors.ProtocolError,
     "limit-exceeded": errors.LimitExceeded,

@@ -50,12 +50,15 @@ class Question:
         Bytes to scan, roughly: requests of about the same size take about the same time.
     check : callable
         Raises ProtocolError where an answer cannot be the answer to this.
+    of_one_version : bool
+        It names the version that must answer: an address that has another one stays so.
     """
 
     method: str
     frame: Callable[[], bytes]
     size: int
     check: Callable[[Answer], None]
+    of_one_version: bool = False
 
 
 @dataclass
@@ -187,8 +190,11 @@ class _Rounds:
     Pauses between them grow, and are random, so that clients do not come back all at once.
     """
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(
+        self, deadline: Deadline, passing: tuple[type[TeravecError], ...] = _AGAIN
+    ) -> None:
         self._deadline, self._pause_s = deadline, _FIRST_PAUSE_S
+        self._passing = passing
         self._errors: list[Exception] = []  # of this round
         self._reason: Exception | None = None  # why earlier rounds failed
 
@@ -202,7 +208,7 @@ class _Rounds:
 
     def pause(self) -> None:
         """Pause before the next round; raise what failed where that is of no use."""
-        lasting = [error for error in self._errors if not isinstance(error, _AGAIN)]
+        lasting = [error for error in self._errors if not isinstance(error, self._passing)]
         wait_s = self._pause_s * random.uniform(0.5, 1.0)
         if len(lasting) == len(self._errors) or self._deadline.left_s <= wait_s:
             raise (lasting or [self._reason or Unavailable("no server was asked")])[0]
@@ -229,7 +235,8 @@ class _Asking:
         self._peers, self._question, self._deadline = peers, question, deadline
         self._arrivals: SimpleQueue[Call] = SimpleQueue()
         self._under_way: dict[Call, _UnderWay] = {}
-        self._rounds = _Rounds(deadline)
+        again = tuple(kind for kind in _AGAIN if kind is not OtherIndex)
+        self._rounds = _Rounds(deadline, again if question.of_one_version else _AGAIN)
         self._hedge_at_s = 0.0
 
     def answer(self) -> tuple[Answer, int]:

@@ -31,6 +31,7 @@ from teravec.serving.wire.limits import Limits
 
 __all__ = [
     "ERROR_CODES",
+    "LARGEST_VERSION",
     "METHODS",
     "Answer",
     "ListRequest",
@@ -50,6 +51,8 @@ _Arrays = dict[str, tuple[str, int]]
 
 _RESULT_BYTES = 12  # a distance and an id
 _CANDIDATE_BYTES = 16  # with an error bound
+_KEEP_S = 60.0
+LARGEST_VERSION = 10**10 - 1
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -134,6 +137,10 @@ class SearchRequest(_Request):
         Beside nprobe, as in ``Effort``. Servers before it ignore it; they tell no effort either.
     context : RequestContext, optional
         Its id and trace. Servers of earlier releases ignore it.
+    min_version : int, optional
+        Number of the oldest version that may answer; a server waits for it, until the deadline.
+    version : str, optional
+        The version that must answer, as an earlier answer named it.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
@@ -147,6 +154,8 @@ class SearchRequest(_Request):
     candidates: int | None = None
     prune: float | None = None
     context: RequestContext | None = None
+    min_version: int | None = None
+    version: str | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -162,8 +171,21 @@ class SearchRequest(_Request):
             _is_finite(self.prune) and self.prune >= 0 and self.nprobe is not None
         ):
             raise InvalidArgument(f"prune is {self.prune!r}; 0 or more, and nprobe, expected")
+        if self.min_version is not None and not (
+            type(self.min_version) is int and 0 <= self.min_version <= LARGEST_VERSION
+        ):
+            raise InvalidArgument(
+                f"min_version is {self.min_version!r}; 0 to {LARGEST_VERSION:,} expected"
+            )
+        if self.version is not None and type(self.version) is not str:
+            raise ProtocolError(f"version is {self.version!r}; a text expected")
         if type(self.allow_partial) is not bool:
             raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
+
+    @property
+    def keep_s(self) -> float:
+        """Seconds for which its version should be there afterwards: its caller will ask again."""
+        return 0.0 if self.version is None else _KEEP_S
 
     def check(self, limits: Limits) -> None:
         """Raise LimitExceeded if the request is above a bound."""
@@ -320,6 +342,8 @@ class Answer:
     errors : ndarray of float32, optional
         For an answer of candidates: the error bound of each distance. Distances are then
         estimates (lower is closer), ids are places, and results are unordered.
+    number : int, optional
+        The version's number. Servers of earlier releases do not tell it.
     """
 
     version: str
@@ -328,6 +352,7 @@ class Answer:
     ids: Int64
     missing: float = 0.0
     errors: Float32 | None = None
+    number: int | None = None
 
     @classmethod
     def of_top_k(cls, version: str, distances: Float32, ids: Int64) -> Answer:
@@ -367,6 +392,7 @@ class Answer:
                 self.ids[part],
                 self.missing,
                 None if self.errors is None else self.errors[part],
+                self.number,
             )
             for (start, stop), part in zip(pairwise([0, *stops]), parts, strict=True)
         ]
@@ -397,7 +423,6 @@ class Answer:
 
     def encode_parts(self) -> Parts:
         """Return the answer as a frame in parts, which share the arrays' memory."""
-        header = {"version": self.version, "missing": self.missing}
         arrays: dict[str, Array] = {
             "counts": self.counts,
             "distances": self.distances,
@@ -405,7 +430,13 @@ class Answer:
         }
         if self.errors is not None:
             arrays["errors"] = self.errors
-        return encode_parts(header, arrays)
+        return encode_parts(self.header, arrays)
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What its frame says besides the arrays."""
+        header: dict[str, Any] = {"version": self.version, "missing": self.missing}
+        return header if self.number is None else header | {"number": self.number}
 
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Answer:
@@ -423,7 +454,10 @@ class Answer:
             raise ProtocolError(f"{total} results counted, {len(distances)} and {len(ids)} found")
         if not isinstance(header.get("version"), str) or not isinstance(missing, int | float):
             raise ProtocolError("an answer without its version or its missing share")
-        return cls(header["version"], counts, distances, ids, missing, errors)
+        number = header.get("number")
+        if number is not None and type(number) is not int:
+            raise ProtocolError(f"version number {number!r} found; a whole number expected")
+        return cls(header["version"], counts, distances, ids, missing, errors, number)
 
 
 # Request types by their name on the wire.
