@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teravec import api
+from teravec import api, changing
 from teravec.arguments import install
 from teravec.cli import options as o
 from teravec.cli.deploying import deploy, warn_if_open
@@ -151,6 +151,17 @@ def serve(
     follow_every: Annotated[
         float, typer.Option(help="Seconds between two looks for a new version.")
     ] = 0.25,
+    maintain: Annotated[
+        str | None,
+        typer.Option(
+            help="Maintain the index beside searches, at most so long at once, as 10min. In a "
+            "process of its own, of the lowest priority.",
+            show_default=False,
+        ),
+    ] = None,
+    maintain_memory: Annotated[
+        str, typer.Option(help="Memory of that process, beside about 300 MiB for the interpreter.")
+    ] = "512MiB",
     drain: Annotated[float, typer.Option(help="Seconds for requests to end after SIGTERM.")] = 30.0,
     log_format: Annotated[
         str, typer.Option(help="Log lines as text, or as JSON objects: text or json.")
@@ -174,6 +185,7 @@ def serve(
             f"{error.name} is not installed; serving needs {install('serve')}"
         ) from error
     from teravec.memory import parse_bytes
+    from teravec.serving.deploy.maintenance import MaintenanceOptions
     from teravec.serving.server.logs import LogFormat, set_up_logs
     from teravec.serving.wire.limits import Limits, check_seconds, check_setting
     from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
@@ -225,6 +237,11 @@ def serve(
         vector_column=vector_column,
         batch_rows=batch_rows,
         follow_s=follow_every if follow else None,
+        maintenance=None
+        if maintain is None
+        else MaintenanceOptions(
+            changing.parse_age(maintain).total_seconds(), parse_bytes(maintain_memory)
+        ),
         memory_bytes=resources.memory_bytes,
         threads=threads if on_ray else resources.threads or None,
         log_format=LogFormat(log_format),

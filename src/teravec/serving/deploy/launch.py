@@ -12,6 +12,7 @@ from teravec.serving.coordinator.coordinator import Coordinator
 from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.topology import Topology, parse_ranges
 from teravec.serving.deploy.gauges import ProcessGauges
+from teravec.serving.deploy.maintenance import Maintenance, MaintenanceOptions
 from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
 from teravec.serving.http.connections import MOST_CONNECTIONS
@@ -66,6 +67,8 @@ class ServeOptions:
     follow_s : float, optional
         Seconds between two looks for a newer version of the index. None: it stays until it is
         reloaded.
+    maintenance : MaintenanceOptions, optional
+        Maintain the index beside searches. Not given: it is left as it is.
     idle_s : float
         Seconds after which the version before is closed if nobody wants it.
     times : PortTimes
@@ -97,6 +100,7 @@ class ServeOptions:
     memory_bytes: int | None = None
     threads: int | None = None
     follow_s: float | None = FOLLOW_S
+    maintenance: MaintenanceOptions | None = None
     idle_s: float = IDLE_S
     times: PortTimes = field(default_factory=PortTimes)
     http_connections: int = MOST_CONNECTIONS
@@ -171,6 +175,13 @@ def launch(options: ServeOptions) -> Server:
             options.times,
             options.http_connections,
         )
+        if options.maintenance is not None:
+            versions = backend.versions
+            maintenance = Maintenance(
+                versions.current.path, options.maintenance, lambda: versions.current.manifest
+            )
+            server.maintenance = maintenance
+            metrics.collect_from(maintenance.gauges)
         bound = sum(options.memory_bound.values())
         metrics.collect_from(
             ProcessGauges(server, bound, options.security, options.servers_security)

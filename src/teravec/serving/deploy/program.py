@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from teravec.errors import TeravecError
+from teravec.serving.deploy.maintenance import Maintenance
 from teravec.serving.deploy.notify import Notifier, Ping, watching
 from teravec.serving.flight.port import FlightPort
 from teravec.serving.http.connections import MOST_CONNECTIONS
@@ -47,6 +48,11 @@ class Server:
         How long both ports wait for their peers.
     http_connections : int
         Connections of the HTTP port at a time.
+
+    Attributes
+    ----------
+    maintenance : Maintenance, optional
+        Set by whoever starts one; closed with the server.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Server:
             self._flight.close(_CLOSE_S)
             raise
         self._watch = FileWatch(security.files, self._read_secrets)
+        self.maintenance: Maintenance | None = None
 
     @property
     def address(self) -> Address:
@@ -140,6 +147,8 @@ class Server:
     def close(self, drain_s: float = 0.0) -> bool:
         """Refuse new requests, finish the others, and close; False if some were cut off."""
         self._watch.close()
+        if self.maintenance is not None:
+            self.maintenance.close()
         drained = self.service.drain(drain_s)
         if self._http is not None:
             self._http.close(_CLOSE_S)
