@@ -55,6 +55,7 @@ from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment
+from teravec.segments.voided import VoidedLists
 from teravec.serving.wire.client import RemoteIndex
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
@@ -110,6 +111,7 @@ __all__ = [
     "TrainOptions",
     "Unavailable",
     "Vacuumed",
+    "VoidedLists",
     "WorkerLost",
     "add",
     "build",

@@ -15,7 +15,7 @@ import teravec
 from teravec.errors import CorruptFile, InvalidArgument, InvalidSource, OutputExists, TeravecError
 from teravec.index.columns import IndexColumns
 from teravec.index.opened import OpenedIndex
-from teravec.segments.shard_columns import write_shard_columns
+from teravec.segments.shard_columns import ColumnSource, write_shard_columns
 from teravec.sources import open_data
 from teravec.storage.columnfile import ColumnFile, ColumnFileHeader
 from teravec.storage.local_store import stored
@@ -221,12 +221,14 @@ def test_wide_rows_in_little_memory(tmp_path: Path) -> None:
     texts = [str(i) * (3000 if i % 50 == 0 else 300) for i in range(n)]
     table = pa.table({"v": ROWS[:n].tolist(), "text": texts})
     source = open_data(table, columns=["text"])
+    assert source.attributes is not None
+    columns = ColumnSource(source.attributes.schema, source.column_batches)
     order = np.random.default_rng(0).permutation(n)
     files = []
     for memory in (1 << 30, 200_000):
         path = stored(tmp_path / f"{memory}.columns")
         header = ColumnFileHeader(0, 12, 0, 1)
-        write_shard_columns(path, source, (0, n), order, header, memory, 1)
+        write_shard_columns(path, columns, (0, n), order, header, memory, 1)
         files.append((tmp_path / path.last_name).read_bytes())
     assert files[0] == files[1]
     assert len(list(tmp_path.iterdir())) == 2  # the parts are gone

@@ -16,6 +16,7 @@ from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment, group_layers
+from teravec.segments.voided import VoidedLists
 from teravec.storage.column_types import parse_schema
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
 from teravec.storage.layout import IndexPaths
@@ -37,6 +38,7 @@ _FORMAT, _VERSION = "teravec-index", 1
 _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
 _ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
+_MODEL = "model"  # the build's
 _VERSION_NAME = re.compile(r"\d{10}\.json")
 
 
@@ -113,6 +115,11 @@ class Manifest:
         Only from version 1 on: ``calibration.json`` names the build that it measured.
     columns : list of dict, optional
         Name and type of each column that is kept; the file omits the key if there are none.
+    model_path : str
+        Parent of the model's files, below the index directory. The file omits the build's.
+    voided : tuple of VoidedLists
+        Lists that rebalances wrote anew, by ascending sequence; those that still apply to some
+        segment. The file omits the key if there are none.
     """
 
     creator: str
@@ -139,6 +146,8 @@ class Manifest:
     calibration: CalibrationEntry | None = None
     watermarks: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: list[dict[str, Any]] | None = None
+    model_path: str = _MODEL
+    voided: tuple[VoidedLists, ...] = ()
 
     @cached_property
     def schema(self) -> Any:
@@ -244,6 +253,11 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     for key in (*_ONLY_VERSIONS, "deletes", "calibration"):
         del content[key]
     content["segments"] = [_entry_content(segment) for segment in manifest.segments]
+    content["voided"] = [asdict(entry) for entry in manifest.voided]
+    if not manifest.voided:
+        del content["voided"]
+    if manifest.model_path == _MODEL:
+        del content["model_path"]
     if not manifest.clipped:
         del content["clipped"]
     for optional in ("repeated_ids", "columns"):
@@ -260,6 +274,9 @@ def _entry_content(entry: Segment) -> dict[str, Any]:
     for beside in ("fine", "columns"):
         if content[beside] is None:
             del content[beside]
+    for key in ("voids_through", "voided"):
+        if not content[key]:
+            del content[key]
     return content
 
 
@@ -320,6 +337,7 @@ def _read_version(paths: IndexPaths, number: int) -> Manifest:
     del content["format"], content["version"]
     try:
         content["deletes"] = tuple(DeleteSet(**entry) for entry in content["deletes"])
+        content["voided"] = tuple(VoidedLists(**entry) for entry in content.get("voided", ()))
         if "calibration" in content:
             content["calibration"] = CalibrationEntry(**content["calibration"])
     except (TypeError, KeyError) as error:
@@ -352,10 +370,11 @@ def read_model_description(paths: IndexPaths, manifest: Manifest) -> ModelDescri
         The description belongs to another model.
     MissingFile, CorruptFile, IncompatibleVersion
     """
-    model = ModelDescription.read(paths.model)
+    directory = paths.file(manifest.model_path)
+    model = ModelDescription.read(directory)
     if model.checksum != manifest.model:
         raise ForeignFile(
-            f"{paths.model / 'model.json'}: model {model.checksum} found, "
+            f"{directory / 'model.json'}: model {model.checksum} found, "
             f"{manifest.model} expected by {paths.manifest}"
         )
     return model
@@ -371,11 +390,15 @@ def _explain_missing(paths: IndexPaths) -> str:
 
 
 def _check_segments(manifest: Manifest, path: StorePath) -> None:
-    """Raise CorruptFile unless the first layer holds every list, and no segment an unknown one."""
+    """Raise CorruptFile unless every list has a place, and no segment an unknown list.
+
+    The first layer has all lists that there were when it was written. A rebalance appends lists.
+    """
     first, *others = manifest.layers or ((),)
     bounds = [0, *(segment.lists[1] for segment in first)]
     starts = [segment.lists[0] for segment in first]
-    if starts != bounds[:-1] or bounds[-1] != manifest.nlist:
+    whole = bounds[-1] == manifest.nlist or (manifest.voided and bounds[-1] < manifest.nlist)
+    if starts != bounds[:-1] or not whole:
         raise CorruptFile(f"{path}: the slices do not cover lists 0 to {manifest.nlist:,} once")
     for segment in (segment for layer in others for segment in layer):
         if not 0 <= segment.lists[0] <= segment.lists[1] <= manifest.nlist:
@@ -387,6 +410,6 @@ def _check_segments(manifest: Manifest, path: StorePath) -> None:
         if (segment.columns is None) != (manifest.columns is None):
             found = "no columns" if segment.columns is None else "columns"
             raise CorruptFile(f"{path}: {segment.file} has {found}, unlike the index")
-    total = sum(segment.ntotal for segment in manifest.segments)
+    total = sum(segment.valid for segment in manifest.segments)
     if manifest.number and total != manifest.ntotal:
         raise CorruptFile(f"{path}: {total:,} vectors in segments, {manifest.ntotal:,} expected")

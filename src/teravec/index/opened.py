@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.errors import CorruptFile, InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.index.open_segment import OpenSegment
 from teravec.index.runs import Runs
@@ -16,9 +16,11 @@ from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.model.model import Model
 from teravec.segments.delete_set import DeletedIds
 from teravec.segments.segment import Segment
+from teravec.segments.voided import read_voided_sets, valid_sizes
 from teravec.storage.device_cache import find_gap_bytes
 from teravec.storage.files import allow_open_files
 from teravec.storage.layout import IndexPaths
+from teravec.storage.listfile import ListFile
 from teravec.storage.store import ReadFiles, Store
 
 __all__ = ["OPENED_LIST_BYTES", "Lists", "OpenedIndex"]
@@ -106,7 +108,8 @@ class OpenedIndex:
         read_model_description(self.paths, self.manifest)
         if before is not None and before.manifest.model != self.manifest.model:
             before = None  # nothing that it has open is of use
-        self.model: Model = Model.read(self.paths.model) if before is None else before.model
+        directory = self.paths.file(self.manifest.model_path)
+        self.model: Model = Model.read(directory) if before is None else before.model
         self.ranges = _ranges_of(lists, self.manifest.nlist)
         measured = find_gap_bytes(self.paths.slices, self.paths.device)
         self.gap_bytes = self.store.gap_bytes if measured is None else measured
@@ -123,6 +126,7 @@ class OpenedIndex:
             self.paths, self.manifest.deletes, None if before is None else before.deleted_ids
         )
         self.deleted = [self.deleted_ids.hidden_in(entry) for _, entry in entries]
+        voided = read_voided_sets(self.paths, self.manifest.voided, [e for _, e in entries])
         each_files = (
             2 + 2 * bool(self.model.codec.sketch_bits) + (self.manifest.columns is not None)
         )
@@ -143,8 +147,8 @@ class OpenedIndex:
             self.close()
             raise
         columns = [
-            (layer, file.lists[0], file.sizes)
-            for (layer, _), file in zip(entries, self.segments, strict=True)
+            (layer, file.lists[0], self._valid_sizes(entry, file, gone))
+            for (layer, entry), file, gone in zip(entries, self.segments, voided, strict=True)
         ]
         self.runs = Runs.of(self.manifest.nlist, len(layers), columns)
 
@@ -165,6 +169,16 @@ class OpenedIndex:
         others = [each.rows.header for each in self.open_segments if each.rows is not None]
         page_bytes = others[0].page_bytes if others else None
         return OpenSegment(self.paths, entry, two_stages=two_stages, page_bytes=page_bytes)
+
+    def _valid_sizes(self, entry: Segment, file: ListFile, voided: Int64) -> Int64:
+        sizes = valid_sizes(file.sizes, file.lists[0], voided)
+        if (found := int(sizes.sum())) != entry.valid:
+            self.close()
+            raise CorruptFile(
+                f"{file.path}: {found:,} vectors in lists that are not voided found, "
+                f"{entry.valid:,} expected"
+            )
+        return sizes
 
     @property
     def ntotal(self) -> int:

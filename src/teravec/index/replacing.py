@@ -46,7 +46,7 @@ def check_only_index(paths: IndexPaths) -> None:
             paths.slices,
             paths.calibration,
             paths.calibrating,
-            *map(paths.file, ("versions", "segments", "deletes", "adding")),
+            *map(paths.file, ("versions", "segments", "deletes", "voided", "models", "adding")),
         )
     }
     own |= {path.name for path in map(paths.file, paths.store.names("calibration-"))}

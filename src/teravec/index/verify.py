@@ -13,6 +13,7 @@ from teravec.index.manifest import Manifest, read_manifest, read_model_descripti
 from teravec.progress import Progress
 from teravec.segments.delete_set import read_delete_set
 from teravec.segments.segment import RowsEntry, Segment
+from teravec.segments.voided import read_voided_lists
 from teravec.storage.arrays import check_file
 from teravec.storage.columnfile import ColumnFile, verify_columns
 from teravec.storage.layout import IndexPaths
@@ -60,6 +61,9 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
         for deleted in manifest.deletes:
             with _collecting(damages):
                 read_delete_set(paths, deleted)
+        for voided in manifest.voided:
+            with _collecting(damages):
+                read_voided_lists(paths, voided)
         for entry in entries:
             with _collecting(damages):
                 _verify_entry(paths.file(entry.file), entry)
@@ -81,7 +85,7 @@ def _list_model_files(
     """List the files of the model, unless it is not the manifest's model."""
     with _collecting(damages):
         model = read_model_description(paths, manifest)
-        return [(f"{paths.model.name}/{name}", file) for name, file in model.files.items()]
+        return [(f"{manifest.model_path}/{name}", file) for name, file in model.files.items()]
     return []
 
 

@@ -63,7 +63,7 @@ def export_faiss(
                 "list: run teravec compact INDEX --full first"
             )
         exported = ExportedIndex(
-            model.empty_ivf(),
+            model.ivf_of_used(),
             model.metric,
             model.d,
             model.transform.matrix,
@@ -79,9 +79,10 @@ def export_faiss(
                     yield codes, ids
                     bar.advance(len(codes) + len(ids))
 
-            write_faiss_index(
-                cast(io.BytesIO, buffered), exported, index.runs.list_sizes, counted()
+            sizes = (
+                index.runs.list_sizes if model.used is None else index.runs.list_sizes[model.used]
             )
+            write_faiss_index(cast(io.BytesIO, buffered), exported, sizes, counted())
         buffered.flush()
         buffered.detach()
 

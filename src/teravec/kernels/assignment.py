@@ -90,6 +90,7 @@ class CentroidAssigner:
         self.work = grouping.work if grouping else float(self.nlist)
         self.agreement = grouping.agreement if grouping else 1.0
         self._scan = scan or open_scan(centroids, grouping)
+        self._numbers: Lists | None = None
 
     @classmethod
     def exact(cls, centroids: npt.ArrayLike) -> CentroidAssigner:
@@ -230,6 +231,11 @@ class CentroidAssigner:
                 )
         return assigner
 
+    def numbered(self, list_nos: npt.NDArray[np.int64]) -> CentroidAssigner:
+        """Number the centroids, (nlist,), which have their rows' numbers otherwise; return self."""
+        self._numbers = list_nos.astype(np.int32)
+        return self
+
     def assign(self, x: npt.ArrayLike, *, threads: int) -> tuple[Lists, Floats]:
         """Find each vector's nearest centroid.
 
@@ -264,7 +270,7 @@ class CentroidAssigner:
             self._scan(rows, list_no[start:stop], distance[start:stop])
 
         over_blocks(block, len(data), rows=self._scan.rows, threads=threads, even=self._scan.even)
-        return list_no, distance
+        return list_no if self._numbers is None else self._numbers[list_no], distance
 
 
 def _centred(centroids: npt.ArrayLike) -> tuple[Floats, None, Floats | None]:

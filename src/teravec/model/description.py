@@ -46,6 +46,10 @@ class ModelDescription:
     lists : dict or None
         Sizes of the lists, estimated from the sample, and the effect of splitting; see
         ``training.splitting``. None in models of releases without this estimate.
+    rebalanced : dict or None
+        Of a model that rebalancing derived: its ``parent``, as a checksum; how many ``generations``
+        lie between it and the build's model; and the number of ``unused`` lists, which took no
+        number of another. None for a build's model.
     """
 
     d: int
@@ -62,6 +66,7 @@ class ModelDescription:
     history: list[dict[str, Any]]
     files: dict[str, dict[str, Any]]
     lists: dict[str, Any] | None = None
+    rebalanced: dict[str, Any] | None = None
 
     @property
     def sketch_size(self) -> int:
@@ -71,8 +76,9 @@ class ModelDescription:
     def content(self) -> dict[str, Any]:
         """Return the JSON object to seal."""
         content = {"format": _FORMAT, "version": _VERSION, **vars(self)}
-        if self.lists is None:
-            del content["lists"]
+        for key in ("lists", "rebalanced"):
+            if content[key] is None:
+                del content[key]
         return content
 
     def write(self, directory: AnyPath) -> None:

@@ -14,6 +14,7 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.clipping import ScalarRange
 from teravec.kernels.codec import (
     Codec,
+    decode,
     empty_ivf,
     encode,
     flat_quantizer,
@@ -48,6 +49,9 @@ class Model:
     codec : Codec
     centroids : ndarray of shape (nlist, d_index), float32
         A view of the one copy that the Faiss quantizer holds.
+    used : ndarray of int64, optional
+        The lists that vectors can be in, ascending; None if all are. A rebalance leaves the numbers
+        of joined lists unused: neither a query nor a vector gets such a list.
     """
 
     def __init__(
@@ -57,13 +61,19 @@ class Model:
         centroids: Float32,
         parameters: Float32,
         graph: bytes | None,
+        used: Int64 | None = None,
     ) -> None:
         self.description = description
         self.metric, self.codec = Metric(description.metric), Codec.parse(description.codec)
         self.transform, self._parameters = transform, parameters
         self._quantizer = flat_quantizer(centroids, self.metric)
-        self._graph = None if graph is None else load_hnsw(graph, self._quantizer)
-        self.centroids = quantizer_vectors(self._quantizer)
+        self.centroids, self.used = quantizer_vectors(self._quantizer), used
+        probed = self._quantizer
+        if used is not None:
+            probed = flat_quantizer(self.centroids[used], self.metric)
+        self._probed = quantizer_vectors(probed)
+        self._probed_quantizer = probed
+        self._graph = None if graph is None else load_hnsw(graph, probed)
 
     @classmethod
     def read(cls, directory: AnyPath) -> Model:
@@ -89,7 +99,9 @@ class Model:
         if "quantizer.hnsw" in files:
             path = directory / "quantizer.hnsw"
             graph = read_file(path, files["quantizer.hnsw"])
-        return cls(description, Transform.unpack(packed, d_index), centroids, parameters, graph)
+        used = _read_used(directory, description) if "used.npy" in files else None
+        transform = Transform.unpack(packed, d_index)
+        return cls(description, transform, centroids, parameters, graph, used)
 
     @property
     def d(self) -> int:
@@ -123,7 +135,7 @@ class Model:
 
     @cached_property
     def _exact(self) -> ExactQuantizer:
-        return ExactQuantizer(self.centroids, self.metric)
+        return ExactQuantizer(self._probed, self.metric)
 
     def make_ready(self) -> None:
         """Lay the centroids out for queries now instead of at the first query."""
@@ -153,15 +165,23 @@ class Model:
         Returns
         -------
         list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 for none
-        distances : ndarray of shape (nq, nprobe), float32
+            Fewer columns if fewer lists are in use.
+        distances : ndarray of the same shape, float32
             Squared distance to the centroid (l2), or inner product with it.
         """
+        if self.used is None:
+            return self._nearest_probed(queries, nprobe, threads)
+        nprobe = min(nprobe, len(self.used))
+        found, distances = self._nearest_probed(queries, nprobe, threads)
+        return np.where(found < 0, -1, self.used[found]), distances
+
+    def _nearest_probed(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
         if self._graph is None:
             return self._exact.search(queries, nprobe, threads=threads)
         list_nos = search_hnsw(self._graph, queries, nprobe, threads)
         distances = np.empty(list_nos.shape, np.float32)
         for query, nearest, out in zip(queries, list_nos, distances, strict=True):
-            rows = self.centroids[nearest]
+            rows = self._probed[nearest]
             if self.metric.larger_is_closer:
                 out[:] = np.einsum("ij,j->i", rows, query)
             else:
@@ -175,14 +195,18 @@ class Model:
 
         A device other than the processor must agree with it on a sample of prepared vectors.
         """
+        assigner = self._assigner(threads, device, sample)
+        return assigner if self.used is None else assigner.numbered(self.used)
+
+    def _assigner(self, threads: int, device: str, sample: Float32 | None) -> CentroidAssigner:
         if device != CPU:
-            checked = self.centroids[:0] if sample is None else sample
-            return CentroidAssigner.on_device(self.centroids, checked, device, threads=threads)
+            checked = self._probed[:0] if sample is None else sample
+            return CentroidAssigner.on_device(self._probed, checked, device, threads=threads)
         margin = self.description.assignment["margin"]
         if margin is None:
-            return CentroidAssigner.exact(self.centroids)
+            return CentroidAssigner.exact(self._probed)
         return CentroidAssigner.grouped(
-            self.centroids, seed=self.description.seed, threads=threads, margin=margin
+            self._probed, seed=self.description.seed, threads=threads, margin=margin
         )
 
     def scanner(self) -> CompiledScanner | FaissScanner:
@@ -213,6 +237,13 @@ class Model:
         sketches = encode_sketches(residuals, self.codec.sketch_bits, threads)
         return np.concatenate([sketches, fine], axis=1)
 
+    def decode(self, codes: npt.NDArray[np.uint8], list_nos: Int64) -> Float32:
+        """Decode the finest codes among codes (n, code_size) of lists (n,) to vectors (n, d_index).
+
+        They are prepared: a code of them in the same list is the same code, or nearly.
+        """
+        return decode(self._encoder, codes[:, self.sketch_size :], list_nos)
+
     def count_clipped(self, vectors: Float32, list_nos: npt.NDArray[np.int32], threads: int) -> int:
         """Count the prepared vectors outside the scalar quantizer's trained range."""
         if self._range is None:
@@ -230,3 +261,18 @@ class Model:
     def empty_ivf(self) -> Any:
         """Make a trained Faiss IVF index of the fine codes, without lists, on this quantizer."""
         return empty_ivf(self.codec, self._quantizer, self.metric, self._parameters)
+
+    def ivf_of_used(self) -> Any:
+        """Make the same index of the used lists alone, which are then numbered from 0."""
+        return empty_ivf(self.codec, self._probed_quantizer, self.metric, self._parameters)
+
+
+def _read_used(directory: AnyPath, description: ModelDescription) -> Int64:
+    path = directory / "used.npy"
+    used = read_array(path, description.files["used.npy"], dtype=np.int64)
+    fits = used.ndim == 1 and 0 < len(used) < description.nlist
+    if not fits or used[0] < 0 or used[-1] >= description.nlist or (np.diff(used) <= 0).any():
+        raise CorruptFile(
+            f"{path}: ascending, distinct numbers of some of {description.nlist:,} lists expected"
+        )
+    return used

@@ -25,6 +25,7 @@ from teravec.segments.row_order import RowOrder
 from teravec.segments.segment import Segment
 from teravec.segments.slice_files import SliceFiles, SliceWriter
 from teravec.segments.slice_plan import slice_count, slice_ranges
+from teravec.segments.voided import VoidedLists, read_voided_sets, valid_sizes
 from teravec.storage.columnfile import ColumnFile
 from teravec.storage.concatenation import concatenate
 from teravec.storage.files import allow_open_files
@@ -44,24 +45,28 @@ _TABLE_BYTES = 96  # per list and segment: table entries, sizes and first rows
 
 @dataclass(frozen=True)
 class _Compactor:
-    """A worker's input: the segments, and all delete sets."""
+    """A worker's input: the segments, all delete sets, and all voided lists."""
 
     index: IndexPaths
     segments: tuple[Segment, ...]
     deletes: tuple[DeleteSet, ...]
+    voided: tuple[VoidedLists, ...]
     options: MergeOptions
     memory_bytes: int
     threads: int
 
     def make(self) -> _Opened:
         allow_open_files(3 * len(self.segments))
-        return _Opened(self, read_deleted(self.index, self.deletes, self.segments))
+        deleted = read_deleted(self.index, self.deletes, self.segments)
+        voided = read_voided_sets(self.index, self.voided, self.segments)
+        return _Opened(self, deleted, voided)
 
 
 @dataclass(frozen=True)
 class _Opened:
     plan: _Compactor
     deleted: list[Int64]
+    voided: list[Int64]
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def compact(
     paths: IndexPaths,
     segments: Sequence[Segment],
     deletes: Sequence[DeleteSet],
+    voided: Sequence[VoidedLists],
     options: MergeOptions,
     resources: Resources,
 ) -> list[Segment]:
@@ -90,6 +96,7 @@ def compact(
     segments : sequence of Segment
         In the manifest's order, whole layers.
     deletes : sequence of DeleteSet
+    voided : sequence of VoidedLists
     options : MergeOptions
         Of the index; ``ntotal`` is not used.
     resources : Resources
@@ -106,6 +113,7 @@ def compact(
         paths,
         tuple(segments),
         tuple(deletes),
+        tuple(voided),
         options,
         engine.memory_bytes - table_bytes,
         engine.threads,
@@ -138,25 +146,30 @@ def compact(
         max(segment.sequences[1] for segment in segments),
     )
     through = max((entry.sequence for entry in deletes), default=0)
-    return [replace(entry, sequences=sequences, deletes_through=through) for entry in made]
+    voids_through = max((entry.sequence for entry in voided), default=0)
+    return [
+        replace(entry, sequences=sequences, deletes_through=through, voids_through=voids_through)
+        for entry in made
+    ]
 
 
 def _count_visible(compactor: _Compactor, resources: Resources) -> Int64:
     """Count the visible rows of each list, (nlist,)."""
     opened, sizes = compactor.make(), np.zeros(compactor.options.nlist, np.int64)
-    pairs = list(zip(compactor.segments, opened.deleted, strict=True))
-    total = sum(segment.ntotal for segment, deleted in pairs if len(deleted))
+    parts = list(zip(compactor.segments, opened.deleted, opened.voided, strict=True))
+    total = sum(segment.ntotal for segment, deleted, _ in parts if len(deleted))
     with resources.progress.stage("count", total, "ids") as bar:
-        for segment, deleted in pairs:
+        for segment, deleted, voided in parts:
             with ListFile(compactor.index.file(segment.file)) as file:
                 lists = sizes[slice(*segment.lists)]
-                lists += file.sizes
+                valid = valid_sizes(file.sizes, segment.lists[0], voided)
+                lists += valid
                 for start in range(0, segment.ntotal if len(deleted) else 0, _COUNTED_ROWS):
                     stop = min(start + _COUNTED_ROWS, segment.ntotal)
                     hidden = is_deleted(file.read_ids(start, stop) + segment.id_base, deleted)
                     rows = start + np.flatnonzero(hidden)
                     at = np.searchsorted(file.starts, rows, side="right") - 1
-                    lists -= np.bincount(at, minlength=len(lists))
+                    lists -= np.bincount(at[valid[at] > 0], minlength=len(lists))
                     bar.advance(stop - start)
     return sizes
 
@@ -186,6 +199,8 @@ def _write_visible_rows(
     """Write the visible rows of lists [start, stop); yield the bytes read."""
     plan = opened.plan
     which = [i for i, s in enumerate(plan.segments) if s.lists[0] <= start and stop <= s.lists[1]]
+    if not which:  # lists that are younger than all of these segments
+        return
     window = min(_WINDOW_BYTES, plan.memory_bytes // (6 * (plan.threads + 2)))
     with ExitStack() as stack:
         files = [
@@ -205,14 +220,19 @@ def _write_visible_rows(
             if (entry := plan.segments[i].columns) is not None
         ]
         order, at = RowOrder.of(files), 0
+        voided = any(len(opened.voided[i]) for i in which)
         for codes, ids in concatenate(files, window, plan.threads):
             file_nos, rows = order.take(at, at + len(ids))
+            list_nos = start + order.take_lists(at, at + len(ids)) if voided else None
             at += len(ids)
             visible = np.ones(len(ids), np.bool_)
             for number, i in enumerate(which):
                 mine = file_nos == number
                 ids[mine] += plan.segments[i].id_base
-                visible[mine] = ~is_deleted(ids[mine], opened.deleted[i])
+                hidden = is_deleted(ids[mine], opened.deleted[i])
+                if list_nos is not None:
+                    hidden |= is_deleted(list_nos[mine], opened.voided[i])
+                visible[mine] = ~hidden
             read = codes.nbytes + ids.nbytes
             if fine:
                 codes = np.concatenate([codes, _fine_codes(fine, file_nos, rows)], axis=1)

@@ -45,3 +45,9 @@ class RowOrder:
         cells = np.searchsorted(self.ends, places, side="right")
         begins = np.where(cells > 0, self.ends[cells - 1], 0)
         return cells % self.nfiles, self.firsts[cells] + places - begins
+
+    def take_lists(self, start: int, stop: int) -> Int64:
+        """Return the list, as a position in the files' tables, of rows [start, stop)."""
+        places = np.arange(start, stop)
+        lists: Int64 = np.searchsorted(self.ends, places, side="right") // self.nfiles
+        return lists

@@ -52,6 +52,10 @@ class Segment:
         The row file of a two-stage codec. With one stage, manifests omit this key.
     columns : RowsEntry, optional
         The column file of an index with columns. Without, manifests omit this key.
+    voids_through : int
+        Lists that versions up to this one voided are as they should be. Manifests omit a 0.
+    voided : int
+        Vectors in runs that later versions voided: nothing reads them. Manifests omit a 0.
     """
 
     file: str
@@ -64,11 +68,18 @@ class Segment:
     deletes_through: int = 0
     fine: RowsEntry | None = None
     columns: RowsEntry | None = None
+    voids_through: int = 0
+    voided: int = 0
 
     @property
     def beside(self) -> tuple[RowsEntry, ...]:
         """The files beside the list file."""
         return tuple(entry for entry in (self.fine, self.columns) if entry is not None)
+
+    @property
+    def valid(self) -> int:
+        """Number of vectors that are not in voided runs."""
+        return self.ntotal - self.voided
 
     @property
     def files_size(self) -> int:

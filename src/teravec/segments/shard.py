@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,12 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.memory import require
 from teravec.model.description import ModelDescription
 from teravec.model.model import Model
-from teravec.segments.shard_columns import COLUMN_SHARE, ROW_BYTES, write_shard_columns
+from teravec.segments.shard_columns import (
+    COLUMN_SHARE,
+    ROW_BYTES,
+    ColumnSource,
+    write_shard_columns,
+)
 from teravec.segments.shard_plan import (
     BLOCK_BYTES,
     WRITE_BYTES,
@@ -36,7 +41,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 from teravec.storage.store import StorePath
 
-__all__ = ["columns_of_shard", "count_clipped", "sealed_shards", "shard"]
+__all__ = ["EncodedRows", "count_clipped", "sealed_ranges", "sealed_shards", "shard", "write_shard"]
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +110,7 @@ def shard(
         require(fixed + column_bytes, engine.memory_bytes, "sharding with columns")
         free, row_size = free - column_bytes, code_size + ROW_BYTES
     rows_most = rows_in_memory(row_size, free)
-    done = [_read_range(path, model, code_size) for path in sealed_shards(paths)]
+    done = sealed_ranges(paths, model)
     missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
     maker = _EncoderMaker(
         source.opened_by, paths, block_rows, column_bytes, engine.threads, resources.device
@@ -130,12 +135,35 @@ def _plan_ranges(
     return [(start + a, start + b) for a, b in ranges]
 
 
-def _read_range(path: StorePath, model: ModelDescription, code_size: int) -> RowRange:
+def sealed_ranges(paths: IndexPaths, model: ModelDescription) -> list[RowRange]:
+    """Return the rows of each sealed shard, or raise ForeignFile if another model encoded them."""
+    return [_read_range(path, model) for path in sealed_shards(paths)]
+
+
+def _read_range(path: StorePath, model: ModelDescription) -> RowRange:
     with ListFile(path) as file:
-        file.check_belongs(model=model.tag, code_size=code_size)
+        file.check_belongs(model=model.tag, code_size=model.code_size)
         if file.lists != (0, model.nlist):
             raise ForeignFile(f"{path}: lists {file.lists} found, all {model.nlist:,} expected")
         return file.header.row_start, file.header.row_stop
+
+
+class EncodedRows(NamedTuple):
+    """Rows of a shard, in the source's order.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (n, code_size), uint8
+    ids : ndarray of shape (n,), int64
+    list_nos : ndarray of shape (n,), int32
+    clipped : int
+        Vectors outside the scalar quantizer's trained range.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    ids: npt.NDArray[np.int64]
+    list_nos: npt.NDArray[np.int32]
+    clipped: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +199,7 @@ class _Encoder:
     column_bytes: int
     threads: int
 
-    def encode(self, rows: RowRange) -> Steps[tuple[Any, Any, Any, int]]:
+    def encode(self, rows: RowRange) -> Steps[EncodedRows]:
         """Encode a range; return codes, ids and list numbers in row order, and clipped vectors."""
         count, clipped = rows[1] - rows[0], 0
         codes = np.empty((count, self.model.code_size), np.uint8)
@@ -189,34 +217,70 @@ class _Encoder:
             codes[at] = self.model.encode(vectors, assigned, self.threads)
             clipped += self.model.count_clipped(vectors, assigned, self.threads)
             yield len(vectors)
-        return codes, ids, list_nos, clipped
+        return EncodedRows(codes, ids, list_nos, clipped)
 
     def _place_of(self, start: int, number: int) -> str:
         return self.source.place_of(start + number)
 
 
 def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[StorePath]:
-    codes, ids, list_nos, clipped = yield from encoder.encode(rows)
-    nlist = encoder.model.nlist
-    sizes = np.bincount(list_nos, minlength=nlist)
-    order = np.argsort(list_nos, kind="stable")  # rows of a list stay in row order
-    del list_nos
-    header = ListFileHeader(
-        codes.shape[1], 0, nlist, rows[0], rows[1], len(codes), encoder.model.tag, clipped
+    encoded = yield from encoder.encode(rows)
+    columns, source = None, encoder.source
+    if source.attributes is not None:
+        columns = ColumnSource(source.attributes.schema, source.column_batches)
+    return write_shard(
+        encoder.paths,
+        encoder.model.description,
+        rows,
+        encoded,
+        columns,
+        encoder.column_bytes,
+        encoder.threads,
     )
-    if encoder.source.attributes is not None:  # first: a sealed shard has its columns
+
+
+def write_shard(
+    paths: IndexPaths,
+    model: ModelDescription,
+    rows: RowRange,
+    encoded: EncodedRows,
+    columns: ColumnSource | None,
+    column_bytes: int,
+    threads: int,
+) -> StorePath:
+    """Seal encoded rows as a shard, sorted by list, with their columns if there are any.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+        Names the shard.
+    model : ModelDescription
+    rows : tuple of int
+        Some of them may be left out of ``encoded``.
+    encoded : EncodedRows
+    columns : ColumnSource, optional
+    column_bytes, threads : int
+        For the columns.
+    """
+    sizes = np.bincount(encoded.list_nos, minlength=model.nlist)
+    order = np.argsort(encoded.list_nos, kind="stable")  # rows of a list stay in row order
+    count, nlist, codes = len(order), model.nlist, encoded.codes
+    header = ListFileHeader(
+        model.code_size, 0, nlist, rows[0], rows[1], count, model.tag, encoded.clipped
+    )
+    if columns is not None:  # first: a sealed shard has its columns
         write_shard_columns(
-            encoder.paths.shard_columns(*rows),
-            encoder.source,
+            paths.shard_columns(*rows),
+            columns,
             rows,
             order,
-            ColumnFileHeader(0, nlist, len(codes), encoder.model.tag),
-            encoder.column_bytes,
-            encoder.threads,
+            ColumnFileHeader(0, nlist, count, model.tag),
+            column_bytes,
+            threads,
         )
-    path = encoder.paths.shard(*rows)
+    path = paths.shard(*rows)
     with path.publish(verify_lists) as file, ListFileWriter(file, header, sizes) as writer:
-        for part_codes, part_ids in ahead(_order_by_list(codes, ids, order)):
+        for part_codes, part_ids in ahead(_order_by_list(codes, encoded.ids, order)):
             writer.write(part_codes, part_ids)
         writer.finish()
     return path

@@ -6,17 +6,16 @@ the parts are then joined. So any width of rows works in any memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from teravec.segments.gathering import PIECE_BYTES, gather_columns, take_pieces
-from teravec.sources import Source
 from teravec.storage.columnfile import (
     ColumnFile,
     ColumnFileHeader,
@@ -25,7 +24,7 @@ from teravec.storage.columnfile import (
 )
 from teravec.storage.store import StorePath
 
-__all__ = ["COLUMN_SHARE", "ROW_BYTES", "write_shard_columns"]
+__all__ = ["COLUMN_SHARE", "ROW_BYTES", "ColumnSource", "write_shard_columns"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -34,6 +33,20 @@ COLUMN_SHARE = 4
 
 ROW_BYTES = 24
 """Memory for each row while parts are joined: its part, its row there, its size."""
+
+
+class ColumnSource(NamedTuple):
+    """Where the columns of some rows come from.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    batches : callable
+        Given rows [start, stop), yields their columns as pyarrow.RecordBatches, in their order.
+    """
+
+    schema: Any
+    batches: Callable[[int, int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class _Part:
 
 def write_shard_columns(
     path: StorePath,
-    source: Source,
+    source: ColumnSource,
     rows: tuple[int, int],
     order: Int64,
     header: ColumnFileHeader,
@@ -60,7 +73,7 @@ def write_shard_columns(
     ----------
     path : StorePath
         The file; parts get names that begin with its name.
-    source : Source
+    source : ColumnSource
     rows : tuple of int
         Rows [start, stop) of the source.
     order : ndarray of shape (stop - start,), int64
@@ -68,8 +81,7 @@ def write_shard_columns(
     header : ColumnFileHeader
     memory_bytes, threads : int
     """
-    assert source.attributes is not None
-    schema = source.attributes.schema
+    schema = source.schema
     piece_bytes = min(PIECE_BYTES, memory_bytes // 8)
     parts: list[_Part] = []
     held: list[Any] = []
@@ -89,7 +101,7 @@ def write_shard_columns(
         return take_pieces(table, inside - low, size / max(1, high - low), piece_bytes)
 
     try:
-        for batch in source.column_batches(*rows):
+        for batch in source.batches(*rows):
             if held and size + batch.nbytes > most:
                 part = _Part(start, stop, _part_path(path, len(parts)))
                 seal(part.path, held_rows(start, stop))

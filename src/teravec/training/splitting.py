@@ -24,13 +24,12 @@ import numpy.typing as npt
 
 from teravec.engines.block_sizes import USUAL_SIZES, BlockSizes
 from teravec.engines.engine import Engine, Held, Steps
-from teravec.kernels.accumulation import accumulate
 from teravec.kernels.assignment import CentroidAssigner
-from teravec.kernels.metric import normalized
 from teravec.memory import require
 from teravec.model.transform import Transform
 from teravec.progress import Progress
 from teravec.training.sample import Sample
+from teravec.training.small_kmeans import small_kmeans
 from teravec.training.training_set import TrainingSet
 
 __all__ = ["MOST_ROUNDS", "SplitOptions", "split_large_lists", "splitting_bytes"]
@@ -46,7 +45,6 @@ _FEWEST = 16  # counted vectors below which the size of a list is a guess, not a
 _FILL = 0.75  # aimed size of a part, relative to the cap: parts will be unequal
 _PART_VECTORS = 64  # vectors that train a part's centroid, as many as k-means has for a list
 _MOST_PARTS = 256  # parts of one list in one round
-_STEPS = 8  # iterations of the small k-means
 
 MOST_ROUNDS = 24
 """Rounds after which lists that are still too large stay so."""
@@ -270,25 +268,10 @@ def _count(counter: _Counter, rows: range) -> Steps[Int32]:
 
 def _split(splitter: _Splitter, large: _Large) -> Steps[Float32]:
     members = splitter.vectors.take(large.rows)
-    found = _cluster(members, large, splitter.options, splitter.threads)
+    options = splitter.options
+    rng = np.random.default_rng([options.seed, 5, large.list_no])
+    found = small_kmeans(
+        members, large.parts, rng, spherical=options.spherical, threads=splitter.threads
+    )
     yield 1
     return found
-
-
-def _cluster(members: Float32, large: _Large, options: SplitOptions, threads: int) -> Float32:
-    """Run a small k-means over a list's vectors; drop parts without vectors."""
-    distinct = np.unique(members, axis=0)
-    if len(distinct) < 2:
-        return distinct
-    rng = np.random.default_rng([options.seed, 5, large.list_no])
-    picked = rng.choice(len(distinct), min(large.parts, len(distinct)), replace=False)
-    centroids = distinct[np.sort(picked)]
-    for _ in range(_STEPS):
-        list_nos, _ = CentroidAssigner.exact(centroids).assign(members, threads=threads)
-        sums, counts = np.zeros(centroids.shape), np.zeros(len(centroids), np.int64)
-        accumulate(members, list_nos, sums, counts, threads=threads)
-        used = counts > 0
-        centroids = (sums[used] / counts[used, None]).astype(np.float32)
-        if options.spherical:
-            centroids = normalized(centroids)
-    return centroids

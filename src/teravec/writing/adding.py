@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.resources import Resources
-from teravec.errors import InvalidArgument, InvalidSource
+from teravec.errors import InvalidArgument, InvalidSource, MissingFile, OutputExists
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
 from teravec.index.versions import commit_version
 from teravec.memory import require
@@ -36,8 +37,11 @@ from teravec.writing.pending import PendingPaths, begin_change
 
 __all__ = ["AddOptions", "add_rows"]
 
+log = logging.getLogger(__name__)
+
 Int64 = npt.NDArray[np.int64]
 
+_TRIES = 10  # models that rows are encoded by, until one is still the newest at the commit
 _ID_ROWS = 1 << 20  # ids read at a time
 _SORT_BYTES = 24  # an id's memory while all are sorted
 
@@ -89,7 +93,6 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
-    model = read_model_description(paths, manifest)
     make_directory(paths.root / "adding")
     known = None
     if isinstance(data, DatabaseQuery):
@@ -102,7 +105,7 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
             return manifest
         if known is not None and _has_nothing_new(source, known):
             return manifest
-        return _add(source, paths, model, options, resources)
+        return _add(source, paths, options, resources)
 
 
 def _has_nothing_new(source: Source, known: dict[str, Any]) -> bool:
@@ -133,13 +136,7 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
         remove(columns_spool(path))
 
 
-def _add(
-    source: Source,
-    paths: IndexPaths,
-    model: ModelDescription,
-    options: AddOptions,
-    resources: Resources,
-) -> Manifest:
+def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Resources) -> Manifest:
     ids = _read_ids(source, resources) if source.has_ids else None
     described: dict[str, Any] = {"append": options.append, "source": source.describe()}
 
@@ -151,11 +148,31 @@ def _add(
 
     with begin_change(paths, described, is_same) as pending:
         committed = _find_committed(pending)
-        if committed is None:
-            segments = _encode(source, model, pending, resources)
-            deleted = None if ids is None or options.append else write_deletes(pending, ids)
-            committed = _commit(pending, source, segments, deleted, ids)
-    return committed
+        if committed is not None:
+            return committed
+        deleted = None if ids is None or options.append else write_deletes(pending, ids)
+        for _ in range(_TRIES):
+            newest = read_manifest(paths)
+            # Files of one model are apart from those of another: a rebalance may come between.
+            part = "" if newest.model_path == paths.model.name else newest.model
+            here = replace(pending, model_path=newest.model_path, part=part)
+            try:
+                model = read_model_description(paths, newest)
+                segments = _encode(source, model, here, resources)
+                return _commit(here, model, source, segments, deleted, ids)
+            except _OtherModel:
+                log.info("%s was rebalanced meanwhile; the rows are encoded again", paths)
+            except MissingFile:
+                if read_manifest(paths).model == newest.model:
+                    raise
+    raise OutputExists(
+        f"{paths} was rebalanced {_TRIES} times while the rows were encoded; add them again, at "
+        "another time"
+    )
+
+
+class _OtherModel(Exception):
+    """Rows were encoded by a model that is not the newest version's."""
 
 
 def _open(
@@ -241,9 +258,9 @@ def _read_ids(source: Source, resources: Resources) -> Int64:
 
 def _find_committed(pending: PendingPaths) -> Manifest | None:
     """Find the version that already has this addition's segments."""
-    if not pending.slice(0).exists():  # as usual: it was begun just now
+    prefix = f"segments/{pending.token}"
+    if not pending.store.names(prefix):  # as usual: it was begun just now
         return None
-    prefix = f"segments/{pending.token}-"
     for number in reversed(list_versions(pending)):
         manifest = read_manifest(pending, number)
         if any(segment.file.startswith(prefix) for segment in manifest.segments):
@@ -271,15 +288,22 @@ def _encode(
 
 def _commit(
     pending: PendingPaths,
+    model: ModelDescription,
     source: Source,
     segments: Sequence[Segment],
     deleted: DeleteSet | None,
     ids: Int64 | None,
 ) -> Manifest:
     def change(newest: Manifest) -> Manifest:
+        if newest.model != model.checksum:
+            raise _OtherModel
         number, next_id = newest.number + 1, _next_id(newest)
         base = next_id if ids is None else 0
-        added = tuple(replace(s, sequences=(number, number), id_base=base) for s in segments)
+        voids_through = number if newest.voided else 0  # which the model knows already
+        added = tuple(
+            replace(segment, sequences=(number, number), id_base=base, voids_through=voids_through)
+            for segment in segments
+        )
         deletes = newest.deletes
         if deleted is not None:
             deletes = (*deletes, replace(deleted, sequence=number))

@@ -21,6 +21,7 @@ __all__ = ["compact_index", "plan_compaction"]
 _RATIO = 8  # a layer joins newer ones until it is so many times larger than all of them
 _MOST_LAYERS = 4  # runs of a list that a query reads at most, after a compaction
 _HIDDEN = 0.2  # share of deleted ids above which their rows are worth removing
+_VOIDED = 0.5  # the same for rows in voided runs, which cost space but are never read
 
 
 def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment, ...]:
@@ -36,16 +37,21 @@ def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment,
         In the manifest's order; empty if nothing is worth it.
     """
     layers = manifest.layers
-    rows = [sum(segment.ntotal for segment in layer) for layer in layers]
-    if full or manifest.deleted_ids > _HIDDEN * manifest.ntotal:
+    rows = [sum(segment.valid for segment in layer) for layer in layers]
+    voided = sum(segment.voided for segment in manifest.segments)
+    hidden = manifest.deleted_ids > _HIDDEN * manifest.ntotal
+    if full or hidden or voided > _VOIDED * manifest.ntotal:
         first = 0
     else:
         first = len(layers) - 1
         while first > 0 and (rows[first - 1] < _RATIO * sum(rows[first:]) or first >= _MOST_LAYERS):
             first -= 1
     chosen = layers[first:]
-    whole = first == 0 and any(
-        entry.hides_in(segment) for entry in manifest.deletes for segment in manifest.segments
+    whole = first == 0 and (
+        voided > 0
+        or any(
+            entry.hides_in(segment) for entry in manifest.deletes for segment in manifest.segments
+        )
     )
     if len(chosen) < 2 and not whole:
         return ()
@@ -78,6 +84,7 @@ def compact_index(
     content = {
         "compact": [segment.file for segment in chosen],
         "deletes": [entry.file for entry in manifest.deletes],
+        "model": manifest.model,
     }
 
     def is_same(found: dict[str, Any]) -> bool:
@@ -92,7 +99,7 @@ def compact_index(
         begun = read_record(pending) or content
         segments = [segment for segment in newest.segments if segment.file in begun["compact"]]
         deletes = [entry for entry in newest.deletes if entry.file in begun["deletes"]]
-        if len(segments) < len(begun["compact"]):
+        if len(segments) < len(begun["compact"]) or newest.model != begun["model"]:
             raise _overtaken(pending)
         model = read_model_description(paths, newest)
         options = MergeOptions(
@@ -104,7 +111,7 @@ def compact_index(
             None,
             newest.schema,
         )
-        made = compact(pending, segments, deletes, options, resources)
+        made = compact(pending, segments, deletes, newest.voided, options, resources)
         return _commit(pending, segments, made)
 
 
@@ -116,6 +123,7 @@ def _can_go_on(found: dict[str, Any], manifest: Manifest) -> bool:
         "compact" in found
         and segments >= set(found["compact"])
         and deletes >= set(found["deletes"])
+        and found.get("model") == manifest.model
     )
 
 
@@ -131,7 +139,8 @@ def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Seg
             newest,
             segments=segments,
             deletes=deletes,
-            ntotal=sum(segment.ntotal for segment in segments),
+            voided=tuple(v for v in newest.voided if any(map(v.voids_in, segments))),
+            ntotal=sum(segment.valid for segment in segments),
             what=f"compact {len(chosen)} segments",
         )
 
@@ -140,5 +149,5 @@ def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Seg
 
 def _overtaken(pending: PendingPaths) -> OutputExists:
     return OutputExists(
-        f"{pending}: another process compacted or rolled back meanwhile; compact again"
+        f"{pending}: another process compacted, rebalanced or rolled back meanwhile; compact again"
     )

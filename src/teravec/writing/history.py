@@ -22,7 +22,8 @@ __all__ = ["Vacuumed", "list_history", "roll_back", "vacuum"]
 
 log = logging.getLogger(__name__)
 
-_FOLDERS = ("segments", "deletes", "slices")  # of files that only manifests name
+_FOLDERS = ("segments", "deletes", "slices", "voided")  # of files that only manifests name
+_MODELS = ("model", "models")  # of models, whose directories manifests name
 
 
 def list_history(paths: IndexPaths) -> list[Manifest]:
@@ -83,21 +84,24 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
     paths : IndexPaths
     older_than : timedelta
     """
-    history = list_history(paths)
+    # In this order: a file that was there had a record then, or else a version names it by now.
+    files = [path for folder in (*_FOLDERS, *_MODELS) for path in paths.file(folder).children()]
+    calibrations = _calibrations(paths)
     limit = datetime.now(UTC) - older_than
+    pending = [change for change in list_pending(paths) if not _give_up(change, limit)]
+    history = list_history(paths)
     followers = history[1:]
     # A version was the newest until the next one was committed.
     expired = [m for m, after in zip(history, followers, strict=False) if _committed(after) < limit]
     kept = [manifest for manifest in history if manifest not in expired]
     named = {name for manifest in kept for name in _names(manifest)}
-    pending = [change for change in list_pending(paths) if not _give_up(change, limit)]
     doomed = [
         path
-        for folder in _FOLDERS
-        for path in paths.file(folder).children()
-        if path.name not in named and not any(change.owns(path.name) for change in pending)
+        for path in files
+        if not {path.name, path.name.rpartition("/")[0]} & named
+        and not any(change.owns(path.name) for change in pending)
     ]
-    doomed += [path for path in _calibrations(paths) if path.name not in named]
+    doomed += [path for path in calibrations if path.name not in named]
     doomed += [path for path in paths.file("adding").children() if _is_lost_spool(path)]
     # Versions first: none may name a file that is gone.
     numbers = tuple(manifest.number for manifest in expired)
@@ -116,10 +120,12 @@ def _parse_time(text: str) -> datetime:
 
 
 def _names(manifest: Manifest) -> Iterable[str]:
+    yield manifest.model_path
     for segment in manifest.segments:
         yield segment.file
         yield from (beside.file for beside in segment.beside)
     yield from (deleted.file for deleted in manifest.deletes)
+    yield from (voided.file for voided in manifest.voided)
     if manifest.calibration is not None:
         yield manifest.calibration.file
 
@@ -150,7 +156,7 @@ def _give_up(change: PendingPaths, limit: datetime) -> bool:
     if record is None or _parse_time(record["created"]) >= limit:
         return False
     with suppress(OutputExists), hold_change(change):
-        change.shards.remove_all()
+        change.work.remove_all()
         change.record.remove()
         return True
     return False

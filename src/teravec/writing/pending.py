@@ -36,13 +36,21 @@ class PendingPaths(IndexPaths):
         The index's.
     token : str
         Distinguishes changes; part of the names of all of its files.
+    model_path : str
+        Parent of the files of the model that encodes the change's rows.
+    part : str
+        Distinguishes several sets of segments that one change makes.
     """
 
     token: str
+    model_path: str
+    part: str
 
-    def __init__(self, store: Store, token: str) -> None:
+    def __init__(self, store: Store, token: str, model_path: str = "model", part: str = "") -> None:
         super().__init__(store)
         object.__setattr__(self, "token", token)
+        object.__setattr__(self, "model_path", model_path)
+        object.__setattr__(self, "part", part)
 
     @property
     def record(self) -> StorePath:
@@ -50,21 +58,45 @@ class PendingPaths(IndexPaths):
         return self.file("adding") / f"{self.token}.json"
 
     @property
-    def shards(self) -> StorePath:
-        """Directory of the shards, while they are merged into segments."""
+    def model(self) -> StorePath:
+        """Parent of the files of the model that encodes the change's rows."""
+        return self.file(self.model_path)
+
+    @property
+    def work(self) -> StorePath:
+        """Parent of what is removed when the change ends."""
         return self.file("adding") / self.token
+
+    @property
+    def shards(self) -> StorePath:
+        """Parent of the shards, while they are merged into segments."""
+        return self.work / self.part if self.part else self.work
 
     def slice(self, number: int) -> StorePath:
         """Return the list file of a segment."""
-        return self.file("segments") / f"{self.token}-{number:05d}.lists"
+        return self.file("segments") / f"{self._stem}-{number:05d}.lists"
 
     def fine(self, number: int) -> StorePath:
         """Return the row file of a segment's finer codes."""
-        return self.file("segments") / f"{self.token}-{number:05d}.fine"
+        return self.file("segments") / f"{self._stem}-{number:05d}.fine"
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.token}-{self.part}" if self.part else self.token
+
+    @property
+    def derived_model(self) -> StorePath:
+        """Parent of the files of the model that the change makes."""
+        return self.file("models") / self.token
+
+    @property
+    def voided(self) -> StorePath:
+        """The lists that the change writes anew."""
+        return self.file("voided") / f"{self.token}.npy"
 
     def columns(self, number: int) -> StorePath:
         """Return the column file of a segment."""
-        return self.file("segments") / f"{self.token}-{number:05d}.columns"
+        return self.file("segments") / f"{self._stem}-{number:05d}.columns"
 
     @property
     def deletes(self) -> StorePath:
@@ -115,7 +147,7 @@ def begin_change(
 
 def _made(pending: PendingPaths) -> Iterator[PendingPaths]:
     yield pending
-    pending.shards.remove_all()
+    pending.work.remove_all()
     pending.record.remove()
 
 
