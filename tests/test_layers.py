@@ -42,6 +42,7 @@ TOP = (
     "querying",
     "selftest",
     "slurm",
+    "tables",
     "__main__",
     "",
 )  # "" is the package itself

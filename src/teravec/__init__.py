@@ -57,6 +57,7 @@ from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.voided import VoidedLists
 from teravec.serving.wire.client import RemoteIndex
+from teravec.tables import get, query
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.writing.history import Vacuumed
@@ -121,11 +122,13 @@ __all__ = [
     "delete",
     "evaluate",
     "export_faiss",
+    "get",
     "groundtruth",
     "info",
     "maintain",
     "merge",
     "open",
+    "query",
     "range_search",
     "rollback",
     "search",

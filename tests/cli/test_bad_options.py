@@ -47,6 +47,7 @@ COMMANDS: dict[str, list[str]] = {
     "export-faiss": ["i", "f.faiss", "-q"],
     "add": ["i", "x.npy", "-q"],
     "delete": ["i", "--ids", "3"],
+    "get": ["i", "--ids", "3"],
     "compact": ["i", "-q"],
     "maintain": ["i", "-q"],
     "versions": ["i"],

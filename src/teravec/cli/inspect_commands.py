@@ -70,8 +70,19 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
     }
     for name, value in rows.items():
         print(f"{name:>11}  {value}")
+    _print_columns(content["columns"])
     _print_histogram(lists["histogram"])
     _print_files(content["source"]["files"])
+
+
+def _print_columns(columns: list[dict[str, Any]] | None) -> None:
+    """Print a row for each column that the index keeps."""
+    if columns is None:
+        return
+    print(f"\n  {'column':<20} {'type':<30} {'bytes':>15}")
+    for column in columns:
+        kind = column["type"] + ("" if column.get("nullable", True) else ", no nulls")
+        print(f"  {column['name']:<20} {kind:<30} {column['bytes']:>15,}")
 
 
 def _calibrated(calibration: dict[str, Any] | None) -> str:

@@ -17,6 +17,7 @@ from teravec.cli.device_commands import add_device_commands
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.options import Json
 from teravec.cli.plan_command import add_plan_command
+from teravec.cli.row_commands import add_row_commands
 from teravec.cli.running import NO_READER, Verbose, command, print_json, reporting, write_whole
 from teravec.cli.search_commands import add_search_commands
 from teravec.cli.selftest_command import add_selftest_command
@@ -60,6 +61,7 @@ add_build_commands(app)
 add_calibrate_command(app)
 add_change_commands(app)
 add_search_commands(app)
+add_row_commands(app)
 add_inspect_commands(app)
 add_device_commands(app)
 add_serve_commands(app)

@@ -20,6 +20,7 @@ from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.row_commands import answer_with_columns
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
@@ -80,6 +81,13 @@ def search(
     recall: o.Recall = None,
     candidates: o.Candidates = None,
     out: Result = None,
+    columns: Annotated[
+        str | None,
+        o.unset(
+            "Columns of the index to return with each result, as url,title, or all; the output is "
+            "then .parquet, .csv or .jsonl."
+        ),
+    ] = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None,
     threads: o.Threads = None,
@@ -97,7 +105,7 @@ def search(
     min_version: MinVersion = None,
 ) -> None:
     """Find the k nearest neighbours of every query, however many there are; resumable."""
-    if out is not None:
+    if out is not None and columns is None:
         check_output(out)
     check_one_output(out, json=json)
     options = SearchOptions(
@@ -118,7 +126,10 @@ def search(
         vector_column=vector_column,
         format=format,
     ) as (searched, source):
-        answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
+        if columns is None:
+            answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
+        else:
+            answer_with_columns(searched, source, options, columns, out, json=json, quiet=quiet)
 
 
 def range_search(

@@ -77,6 +77,8 @@ class IndexColumns:
         ------
         CorruptFile
         """
+        if not names:
+            return pa.table({})
         fields = [self.schema.field(name) for name in names]
         found = np.flatnonzero(places >= 0)
         if len(found) < len(places):
@@ -92,6 +94,4 @@ class IndexColumns:
         where = np.concatenate(order)
         at[where] = np.arange(len(where))
         indices = pa.array(at, mask=at < 0)
-        if not names:
-            return pa.table({})
         return pa.concat_tables(tables).take(indices)

@@ -101,6 +101,16 @@ class Transform:
             return vectors
         return self._map.apply(seen_from(self.centre, vectors), threads)
 
+    def undo(self, vectors: Float32) -> Float32:
+        """Return vectors (n, d_in) that ``apply`` maps to these, (n, d_out): the shortest ones."""
+        if self.matrix is None:
+            return vectors
+        inverse = np.linalg.pinv(self.matrix.astype(np.float64))
+        found = (vectors - self.offset) @ inverse.T
+        if self.centre is not None:
+            found += self.centre
+        return found.astype(np.float32)
+
     @property
     def whole_offset(self) -> Float32:
         """The b of the same map without a centre, ``y = A x + b``."""

@@ -23,6 +23,7 @@ from teravec.search.effort import Effort
 from teravec.search.fixed import Fixed
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.request import as_queries, checked_k, checked_queries, checked_radius, padded
+from teravec.search.row_tables import RowTables
 from teravec.search.stats import SearchStats
 from teravec.search.steps import SearchSteps
 from teravec.storage.layout import absolute
@@ -35,7 +36,7 @@ Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
-class Index(Fixed):
+class Index(Fixed, RowTables):
     """An index on disk, open for searching from any number of threads.
 
     Made by ``teravec.open``. Use it as a context manager, or call ``close``; one that is dropped

@@ -15,6 +15,7 @@ from teravec.errors import CorruptFile, StorageError
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import PLACE_BITS, ListsInMemory
 from teravec.search.cache_keys import CacheKeys
+from teravec.search.finding import RunIds
 from teravec.search.hidden_rows import HiddenRows
 from teravec.search.list_cache import NOT_KEPT, ListCache
 from teravec.search.memory_shares import CHUNKS, MemoryShares
@@ -225,6 +226,26 @@ class IndexLists:
         columns = list_nos[order], counts[order], offsets[order]
         run_nos = None if self._runs.one_layer else runs
         return ListsInMemory(*columns, buffer, row_start, run_nos, mask)
+
+    def ids_of(self, list_nos: Int64, reader: ListReader) -> Iterator[RunIds]:
+        """Yield the ids of lists (n,), ascending and distinct: first those in the cache."""
+        runs = self._runs.of_lists(list_nos)
+        runs = runs[self._sizes[runs] > 0]
+        held: list[tuple[int, Bytes]] = []
+        for run, key in zip(runs.tolist(), self._id_keys(runs).tolist(), strict=True):
+            data = self._cache.copy(key)
+            if data is not None:
+                held.append((run, data))
+        if held:
+            known = np.array([run for run, _ in held], np.int64)
+            ids = np.concatenate([data for _, data in held]).view("<i8")
+            yield RunIds(known, self._sizes[known], 0, ids)
+            runs = np.setdiff1d(runs, known, assume_unique=True)
+        for chunk, buffer, offsets in self._read(runs, "ids", reader) if len(runs) else ():
+            ends = offsets + ID_BYTES * chunk.counts
+            parts = map(buffer.__getitem__, map(slice, offsets.tolist(), ends.tolist()))
+            ids = np.concatenate(list(parts)).view("<i8")
+            yield RunIds(chunk.runs, chunk.counts, chunk.row_start, ids)
 
     def _ids_of_runs(self, reader: ListReader, runs: Int64) -> Iterator[tuple[int, Int64]]:
         """Yield runs (n,), ascending, with their ids; parts of a large run in their order."""

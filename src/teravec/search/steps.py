@@ -20,8 +20,10 @@ from teravec.kernels.sketch import Candidates
 from teravec.search.batch import Batch, SearchResources
 from teravec.search.caches import IndexCaches
 from teravec.search.candidates import candidates_kept
+from teravec.search.decoding import decode_rows, take_codes, take_fine_codes
 from teravec.search.effort import Effort
 from teravec.search.efforts import Efforts
+from teravec.search.finding import find_places
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.probing import prune_lists
@@ -323,6 +325,37 @@ class SearchSteps:
         if self._two_stages is None:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
+
+    def find_rows(self, ids: Int64, list_nos: Int64 | None = None) -> Int64:
+        """Find the newest visible row of each id.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n,), int64
+            Ascending and distinct.
+        list_nos : ndarray of shape (n,), int64, optional
+            Open lists to look in, ascending and distinct; all that are open if not given.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            The rows' places; -1 where there is none.
+        """
+        self.check_open()
+        opened = self.opened
+        if list_nos is None:
+            list_nos = np.concatenate([np.arange(*bounds) for bounds in opened.ranges])
+        reader = ListReader(opened, self.ranges, self.stats)
+        return find_places(opened, ids, self._resources.lists.ids_of(list_nos, reader))
+
+    def read_vectors(self, places: Int64) -> Float32:
+        """Read and decode the vectors at places (n,): (n, d), float32."""
+        opened = self.opened
+        if opened.fine:
+            return decode_rows(opened, places, take_fine_codes(opened, places))
+        reader = ListReader(opened, self.ranges, self.stats)
+        lists = self._resources.lists.codes(np.unique(self.lists_of(places)), reader)
+        return decode_rows(opened, places, take_codes(opened, places, lists))
 
     def warm(self, queries: Float32, effort: Effort) -> None:
         """Read the lists that these queries would visit into the cache, most wanted first."""

@@ -1,0 +1,108 @@
+"""Tables with any columns, written to a file a part at a time: .parquet, .csv or .jsonl."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from teravec.bulk.formats.whole import publishing_result
+from teravec.errors import InvalidArgument
+
+__all__ = ["check_table_output", "jsonl_of_table", "write_tables"]
+
+
+class _Writes(Protocol):
+    def write_table(self, table: Any) -> None: ...
+
+
+class _Lines:
+    """Writes tables as lines of JSON."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write_table(self, table: Any) -> None:
+        for line in jsonl_of_table(table):
+            self._file.write(line.encode())
+
+
+def check_table_output(path: Path) -> None:
+    """Raise InvalidArgument unless tables can be written to a file of this name."""
+    if path.suffix.lower() not in _WRITERS:
+        known = ", ".join(_WRITERS)
+        raise InvalidArgument(f"{path}: results with columns are written as {known}")
+
+
+def write_tables(path: Path, tables: Iterable[Any]) -> int:
+    """Write tables of one schema, one after another; return the number of rows.
+
+    The file appears when it is whole.
+
+    Raises
+    ------
+    InvalidArgument
+        The format cannot hold a column, as .csv no lists.
+    """
+    check_table_output(path)
+    rows = 0
+    opened = _WRITERS[path.suffix.lower()]
+    tables = iter(tables)
+    first = next(tables)
+    with publishing_result(path) as file, opened(file, first.schema, path) as writer:
+        while first is not None:
+            rows += len(first)
+            writer.write_table(first)
+            first = next(tables, None)
+    return rows
+
+
+@contextmanager
+def _parquet(file: Any, schema: Any, path: Path) -> Iterator[_Writes]:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        yield writer
+
+
+@contextmanager
+def _csv(file: Any, schema: Any, path: Path) -> Iterator[_Writes]:
+    for field in schema:
+        if pa.types.is_nested(field.type):
+            raise InvalidArgument(f"{path}: .csv holds no lists, as column {field.name!r} has")
+    with csv.CSVWriter(file, schema) as writer:
+        yield writer
+
+
+@contextmanager
+def _jsonl(file: Any, schema: Any, path: Path) -> Iterator[_Writes]:
+    yield _Lines(file)
+
+
+_WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}
+
+
+def jsonl_of_table(table: Any) -> Iterator[str]:
+    """Yield a line of JSON for each row.
+
+    Times are in ISO 8601, decimals and binary (in base 64) are texts.
+    """
+    for row in table.to_pylist():
+        yield json.dumps(row, ensure_ascii=False, default=_plain) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")

@@ -1,0 +1,194 @@
+"""Searches and look-ups that return tables: rows with their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from teravec.arguments import flag
+from teravec.errors import InvalidArgument
+from teravec.index.columns import IndexColumns
+from teravec.search.effort import Effort
+from teravec.search.request import checked_k, checked_queries
+from teravec.search.steps import SearchSteps
+from teravec.sources import parse_columns
+
+__all__ = ["RowTables"]
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+
+_OWN = ("query", "rank", "id", "distance", "vector")
+
+
+class _Opened(Protocol):
+    """What these methods need of an index."""
+
+    steps: SearchSteps
+
+    @property
+    def d(self) -> int: ...
+
+    @property
+    def ntotal(self) -> int: ...
+
+    def effort(
+        self,
+        nprobe: int | None = None,
+        recall: float | None = None,
+        *,
+        k: int = 10,
+        radius: float | None = None,
+        candidates: int | None = None,
+    ) -> Effort: ...
+
+    def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int: ...
+
+
+class RowTables:
+    """The methods of an index that return tables."""
+
+    @property
+    def columns(self: _Opened) -> Any:
+        """Names and types of the columns that the index keeps, a pyarrow.Schema."""
+        return IndexColumns(self.steps.opened).schema
+
+    def query(
+        self: _Opened,
+        queries: Any,
+        k: int = 10,
+        nprobe: int | None = None,
+        *,
+        recall: float | None = None,
+        candidates: int | None = None,
+        columns: Sequence[str] | str | None = None,
+    ) -> Any:
+        """Find each query's nearest vectors, and return them with columns, as a table.
+
+        Parameters
+        ----------
+        queries, k, nprobe, recall, candidates
+            As for ``search``.
+        columns : sequence of str or str, optional
+            Columns of the index to return too, or "all".
+
+        Returns
+        -------
+        pyarrow.Table
+            A row for each result: ``query`` (int64, from 0), ``rank`` (int64, from 0), ``id``
+            (int64), ``distance`` (float32), and the columns. A query of which fewer than k
+            vectors were found has fewer rows. Of rows with the same id, columns are of one.
+
+        Raises
+        ------
+        InvalidArgument
+            As ``search``; or there is no such column.
+        CorruptFile
+        """
+        kept = IndexColumns(self.steps.opened)
+        names = choose_names(kept, columns)
+        queries, k = checked_queries(queries, self.d), min(checked_k(k), self.ntotal)
+        effort = self.effort(nprobe, recall, k=k, candidates=candidates)
+        rows = self.batch_rows(effort.nprobe, k, effort.candidates)
+        tables = [_found(0, *_nothing(k), [], kept, names, self.steps)]
+        for start in range(0, len(queries), rows):
+            wanted = self.steps.nearest_lists(queries[start : start + rows], effort)
+            distances, ids = self.steps.search_lists(*wanted, k, effort.candidates)
+            visited = np.unique(wanted[1])
+            tables.append(
+                _found(start, distances, ids, visited[visited >= 0], kept, names, self.steps)
+            )
+        return pa.concat_tables(tables)
+
+    def get(
+        self: _Opened,
+        ids: npt.ArrayLike,
+        columns: Sequence[str] | str | None = None,
+        *,
+        vectors: bool = False,
+    ) -> Any:
+        """Return rows by id, as a table.
+
+        All ids of the index are read, 8 bytes a row; none of the codes.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n,), integers
+        columns : sequence of str or str, optional
+            Not given, or "all": every column.
+        vectors : bool
+            Return the vectors too, as their codes say, in the column ``vector``. For cosine they
+            have about unit length.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``id``, the columns, and ``vector``; rows in the order of the ids. Ids that no visible
+            row has are left out.
+
+        Raises
+        ------
+        InvalidArgument, CorruptFile
+        """
+        self.steps.check_open()
+        kept = IndexColumns(self.steps.opened)
+        names = choose_names(kept, ("all",) if columns is None else columns)
+        asked = np.atleast_1d(np.asarray(ids))
+        if asked.ndim != 1 or (len(asked) and asked.dtype.kind not in "iu"):
+            raise InvalidArgument(
+                f"ids of type {asked.dtype} and shape {asked.shape} found, integers (n,) expected"
+            )
+        wanted, at = np.unique(asked.astype(np.int64), return_inverse=True)
+        places = self.steps.find_rows(wanted)[at]
+        found = places >= 0
+        asked, places = asked[found].astype(np.int64), places[found]
+        table = pa.table({"id": asked})
+        for name, column in zip(names, kept.take(places, names).columns, strict=True):
+            table = table.append_column(kept.schema.field(name), column)
+        if flag(vectors, "vectors"):
+            values = self.steps.read_vectors(places).ravel()
+            array = pa.FixedSizeListArray.from_arrays(pa.array(values), self.d)
+            table = table.append_column("vector", array)
+        return table
+
+
+def choose_names(kept: IndexColumns, columns: Sequence[str] | str | None) -> list[str]:
+    """Check names of columns, or "all"."""
+    names = parse_columns(columns)
+    if names == ("all",) and "all" not in kept.schema.names:
+        return list(kept.schema.names)
+    return kept.check(names)
+
+
+def _nothing(k: int) -> tuple[Float32, Int64]:
+    return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+
+
+def _found(
+    first: int,
+    distances: Float32,
+    ids: Int64,
+    list_nos: Any,
+    kept: IndexColumns,
+    names: list[str],
+    steps: SearchSteps,
+) -> Any:
+    """Make the table of a batch, whose first query has a number, and which visited some lists."""
+    queries, ranks = np.nonzero(ids >= 0)
+    hits = ids[queries, ranks]
+    own = [queries + first, ranks, hits, distances[queries, ranks]]
+    table = pa.table(dict(zip(_OWN, own, strict=False)))
+    if not names:
+        return table
+    wanted, at = np.unique(hits, return_inverse=True)
+    places = steps.find_rows(wanted, np.asarray(list_nos, np.int64))[at]
+    # Each place once: many queries have the same neighbours.
+    distinct, which = np.unique(places, return_inverse=True)
+    values = kept.take(distinct, names).take(pa.array(which))
+    for name, column in zip(names, values.columns, strict=True):
+        table = table.append_column(kept.schema.field(name), column)
+    return table
