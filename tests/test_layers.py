@@ -37,6 +37,7 @@ TOP = (
     "building",
     "changing",
     "cli",
+    "exchanging",
     "interchange",
     "planning",
     "querying",

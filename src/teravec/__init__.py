@@ -14,7 +14,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from teravec.api import build, calibrate, connect, export_faiss, merge, open, shard, train, verify
+from teravec.api import build, calibrate, connect, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.results import Neighbors
 from teravec.changing import add, compact, delete, maintain, rollback, vacuum, versions
@@ -42,6 +42,7 @@ from teravec.errors import (
     WorkerLost,
 )
 from teravec.evaluation.evaluation import Evaluation
+from teravec.exchanging import export_faiss, import_faiss
 from teravec.index.calibration import Calibration, Measured, Reach
 from teravec.index.manifest import CalibrationEntry, Manifest
 from teravec.kernels.metric import Metric
@@ -124,6 +125,7 @@ __all__ = [
     "export_faiss",
     "get",
     "groundtruth",
+    "import_faiss",
     "info",
     "maintain",
     "merge",

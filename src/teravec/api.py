@@ -22,7 +22,6 @@ from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index, 
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
-from teravec.interchange.export import export_faiss as _export_faiss
 from teravec.kernels.device import open_torch, parse_device
 from teravec.memory import granted_memory, parse_bytes
 from teravec.model.description import ModelDescription
@@ -40,7 +39,6 @@ __all__ = [
     "build",
     "calibrate",
     "connect",
-    "export_faiss",
     "merge",
     "open",
     "resources",
@@ -545,6 +543,11 @@ def calibrate(
         )
     if paths.root.is_dir():
         check_place(paths.root / paths.calibration.name)  # fail before hours of work
+    if data is not None and paths.imported.exists():
+        raise InvalidArgument(
+            f"{paths} was imported, and does not know the vectors that it was built from: give "
+            "queries with a truth file (teravec groundtruth DATA QUERIES makes one)"
+        )
     if (data is None) == (truth is None) or (truth is not None and given is None):
         raise InvalidArgument(
             "exact neighbours are needed: give the data that the index was built from, or "
@@ -579,8 +582,3 @@ def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
     damages = _verify(path_of(path, "the index"), as_progress(progress))
     if damages:
         raise damages[0]
-
-
-def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | bool | None = None) -> None:
-    """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(path_of(path, "the index"), path_of(out, "out"), as_progress(progress))

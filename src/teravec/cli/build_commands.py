@@ -1,4 +1,4 @@
-"""build, train, shard and merge."""
+"""build, train, shard, merge and import-faiss."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from teravec.errors import CorruptFile, InvalidArgument
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest
+from teravec.interchange import importing
 from teravec.memory import MIB
 from teravec.model.description import ModelDescription
 from teravec.search.effort import shortfall
@@ -36,6 +37,7 @@ def add_build_commands(app: typer.Typer) -> None:
     command(app, "train")(train)
     command(app, "shard")(shard)
     command(app, "merge")(merge)
+    command(app, "import-faiss")(import_faiss)
 
 
 def build(
@@ -237,6 +239,29 @@ def merge(
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen) as resources:
         manifest = api.merge(out, keep_shards=keep_shards, resources=resources)
+    _report_index(manifest, out, started, resources, json)
+
+
+def import_faiss(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="File that Faiss wrote; or the trained index with shards or slices of it.",
+            show_default=False,
+        ),
+    ],
+    out: o.Out,
+    slices: o.Slices = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Make an index of an IVF index of Faiss, its codes as they are. Run it again after a crash."""
+    started = time.monotonic()
+    with _resources(memory, threads, quiet or json, EngineOptions()) as resources:
+        manifest = importing.import_faiss(files, IndexPaths(out), slices, resources)
     _report_index(manifest, out, started, resources, json)
 
 

@@ -386,6 +386,8 @@ def _explain_missing(paths: IndexPaths) -> str:
             f"{paths}: the build is not finished (no {paths.manifest.name}); "
             "run the same build again to finish it"
         )
+    if paths.imported.exists():
+        return f"{paths}: the import is not finished; run the same import again to finish it"
     return f"{paths}: no teravec index there (no {paths.manifest.name})"
 
 

@@ -39,6 +39,7 @@ def check_only_index(paths: IndexPaths) -> None:
         for path in (
             paths.manifest,
             paths.build,
+            paths.imported,
             paths.device,
             paths.model,
             paths.training,

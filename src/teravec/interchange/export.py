@@ -62,13 +62,7 @@ def export_faiss(
                 f"{index.paths} was changed since its build, and Faiss's format holds one run a "
                 "list: run teravec compact INDEX --full first"
             )
-        exported = ExportedIndex(
-            model.ivf_of_used(),
-            model.metric,
-            model.d,
-            model.transform.matrix,
-            model.transform.whole_offset,
-        )
+        exported = ExportedIndex(model.ivf_of_used(), model.metric, model.d, model.transform)
         total = index.ntotal * (model.code_size - model.sketch_size + ID_BYTES)
         lists = _read_fine_lists(index) if model.sketch_size else _read_lists(index, window_bytes)
         buffered = io.BufferedWriter(cast(io.RawIOBase, raw), _BUFFER_BYTES)

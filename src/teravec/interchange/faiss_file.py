@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from teravec.errors import TeravecError
 from teravec.kernels.metric import Metric
+from teravec.model.transform import Transform
 
 __all__ = ["ExportedIndex", "write_faiss_index"]
 
-Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -34,23 +34,22 @@ class ExportedIndex:
         Cosine adds a normalization in front.
     d : int
         Dimensions of the user's vectors.
-    matrix, offset : ndarray, optional
-        The affine transform, (d_index, d) and (d_index,).
+    transform : Transform
     """
 
-    def __init__(
-        self, ivf: Any, metric: Metric, d: int, matrix: Float32 | None, offset: Float32
-    ) -> None:
+    def __init__(self, ivf: Any, metric: Metric, d: int, transform: Transform) -> None:
         self.ivf = ivf
         self._chain: list[Any] = []
-        if metric is Metric.COSINE:
+        if metric is Metric.COSINE or transform.unit_before:
             self._chain.append(faiss.NormalizationTransform(d, 2.0))
-        if matrix is not None:
+        if (matrix := transform.matrix) is not None:
             linear = faiss.LinearTransform(d, len(matrix), True)
             faiss.copy_array_to_vector(np.ascontiguousarray(matrix.ravel()), linear.A)
-            faiss.copy_array_to_vector(np.ascontiguousarray(offset), linear.b)
+            faiss.copy_array_to_vector(np.ascontiguousarray(transform.whole_offset), linear.b)
             linear.is_trained = True
             self._chain.append(linear)
+        if transform.unit_after:
+            self._chain.append(faiss.NormalizationTransform(ivf.d, 2.0))
 
     def serialize(self, ntotal: int) -> bytes:
         """Return the bytes of the index up to its inverted lists.

@@ -11,6 +11,9 @@ pqMxB     the same with B bits a sub-quantizer          M B / 8
 rabitqB   B bits a dimension and correction factors     about B d / 8 + 8 or more
 ========= ============================================ ==========================
 
+``fp16-residual`` encodes the residual; ``sq8-vector``, ``pqM-vector`` and so on the vector itself.
+Faiss's indexes have these kinds too (``by_residual``), and imported codes stay as they are.
+
 ``rabitq1+FINE`` and ``rabitq2+FINE`` have two stages. A search scans sketches of 1 or 2 bits a
 dimension (``teravec.kernels.sketch``), and reads the FINE code, of any other codec above, only for
 the candidates that remain.
@@ -63,6 +66,7 @@ _SCALAR = {
     "fp16": faiss.ScalarQuantizer.QT_fp16,
 }
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+_RESIDUAL, _VECTOR = "-residual", "-vector"
 _SPREAD = 39  # training vectors per centroid of a product quantizer; Faiss's own minimum
 
 
@@ -82,6 +86,8 @@ class Codec:
         Bits a sub-quantizer (pq) or a dimension (rabitq), else 0.
     sketch_bits : int
         Bits a dimension of the sketch in front of the fine code; 0: one stage.
+    residual : bool
+        Whether the code is of the vector's residual to its list's centroid, not of the vector.
     """
 
     name: str
@@ -89,6 +95,7 @@ class Codec:
     m: int = 0
     bits: int = 0
     sketch_bits: int = 0
+    residual: bool = False
 
     @classmethod
     def parse(cls, name: str) -> Codec:
@@ -97,25 +104,51 @@ class Codec:
         first, plus, fine_name = name.partition("+")
         if plus and fine_name and (match := re.fullmatch(r"rabitq([12])", first)):
             fine = cls.parse(fine_name)
-            if fine.kind != "rabitq" and not fine.sketch_bits:
+            if fine.kind != "rabitq" and not fine.sketch_bits and not fine.is_variant:
                 return replace(fine, name=f"{first}+{fine.name}", sketch_bits=int(match[1]))
         if name == "flat":
             return cls(name, "flat")
         if name in _SCALAR:
-            return cls(name, "scalar")
+            return cls(name, "scalar", residual=name != "fp16")
         if match := re.fullmatch(r"pq(\d{1,9})(?:x(\d{1,2}))?", name, re.ASCII):
             m, bits = int(match[1]), int(match[2] or 8)
             if m >= 1 and 4 <= bits <= 12:
-                return cls(f"pq{m}x{bits}", "pq", m, bits)
+                return cls(f"pq{m}x{bits}", "pq", m, bits, residual=True)
         if match := re.fullmatch(r"rabitq(\d?)", name, re.ASCII):
             bits = int(match[1] or 1)
             if 1 <= bits <= 8:
-                return cls(f"rabitq{bits}", "rabitq", bits=bits)
+                return cls(f"rabitq{bits}", "rabitq", bits=bits, residual=True)
+        if match := re.fullmatch(rf"(fp16|sq\d|pq[\dx]+)({_RESIDUAL}|{_VECTOR})", name):
+            usual, residual = cls.parse(match[1]), match[2] == _RESIDUAL
+            if usual.residual != residual:
+                return replace(usual, name=usual.name + match[2], residual=residual)
+            return usual
         raise InvalidArgument(
             f"unknown codec {shown(given)}; one of flat, fp16, sq8, sq6, sq4, pqM or pqMxB (M "
             "sub-quantizers of B = 4 to 12 bits), rabitq1 to rabitq8, or rabitq1+ or rabitq2+ "
             f"and one of the others expected{_codec_hint(name)}"
         )
+
+    @classmethod
+    def of(cls, name: str, *, residual: bool) -> Codec:
+        """Return the codec of a usual name that encodes residuals, or vectors.
+
+        ``flat`` always encodes vectors and ``rabitq`` residuals.
+        """
+        usual = cls.parse(name)
+        if usual.residual == residual or usual.kind not in ("scalar", "pq"):
+            return usual
+        return cls.parse(name + (_RESIDUAL if residual else _VECTOR))
+
+    @property
+    def is_variant(self) -> bool:
+        """Whether it encodes residuals where the usual codec encodes vectors, or vice versa."""
+        return self.name.endswith((_RESIDUAL, _VECTOR))
+
+    @property
+    def usual_name(self) -> str:
+        """The name of the fine code, without what a variant appends."""
+        return self.fine_name.removesuffix(_RESIDUAL).removesuffix(_VECTOR)
 
     def check_dimension(self, d: int) -> None:
         """Raise InvalidArgument if the codec cannot encode d dimensions."""
@@ -134,7 +167,7 @@ class Codec:
     def training_parts(self) -> int:
         """Number of parts that ``train_codec`` trains in turn; 0 if nothing is trained."""
         if self.kind == "scalar":
-            return int(self.fine_name != "fp16")
+            return int(self.usual_name != "fp16")
         return self.m
 
     @property
@@ -154,8 +187,10 @@ class Codec:
 
     @property
     def largest(self) -> float:
-        """The largest value that a code can hold."""
-        return _LARGEST_HALF if self.fine_name == "fp16" else math.inf
+        """The largest value of a vector whose code can hold it."""
+        if self.usual_name != "fp16":
+            return math.inf
+        return _LARGEST_HALF / 2 if self.residual else _LARGEST_HALF  # less a centroid's value
 
     def check_values(self, vectors: Float32, place_of: Callable[[int], str]) -> None:
         """Refuse prepared vectors (n, d) that codes cannot hold; ``place_of`` names a row."""
@@ -270,10 +305,11 @@ def empty_ivf(
         ivf = faiss.IndexIVFFlat(quantizer, d, nlist, kind, False)
     elif codec.kind == "scalar":
         ivf = faiss.IndexIVFScalarQuantizer(
-            quantizer, d, nlist, _SCALAR[codec.fine_name], kind, codec.fine_name != "fp16", False
+            quantizer, d, nlist, _SCALAR[codec.usual_name], kind, codec.residual, False
         )
     elif codec.kind == "pq":
         ivf = faiss.IndexIVFPQ(quantizer, d, nlist, codec.m, codec.bits, kind, False)
+        ivf.by_residual = codec.residual
         ivf.use_precomputed_table = -1  # it would take nlist * M * 2^bits floats of memory
     else:
         ivf = faiss.IndexIVFRaBitQ(quantizer, d, nlist, kind, False, codec.bits)
@@ -319,15 +355,14 @@ def train_codec(
     """
     ivf = empty_ivf(codec, quantizer, metric)
     with faiss_threads(threads):
-        if codec.kind == "scalar" and codec.fine_name != "fp16":
-            residuals = residuals_of(quantizer, vectors, list_nos)
-            ivf.sq.train(residuals)
-            advance(1)
-            return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
+        if not codec.training_parts:
+            return np.empty(0, np.float32)
+        encoded = residuals_of(quantizer, vectors, list_nos) if codec.residual else vectors
         if codec.kind == "pq":
-            residuals = residuals_of(quantizer, vectors, list_nos)
-            return train_product(residuals, codec.m, codec.bits, threads, advance)
-    return np.empty(0, np.float32)
+            return train_product(encoded, codec.m, codec.bits, threads, advance)
+        ivf.sq.train(encoded)
+        advance(1)
+        return np.asarray(faiss.vector_to_array(ivf.sq.trained), np.float32)
 
 
 def residuals_of(quantizer: Any, vectors: Float32, list_nos: npt.NDArray[np.int32]) -> Float32:
@@ -346,8 +381,9 @@ def encode(
     """Encode vectors (n, d) in their lists (n,) as uint8 of shape (n, code_size)."""
     vectors = np.ascontiguousarray(vectors, np.float32)
     if isinstance(ivf, faiss.IndexIVFPQ):
-        residuals = residuals_of(ivf.quantizer, vectors, list_nos)
-        return _product_codes(ivf.pq).encode(residuals, threads)
+        if ivf.by_residual:
+            vectors = residuals_of(ivf.quantizer, vectors, list_nos)
+        return _product_codes(ivf.pq).encode(vectors, threads)
     codes = np.zeros((len(vectors), ivf.code_size), np.uint8)
     keys = list_nos.astype(np.int64)
     # The codes of RaBitQ depend on sums of floats, whose order depends on the kernels.
@@ -385,7 +421,7 @@ def _fine_bytes(codec: Codec, d: int) -> int:
     if codec.kind == "flat":
         return 4 * d
     if codec.kind == "scalar":
-        bits = {"fp16": 16, "sq8": 8, "sq6": 6, "sq4": 4}[codec.fine_name]
+        bits = {"fp16": 16, "sq8": 8, "sq6": 6, "sq4": 4}[codec.usual_name]
         return (bits * d + 7) // 8
     if codec.kind == "pq":
         return (codec.m * codec.bits + 7) // 8

@@ -100,7 +100,7 @@ class Model:
             path = directory / "quantizer.hnsw"
             graph = read_file(path, files["quantizer.hnsw"])
         used = _read_used(directory, description) if "used.npy" in files else None
-        transform = Transform.unpack(packed, d_index)
+        transform = Transform.unpack(packed, d_index, description.transform)
         return cls(description, transform, centroids, parameters, graph, used)
 
     @property

@@ -20,6 +20,7 @@ from teravec.arguments import similar, text
 from teravec.errors import InvalidArgument, shown
 from teravec.kernels.centre import common_centre, seen_from
 from teravec.kernels.exact_products import sum_of_squares
+from teravec.kernels.metric import normalized
 from teravec.kernels.orthogonal import orthogonal_of, principal_directions
 from teravec.kernels.product import AffineMap
 
@@ -89,17 +90,33 @@ class Transform:
     centre : ndarray of shape (d_in,), float32, optional
         The c of the map, for vectors far from the origin. The float32 error of a product grows
         with the vectors' length, and would swamp the differences between them. Not given: 0.
+    unit_before, unit_after : bool
+        Scale vectors to unit length before the map, and after it. Only imported models do.
     """
 
     matrix: Float32 | None
     offset: Float32
     centre: Float32 | None = None
+    unit_before: bool = False
+    unit_after: bool = False
 
     def apply(self, vectors: Float32, threads: int = 1) -> Float32:
         """Transform vectors (n, d_in) into (n, d_out), float32."""
-        if self.matrix is None:
-            return vectors
-        return self._map.apply(seen_from(self.centre, vectors), threads)
+        if self.unit_before:
+            vectors = normalized(vectors)
+        if self.matrix is not None:
+            vectors = self._map.apply(seen_from(self.centre, vectors), threads)
+        return normalized(vectors) if self.unit_after else vectors
+
+    @property
+    def imported_name(self) -> str:
+        """The name of this transform in the description of an imported model."""
+        parts = (
+            "unit" if self.unit_before else "",
+            "linear" if self.matrix is not None else "",
+            "unit" if self.unit_after else "",
+        )
+        return "+".join(filter(None, parts)) or "none"
 
     def undo(self, vectors: Float32) -> Float32:
         """Return vectors (n, d_in) that ``apply`` maps to these, (n, d_out): the shortest ones."""
@@ -136,13 +153,19 @@ class Transform:
         return np.vstack([packed, np.append(self.centre, np.float32(0))])
 
     @classmethod
-    def unpack(cls, packed: Float32 | None, d_out: int = 0) -> Transform:
-        """Invert `pack`, given the dimensions after the transform."""
+    def unpack(cls, packed: Float32 | None, d_out: int = 0, name: str = "") -> Transform:
+        """Invert `pack`, given the dimensions after the transform and its name."""
         if packed is None:
-            return cls(None, np.zeros(0, np.float32))
+            return cls(None, np.zeros(0, np.float32), unit_before=name == "unit")
         matrix, offset = packed[:d_out, :-1], packed[:d_out, -1]
         centre = packed[d_out, :-1] if len(packed) > d_out else None
-        return cls(np.ascontiguousarray(matrix), np.ascontiguousarray(offset), centre)
+        return cls(
+            np.ascontiguousarray(matrix),
+            np.ascontiguousarray(offset),
+            centre,
+            name.startswith("unit+"),
+            name.endswith("+unit"),
+        )
 
 
 @dataclass(frozen=True)

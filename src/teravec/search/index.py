@@ -220,8 +220,8 @@ class Index(Fixed, RowTables):
         if queries.ndim == 1 and len(queries):
             distances, ids = self._search(checked_queries(queries, self.d), k, effort)
             return distances[0], ids[0]
-        if k > self.ntotal:
-            return padded(*self._search(queries, self.ntotal, effort), k, self._worst)
+        if k > max(1, self.ntotal):
+            return padded(*self._search(queries, max(1, self.ntotal), effort), k, self._worst)
         queries = checked_queries(queries, self.d)
         if len(queries) == 1:
             return self.steps.search(queries, k, effort)

@@ -87,6 +87,11 @@ class IndexPaths:
         return self.file("build.json")
 
     @property
+    def imported(self) -> StorePath:
+        """Files of another library that the index was imported from, instead of a build."""
+        return self.file("import.json")
+
+    @property
     def skipped(self) -> StorePath:
         """Rows of the source that are no vectors, if they were left out."""
         return self.file("skipped.json")

@@ -228,6 +228,8 @@ def check_free(paths: IndexPaths) -> bool:
     with storage_errors(paths.root, "read"):
         if paths.build.exists():
             return False
+        if paths.imported.exists():
+            raise OtherBuild(f"{paths.root} holds an index that was imported")
         if not paths.root.exists():
             return True
         entries = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else None

@@ -141,7 +141,7 @@ def _check_values(source: Source, plan: TrainPlan, vectors: TrainingSet) -> None
             start += len(block)
     places = checked_places(vectors.n)
     some = vectors.take(places)
-    halves = plan.codec.fine_name == "fp16"
+    halves = plan.codec.usual_name == "fp16" and not plan.codec.residual
     rounded = some.astype(np.float16).astype(np.float32) if halves else some
     kept = Kept(some, rounded, plan.codec.name, lambda i: place_of(int(places[i])))
     if lost := kept.is_too_near(unit=plan.metric is Metric.COSINE) or kept.is_lost():
