@@ -62,7 +62,7 @@ def test_new_then_the_same_again(paths: IndexPaths, source: Source) -> None:
 def test_moved_source_is_the_same_source(paths: IndexPaths, source: Source, tmp_path: Path) -> None:
     record = begin(paths, source)
     (tmp_path / "elsewhere").mkdir()
-    moved = source.files[0].path.rename(tmp_path / "elsewhere" / "base.npy")
+    moved = Path(source.files[0].path).rename(tmp_path / "elsewhere" / "base.npy")
     assert begin(paths, open_source(moved)) == record
 
 
@@ -119,7 +119,7 @@ def test_other_source_is_refused(
     paths: IndexPaths, source: Source, make_other: Callable[[Path], Path], words: str
 ) -> None:
     begin(paths, source)
-    other = open_source(make_other(source.files[0].path))
+    other = open_source(make_other(Path(source.files[0].path)))
     with pytest.raises(OutputExists, match=f"{paths.root} was begun with other vectors: {words}"):
         begin(paths, other)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from teravec.errors import InvalidSource
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import SKIP_HINT
 
 __all__ = [
@@ -145,7 +145,7 @@ def how_to_convert(kind: Any) -> str:
 
 
 def decode_vectors(
-    path: Path, array: Any, first: int, d: int, *, lenient: bool = False
+    path: SourcePath, array: Any, first: int, d: int, *, lenient: bool = False
 ) -> np.ndarray:
     """View one piece of a vector column as a matrix.
 
@@ -231,7 +231,7 @@ def _fill_gaps(lists: Any, sound: np.ndarray, d: int) -> np.ndarray:
     return matrix
 
 
-def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | None:
+def first_length(array: Any, path: SourcePath, first: int, *, lenient: bool) -> int | None:
     """Return the length of a piece's first vector; None if the piece has no rows.
 
     If ``lenient``, return the commonest length among the rows that have values.
@@ -255,7 +255,7 @@ def first_length(array: Any, path: Path, first: int, *, lenient: bool) -> int | 
     return first_length(inside, path, first, lenient=lenient)
 
 
-def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
+def _refuse(path: SourcePath, lists: Any, first: int, row: int, d: int) -> None:
     """Raise for a bad row; the message says what the row holds."""
     found, one = f"{path}: row {first + row}", lists[row : row + 1]
     if one.null_count:
@@ -274,7 +274,7 @@ def _refuse(path: Path, lists: Any, first: int, row: int, d: int) -> None:
     raise InvalidSource(f"{found} holds a null value, expected {d} numbers; {SKIP_HINT}")
 
 
-def decode_ids(path: Path, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
+def decode_ids(path: SourcePath, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
     """Convert one piece of an id column to int64; nulls and ids of 2^63 or more are errors.
 
     If ``lenient``, a null becomes -1, which is an error later, if its row has a vector.

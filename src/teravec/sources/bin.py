@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import re
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from teravec.errors import InvalidSource
 from teravec.sources.packed import PackedFile, check_size, read_head
+from teravec.sources.remote import SourcePath
 
 __all__ = ["DTYPES", "open_bin"]
 
@@ -33,7 +33,7 @@ _HEADER = struct.Struct("<II")
 _CROPPED = re.compile(r"\.crop_nb_([0-9]+)$")
 
 
-def open_bin(path: Path, dtype: np.dtype) -> PackedFile:
+def open_bin(path: SourcePath, dtype: np.dtype) -> PackedFile:
     """Open a file of a header and values of ``dtype``; the header must agree with the size.
 
     A file that big-ann-benchmarks cropped may still have the header of the full file. If its name

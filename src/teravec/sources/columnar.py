@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from teravec.sources.arrays import (
     vector_kind,
 )
 from teravec.sources.cursor import ColumnReader
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 
 __all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors", "resolve_column"]
@@ -105,7 +105,9 @@ class ColumnTable(ABC):
         First row of each group; the last entry is the number of rows.
     """
 
-    def __init__(self, path: Path, size_bytes: int, schema: Any, group_rows: list[int]) -> None:
+    def __init__(
+        self, path: SourcePath, size_bytes: int, schema: Any, group_rows: list[int]
+    ) -> None:
         self.path = path
         self.size_bytes = size_bytes
         self.schema = schema
@@ -193,7 +195,7 @@ class ColumnarFile(VectorFile):
 
 
 @contextmanager
-def arrow_errors(path: Path) -> Iterator[None]:
+def arrow_errors(path: SourcePath) -> Iterator[None]:
     """Turn pyarrow's errors into typed errors; pyarrow raises ``OSError`` for corrupt bytes too."""
     try:
         yield
@@ -208,7 +210,7 @@ def arrow_errors(path: Path) -> Iterator[None]:
         raise _unsound_error(path, error) from error
 
 
-def _unsound_error(path: Path, error: Exception) -> InvalidSource:
+def _unsound_error(path: SourcePath, error: Exception) -> InvalidSource:
     why = " ".join(str(error).split())
     return InvalidSource(f"{path}: not a sound file of its format: {why}")
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 
 from teravec.errors import InvalidSource
+from teravec.sources.remote import SourcePath
 
 __all__ = ["ColumnReader"]
 
@@ -31,7 +31,7 @@ class _Cursor:
         self._piece: np.ndarray | None = None
         self._pieces = pieces
 
-    def read(self, start: int, stop: int, path: Path) -> np.ndarray:
+    def read(self, start: int, stop: int, path: SourcePath) -> np.ndarray:
         """Read rows [start, stop); ``start`` must not lie before this cursor."""
         parts = []
         while start < stop:
@@ -43,7 +43,7 @@ class _Cursor:
             start = until
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _advance(self, path: Path) -> None:
+    def _advance(self, path: SourcePath) -> None:
         self._piece = None  # free it before the next piece is decoded
         piece = next(self._pieces, None)
         if piece is None:
@@ -68,7 +68,7 @@ class ColumnReader:
         ``pieces(group)`` decodes from that group's first row on.
     """
 
-    def __init__(self, path: Path, starts: np.ndarray, pieces: Pieces) -> None:
+    def __init__(self, path: SourcePath, starts: np.ndarray, pieces: Pieces) -> None:
         self._path = path
         self._starts = starts
         self._pieces = pieces

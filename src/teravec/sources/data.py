@@ -23,6 +23,7 @@ from teravec.sources.attaching import (
     spooling_blocks,
 )
 from teravec.sources.columnar import Columns
+from teravec.sources.databases.address import is_database
 from teravec.sources.databases.query import DatabaseQuery
 from teravec.sources.databases.spilling import spill_query
 from teravec.sources.held import HeldFile
@@ -37,6 +38,7 @@ from teravec.sources.holding import (
 from teravec.sources.matrix import Source
 from teravec.sources.opening import open_files, open_source
 from teravec.sources.paths import PathLike
+from teravec.sources.remote import is_remote
 from teravec.sources.spool import open_spool, spool
 from teravec.sources.vectorfile import VectorFile
 
@@ -204,7 +206,7 @@ def _find_paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
             "iterator of arrays expected"
         )
     if _is_path(data):
-        return data, [path_of(data, name)]
+        return data, [_as_path(data, name)]
     if isinstance(data, list | tuple):
         named = [_is_path(item) for item in data]
         if any(named) and not all(named):
@@ -213,16 +215,21 @@ def _find_paths(data: Data, name: str) -> tuple[Data, list[PathLike] | None]:
                 f"{name}: paths are mixed with arrays: element {path} is a path, element {other} "
                 f"is {type(data[other]).__name__}; one kind expected"
             )
-        return data, [path_of(item, name) for item in data] if all(named) else None
+        return data, [_as_path(item, name) for item in data] if all(named) else None
     if isinstance(data, set | frozenset):
         raise InvalidArgument(f"{name}: a set found, which has no order; give a list")
     if isinstance(data, Iterator) and not hasattr(data, "__arrow_c_stream__"):
         with _stream_errors("at its beginning"):  # a generator may yield paths, as Path.glob does
             first = list(islice(data, 1))
         if first and _is_path(first[0]):
-            return data, [path_of(item, name) for item in chain(first, data)]
+            return data, [_as_path(item, name) for item in chain(first, data)]
         return chain(first, data), None
     return data, None
+
+
+def _as_path(item: Any, name: str) -> PathLike:
+    """Return a path, or a URL as it is."""
+    return item if is_remote(item) or is_database(item) else path_of(item, name)
 
 
 def are_paths(data: Data) -> Any:

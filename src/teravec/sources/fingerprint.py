@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
 from teravec.sources.packed import open_file, read_exactly
+from teravec.sources.remote import RemotePath, SourcePath
 
 __all__ = ["IN_MEMORY", "content_fingerprint", "fingerprint", "same_vectors"]
 
@@ -24,17 +24,21 @@ _WHOLE_BYTES = 256 << 20  # of float32: digested in a few tenths of a second
 _BLOCK_BYTES = 1 << 20
 
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: SourcePath) -> str:
     """Digest a file's size, its ends, and 16 evenly spaced probes.
 
     This reads at most 192 KiB, however large the file. It finds a file that was replaced or
-    written again, but not every change of a few bytes. The path does not matter.
+    written again, but not every change of a few bytes. The path does not matter. Of a remote file
+    its size is digested, and the name that its store gives to the content.
 
     Returns
     -------
     str
         XXH3 of 64 bits, as 16 hexadecimal digits.
     """
+    if isinstance(path, RemotePath) and path.file.etag is not None:
+        known = f"{path.file.size} {path.file.etag}"
+        return xxhash.xxh3_64_hexdigest(known.encode())
     with open_file(path) as file:
         size = file.size
         digest = xxhash.xxh3_64(size.to_bytes(8, "little"))

@@ -21,6 +21,7 @@ from teravec.sources.conversions import conversion
 from teravec.sources.ipc import IpcTable
 from teravec.sources.packed import read_head
 from teravec.sources.parquet import ParquetTable
+from teravec.sources.remote import SourcePath, local_name
 from teravec.sources.spool import SPOOL, open_spool
 from teravec.sources.vectorfile import VectorFile
 
@@ -35,12 +36,12 @@ __all__ = [
     "parse_format",
 ]
 
-_PLAIN: dict[str, Callable[[Path], VectorFile]] = {
+_PLAIN: dict[str, Callable[[SourcePath], VectorFile]] = {
     **{name: partial(vecs.open_vecs, dtype=dtype) for name, dtype in vecs.DTYPES.items()},
     **{name: partial(bin.open_bin, dtype=dtype) for name, dtype in bin.DTYPES.items()},
     "npy": npy.open_npy,
 }
-_TABLES: dict[str, Callable[[Path], ColumnTable]] = {
+_TABLES: dict[str, Callable[[SourcePath], ColumnTable]] = {
     "parquet": ParquetTable,
     "arrow": IpcTable,
     "feather": IpcTable,
@@ -75,7 +76,7 @@ def parse_format(name: str) -> str:
     return plain
 
 
-def known_format(path: Path) -> str | None:
+def known_format(path: SourcePath) -> str | None:
     """Return the format that a file's name states, or None; ``bin`` has a header of n and d."""
     suffix = path.suffix.lower().removeprefix(".")
     suffix = _ALIASES.get(suffix, suffix)
@@ -86,7 +87,7 @@ def known_format(path: Path) -> str | None:
     return "fvecs" if _DEEP1B.fullmatch(path.name) else None
 
 
-def open_vector_file(path: Path, columns: Columns, format: str | None = None) -> VectorFile:
+def open_vector_file(path: SourcePath, columns: Columns, format: str | None = None) -> VectorFile:
     """Open a file of vectors.
 
     Parameters
@@ -104,7 +105,7 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
     """
     name = format or known_format(path) or by_magic(path)
     # A spool must be named explicitly: it is none of the formats that folders are searched for.
-    if name is None and path.suffix.lower() == SPOOL:
+    if name is None and isinstance(path, Path) and path.suffix.lower() == SPOOL:
         return open_spool(path)
     if name is None:
         _refuse(path)
@@ -122,7 +123,7 @@ def open_vector_file(path: Path, columns: Columns, format: str | None = None) ->
     return _PLAIN[name](path)
 
 
-def open_table_file(path: Path) -> ColumnTable:
+def open_table_file(path: SourcePath) -> ColumnTable:
     """Open a file of columns, which need not hold vectors.
 
     Raises
@@ -136,13 +137,13 @@ def open_table_file(path: Path) -> ColumnTable:
     return _TABLES[name](path)
 
 
-def by_magic(path: Path) -> str | None:
+def by_magic(path: SourcePath) -> str | None:
     """Return the format that a file's first bytes prove, or None."""
     head, _ = read_head(path, 8)
     return next((name for magic, name in _MAGIC if head.startswith(magic)), None)
 
 
-def _open_headed(path: Path) -> VectorFile:
+def _open_headed(path: SourcePath) -> VectorFile:
     """Open a .bin of DiskANN: float32, unless the size contradicts that."""
     head, size = read_head(path, _HEADED.size)
     if len(head) == _HEADED.size:
@@ -161,9 +162,9 @@ def _open_headed(path: Path) -> VectorFile:
     return _PLAIN["fbin"](path)
 
 
-def _refuse(path: Path) -> NoReturn:
+def _refuse(path: SourcePath) -> NoReturn:
     known = f"expected one of {', '.join(EXTENSIONS)}"
-    if (line := conversion(path)) is not None:
+    if (line := conversion(local_name(path))) is not None:
         raise InvalidSource(f"{path}: extension {path.suffix!r} found, {known}; convert it: {line}")
     raise InvalidSource(
         f"{path}: extension {path.suffix!r} found, {known}; "

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from teravec.errors import InvalidSource, TeravecError
 from teravec.sources.columnar import ColumnarFile, ColumnTable
 from teravec.sources.packed import PackedFile
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import RowReader, VectorFile
 
 __all__ = [
@@ -156,7 +157,7 @@ def hold_array(path: Path, array: np.ndarray) -> HeldFile:
     return MappedFile(filename, (n, d), array.dtype, array.nbytes, offset=offset)
 
 
-def check_array(path: Path, array: np.ndarray) -> np.ndarray:
+def check_array(path: SourcePath, array: np.ndarray) -> np.ndarray:
     """Return the array if it is a matrix of real numbers; booleans become 0 and 1."""
     if isinstance(array, np.ma.MaskedArray):
         raise InvalidSource(f"{path}: masked array found; fill it first, as X.filled(0)")
@@ -166,7 +167,7 @@ def check_array(path: Path, array: np.ndarray) -> np.ndarray:
     return array.view(np.uint8) if array.dtype == bool else array
 
 
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+def _check_shape(path: SourcePath, shape: tuple[int, ...]) -> None:
     if len(shape) == 2:
         return
     advice = {
@@ -177,7 +178,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
     raise InvalidSource(f"{path}: array of shape {shape} found, (n, d) expected; {what_to_do}")
 
 
-def _check_type(path: Path, dtype: np.dtype) -> None:
+def _check_type(path: SourcePath, dtype: np.dtype) -> None:
     if dtype.kind in "fiub":
         return
     advice = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,8 @@ import pyarrow as pa
 from teravec.sources.columnar import ColumnTable, arrow_errors
 from teravec.sources.ipc_messages import Layout, metadata_errors, read_batch, read_layout
 from teravec.sources.ipc_pieces import ALIGNED_ROWS, BatchColumn, is_readable
-from teravec.sources.packed import open_file, read_exactly
+from teravec.sources.packed import OpenSource, open_file, read_exactly
+from teravec.sources.remote import SourcePath, as_file
 from teravec.storage.positioned import PositionedFile
 
 __all__ = ["IpcTable"]
@@ -27,7 +27,7 @@ __all__ = ["IpcTable"]
 class IpcTable(ColumnTable):
     """The schema and batch sizes; the file is open only while a column is decoded."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: SourcePath) -> None:
         self._layout = read_layout(path)
         self.path = path
         with arrow_errors(path), self._open_reader(len(self._layout.rows)) as reader:
@@ -68,8 +68,9 @@ class IpcTable(ColumnTable):
         options = pa.ipc.IpcReadOptions(included_fields=columns, use_threads=False)
         if not self._layout.is_stream:
             with (
-                pa.OSFile(str(self.path)) as file,
-                pa.ipc.open_file(file, options=options) as reader,
+                open_file(self.path) as file,
+                _as_arrow(self.path, file) as native,
+                pa.ipc.open_file(native, options=options) as reader,
             ):
                 yield reader
             return
@@ -81,10 +82,17 @@ class IpcTable(ColumnTable):
             yield reader
 
 
+def _as_arrow(path: SourcePath, file: OpenSource) -> Any:
+    """Return a file as pyarrow reads it: a local one by itself."""
+    if isinstance(file, PositionedFile):
+        return pa.OSFile(str(path))
+    return pa.PythonFile(as_file(file), "r")
+
+
 class _Spliced(io.RawIOBase):
     """A stream without its first batches: schema and dictionaries, then all from one batch on."""
 
-    def __init__(self, file: PositionedFile, layout: Layout, batch: int) -> None:
+    def __init__(self, file: OpenSource, layout: Layout, batch: int) -> None:
         super().__init__()
         start = int(layout.offsets[batch]) if batch < len(layout.rows) else layout.size
         before = [piece for piece in layout.preamble if piece[0] < start]

@@ -29,14 +29,13 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidSource
-from teravec.sources.packed import open_file
-from teravec.storage.positioned import PositionedFile
+from teravec.sources.packed import OpenSource, open_file
+from teravec.sources.remote import SourcePath
 
 __all__ = ["BatchMessage", "Layout", "metadata_errors", "read_batch", "read_layout"]
 
@@ -108,7 +107,7 @@ class BatchMessage:
 
 
 @contextmanager
-def metadata_errors(path: Path) -> Iterator[None]:
+def metadata_errors(path: SourcePath) -> Iterator[None]:
     """Turn the errors of parsing damaged metadata into InvalidSource."""
     try:
         yield
@@ -119,7 +118,7 @@ def metadata_errors(path: Path) -> Iterator[None]:
         raise InvalidSource(f"{path}: not a sound Arrow file: {why} ({error})") from error
 
 
-def read_layout(path: Path) -> Layout:
+def read_layout(path: SourcePath) -> Layout:
     """Find the record batches, by the footer or by walking from message to message."""
     with open_file(path) as file, metadata_errors(path):
         head = file.read(_PREFIX, 0)
@@ -142,7 +141,7 @@ def read_layout(path: Path) -> Layout:
         return _parse_footer(file, size, footer)
 
 
-def read_batch(file: PositionedFile, offset: int, file_size: int) -> BatchMessage:
+def read_batch(file: OpenSource, offset: int, file_size: int) -> BatchMessage:
     """Read the metadata of the batch whose message begins at ``offset``."""
     message = _read_message(file, offset, file_size)
     raw, batch = message.raw, message.header
@@ -195,7 +194,7 @@ class _Message:
         return rows
 
 
-def _read_message(file: PositionedFile, offset: int, file_size: int) -> _Message:
+def _read_message(file: OpenSource, offset: int, file_size: int) -> _Message:
     prefix = _read_bytes(file, offset, _PREFIX, file_size)
     continued = prefix.startswith(_CONTINUATION)
     start = offset + (_PREFIX if continued else 4)  # releases before 0.15 wrote the size alone
@@ -213,7 +212,7 @@ def _read_message(file: PositionedFile, offset: int, file_size: int) -> _Message
     return _Message(raw, raw[kind], header + _read_u32(raw, header), start + size, body_size)
 
 
-def _parse_footer(file: PositionedFile, size: int, footer: bytes) -> Layout:
+def _parse_footer(file: OpenSource, size: int, footer: bytes) -> Layout:
     table = _read_u32(footer, 0)
     blocks = _read_vector(footer, table, 3, _BLOCK.size)
     offsets = [int(offset) for offset, _, _ in _BLOCK.iter_unpack(blocks.tobytes())]
@@ -228,7 +227,7 @@ def _parse_footer(file: PositionedFile, size: int, footer: bytes) -> Layout:
     return Layout(size, False, little, np.array(offsets, np.int64), rows)
 
 
-def _walk_stream(file: PositionedFile) -> Layout:
+def _walk_stream(file: OpenSource) -> Layout:
     path, size = file.path, file.size
     offsets, rows, preamble, little, at = [], [], [], True, 0
     while at < size and not _is_end(file, at):
@@ -253,7 +252,7 @@ def _walk_stream(file: PositionedFile) -> Layout:
     return Layout(size, True, little, np.array(offsets, np.int64), rows, tuple(preamble))
 
 
-def _is_end(file: PositionedFile, at: int) -> bool:
+def _is_end(file: OpenSource, at: int) -> bool:
     """Whether a stream's end mark lies at this offset, in its new or old form."""
     mark = file.read(_PREFIX, at)
     return mark in (_CONTINUATION + bytes(4), bytes(4)) or (at > 0 and mark[:4] == bytes(4))
@@ -264,10 +263,10 @@ def _is_little(raw: bytes, schema: int) -> bool:
     return at is None or struct.unpack_from("<h", raw, at)[0] == 0
 
 
-def _read_bytes(file: PositionedFile, offset: int, size: int, file_size: int) -> bytes:
+def _read_bytes(file: OpenSource, offset: int, size: int, file_size: int) -> bytes:
     if not 0 <= offset <= offset + size <= file_size:
         raise ValueError(f"{size} bytes at {offset} in a file of {file_size}")
-    return file.read(size, offset)
+    return bytes(file.read(size, offset))
 
 
 def _read_vector(raw: bytes, table: int, number: int, itemsize: int) -> npt.NDArray[np.uint8]:

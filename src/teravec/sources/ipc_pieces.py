@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from teravec.sources.ipc_messages import BatchMessage
-from teravec.sources.packed import read_exactly
+from teravec.sources.packed import OpenSource, read_exactly
 from teravec.sources.unpacked import UnpackedBuffer
-from teravec.storage.positioned import PositionedFile
 
 __all__ = ["ALIGNED_ROWS", "BatchColumn", "is_readable"]
 
@@ -41,14 +40,14 @@ class BatchColumn:
 
     Parameters
     ----------
-    file : PositionedFile
+    file : OpenSource
     batch : BatchMessage
     schema : pyarrow.Schema
     column : int
         Number of the column, whose type must satisfy `is_readable`.
     """
 
-    def __init__(self, file: PositionedFile, batch: BatchMessage, schema: Any, column: int) -> None:
+    def __init__(self, file: OpenSource, batch: BatchMessage, schema: Any, column: int) -> None:
         self._file, self._batch = file, batch
         self._kind = schema.field(column).type
         views = list(batch.views)

@@ -200,7 +200,7 @@ class Source:
     def check_not(self, out: Path) -> None:
         """Raise InvalidArgument if writing ``out`` would replace a file of this source."""
         for part in () if self.is_held else self.files:
-            if out.exists() and out.samefile(part.path):
+            if isinstance(part.path, Path) and out.exists() and out.samefile(part.path):
                 raise InvalidArgument(f"{out} is one of the input files; another output expected")
 
     @property

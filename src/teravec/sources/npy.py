@@ -8,13 +8,13 @@ References
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from teravec.errors import InvalidSource
 from teravec.sources.packed import ColumnMajorFile, PackedFile, check_size, read_head
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["open_npy"]
@@ -26,7 +26,7 @@ _KINDS = "fiub"
 _LARGEST_ITEM = 8  # bytes; the format of long double differs between machines
 
 
-def open_npy(path: Path, *, column: bool = False) -> VectorFile:
+def open_npy(path: SourcePath, *, column: bool = False) -> VectorFile:
     """Open a .npy file of real numbers; nothing is ever unpickled.
 
     Parameters
@@ -73,7 +73,7 @@ def _describe_shape(shape: tuple[int, ...], column: bool) -> str:
     return "expected (n, d); save x.reshape(len(x), -1), or x.reshape(-1, x.shape[-1])"
 
 
-def _read_header(path: Path, stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_header(path: SourcePath, stream: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
         version = npy_format.read_magic(stream)
         if version == (1, 0):

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from teravec.arguments import text
+from teravec.engines.threads import ordered_map
 from teravec.errors import InvalidSource
 from teravec.sources.attaching import find_attributes, find_beside
 from teravec.sources.attributes import Attributes
 from teravec.sources.columnar import Columns
 from teravec.sources.formats import open_vector_file
 from teravec.sources.matrix import Source, SourceFiles
-from teravec.sources.paths import PathLike, discover
+from teravec.sources.paths import Member, PathLike, discover
+from teravec.sources.remote import RemotePath
 from teravec.sources.skipped import NONE
 from teravec.sources.source_file import SourceFile
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["open_files", "open_rows", "open_source", "reopen"]
+
+_OPENERS = 16  # files elsewhere that are opened at the same time
 
 
 def reopen(files: SourceFiles) -> Source:
@@ -144,7 +148,7 @@ def open_rows(
         kept=() if attributes is not None else tuple(columns),
     )
     members = discover(paths, None if format is None else text(format, "format"))
-    files = [open_vector_file(member.path, named, member.format) for member in members]
+    files = _open_all(members, named)
     _check_dimensions(files)
     found = find_attributes(files, named)
     if attributes is not None:
@@ -152,6 +156,17 @@ def open_rows(
         found.check_rows(sum(file.n for file in files), "the source")
     skipped = NONE if skip_bad else None
     return Source(files, id_column, vector_column, members, skipped, found)
+
+
+def _open_all(members: Sequence[Member], columns: Columns) -> list[VectorFile]:
+    """Open files; those elsewhere side by side, since each waits for its answers."""
+
+    def opened(member: Member) -> VectorFile:
+        return open_vector_file(member.path, columns, member.format)
+
+    if any(isinstance(member.path, RemotePath) for member in members):
+        return list(ordered_map(opened, members, threads=_OPENERS))
+    return list(map(opened, members))
 
 
 def _check_dimensions(files: Sequence[VectorFile]) -> None:

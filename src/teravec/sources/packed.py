@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from teravec.errors import CorruptFile, InvalidSource, MissingFile
+from teravec.sources.remote import RemotePath, SourcePath
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
 from teravec.storage.positioned import PositionedFile
+from teravec.storage.store import OpenFile
 
-__all__ = ["ColumnMajorFile", "PackedFile", "check_size", "open_file", "read_exactly", "read_head"]
+__all__ = [
+    "ColumnMajorFile",
+    "OpenSource",
+    "PackedFile",
+    "check_size",
+    "open_file",
+    "read_exactly",
+    "read_head",
+]
+
+
+OpenSource = PositionedFile | OpenFile
+"""A file open for reading at any byte, here or elsewhere."""
 
 
 class PackedFile(VectorFile):
@@ -34,7 +47,7 @@ class PackedFile(VectorFile):
 
     def __init__(
         self,
-        path: Path,
+        path: SourcePath,
         shape: tuple[int, int],
         dtype: np.dtype,
         size_bytes: int,
@@ -81,7 +94,13 @@ class ColumnMajorFile(VectorFile):
     """
 
     def __init__(
-        self, path: Path, shape: tuple[int, int], dtype: np.dtype, size_bytes: int, *, offset: int
+        self,
+        path: SourcePath,
+        shape: tuple[int, int],
+        dtype: np.dtype,
+        size_bytes: int,
+        *,
+        offset: int,
     ) -> None:
         super().__init__(path, *shape, dtype.newbyteorder("="), size_bytes)
         self._stored = dtype
@@ -104,10 +123,10 @@ class ColumnMajorFile(VectorFile):
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[PositionedFile]:
+def open_file(path: SourcePath) -> Iterator[OpenSource]:
     """Open a file for reads at any offset; typed errors cover the opening, not the body."""
     try:
-        file = PositionedFile(path)
+        file = path.file if isinstance(path, RemotePath) else PositionedFile(path)
     except MissingFile:
         with source_errors(path):
             raise
@@ -117,7 +136,7 @@ def open_file(path: Path) -> Iterator[PositionedFile]:
         file.close()
 
 
-def read_exactly(file: PositionedFile, out: np.ndarray, offset: int) -> None:
+def read_exactly(file: OpenSource, out: np.ndarray, offset: int) -> None:
     """Fill ``out`` (contiguous uint8) from byte ``offset``.
 
     Raises
@@ -133,13 +152,16 @@ def read_exactly(file: PositionedFile, out: np.ndarray, offset: int) -> None:
         raise InvalidSource(f"{error}; it has shrunk since it was opened") from error
 
 
-def read_head(path: Path, count: int) -> tuple[bytes, int]:
+def read_head(path: SourcePath, count: int) -> tuple[bytes, int]:
     """Read at most the first ``count`` bytes of a file; return them and the file's size."""
     with open_file(path) as file:
-        return file.read(count, 0), file.size
+        size = file.size
+        return bytes(file.read(min(count, size), 0)), size
 
 
-def check_size(path: Path, found: int, header: int, shape: tuple[int, int], itemsize: int) -> None:
+def check_size(
+    path: SourcePath, found: int, header: int, shape: tuple[int, int], itemsize: int
+) -> None:
     """Refuse a file whose header and size disagree."""
     expected = header + shape[0] * shape[1] * itemsize
     if found != expected:

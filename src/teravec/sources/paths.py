@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from teravec.arguments import PathArgument, path_of
@@ -23,6 +23,8 @@ from teravec.sources.databases.address import is_database, parse_address
 from teravec.sources.databases.plan import list_spools
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
 from teravec.sources.natural import natural_key
+from teravec.sources.remote import RemotePath, SourcePath, is_remote, local_name
+from teravec.sources.remote_listing import find_files
 from teravec.sources.spool import SPOOL
 from teravec.sources.vectorfile import source_errors
 from teravec.storage.layout import IndexPaths, absolute
@@ -56,7 +58,7 @@ class Member:
         Its folder, relative to the user's folder, such as "lang=en"; else "".
     """
 
-    path: Path
+    path: SourcePath
     format: str | None = None
     argument: int = 0
     folder: str = ""
@@ -115,6 +117,8 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
             f"{parse_address(str(path)).shown}: a database found where files are expected; build "
             "and add read one with a query"
         )
+    if is_remote(path):
+        return _expand_remote(str(path), format)
     here = absolute(path_of(path, "a source"))
     try:
         with source_errors(here):
@@ -129,6 +133,20 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
     except ValueError as error:  # a null byte in the name
         raise InvalidSource(f"{str(here)!r}: not a file name: {error}") from error
     return _list_folder(here, format) if stat.S_ISDIR(mode) else [Member(here, format)]
+
+
+def _expand_remote(url: str, format: str | None) -> list[Member]:
+    try:
+        file, found, left_out = find_files(url)
+    except InvalidSource:
+        plain, _, suffix = url.rpartition(":")
+        if "://" not in plain or suffix.lower() not in (known[1:] for known in EXTENSIONS):
+            raise
+        return _expand_remote(plain, parse_format(suffix))
+    if file is not None:
+        return [Member(file, format)]
+    members = [Member(path, folder=folder) for path, folder in found]
+    return _select_readable(url, members, left_out, format)
 
 
 def _match_pattern(pattern: str, format: str | None) -> list[Member]:
@@ -230,11 +248,15 @@ def _select_readable(
     kinds = sorted({format or known_format(m.path) or "" for m in kept})
     if len(kinds) > 1:
         log.warning("%s: files of several formats are read: %s", where, ", ".join(kinds))
-    kept.sort(key=lambda member: natural_key(member.path))
+    kept.sort(key=lambda member: natural_key(_pure(member.path)))
     return [replace(member, format=format) for member in kept]
 
 
-def _may_hold_vectors(path: Path) -> bool:
+def _pure(path: SourcePath) -> PurePath:
+    return path.pure if isinstance(path, RemotePath) else path
+
+
+def _may_hold_vectors(path: SourcePath) -> bool:
     if not path.is_file():
         return False
     return known_format(path) == "bin" or (not path.suffix and by_magic(path) is not None)
@@ -246,7 +268,7 @@ def _describe_nothing(where: str, files: list[Member], left_out: list[str]) -> s
     if not names:
         return f"{where}: nothing found, {expected}"
     message = f"{where}: no file of vectors among {_join_some(names)}; {expected}"
-    lines = (conversion(member.path) for member in files)
+    lines = (conversion(local_name(member.path)) for member in files)
     line = next((line for line in lines if line), None)
     return message + (f"; convert it: {line}" if line else ", or add --format to say what they are")
 
@@ -261,15 +283,23 @@ def _join_some(names: list[str]) -> str:
 
 
 def _check_distinct(members: list[Member]) -> None:
-    seen: dict[tuple[int, int], Path] = {}
+    seen: dict[tuple[int, int] | str, SourcePath] = {}
     for path in (member.path for member in members):
+        if isinstance(path, RemotePath):
+            _check_first(seen, str(path), path)
+            continue
         with source_errors(path):
             status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise InvalidSource(f"{path}: not a regular file, expected a file of vectors")
-        key = (status.st_dev, status.st_ino)
-        if key in seen:
-            raise InvalidSource(
-                f"{path}: reached twice (first as {seen[key]}), expected every file once"
-            )
-        seen[key] = path
+        _check_first(seen, (status.st_dev, status.st_ino), path)
+
+
+def _check_first(
+    seen: dict[tuple[int, int] | str, SourcePath], key: tuple[int, int] | str, path: SourcePath
+) -> None:
+    if key in seen:
+        raise InvalidSource(
+            f"{path}: reached twice (first as {seen[key]}), expected every file once"
+        )
+    seen[key] = path

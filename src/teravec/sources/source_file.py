@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from teravec.errors import InvalidSource
 from teravec.sources.fingerprint import fingerprint
 from teravec.sources.paths import Member
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import VectorFile
 
 __all__ = ["Block", "SourceFile"]
@@ -42,7 +42,7 @@ class SourceFile:
     member: Member
 
     @property
-    def path(self) -> Path:
+    def path(self) -> SourcePath:
         """Path of the file."""
         return self.file.path
 

@@ -54,6 +54,7 @@ class SpoolFile(PackedFile):
     """A spool as an input file; each row begins with its id if there are ids."""
 
     by_content = True
+    path: Path
 
     def __init__(
         self,

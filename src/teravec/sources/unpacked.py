@@ -18,8 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from teravec.sources.packed import read_exactly
-from teravec.storage.positioned import PositionedFile
+from teravec.sources.packed import OpenSource, read_exactly
 
 __all__ = ["UnpackedBuffer"]
 
@@ -33,13 +32,13 @@ class UnpackedBuffer:
 
     Parameters
     ----------
-    file : PositionedFile
+    file : OpenSource
     at, size : int
         The buffer's offset and length in the file.
     codec : {"lz4", "zstd"}
     """
 
-    def __init__(self, file: PositionedFile, at: int, size: int, codec: str) -> None:
+    def __init__(self, file: OpenSource, at: int, size: int, codec: str) -> None:
         if size < _PREFIX:
             raise ValueError(f"a compressed buffer of {size} bytes")
         prefix = np.empty(_PREFIX, np.uint8)
@@ -96,7 +95,7 @@ class UnpackedBuffer:
 class _FileRange(io.RawIOBase):
     """Bytes [at, stop) of an open file, as a file; closing it leaves the other open."""
 
-    def __init__(self, file: PositionedFile, at: int, stop: int) -> None:
+    def __init__(self, file: OpenSource, at: int, stop: int) -> None:
         super().__init__()
         self._file, self._at, self._stop = file, at, stop
 

@@ -11,12 +11,11 @@ http://corpus-texmex.irisa.fr, "File formats".
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from teravec.errors import InvalidSource
 from teravec.sources.packed import PackedFile, read_head
+from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import check_dimension
 
 __all__ = ["DTYPES", "VecsFile", "open_vecs"]
@@ -45,7 +44,7 @@ class VecsFile(PackedFile):
         return rows[:, _PREFIX.itemsize :].view(self._stored)
 
 
-def open_vecs(path: Path, dtype: np.dtype) -> VecsFile:
+def open_vecs(path: SourcePath, dtype: np.dtype) -> VecsFile:
     """Open a file of rows of ``dtype``; its size must be a whole number of rows."""
     head, size = read_head(path, _PREFIX.itemsize)
     n = d = 0

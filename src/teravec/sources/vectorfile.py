@@ -6,11 +6,11 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import numpy as np
 
 from teravec.errors import InvalidSource, MissingFile, storage_errors
+from teravec.sources.remote import SourcePath
 
 __all__ = ["MAX_D", "SKIP_HINT", "RowReader", "VectorFile", "check_dimension", "source_errors"]
 
@@ -56,7 +56,7 @@ class VectorFile(ABC):
     is_held = False
     id_name: str | None = None
 
-    def __init__(self, path: Path, n: int, d: int, dtype: np.dtype, size_bytes: int) -> None:
+    def __init__(self, path: SourcePath, n: int, d: int, dtype: np.dtype, size_bytes: int) -> None:
         self.path = path
         self.n = n
         self.d = d
@@ -90,7 +90,7 @@ class VectorFile(ABC):
         return
 
 
-def check_dimension(path: Path, d: int) -> None:
+def check_dimension(path: SourcePath, d: int) -> None:
     """Refuse an implausible dimension before memory is allocated for it."""
     if not 0 < d <= MAX_D:
         raise InvalidSource(f"{path}: dimension {d} found, expected 1 to {MAX_D}")

@@ -6,6 +6,7 @@ set of options, which all of its threads share.
 
 from __future__ import annotations
 
+import json
 import os
 from configparser import ConfigParser
 from configparser import Error as ConfigError
@@ -128,6 +129,8 @@ def _divide(
     limits: dict[str, Any] = {}
     client: dict[str, Any] = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     config: dict[str, str] = {}
+    if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"):
+        client["allow_http"] = True  # a client with options of its own does not look for it
     for name, value in options:
         if name in ("depth", "gap_bytes", "retry_timeout"):
             limits[name] = _limit(where, name, value)
@@ -136,6 +139,8 @@ def _divide(
         elif name in _CERTIFICATES:
             with storage_errors(value, "read"):
                 client[name] = Path(value).read_bytes()
+        elif name == "default_headers":
+            client[name] = json.loads(value)
         elif name in _CLIENT_OPTIONS:
             client[name] = value
         else:
@@ -181,7 +186,10 @@ def _open(
         return store.MemoryStore()
     kinds: dict[str, Any] = {"s3": store.S3Store, "gs": store.GCSStore, "az": store.AzureStore}
     more = _s3_defaults(config) if kind == "s3" else {}
-    retry = {"max_retries": retries, "retry_timeout": timedelta(seconds=retry_s)}
+    retry: Any = {"max_retries": retries, "retry_timeout": timedelta(seconds=retry_s)}
+    if kind in ("http", "https"):  # a web server: only sources are read from one
+        given: Any = client
+        return store.HTTPStore.from_url(where, client_options=given, retry_config=retry)
     try:
         return kinds[kind](
             bucket, config={**more, **config}, client_options=client, retry_config=retry

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile
+from teravec.errors import CorruptFile, StorageError
 from teravec.storage.files import byte_view
 from teravec.storage.object_requests import Conflict, EndsEarlier, Requests
 from teravec.storage.store import OpenFile, Ranges, Reader
 
-__all__ = ["ObjectFile", "ObjectReader", "open_object"]
+__all__ = ["ObjectFile", "ObjectReader", "open_object", "read_object"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -121,6 +121,27 @@ async def open_object(requests: Requests, key: str, path: str) -> ObjectFile:
     except EndsEarlier:  # an empty object has no first byte
         head, meta = memoryview(b""), await head_object(requests, key, path)
     return ObjectFile(requests, key, path, meta["size"], meta.get("e_tag"), bytes(head))
+
+
+async def read_object(requests: Requests, key: str, path: str, most: int) -> bytes:
+    """Read a whole object with one request for all of it: some web servers know no ranges.
+
+    Raises
+    ------
+    MissingFile
+    StorageError
+        Also for an object of more than ``most`` bytes.
+    """
+    import obstore
+
+    async def send() -> bytes:
+        result = await obstore.get_async(requests.connection.client, key)
+        size = int(result.meta["size"])
+        if size > most:
+            raise StorageError(f"{path}: {size:,} bytes found, at most {most:,} expected")
+        return bytes(await result.bytes_async())
+
+    return await requests.attempt(send, path, "read")
 
 
 async def head_object(requests: Requests, key: str, path: str) -> dict[str, Any]:
