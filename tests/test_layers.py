@@ -21,11 +21,20 @@ STAGES: dict[str, tuple[str, ...]] = {
     "training": ("sources", "model"),
     "segments": ("sources", "model"),
     "index": ("sources", "model", "segments"),
-    "writing": ("sources", "model", "segments", "index"),
     "search": ("sources", "model", "segments", "index"),
     "bulk": ("sources", "model", "segments", "index", "search"),
     "evaluation": ("sources", "model", "training", "segments", "index", "search", "bulk"),
     "serving": ("sources", "model", "segments", "index", "search", "bulk"),
+    "writing": (
+        "sources",
+        "model",
+        "training",
+        "segments",
+        "index",
+        "search",
+        "bulk",
+        "evaluation",
+    ),
 }
 """Each stage, and the stages that it may import beside the side rooms."""
 

@@ -44,6 +44,7 @@ from teravec.errors import (
 from teravec.evaluation.evaluation import Evaluation
 from teravec.exchanging import export_faiss, import_faiss
 from teravec.index.calibration import Calibration, Measured, Reach
+from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import CalibrationEntry, Manifest
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
@@ -54,7 +55,7 @@ from teravec.search.effort import Effort
 from teravec.search.index import Index
 from teravec.search.searchable import Searchable
 from teravec.search.stats import SearchStats
-from teravec.segments.delete_set import DeleteSet
+from teravec.segments.delete_set import DeleteSet, SequencedRows
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.voided import VoidedLists
 from teravec.serving.wire.client import RemoteIndex
@@ -83,6 +84,7 @@ __all__ = [
     "Index",
     "InvalidArgument",
     "InvalidSource",
+    "KeptQueries",
     "LayoutOptions",
     "LimitExceeded",
     "Maintained",
@@ -94,11 +96,13 @@ __all__ = [
     "MissingFile",
     "ModelDescription",
     "Neighbors",
+    "NeighboursEntry",
     "OldVersion",
     "OtherIndex",
     "OutputExists",
     "Progress",
     "ProtocolError",
+    "QueriesEntry",
     "Reach",
     "RemoteIndex",
     "Resources",
@@ -106,6 +110,7 @@ __all__ = [
     "SearchStats",
     "Searchable",
     "Segment",
+    "SequencedRows",
     "ServiceError",
     "StageTime",
     "StorageError",

@@ -19,7 +19,8 @@ from teravec.engines.options import CPU, EngineOptions
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
 from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
-from teravec.index.calibration import Calibration
+from teravec.evaluation.recalibrating import recalibrate
+from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.verify import verify as _verify
 from teravec.kernels.device import open_torch, parse_device
@@ -483,6 +484,9 @@ def calibrate(
 ) -> Calibration:
     """Measure recall against effort, so that searches may ask for a recall.
 
+    Without queries, data and truth, the queries that the index keeps are searched once more: their
+    true neighbours are known in every version. The first calibration keeps them, at most 2,000.
+
     Replaces an earlier calibration. An index that is already open keeps using the earlier one.
 
     Parameters
@@ -520,8 +524,8 @@ def calibrate(
     Raises
     ------
     InvalidArgument
-        Neither or both of data and truth given, or they do not fit the index. An earlier
-        calibration stays.
+        Both of data and truth given, or they do not fit the index; or neither, and the index keeps
+        no queries. An earlier calibration stays.
     MemoryLimitTooSmall
     OutputExists
         Another process is writing into the index.
@@ -548,12 +552,15 @@ def calibrate(
             f"{paths} was imported, and does not know the vectors that it was built from: give "
             "queries with a truth file (teravec groundtruth DATA QUERIES makes one)"
         )
-    if (data is None) == (truth is None) or (truth is not None and given is None):
+    again = data is None and truth is None and given is None
+    if not again and ((data is None) == (truth is None) or (truth is not None and given is None)):
         raise InvalidArgument(
             "exact neighbours are needed: give the data that the index was built from, or "
             "queries with a truth file"
         )
     with hold_directory(paths.root):
+        if again:
+            return _calibrate_again(paths, options, limits)
         if truth is not None and given is not None:
             neighbors = as_neighbors(truth, truth_format)
             return calibrate_with_truth(paths, given, neighbors, options, limits)
@@ -569,6 +576,19 @@ def calibrate(
         calibration = calibrate_index(paths, source, options, limits, given)
         building.remove_spool(paths, read_manifest(paths))
     return calibration
+
+
+def _calibrate_again(
+    paths: IndexPaths, options: CalibrationOptions, limits: Resources
+) -> Calibration:
+    manifest = recalibrate(paths, limits, options)
+    found = None if manifest is None else read_calibration(paths, manifest)
+    if found is None:
+        raise InvalidArgument(
+            f"{paths} keeps no queries with enough true neighbours: give the data that it was "
+            "built from (--data), or queries with a truth file; they are kept from then on"
+        )
+    return found
 
 
 def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:

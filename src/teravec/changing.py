@@ -22,6 +22,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.writing.adding import AddOptions, add_rows
 from teravec.writing.compacting import compact_index
 from teravec.writing.deleting import delete_rows
+from teravec.writing.erasing import erase_queries
 from teravec.writing.history import Vacuumed, list_history, roll_back
 from teravec.writing.history import vacuum as _vacuum
 from teravec.writing.maintaining import Maintained, maintain_index
@@ -202,6 +203,7 @@ def compact(
     with resources(memory, threads, progress, chosen) as granted:
         manifest = compact_index(paths, granted, full=full or purge)
     if purge:
+        manifest = erase_queries(paths) or manifest
         _vacuum(paths, timedelta(0))
     return manifest
 

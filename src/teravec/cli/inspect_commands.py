@@ -102,7 +102,16 @@ def _calibrated(calibration: dict[str, Any] | None) -> str:
         f"recall@{reach['k']} {taken}at most {reach['highest']:.4f} measured{with_lists}, "
         f"on {calibration['queries']:,} queries ({calibration['origin']})"
         + ("" if stopped is None else f"; stopped after {stopped:,.0f} s")
+        + _since(calibration["since"])
     )
+
+
+def _since(since: dict[str, Any]) -> str:
+    """Say what has changed since a calibration, if anything has."""
+    changed = [f"{counted(since['added'], 'rows')} added"] * bool(since["added"])
+    changed += [f"{counted(since['deleted'], 'ids')} deleted"] * bool(since["deleted"])
+    changed += ["lists split or joined"] * since["another_model"]
+    return f"; since version {since['version']}: {', '.join(changed)}" if changed else ""
 
 
 def _clipped_row(content: dict[str, Any]) -> dict[str, str]:

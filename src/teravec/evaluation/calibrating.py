@@ -39,6 +39,7 @@ from teravec.errors import CorruptFile, InvalidArgument, OutputExists
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.groundtruth import groundtruth
+from teravec.evaluation.keeping import keep_depth, keep_queries, known_queries
 from teravec.evaluation.measuring import KnownQueries, choose_radii, measure_effort, remove_own
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured
@@ -54,7 +55,13 @@ from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
 from teravec.training.sample import draw_rows_outside
 
-__all__ = ["CalibrationOptions", "calibrate_index", "calibrate_with_truth", "codes_searched"]
+__all__ = [
+    "CalibrationOptions",
+    "calibrate_index",
+    "calibrate_with_truth",
+    "codes_searched",
+    "measure_calibration",
+]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -147,11 +154,12 @@ def calibrate_index(
             f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"
         )
-    if manifest.number and manifest.ntotal != source.ntotal:
+    if manifest.added or manifest.ntotal != source.ntotal:
         raise InvalidArgument(
             f"rows were added to {paths} since its build, and {source.ntotal:,} of "
             f"{manifest.ntotal:,} are given: calibrate with queries and their true neighbours "
-            "(--truth), as search with nprobe = nlist finds them"
+            "(--truth), as search with nprobe = nlist finds them; or with neither, if the index "
+            "kept queries"
         )
     own, origin, spare = None, "given", 0
     if queries is None:
@@ -162,13 +170,13 @@ def calibrate_index(
         raise InvalidArgument(
             f"k {list(options.ks)} asked for; {source.ntotal - spare} neighbours at most"
         )
-    metric = Metric(manifest.metric)
+    metric, depth = Metric(manifest.metric), keep_depth(ks[-1])
 
     def exact() -> tuple[Float32, Int64]:
         return groundtruth(
             source,
             queries,
-            ks[-1] + spare,
+            min(depth + spare, source.ntotal),
             metric=metric,
             resources=resources,
             checkpoint=paths.calibrating,
@@ -183,11 +191,19 @@ def calibrate_index(
     costs = (-distances if metric.larger_is_closer else distances).astype(np.float64)
     if own is not None:
         costs, ids = remove_own(costs, ids, own)
+    kept = keep_queries(
+        paths, queries, own, costs, ids, origin=origin, complete=depth + spare >= source.ntotal
+    )
     truth = Truth(ids, costs, comparable=True, exact=manifest.codec == "flat")
-    known = KnownQueries(queries, own, truth, origin)
-    with _opened(paths, resources) as index:
-        calibration = _measure(index, known, ks, options, resources.progress)
-    write_calibration(paths, calibration)
+    known = KnownQueries(queries, own, truth.nearest(ks[-1]), origin)
+    if manifest.deletes:  # the source has their rows
+        left = known_queries(paths, manifest, kept, ks)
+        if left is None:
+            raise InvalidArgument(f"{paths}: too few true neighbours are left after deletions")
+        known, ks = left
+    with open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads) as index:
+        calibration = measure_calibration(index, known, ks, options, resources.progress)
+    write_calibration(paths, calibration, kept)
     remove_checkpoint(paths.calibrating)
     return calibration
 
@@ -215,7 +231,7 @@ def calibrate_with_truth(
         raise InvalidArgument(
             f"{int(np.median(there))} true neighbours a query found, of k {list(options.ks)}"
         )
-    with _opened(paths, resources) as index:
+    with open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads) as index:
         fitted = fit_truth(index, queries, truth, ks[-1])
         if fitted.doubts:
             raise InvalidArgument(
@@ -224,16 +240,17 @@ def calibrate_with_truth(
             )
         some = np.flatnonzero(there)
         known = KnownQueries(queries[some], None, fitted.truth.of_rows(some), "given")
-        calibration = _measure(index, known, ks, options, resources.progress)
+        calibration = measure_calibration(index, known, ks, options, resources.progress)
+        through = index.manifest.number
+    kept = None
     if not fitted.truth.comparable:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
         calibration = replace(calibration, radii=(), points=points)
-    write_calibration(paths, calibration)
+    else:
+        costs, ids = known.truth.costs, known.truth.ids
+        kept = keep_queries(paths, known.vectors, None, costs, ids, origin="given", through=through)
+    write_calibration(paths, calibration, kept)
     return calibration
-
-
-def _opened(paths: IndexPaths, resources: Resources) -> Index:
-    return open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads)
 
 
 def codes_searched(ntotal: int) -> int:
@@ -257,13 +274,14 @@ def _ids(source: Source, rows: Int64) -> Int64:
     return np.concatenate([source.read_ids(row, row + 1) for row in rows.tolist()])
 
 
-def _measure(
+def measure_calibration(
     index: Index,
     known: KnownQueries,
     ks: tuple[int, ...],
     options: CalibrationOptions,
     progress: Progress,
 ) -> Calibration:
+    """Search known queries at growing effort."""
     usually = options.codes or codes_searched(index.ntotal)
     most = options.codes or _FURTHER * usually
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0

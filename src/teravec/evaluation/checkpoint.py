@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _FORMAT, _VERSION = "teravec-groundtruth", 1
 _STATE = "state.json"
+_NOBODY = np.iinfo(np.int64).max
 _ARRAY = re.compile(r"(values|ids)-.*\.npy")
 
 
@@ -51,6 +52,16 @@ class BestSoFar:
         self.values = np.take_along_axis(values, order, axis=1)
         self.ids = np.take_along_axis(ids, order, axis=1)
         self.rows = later.rows
+
+    def limit(self, values: Float64) -> None:
+        """Fill empty results so that only rows of at most a query's value (nq,) enter them."""
+        self.values[:] = values[:, None]
+        self.ids[:] = _NOBODY  # above all ids, so that a row that ties with a limit stays
+
+    def end_limit(self, values: Float64) -> None:
+        """Empty the places that ``limit`` filled and no row has taken."""
+        nobody = (self.ids == _NOBODY) & (self.values == values[:, None])
+        self.values[nobody], self.ids[nobody] = np.inf, -1
 
     def distances(self, metric: Metric) -> Float32:
         """Return the values as users see them. Negates similarities in place, so call it last."""

@@ -47,7 +47,6 @@ Int64 = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
 _RANGES = 4  # ranges of rows for each worker of a cluster
-_NOBODY = np.iinfo(np.int64).max
 
 
 def groundtruth(
@@ -58,6 +57,7 @@ def groundtruth(
     metric: Metric,
     resources: Resources,
     checkpoint: AnyPath | None = None,
+    within: Float64 | None = None,
 ) -> tuple[Float32, Int64]:
     """Find each query's k nearest vectors by comparing it with all.
 
@@ -80,6 +80,9 @@ def groundtruth(
     checkpoint : StorePath or Path, optional
         Directory for the state to save and to resume from. It stays after the function returns:
         call ``checkpoint.remove_checkpoint`` when the result is safe.
+    within : ndarray of shape (nq,), float64, optional
+        Find vectors only that cost each query at most this: squared L2, or negated similarity.
+        Missing ones then have id -1 and the worst distance. Not with a checkpoint.
 
     Returns
     -------
@@ -114,6 +117,8 @@ def groundtruth(
     plan_block(source, task, resources.memory_bytes, sizes.truth_block_bytes)
     store = None if checkpoint is None else Checkpoint(checkpoint, _identity(source, task))
     best = (store.load() if store else None) or BestSoFar.none(len(queries), k)
+    if within is not None:
+        best.limit(within)
     started = saved = time.monotonic()
     begin = best.rows
     with resources.progress.stage("groundtruth", source.ntotal, "vectors") as bar:
@@ -132,7 +137,9 @@ def groundtruth(
         source.ntotal - begin,
         time.monotonic() - started,
     )
-    if metric is not Metric.COSINE:
+    if within is not None:
+        best.end_limit(within)
+    elif metric is not Metric.COSINE:
         check_distances(source, queries, best)
     return best.distances(metric), best.ids
 
@@ -201,18 +208,16 @@ class _Searcher:
 
     def __init__(self, source: Source, task: ScanTask, block_rows: int) -> None:
         self._source, self._task, self._block_rows = source, task, block_rows
-        self._limits = np.full((len(task.queries), 1), np.inf)
+        self._limits = np.full(len(task.queries), np.inf)
 
     def search(self, rows: tuple[int, int]) -> Steps[BestSoFar]:
         """Find the best of a range, skipping vectors farther than the k-th found before."""
         best = BestSoFar.none(len(self._task.queries), self._task.k)
-        best.rows = rows[0]
-        best.values[:] = self._limits
-        best.ids[:] = _NOBODY  # above all ids, so that a vector that ties with a limit stays
+        best.rows, limits = rows[0], self._limits
+        best.limit(limits)
         yield from scan_rows(self._source, self._task, best, rows[1], self._block_rows)
-        nobody = (best.ids == _NOBODY) & (best.values == self._limits)
-        self._limits = best.values[:, -1:].copy()
-        best.values[nobody], best.ids[nobody] = np.inf, -1
+        self._limits = best.values[:, -1].copy()
+        best.end_limit(limits)
         return best
 
 

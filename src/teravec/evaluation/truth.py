@@ -81,6 +81,11 @@ class Truth:
         decoded = None if self.decoded is None else self.decoded[rows]
         return replace(self, ids=self.ids[rows], costs=self.costs[rows], decoded=decoded)
 
+    def nearest(self, k: int) -> Truth:
+        """Return the truth of the k nearest neighbours."""
+        decoded = None if self.decoded is None else self.decoded[:, :k]
+        return replace(self, ids=self.ids[:, :k], costs=self.costs[:, :k], decoded=decoded)
+
     def kth(self, k: int) -> Float64:
         """Return the cost of the k-th or last neighbour, (n, 1); -inf if there is none."""
         there = (self.ids[:, :k] != -1).sum(1, keepdims=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from teravec.arguments import real_number
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
+from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.index.manifest import Manifest
 from teravec.kernels.metric import Metric
 from teravec.storage.arrays import check_file
@@ -29,6 +30,7 @@ __all__ = [
     "calibration_content",
     "check_recall",
     "read_calibration",
+    "read_kept",
 ]
 
 _FORMAT, _VERSION = "teravec-calibration", 1
@@ -124,6 +126,9 @@ class Calibration:
     stopped_s : float, optional
         Seconds of searching, if the time limit ended the calibration. Otherwise the file omits
         this key.
+    known : KeptQueries, optional
+        The queries and their neighbours, kept to calibrate again, if this is the calibration of
+        a build. Versions name their own; then the file omits this key.
     """
 
     model: str
@@ -134,6 +139,7 @@ class Calibration:
     radii: tuple[float, ...]
     points: tuple[Measured, ...]
     stopped_s: float | None = None
+    known: KeptQueries | None = field(default=None, compare=False)
 
     def column(self, k: int) -> int | None:
         """Find the position of the smallest of ``ks`` that is at least k, or None."""
@@ -247,8 +253,9 @@ class Calibration:
 def calibration_content(calibration: Calibration) -> dict[str, Any]:
     """Return a calibration as JSON, ready to be sealed."""
     content = {"format": _FORMAT, "version": _VERSION, **asdict(calibration)}
-    if calibration.stopped_s is None:
-        del content["stopped_s"]
+    for name in ("stopped_s", "known"):
+        if content[name] is None:
+            del content[name]
     return content
 
 
@@ -275,17 +282,30 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
         points = tuple(
             Measured(**{n: _to_tuple(v) for n, v in p.items()}) for p in content["points"]
         )
+        content["known"] = parse_kept(content["known"]) if "known" in content else None
         found = Calibration(**{n: _to_tuple(v) for n, v in {**content, "points": points}.items()})
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
     seals = tuple(segment.checksum for segment in manifest.segments)
-    if found.model != manifest.model or (entry is None and found.slices != seals):
+    expected = manifest.model if entry is None or entry.model is None else entry.model
+    if found.model != expected or (entry is None and found.slices != seals):
         raise ForeignFile(
             f"{path}: calibration of model {found.model} and {len(found.slices)} slices found, of "
-            f"{manifest.model} and the {len(seals)} slices of {paths.manifest.last_name} expected; "
+            f"{expected} and the {len(seals)} slices of {paths.manifest.last_name} expected; "
             "calibrate again"
         )
     return found
+
+
+def read_kept(paths: IndexPaths, manifest: Manifest) -> KeptQueries | None:
+    """Find the known queries of a version; None if it keeps none.
+
+    Raises as ``read_calibration``.
+    """
+    if manifest.number or manifest.calibration is not None:
+        return manifest.known
+    calibration = read_calibration(paths, manifest)
+    return None if calibration is None else calibration.known
 
 
 def _to_tuple(value: Any) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from teravec.index.manifest import list_versions, read_manifest
+from teravec.index.calibration import read_kept
+from teravec.index.known_queries import list_ids
+from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.progress import Progress
 from teravec.segments.delete_set import is_deleted, read_delete_set
 from teravec.storage.layout import IndexPaths
@@ -48,8 +50,20 @@ def find_ids(paths: IndexPaths, ids: Int64, progress: Progress) -> list[str]:
                     bar.advance(stop - start)
             if count:
                 found.append(f"{paths.file(segment.file)}: {count:,} rows")
+    for name, held in _list_known(paths, manifests).items():
+        count = int(np.count_nonzero(is_deleted(held, wanted)))
+        if count:
+            found.append(f"{paths.file(name)}: {count:,} ids of known queries or their neighbours")
     for entry in deletes.values():
         count = int(np.count_nonzero(is_deleted(read_delete_set(paths, entry), wanted)))
         if count:
             found.append(f"{paths.file(entry.file)}: {count:,} ids that were deleted")
+    return found
+
+
+def _list_known(paths: IndexPaths, manifests: list[Manifest]) -> dict[str, Int64]:
+    found: dict[str, Int64] = {}
+    for manifest in manifests:
+        if (kept := read_kept(paths, manifest)) is not None:
+            found |= list_ids(paths, manifest, kept)
     return found

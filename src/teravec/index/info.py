@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.index.balance import describe_lists
-from teravec.index.calibration import read_calibration
+from teravec.index.calibration import read_calibration, read_kept
 from teravec.index.opened import OpenedIndex
 from teravec.storage.listfile import ID_BYTES
 
@@ -81,7 +81,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
         },
         "calibration": None
         if calibration is None
-        else {**calibration.summary(), "age": manifest.calibration_age},
+        else {**calibration.summary(), "age": manifest.calibration_age, **_since(index)},
         "repeated_ids": manifest.repeated_ids,
         "columns": None if manifest.columns is None else _describe_columns(index),
         "source": {**manifest.source, "files": _add_first_rows(manifest.source["files"])},
@@ -96,6 +96,21 @@ def _describe_columns(index: OpenedIndex) -> list[dict[str, Any]]:
         {**column, "bytes": int(size)}
         for column, size in zip(index.manifest.columns, sizes, strict=True)
     ]
+
+
+def _since(index: OpenedIndex) -> dict[str, Any]:
+    """Return what has changed since the calibration measured the index, and what is kept for it."""
+    manifest, kept = index.manifest, read_kept(index.paths, index.manifest)
+    entry = manifest.calibration
+    return {
+        "since": {
+            "version": 0 if entry is None else entry.measured,
+            "added": 0 if entry is None else manifest.added - entry.added,
+            "deleted": 0 if entry is None else manifest.deleted - entry.deleted,
+            "another_model": entry is not None and entry.is_of_another_model(manifest.model),
+        },
+        "kept_queries": 0 if kept is None else kept.queries.count,
+    }
 
 
 def _add_first_rows(files: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile
+from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment, group_layers
@@ -39,6 +40,7 @@ _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
 _ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
 _MODEL = "model"  # the build's
+_BESIDE = ("deletes", "deleted", "calibration", "known")  # written where they say something
 _VERSION_NAME = re.compile(r"\d{10}\.json")
 
 
@@ -56,8 +58,10 @@ class CalibrationEntry:
         XXH3-64 of the file.
     measured : int
         The version whose searches were measured.
-    added : int
-        Rows that had been added until then. Rows added later make the calibration old.
+    added, deleted : int
+        Rows that had been added, and ids deleted, until then. Later ones make the calibration old.
+    model : str, optional
+        Checksum of the model that was measured, if versions name it; else the index has no other.
     """
 
     file: str
@@ -65,6 +69,12 @@ class CalibrationEntry:
     checksum: str
     measured: int
     added: int = 0
+    deleted: int = 0
+    model: str | None = None
+
+    def is_of_another_model(self, model: str) -> bool:
+        """Whether lists were split or joined since the calibration measured them."""
+        return self.model is not None and self.model != model
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,11 @@ class Manifest:
     voided : tuple of VoidedLists
         Lists that rebalances wrote anew, by ascending sequence; those that still apply to some
         segment. The file omits the key if there are none.
+    deleted : int
+        Ids that were deleted since the build, as ``added``; not those that additions replaced.
+    known : KeptQueries, optional
+        Queries to calibrate with again, and their neighbours in this version. Those of a build are
+        named by ``calibration.json``.
     """
 
     creator: str
@@ -158,6 +173,9 @@ class Manifest:
         """Return the watermark of a query, by the query's digest; None if it was never read."""
         return {**self.source.get("watermarks", {}), **self.watermarks}.get(digest)
 
+    deleted: int = 0
+    known: KeptQueries | None = None
+
     @property
     def slices(self) -> tuple[Segment, ...]:
         """The segments: the name of earlier releases, whose indexes had slices only."""
@@ -190,11 +208,11 @@ class Manifest:
 
     @property
     def calibration_age(self) -> float:
-        """Share of the rows that were added since the calibration measured the index."""
+        """Share of the rows that were added or deleted since the calibration measured the index."""
         if self.calibration is None:
             return 0.0
-        added = self.added - self.calibration.added
-        return min(1.0, max(0.0, added / max(1, self.ntotal)))
+        changed = self.added - self.calibration.added + self.deleted - self.calibration.deleted
+        return min(1.0, max(0.0, changed / max(1, self.ntotal)))
 
     def __repr__(self) -> str:
         count, version = len(self.segments), f", version {self.number}" if self.number else ""
@@ -244,13 +262,20 @@ def version_content(manifest: Manifest) -> dict[str, Any]:
     content["deletes"] = [asdict(deleted) for deleted in manifest.deletes]
     if manifest.calibration is not None:
         content["calibration"] = asdict(manifest.calibration)
+        for key in ("deleted", "model"):  # that earlier releases did not have
+            if not content["calibration"][key]:
+                del content["calibration"][key]
+    if manifest.deleted:
+        content["deleted"] = manifest.deleted
+    if manifest.known is not None:
+        content["known"] = manifest.known.content()
     return content
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
     """Return the fields that a build and a version share, as JSON."""
     content = dict(vars(manifest))
-    for key in (*_ONLY_VERSIONS, "deletes", "calibration"):
+    for key in (*_ONLY_VERSIONS, *_BESIDE):
         del content[key]
     content["segments"] = [_entry_content(segment) for segment in manifest.segments]
     content["voided"] = [asdict(entry) for entry in manifest.voided]
@@ -340,7 +365,9 @@ def _read_version(paths: IndexPaths, number: int) -> Manifest:
         content["voided"] = tuple(VoidedLists(**entry) for entry in content.get("voided", ()))
         if "calibration" in content:
             content["calibration"] = CalibrationEntry(**content["calibration"])
-    except (TypeError, KeyError) as error:
+        if "known" in content:
+            content["known"] = parse_kept(content["known"])
+    except (TypeError, KeyError, ValueError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error
     manifest = _parse(content, "segments", path)
     if manifest.number != number:

@@ -48,6 +48,7 @@ def check_only_index(paths: IndexPaths) -> None:
             paths.calibration,
             paths.calibrating,
             *map(paths.file, ("versions", "segments", "deletes", "voided", "models", "adding")),
+            paths.known,
         )
     }
     own |= {path.name for path in map(paths.file, paths.store.names("calibration-"))}

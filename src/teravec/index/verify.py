@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
-from teravec.index.calibration import read_calibration
+from teravec.index.calibration import read_calibration, read_kept
+from teravec.index.known_queries import read_truth
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.progress import Progress
 from teravec.segments.delete_set import read_delete_set
@@ -58,6 +59,9 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
                 check_file(paths.file(name), described)
         with _collecting(damages):
             read_calibration(paths, manifest)
+        with _collecting(damages):
+            if (kept := read_kept(paths, manifest)) is not None:
+                read_truth(paths, manifest, kept)
         for deleted in manifest.deletes:
             with _collecting(damages):
                 read_delete_set(paths, deleted)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, OutputExists
 from teravec.index.calibration import Calibration, calibration_content, read_calibration
+from teravec.index.kept_queries import KeptQueries
 from teravec.index.manifest import (
     CalibrationEntry,
     Manifest,
@@ -85,11 +86,14 @@ def _begin_versions(paths: IndexPaths) -> None:
     """Write version 0: the build's manifest, and its calibration if there is one."""
     build = read_manifest(paths)
     try:
-        if read_calibration(paths, build) is not None:
+        if (calibration := read_calibration(paths, build)) is not None:
             entry = CalibrationEntry(
-                paths.calibration.name, **describe_file(paths.calibration), measured=0
+                paths.calibration.name,
+                **describe_file(paths.calibration),
+                measured=0,
+                model=calibration.model,
             )
-            build = replace(build, calibration=entry)
+            build = replace(build, calibration=entry, known=calibration.known)
     except (CorruptFile, ForeignFile) as error:
         log.warning("%s; the index goes on without a calibration", error)
     try:
@@ -133,26 +137,65 @@ class VersionProbe:
         return newest if newest > number else None
 
 
-def write_calibration(paths: IndexPaths, calibration: Calibration) -> None:
+def write_calibration(
+    paths: IndexPaths, calibration: Calibration, known: KeptQueries | None
+) -> Manifest:
     """Publish a calibration of the newest version, replacing an earlier one.
 
     On an index with versions, that is a version of its own.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    calibration : Calibration
+    known : KeptQueries, optional
+        Its queries, and their neighbours among the rows that it measured.
+
+    Returns
+    -------
+    Manifest
+        The version that uses it.
     """
-    content = calibration_content(calibration)
     if not list_versions(paths):
-        write_json(paths.calibration, content)
-        return
+        write_json(paths.calibration, calibration_content(replace(calibration, known=known)))
+        _remove_unnamed(paths, known)
+        return read_manifest(paths)
+    content = calibration_content(calibration)
     path = paths.file(f"calibration-{json_checksum(content)}.json")
     write_json(path, content)
 
     def use(newest: Manifest) -> Manifest:
         measured = _find_measured(paths, newest, calibration)
         entry = CalibrationEntry(
-            path.name, **describe_file(path), measured=measured.number, added=measured.added
+            path.name,
+            **describe_file(path),
+            measured=measured.number,
+            added=measured.added,
+            deleted=measured.deleted,
+            model=measured.model,
         )
-        return replace(newest, calibration=entry, what="calibrate")
+        kept = _keep(known, measured, newest)
+        return replace(newest, calibration=entry, known=kept, what="calibrate")
 
-    commit_version(paths, use)
+    return commit_version(paths, use)
+
+
+def _keep(known: KeptQueries | None, measured: Manifest, newest: Manifest) -> KeptQueries | None:
+    """Return what the newest version keeps of the queries that measured one of its ancestors."""
+    if known is None or newest.segments == measured.segments:
+        return known
+    if newest.known is not None and newest.known.queries == known.queries:
+        return newest.known  # what was added since then was compared with the same queries
+    log.warning("rows were added meanwhile; calibrating again will need data or a truth once more")
+    return None
+
+
+def _remove_unnamed(paths: IndexPaths, known: KeptQueries | None) -> None:
+    """Remove what earlier calibrations of a build kept; a build's files have no other name."""
+    named = () if known is None else known.files
+    for path in paths.known.children():
+        if path.name not in named:
+            path.remove()
 
 
 def _find_measured(paths: IndexPaths, newest: Manifest, calibration: Calibration) -> Manifest:

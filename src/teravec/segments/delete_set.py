@@ -4,19 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile
-from teravec.segments.segment import Segment
 from teravec.storage.arrays import read_array
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["DeleteSet", "DeletedIds", "is_deleted", "read_delete_set", "read_deleted"]
+__all__ = [
+    "DeleteSet",
+    "DeletedIds",
+    "SequencedRows",
+    "is_deleted",
+    "read_delete_set",
+    "read_deleted",
+]
 
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
+
+
+class SequencedRows(Protocol):
+    """Rows that some versions added, with some delete sets applied: see ``Segment``."""
+
+    @property
+    def sequences(self) -> tuple[int, int]:
+        """First and last version that added some of the rows."""
+        ...
+
+    @property
+    def deletes_through(self) -> int:
+        """Delete sets up to this version are applied."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,9 +64,9 @@ class DeleteSet:
     count: int
     sequence: int
 
-    def hides_in(self, segment: Segment) -> bool:
-        """Whether rows of the segment may be hidden by this set."""
-        return self.sequence > max(segment.sequences[1], segment.deletes_through)
+    def hides_in(self, rows: SequencedRows) -> bool:
+        """Whether some of these rows, as a segment's, may be hidden by this set."""
+        return self.sequence > max(rows.sequences[1], rows.deletes_through)
 
 
 def read_delete_set(paths: IndexPaths, entry: DeleteSet) -> Int64:
@@ -83,7 +104,7 @@ class DeletedIds:
         self._known = {} if before is None else before._joined
         self._joined: dict[tuple[DeleteSet, ...], Int64] = {}
 
-    def hidden_in(self, segment: Segment) -> Int64:
+    def hidden_in(self, segment: SequencedRows) -> Int64:
         """Return the ids that are hidden in a segment, ascending and distinct.
 
         Segments that the same sets apply to share an array, in other versions too.
@@ -115,11 +136,11 @@ def _merge(ascending: Sequence[Int64]) -> Int64:
 
 
 def read_deleted(
-    paths: IndexPaths, deletes: Sequence[DeleteSet], segments: Sequence[Segment]
+    paths: IndexPaths, deletes: Sequence[DeleteSet], groups: Sequence[SequencedRows]
 ) -> list[Int64]:
-    """Read the ids that are hidden in each segment, ascending and distinct."""
+    """Read the ids that are hidden in each group of rows, as a segment, ascending and distinct."""
     found = DeletedIds(paths, deletes)
-    return [found.hidden_in(segment) for segment in segments]
+    return [found.hidden_in(rows) for rows in groups]
 
 
 def is_deleted(ids: Int64, deleted: Int64) -> Bools:

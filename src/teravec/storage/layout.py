@@ -136,6 +136,11 @@ class IndexPaths:
         return self.file("calibration.json")
 
     @property
+    def known(self) -> StorePath:
+        """Directory of the known queries and their neighbours, for calibrating again."""
+        return self.file("known")
+
+    @property
     def calibrating(self) -> StorePath:
         """Parent of the checkpoint of a calibration's true neighbours, until they are found."""
         return self.file("calibration.partial")

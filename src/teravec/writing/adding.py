@@ -14,7 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.engines.resources import Resources
-from teravec.errors import InvalidArgument, InvalidSource, MissingFile, OutputExists
+from teravec.errors import (
+    CorruptFile,
+    InvalidArgument,
+    InvalidSource,
+    MemoryLimitTooSmall,
+    MissingFile,
+    OutputExists,
+)
+from teravec.evaluation.keeping import compare_rows
+from teravec.index.calibration import read_kept
+from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
 from teravec.index.versions import commit_version
 from teravec.memory import require
@@ -151,6 +161,7 @@ def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Reso
         if committed is not None:
             return committed
         deleted = None if ids is None or options.append else write_deletes(pending, ids)
+        comparison = _Comparison(pending, source, resources)
         for _ in range(_TRIES):
             newest = read_manifest(paths)
             # Files of one model are apart from those of another: a rebalance may come between.
@@ -159,7 +170,7 @@ def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Reso
             try:
                 model = read_model_description(paths, newest)
                 segments = _encode(source, model, here, resources)
-                return _commit(here, model, source, segments, deleted, ids)
+                return _commit(here, model, source, segments, deleted, ids, comparison)
             except _OtherModel:
                 log.info("%s was rebalanced meanwhile; the rows are encoded again", paths)
             except MissingFile:
@@ -293,6 +304,7 @@ def _commit(
     segments: Sequence[Segment],
     deleted: DeleteSet | None,
     ids: Int64 | None,
+    comparison: _Comparison,
 ) -> Manifest:
     def change(newest: Manifest) -> Manifest:
         if newest.model != model.checksum:
@@ -316,10 +328,43 @@ def _commit(
             next_id=after,
             added=newest.added + source.ntotal,
             watermarks={**newest.watermarks, **source.watermarks},
+            known=comparison.known(newest, number, base),
             what=f"add {source.ntotal:,} rows",
         )
 
+    comparison.known(read_manifest(pending), 0, 0)  # so that the commit need not wait for it
     return commit_version(pending, change)
+
+
+class _Comparison:
+    """Compares the added rows with the index's known queries, once for each set of queries."""
+
+    def __init__(self, pending: PendingPaths, source: Source, resources: Resources) -> None:
+        self._pending, self._source, self._resources = pending, source, resources
+        self._near: dict[QueriesEntry, NeighboursEntry | None] = {}
+
+    def known(self, newest: Manifest, number: int, id_base: int) -> KeptQueries | None:
+        """Return what the version with the rows knows of the queries of the one before it."""
+        kept = read_kept(self._pending, newest)
+        if kept is None:
+            return None
+        if kept.queries not in self._near:
+            self._near[kept.queries] = self._compare(newest, kept)
+        near = self._near[kept.queries]
+        if near is None:
+            return None
+        added = replace(near, sequences=(number, number), id_base=id_base)
+        return replace(kept, neighbours=(*kept.neighbours, added))
+
+    def _compare(self, newest: Manifest, kept: KeptQueries) -> NeighboursEntry | None:
+        token = self._pending.token
+        try:
+            return compare_rows(self._pending, newest, kept, self._source, self._resources, token)
+        except MemoryLimitTooSmall as error:
+            log.warning("%s; calibrating again will need data or a truth", error)
+        except (MissingFile, CorruptFile) as error:
+            log.warning("%s; the rows are added, and the known queries given up", error)
+        return None
 
 
 def _next_id(manifest: Manifest) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
+from teravec.index.known_queries import fold_neighbours
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.index.versions import commit_version
 from teravec.segments.compaction import compact
@@ -135,8 +136,12 @@ def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Seg
         kept = [segment for segment in newest.segments if segment not in chosen]
         segments = (*kept[:at], *made, *kept[at:])
         deletes = tuple(d for d in newest.deletes if any(map(d.hides_in, segments)))
+        known = newest.known
+        if known is not None and deletes != newest.deletes:
+            known = fold_neighbours(pending, newest, known, pending.token)
         return replace(
             newest,
+            known=known,
             segments=segments,
             deletes=deletes,
             voided=tuple(v for v in newest.voided if any(map(v.voids_in, segments))),

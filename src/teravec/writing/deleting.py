@@ -43,7 +43,12 @@ def delete_rows(paths: IndexPaths, ids: Int64) -> Manifest:
         def change(newest: Manifest) -> Manifest:
             entry = replace(deleted, sequence=newest.number + 1)
             deletes = (*newest.deletes, entry)
-            return replace(newest, deletes=deletes, what=f"delete {len(ids):,} ids")
+            return replace(
+                newest,
+                deletes=deletes,
+                deleted=newest.deleted + len(ids),
+                what=f"delete {len(ids):,} ids",
+            )
 
         return commit_version(pending, change)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from teravec.errors import InvalidArgument, OutputExists
+from teravec.index.calibration import read_kept
 from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.index.versions import TIME_FORMAT, commit_version
 from teravec.sources.spool import SPOOL
@@ -22,7 +23,7 @@ __all__ = ["Vacuumed", "list_history", "roll_back", "vacuum"]
 
 log = logging.getLogger(__name__)
 
-_FOLDERS = ("segments", "deletes", "slices", "voided")  # of files that only manifests name
+_FOLDERS = ("segments", "deletes", "slices", "voided", "known")  # of files that manifests name
 _MODELS = ("model", "models")  # of models, whose directories manifests name
 
 
@@ -50,8 +51,7 @@ def roll_back(paths: IndexPaths, number: int) -> Manifest:
         if number == newest.number:
             raise InvalidArgument(f"version {number} is the newest version of {paths}")
         next_id = max(old.next_id, newest.next_id)
-        added = newest.added  # of all time, so that a calibration's age does not shrink
-        return replace(old, next_id=next_id, added=added, what=f"roll back to version {number}")
+        return replace(old, next_id=next_id, what=f"roll back to version {number}")
 
     return commit_version(paths, change)
 
@@ -94,7 +94,7 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
     # A version was the newest until the next one was committed.
     expired = [m for m, after in zip(history, followers, strict=False) if _committed(after) < limit]
     kept = [manifest for manifest in history if manifest not in expired]
-    named = {name for manifest in kept for name in _names(manifest)}
+    named = {name for manifest in kept for name in _names(paths, manifest)}
     doomed = [
         path
         for path in files
@@ -119,7 +119,7 @@ def _parse_time(text: str) -> datetime:
     return datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
 
 
-def _names(manifest: Manifest) -> Iterable[str]:
+def _names(paths: IndexPaths, manifest: Manifest) -> Iterable[str]:
     yield manifest.model_path
     for segment in manifest.segments:
         yield segment.file
@@ -128,6 +128,8 @@ def _names(manifest: Manifest) -> Iterable[str]:
     yield from (voided.file for voided in manifest.voided)
     if manifest.calibration is not None:
         yield manifest.calibration.file
+    if (known := read_kept(paths, manifest)) is not None:
+        yield from known.files
 
 
 def _calibrations(paths: IndexPaths) -> list[StorePath]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from teravec.engines.deadline import Deadline, TimeIsOver
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
+from teravec.evaluation.recalibrating import is_outdated, recalibrate
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.storage.layout import IndexPaths
 from teravec.writing.compacting import compact_index, plan_compaction
@@ -23,7 +24,7 @@ class MaintenanceStep:
 
     Parameters
     ----------
-    what : {"compact"}
+    what : {"compact", "calibrate"}
     why : str
         What reading costs without it, in words.
     version : int, optional
@@ -83,7 +84,7 @@ def maintain_index(
     )
     limited = resources.with_progress(deadline)
     steps = []
-    for plan in (_plan_compaction,):
+    for plan in (_plan_compaction, _plan_calibration):
         found = plan(read_manifest(paths))
         if found is None:
             continue
@@ -109,6 +110,13 @@ def _plan_compaction(manifest: Manifest) -> _Planned | None:
     if manifest.deletes:
         why += f", and {_deleted(manifest):.1%} of the rows may be deleted"
     return _Planned("compact", why, compact_index)
+
+
+def _plan_calibration(manifest: Manifest) -> _Planned | None:
+    if not is_outdated(manifest):
+        return None
+    why = f"{manifest.calibration_age:.1%} of the rows changed since recall was measured"
+    return _Planned("calibrate", why, recalibrate)
 
 
 def _deleted(manifest: Manifest) -> float:
