@@ -9,7 +9,7 @@ import pytest
 
 import teravec
 from tests.conftest import clustered
-from tests.serving.conftest import NLIST, QUERIES, D, Launch, addresses, built, url
+from tests.serving.conftest import NLIST, QUERIES, D, Launch, N, addresses, built, url
 
 
 @pytest.mark.parametrize("codec", ["sq8", "rabitq1+sq8"])
@@ -52,3 +52,28 @@ def test_a_reload_takes_up_the_new_version(tmp_path: Path, serve: Launch) -> Non
             found = again.search(QUERIES, 1, NLIST)[1]
             assert not np.isin(found, first).any()
             np.testing.assert_array_equal(found, local.search(QUERIES, 1, NLIST)[1])
+
+
+@pytest.mark.parametrize("codec", ["sq8", "rabitq1+sq8"])
+def test_an_index_that_lost_all_of_its_rows(tmp_path: Path, serve: Launch, codec: str) -> None:
+    path = built(tmp_path, "l2", codec, calibrate=False)
+    servers = [serve(path, lists="0:11"), serve(path, lists="11:60")]
+    coordinator = serve(path, servers=addresses(servers))
+    teravec.delete(path, np.arange(N))
+    for compacted in (False, True):
+        if compacted:
+            teravec.compact(path, full=True)
+        version = teravec.versions(path)[-1].number
+        with teravec.open(path) as local, teravec.connect(url(coordinator)) as remote:
+            assert local.ntotal == (0 if compacted else N)
+            for distances, ids in (
+                local.search(QUERIES, 3, 7),
+                remote.search(QUERIES, 3, 7, min_version=version),
+            ):
+                assert (ids == -1).all()
+                assert np.isinf(distances).all()
+            assert len(local.range_search(QUERIES, 1e9, 7)[1]) == 0
+            assert len(remote.range_search(QUERIES, 1e9, 7, min_version=version)[1]) == 0
+    teravec.add(path, QUERIES[:5])
+    with teravec.open(path) as local:
+        assert sorted(local.search(QUERIES[:1], 5, NLIST)[1][0]) == list(range(N, N + 5))

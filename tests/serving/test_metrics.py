@@ -15,6 +15,7 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import TeravecError
+from teravec.serving.deploy.maintenance import MaintenanceOptions
 from teravec.serving.deploy.program import Server
 from teravec.serving.server.loop_delay import LoopDelay
 from teravec.serving.server.metrics import REASONS
@@ -61,7 +62,12 @@ def names_of(server: Server) -> set[tuple[str, tuple[str, ...]]]:
 def secured(index: Path, serve: Launch, tmp_path: Path) -> list[Server]:
     """A server with a certificate, and its coordinator: together they have every metric."""
     pem = Authority(tmp_path).sign("server")
-    server = serve(index, security=ServerSecurity(pem.certificate, pem.key), http=LOCAL)
+    server = serve(
+        index,
+        security=ServerSecurity(pem.certificate, pem.key),
+        http=LOCAL,
+        maintenance=MaintenanceOptions(60.0),
+    )
     plain = serve(index)
     return [server, serve(index, servers=str(plain.address), http=LOCAL)]
 

@@ -21,7 +21,7 @@ Int64 = npt.NDArray[np.int64]
 
 def candidates_kept(k: int, most: int, ntotal: int) -> int:
     """Candidates that sketches keep for a query; ``most`` as in ``Effort.candidates``."""
-    return min(max(k, most), ntotal)
+    return min(max(k, most), max(1, ntotal))
 
 
 def chosen(candidates: Candidates, k: int, ntotal: int) -> tuple[Int64, Int64]:

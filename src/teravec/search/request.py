@@ -25,6 +25,7 @@ __all__ = [
     "checked_nprobe",
     "checked_queries",
     "checked_radius",
+    "none_found",
     "padded",
 ]
 
@@ -135,6 +136,11 @@ def _check_products(squares: Float64, centroids: Float32) -> None:
 def checked_k(k: int) -> int:
     """k if it is a whole number that a result file can hold, or InvalidArgument."""
     return whole_number(k, "k", 1, MOST_RESULTS)
+
+
+def none_found(nq: int) -> tuple[Float32, Int64]:
+    """Return the results of an index without rows: distances and ids of shape (nq, 0)."""
+    return np.empty((nq, 0), np.float32), np.empty((nq, 0), np.int64)
 
 
 def padded(distances: Float32, ids: Int64, k: int, worst: float) -> tuple[Float32, Int64]:

@@ -35,6 +35,7 @@ from teravec.search.request import (
     check_wanted,
     checked_k,
     checked_radius,
+    none_found,
     padded,
 )
 from teravec.search.stats import SearchStats
@@ -198,6 +199,8 @@ class SearchSteps:
         CorruptFile
         """
         k = checked_k(k)
+        if not self.opened.ntotal:
+            return padded(*none_found(len(prepared)), k, self.opened.model.metric.worst)
         if k > self.opened.ntotal:
             found = self.search_lists(prepared, list_nos, distances, self.opened.ntotal, candidates)
             return padded(*found, k, self.opened.model.metric.worst)

@@ -234,7 +234,7 @@ class ServedIndex:
 
     def check_k(self, wanted: Wanted) -> None:
         """Raise InvalidArgument where more results are wanted than there are vectors."""
-        if wanted.k is not None and wanted.k > self.manifest.ntotal:
+        if wanted.k is not None and wanted.k > max(1, self.manifest.ntotal):
             raise InvalidArgument(
                 f"k is {wanted.k}; 1 to {self.manifest.ntotal:,} (ntotal) expected"
             )
@@ -242,9 +242,10 @@ class ServedIndex:
     def within_ntotal(self, request: SearchRequest) -> SearchRequest:
         """The request for as many results as there are vectors, where it asks for more."""
         k = request.wanted.k
-        if k is None or k <= self.manifest.ntotal:
+        most = max(1, self.manifest.ntotal)
+        if k is None or k <= most:
             return request
-        return replace(request, wanted=Wanted(k=self.manifest.ntotal))
+        return replace(request, wanted=Wanted(k=most))
 
     def effort_of(self, request: SearchRequest, limits: Limits) -> Effort:
         """Return the effort that a request asks for.
