@@ -101,6 +101,7 @@ def build(
     columns: Sequence[str] | str | None = None,
     attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
+    centroids: Data | None = None,
     query: str | None = None,
     partition_by: str | None = None,
     readers: int | None = None,
@@ -191,6 +192,10 @@ def build(
     weights : path-like or array-like, optional
         An array of shape (ntotal,), or a .npy file of one: how much each vector counts in
         k-means, 0 or more.
+    centroids : optional
+        Centroids that someone else computed, instead of k-means: (nlist, d), distinct, in any form
+        that ``data`` has. They are in the space of the vectors, before the transform; cosine scales
+        them to unit length. ``nlist`` is their number.
     query : str, optional
         A SELECT of the vectors and, if ``id_column`` or ``partition_by`` names them, the ids. The
         vectors are pgvector's ``vector`` or ``halfvec``, arrays of numbers, bytes, or text as
@@ -269,6 +274,7 @@ def build(
             id_column=id_column,
             vector_column=vector_column,
             weights=weights,
+            centroids=centroids,
             format=format,
             skip_bad=skip_bad,
             columns=parse_columns(columns),
@@ -292,6 +298,7 @@ def train(
     columns: Sequence[str] | str | None = None,
     attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
+    centroids: Data | None = None,
     nlist: int | str | None = None,
     metric: str = "l2",
     transform: str | None = None,
@@ -318,7 +325,7 @@ def train(
     ----------
     options, layout, resources : optional
         The parameters below as ready-made groups; the parameters of a given group are ignored.
-    data, out, ids, id_column, vector_column, columns, attributes, weights, ...
+    data, out, ids, id_column, vector_column, columns, attributes, weights, centroids, ...
         As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
 
     Returns
@@ -348,7 +355,13 @@ def train(
             attributes=attributes,
         )
         return building.train_model(
-            source, paths, trained, laid_out, granted, building.open_weights(weights, source)
+            source,
+            paths,
+            trained,
+            laid_out,
+            granted,
+            building.open_weights(weights, source),
+            building.open_centroids(centroids, source, vector_column),
         )
 
 

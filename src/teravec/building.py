@@ -42,6 +42,7 @@ from teravec.sources import (
     are_paths,
     match_description,
     open_data,
+    open_queries,
     open_source,
     read_bad,
     write_bad,
@@ -54,6 +55,7 @@ from teravec.storage.columnfile import ColumnFile
 from teravec.storage.files import remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_directory
+from teravec.training.given_centroids import GivenCentroids
 from teravec.training.options import TrainOptions
 from teravec.training.record import (
     BuildRecord,
@@ -68,6 +70,7 @@ from teravec.training.train import train
 __all__ = [
     "build_index",
     "merge_shards",
+    "open_centroids",
     "open_vectors",
     "open_weights",
     "remove_spool",
@@ -89,12 +92,13 @@ def train_model(
     layout: LayoutOptions,
     resources: Resources,
     weights: Weights | None = None,
+    centroids: GivenCentroids | None = None,
 ) -> ModelDescription:
     """Begin or continue a build, up to its sealed model."""
     warn_if_missing()
-    with begin_build(paths, source, options, layout, weights) as record:
+    with begin_build(paths, source, options, layout, weights, centroids) as record:
         _list_skipped(source, paths)
-        return train(source, record, paths, resources, weights)
+        return train(source, record, paths, resources, weights, centroids)
 
 
 def open_vectors(
@@ -146,6 +150,19 @@ def _read_described(paths: IndexPaths) -> dict[str, Any]:
 def open_weights(weights: Any, source: Source) -> Weights | None:
     """Open a file or array of weights, one for each row of the source's files."""
     return None if weights is None else Weights(weights, source.nrows, source.skipped)
+
+
+def open_centroids(
+    centroids: Data | None, source: Source, vector_column: str | None = None
+) -> GivenCentroids | None:
+    """Open a file or array of centroids, in the space of the source's vectors."""
+    if centroids is None:
+        return None
+    if (files := are_paths(centroids)) is not None:
+        opened = open_queries(files, vector_column=vector_column)
+    else:
+        opened = open_data(centroids, name="centroids")
+    return GivenCentroids(opened, source.d)
 
 
 def _list_skipped(source: Source, paths: IndexPaths) -> None:
@@ -298,6 +315,7 @@ def build_index(
     vector_column: str | None = None,
     calibrate: bool = True,
     weights: Any = None,
+    centroids: Data | None = None,
     format: str | None = None,
     skip_bad: bool = False,
     columns: Sequence[str] = (),
@@ -334,7 +352,16 @@ def build_index(
         if are_paths(given) is None:
             given = source  # a stream can be read once only
         return _build(
-            source, paths, options, layout, resources, keep_shards, calibrate, weights, started
+            source,
+            paths,
+            options,
+            layout,
+            resources,
+            keep_shards,
+            calibrate,
+            open_weights(weights, source),
+            open_centroids(centroids, source, vector_column),
+            started,
         )
 
     if overwrite:
@@ -364,15 +391,15 @@ def _build(
     resources: Resources,
     keep_shards: bool,
     calibrate: bool,
-    weights: Any,
+    weights: Weights | None,
+    centroids: GivenCentroids | None,
     started: float,
 ) -> Manifest:
-    weighed = open_weights(weights, source)
-    with begin_build(paths, source, options, layout, weighed) as record:
+    with begin_build(paths, source, options, layout, weights, centroids) as record:
         _list_skipped(source, paths)
         if not paths.manifest.exists():
             with _removing_bad_spool(source, paths):
-                train(source, record, paths, resources, weighed)
+                train(source, record, paths, resources, weights, centroids)
                 _shard_rows(source, paths, None, resources)
         manifest = _merge_shards(paths, keep_shards=keep_shards, resources=resources, source=source)
         calibration = None

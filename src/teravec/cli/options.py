@@ -16,6 +16,7 @@ __all__ = [
     "Attributes",
     "BytesType",
     "Candidates",
+    "Centroids",
     "Codec",
     "Columns",
     "Data",
@@ -231,6 +232,14 @@ Weights = Annotated[
     unset(
         "A .npy array with a weight for each vector, 0 or more: how much it counts in "
         "k-means.  [default: all equal]"
+    ),
+]
+Centroids = Annotated[
+    str | None,
+    unset(
+        "File of centroids to take instead of k-means, in the space of the vectors, before the "
+        "transform.  [default: k-means]",
+        "--centroids",
     ),
 ]
 K = Annotated[int, typer.Option("-k", "--k", help="Results per query.")]

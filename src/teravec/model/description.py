@@ -50,6 +50,8 @@ class ModelDescription:
         Of a model that rebalancing derived: its ``parent``, as a checksum; how many ``generations``
         lie between it and the build's model; and the number of ``unused`` lists, which took no
         number of another. None for a build's model.
+    given : list of dict or None
+        Files of the centroids, with their fingerprints, if the user gave them.
     """
 
     d: int
@@ -67,6 +69,7 @@ class ModelDescription:
     files: dict[str, dict[str, Any]]
     lists: dict[str, Any] | None = None
     rebalanced: dict[str, Any] | None = None
+    given: list[dict[str, Any]] | None = None
 
     @property
     def sketch_size(self) -> int:
@@ -76,7 +79,7 @@ class ModelDescription:
     def content(self) -> dict[str, Any]:
         """Return the JSON object to seal."""
         content = {"format": _FORMAT, "version": _VERSION, **vars(self)}
-        for key in ("lists", "rebalanced"):
+        for key in ("lists", "rebalanced", "given"):
             if content[key] is None:
                 del content[key]
         return content

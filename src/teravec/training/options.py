@@ -17,6 +17,7 @@ __all__ = ["MIN_SAMPLE_PER_LIST", "KMeansOptions", "TrainOptions", "TrainPlan", 
 
 MIN_SAMPLE_PER_LIST = 39  # Faiss's min_points_per_centroid: fewer give poor centroids
 _SAMPLE_PER_LIST = 64
+_MOST_ASSIGNED = 1 << 18  # of the sample, where nothing but codec and transform is trained
 _CALIBRATION_ROWS = 1000  # rows outside the sample for a calibration's queries
 _MOST_ITERATIONS = 100_000  # each adds an entry to the model; k-means converges long before
 _LARGEST_NLIST = 1 << 30  # the place of a vector in an index packs its list number in 31 bits
@@ -127,8 +128,17 @@ def auto_nlist(ntotal: int) -> int:
     return max(1, min(ideal, ntotal // MIN_SAMPLE_PER_LIST))
 
 
-def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
+def plan_training(
+    options: TrainOptions, ntotal: int, d: int, given_lists: int | None = None
+) -> TrainPlan:
     """Check the options against the source, and make the open choices.
+
+    Parameters
+    ----------
+    options : TrainOptions
+    ntotal, d : int
+    given_lists : int, optional
+        Number of centroids, where the user gave them: the sample trains all but those.
 
     Raises
     ------
@@ -144,6 +154,7 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
     d_index = transform.output_dimension(d)
     codec.check_dimension(d_index)
     nlist = auto_nlist(ntotal) if options.nlist is None else options.nlist
+    nlist = nlist if given_lists is None else given_lists
     if not 1 <= nlist <= _LARGEST_NLIST:
         raise InvalidArgument(f"nlist is {nlist}; 1 to {_LARGEST_NLIST:,} expected")
     if not 1 <= options.niter <= _MOST_ITERATIONS:
@@ -151,9 +162,14 @@ def plan_training(options: TrainOptions, ntotal: int, d: int) -> TrainPlan:
         raise InvalidArgument(f"niter is {options.niter}; {at_least} expected")
     if options.seed < 0:
         raise InvalidArgument(f"seed is {options.seed}; at least 0 expected")
-    sample = _default_sample(ntotal, nlist, codec) if options.sample is None else options.sample
+    clustered = nlist
+    if given_lists is not None and options.max_list_bytes is None:
+        clustered = min(nlist, _MOST_ASSIGNED // _SAMPLE_PER_LIST)
+    sample = options.sample
+    if sample is None:
+        sample = _default_sample(ntotal, clustered, codec)
     sample = min(sample, ntotal)
-    if sample < nlist:
+    if sample < nlist and given_lists is None:
         raise InvalidArgument(
             f"{sample:,} training vectors for {nlist:,} lists; at least one for each expected "
             f"(the source has {ntotal:,} vectors)"

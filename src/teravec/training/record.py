@@ -24,6 +24,7 @@ from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths, is_of_system
 from teravec.storage.output_lock import hold_directory
+from teravec.training.given_centroids import GivenCentroids
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
 __all__ = ["BuildRecord", "LayoutOptions", "OtherBuild", "begin_build", "check_free", "read_record"]
@@ -81,12 +82,15 @@ class BuildRecord:
         ``Source.describe()``: names, sizes and fingerprints of the files.
     weights : dict, optional
         ``Weights.describe()``, if training vectors have weights.
+    centroids : dict, optional
+        ``GivenCentroids.describe()``, if the user gave the centroids.
     """
 
     train: TrainOptions
     layout: LayoutOptions
     source: dict[str, Any]
     weights: dict[str, Any] | None = None
+    centroids: dict[str, Any] | None = None
 
     @property
     def ntotal(self) -> int:
@@ -101,18 +105,21 @@ class BuildRecord:
 
     def plan(self) -> TrainPlan:
         """Return the training options with every choice made."""
-        return plan_training(self.train, self.ntotal, int(self.source["d"]))
+        given = None if self.centroids is None else int(self.centroids["ntotal"])
+        return plan_training(self.train, self.ntotal, int(self.source["d"]), given)
 
     def content(self) -> dict[str, Any]:
         """Return the JSON object to seal."""
         head = {"format": _FORMAT, "version": _VERSION}
         weights = {} if self.weights is None else {"weights": self.weights}
+        centroids = {} if self.centroids is None else {"centroids": self.centroids}
         return {
             **head,
             "train": asdict(self.train),
             "layout": asdict(self.layout),
             "source": self.source,
             **weights,
+            **centroids,
         }
 
     def check_source(self, source: Source, where: Path) -> None:
@@ -152,6 +159,13 @@ def _describe_weights(record: BuildRecord) -> str:
     return f"weights {record.weights['name']} ({record.weights['fingerprint']})"
 
 
+def _describe_centroids(record: BuildRecord) -> str:
+    if record.centroids is None:
+        return "no given centroids"
+    file = record.centroids["files"][0]
+    return f"centroids of {file['name']} ({file['fingerprint']})"
+
+
 def read_record(paths: IndexPaths) -> BuildRecord:
     """Read ``build.json``.
 
@@ -168,6 +182,7 @@ def read_record(paths: IndexPaths) -> BuildRecord:
             LayoutOptions(**content["layout"]),
             content["source"],
             content.get("weights"),
+            content.get("centroids"),
         )
     except (TypeError, KeyError) as error:
         raise CorruptFile(f"{paths.build}: unexpected fields: {error}") from error
@@ -180,6 +195,7 @@ def begin_build(
     train: TrainOptions,
     layout: LayoutOptions,
     weights: Weights | None = None,
+    centroids: GivenCentroids | None = None,
 ) -> Iterator[BuildRecord]:
     """Begin a build in a new or empty directory, or continue the same build, under its lock.
 
@@ -194,7 +210,7 @@ def begin_build(
     InvalidArgument
         An option is out of range or does not fit the source.
     """
-    record = _check_record(source, train, layout, weights)
+    record = _check_record(source, train, layout, weights, centroids)
     check_free(paths)  # before the lock file is created: a foreign directory must stay untouched
     with hold_directory(paths.root, create=True):
         if begun := check_free(paths):
@@ -211,10 +227,19 @@ def begin_build(
 
 
 def _check_record(
-    source: Source, train: TrainOptions, layout: LayoutOptions, weights: Weights | None
+    source: Source,
+    train: TrainOptions,
+    layout: LayoutOptions,
+    weights: Weights | None,
+    centroids: GivenCentroids | None,
 ) -> BuildRecord:
+    if weights is not None and centroids is not None:
+        raise InvalidArgument("weights count in k-means; with given centroids there is none")
     described = None if weights is None else weights.describe()
-    record = BuildRecord(train, layout, source.describe(), described)
+    given = None if centroids is None else centroids.describe()
+    if centroids is not None:
+        centroids.check_nlist(train.nlist)
+    record = BuildRecord(train, layout, source.describe(), described, given)
     plan = record.plan()
     if layout.shards is not None and layout.shards > record.ntotal:
         raise InvalidArgument(f"{layout.shards:,} shards of {record.ntotal:,} vectors")
@@ -257,6 +282,11 @@ def _check_same_build(
     if before.weights != now.weights:
         raise OtherBuild(
             f"{paths.root} was begun with {_describe_weights(before)}, not {_describe_weights(now)}"
+        )
+    if before.centroids != now.centroids:
+        raise OtherBuild(
+            f"{paths.root} was begun with {_describe_centroids(before)}, not "
+            f"{_describe_centroids(now)}"
         )
 
 

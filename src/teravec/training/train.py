@@ -28,7 +28,8 @@ from teravec.sources import Source, Weights
 from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.layout import IndexPaths
 from teravec.training.apart import Kept, checked_places
-from teravec.training.kmeans import kmeans
+from teravec.training.given_centroids import GivenCentroids
+from teravec.training.kmeans import KMeansState, kmeans
 from teravec.training.locality import locality_order
 from teravec.training.moments import sample_moments
 from teravec.training.options import KMeansOptions, TrainPlan
@@ -58,13 +59,15 @@ def train(
     paths: IndexPaths,
     resources: Resources,
     weights: Weights | None,
+    given: GivenCentroids | None = None,
 ) -> ModelDescription:
     """Train the model of a build, or read it if it is sealed.
 
     ``training/`` keeps the sample and the last iteration of k-means until the model is sealed: a
     rerun continues where a killed run stopped. The engine draws the sample, sums the moments of
     a PCA, runs k-means and splits lists. The codec is trained in this process, on a fixed number
-    of vectors. In k-means the device assigns the vectors.
+    of vectors. In k-means the device assigns the vectors. Given centroids take the place of
+    k-means; transform and codec are trained all the same.
 
     Raises
     ------
@@ -78,12 +81,17 @@ def train(
     plan, threads = record.plan(), resources.threads
     needed = training_bytes(plan, threads, resources.sizes)
     require(needed, resources.memory_bytes, f"training {plan.nlist:,} lists")
+    if given is not None:
+        given.check(plan.metric)
     vectors = _draw_training_set(source, plan, paths, resources, weights)
     _check_values(source, plan, vectors)
     options = KMeansOptions(
         plan.nlist, plan.niter, plan.seed, plan.metric is Metric.COSINE, threads, resources.device
     )
-    state = kmeans(vectors, options, paths.training, resources.progress, resources.engine)
+    if given is None:
+        state = kmeans(vectors, options, paths.training, resources.progress, resources.engine)
+    else:
+        state = KMeansState(given.read(plan.metric, vectors.transform))
     part = vectors.evenly(codec_rows(plan))
     probe = _read_held_out(source, plan, vectors)
     lists = _finish_lists(plan, state.centroids, vectors, part, probe, resources)
@@ -99,7 +107,10 @@ def train(
         )
     if (packed := vectors.transform.pack()) is not None:
         arrays["transform.npy"] = packed
-    description = _seal(plan, arrays, lists, state.history, vectors.n, paths, resources.progress)
+    given_files = None if given is None else given.describe()["files"]
+    description = _seal(
+        plan, arrays, lists, state.history, vectors.n, paths, resources.progress, given_files
+    )
     paths.training.remove_all()
     return description
 
@@ -243,6 +254,7 @@ def _seal(
     ntrain: int,
     paths: IndexPaths,
     progress: Progress,
+    given_files: list[dict[str, Any]] | None,
 ) -> ModelDescription:
     files = {name: write_array(paths.model / name, array) for name, array in arrays.items()}
     quantizer = "exact"
@@ -278,6 +290,7 @@ def _seal(
         history,
         files,
         asdict(lists.estimate),
+        given=given_files,
     )
     description.write(paths.model)
     log.info("model sealed: %.2f %% of vectors assigned as exact", 100 * assigner.agreement)
