@@ -46,6 +46,7 @@ from teravec.exchanging import export_faiss, import_faiss
 from teravec.index.calibration import Calibration, Measured, Reach
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import CalibrationEntry, Manifest
+from teravec.index.spread import Spread
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.model.description import ModelDescription
@@ -112,6 +113,7 @@ __all__ = [
     "Segment",
     "SequencedRows",
     "ServiceError",
+    "Spread",
     "StageTime",
     "StorageError",
     "TeravecError",

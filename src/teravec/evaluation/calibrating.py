@@ -41,6 +41,7 @@ from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.evaluation.keeping import keep_depth, keep_queries, known_queries
 from teravec.evaluation.measuring import KnownQueries, choose_radii, measure_effort, remove_own
+from teravec.evaluation.spreading import measure_spread
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured
 from teravec.index.manifest import read_manifest
@@ -305,6 +306,7 @@ def measure_calibration(
         radii=tuple(sign * bound for bound in bounds),
         points=tuple(points),
         stopped_s=clock.stopped_s if len(points) < len(efforts) else None,
+        spread=measure_spread(index, known.vectors, known.own) if manifest.columns else None,
     )
     if calibration.stopped_s is not None:
         log.warning(

@@ -17,6 +17,7 @@ from teravec.arguments import real_number
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.index.manifest import Manifest
+from teravec.index.spread import Spread, parse_spread
 from teravec.kernels.metric import Metric
 from teravec.storage.arrays import check_file
 from teravec.storage.jsonfile import read_json
@@ -129,6 +130,9 @@ class Calibration:
     known : KeptQueries, optional
         The queries and their neighbours, kept to calibrate again, if this is the calibration of
         a build. Versions name their own; then the file omits this key.
+    spread : Spread, optional
+        How rows lie about centroids, for searches under a filter. The file omits this key if the
+        index keeps no columns.
     """
 
     model: str
@@ -140,6 +144,7 @@ class Calibration:
     points: tuple[Measured, ...]
     stopped_s: float | None = None
     known: KeptQueries | None = field(default=None, compare=False)
+    spread: Spread | None = None
 
     def column(self, k: int) -> int | None:
         """Find the position of the smallest of ``ks`` that is at least k, or None."""
@@ -253,7 +258,7 @@ class Calibration:
 def calibration_content(calibration: Calibration) -> dict[str, Any]:
     """Return a calibration as JSON, ready to be sealed."""
     content = {"format": _FORMAT, "version": _VERSION, **asdict(calibration)}
-    for name in ("stopped_s", "known"):
+    for name in ("stopped_s", "known", "spread"):
         if content[name] is None:
             del content[name]
     return content
@@ -283,6 +288,8 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
             Measured(**{n: _to_tuple(v) for n, v in p.items()}) for p in content["points"]
         )
         content["known"] = parse_kept(content["known"]) if "known" in content else None
+        if content.get("spread") is not None:
+            content["spread"] = parse_spread(content["spread"])
         found = Calibration(**{n: _to_tuple(v) for n, v in {**content, "points": points}.items()})
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CorruptFile(f"{path}: unexpected fields: {error}") from error

@@ -188,6 +188,20 @@ class Model:
                 out[:] = ((rows - query) ** 2).sum(1)
         return list_nos, distances
 
+    def rank_lists(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
+        """Do as ``nearest_lists``; with nprobe = nlist no list is left out."""
+        list_nos, distances = self.nearest_lists(queries, nprobe, threads)
+        if nprobe < self.nlist or self._graph is None:
+            return list_nos, distances
+        for query, nearest, out in zip(queries, list_nos, distances, strict=True):
+            left = np.setdiff1d(np.arange(self.nlist), nearest)
+            at = np.flatnonzero(nearest < 0)[: len(left)]  # a graph search may not reach all
+            nearest[at] = left
+            rows = self.centroids[left]
+            larger = self.metric.larger_is_closer
+            out[at] = rows @ query if larger else ((rows - query) ** 2).sum(1)
+        return list_nos, distances
+
     def assigner(
         self, threads: int, device: str = CPU, sample: Float32 | None = None
     ) -> CentroidAssigner:

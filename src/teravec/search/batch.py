@@ -19,6 +19,7 @@ from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.pairs import Pairs
 from teravec.search.lists import IndexLists
 from teravec.search.ordering import by_query, sort_rows
+from teravec.search.passing import PassingRows
 from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.store import Reader
@@ -69,6 +70,8 @@ class Batch:
         Squared distance to the list's centroid (l2), or inner product with it.
     stats : SearchStats
         Counts what the batch costs.
+    passing : PassingRows, optional
+        Find only these rows.
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class Batch:
         list_nos: Int64,
         distances: Float32,
         stats: SearchStats,
+        passing: PassingRows | None = None,
     ) -> None:
-        self._resources, self._stats = resources, stats
+        self._resources, self._stats, self._passing = resources, stats, passing
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.ranges, stats)
         self._pairs = Pairs.of(list_nos, distances, resources.index.runs.list_sizes)
@@ -132,7 +136,7 @@ class Batch:
         self._stats.lists_wanted += len(self._pairs.queries)
         self._stats.codes_scanned += int(counts @ self._resources.index.runs.list_sizes[wanted])
         started = time.perf_counter()
-        source = self._resources.lists.codes(wanted, self._reader)
+        source = self._resources.lists.codes(wanted, self._reader, self._passing)
         while True:
             item = next(source, None)
             self._stats.wait_s += time.perf_counter() - started

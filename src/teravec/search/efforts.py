@@ -17,12 +17,14 @@ from teravec.search.effort import (
     default_candidates,
     effort_of_nprobe,
 )
+from teravec.search.filtered import FilteredEffort
 from teravec.search.request import checked_candidates
 
 __all__ = ["Efforts"]
 
 log = logging.getLogger(__name__)
 
+_MOST_OF_LISTS = 0.999
 _MOST = 64  # that are remembered
 
 
@@ -86,6 +88,32 @@ class Efforts:
             effort = calibrated_effort(self.calibration, recall, k, radius, model.metric)
         self._known[asked] = effort
         return effort
+
+    def filtered(
+        self, nprobe: int | None, recall: float | None, k: int, candidates: int | None
+    ) -> FilteredEffort:
+        """How far a search under a filter goes, by nprobe or recall, as ``effort`` takes them.
+
+        Raises
+        ------
+        InvalidArgument
+            As ``effort``; or the calibration was made without what a filter needs.
+        """
+        plain = self.effort(nprobe, recall, k, None, candidates)
+        calibration = self.calibration
+        asked = DEFAULT_RECALL if recall is None else recall
+        if nprobe is not None or calibration is None or (recall is None and not plain.prune):
+            return FilteredEffort(plain.nprobe, plain.nprobe, candidates=plain.candidates)
+        if calibration.spread is None:
+            raise InvalidArgument(
+                f"recall {asked} asked for under a filter, but {self._index.paths} was calibrated "
+                "without columns: run teravec calibrate again, or give nprobe"
+            )
+        # What codes lose they lose in lists that were visited too.
+        of_lists = min(asked / calibration.reach(k).highest, _MOST_OF_LISTS)
+        missing = 1 / of_lists - 1
+        most = max(plain.nprobe, DEFAULT_NPROBE)
+        return FilteredEffort(1, most, calibration.spread, missing, plain.candidates)
 
     def _default(self, k: int, radius: float | None) -> Effort:
         """A recall of 0.9, or 16 lists where that cannot be promised, which is told once."""

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import PathArgument, check_ranges, flag, path_of
+from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, count_copies_of_id, list_versions
 from teravec.index.opened import Lists, OpenedIndex
@@ -20,6 +21,7 @@ from teravec.processors import check_threads, default_threads
 from teravec.search.bounded import Gathered, steps_of_lists
 from teravec.search.caches import IndexCaches
 from teravec.search.effort import Effort
+from teravec.search.filtering import FilteredSearch, explain_search
 from teravec.search.fixed import Fixed
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.request import as_queries, checked_k, checked_queries, checked_radius, padded
@@ -172,6 +174,7 @@ class Index(Fixed, RowTables):
         *,
         recall: float | None = None,
         candidates: int | None = None,
+        filter: FilterArgument | None = None,
     ) -> tuple[Float32, Int64]:
         """Find each query's nearest vectors by scanning some inverted lists.
 
@@ -192,6 +195,10 @@ class Index(Fixed, RowTables):
             Most vectors a query whose finer codes are read, where codes have two stages; each
             may cost a page of the device. Not given: ``effort.default_candidates``. With ntotal,
             bounds spare none, and the result is that of a scan of the finer codes.
+        filter : str or pyarrow.compute.Expression, optional
+            Find only rows that pass: a condition on columns in SQL, see docs/filters.md. Recall is
+            then the share of the k nearest of these rows, nprobe counts lists that hold one of
+            them, and k are found where k pass.
 
         Returns
         -------
@@ -208,8 +215,53 @@ class Index(Fixed, RowTables):
             A list fails its checksum; names the file and the list.
         """
         k = checked_k(k)
+        if filter is not None:
+            return self._search_filtered(queries, k, nprobe, recall, candidates, filter)
         effort = self.effort(nprobe, recall, k=min(k, self.ntotal), candidates=candidates)
         return self._search(queries, k, effort)
+
+    def _search_filtered(
+        self,
+        queries: Float32,
+        k: int,
+        nprobe: int | None,
+        recall: float | None,
+        candidates: int | None,
+        given: FilterArgument,
+    ) -> tuple[Float32, Int64]:
+        """As ``search``, under a filter."""
+        most = min(k, self.ntotal)
+        effort = self.steps.efforts.filtered(nprobe, recall, most, candidates)
+        search = FilteredSearch(self.steps, given)
+        distances, ids, _ = search.search(checked_queries(queries, self.d), most, effort)
+        if k > most:
+            distances, ids = padded(distances, ids, k, self._worst)
+        return (distances, ids) if np.ndim(queries) == 2 else (distances[0], ids[0])
+
+    def explain(
+        self,
+        queries: Float32,
+        k: int = 10,
+        nprobe: int | None = None,
+        *,
+        filter: FilterArgument,
+        recall: float | None = None,
+        candidates: int | None = None,
+    ) -> dict[str, Any]:
+        """Search under a filter, and tell how; parameters as for ``search``.
+
+        Returns
+        -------
+        dict
+            ``plan`` (``compare all`` or ``nearest lists``), ``why``, ``rows`` of the index and
+            ``passing`` of them (deleted ones count until a compaction), ``lists`` and
+            ``matching_lists``, ``visited`` (lists a query, on average) and ``waves``.
+        """
+        search = FilteredSearch(self.steps, filter)
+        k = min(checked_k(k), self.ntotal)
+        effort = self.steps.efforts.filtered(nprobe, recall, k, candidates)
+        _, _, visits = search.search(checked_queries(queries, self.d), k, effort)
+        return explain_search(search, effort, k, visits)
 
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Do as ``search``, at a stated effort."""
@@ -242,6 +294,7 @@ class Index(Fixed, RowTables):
         nprobe: int | None = None,
         *,
         recall: float | None = None,
+        filter: FilterArgument | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """Find all vectors within a radius of each query among some inverted lists.
 
@@ -254,6 +307,9 @@ class Index(Fixed, RowTables):
         nprobe, recall : optional
             As for ``search``; recall is the share of the true vectors within the radius,
             over all queries together.
+        filter : optional
+            As for ``search``. The lists visited are those of a search without it, so a recall is
+            promised only for filters that do not depend on the query.
 
         Returns
         -------
@@ -268,11 +324,12 @@ class Index(Fixed, RowTables):
         """
         queries, radius = checked_queries(queries, self.d), checked_radius(radius)
         effort = self.effort(nprobe, recall, radius=radius)
+        passing = None if filter is None else FilteredSearch(self.steps, filter).passing
         rows = self.batch_rows(effort.nprobe, 0)
         parts = []
         for start in range(0, len(queries), rows):
             wanted = self.steps.nearest_lists(queries[start : start + rows], effort)
-            parts.append(self.steps.range_search_lists(*wanted, radius))
+            parts.append(self.steps.range_search_lists(*wanted, radius, passing))
         counts = [np.diff(lims) for lims, _, _ in parts]
         lims = np.concatenate([[0], np.cumsum(np.concatenate([np.empty(0, np.int64), *counts]))])
         distances = np.concatenate([np.empty(0, np.float32), *(d for _, d, _ in parts)])

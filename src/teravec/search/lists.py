@@ -19,6 +19,7 @@ from teravec.search.finding import RunIds
 from teravec.search.hidden_rows import HiddenRows
 from teravec.search.list_cache import NOT_KEPT, ListCache
 from teravec.search.memory_shares import CHUNKS, MemoryShares
+from teravec.search.passing import PassingRows
 from teravec.search.plan import Chunk, plan_chunks
 from teravec.search.reader import ListReader
 from teravec.storage.buffers import Buffers
@@ -126,15 +127,20 @@ class IndexLists:
         keys: Int64 = runs + self._id_shifts[self._runs.segments_of(runs)]
         return keys
 
-    def codes(self, list_nos: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
+    def codes(
+        self, list_nos: Int64, reader: ListReader, passing: PassingRows | None = None
+    ) -> Iterator[ListsInMemory]:
         """Yield the codes of lists (n,), ascending and distinct: first those in the cache.
 
-        What was yielded is good until the next is asked for.
+        What was yielded is good until the next is asked for. Under a filter, runs without a
+        passing row are left out, and other rows are masked.
         """
         if self._small is not None:
             self._hold_small(reader)
         buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
         runs = list_nos if self._plain else self._runs.of_lists(list_nos)
+        if passing is not None:
+            runs = runs[passing.counts[runs] > 0]
         keys = runs if self._plain else self._code_keys(runs)
         at = self._cache.pin(keys)
         held = at >= 0
@@ -145,9 +151,10 @@ class IndexLists:
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
-                yield self._in_memory(reader, kept, self._sizes[kept], at, buffer)
+                columns = kept, self._sizes[kept], at
+                yield self._in_memory(reader, *columns, buffer, passing=passing)
             if len(missing):
-                yield from self._read_codes(missing, reader)
+                yield from self._read_codes(missing, reader, passing)
         finally:
             self._cache.unpin(keys)
 
@@ -202,10 +209,12 @@ class IndexLists:
             )
         return ids
 
-    def _read_codes(self, runs: Int64, reader: ListReader) -> Iterator[ListsInMemory]:
+    def _read_codes(
+        self, runs: Int64, reader: ListReader, passing: PassingRows | None
+    ) -> Iterator[ListsInMemory]:
         for chunk, buffer, offsets in self._read(runs, "codes", reader):
             columns = chunk.runs, chunk.counts, offsets, buffer
-            yield self._in_memory(reader, *columns, chunk.row_start)
+            yield self._in_memory(reader, *columns, chunk.row_start, passing)
 
     def _in_memory(
         self,
@@ -215,14 +224,18 @@ class IndexLists:
         offsets: Int64,
         buffer: Bytes,
         row_start: int = 0,
+        passing: PassingRows | None = None,
     ) -> ListsInMemory:
         """Describe codes of runs (n,), ascending, to the scanners, which want ascending lists."""
         if self._plain:
-            return ListsInMemory(runs, counts, offsets, buffer, row_start)
+            mask = None if passing is None else passing.mask(runs, None)
+            return ListsInMemory(runs, counts, offsets, buffer, row_start, None, mask)
         list_nos = self._runs.lists_of(runs)
         order = np.argsort(list_nos, kind="stable")
         runs = runs[order]
         mask = self._hidden.mask(runs, partial(self._ids_of_runs, reader))
+        if passing is not None:
+            mask = passing.mask(runs, mask)
         columns = list_nos[order], counts[order], offsets[order]
         run_nos = None if self._runs.one_layer else runs
         return ListsInMemory(*columns, buffer, row_start, run_nos, mask)

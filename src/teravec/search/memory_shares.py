@@ -16,6 +16,7 @@ CHUNKS = 4
 
 _LEAST_BYTES = 6 << 20  # for batches, kept lists and what passes through
 _GROWTH_SHARE = 32  # of what is free, for masks, and as much for the tables of later versions
+_FILTERS_SHARE = 16  # of what is free, if there are columns
 _MORE_LISTS = 4  # a quarter more than there are
 _LARGEST_CHUNK = 16 << 20  # about a processor's last cache, so that scans find lists there
 
@@ -39,6 +40,8 @@ class MemoryShares:
         Masks of hidden rows.
     tables_bytes : int
         Tables of later versions, beyond those of the first.
+    filters_bytes : int
+        Which rows pass the filters of late, if the index keeps columns.
     opened_bytes : int
         The model and the tables of the version that was opened first.
     reads : ReadSizes
@@ -52,6 +55,7 @@ class MemoryShares:
     refine_bytes: int
     masks_bytes: int = 0
     tables_bytes: int = 0
+    filters_bytes: int = 0
     opened_bytes: int = 0
     reads: ReadSizes = USUAL_READS
 
@@ -62,7 +66,8 @@ class MemoryShares:
         require(model_bytes + _LEAST_BYTES, memory_bytes, f"searching {opened.paths}")
         free = memory_bytes - model_bytes
         growth_bytes = free // _GROWTH_SHARE
-        free -= 2 * growth_bytes
+        filters_bytes = free // _FILTERS_SHARE if opened.manifest.columns else 0
+        free -= 2 * growth_bytes + filters_bytes
         batch_bytes, kept_bytes = free // 3, free // 2 if keep_lists else 0
         all_bytes = _all_bytes(opened)
         lists_bytes = min(all_bytes + all_bytes // _MORE_LISTS, kept_bytes)
@@ -72,6 +77,7 @@ class MemoryShares:
             opened_bytes=model_bytes,
             masks_bytes=growth_bytes,
             tables_bytes=growth_bytes,
+            filters_bytes=filters_bytes,
             batch_bytes=batch_bytes,
             lists_bytes=lists_bytes,
             pages_bytes=kept_bytes - lists_bytes,

@@ -21,6 +21,7 @@ from teravec.search.fine_cache import FineCache
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.ordering import by_query
 from teravec.search.pages import PageReader, PageRun
+from teravec.search.passing import PassingRows
 from teravec.search.stages import nearest_in_two_stages
 from teravec.search.stats import SearchStats
 from teravec.storage.store import Reader
@@ -292,7 +293,7 @@ class TwoStageBatch(Batch):
 
     Parameters
     ----------
-    resources, queries, list_nos, distances, stats
+    resources, queries, list_nos, distances, stats, passing
         As for ``Batch``.
     stages : TwoStages
     candidates : int
@@ -307,11 +308,12 @@ class TwoStageBatch(Batch):
         list_nos: Int64,
         distances: Float32,
         stats: SearchStats,
+        passing: PassingRows | None = None,
         *,
         stages: TwoStages,
         candidates: int,
     ) -> None:
-        super().__init__(resources, queries, list_nos, distances, stats)
+        super().__init__(resources, queries, list_nos, distances, stats, passing)
         self._sketches, self._refiner, self._most = stages.scanner, stages.refiner, candidates
         self.metric = resources.index.model.metric
 

@@ -26,6 +26,7 @@ from teravec.search.efforts import Efforts
 from teravec.search.finding import find_places
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
+from teravec.search.passing import PassingRows, PassingRowsCache
 from teravec.search.probing import prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
@@ -64,6 +65,8 @@ class SearchSteps:
     stats : SearchStats
         What all searches so far cost together.
     efforts : Efforts
+    passing_rows : PassingRowsCache
+        Rows that pass the filters of late.
     shares : MemoryShares
     batch_bytes : int
         Memory for the queries and results of a batch.
@@ -107,6 +110,7 @@ class SearchSteps:
         self.caches = IndexCaches(opened.memory_bytes, lists, refiner)
         self.stats = SearchStats() if before is None else before.stats
         self.efforts = Efforts(opened)
+        self.passing_rows = PassingRowsCache(opened, shares.filters_bytes)
         self.is_closed = False
         self._all_open = opened.ranges == ((0, opened.model.nlist),)
 
@@ -175,6 +179,7 @@ class SearchSteps:
         distances: Float32,
         k: int,
         candidates: int | None = None,
+        passing: PassingRows | None = None,
     ) -> tuple[Float32, Int64]:
         """Do a search's other steps: the k nearest of each query among lists chosen for it.
 
@@ -186,6 +191,8 @@ class SearchSteps:
         k : int
         candidates : int, optional
             As for ``search``.
+        passing : PassingRows, optional
+            Find only these rows.
 
         Returns
         -------
@@ -202,28 +209,40 @@ class SearchSteps:
         if not self.opened.ntotal:
             return padded(*none_found(len(prepared)), k, self.opened.model.metric.worst)
         if k > self.opened.ntotal:
-            found = self.search_lists(prepared, list_nos, distances, self.opened.ntotal, candidates)
+            ntotal = self.opened.ntotal
+            found = self.search_lists(prepared, list_nos, distances, ntotal, candidates, passing)
             return padded(*found, k, self.opened.model.metric.worst)
         most = candidates or self.efforts.candidates(k)
-        return self._checked_batch(prepared, list_nos, distances, most).top_k(k)
+        return self._checked_batch(prepared, list_nos, distances, most, passing).top_k(k)
 
     def range_search_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, radius: float
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        radius: float,
+        passing: PassingRows | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """All vectors within the radius among lists chosen for each query.
 
         Parameters as for ``search_lists``, returns as ``range_search``.
         """
-        return self._checked_batch(prepared, list_nos, distances).within(checked_radius(radius))
+        batch = self._checked_batch(prepared, list_nos, distances, passing=passing)
+        return batch.within(checked_radius(radius))
 
     def sketch_lists(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, capacity: int
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        capacity: int,
+        passing: PassingRows | None = None,
     ) -> Candidates:
         """The first of two stages alone, for lists that several indexes or servers share out.
 
         Parameters
         ----------
-        prepared, list_nos, distances
+        prepared, list_nos, distances, passing
             As for ``search_lists``.
         capacity : int
             Candidates a query: `candidates_kept`, for the result of ``search_lists``.
@@ -233,7 +252,7 @@ class SearchSteps:
         InvalidArgument
             Codes of this index have one stage; or as ``search_lists``.
         """
-        batch = self._checked_batch(prepared, list_nos, distances)
+        batch = self._checked_batch(prepared, list_nos, distances, passing=passing)
         return next(self._of_two_stages(batch).scan(capacity))
 
     def _of_two_stages(self, batch: Batch) -> TwoStageBatch:
@@ -314,17 +333,27 @@ class SearchSteps:
         return self.opened.runs.lists_of(places >> PLACE_BITS)
 
     def _checked_batch(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int = 1
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        candidates: int = 1,
+        passing: PassingRows | None = None,
     ) -> Batch:
         self.check_open()
         d_index = self.opened.model.description.d_index
         check_wanted(prepared, list_nos, distances, d_index, self.opened)
-        return self._batch(prepared, list_nos, distances, candidates)
+        return self._batch(prepared, list_nos, distances, candidates, passing)
 
     def _batch(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, candidates: int
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        candidates: int,
+        passing: PassingRows | None = None,
     ) -> Batch:
-        wanted = self._resources, prepared, list_nos, distances, self.stats
+        wanted = self._resources, prepared, list_nos, distances, self.stats, passing
         if self._two_stages is None:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
@@ -370,6 +399,7 @@ class SearchSteps:
     def close(self) -> None:
         """Close files and end threads."""
         self.is_closed = True
+        self.passing_rows.release()
         self.ranges.close()
         self.caches.close()
         self.opened.close()
