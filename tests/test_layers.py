@@ -46,6 +46,7 @@ TOP = (
     "building",
     "changing",
     "cli",
+    "duplicating",
     "exchanging",
     "interchange",
     "planning",

@@ -16,8 +16,10 @@ from typing import Any as _Any
 
 from teravec.api import build, calibrate, connect, merge, open, shard, train, verify
 from teravec.bulk.corpus import CorpusSummary
+from teravec.bulk.duplicates import DuplicateSummary
 from teravec.bulk.results import Neighbors
 from teravec.changing import add, compact, delete, maintain, rollback, vacuum, versions
+from teravec.duplicating import duplicates
 from teravec.engines.resources import Resources
 from teravec.errors import (
     AccessDenied,
@@ -78,6 +80,7 @@ __all__ = [
     "CorruptFile",
     "DeadlineExceeded",
     "DeleteSet",
+    "DuplicateSummary",
     "Effort",
     "Evaluation",
     "ForeignFile",
@@ -128,6 +131,7 @@ __all__ = [
     "compact",
     "connect",
     "delete",
+    "duplicates",
     "evaluate",
     "export_faiss",
     "get",

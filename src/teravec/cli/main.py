@@ -14,6 +14,7 @@ from teravec.cli.build_commands import add_build_commands
 from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.change_commands import add_change_commands
 from teravec.cli.device_commands import add_device_commands
+from teravec.cli.duplicates_command import add_duplicates_command
 from teravec.cli.inspect_commands import add_inspect_commands
 from teravec.cli.options import Json
 from teravec.cli.plan_command import add_plan_command
@@ -62,6 +63,7 @@ add_calibrate_command(app)
 add_change_commands(app)
 add_search_commands(app)
 add_row_commands(app)
+add_duplicates_command(app)
 add_inspect_commands(app)
 add_device_commands(app)
 add_serve_commands(app)
