@@ -226,12 +226,23 @@ def _merge_shards(
         )
         if manifest.repeated_ids is not None:
             rows = [] if source is None else _find_rows(source, manifest.repeated_ids["example"])
+            if manifest.text_ids is not None:
+                _refuse_repeated_texts(manifest, source, rows)
             log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards:
         paths.shards.remove_all()
     return manifest
+
+
+def _refuse_repeated_texts(manifest: Manifest, source: Source | None, rows: list[int]) -> None:
+    """Raise InvalidSource: of two rows with the number of one text, one could replace the other."""
+    where = "" if source is None else ": " + ", ".join(map(source.place_of, rows))
+    raise InvalidSource(
+        f"ids of column {manifest.text_ids!r} occur more than once{where}; ids that are texts must "
+        "each occur once"
+    )
 
 
 def _count_repeated(

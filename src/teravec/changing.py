@@ -14,12 +14,14 @@ from teravec.api import resources
 from teravec.arguments import flag, path_of, whole_number
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
-from teravec.index.manifest import Manifest
+from teravec.index.manifest import Manifest, read_manifest
 from teravec.native.extensions import warn_if_missing
 from teravec.progress import Progress
 from teravec.sources import Data, PathLike, as_query, parse_columns
 from teravec.storage.layout import IndexPaths
+from teravec.storage.text_ids import as_texts, digest_texts
 from teravec.writing.adding import AddOptions, add_rows
+from teravec.writing.collisions import CollisionCheck
 from teravec.writing.compacting import compact_index
 from teravec.writing.deleting import delete_rows
 from teravec.writing.erasing import erase_queries
@@ -126,7 +128,7 @@ def add(
         return add_rows(IndexPaths(path_of(path, "the index")), given, options, granted)
 
 
-def delete(path: PathLike, ids: npt.ArrayLike) -> Manifest:
+def delete(path: PathLike, ids: Any) -> Manifest:
     """Delete rows by id: no search of the new version finds them.
 
     Ids that no row has are no error. A row that is added later with such an id is visible.
@@ -136,13 +138,28 @@ def delete(path: PathLike, ids: npt.ArrayLike) -> Manifest:
     path : path-like
         Index directory.
     ids : array-like of shape (n,), integers
+        Or texts, or UUIDs, if the index has such ids.
 
     Returns
     -------
     Manifest
         The version without the rows.
+
+    Raises
+    ------
+    InvalidArgument
+        Ids of another kind than the index's.
     """
-    return delete_rows(IndexPaths(path_of(path, "the index")), _as_ids(ids))
+    paths = IndexPaths(path_of(path, "the index"))
+    manifest = read_manifest(paths)
+    column = manifest.text_ids
+    if column is None:
+        return delete_rows(paths, _as_ids(ids))
+    texts = as_texts(ids, manifest.schema.field(column).type)
+    if not len(texts):
+        raise InvalidArgument("no ids to delete found; at least one expected")
+    digests = digest_texts(texts).sorted()
+    return delete_rows(paths, digests.ids, CollisionCheck(paths, column, digests))
 
 
 def _as_ids(ids: Any) -> npt.NDArray[np.int64]:

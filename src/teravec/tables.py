@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 
 from teravec.api import resources
@@ -100,7 +99,7 @@ def tables_of(
 
 def get(
     index: PathLike | Index,
-    ids: npt.ArrayLike,
+    ids: Any,
     columns: Sequence[str] | str | None = None,
     *,
     vectors: bool = False,

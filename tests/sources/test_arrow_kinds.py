@@ -237,7 +237,7 @@ def test_ids_in_runs(tmp_path: Path) -> None:
     ("ids", "match"),
     [
         (IDS + 0.0, "of type double found.*cast it: id.astype"),
-        ([f"u{i}" for i in IDS], "of type string found.*leave out --id-column.*join by row"),
+        ([b"u%d" % i for i in IDS], "of type binary found.*leave out --id-column.*join by row"),
         (pa.array([Decimal("1.5")] * N), "of type decimal.* found"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_deleted_id_may_be_added_again(index_of: MakeIndex) -> None:
 )
 def test_ids_that_are_none(index_of: MakeIndex, ids: list[object], message: str) -> None:
     with pytest.raises(teravec.InvalidArgument, match=message):
-        teravec.delete(index_of(), ids)  # type: ignore[arg-type]
+        teravec.delete(index_of(), ids)
 
 
 def test_a_damaged_delete_set_is_named(index_of: MakeIndex) -> None:

@@ -7,17 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from teravec import changing
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.running import command, parse_numbers, print_json
-from teravec.errors import InvalidArgument
+from teravec.cli.id_options import Ids, IdsFile, read_ids
+from teravec.cli.running import command, print_json
 from teravec.index.manifest import Manifest
-from teravec.sources.ids_file import read_ids_file
 
 __all__ = ["add_change_commands"]
 
@@ -94,22 +91,10 @@ def add(
 
 
 def delete(
-    index: o.IndexDir,
-    ids: Annotated[str | None, o.unset("Ids to delete, as 3,17.")] = None,
-    ids_file: Annotated[
-        Path | None, o.unset("File of ids: .npy, .parquet (its only column), or a line each.")
-    ] = None,
-    json: o.Json = False,
+    index: o.IndexDir, ids: Ids = None, ids_file: IdsFile = None, json: o.Json = False
 ) -> None:
     """Delete rows by id; searches that begin afterwards do not find them."""
-    if (ids is None) == (ids_file is None):
-        raise InvalidArgument("give either --ids or --ids-file")
-    wanted: npt.NDArray[np.int64]
-    if ids_file is not None:
-        wanted = read_ids_file(ids_file)
-    else:
-        wanted = np.array(parse_numbers(str(ids), "ids"), np.int64)
-    _report(index, changing.delete(index, wanted), json, {})
+    _report(index, changing.delete(index, read_ids(index, ids, ids_file)), json, {})
 
 
 def compact(

@@ -11,12 +11,12 @@ import typer
 from teravec import querying
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
+from teravec.cli.id_options import read_id_numbers
 from teravec.cli.running import as_typed, command, print_json
 from teravec.index.erasure import find_ids
 from teravec.index.manifest import describe_repeated, read_manifest
 from teravec.index.verify import verify as verify_index
 from teravec.interchange.export import export_faiss
-from teravec.sources.ids_file import read_ids_file
 from teravec.storage.layout import IndexPaths
 
 __all__ = ["add_inspect_commands"]
@@ -180,7 +180,7 @@ def verify(
     bars = Bars(quiet=quiet or json)
     damages = [as_typed(str(damage)) for damage in verify_index(index, bars)]
     paths = IndexPaths(index)
-    left = [] if erased is None else find_ids(paths, read_ids_file(erased), bars)
+    left = [] if erased is None else find_ids(paths, read_id_numbers(index, erased), bars)
     manifest = None if damages else read_manifest(paths)
     calibrated = paths.calibration.exists()
     if manifest is not None and manifest.number:

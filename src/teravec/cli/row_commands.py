@@ -6,21 +6,19 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 
 from teravec import tables
 from teravec.bars import Bars, counted
 from teravec.bulk.formats.tables import check_table_output, jsonl_of_table, write_tables
 from teravec.cli import options as o
-from teravec.cli.running import command, parse_numbers, print_json
+from teravec.cli.id_options import Ids, IdsFile, read_ids
+from teravec.cli.running import command, print_json
 from teravec.errors import InvalidArgument
 from teravec.progress import NoProgress
 from teravec.search.index import Index
 from teravec.search.options import SearchOptions
 from teravec.sources import Source
-from teravec.sources.ids_file import read_ids_file
 from teravec.storage.output_lock import hold_file
 
 __all__ = ["add_row_commands", "answer_with_columns"]
@@ -33,10 +31,8 @@ def add_row_commands(app: typer.Typer) -> None:
 
 def get(
     index: o.IndexDir,
-    ids: Annotated[str | None, o.unset("Ids of rows, as 3,17.")] = None,
-    ids_file: Annotated[
-        Path | None, o.unset("File of ids: .npy, .parquet (its only column), or a line each.")
-    ] = None,
+    ids: Ids = None,
+    ids_file: IdsFile = None,
     columns: Annotated[
         str | None, o.unset("Columns to return, as url,title.  [default: all]")
     ] = None,
@@ -55,13 +51,7 @@ def get(
     threads: o.Threads = None,
 ) -> None:
     """Print rows by id, with their columns; ids that no row has are left out."""
-    if (ids is None) == (ids_file is None):
-        raise InvalidArgument("give either --ids or --ids-file")
-    wanted: npt.NDArray[np.int64]
-    if ids_file is not None:
-        wanted = read_ids_file(ids_file)
-    else:
-        wanted = np.array(parse_numbers(str(ids), "ids"), np.int64)
+    wanted = read_ids(index, ids, ids_file)
     table = tables.get(
         index, wanted, columns, vectors=vectors, out=out, memory=memory, threads=threads
     )
@@ -75,7 +65,7 @@ def answer_with_columns(
     index: Any,
     source: Source,
     options: SearchOptions,
-    columns: str,
+    columns: str | None,
     out: Path | None,
     *,
     json: bool,

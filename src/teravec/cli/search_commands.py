@@ -14,6 +14,7 @@ from rich.table import Table
 from teravec import querying
 from teravec.bars import Bars, counted
 from teravec.bulk.formats.found import FoundArrays
+from teravec.bulk.formats.tables import TABLE_FORMATS
 from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
@@ -26,7 +27,7 @@ from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.evaluation.evaluation import Evaluation
 from teravec.index.manifest import read_manifest
-from teravec.search.index import open_index
+from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
 from teravec.search.searchable import Searchable
 from teravec.sources import Source, open_rows, open_source
@@ -126,10 +127,17 @@ def search(
         vector_column=vector_column,
         format=format,
     ) as (searched, source):
-        if columns is None:
+        if columns is None and not _gives_texts(searched, out, json=json):
             answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
         else:
             answer_with_columns(searched, source, options, columns, out, json=json, quiet=quiet)
+
+
+def _gives_texts(searched: Searchable, out: Path | None, *, json: bool) -> bool:
+    """Whether the index's ids are texts, and the output can hold them."""
+    if not isinstance(searched, Index) or searched.manifest.text_ids is None:
+        return False
+    return not json if out is None else out.suffix.lower() in TABLE_FORMATS
 
 
 def range_search(

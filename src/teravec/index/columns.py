@@ -33,11 +33,14 @@ class IndexColumns:
     ----------
     schema : pyarrow.Schema
         Empty if the index keeps no columns.
+    text_ids : str or None
+        The column of the ids, if they are texts.
     """
 
     def __init__(self, index: OpenedIndex) -> None:
         self._index = index
         self.schema = index.manifest.schema or pa.schema([])
+        self.text_ids = index.manifest.text_ids
 
     def check(self, names: Sequence[str]) -> list[str]:
         """Return the names, or raise InvalidArgument with those that there are."""

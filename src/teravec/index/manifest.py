@@ -22,6 +22,7 @@ from teravec.storage.column_types import parse_schema
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.store import StorePath
+from teravec.storage.text_ids import is_text_id
 
 __all__ = [
     "CalibrationEntry",
@@ -175,6 +176,14 @@ class Manifest:
 
     deleted: int = 0
     known: KeptQueries | None = None
+
+    @property
+    def text_ids(self) -> str | None:
+        """The column of the ids, if they are texts; None if they are numbers."""
+        name = self.source.get("id_column")
+        if self.schema is None or name not in self.schema.names:
+            return None
+        return name if is_text_id(self.schema.field(name).type) else None
 
     @property
     def slices(self) -> tuple[Segment, ...]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from teravec.arguments import flag
 from teravec.errors import InvalidArgument
@@ -16,6 +17,7 @@ from teravec.search.effort import Effort
 from teravec.search.request import checked_k, checked_queries
 from teravec.search.steps import SearchSteps
 from teravec.sources import parse_columns
+from teravec.storage.text_ids import as_texts, digest_texts
 
 __all__ = ["RowTables"]
 
@@ -80,8 +82,9 @@ class RowTables:
         -------
         pyarrow.Table
             A row for each result: ``query`` (int64, from 0), ``rank`` (int64, from 0), ``id``
-            (int64), ``distance`` (float32), and the columns. A query of which fewer than k
-            vectors were found has fewer rows. Of rows with the same id, columns are of one.
+            (int64, or as the column of ids has them), ``distance`` (float32), and the columns. A
+            column that has one of these names gets an underscore behind it. A query of which fewer
+            than k vectors were found has fewer rows. Of rows with the same id, columns are of one.
 
         Raises
         ------
@@ -106,7 +109,7 @@ class RowTables:
 
     def get(
         self: _Opened,
-        ids: npt.ArrayLike,
+        ids: Any,
         columns: Sequence[str] | str | None = None,
         *,
         vectors: bool = False,
@@ -118,6 +121,7 @@ class RowTables:
         Parameters
         ----------
         ids : array-like of shape (n,), integers
+            Or texts, or UUIDs, if the index has such ids.
         columns : sequence of str or str, optional
             Not given, or "all": every column.
         vectors : bool
@@ -137,18 +141,20 @@ class RowTables:
         self.steps.check_open()
         kept = IndexColumns(self.steps.opened)
         names = choose_names(kept, ("all",) if columns is None else columns)
-        asked = np.atleast_1d(np.asarray(ids))
-        if asked.ndim != 1 or (len(asked) and asked.dtype.kind not in "iu"):
-            raise InvalidArgument(
-                f"ids of type {asked.dtype} and shape {asked.shape} found, integers (n,) expected"
-            )
-        wanted, at = np.unique(asked.astype(np.int64), return_inverse=True)
+        text = kept.text_ids
+        asked = as_texts(ids, kept.schema.field(text).type) if text else _as_numbers(ids)
+        numbers = digest_texts(asked).ids if text else asked.to_numpy()
+        wanted, at = np.unique(numbers, return_inverse=True)
         places = self.steps.find_rows(wanted)[at]
         found = places >= 0
-        asked, places = asked[found].astype(np.int64), places[found]
+        if text:  # a row of another text may have the same number
+            texts = kept.take(places, [text]).column(0).combine_chunks()
+            same = pc.fill_null(pc.equal(texts, asked), False)
+            found &= same.to_numpy(zero_copy_only=False)
+        asked, places = asked.filter(pa.array(found)), places[found]
         table = pa.table({"id": asked})
         for name, column in zip(names, kept.take(places, names).columns, strict=True):
-            table = table.append_column(kept.schema.field(name), column)
+            table = table.append_column(_label(kept.schema.field(name)), column)
         if flag(vectors, "vectors"):
             values = self.steps.read_vectors(places).ravel()
             array = pa.FixedSizeListArray.from_arrays(pa.array(values), self.d)
@@ -156,12 +162,27 @@ class RowTables:
         return table
 
 
+def _as_numbers(ids: Any) -> Any:
+    """Return a user's ids as an Arrow array of int64."""
+    asked = np.atleast_1d(np.asarray(ids))
+    if asked.ndim != 1 or (len(asked) and asked.dtype.kind not in "iu"):
+        raise InvalidArgument(
+            f"ids of type {asked.dtype} and shape {asked.shape} found, integers (n,) expected"
+        )
+    return pa.array(asked.astype(np.int64))
+
+
 def choose_names(kept: IndexColumns, columns: Sequence[str] | str | None) -> list[str]:
     """Check names of columns, or "all"."""
     names = parse_columns(columns)
     if names == ("all",) and "all" not in kept.schema.names:
-        return list(kept.schema.names)
-    return kept.check(names)
+        names = tuple(kept.schema.names)
+    return [name for name in kept.check(names) if name != kept.text_ids]
+
+
+def _label(field: Any) -> Any:
+    """Return a column's field, under a name that no column of results has."""
+    return field.with_name(f"{field.name}_") if field.name in _OWN else field
 
 
 def _nothing(k: int) -> tuple[Float32, Int64]:
@@ -182,13 +203,17 @@ def _found(
     hits = ids[queries, ranks]
     own = [queries + first, ranks, hits, distances[queries, ranks]]
     table = pa.table(dict(zip(_OWN, own, strict=False)))
-    if not names:
+    text = kept.text_ids
+    needed = names if text is None else [text, *names]
+    if not needed:
         return table
     wanted, at = np.unique(hits, return_inverse=True)
     places = steps.find_rows(wanted, np.asarray(list_nos, np.int64))[at]
     # Each place once: many queries have the same neighbours.
     distinct, which = np.unique(places, return_inverse=True)
-    values = kept.take(distinct, names).take(pa.array(which))
-    for name, column in zip(names, values.columns, strict=True):
-        table = table.append_column(kept.schema.field(name), column)
+    values = kept.take(distinct, needed).take(pa.array(which))
+    if text is not None:
+        table = table.set_column(2, "id", values[text])
+    for name in names:
+        table = table.append_column(_label(kept.schema.field(name)), values[name])
     return table

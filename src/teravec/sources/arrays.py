@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from teravec.errors import InvalidSource
 from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import SKIP_HINT
+from teravec.storage.text_ids import digest_texts, is_text_id
 
 __all__ = [
     "VECTOR_TYPES",
@@ -112,7 +113,7 @@ def is_vectors(kind: Any) -> bool:
 
 
 def is_id(kind: Any) -> bool:
-    """Whether a column of this Arrow type can be read as ids."""
+    """Whether a column of this Arrow type can be read as ids that are numbers."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
         return is_id(kind.storage_type)
@@ -277,12 +278,16 @@ def _refuse(path: SourcePath, lists: Any, first: int, row: int, d: int) -> None:
 def decode_ids(path: SourcePath, array: Any, first: int, *, lenient: bool = False) -> np.ndarray:
     """Convert one piece of an id column to int64; nulls and ids of 2^63 or more are errors.
 
+    Texts become the numbers that stand for them (``storage.text_ids``).
+
     If ``lenient``, a null becomes -1, which is an error later, if its row has a vector.
     """
     array = _decode_runs(array)
     if array.null_count and not lenient:
         row = first + int(np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))[0])
         raise InvalidSource(f"{path}: row {row} has a null id, expected one in every row")
+    if is_text_id(array.type):
+        return digest_texts(array).ids
     try:
         return np.asarray(array.cast(pa.int64()).fill_null(-1).to_numpy())
     except pa.ArrowInvalid as error:

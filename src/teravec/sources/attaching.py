@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,14 @@ from teravec.sources.tables import ArrowTable
 from teravec.sources.vectorfile import VectorFile, source_errors
 from teravec.storage.columnfile import ColumnFile
 
-__all__ = ["find_attributes", "find_beside", "spool_attributes", "spooling_blocks"]
+__all__ = [
+    "find_attributes",
+    "find_beside",
+    "keep_text_ids",
+    "refuse_text_ids",
+    "spool_attributes",
+    "spooling_blocks",
+]
 
 _CSV_BYTES = 4 << 20
 
@@ -35,13 +44,37 @@ def find_attributes(files: Sequence[VectorFile], columns: Columns) -> Attributes
     InvalidSource
         A file has no columns, or not these, or a type that cannot be kept.
     """
+    columns = keep_text_ids(files, columns)
     if not columns.kept:
         return None
     if len(files) == 1 and isinstance(files[0], SpoolFile):
         return _open_spooled(columns_spool(files[0].path), columns.kept)
     tables = [_table_of(file, columns.kept) for file in files]
-    names = choose_columns(tables, columns.kept, [files[0].vector_column, columns.ids])
+    left_out = [files[0].vector_column, None if _have_text_ids(files) else columns.ids]
+    names = choose_columns(tables, columns.kept, left_out)
     return Attributes(tuple(TableColumns(table, names) for table in tables))
+
+
+def _have_text_ids(files: Sequence[VectorFile]) -> bool:
+    return any(isinstance(file, ColumnarFile) and file.has_text_ids for file in files)
+
+
+def refuse_text_ids(files: Sequence[VectorFile]) -> None:
+    """Raise InvalidSource if ids are texts: a table beside the files would have to hold them."""
+    if _have_text_ids(files):
+        raise InvalidSource(
+            f"{files[0].path}: ids that are texts found, and a table of attributes beside them; "
+            "give all columns in one table"
+        )
+
+
+def keep_text_ids(files: Sequence[VectorFile], columns: Columns) -> Columns:
+    """Return the columns with that of the ids among those that are kept, if ids are texts."""
+    if columns.ids is None or not _have_text_ids(files):
+        return columns
+    if columns.kept == ALL or columns.ids in columns.kept:
+        return columns
+    return replace(columns, kept=(columns.ids, *columns.kept))
 
 
 def _table_of(file: VectorFile, names: Sequence[str]) -> ColumnTable:
@@ -154,7 +187,14 @@ def spooling_blocks(
     The columns are sealed at the stream's end, before its vectors are: where a spool of vectors is,
     that of their columns is complete.
     """
-    if not columns.kept or spool_path.exists():
+    if spool_path.exists():
+        yield from blocks
+        return
+    first = next(blocks, None)
+    if first is not None:
+        blocks = chain([first], blocks)
+        columns = keep_text_ids([first], columns)
+    if not columns.kept:
         yield from blocks
         return
     with spooling_columns(columns_spool(spool_path)) as add:

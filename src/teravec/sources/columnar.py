@@ -28,6 +28,7 @@ from teravec.sources.arrays import (
 from teravec.sources.cursor import ColumnReader
 from teravec.sources.remote import SourcePath
 from teravec.sources.vectorfile import RowReader, VectorFile, source_errors
+from teravec.storage.text_ids import is_text_id
 
 __all__ = ["ColumnPath", "ColumnTable", "ColumnarFile", "Columns", "arrow_errors", "resolve_column"]
 
@@ -168,6 +169,7 @@ class ColumnarFile(VectorFile):
         rows = max(1, _PIECE_BYTES // max(1, d * kind.dtype.itemsize))
         self._vectors = ColumnReader(table.path, table.starts, partial(self._matrices, rows=rows))
         self._id_column = ids
+        self.has_text_ids = ids is not None and is_text_id(ids.kind)
         self._ids = ColumnReader(table.path, table.starts, self._id_arrays)
 
     @contextmanager
@@ -257,7 +259,7 @@ def _explain_no_vectors(table: ColumnTable) -> str:
 
 def _id_column(table: ColumnTable, name: str) -> ColumnPath:
     path = resolve_column(table, name)
-    if not is_id(path.kind):
+    if not is_id(path.kind) and not is_text_id(path.kind):
         hint = (
             "other types of ids are not supported: leave out --id-column (id_column), and join by "
             "row number, which is then the id"
@@ -266,7 +268,7 @@ def _id_column(table: ColumnTable, name: str) -> ColumnPath:
             hint = f"cast it: {name}.astype('int64')"
         raise InvalidSource(
             f"{table.path}: id column {name!r} of type {path.kind} found, "
-            f"expected an integer type; {hint}"
+            f"expected integers, strings or UUIDs; {hint}"
         )
     return path
 

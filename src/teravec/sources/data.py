@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from teravec.progress import NoProgress, Progress
 from teravec.sources.attaching import (
     find_attributes,
     find_beside,
+    refuse_text_ids,
     spool_attributes,
     spooling_blocks,
 )
+from teravec.sources.attributes import ALL
+from teravec.sources.column_spool import columns_spool
 from teravec.sources.columnar import Columns
 from teravec.sources.databases.address import is_database
 from teravec.sources.databases.query import DatabaseQuery
@@ -166,6 +170,8 @@ def open_data(
     beside = None if attributes is None else find_beside(attributes, columns, spool_path)
     files = _hold_all(data, named, f"{name} in memory")
     if files is not None:
+        if beside is not None:
+            refuse_text_ids(files)
         found = beside or find_attributes(files, named)
         if found is not None:
             found.check_rows(sum(file.n for file in files), name)
@@ -189,6 +195,8 @@ def open_data(
     if ids is not None:
         batches = _attach_ids_to_stream(batches, ids)
     spooled = spool(batches, spool_path, shown, skip_bad=skip_bad)
+    if beside is None and not kept and columns_spool(spool_path).exists():
+        named = replace(named, kept=ALL)  # the ids are texts
     found = beside or find_attributes([spooled], named)
     if found is not None:
         found.check_rows(spooled.n, "the stream")

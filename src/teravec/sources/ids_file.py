@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidSource, storage_errors
 
-__all__ = ["read_ids_file"]
+__all__ = ["read_ids_file", "read_texts_file"]
 
 Int64 = npt.NDArray[np.int64]
 
@@ -39,6 +39,25 @@ def read_ids_file(path: Path) -> Int64:
             f"{path}: {found.dtype} of shape {found.shape} found, integers (n,) expected"
         )
     return found.astype(np.int64)
+
+
+def read_texts_file(path: Path) -> list[str | bytes]:
+    """Read ids that are texts, or UUIDs, from such a file.
+
+    Raises
+    ------
+    MissingFile
+    InvalidSource
+    """
+    with storage_errors(path, "read"):
+        if path.suffix == ".npy":
+            found = _read_npy(path)
+        elif path.suffix == ".parquet":
+            found = _read_parquet(path)
+        else:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            return [line.strip() for line in lines if line.strip()]
+    return [each if isinstance(each, bytes) else str(each) for each in found.ravel().tolist()]
 
 
 def _read_npy(path: Path) -> npt.NDArray[np.generic]:

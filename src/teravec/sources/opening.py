@@ -9,7 +9,7 @@ from typing import Any
 from teravec.arguments import text
 from teravec.engines.threads import ordered_map
 from teravec.errors import InvalidSource
-from teravec.sources.attaching import find_attributes, find_beside
+from teravec.sources.attaching import find_attributes, find_beside, refuse_text_ids
 from teravec.sources.attributes import Attributes
 from teravec.sources.columnar import Columns
 from teravec.sources.formats import open_vector_file
@@ -152,6 +152,7 @@ def open_rows(
     _check_dimensions(files)
     found = find_attributes(files, named)
     if attributes is not None:
+        refuse_text_ids(files)
         found = find_beside(attributes, columns, spool_path)
         found.check_rows(sum(file.n for file in files), "the source")
     skipped = NONE if skip_bad else None

@@ -42,6 +42,8 @@ from teravec.storage.column_types import name_type
 from teravec.storage.files import make_directory, remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
+from teravec.storage.text_ids import TextDigests, digest_texts
+from teravec.writing.collisions import CollisionCheck
 from teravec.writing.deleting import write_deletes
 from teravec.writing.pending import PendingPaths, begin_change
 
@@ -148,6 +150,10 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
 
 def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Resources) -> Manifest:
     ids = _read_ids(source, resources) if source.has_ids else None
+    column = read_manifest(paths).text_ids
+    collisions = None
+    if column is not None:
+        collisions = CollisionCheck(paths, column, _digest(source, column, resources))
     described: dict[str, Any] = {"append": options.append, "source": source.describe()}
 
     def is_same(content: dict[str, Any]) -> bool:
@@ -170,7 +176,7 @@ def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Reso
             try:
                 model = read_model_description(paths, newest)
                 segments = _encode(source, model, here, resources)
-                return _commit(here, model, source, segments, deleted, ids, comparison)
+                return _commit(here, model, source, segments, deleted, ids, comparison, collisions)
             except _OtherModel:
                 log.info("%s was rebalanced meanwhile; the rows are encoded again", paths)
             except MissingFile:
@@ -210,6 +216,7 @@ def _open(
         columns=_choose_columns(manifest, options),
         attributes=options.attributes,
     )
+    _check_names(source, manifest, paths)
     if manifest.schema is not None:
         _check_columns(source, manifest, paths)
         source = source.declare_columns(manifest.schema)
@@ -235,6 +242,21 @@ def _choose_columns(manifest: Manifest, options: AddOptions) -> tuple[str, ...]:
             "takes columns of the same names"
         )
     return known
+
+
+def _check_names(source: Source, manifest: Manifest, paths: IndexPaths) -> None:
+    """Check that the rows have the index's kind of ids, and its columns."""
+    text = manifest.text_ids
+    found = [] if source.attributes is None else source.attributes.schema.names
+    expected = [] if manifest.schema is None else manifest.schema.names
+    if text is not None and source.id_column != text:
+        raise InvalidArgument(
+            f"{paths} has ids that are texts, of column {text!r}: rows with this column expected"
+        )
+    if found != expected:
+        raise InvalidArgument(
+            f"ids that are texts found, of column {source.id_column!r}; {paths} has numbers as ids"
+        )
 
 
 def _check_columns(source: Source, manifest: Manifest, paths: IndexPaths) -> None:
@@ -265,6 +287,20 @@ def _read_ids(source: Source, resources: Resources) -> Int64:
             f"id {int(ids[first])} occurs twice, at {rows[0]} and {rows[1]}; add each id once"
         )
     return ids
+
+
+def _digest(source: Source, column: str, resources: Resources) -> TextDigests:
+    """Digest the ids of all rows, which are texts."""
+    require(
+        2 * _SORT_BYTES * source.ntotal,
+        resources.memory_bytes,
+        f"comparing {source.ntotal:,} ids that are texts",
+    )
+    parts = [
+        digest_texts(batch.column(batch.schema.get_field_index(column)))
+        for batch in source.column_batches(0, source.ntotal)
+    ]
+    return TextDigests(*map(np.concatenate, zip(*parts, strict=True))).sorted()
 
 
 def _find_committed(pending: PendingPaths) -> Manifest | None:
@@ -305,10 +341,13 @@ def _commit(
     deleted: DeleteSet | None,
     ids: Int64 | None,
     comparison: _Comparison,
+    collisions: CollisionCheck | None,
 ) -> Manifest:
     def change(newest: Manifest) -> Manifest:
         if newest.model != model.checksum:
             raise _OtherModel
+        if collisions is not None:
+            collisions.check(newest)
         number, next_id = newest.number + 1, _next_id(newest)
         base = next_id if ids is None else 0
         voids_through = number if newest.voided else 0  # which the model knows already

@@ -13,6 +13,7 @@ from teravec.segments.delete_set import DeleteSet
 from teravec.storage.arrays import write_array
 from teravec.storage.files import make_directory
 from teravec.storage.layout import IndexPaths
+from teravec.writing.collisions import CollisionCheck
 from teravec.writing.pending import PendingPaths, begin_change
 
 __all__ = ["delete_rows", "write_deletes"]
@@ -20,7 +21,9 @@ __all__ = ["delete_rows", "write_deletes"]
 Int64 = npt.NDArray[np.int64]
 
 
-def delete_rows(paths: IndexPaths, ids: Int64) -> Manifest:
+def delete_rows(
+    paths: IndexPaths, ids: Int64, collisions: CollisionCheck | None = None
+) -> Manifest:
     """Delete the rows that have one of these ids; ids that no row has are no error.
 
     Rows that are added later with the same id are visible.
@@ -30,6 +33,8 @@ def delete_rows(paths: IndexPaths, ids: Int64) -> Manifest:
     paths : IndexPaths
     ids : ndarray of shape (n,), int64
         In any order.
+    collisions : CollisionCheck, optional
+        Of ids that are texts: no row of another text may go.
 
     Returns
     -------
@@ -41,6 +46,8 @@ def delete_rows(paths: IndexPaths, ids: Int64) -> Manifest:
         deleted = write_deletes(pending, ids)
 
         def change(newest: Manifest) -> Manifest:
+            if collisions is not None:
+                collisions.check(newest)
             entry = replace(deleted, sequence=newest.number + 1)
             deletes = (*newest.deletes, entry)
             return replace(

@@ -6,6 +6,7 @@ import base64
 import datetime
 import decimal
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from pyarrow import csv
 from teravec.bulk.formats.whole import publishing_result
 from teravec.errors import InvalidArgument
 
-__all__ = ["check_table_output", "jsonl_of_table", "write_tables"]
+__all__ = ["TABLE_FORMATS", "check_table_output", "jsonl_of_table", "write_tables"]
 
 
 class _Writes(Protocol):
@@ -56,7 +57,7 @@ def write_tables(path: Path, tables: Iterable[Any]) -> int:
     check_table_output(path)
     rows = 0
     opened = _WRITERS[path.suffix.lower()]
-    tables = iter(tables)
+    tables = iter(tables) if opened is _parquet else map(_write_uuids, tables)
     first = next(tables)
     with publishing_result(path) as file, opened(file, first.schema, path) as writer:
         while first is not None:
@@ -89,13 +90,26 @@ def _jsonl(file: Any, schema: Any, path: Path) -> Iterator[_Writes]:
 _WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}
 
 
+TABLE_FORMATS = tuple(_WRITERS)
+"""Endings of the names of files that hold tables."""
+
+
 def jsonl_of_table(table: Any) -> Iterator[str]:
     """Yield a line of JSON for each row.
 
-    Times are in ISO 8601, decimals and binary (in base 64) are texts.
+    Times are in ISO 8601; UUIDs, decimals and binary (in base 64) are texts.
     """
-    for row in table.to_pylist():
+    for row in _write_uuids(table).to_pylist():
         yield json.dumps(row, ensure_ascii=False, default=_plain) + "\n"
+
+
+def _write_uuids(table: Any) -> Any:
+    """Return the table with values of 16 bytes as the texts of UUIDs."""
+    for number, field in enumerate(table.schema):
+        if field.type == pa.binary(16):
+            values = [v and str(uuid.UUID(bytes=v)) for v in table.column(number).to_pylist()]
+            table = table.set_column(number, field.name, pa.array(values, pa.string()))
+    return table
 
 
 def _plain(value: Any) -> Any:
