@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -20,20 +19,21 @@ Int64 = npt.NDArray[np.int64]
 ReadIds = Callable[[Int64], Iterator[tuple[int, Int64]]]
 """Given runs (n,), ascending, yields each run and its ids in row order; large runs in parts."""
 
-_RUN_BYTES = 120  # of a kept run's entry, besides its bits
+_UNKNOWN, _ALL = -2, -1  # for where a run's bits begin
 
 
 class HiddenRows:
     """Makes the mask of a run from its ids when the run is first wanted, and keeps it.
 
     A hidden row is therefore never a candidate: a search finds k visible rows, and its recall is
-    that of an index without the hidden ones.
+    that of an index without the hidden ones. The bits of all runs lie in one array, so the masks of
+    a query's runs are found at once, and nothing is copied.
 
     Parameters
     ----------
     index : OpenedIndex
     most_bytes : int
-        For masks that are kept; the longest unused goes first.
+        For bits that are kept; all begin anew when they take more.
     before : HiddenRows, optional
         Of another version of the index. Masks of segments in which nothing more is hidden stay.
 
@@ -47,30 +47,43 @@ class HiddenRows:
         self, index: OpenedIndex, most_bytes: int, before: HiddenRows | None = None
     ) -> None:
         self._index, self._most_bytes = index, most_bytes
-        self._hides = np.array([len(ids) > 0 for ids in index.deleted], np.bool_)
-        self.none = not self._hides.any()
-        self._kept: OrderedDict[int, Bytes | None] = OrderedDict()
-        self._kept_bytes = 0
+        hides = np.array([len(ids) > 0 for ids in index.deleted], np.bool_)
+        self.none = not hides.any()
         self._lock = threading.Lock()
-        if before is not None and not self.none:
-            self._take_over(before)
+        # Where each run's bits begin. Bits are only appended; searches hold the array they found.
+        self._starts = np.full(0 if self.none else len(index.runs.sizes), _ALL, np.int64)
+        self._bits, self._used = np.empty(0, np.uint8), 0
+        if not self.none:
+            self._forget()
+            if before is not None:
+                self._take_over(before)
+
+    def _forget(self) -> None:
+        """Keep no mask; runs of segments in which nothing is hidden need none."""
+        self._bits, self._used = np.empty(0, np.uint8), 0
+        for number, deleted in enumerate(self._index.deleted):
+            if len(deleted):
+                self._runs_of(self._index, self._starts, number)[:] = _UNKNOWN
 
     def _take_over(self, before: HiddenRows) -> None:
         """Keep masks of a version before, of segments that hide the same rows in both."""
+        if before.none:
+            return
         old, new = before._index, self._index
         known = {segment: number for number, segment in enumerate(old.open_segments)}
-        shifts: dict[int, int] = {}  # of the run's number, by segment of the version before
-        for number, segment in enumerate(new.open_segments):
-            earlier = known.get(segment)
-            if earlier is not None and old.deleted[earlier] is new.deleted[number]:
-                shifts[earlier] = int(new.runs.firsts[number] - old.runs.firsts[earlier])
         with before._lock:
-            kept = list(before._kept.items())
-        runs = np.array([run for run, _ in kept], np.int64)
-        for (run, bits), segment_no in zip(kept, old.runs.segments_of(runs).tolist(), strict=True):
-            if segment_no in shifts:
-                self._kept[run + shifts[segment_no]] = bits
-                self._kept_bytes += _size(bits)
+            self._bits, self._used = before._bits[: before._used].copy(), before._used
+            for number, segment in enumerate(new.open_segments):
+                earlier = known.get(segment)
+                if earlier is not None and old.deleted[earlier] is new.deleted[number]:
+                    mine = self._runs_of(new, self._starts, number)
+                    mine[:] = self._runs_of(old, before._starts, earlier)
+
+    @staticmethod
+    def _runs_of(index: OpenedIndex, starts: Int64, number: int) -> Int64:
+        """Return the part of ``starts`` that belongs to the runs of a segment."""
+        first = int(index.runs.firsts[number])
+        return starts[first : first + len(index.segments[number].sizes)]
 
     def mask(self, runs: Int64, read_ids: ReadIds) -> Mask | None:
         """Return the mask of runs (n,), in any order; None if all of their rows are visible.
@@ -83,33 +96,29 @@ class HiddenRows:
         """
         if self.none:
             return None
-        hit = self._hides[self._index.runs.segments_of(runs)]
-        if not hit.any():
-            return None
-        bits = self._bits_of(np.sort(runs[hit]), read_ids)
-        found = [bits.get(run) for run in runs.tolist()]
+        with self._lock:
+            bits, starts = self._bits, self._starts[runs]
+        if (starts == _UNKNOWN).any():
+            return self._make(runs, starts, bits, read_ids)
+        return Mask(bits, starts) if (starts >= 0).any() else None
+
+    def _make(self, runs: Int64, starts: Int64, bits: Bytes, read_ids: ReadIds) -> Mask | None:
+        """Make the masks that are not kept, and return those of all runs."""
+        missing = np.sort(runs[starts == _UNKNOWN])
+        made = self._read(missing, read_ids)
+        self._keep(made)
+        kept = [
+            None if start == _ALL else bits[start : start + -(-int(size) // 8)]
+            for start, size in zip(starts.tolist(), self._index.runs.sizes[runs], strict=True)
+        ]
+        found = [made.get(run, old) for run, old in zip(runs.tolist(), kept, strict=True)]
         return None if all(each is None for each in found) else Mask.of(found)
 
-    def _bits_of(self, runs: Int64, read_ids: ReadIds) -> dict[int, Bytes | None]:
+    def _read(self, runs: Int64, read_ids: ReadIds) -> dict[int, Bytes | None]:
         """Find the bits of each run; None for a run without hidden rows."""
-        found: dict[int, Bytes | None] = {}
-        with self._lock:
-            for run in runs.tolist():
-                if run in self._kept:
-                    self._kept.move_to_end(run)
-                    found[run] = self._kept[run]
-        missing = [run for run in runs.tolist() if run not in found]
-        if missing:
-            made = self._make(np.array(missing, np.int64), read_ids)
-            self._keep(made)
-            found |= made
-        return found
-
-    def _make(self, runs: Int64, read_ids: ReadIds) -> dict[int, Bytes | None]:
         visible: dict[int, list[npt.NDArray[np.bool_]]] = {}
-        segments = dict(
-            zip(runs.tolist(), self._index.runs.segments_of(runs).tolist(), strict=True)
-        )
+        numbers = self._index.runs.segments_of(runs)
+        segments = dict(zip(runs.tolist(), numbers.tolist(), strict=True))
         for run, ids in read_ids(runs):
             segment = segments[run]
             deleted = self._index.deleted[segment]
@@ -124,19 +133,30 @@ class HiddenRows:
     def _keep(self, made: dict[int, Bytes | None]) -> None:
         with self._lock:
             for run, bits in made.items():
-                if run not in self._kept:
-                    self._kept[run] = bits
-                    self._kept_bytes += _size(bits)
-            while self._kept_bytes > self._most_bytes:
-                _, bits = self._kept.popitem(last=False)
-                self._kept_bytes -= _size(bits)
+                if self._starts[run] != _UNKNOWN:
+                    continue
+                if bits is None:
+                    self._starts[run] = _ALL
+                elif self._has_room(len(bits)):
+                    self._bits[self._used : self._used + len(bits)] = bits
+                    self._starts[run] = self._used
+                    self._used += len(bits)
+
+    def _has_room(self, size: int) -> bool:
+        """Make room for so many bytes more, if they may be kept."""
+        if self._used + size > self._most_bytes:
+            self._forget()
+        if size > self._most_bytes:
+            return False
+        if self._used + size > len(self._bits):
+            longer = np.empty(min(self._most_bytes, 2 * self._used + size), np.uint8)
+            longer[: self._used] = self._bits[: self._used]
+            self._bits = longer
+        return True
 
     def release(self) -> None:
         """Give the memory of kept masks back."""
         with self._lock:
-            self._kept.clear()
-            self._kept_bytes = self._most_bytes = 0
-
-
-def _size(bits: Bytes | None) -> int:
-    return _RUN_BYTES + (0 if bits is None else bits.nbytes)
+            self._most_bytes = 0
+            if not self.none:
+                self._forget()
