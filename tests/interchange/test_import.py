@@ -263,3 +263,18 @@ def test_small_windows_and_tables_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("slices/00000.lists", "slices/00001.lists", "manifest.json"):
         assert (path / name).read_bytes() == (tmp_path / "j" / name).read_bytes()
     assert ivf_of(index).invlists.imbalance_factor() > 1
+
+
+def test_a_killed_import_goes_on(tmp_path: Path) -> None:
+    path = imported(make("IVF12,SQ8", faiss.METRIC_L2), tmp_path, slices=4)
+    kept = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    times = {p: p.stat().st_mtime_ns for p in kept}
+    lost = [path / "manifest.json", path / "slices" / "00002.lists"]
+    for name in lost:
+        name.unlink()
+    (path / "slices" / "00003.lists.tmp").write_bytes(b"half")
+    with pytest.raises(teravec.MissingFile, match="the import is not finished"):
+        teravec.open(path)
+    teravec.import_faiss(tmp_path / "x.faissindex", path, slices=4)
+    assert all(p.read_bytes() == content for p, content in kept.items())
+    assert all(p.stat().st_mtime_ns == times[p] for p in kept if p not in lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import teravec
+from teravec.storage.local_store import LocalStore
 from tests.writing.conftest import BASE, CODECS, NLIST, QUERIES, ROWS, D, MakeIndex
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -197,3 +199,51 @@ def test_lists_of_some_servers(index_of: MakeIndex) -> None:
     for row in range(len(QUERIES)):
         ids = np.concatenate([part[1][row] for part in parts])
         assert sorted(ids[ids >= 0]) == sorted(whole[1][row][whole[1][row] >= 0])
+
+
+def test_a_committed_addition_is_not_repeated_after_its_version_is_gone(
+    index_of: MakeIndex,
+) -> None:
+    """A kill between the commit and the end of the record, then a compaction and a vacuum."""
+    path = index_of()
+    more = ROWS[BASE:]
+    record = []
+
+    class Killed(BaseException):
+        pass
+
+    def kill(store: LocalStore, name: str) -> None:
+        if name.startswith("adding/") and name.endswith(".json"):
+            record.append(name)
+            raise Killed
+        remove(store, name)
+
+    remove = LocalStore.remove
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalStore, "remove", kill)
+        with pytest.raises(Killed):
+            teravec.add(path, more)
+    assert (path / record[0]).exists()
+    teravec.add(path, more[:5] + 1)  # others go on meanwhile
+    teravec.compact(path, full=True)
+    teravec.vacuum(path, older_than=timedelta(seconds=-5))
+    assert len(teravec.versions(path)) == 1
+    assert teravec.add(path, more).ntotal == BASE + len(more) + 5
+    assert not (path / "adding").exists() or not list((path / "adding").glob("*.json"))
+    assert teravec.add(path, more).ntotal == BASE + 2 * len(more) + 5  # asked for anew
+
+
+def test_verify_reads_the_files_of_older_versions(index_of: MakeIndex) -> None:
+    path = index_of()
+    teravec.add(path, ROWS[BASE:])
+    teravec.delete(path, [3])
+    old = teravec.versions(path)[1].segments[-1].file
+    teravec.compact(path, full=True)
+    teravec.verify(path)
+    data = bytearray((path / old).read_bytes())
+    data[200] ^= 1
+    (path / old).write_bytes(data)
+    with pytest.raises(teravec.CorruptFile, match=old):
+        teravec.verify(path)
+    teravec.vacuum(path, older_than=timedelta(seconds=-5))
+    teravec.verify(path)

@@ -41,7 +41,13 @@ _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
 _ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
 _MODEL = "model"  # the build's
-_BESIDE = ("deletes", "deleted", "calibration", "known")  # written where they say something
+_BESIDE = (
+    "deletes",
+    "deleted",
+    "calibration",
+    "known",
+    "committed",
+)  # written where they say something
 _VERSION_NAME = re.compile(r"\d{10}\.json")
 
 
@@ -136,6 +142,10 @@ class Manifest:
     known : KeptQueries, optional
         Queries to calibrate with again, and their neighbours in this version. Those of a build are
         named by ``calibration.json``.
+    committed : tuple of str
+        Additions whose rows are committed, by the names of their records, while those may be
+        there: so a rerun of a killed addition adds nothing twice, whatever became of its files.
+        The file omits the key if there are none.
     """
 
     creator: str
@@ -176,6 +186,7 @@ class Manifest:
 
     deleted: int = 0
     known: KeptQueries | None = None
+    committed: tuple[str, ...] = ()
 
     @property
     def text_ids(self) -> str | None:
@@ -278,6 +289,8 @@ def version_content(manifest: Manifest) -> dict[str, Any]:
         content["deleted"] = manifest.deleted
     if manifest.known is not None:
         content["known"] = manifest.known.content()
+    if manifest.committed:
+        content["committed"] = list(manifest.committed)
     return content
 
 
@@ -374,6 +387,7 @@ def _read_version(paths: IndexPaths, number: int) -> Manifest:
         content["voided"] = tuple(VoidedLists(**entry) for entry in content.get("voided", ()))
         if "calibration" in content:
             content["calibration"] = CalibrationEntry(**content["calibration"])
+        content["committed"] = tuple(content.get("committed", ()))
         if "known" in content:
             content["known"] = parse_kept(content["known"])
     except (TypeError, KeyError, ValueError) as error:

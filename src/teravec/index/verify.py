@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from teravec.errors import CorruptFile, ForeignFile, MissingFile, StorageError, TeravecError
 from teravec.index.calibration import read_calibration, read_kept
 from teravec.index.known_queries import read_truth
-from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
 from teravec.progress import Progress
 from teravec.segments.delete_set import read_delete_set
 from teravec.segments.segment import RowsEntry, Segment
@@ -33,7 +34,7 @@ _KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile], Callable[[StorePa
 
 
 def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
-    """Read every file of an index and compare it with its checksums.
+    """Read every file of an index and compare it with its checksums: of all of its versions.
 
     Returns
     -------
@@ -43,36 +44,69 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
     Raises
     ------
     MissingFile, CorruptFile
-        The manifest itself cannot be read; nothing else can be checked then.
+        The newest manifest itself cannot be read; nothing else can be checked then.
     """
     paths = IndexPaths(where)
-    manifest = read_manifest(paths)
-    damages: list[TeravecError] = []
+    newest = read_manifest(paths)
+    found: dict[int, list[TeravecError]] = {newest.number: []}
+    manifests = [newest]
+    for number in list_versions(paths):
+        if number != newest.number:
+            found[number] = []
+            with _collecting(found[number]):
+                manifests.append(read_manifest(paths, number))
+    checks = {m.number: list(_list_checks(paths, m, found[m.number])) for m in manifests}
+    sizes = {check.name: check.size for listed in checks.values() for check in listed}
+    done: set[str] = set()
+    with progress.stage("verify", sum(sizes.values()), "bytes") as bar:
+        for number, listed in checks.items():
+            for check in listed:
+                if check.name in done:
+                    continue
+                done.add(check.name)
+                with _collecting(found[number]):
+                    check.run()
+                bar.advance(check.size)
+    there = {newest.number, *list_versions(paths)}  # a vacuum may have removed others meanwhile
+    return [damage for number, each in found.items() if number in there for damage in each]
+
+
+class _Check(NamedTuple):
+    """One thing to check, by a name that is the same in every version that has it."""
+
+    name: str
+    run: Callable[[], object]
+    size: int = 0
+
+
+def _list_checks(
+    paths: IndexPaths, manifest: Manifest, damages: list[TeravecError]
+) -> Iterator[_Check]:
+    """List what a version names."""
+    for name, described in [*manifest.files.items(), *_list_model_files(paths, manifest, damages)]:
+        yield _Check(name, partial(check_file, paths.file(name), described))
+    calibration = manifest.calibration
+    if calibration is not None or not manifest.number:
+        name = paths.calibration.name if calibration is None else calibration.file
+        yield _Check(name, partial(read_calibration, paths, manifest))
+    known = manifest.known
+    if known is not None or not manifest.number:
+        name = "known queries" if known is None else " ".join(known.files)
+        yield _Check(name, partial(_read_queries, paths, manifest))
+    for deleted in manifest.deletes:
+        yield _Check(deleted.file, partial(read_delete_set, paths, deleted))
+    for voided in manifest.voided:
+        yield _Check(voided.file, partial(read_voided_lists, paths, voided))
     entries: list[Segment | RowsEntry] = [*manifest.slices]
     entries += [beside for entry in manifest.slices for beside in entry.beside]
-    with progress.stage("verify", sum(entry.size for entry in entries), "bytes") as bar:
-        for name, described in [
-            *manifest.files.items(),
-            *_list_model_files(paths, manifest, damages),
-        ]:
-            with _collecting(damages):
-                check_file(paths.file(name), described)
-        with _collecting(damages):
-            read_calibration(paths, manifest)
-        with _collecting(damages):
-            if (kept := read_kept(paths, manifest)) is not None:
-                read_truth(paths, manifest, kept)
-        for deleted in manifest.deletes:
-            with _collecting(damages):
-                read_delete_set(paths, deleted)
-        for voided in manifest.voided:
-            with _collecting(damages):
-                read_voided_lists(paths, voided)
-        for entry in entries:
-            with _collecting(damages):
-                _verify_entry(paths.file(entry.file), entry)
-            bar.advance(entry.size)
-    return damages
+    for entry in entries:
+        path = paths.file(entry.file)
+        yield _Check(entry.file, partial(_verify_entry, path, entry), entry.size)
+
+
+def _read_queries(paths: IndexPaths, manifest: Manifest) -> None:
+    if (kept := read_kept(paths, manifest)) is not None:
+        read_truth(paths, manifest, kept)
 
 
 @contextmanager

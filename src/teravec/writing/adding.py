@@ -45,7 +45,7 @@ from teravec.storage.output_lock import hold_file
 from teravec.storage.text_ids import TextDigests, digest_texts
 from teravec.writing.collisions import CollisionCheck
 from teravec.writing.deleting import write_deletes
-from teravec.writing.pending import PendingPaths, begin_change
+from teravec.writing.pending import PendingPaths, begin_change, list_pending
 
 __all__ = ["AddOptions", "add_rows"]
 
@@ -303,17 +303,24 @@ def _digest(source: Source, column: str, resources: Resources) -> TextDigests:
     return TextDigests(*map(np.concatenate, zip(*parts, strict=True))).sorted()
 
 
+def _unfinished(pending: PendingPaths, manifest: Manifest) -> list[str]:
+    """List committed additions whose records are still there: they were killed meanwhile."""
+    there = {change.token for change in list_pending(pending)}
+    return [token for token in manifest.committed if token in there]
+
+
 def _find_committed(pending: PendingPaths) -> Manifest | None:
-    """Find the version that already has this addition's segments."""
+    """Find the version that has this addition's rows; the newest if that is gone."""
     prefix = f"segments/{pending.token}"
-    if not pending.store.names(prefix):  # as usual: it was begun just now
-        return None
+    newest = read_manifest(pending)
+    if pending.token not in newest.committed and not pending.store.names(prefix):
+        return None  # as usual: it was begun just now
     for number in reversed(list_versions(pending)):
         manifest = read_manifest(pending, number)
         if any(segment.file.startswith(prefix) for segment in manifest.segments):
             first = min(s.sequences[0] for s in manifest.segments if s.file.startswith(prefix))
             return read_manifest(pending, first)
-    return None
+    return newest if pending.token in newest.committed else None
 
 
 def _encode(
@@ -368,6 +375,7 @@ def _commit(
             added=newest.added + source.ntotal,
             watermarks={**newest.watermarks, **source.watermarks},
             known=comparison.known(newest, number, base),
+            committed=(*_unfinished(pending, newest), pending.token),
             what=f"add {source.ntotal:,} rows",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,9 @@ def roll_back(paths: IndexPaths, number: int) -> Manifest:
         if number == newest.number:
             raise InvalidArgument(f"version {number} is the newest version of {paths}")
         next_id = max(old.next_id, newest.next_id)
-        return replace(old, next_id=next_id, what=f"roll back to version {number}")
+        return replace(
+            old, next_id=next_id, committed=newest.committed, what=f"roll back to version {number}"
+        )
 
     return commit_version(paths, change)
 
@@ -88,7 +90,8 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
     files = [path for folder in (*_FOLDERS, *_MODELS) for path in paths.file(folder).children()]
     calibrations = _calibrations(paths)
     limit = datetime.now(UTC) - older_than
-    pending = [change for change in list_pending(paths) if not _give_up(change, limit)]
+    committed = read_manifest(paths).committed
+    pending = [c for c in list_pending(paths) if not _give_up(c, limit, committed)]
     history = list_history(paths)
     followers = history[1:]
     # A version was the newest until the next one was committed.
@@ -152,14 +155,18 @@ def _is_lost_spool(path: StorePath) -> bool:
         return False
 
 
-def _give_up(change: PendingPaths, limit: datetime) -> bool:
-    """Remove the record and the shards of a change that was killed before ``limit``."""
+def _give_up(change: PendingPaths, limit: datetime, committed: Sequence[str]) -> bool:
+    """Remove the record and the shards of a change that was killed before ``limit``.
+
+    The record of a committed addition stays: its rerun would add the rows again otherwise.
+    """
     record = read_record(change)
     if record is None or _parse_time(record["created"]) >= limit:
         return False
     with suppress(OutputExists), hold_change(change):
         change.work.remove_all()
-        change.record.remove()
+        if change.token not in committed:
+            change.record.remove()
         return True
     return False
 
