@@ -13,15 +13,17 @@ import numpy.typing as npt
 from teravec.api import resources
 from teravec.arguments import path_of
 from teravec.bulk.corpus import CorpusSummary, answers, search_corpus
+from teravec.bulk.filtered import question_under_filter
 from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.given import Truth, as_neighbors, opened, read_whole
-from teravec.bulk.questions import question_of, with_index_ids
+from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, write_neighbors
 from teravec.engines.options import EngineOptions
 from teravec.evaluation.checkpoint import remove_checkpoint
 from teravec.evaluation.evaluation import Evaluation
 from teravec.evaluation.evaluation import evaluate as _evaluate
 from teravec.evaluation.groundtruth import groundtruth as exact_neighbors
+from teravec.filters.filter import FilterArgument, parse_filter
 from teravec.index.calibration import read_calibration
 from teravec.index.info import describe_index
 from teravec.index.opened import OpenedIndex
@@ -172,6 +174,7 @@ def search(
     out: PathLike | None = None,
     recall: float | None = None,
     candidates: int | None = None,
+    filter: FilterArgument | None = None,
     exclude_self: bool = False,
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
@@ -190,8 +193,8 @@ def search(
     index : path-like, Index or RemoteIndex
     queries : path-like, array-like, table, data frame or stream
         In any form that ``build`` takes. With ``out``, a stream is spooled to ``OUT.spool``.
-    k, nprobe, recall, candidates
-        As for ``Index.search``.
+    k, nprobe, recall, candidates, filter
+        As for ``Index.search``. A filter is for an index here, and for all queries.
     out : path-like, optional
         Write the results to this file instead of returning them, so that they may be larger
         than memory. Its extension chooses the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs
@@ -217,7 +220,12 @@ def search(
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
     options = SearchOptions(
-        k=k, nprobe=nprobe, recall=recall, candidates=candidates, exclude_own=exclude_self
+        k=k,
+        nprobe=nprobe,
+        recall=recall,
+        candidates=candidates,
+        exclude_own=exclude_self,
+        filter=None if filter is None else parse_filter(filter),
     )
     with _asked(
         index,
@@ -246,6 +254,7 @@ def range_search(
     *,
     out: PathLike | None = None,
     recall: float | None = None,
+    filter: FilterArgument | None = None,
     exclude_self: bool = False,
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
@@ -263,7 +272,7 @@ def range_search(
         Results have a smaller squared L2 distance (l2), or a larger similarity (ip, cosine).
     out : path-like, optional
         As for ``search``: .npz .parquet .csv or .jsonl.
-    index, queries, nprobe, recall, exclude_self, ids, id_column, vector_column
+    index, queries, nprobe, recall, filter, exclude_self, ids, id_column, vector_column
         As for ``search``.
     format, memory, threads, progress
         As for ``search``.
@@ -280,7 +289,13 @@ def range_search(
     ------
     InvalidArgument, OutputExists, CorruptFile, StorageError
     """
-    options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
+    options = SearchOptions(
+        radius=radius,
+        nprobe=nprobe,
+        recall=recall,
+        exclude_own=exclude_self,
+        filter=None if filter is None else parse_filter(filter),
+    )
     with _asked(
         index,
         queries,
@@ -381,7 +396,7 @@ class _Asked:
 
     def answer(self, options: SearchOptions) -> FoundArrays | CorpusSummary:
         """Write the results to the output path, or return them if there is none."""
-        question = question_of(self.index, options)
+        question = question_under_filter(self.index, options)
         source, n = self._source, self._source.ntotal
         if self._out is not None:
             return search_corpus(self.index, source, question, self._out, self._progress)

@@ -12,6 +12,7 @@ from teravec.api import resources
 from teravec.arguments import path_of
 from teravec.bulk.formats.tables import check_table_output, write_tables
 from teravec.bulk.given import opened
+from teravec.filters.filter import FilterArgument
 from teravec.progress import Bar, Progress
 from teravec.search.index import Index, open_index
 from teravec.sources import Data, PathLike, Source
@@ -30,6 +31,7 @@ def query(
     out: PathLike | None = None,
     recall: float | None = None,
     candidates: int | None = None,
+    filter: FilterArgument | None = None,
     vector_column: str | None = None,
     format: str | None = None,
     memory: str | int | None = None,
@@ -43,7 +45,7 @@ def query(
     index : path-like or Index
     queries : path-like, array-like, table, data frame or stream
         In any form that ``build`` takes.
-    k, nprobe, recall, candidates, columns
+    k, nprobe, recall, candidates, filter, columns
         As for ``Index.query``.
     out : path-like, optional
         Write the table to this file, .parquet, .csv or .jsonl, a batch at a time, so that it may
@@ -77,7 +79,12 @@ def query(
             )
         )
         bar = stack.enter_context(granted.progress.stage("search", source.ntotal, "queries"))
-        asked: dict[str, Any] = {"recall": recall, "candidates": candidates, "columns": columns}
+        asked: dict[str, Any] = {
+            "recall": recall,
+            "candidates": candidates,
+            "columns": columns,
+            "filter": filter,
+        }
         tables = tables_of(searched, source, k, nprobe, bar, **asked)
         return pa.concat_tables(tables) if place is None else write_tables(place, tables)
 

@@ -28,6 +28,7 @@ __all__ = [
     "with_index_ids",
 ]
 
+Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
 _MOST_COPIES = 100  # of a query's own id, that a search makes room for
@@ -91,7 +92,7 @@ class TopK:
     def answer(self, index: Searchable, source: Source, start: int, stop: int) -> FoundArrays:
         """Results of queries [start, stop)."""
         k = self.k + self._spare(index)
-        distances, ids = index.search_at(source.read(start, stop), k, self.effort)
+        distances, ids = self.search(index, source.read(start, stop), k)
         own = source.read_ids(start, stop) if self.exclude_self or source.has_ids else None
         if self.exclude_self and own is not None:
             order = np.argsort(ids == own[:, None], axis=1, kind="stable")[:, : self.k]
@@ -100,6 +101,10 @@ class TopK:
             itself = ids == own[:, None]  # an id that more vectors have than were asked for
             ids[itself], distances[itself] = -1, Metric(index.metric).worst
         return FoundArrays.of_rows(distances, ids, own if source.has_ids else None)
+
+    def search(self, index: Searchable, queries: Float32, k: int) -> tuple[Float32, Int64]:
+        """Search a batch."""
+        return index.search_at(queries, k, self.effort)
 
     def _spare(self, index: Searchable) -> int:
         """Results to ask for beside k: as many as may have the query's own id."""
@@ -147,7 +152,7 @@ class Within:
         """Results of queries from ``start`` on: to ``stop``, or fewer if there are too many."""
         most = max(1, index.batch_bytes // 4 // _RESULT_BYTES)
         queries = source.read(start, stop)
-        lims, distances, ids = index.range_search_at(queries, self.radius, self.effort, most)
+        lims, distances, ids = self.search(index, queries, most)
         n = len(lims) - 1
         if not n and start < stop:
             raise MemoryLimitTooSmall(
@@ -160,6 +165,12 @@ class Within:
         if source.has_ids:
             found = replace(found, query_ids=source.read_ids(start, start + n))
         return found
+
+    def search(
+        self, index: Searchable, queries: Float32, most: int
+    ) -> tuple[Int64, Float32, Int64]:
+        """Search a batch, or the first of its queries."""
+        return index.range_search_at(queries, self.radius, self.effort, most)
 
     def describe(self) -> dict[str, Any]:
         """Names and values."""

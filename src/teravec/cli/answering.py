@@ -13,17 +13,21 @@ import numpy.typing as npt
 
 from teravec.bars import Bars, counted
 from teravec.bulk.corpus import answers, search_corpus
+from teravec.bulk.filtered import question_under_filter
 from teravec.bulk.formats.found import FoundArrays
-from teravec.bulk.questions import Question, question_of
+from teravec.bulk.questions import Question
 from teravec.bulk.results import is_stdout, stdout_texts
 from teravec.cli.running import print_json
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.errors import InvalidArgument
+from teravec.search.index import Index
 from teravec.search.options import SearchOptions
 from teravec.search.searchable import Searchable
 from teravec.sources import Source
 
-__all__ = ["answer", "check_one_output", "print_texts"]
+__all__ = ["answer", "check_one_output", "explain_answer", "print_texts"]
+
+_EXPLAINED = 1_000  # queries
 
 
 def answer(
@@ -37,7 +41,7 @@ def answer(
     quiet: bool,
 ) -> None:
     """Search for every query; write the results to a file, or print them as they come."""
-    question = question_of(index, options)
+    question = question_under_filter(index, options)
     if out is not None and is_stdout(out):
         for start, found in answers(index, source, question, 0, source.ntotal):
             print_texts(out, start, found)
@@ -63,6 +67,29 @@ def answer(
         print_json({**question.describe(), **result, **cost})
     elif stats:
         print_table(stats_table(index.stats))
+
+
+def explain_answer(
+    index: Searchable, source: Source, options: SearchOptions, *, json: bool
+) -> None:
+    """Tell how the first queries are searched under a filter."""
+    if not isinstance(index, Index):
+        raise InvalidArgument("--explain is for an index here; a server takes no filter yet")
+    told = index.explain(
+        source.read(0, min(source.ntotal, _EXPLAINED)),
+        options.k or 1,
+        options.nprobe,
+        filter=options.filter,
+        recall=options.recall,
+        candidates=options.candidates,
+    )
+    if json:
+        print_json(told)
+        return
+    print(f"plan: {told['plan']}; {told['why']}")
+    print(f"rows that pass: {told['passing']:,} of {told['rows']:,}")
+    print(f"lists that hold one: {told['matching_lists']:,} of {told['lists']:,}")
+    print(f"lists visited: {told['visited']:,.1f} a query, in at most {told['waves']} waves")
 
 
 def print_texts(out: Path, start: int, found: FoundArrays) -> None:

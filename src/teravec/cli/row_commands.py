@@ -78,7 +78,12 @@ def answer_with_columns(
         raise InvalidArgument("--columns and --exclude-self given, one of them expected")
     if out is not None:
         check_table_output(out)
-    asked = {"recall": options.recall, "candidates": options.candidates, "columns": columns}
+    asked = {
+        "recall": options.recall,
+        "candidates": options.candidates,
+        "filter": options.filter,
+        "columns": columns,
+    }
     assert options.k is not None
     if out is None:
         with NoProgress().stage("search", source.ntotal, "queries") as bar:

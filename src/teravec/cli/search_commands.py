@@ -18,7 +18,7 @@ from teravec.bulk.formats.tables import TABLE_FORMATS
 from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
-from teravec.cli.answering import answer, check_one_output, print_texts
+from teravec.cli.answering import answer, check_one_output, explain_answer, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile
 from teravec.cli.row_commands import answer_with_columns
@@ -26,6 +26,7 @@ from teravec.cli.running import command, parse_decimals, parse_numbers, print_js
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.evaluation.evaluation import Evaluation
+from teravec.filters.filter import parse_filter
 from teravec.index.manifest import read_manifest
 from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
@@ -63,6 +64,12 @@ ExcludeSelf = Annotated[
         "neighbours within one data set.",
     ),
 ]
+Filter = Annotated[
+    str | None,
+    o.unset(
+        "Only rows that pass, as \"lang = 'en' and price < 10\": a condition on columns in SQL."
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Print what the search cost.")]
 
 
@@ -81,6 +88,13 @@ def search(
     nprobe: o.Nprobe = None,
     recall: o.Recall = None,
     candidates: o.Candidates = None,
+    filter: Filter = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Tell how a search under the filter goes, instead of its results."
+        ),
+    ] = False,
     out: Result = None,
     columns: Annotated[
         str | None,
@@ -109,8 +123,15 @@ def search(
     if out is not None and columns is None:
         check_output(out)
     check_one_output(out, json=json)
+    if explain and filter is None:
+        raise InvalidArgument("--explain tells how a search under a filter goes: give --filter")
     options = SearchOptions(
-        k=k, nprobe=nprobe, recall=recall, candidates=candidates, exclude_own=exclude_self
+        k=k,
+        nprobe=nprobe,
+        recall=recall,
+        candidates=candidates,
+        exclude_own=exclude_self,
+        filter=None if filter is None else parse_filter(filter),
     )
     files = token_file, ca, tls_cert, tls_key
     remote = None if server is None else Remote(server, *files, min_version or 0)
@@ -127,7 +148,9 @@ def search(
         vector_column=vector_column,
         format=format,
     ) as (searched, source):
-        if columns is None and not _gives_texts(searched, out, json=json):
+        if explain:
+            explain_answer(searched, source, options, json=json)
+        elif columns is None and not _gives_texts(searched, out, json=json):
             answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
         else:
             answer_with_columns(searched, source, options, columns, out, json=json, quiet=quiet)
@@ -148,6 +171,7 @@ def range_search(
     queries: o.QuerySource = None,
     nprobe: o.Nprobe = None,
     recall: o.Recall = None,
+    filter: Filter = None,
     out: RangeResult = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None,
@@ -169,7 +193,13 @@ def range_search(
     if out is not None:
         check_output(out, within_radius=True)
     check_one_output(out, json=json)
-    options = SearchOptions(radius=radius, nprobe=nprobe, recall=recall, exclude_own=exclude_self)
+    options = SearchOptions(
+        radius=radius,
+        nprobe=nprobe,
+        recall=recall,
+        exclude_own=exclude_self,
+        filter=None if filter is None else parse_filter(filter),
+    )
     files = token_file, ca, tls_cert, tls_key
     remote = None if server is None else Remote(server, *files, min_version or 0)
     if server is None and min_version is not None:

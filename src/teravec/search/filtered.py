@@ -14,7 +14,7 @@ rows. The estimate lies between both, in the logarithm, where the visited lists 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -74,11 +74,20 @@ class Visits:
     waves : int
     lists : ndarray of shape (nq,), int64
         Lists visited by each query.
+    list_nos : list of ndarray
+        What each wave visited; -1 is none.
     """
 
     compared_all: bool
     waves: int
     lists: Int64
+    list_nos: list[Int64] = field(default_factory=list)
+
+    def all_lists(self) -> Int64:
+        """Return the lists that some query visited, ascending."""
+        every = np.concatenate([np.empty(0, np.int64), *(each.ravel() for each in self.list_nos)])
+        found = np.unique(every)
+        return found[found >= 0]
 
 
 class FilteredSteps(Protocol):
@@ -139,6 +148,7 @@ def search_filtered(
         if len(rows):
             list_nos, distances = ranked.take(rows, visited, wanted)
             visits.waves += 1
+            visits.list_nos.append(list_nos)
             visits.lists[rows] += (list_nos >= 0).sum(1)
             found = steps.scan(rows, list_nos, distances, k)
             best[rows], ids[rows] = _merge(best[rows], ids[rows], *found, steps.metric)

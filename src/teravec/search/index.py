@@ -337,7 +337,12 @@ class Index(Fixed, RowTables):
         return lims.astype(np.int64), distances, ids
 
     def range_search_at(
-        self, queries: Float32, radius: float, effort: Effort, most: int
+        self,
+        queries: Float32,
+        radius: float,
+        effort: Effort,
+        most: int,
+        filter: FilterArgument | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """Do as ``range_search`` for the first queries, in bounded memory.
 
@@ -349,7 +354,10 @@ class Index(Fixed, RowTables):
         most : int
             Results that may be returned. Queries are left out from the end where there are more:
             all of them, where the first alone has more.
+        filter : optional
+            As for ``search``.
         """
+        passing = None if filter is None else FilteredSearch(self.steps, filter).passing
         queries, radius = checked_queries(queries, self.d), checked_radius(radius)
         prepared, list_nos, distances = self.steps.nearest_lists(queries, effort)
         counted, found = self.stats.queries, Gathered(len(queries))
@@ -357,7 +365,7 @@ class Index(Fixed, RowTables):
             rows, step = rows[rows < found.nq], step[rows < found.nq]
             if len(rows):
                 lims, values, ids = self.steps.range_search_lists(
-                    prepared[rows], step, np.ascontiguousarray(distances[rows]), radius
+                    prepared[rows], step, np.ascontiguousarray(distances[rows]), radius, passing
                 )
                 found.add(np.repeat(rows, np.diff(lims)), values, ids)
                 found.halve_to(most)

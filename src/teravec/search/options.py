@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from teravec.errors import InvalidArgument
+from teravec.filters.tree import Tree
 
 __all__ = ["SearchOptions"]
 
@@ -27,6 +28,8 @@ class SearchOptions:
         With codes in two stages: most vectors a query whose finer codes are read.
     exclude_own : bool
         Leave out the vector that has the query's own id.
+    filter : Tree, optional
+        Find only rows that pass.
     """
 
     k: int | None = None
@@ -35,6 +38,7 @@ class SearchOptions:
     recall: float | None = None
     candidates: int | None = None
     exclude_own: bool = False
+    filter: Tree | None = None
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.radius is None):

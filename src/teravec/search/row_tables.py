@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 
 from teravec.arguments import flag
 from teravec.errors import InvalidArgument
+from teravec.filters.filter import FilterArgument
 from teravec.index.columns import IndexColumns
 from teravec.search.effort import Effort
+from teravec.search.filtering import FilteredSearch
 from teravec.search.request import checked_k, checked_queries
 from teravec.search.steps import SearchSteps
 from teravec.sources import parse_columns
@@ -68,12 +70,13 @@ class RowTables:
         recall: float | None = None,
         candidates: int | None = None,
         columns: Sequence[str] | str | None = None,
+        filter: FilterArgument | None = None,
     ) -> Any:
         """Find each query's nearest vectors, and return them with columns, as a table.
 
         Parameters
         ----------
-        queries, k, nprobe, recall, candidates
+        queries, k, nprobe, recall, candidates, filter
             As for ``search``.
         columns : sequence of str or str, optional
             Columns of the index to return too, or "all".
@@ -95,6 +98,12 @@ class RowTables:
         kept = IndexColumns(self.steps.opened)
         names = choose_names(kept, columns)
         queries, k = checked_queries(queries, self.d), min(checked_k(k), self.ntotal)
+        if filter is not None:
+            under = self.steps.efforts.filtered(nprobe, recall, k, candidates)
+            search = FilteredSearch(self.steps, filter)
+            distances, ids, visits = search.search(queries, k, under)
+            lists = np.unique(np.concatenate([each.all_lists() for each in visits]))
+            return _found(0, distances, ids, lists, kept, names, self.steps)
         effort = self.effort(nprobe, recall, k=k, candidates=candidates)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
         tables = [_found(0, *_nothing(k), [], kept, names, self.steps)]
