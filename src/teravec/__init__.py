@@ -18,7 +18,7 @@ from teravec.api import build, calibrate, connect, merge, open, shard, train, ve
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.duplicates import DuplicateSummary
 from teravec.bulk.results import Neighbors
-from teravec.changing import add, compact, delete, maintain, rollback, vacuum, versions
+from teravec.changing import add, compact, delete, maintain, rebalance, rollback, vacuum, versions
 from teravec.duplicating import duplicates
 from teravec.engines.resources import Resources
 from teravec.errors import (
@@ -143,6 +143,7 @@ __all__ = [
     "open",
     "query",
     "range_search",
+    "rebalance",
     "rollback",
     "search",
     "shard",

@@ -15,6 +15,7 @@ from teravec.arguments import flag, path_of, whole_number
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest
+from teravec.memory import parse_bytes
 from teravec.native.extensions import warn_if_missing
 from teravec.progress import Progress
 from teravec.sources import Data, PathLike, as_query, parse_columns
@@ -28,8 +29,19 @@ from teravec.writing.erasing import erase_queries
 from teravec.writing.history import Vacuumed, list_history, roll_back
 from teravec.writing.history import vacuum as _vacuum
 from teravec.writing.maintaining import Maintained, maintain_index
+from teravec.writing.rebalancing import rebalance_index
 
-__all__ = ["add", "compact", "delete", "maintain", "parse_age", "rollback", "vacuum", "versions"]
+__all__ = [
+    "add",
+    "compact",
+    "delete",
+    "maintain",
+    "parse_age",
+    "rebalance",
+    "rollback",
+    "vacuum",
+    "versions",
+]
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -223,6 +235,50 @@ def compact(
         manifest = erase_queries(paths) or manifest
         _vacuum(paths, timedelta(0))
     return manifest
+
+
+def rebalance(
+    path: PathLike,
+    *,
+    max_list_bytes: str | int | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    progress: Progress | bool | None = None,
+) -> Manifest | None:
+    """Split lists that have grown too large, and join those that have become small.
+
+    A list is split above four times the vectors that it should have, and joined to its neighbours
+    below a quarter. Only rows of these lists and of the lists near them move; they are decoded
+    from their finest code and encoded again. Additions and deletions may go on meanwhile. A killed
+    rebalance goes on with the same call.
+
+    Parameters
+    ----------
+    path : path-like
+        Index directory.
+    max_list_bytes : str or int, optional
+        Split also lists that take more, as "64MiB". Not given: what the index was built with.
+    memory, threads, engine, workers, address, progress
+        As for ``build``.
+
+    Returns
+    -------
+    Manifest or None
+        The version with the result; None if no list is out of balance.
+
+    Raises
+    ------
+    OutputExists
+        Another process rebalances, compacted, or rolled back meanwhile.
+    """
+    most = None if max_list_bytes is None else parse_bytes(max_list_bytes, "max_list_bytes")
+    paths = IndexPaths(path_of(path, "the index"))
+    chosen = EngineOptions(engine, workers, address)
+    with resources(memory, threads, progress, chosen) as granted:
+        return rebalance_index(paths, granted, max_list_bytes=most)
 
 
 def maintain(

@@ -49,6 +49,7 @@ COMMANDS: dict[str, list[str]] = {
     "delete": ["i", "--ids", "3"],
     "get": ["i", "--ids", "3"],
     "compact": ["i", "-q"],
+    "rebalance": ["i", "-q"],
     "maintain": ["i", "-q"],
     "versions": ["i"],
     "rollback": ["i", "0"],

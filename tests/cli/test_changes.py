@@ -71,6 +71,15 @@ def test_vacuum_after_a_rollback(index: Path) -> None:
     assert json.loads(run("vacuum", index, "--json"))["files"] == 0
 
 
+def test_rebalancing(index: Path) -> None:
+    run("rebalance", index)
+    assert "no list is out of balance" in run("rebalance", index)
+    assert json.loads(run("rebalance", index, "--json"))["change"] is None
+    found = json.loads(run("rebalance", index, "--max-list-bytes", "1KiB", "--json"))
+    assert found["change"].startswith("rebalance: ")
+    run("verify", index)
+
+
 def test_maintenance(index: Path) -> None:
     assert "nothing to do: at most 1 run a list" in run("maintain", index, "--budget", "1min")
     for start in range(5):

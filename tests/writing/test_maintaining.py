@@ -96,3 +96,19 @@ def test_what_others_overtake_is_left(index_of: MakeIndex) -> None:
         (step,) = maintain_index(IndexPaths(out), resources).steps
     assert step.version is None
     assert "rolled back meanwhile" in step.left
+
+
+def test_drift_is_rebalanced(index_of: MakeIndex) -> None:
+    out = index_of("sq8")
+    rng = np.random.default_rng(0)
+    shape = (1500, ROWS.shape[1])
+    rows = ROWS[7] + 0.3 * ROWS.std() * rng.standard_normal(shape)
+    teravec.add(out, rows.astype(np.float32))
+    with teravec.open(out) as index:
+        largest = int(index.list_sizes.max())
+    found = teravec.maintain(out)
+    assert [step.what for step in found.steps] == ["rebalance", "compact"]
+    assert "vectors in a list" in found.steps[0].why
+    with teravec.open(out) as index:
+        assert index.list_sizes.max() < largest / 3
+    assert teravec.maintain(out).steps == ()

@@ -28,6 +28,7 @@ def add_change_commands(app: typer.Typer) -> None:
     command(app, "add")(add)
     command(app, "delete")(delete)
     command(app, "compact")(compact)
+    command(app, "rebalance")(rebalance)
     command(app, "maintain")(maintain)
     command(app, "versions")(versions)
     command(app, "rollback")(rollback)
@@ -139,6 +140,44 @@ def compact(
     _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
 
 
+def rebalance(
+    index: o.IndexDir,
+    max_list_bytes: Annotated[
+        str | None,
+        o.unset(
+            "Split also lists that take more, as 64MiB.  [default: what the index was built with]"
+        ),
+    ] = None,
+    memory: o.Memory = None,
+    threads: o.Threads = None,
+    engine: o.Engine = "local",
+    workers: o.Workers = None,
+    address: o.Address = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Split lists that have grown too large, and join those that have become small."""
+    started, bars = time.monotonic(), Bars(quiet=quiet or json)
+    manifest = changing.rebalance(
+        index,
+        max_list_bytes=max_list_bytes,
+        memory=memory,
+        threads=threads,
+        engine=engine,
+        workers=workers,
+        address=address,
+        progress=bars,
+    )
+    if manifest is None:
+        if json:
+            print_json({"index": str(index), "change": None})
+        else:
+            print(f"{index}: no list is out of balance")
+        return
+    seconds = round(time.monotonic() - started, 3)
+    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+
+
 def maintain(
     index: o.IndexDir,
     budget: Annotated[
@@ -153,7 +192,7 @@ def maintain(
     json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compact if what a query reads makes it worth it, within a budget of time."""
+    """Rebalance, compact and calibrate as what a query reads makes it worth it."""
     bars = Bars(quiet=quiet or json)
     maintained = changing.maintain(
         index,

@@ -47,9 +47,9 @@ class ModelDescription:
         Sizes of the lists, estimated from the sample, and the effect of splitting; see
         ``training.splitting``. None in models of releases without this estimate.
     rebalanced : dict or None
-        Of a model that rebalancing derived: its ``parent``, as a checksum; how many ``generations``
-        lie between it and the build's model; and the number of ``unused`` lists, which took no
-        number of another. None for a build's model.
+        Of a model that rebalancing derived: its ``parent``, as a checksum; its ``generation``, 1
+        for the first after the build; the lists that the build had, ``built_nlist``; and the
+        number of ``unused`` list numbers. None for a model that was trained.
     given : list of dict or None
         Files of the centroids, with their fingerprints, if the user gave them.
     """

@@ -20,6 +20,7 @@ __all__ = [
     "is_deleted",
     "read_delete_set",
     "read_deleted",
+    "sets_that_hide",
 ]
 
 Bools = npt.NDArray[np.bool_]
@@ -67,6 +68,17 @@ class DeleteSet:
     def hides_in(self, rows: SequencedRows) -> bool:
         """Whether some of these rows, as a segment's, may be hidden by this set."""
         return self.sequence > max(rows.sequences[1], rows.deletes_through)
+
+
+def sets_that_hide(
+    deletes: Sequence[DeleteSet], segments: Sequence[SequencedRows]
+) -> set[DeleteSet]:
+    """Return the sets that may hide rows of some segments.
+
+    Who writes these rows anew without the hidden ones commits on versions with these sets only: a
+    rollback may have brought the rows back.
+    """
+    return {entry for entry in deletes if any(map(entry.hides_in, segments))}
 
 
 def read_delete_set(paths: IndexPaths, entry: DeleteSet) -> Int64:

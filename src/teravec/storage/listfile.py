@@ -306,6 +306,10 @@ class ListFile(SealedFile):
     def damaged(self, list_no: int, part: str, found: int) -> CorruptFile:
         """Make the error for a list whose checksum is wrong; ``part`` is "codes" or "ids"."""
         expected = int(self.checksums(part)[list_no - self.lists[0]])
+        return self.mismatch(list_no, part, found, expected)
+
+    def mismatch(self, list_no: int, part: str, found: int, expected: int) -> CorruptFile:
+        """Make the same error where the table's entries were kept elsewhere."""
         return CorruptFile(
             f"{self.path}: {part} of list {list_no} have checksum {found:016x}, "
             f"{expected:016x} expected"

@@ -12,6 +12,7 @@ from teravec.index.known_queries import fold_neighbours
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.index.versions import commit_version
 from teravec.segments.compaction import compact
+from teravec.segments.delete_set import DeleteSet, sets_that_hide
 from teravec.segments.merge import MergeOptions
 from teravec.segments.segment import Segment
 from teravec.storage.layout import IndexPaths
@@ -113,7 +114,7 @@ def compact_index(
             newest.schema,
         )
         made = compact(pending, segments, deletes, newest.voided, options, resources)
-        return _commit(pending, segments, made)
+        return _commit(pending, segments, sets_that_hide(deletes, segments), made)
 
 
 def _can_go_on(found: dict[str, Any], manifest: Manifest) -> bool:
@@ -128,9 +129,14 @@ def _can_go_on(found: dict[str, Any], manifest: Manifest) -> bool:
     )
 
 
-def _commit(pending: PendingPaths, chosen: Sequence[Segment], made: Sequence[Segment]) -> Manifest:
+def _commit(
+    pending: PendingPaths,
+    chosen: Sequence[Segment],
+    applied: set[DeleteSet],
+    made: Sequence[Segment],
+) -> Manifest:
     def change(newest: Manifest) -> Manifest:
-        if not set(chosen) <= set(newest.segments):
+        if not (set(chosen) <= set(newest.segments) and applied <= set(newest.deletes)):
             raise _overtaken(pending)
         at = newest.segments.index(chosen[0])
         kept = [segment for segment in newest.segments if segment not in chosen]

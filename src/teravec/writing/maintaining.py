@@ -11,11 +11,16 @@ from teravec.engines.deadline import Deadline, TimeIsOver
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
 from teravec.evaluation.recalibrating import is_outdated, recalibrate
-from teravec.index.manifest import Manifest, read_manifest
+from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.storage.layout import IndexPaths
 from teravec.writing.compacting import compact_index, plan_compaction
+from teravec.writing.rebalancing import plan_rebalance, rebalance_index
 
 __all__ = ["Maintained", "MaintenanceStep", "maintain_index"]
+
+_GAIN = 0.1  # share of what is scanned that splitting must save
+_DRIFT = 1.1  # times what a list of the build costs, above which lists have drifted
+_SMALL = 0.25  # share of the lists that must be small for joining them to be worth it
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class MaintenanceStep:
 
     Parameters
     ----------
-    what : {"compact", "calibrate"}
+    what : {"rebalance", "compact", "calibrate"}
     why : str
         What reading costs without it, in words.
     version : int, optional
@@ -69,7 +74,7 @@ def maintain_index(
 ) -> Maintained:
     """Do what is worth doing, by what reading costs, and stop when the budget is spent.
 
-    Nothing to do takes about as long as reading the manifest. Work that the budget cuts off is
+    Nothing to do takes about as long as opening the index. Work that the budget cuts off is
     gone on with by the next maintenance, also if rows were added or deleted meanwhile.
 
     Parameters
@@ -84,12 +89,15 @@ def maintain_index(
     )
     limited = resources.with_progress(deadline)
     steps = []
-    for plan in (_plan_compaction, _plan_calibration):
-        found = plan(read_manifest(paths))
+    # Rebalancing first: compaction then joins what it wrote, and both make a calibration old.
+    for plan in (_plan_rebalance, _plan_compaction, _plan_calibration):
+        found = plan(paths, read_manifest(paths))
         if found is None:
             continue
-        steps.append(_take(found, paths, limited))
-        if steps[-1].left:
+        step = _take(found, paths, limited)
+        if step.version is not None or step.left:
+            steps.append(step)
+        if step.left:
             break
     manifest = read_manifest(paths)
     return Maintained(manifest.number, len(manifest.layers), _deleted(manifest), tuple(steps))
@@ -102,7 +110,22 @@ class _Planned:
     take: Callable[[IndexPaths, Resources], Manifest | None]
 
 
-def _plan_compaction(manifest: Manifest) -> _Planned | None:
+def _plan_rebalance(paths: IndexPaths, manifest: Manifest) -> _Planned | None:
+    if not manifest.number:  # as built
+        return None
+    plan, _ = plan_rebalance(paths, manifest)
+    lists = read_model_description(paths, manifest).lists or {}
+    drifted = plan.cost > _DRIFT * plan.target * float(lists.get("imbalance", 1.0))
+    if not (drifted and plan.gain >= _GAIN) and len(plan.small) < _SMALL * manifest.nlist:
+        return None
+    why = (
+        f"a query scans {plan.cost:,.0f} vectors in a list, about {plan.cost_after:,.0f} after "
+        f"splitting {len(plan.parts):,} lists, and {len(plan.small):,} are small"
+    )
+    return _Planned("rebalance", why, rebalance_index)
+
+
+def _plan_compaction(_: IndexPaths, manifest: Manifest) -> _Planned | None:
     chosen = plan_compaction(manifest)
     if not chosen:
         return None
@@ -112,7 +135,7 @@ def _plan_compaction(manifest: Manifest) -> _Planned | None:
     return _Planned("compact", why, compact_index)
 
 
-def _plan_calibration(manifest: Manifest) -> _Planned | None:
+def _plan_calibration(_: IndexPaths, manifest: Manifest) -> _Planned | None:
     if not is_outdated(manifest):
         return None
     why = f"{manifest.calibration_age:.1%} of the rows changed since recall was measured"
