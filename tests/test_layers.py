@@ -48,6 +48,7 @@ TOP = (
     "cli",
     "duplicating",
     "exchanging",
+    "integrations",
     "interchange",
     "planning",
     "querying",
