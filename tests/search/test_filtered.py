@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import teravec
 from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.filters.bind import bind
 from teravec.filters.filter import parse_filter
+from teravec.index.opened import OpenedIndex
 from teravec.search.passing import find_passing
 from tests.conftest import clustered
 from tests.search.test_exact import METRICS, assert_same_neighbors, brute_force
@@ -183,6 +185,18 @@ def test_recall_is_kept_under_filters_of_all_kinds(tmp_path: Path) -> None:
         told = index.explain(queries, K, recall=0.9, filter="any < 0.0003")
         assert told["plan"] == "compare all"
         assert told["visited"] == told["matching_lists"] <= 12
+
+
+def test_rows_of_voided_runs_do_not_pass(indexes: dict[str, Path]) -> None:
+    bound = bind(parse_filter("n >= 0"), TABLE.schema)
+    with OpenedIndex(indexes["l2"]) as opened:
+        sizes = opened.runs.sizes.copy()
+        sizes[[0, 7, 39]] = 0  # as after a rebalancing: their rows are still in the files
+        opened.runs = replace(opened.runs, sizes=sizes, list_sizes=sizes)
+        found = find_passing(opened, bound, 1 << 20)
+        assert np.array_equal(found.list_counts, sizes)
+        mask = found.mask(np.arange(40), None)
+        assert np.unpackbits(mask.bits).sum() == sizes.sum()
 
 
 def test_errors(indexes: dict[str, Path], tmp_path: Path) -> None:

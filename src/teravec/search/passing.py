@@ -105,6 +105,8 @@ def find_passing(index: OpenedIndex, bound: Bound, most_bytes: int) -> PassingRo
             columns = {name: table[name].combine_chunks() for name in names}
             passing = start + np.flatnonzero(passing_rows(bound, columns))
             run = runs[np.searchsorted(ends, passing, side="right")]
+            valid = sizes[run] > 0  # runs that a rebalancing voided stay in their files
+            run, passing = run[valid], passing[valid]
             row = passing - (ends - lists.sizes)[run - first]
             np.bitwise_or.at(bits, starts[run] + row // 8, (1 << (row % 8)).astype(np.uint8))
             counts += np.bincount(run, minlength=len(sizes))
