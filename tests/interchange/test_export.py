@@ -14,10 +14,11 @@ from teravec.progress import NoProgress
 from tests.conftest import clustered
 
 CODECS = ("flat", "fp16", "sq8", "sq6", "sq4", "pq8", "pq8x4", "rabitq1", "rabitq4", "rabitq8")
+VARIANTS = ("sq6-vector", "pq16-vector", "fp16-residual")
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip", "cosine"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("codec", [*CODECS, *VARIANTS])
 def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
     base, queries = clustered(3000, 32), clustered(50, 32, seed=2)
     np.save(tmp_path / "x.npy", base)
