@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak results
+.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak soak-writes results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ chromium:
 # Servers under faults and under floods, ten minutes each; writes its results to benchmarks/results.
 soak: $(READY)
 	$(BIN)/python -m benchmarks.soak
+
+soak-writes: $(READY)
+	$(BIN)/python -m benchmarks.soak_writes
 
 # Render the pages of results from the benchmarks' records.
 results: $(READY)

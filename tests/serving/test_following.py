@@ -222,3 +222,21 @@ def test_numbers_that_were_removed_are_passed_over(path: Path, serve: Launch) ->
     for _ in range(20):
         backend.follow()
     assert backend.versions.current.number == 4
+
+
+def test_an_earlier_version_that_a_coordinator_wants_gets_a_place(
+    path: Path, serve: Launch
+) -> None:
+    server = serve(path, follow_s=None)
+    backend = server.service.backend
+    first = backend.versions.current.version
+    for number in range(MOST_OPEN + 1):
+        added(path, number)
+        backend.follow()
+    opened = {index.version for index in backend.versions.open}
+    assert len(opened) == MOST_OPEN
+    assert first not in opened
+    backend.want({first: ""})
+    until(lambda: first in {index.version for index in backend.versions.open})
+    assert len(backend.versions.open) == MOST_OPEN
+    assert backend.versions.current.number == MOST_OPEN + 1

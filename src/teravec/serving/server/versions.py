@@ -148,16 +148,22 @@ class Versions:
             if self._find(index.version) is not None:
                 return False
             shares = index.shares_with(self.current)
-            if len(self._open) >= (MOST_OPEN if shares else 2):
+            if not shares and len(self._open) > 1:
                 return False
             if not shares:
                 self.current.hold_back(index.model_bytes)
+            elif len(self._open) >= MOST_OPEN:
+                oldest = self._replaceable()
+                if oldest is None:
+                    return False
+                self._retire(oldest)
             added = _Open(index)
             self._open.insert(0, added)
             self._note_number(index)
             self._want(added)
         if not shares:
             index.release_caches()
+        self._close_unused()
         return True
 
     def replace(self, index: ServedIndex) -> None:
@@ -170,9 +176,7 @@ class Versions:
                 self._open = [previous]
                 index.hold_back(previous.index.model_bytes)
             elif len(self._open) >= MOST_OPEN:
-                oldest = self._replaceable() or self._open[0]
-                self._open.remove(oldest)
-                self._retired.append(oldest)
+                self._retire(self._replaceable() or self._open[0])
             self._open.append(_Open(index))
             self._note_number(index)
             self._want(previous)
@@ -190,6 +194,10 @@ class Versions:
             self._retired += self._open
             self._open = self._open[-1:]
         self._close_unused()
+
+    def _retire(self, each: _Open) -> None:
+        self._open.remove(each)
+        self._retired.append(each)
 
     def _note_number(self, index: ServedIndex) -> None:
         self._numbers[index.version] = index.number
