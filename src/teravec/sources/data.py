@@ -272,7 +272,8 @@ def _are_blocks(data: list[Any] | tuple[Any, ...]) -> bool:
 
 
 def _is_stream(data: Data) -> bool:
-    if hasattr(data, "__arrow_c_stream__") or _is_dataset(data) or hasattr(data, "to_batches"):
+    streaming = ("__arrow_c_stream__", "to_batches", "iter_batches")
+    if _is_dataset(data) or any(hasattr(data, name) for name in streaming):
         return True
     array_like = ("__array__", "__array_interface__", "__dlpack__", "__getitem__")
     return isinstance(data, Iterator) or (
@@ -331,6 +332,10 @@ def _open_stream(data: Data) -> Iterator[Any]:
             return iter(pa.RecordBatchReader.from_stream(data))
         if hasattr(data, "to_batches"):  # a pyarrow dataset or scanner
             return iter(data.to_batches())
+        if hasattr(data, "to_arrow_refs"):  # Ray Data, whose workers read ahead
+            return iter(data.iter_batches(batch_size=_BATCH_ROWS, batch_format="pyarrow"))
+        if hasattr(data, "iter_batches"):  # an open Parquet file of pyarrow
+            return iter(data.iter_batches(batch_size=_BATCH_ROWS))
     except (pa.ArrowException, OSError, TypeError) as error:
         why = " ".join(str(error).split())
         raise InvalidSource(f"{type(data).__name__}: no stream of batches: {why}") from error
