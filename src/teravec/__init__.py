@@ -46,6 +46,7 @@ from teravec.errors import (
 from teravec.evaluation.evaluation import Evaluation
 from teravec.exchanging import export_faiss, import_faiss
 from teravec.index.calibration import Calibration, Measured, Reach
+from teravec.index.hardness import Hardness
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import CalibrationEntry, Manifest
 from teravec.index.spread import Spread
@@ -84,6 +85,7 @@ __all__ = [
     "Effort",
     "Evaluation",
     "ForeignFile",
+    "Hardness",
     "IncompatibleVersion",
     "Index",
     "InvalidArgument",

@@ -138,7 +138,7 @@ def test_a_calibration_stops_by_time(
     with teravec.open(root) as index:
         assert index.calibration == made
         most = made.reach().promised
-        assert index.effort(recall=most - 0.001).nprobe <= made.points[-1].nprobe
+        assert index.effort(recall=most - 0.001).typical <= made.points[-1].nprobe
         with pytest.raises(InvalidArgument, match="stopped after 50 s"):
             index.effort(recall=0.9)
     for seconds in (0, -1, float("nan")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,14 @@ from teravec.bars import Bars
 from teravec.cli.main import app
 from teravec.errors import CorruptFile, InvalidArgument, MissingFile
 from teravec.evaluation.evaluation import recall_at
-from teravec.index.calibration import read_kept
+from teravec.index.calibration import calibration_content, read_kept
 from teravec.index.erasure import find_ids
 from teravec.index.known_queries import read_truth
-from teravec.index.manifest import read_manifest
+from teravec.index.manifest import CalibrationEntry, Manifest, read_manifest
 from teravec.index.neighbours import make_table, merge_neighbours, of_table, remove_ids
+from teravec.index.versions import commit_version
+from teravec.storage.arrays import describe_file
+from teravec.storage.jsonfile import sealed_text
 from teravec.storage.layout import IndexPaths
 from tests.conftest import clustered
 
@@ -128,6 +132,33 @@ def test_maintenance_calibrates_what_has_changed(index: Path) -> None:
     assert "of the rows changed" in step.why
     assert step.version == read_manifest(IndexPaths(index)).number
     assert not teravec.maintain(index).steps
+
+
+def test_a_calibration_of_another_model_is_not_believed(
+    index: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a rebalance: twice the lists, a word in log and info, and maintain measures."""
+    paths = IndexPaths(index)
+    before = teravec.calibrate(index)
+    teravec.delete(index, IDS[:1])
+    with teravec.open(index) as opened:
+        usual = opened.effort(recall=0.7, k=K).typical
+    path = index / "calibration-other.json"
+    other = calibration_content(replace(before, model="0" * 16, known=None))
+    path.write_bytes(sealed_text(other))
+
+    def change(newest: Manifest) -> Manifest:
+        entry = CalibrationEntry(path.name, **describe_file(path), measured=0, model="0" * 16)
+        return replace(newest, calibration=entry)
+
+    commit_version(paths, change)
+    with teravec.open(index) as opened:
+        assert opened.effort(recall=0.7, k=K).typical == 2 * usual
+    assert "measures again" in caplog.text
+    assert "lists split or joined" in CliRunner().invoke(app, ["info", str(index)]).output
+    assert "calibrate" in [step.what for step in teravec.maintain(index).steps]
+    with teravec.open(index) as opened:
+        assert opened.effort(recall=0.7, k=K).typical == usual
 
 
 def test_an_index_that_keeps_no_queries_says_so(tmp_path: Path) -> None:

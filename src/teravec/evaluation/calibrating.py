@@ -25,7 +25,6 @@ what was measured by then. Only such a calibration depends on the machine's spee
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import monotonic
 
@@ -44,13 +43,14 @@ from teravec.evaluation.measuring import KnownQueries, choose_radii, measure_eff
 from teravec.evaluation.spreading import measure_spread
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured
+from teravec.index.hardness import Hardness
 from teravec.index.manifest import read_manifest
 from teravec.index.versions import write_calibration
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
 from teravec.search.effort import Effort
 from teravec.search.index import Index, open_index
-from teravec.search.probing import list_gaps, prune_weight
+from teravec.search.probing import CROWD, measure_hardness
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
 from teravec.training.record import read_record
@@ -71,7 +71,6 @@ Int64 = npt.NDArray[np.int64]
 log = logging.getLogger(__name__)
 
 _FEWEST_LEFT_OUT = 100
-_GAPS = 33  # lists whose gaps say how gaps weigh
 _STEPS_OF_PRUNE = 8
 _CODES_ANYWAY = 30_000  # a query scans so many codes in a fraction of a millisecond
 _CODES_SHARE = 32
@@ -288,7 +287,7 @@ def measure_calibration(
     sign = -1.0 if Metric(index.metric).larger_is_closer else 1.0
     bounds = choose_radii(known.truth.costs, ks)
     points: list[Measured] = []
-    efforts = list(_efforts(index, known.vectors))
+    efforts, hardness = _efforts(index, known.vectors)
     clock = _Clock(options.seconds)
     with progress.stage("calibrate", len(efforts), "efforts") as bar:
         for effort in efforts:
@@ -305,6 +304,7 @@ def measure_calibration(
         ks=ks,
         radii=tuple(sign * bound for bound in bounds),
         points=tuple(points),
+        hardness=hardness,
         stopped_s=clock.stopped_s if len(points) < len(efforts) else None,
         spread=measure_spread(index, known.vectors, known.own) if manifest.columns else None,
     )
@@ -343,21 +343,21 @@ class _Clock:
         return True
 
 
-def _efforts(index: Index, queries: Float32) -> Iterator[Effort]:
-    """Yield efforts that grow by the square root of 2, until every list is visited.
+def _efforts(index: Index, queries: Float32) -> tuple[list[Effort], Hardness | None]:
+    """List efforts that grow by the square root of 2, until every list is visited.
 
     First nprobe grows; once it is nlist, prune shrinks.
     """
-    some = Effort(min(_GAPS, index.nlist))
-    prepared, _, distances = index.steps.nearest_lists(queries, some)
-    prune = prune_weight(list_gaps(distances, prepared, Metric(index.metric)))
-    steps = round(2 * np.log2(index.nlist))
-    for nprobe in sorted({round(2 ** (step / 2)) for step in range(steps)} - {index.nlist}):
-        yield Effort(nprobe, prune=prune)
+    nlist = index.nlist
+    prepared, _, distances = index.steps.nearest_lists(queries, Effort(min(CROWD, nlist)))
+    prune, hardness = measure_hardness(distances, prepared, Metric(index.metric))
+    steps = round(2 * np.log2(nlist))
+    grown = sorted({round(2 ** (step / 2)) for step in range(steps)} - {nlist})
+    efforts = [Effort.adaptive(nprobe, prune, hardness, nlist) for nprobe in grown]
     if prune:
-        for step in range(_STEPS_OF_PRUNE):
-            yield Effort(index.nlist, prune=prune / 2 ** (step / 2))
-    yield Effort(index.nlist)
+        shrunk = [prune / 2 ** (step / 2) for step in range(_STEPS_OF_PRUNE)]
+        efforts += [Effort.adaptive(nlist, weight, hardness, nlist) for weight in shrunk]
+    return [*efforts, Effort(nlist)], hardness
 
 
 def _enough(points: list[Measured], usually: int, most: int) -> bool:

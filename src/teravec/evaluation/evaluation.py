@@ -192,7 +192,7 @@ def _evaluate(
     alone = _difference(index.stats, before)
     costs = distances.astype(np.float64) * (-1 if Metric(index.metric).larger_is_closer else 1)
     return Evaluation(
-        nprobe=effort.nprobe,
+        nprobe=effort.typical,
         k=k,
         recall=_recall(truth, ids, costs, k),
         queries_per_s=len(queries) / seconds,

@@ -89,7 +89,7 @@ def measure_effort(
     within = [(known.truth.costs < bound).sum(1) for bound in bounds]
     ratios = [estimate_ratio(a, b) for a, b in zip(near, within, strict=True)]
     return Measured(
-        nprobe=effort.nprobe,
+        nprobe=effort.typical,
         prune=effort.prune,
         lists=lists,
         codes=codes,

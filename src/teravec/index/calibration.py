@@ -15,6 +15,7 @@ import numpy as np
 
 from teravec.arguments import real_number
 from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
+from teravec.index.hardness import Hardness
 from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.index.manifest import Manifest
 from teravec.index.spread import Spread, parse_spread
@@ -127,6 +128,9 @@ class Calibration:
     stopped_s : float, optional
         Seconds of searching, if the time limit ended the calibration. Otherwise the file omits
         this key.
+    hardness : Hardness, optional
+        How a query's nprobe depends on the query. Calibrations of earlier releases omit this key:
+        their efforts depend on gaps alone.
     known : KeptQueries, optional
         The queries and their neighbours, kept to calibrate again, if this is the calibration of
         a build. Versions name their own; then the file omits this key.
@@ -143,6 +147,7 @@ class Calibration:
     radii: tuple[float, ...]
     points: tuple[Measured, ...]
     stopped_s: float | None = None
+    hardness: Hardness | None = None
     known: KeptQueries | None = field(default=None, compare=False)
     spread: Spread | None = None
 
@@ -258,7 +263,7 @@ class Calibration:
 def calibration_content(calibration: Calibration) -> dict[str, Any]:
     """Return a calibration as JSON, ready to be sealed."""
     content = {"format": _FORMAT, "version": _VERSION, **asdict(calibration)}
-    for name in ("stopped_s", "known", "spread"):
+    for name in ("stopped_s", "hardness", "known", "spread"):
         if content[name] is None:
             del content[name]
     return content
@@ -287,6 +292,7 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
         points = tuple(
             Measured(**{n: _to_tuple(v) for n, v in p.items()}) for p in content["points"]
         )
+        content["hardness"] = Hardness(**content["hardness"]) if "hardness" in content else None
         content["known"] = parse_kept(content["known"]) if "known" in content else None
         if content.get("spread") is not None:
             content["spread"] = parse_spread(content["spread"])

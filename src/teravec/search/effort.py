@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from teravec.index.calibration import Calibration
+from teravec.index.hardness import MOST_HARDER, Hardness
 from teravec.kernels.metric import Metric
 from teravec.search.request import checked_nprobe
 
@@ -37,16 +38,34 @@ class Effort:
         Most lists that a query visits.
     prune : float
         How much a list's distance counts against it, see `probing.worth_visiting`: per unit
-        of squared distance (l2), or of similarity of a query of unit length. 0: every query
-        visits nprobe lists.
+        of squared distance (l2), or of similarity of a query of unit length; with hardness, of
+        scaled gaps. 0: every query visits nprobe lists.
     candidates : int, optional
         Most vectors a query whose finer codes are read, where codes have two stages. Not
         given: ``default_candidates``.
+    usual : int, optional
+        With hardness: the nprobe of a query of usual hardness.
+    hardness : Hardness, optional
+        How the nprobe of a query depends on the query.
     """
 
     nprobe: int
     prune: float = 0.0
     candidates: int | None = None
+    usual: int | None = None
+    hardness: Hardness | None = None
+
+    @classmethod
+    def adaptive(cls, nprobe: int, prune: float, hardness: Hardness | None, nlist: int) -> Effort:
+        """Make the effort whose queries of usual hardness visit at most nprobe lists."""
+        if hardness is None:
+            return cls(nprobe, prune)
+        return cls(min(nlist, MOST_HARDER * nprobe), prune, usual=nprobe, hardness=hardness)
+
+    @property
+    def typical(self) -> int:
+        """Most lists that a query of usual hardness visits."""
+        return self.nprobe if self.usual is None else self.usual
 
 
 def default_candidates(k: int, sketch_bits: int) -> int:
@@ -69,9 +88,26 @@ def effort_of_nprobe(nprobe: int, nlist: int) -> Effort:
 
 
 def calibrated_effort(
-    calibration: Calibration, recall: float, k: int, radius: float | None, metric: Metric
+    calibration: Calibration,
+    recall: float,
+    k: int,
+    radius: float | None,
+    metric: Metric,
+    nlist: int,
+    factor: int = 1,
 ) -> Effort:
     """Reach this recall of the k nearest, or of all within a radius if there is one.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    recall : float
+    k : int
+    radius : float, optional
+    metric : Metric
+    nlist : int
+    factor : int
+        Visit so many times the lists.
 
     Raises
     ------
@@ -82,7 +118,8 @@ def calibrated_effort(
         nprobe, prune = calibration.probing_for(recall, k)
     else:
         nprobe, prune = calibration.probing_within(recall, radius, metric)
-    return Effort(nprobe, prune=prune)
+    nprobe = min(nlist, factor * nprobe)
+    return Effort.adaptive(nprobe, prune, calibration.hardness, nlist)
 
 
 def shortfall(calibration: Calibration, nlist: int, k: int = 10) -> str | None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _MOST_OF_LISTS = 0.999
 _MOST = 64  # that are remembered
+_OTHER_MODEL = 2  # times the lists, where a list may have become two since they were measured
 
 
 class Efforts:
@@ -39,7 +40,7 @@ class Efforts:
     def __init__(self, index: OpenedIndex) -> None:
         self._index = index
         self._known: dict[tuple[float | None, int, float | None], Effort] = {}
-        self._warned = False
+        self._warned = self._said = False
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -85,7 +86,7 @@ class Efforts:
             effort = self._default(k, radius)
         else:
             assert self.calibration is not None
-            effort = calibrated_effort(self.calibration, recall, k, radius, model.metric)
+            effort = self._calibrated(self.calibration, recall, k, radius)
         self._known[asked] = effort
         return effort
 
@@ -112,15 +113,34 @@ class Efforts:
         # What codes lose they lose in lists that were visited too.
         of_lists = min(asked / calibration.reach(k).highest, _MOST_OF_LISTS)
         missing = 1 / of_lists - 1
-        most = max(plain.nprobe, DEFAULT_NPROBE)
+        most = max(plain.typical, DEFAULT_NPROBE)
         return FilteredEffort(1, most, calibration.spread, missing, plain.candidates)
+
+    def _calibrated(
+        self, calibration: Calibration, recall: float, k: int, radius: float | None
+    ) -> Effort:
+        """As ``calibrated_effort``; twice the lists if they were split since it was measured."""
+        model, manifest = self._index.model, self._index.manifest
+        entry, factor = manifest.calibration, 1
+        if entry is not None and entry.is_of_another_model(manifest.model):
+            factor = _OTHER_MODEL
+            if not self._said:
+                log.warning(
+                    "%s: lists were split or joined since recall was measured: searches by recall "
+                    "visit %d times the lists; teravec calibrate %s measures again",
+                    self._index.paths,
+                    factor,
+                    self._index.paths,
+                )
+                self._said = True
+        return calibrated_effort(calibration, recall, k, radius, model.metric, model.nlist, factor)
 
     def _default(self, k: int, radius: float | None) -> Effort:
         """A recall of 0.9, or 16 lists where that cannot be promised, which is told once."""
         model, why = self._index.model, "no calibration: teravec calibrate makes one"
         if self.calibration is not None:
             try:
-                return calibrated_effort(self.calibration, DEFAULT_RECALL, k, radius, model.metric)
+                return self._calibrated(self.calibration, DEFAULT_RECALL, k, radius)
             except InvalidArgument as error:
                 why = str(error)
         if model.nlist > DEFAULT_NPROBE and not self._warned:

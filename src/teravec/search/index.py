@@ -189,8 +189,9 @@ class Index(Fixed, RowTables):
             nlist is taken as nlist, and logged.
         recall : float, optional
             Instead of nprobe: the share of the true k nearest to find, on average over
-            queries like those of the calibration. Neither given: 0.9, or an nprobe of 16
-            where the index has no calibration that promises 0.9.
+            queries like those of the calibration. Harder queries visit more lists, at most 8
+            times as many as usual ones; what they get is not promised. Neither given: 0.9, or an
+            nprobe of 16 where the index has no calibration that promises 0.9.
         candidates : int, optional
             Most vectors a query whose finer codes are read, where codes have two stages; each
             may cost a page of the device. Not given: ``effort.default_candidates``. With ntotal,

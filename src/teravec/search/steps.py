@@ -27,7 +27,7 @@ from teravec.search.finding import find_places
 from teravec.search.lists import IndexLists
 from teravec.search.memory_shares import MemoryShares
 from teravec.search.passing import PassingRows, PassingRowsCache
-from teravec.search.probing import prune_lists
+from teravec.search.probing import choose_lists, prune_lists
 from teravec.search.reader import ListReader
 from teravec.search.refine import TwoStageBatch, TwoStages
 from teravec.search.request import (
@@ -164,13 +164,27 @@ class SearchSteps:
         prepared = model.prepare(queries)
         if model.metric is not Metric.COSINE:
             check_lengths(prepared, model.metric, model.centroids)
-        list_nos, distances = model.nearest_lists(prepared, effort.nprobe, self._resources.threads)
-        if effort.prune:
+        if effort.hardness is not None and effort.usual is not None:
+            list_nos, distances = choose_lists(
+                self._nearest,
+                prepared,
+                model.metric,
+                effort.hardness,
+                usual=effort.usual,
+                prune=effort.prune,
+                most=effort.nprobe,
+            )
+        else:
+            list_nos, distances = self._nearest(prepared, effort.nprobe)
+        if effort.prune and effort.hardness is None:
             list_nos, distances = prune_lists(
                 list_nos, distances, prepared, model.metric, effort.prune
             )
         self.stats.coarse_s += time.perf_counter() - started
         return prepared, list_nos, distances
+
+    def _nearest(self, prepared: Float32, nprobe: int) -> tuple[Int64, Float32]:
+        return self.opened.model.nearest_lists(prepared, nprobe, self._resources.threads)
 
     def search_lists(
         self,

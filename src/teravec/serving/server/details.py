@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from teravec.errors import InvalidArgument
+from teravec.search.effort import Effort
 from teravec.search.options import SearchOptions
 from teravec.search.request import checked_k, checked_radius
 from teravec.serving.server.served import ServedIndex
+from teravec.serving.wire.harder import write_harder
 
 __all__ = ["details"]
 
@@ -22,7 +24,8 @@ def details(index: ServedIndex, asked: dict[str, Any]) -> dict[str, Any]:
     index : ServedIndex
     asked : dict
         ``source`` (true): what the index was built from, and how many vectors have one id.
-        ``effort`` (fields of ``SearchOptions``): the effort that these options take.
+        ``effort`` (fields of ``SearchOptions``): the effort that these options take;
+        ``harder`` (true): with the hardness of queries.
 
     Returns
     -------
@@ -40,8 +43,20 @@ def details(index: ServedIndex, asked: dict[str, Any]) -> dict[str, Any]:
     if (options := asked.get("effort")) is not None:
         if not isinstance(options, dict) or not set(options) <= set(_OPTIONS):
             raise InvalidArgument(f"effort of options other than {', '.join(_OPTIONS)} asked for")
-        told["effort"] = vars(index.effort(_checked(SearchOptions(**options))))
+        effort = index.effort(_checked(SearchOptions(**options)))
+        told["effort"] = _describe(effort, adaptive=asked.get("harder") is True)
     return told
+
+
+def _describe(effort: Effort, *, adaptive: bool) -> dict[str, Any]:
+    """Describe an effort; to older clients, as one that visits as many lists for every query."""
+    harder = write_harder(effort)
+    content = {"nprobe": effort.nprobe, "prune": effort.prune, "candidates": effort.candidates}
+    if harder is None:
+        return content
+    if adaptive:
+        return {**content, "harder": harder}
+    return {**content, "nprobe": effort.typical, "prune": 0.0}
 
 
 def _checked(options: SearchOptions) -> SearchOptions:

@@ -28,6 +28,7 @@ from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_piece
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.harder import read_harder
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.storage.jsonfile import json_checksum
@@ -269,7 +270,10 @@ class ServedIndex:
         )
         if request.prune:
             effort = replace(effort, prune=request.prune)
-        limits.check_nprobe(len(queries), effort.nprobe)
+        if request.harder is not None:
+            usual, hardness = read_harder(request.harder)
+            effort = replace(effort, usual=min(usual, effort.nprobe), hardness=hardness)
+        limits.check_nprobe(len(queries), effort.typical)
         return effort
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:

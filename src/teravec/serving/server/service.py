@@ -283,6 +283,7 @@ class SearchService:
         if isinstance(request, SearchRequest):
             head += (request.nprobe, request.prune, request.recall)
             head += (request.allow_partial, request.candidates, request.version)
+            head += tuple((request.harder or {}).items())
         elif isinstance(request, ListRequest):
             head += (request.version, request.candidates)
         else:

@@ -64,7 +64,7 @@ def _usual_nprobe(request: SearchRequest, index: ServedIndex, nprobes: dict[_Eff
         return found
     try:
         options = SearchOptions(wanted.k, wanted.radius, None, request.recall)
-        found = index.effort(options).nprobe
+        found = index.effort(options).typical
     except InvalidArgument:
         found = _UNKNOWN_LISTS
     if len(nprobes) >= _MOST_KNOWN:

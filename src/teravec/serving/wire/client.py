@@ -40,6 +40,7 @@ from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.details import Details, read_details, read_effort
 from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.frames import encode
+from teravec.serving.wire.harder import write_harder
 from teravec.serving.wire.peers import Peers, Question
 from teravec.serving.wire.protocol import LARGEST_VERSION, Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import ClientSecurity
@@ -223,7 +224,7 @@ class RemoteIndex(Fixed):
         if recall is not None:
             asked["recall"] = check_recall(recall)
         asked = {name: value for name, value in asked.items() if value is not None}
-        return read_effort(self._tell("info", {"effort": asked}), self._version)
+        return read_effort(self._tell("info", {"effort": asked, "harder": True}), self._version)
 
     def statistics(self) -> dict[str, Any]:
         """Return state, load and latencies of the server, and of a coordinator's servers."""
@@ -395,10 +396,11 @@ class RemoteIndex(Fixed):
             wanted=wanted,
             nprobe=effort.nprobe,
             prune=effort.prune or None,
+            harder=write_harder(effort),
             candidates=effort.candidates,
             version=self._version,
         )
-        most = self._most_rows(wanted, effort.nprobe, effort.candidates)
+        most = self._most_rows(wanted, effort.typical, effort.candidates)
         rows = most if few is None else min(most, _FIRST_ROWS)
         start = 0
         while start < max(1, len(queries)):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from teravec.errors import InvalidArgument, OtherIndex, ProtocolError
 from teravec.search.effort import Effort
+from teravec.serving.wire.harder import read_harder
 
 __all__ = ["Details", "read_details", "read_effort"]
 
@@ -69,8 +70,12 @@ def read_effort(told: dict[str, Any], version: str) -> Effort:
         )
     content = _told(told, "effort", version)
     try:
-        effort = Effort(**content)
-    except TypeError as error:
+        harder = content.get("harder")
+        effort = Effort(**{name: value for name, value in content.items() if name != "harder"})
+        if harder is not None:
+            usual, hardness = read_harder(harder)
+            effort = replace(effort, usual=usual, hardness=hardness)
+    except (TypeError, InvalidArgument) as error:
         raise ProtocolError(f"the server's effort is not what it should be: {error}") from error
     whole = type(effort.nprobe) is int and effort.nprobe >= 1
     candidates = effort.candidates is None or type(effort.candidates) is int

@@ -27,6 +27,7 @@ from teravec.serving.wire.error_codes import (
     error_text,
 )
 from teravec.serving.wire.frames import Array, Parts, decode, encode, encode_parts
+from teravec.serving.wire.harder import read_harder
 from teravec.serving.wire.limits import Limits
 
 __all__ = [
@@ -141,6 +142,8 @@ class SearchRequest(_Request):
         Number of the oldest version that may answer; a server waits for it, until the deadline.
     version : str, optional
         The version that must answer, as an earlier answer named it.
+    harder : dict, optional
+        Beside nprobe and prune, as ``write_harder`` returns it.
     """
 
     _ARRAYS: ClassVar[_Arrays] = {"queries": ("f", 2)}
@@ -156,6 +159,7 @@ class SearchRequest(_Request):
     context: RequestContext | None = None
     min_version: int | None = None
     version: str | None = None
+    harder: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_queries(self.queries)
@@ -179,6 +183,10 @@ class SearchRequest(_Request):
             )
         if self.version is not None and type(self.version) is not str:
             raise ProtocolError(f"version is {self.version!r}; a text expected")
+        if self.harder is not None and read_harder(self.harder)[0] > (self.nprobe or 0):
+            raise InvalidArgument(
+                f"harder is {self.harder!r}; an nprobe of at most nprobe expected"
+            )
         if type(self.allow_partial) is not bool:
             raise InvalidArgument(f"allow_partial is {self.allow_partial!r}; a bool expected")
 
@@ -192,7 +200,8 @@ class SearchRequest(_Request):
         limits.check_queries(len(self.queries), self.wanted.k)
         limits.check_timeout(self.timeout_s)
         if self.nprobe is not None:
-            limits.check_nprobe(len(self.queries), self.nprobe)
+            usual = self.nprobe if self.harder is None else read_harder(self.harder)[0]
+            limits.check_nprobe(len(self.queries), usual)
         if self.candidates is not None:
             limits.check_results(len(self.queries) * self.candidates)
 
