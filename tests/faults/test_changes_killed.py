@@ -62,3 +62,50 @@ def test_additions_killed_at_any_time(commands: Commands, index: Path, tmp_path:
                 one.search(queries, 20, nprobe=9), other.search(queries, 20, nprobe=9), strict=True
             ):
                 np.testing.assert_array_equal(mine, theirs)
+
+
+def crowd(folder: Path, index: Path) -> Path:
+    """Return a copy of the index with a list that has grown out of bounds."""
+    out = folder / "crowded"
+    shutil.copytree(index, out)
+    rows = clustered(BASE, 32)[5] + 0.05 * clustered(MORE // 2, 32, seed=4)
+    teravec.add(out, rows.astype(np.float32))
+    return out
+
+
+def test_rebalancing_killed_at_any_time(commands: Commands, index: Path, tmp_path: Path) -> None:
+    rng, crowded = random.Random(2), crowd(tmp_path, index)
+    first = tmp_path / "first"
+    shutil.copytree(crowded, first)
+    started = time.monotonic()
+    assert commands.run("rebalance", first, "-q") == 0
+    seconds = time.monotonic() - started
+    with teravec.open(crowded) as opened:
+        rows = opened.ntotal
+    for attempt in range(3):
+        out = tmp_path / f"killed-{attempt}"
+        shutil.copytree(crowded, out)
+        code = commands.run("rebalance", out, "-q", kill_after_s=rng.uniform(0.1, seconds))
+        assert code in (0, KILLED)
+        teravec.verify(out)
+        assert teravec.versions(out)[-1].number in (1, 2)
+        teravec.delete(out, [3]) if attempt == 2 else None  # others go on
+        number = teravec.versions(out)[-1].number
+        if number == 1 or attempt == 2:
+            finish_under_kills(
+                commands, ["rebalance", out, "-q"], lambda _: rng.uniform(0.3, seconds), most=3
+            )
+        teravec.verify(out)
+        teravec.vacuum(out, older_than="0s")
+        named = {s.file for s in teravec.versions(out)[-1].segments}
+        assert {f"segments/{p.name}" for p in (out / "segments").glob("*.lists")} <= named
+        with teravec.open(out) as one, teravec.open(first) as other:
+            assert one.ntotal in (rows, rows - 1)
+            if attempt < 2:
+                queries = clustered(20, 32, seed=3)
+                for mine, theirs in zip(
+                    one.search(queries, 20, nprobe=9),
+                    other.search(queries, 20, nprobe=9),
+                    strict=True,
+                ):
+                    np.testing.assert_array_equal(mine, theirs)

@@ -165,15 +165,17 @@ class Model:
         Returns
         -------
         list_nos : ndarray of shape (nq, nprobe), int64, best first; -1 for none
-            Fewer columns if fewer lists are in use.
         distances : ndarray of the same shape, float32
             Squared distance to the centroid (l2), or inner product with it.
         """
         if self.used is None:
             return self._nearest_probed(queries, nprobe, threads)
-        nprobe = min(nprobe, len(self.used))
-        found, distances = self._nearest_probed(queries, nprobe, threads)
-        return np.where(found < 0, -1, self.used[found]), distances
+        found, near = self._nearest_probed(queries, min(nprobe, len(self.used)), threads)
+        list_nos = np.full((len(queries), nprobe), -1, np.int64)
+        distances = np.full(list_nos.shape, self.metric.worst, np.float32)
+        list_nos[:, : found.shape[1]] = np.where(found < 0, -1, self.used[found])
+        distances[:, : found.shape[1]] = near
+        return list_nos, distances
 
     def _nearest_probed(self, queries: Float32, nprobe: int, threads: int) -> tuple[Int64, Float32]:
         if self._graph is None:
