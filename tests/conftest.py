@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from teravec.storage.user_cache import CACHE_VARIABLE
+from tests.storage.object_stand_in import s3_server
 
 Float32 = npt.NDArray[np.float32]
 
@@ -25,6 +26,13 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, CACHE_VARIABLE, str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A stand-in for S3, such as ``http://127.0.0.1:40000``."""
+    with s3_server() as endpoint:
+        yield endpoint
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,6 @@ ONLY_IN = {
             "flask",
             "grpc",
             "hpack",
-            "http",
             "httpx",
             "requests",
             "sanic",
@@ -93,6 +92,7 @@ ONLY_IN = {
         ),
         ("serving",),
     ),
+    "http": ("serving", "storage"),
 }
 DESCRIPTOR_CALLS = {
     *("open", "close", "dup", "dup2", "fdopen", "memfd_create", "pipe", "pipe2", "openat"),

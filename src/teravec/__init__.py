@@ -14,11 +14,21 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from teravec.api import build, calibrate, connect, merge, open, shard, train, verify
+from teravec.api import build, calibrate, connect, merge, open, shard, store, train, verify
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.duplicates import DuplicateSummary
 from teravec.bulk.results import Neighbors
-from teravec.changing import add, compact, delete, maintain, rebalance, rollback, vacuum, versions
+from teravec.changing import (
+    add,
+    compact,
+    copy,
+    delete,
+    maintain,
+    rebalance,
+    rollback,
+    vacuum,
+    versions,
+)
 from teravec.duplicating import duplicates
 from teravec.engines.resources import Resources
 from teravec.errors import (
@@ -63,9 +73,11 @@ from teravec.segments.delete_set import DeleteSet, SequencedRows
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.voided import VoidedLists
 from teravec.serving.wire.client import RemoteIndex
+from teravec.storage.store import Store
 from teravec.tables import get, query
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
+from teravec.writing.copying import Copied
 from teravec.writing.history import Vacuumed
 from teravec.writing.maintaining import Maintained, MaintenanceStep
 
@@ -77,6 +89,7 @@ __all__ = [
     "Calibration",
     "CalibrationEntry",
     "Candidates",
+    "Copied",
     "CorpusSummary",
     "CorruptFile",
     "DeadlineExceeded",
@@ -121,6 +134,7 @@ __all__ = [
     "Spread",
     "StageTime",
     "StorageError",
+    "Store",
     "TeravecError",
     "TrainOptions",
     "Unavailable",
@@ -132,6 +146,7 @@ __all__ = [
     "calibrate",
     "compact",
     "connect",
+    "copy",
     "delete",
     "duplicates",
     "evaluate",
@@ -149,6 +164,7 @@ __all__ = [
     "rollback",
     "search",
     "shard",
+    "store",
     "train",
     "vacuum",
     "verify",

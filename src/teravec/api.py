@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from teravec import building
-from teravec.arguments import check_range, flag, instance, path_of, whole_numbers
+from teravec.arguments import check_range, flag, instance, whole_numbers
 from teravec.bulk.given import Truth, as_neighbors, read_whole
 from teravec.bulk.results import check_place
 from teravec.engines.opening import open_engine
@@ -32,9 +32,12 @@ from teravec.search.index import open_index as open
 from teravec.serving.wire.client import connect
 from teravec.sources import Data, PathLike, as_query, parse_columns
 from teravec.storage.layout import IndexPaths
-from teravec.storage.output_lock import hold_directory
+from teravec.storage.output_lock import hold_index
+from teravec.storage.places import PlaceLike, open_store, place_of
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
+
+store = open_store
 
 __all__ = [
     "build",
@@ -44,6 +47,7 @@ __all__ = [
     "open",
     "resources",
     "shard",
+    "store",
     "train",
     "verify",
 ]
@@ -77,7 +81,7 @@ def resources(
 
 def build(
     data: Data,
-    out: PathLike,
+    out: PlaceLike,
     *,
     nlist: int | str | None = None,
     metric: str = "l2",
@@ -285,7 +289,7 @@ def build(
 
 def train(
     data: Data,
-    out: PathLike,
+    out: PlaceLike,
     *,
     options: TrainOptions | None = None,
     layout: LayoutOptions | None = None,
@@ -341,7 +345,7 @@ def train(
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
     ) as granted:
-        paths = IndexPaths(path_of(out, "out"))
+        paths = IndexPaths(place_of(out, "out"))
         source = building.open_vectors(
             data,
             paths,
@@ -367,7 +371,7 @@ def train(
 
 def shard(
     data: Data,
-    out: PathLike,
+    out: PlaceLike,
     *,
     rows: tuple[int, int] | None = None,
     resources: Resources | None = None,
@@ -388,13 +392,13 @@ def shard(
 
     Ranges may be encoded in any order and by several processes at once. If another process is
     encoding some of the same rows, OutputExists is raised. Parameters as for ``train``. Returns the
-    shard files written. Rows that ``train`` skipped are skipped here too, and not counted. The
-    columns are those of ``train``.
+    shard files written; in an object store, their names there. Rows that ``train`` skipped are
+    skipped here too, and not counted. The columns are those of ``train``.
     """
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address), device
     ) as granted:
-        paths = IndexPaths(path_of(out, "out"))
+        paths = IndexPaths(place_of(out, "out"))
         source = building.open_vectors(
             data,
             paths,
@@ -409,7 +413,7 @@ def shard(
 
 
 def merge(
-    out: PathLike,
+    out: PlaceLike,
     *,
     keep_shards: bool = False,
     resources: Resources | None = None,
@@ -428,7 +432,7 @@ def merge(
     with _granted(
         resources, memory, threads, progress, EngineOptions(engine, workers, address)
     ) as granted:
-        paths, keep = IndexPaths(path_of(out, "out")), flag(keep_shards, "keep_shards")
+        paths, keep = IndexPaths(place_of(out, "out")), flag(keep_shards, "keep_shards")
         return building.merge_shards(paths, keep_shards=keep, resources=granted)
 
 
@@ -476,7 +480,7 @@ def _train_options(
 
 
 def calibrate(
-    path: PathLike,
+    path: PlaceLike,
     queries: Data | None = None,
     *,
     data: Data | None = None,
@@ -545,7 +549,7 @@ def calibrate(
     StorageError
         No permission to write into the index.
     """
-    paths = IndexPaths(path_of(path, "the index"))
+    paths = IndexPaths(place_of(path, "the index"))
     options = CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes, seconds)
     limits = resources(memory, threads, progress)
     given = None
@@ -558,7 +562,7 @@ def calibrate(
             vector_column=vector_column,
             format=format,
         )
-    if paths.root.is_dir():
+    if paths.is_local and paths.root.is_dir():
         check_place(paths.root / paths.calibration.name)  # fail before hours of work
     if data is not None and paths.imported.exists():
         raise InvalidArgument(
@@ -571,7 +575,7 @@ def calibrate(
             "exact neighbours are needed: give the data that the index was built from, or "
             "queries with a truth file"
         )
-    with hold_directory(paths.root):
+    with hold_index(paths):
         if again:
             return _calibrate_again(paths, options, limits)
         if truth is not None and given is not None:
@@ -604,7 +608,7 @@ def _calibrate_again(
     return found
 
 
-def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
+def verify(path: PlaceLike, *, progress: Progress | bool | None = None) -> None:
     """Compare every byte of an index with its checksums.
 
     Raises
@@ -612,6 +616,6 @@ def verify(path: PathLike, *, progress: Progress | bool | None = None) -> None:
     CorruptFile, MissingFile, ForeignFile
         The first damage found; the message names the file.
     """
-    damages = _verify(path_of(path, "the index"), as_progress(progress))
+    damages = _verify(place_of(path, "the index"), as_progress(progress))
     if damages:
         raise damages[0]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from teravec.arguments import flag, path_of
+from teravec.arguments import flag
 from teravec.engines.resources import Resources
 from teravec.errors import (
     CorruptFile,
@@ -25,7 +25,13 @@ from teravec.errors import (
 from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index
 from teravec.index.calibration import Calibration, read_calibration
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
-from teravec.index.replacing import check_only_index, finish_replacing, put_in_place, successor
+from teravec.index.replacing import (
+    check_only_index,
+    check_replaceable,
+    finish_replacing,
+    put_in_place,
+    successor,
+)
 from teravec.model.description import ModelDescription
 from teravec.native.extensions import warn_if_missing
 from teravec.search.effort import shortfall
@@ -36,7 +42,6 @@ from teravec.segments.shard import count_clipped, shard
 from teravec.segments.shard_plan import RowRange
 from teravec.sources import (
     Data,
-    PathLike,
     Source,
     Weights,
     are_paths,
@@ -54,7 +59,9 @@ from teravec.storage.column_types import schema_content
 from teravec.storage.columnfile import ColumnFile
 from teravec.storage.files import remove
 from teravec.storage.layout import IndexPaths
-from teravec.storage.output_lock import hold_directory
+from teravec.storage.local_store import local_path
+from teravec.storage.output_lock import hold_index
+from teravec.storage.places import PlaceLike, place_of
 from teravec.training.given_centroids import GivenCentroids
 from teravec.training.options import TrainOptions
 from teravec.training.record import (
@@ -143,8 +150,7 @@ def open_vectors(
 
 def _read_described(paths: IndexPaths) -> dict[str, Any]:
     """Read the recorded description of a build's source; empty if no build began."""
-    with storage_errors(paths.root, "read"):
-        return read_record(paths).source if paths.build.exists() else {}
+    return read_record(paths).source if paths.build.exists() else {}
 
 
 def open_weights(weights: Any, source: Source) -> Weights | None:
@@ -177,11 +183,13 @@ def shard_rows(
 ) -> list[Path]:
     """Encode a range of rows, or every row that no shard covers; return the files written.
 
+    In an object store, these are names in it.
+
     Other processes may encode other rows at the same time.
     """
     warn_if_missing()
     fits = rows is not None and 0 <= rows[0] < rows[1] <= source.ntotal
-    with hold_directory(paths.root, rows if fits else None):
+    with hold_index(paths, rows if fits else None):
         return _shard_rows(source, paths, rows, resources)
 
 
@@ -189,17 +197,17 @@ def _shard_rows(
     source: Source, paths: IndexPaths, rows: RowRange | None, resources: Resources
 ) -> list[Path]:
     record = read_record(paths)
-    record.check_source(source, paths.root)
+    record.check_source(source, paths)
     if paths.manifest.exists():
         return []
     model = ModelDescription.read(paths.model)
     written = shard(source, model, paths, record.layout.shards, rows, resources)
-    return [paths.root / path.name for path in written]
+    return [local_path(path) or Path(path.name) for path in written]
 
 
 def merge_shards(paths: IndexPaths, *, keep_shards: bool, resources: Resources) -> Manifest:
     """Merge all shards into slices, seal the manifest, and only then remove the shards."""
-    with hold_directory(paths.root):
+    with hold_index(paths):
         return _merge_shards(paths, keep_shards=keep_shards, resources=resources)
 
 
@@ -228,7 +236,7 @@ def _merge_shards(
             rows = [] if source is None else _find_rows(source, manifest.repeated_ids["example"])
             if manifest.text_ids is not None:
                 _refuse_repeated_texts(manifest, source, rows)
-            log.warning("%s: %s", paths.root, describe_repeated(manifest.repeated_ids, rows))
+            log.warning("%s: %s", paths, describe_repeated(manifest.repeated_ids, rows))
         _warn_if_clipped(manifest)
         write_manifest(paths, manifest)
     if not keep_shards:
@@ -315,7 +323,7 @@ def _warn_if_clipped(manifest: Manifest) -> None:
 
 def build_index(
     data: Data,
-    out: PathLike,
+    out: PlaceLike,
     *,
     options: TrainOptions,
     layout: LayoutOptions,
@@ -340,7 +348,7 @@ def build_index(
     the new one is complete.
     """
     warn_if_missing()
-    paths = IndexPaths(path_of(out, "out"))
+    paths = IndexPaths(place_of(out, "out"))
     keep_shards, calibrate = flag(keep_shards, "keep_shards"), flag(calibrate, "calibrate")
     overwrite, skip_bad = flag(overwrite, "overwrite"), flag(skip_bad, "skip_bad")
     given = data
@@ -376,6 +384,7 @@ def build_index(
         )
 
     if overwrite:
+        check_replaceable(paths)
         finish_replacing(paths)
     try:
         return build(paths)
@@ -387,7 +396,7 @@ def build_index(
         manifest = build(successor(paths))
     except OtherBuild as error:
         raise OutputExists(
-            f"{error.found}: it was begun to replace {paths.root}; remove it to start again"
+            f"{error.found}: it was begun to replace {paths}; remove it to start again"
         ) from error
     put_in_place(paths)
     remove_spool(paths, manifest)
@@ -422,14 +431,19 @@ def _build(
                 )
                 calibration = _calibrate(source, paths, resources, seconds)
             if calibration is not None and (why := shortfall(calibration, manifest.nlist)):
-                log.warning("%s: %s", paths.root, why)
+                log.warning("%s: %s", paths, why)
         if not calibrate or source.ntotal < 2 or calibration is not None:
             remove_spool(paths, manifest)
     return manifest
 
 
 def _count_build_s(paths: IndexPaths) -> float:
-    """Count the seconds from the beginning of a build to its manifest, over all its runs."""
+    """Count the seconds from the beginning of a build to its manifest, over all its runs.
+
+    0 where files have no times that can be compared.
+    """
+    if not paths.is_local:
+        return 0.0
     with storage_errors(paths.root, "read"):
         began, ended = ((paths.root / f.name).stat() for f in (paths.build, paths.manifest))
     return ended.st_mtime - began.st_mtime

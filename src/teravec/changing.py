@@ -11,19 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.api import resources
-from teravec.arguments import flag, path_of, whole_number
+from teravec.arguments import flag, whole_number
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.memory import parse_bytes
 from teravec.native.extensions import warn_if_missing
-from teravec.progress import Progress
-from teravec.sources import Data, PathLike, as_query, parse_columns
+from teravec.progress import Progress, as_progress
+from teravec.sources import Data, as_query, parse_columns
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import PlaceLike, place_of
 from teravec.storage.text_ids import as_texts, digest_texts
 from teravec.writing.adding import AddOptions, add_rows
 from teravec.writing.collisions import CollisionCheck
 from teravec.writing.compacting import compact_index
+from teravec.writing.copying import Copied, copy_index
 from teravec.writing.deleting import delete_rows
 from teravec.writing.erasing import erase_queries
 from teravec.writing.history import Vacuumed, list_history, roll_back
@@ -34,6 +36,7 @@ from teravec.writing.rebalancing import rebalance_index
 __all__ = [
     "add",
     "compact",
+    "copy",
     "delete",
     "maintain",
     "parse_age",
@@ -47,7 +50,7 @@ _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def add(
-    path: PathLike,
+    path: PlaceLike,
     data: Data,
     *,
     ids: npt.ArrayLike | None = None,
@@ -137,10 +140,10 @@ def add(
     )
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen, device) as granted:
-        return add_rows(IndexPaths(path_of(path, "the index")), given, options, granted)
+        return add_rows(IndexPaths(place_of(path, "the index")), given, options, granted)
 
 
-def delete(path: PathLike, ids: Any) -> Manifest:
+def delete(path: PlaceLike, ids: Any) -> Manifest:
     """Delete rows by id: no search of the new version finds them.
 
     Ids that no row has are no error. A row that is added later with such an id is visible.
@@ -162,7 +165,7 @@ def delete(path: PathLike, ids: Any) -> Manifest:
     InvalidArgument
         Ids of another kind than the index's.
     """
-    paths = IndexPaths(path_of(path, "the index"))
+    paths = IndexPaths(place_of(path, "the index"))
     manifest = read_manifest(paths)
     column = manifest.text_ids
     if column is None:
@@ -188,7 +191,7 @@ def _as_ids(ids: Any) -> npt.NDArray[np.int64]:
 
 
 def compact(
-    path: PathLike,
+    path: PlaceLike,
     *,
     full: bool = False,
     purge: bool = False,
@@ -227,7 +230,7 @@ def compact(
         Another process compacts the same segments.
     """
     full, purge = flag(full, "full"), flag(purge, "purge")
-    paths = IndexPaths(path_of(path, "the index"))
+    paths = IndexPaths(place_of(path, "the index"))
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen) as granted:
         manifest = compact_index(paths, granted, full=full or purge)
@@ -238,7 +241,7 @@ def compact(
 
 
 def rebalance(
-    path: PathLike,
+    path: PlaceLike,
     *,
     max_list_bytes: str | int | None = None,
     memory: str | int | None = None,
@@ -275,14 +278,14 @@ def rebalance(
         Another process rebalances, compacted, or rolled back meanwhile.
     """
     most = None if max_list_bytes is None else parse_bytes(max_list_bytes, "max_list_bytes")
-    paths = IndexPaths(path_of(path, "the index"))
+    paths = IndexPaths(place_of(path, "the index"))
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen) as granted:
         return rebalance_index(paths, granted, max_list_bytes=most)
 
 
 def maintain(
-    path: PathLike,
+    path: PlaceLike,
     *,
     budget: str | timedelta | None = None,
     memory: str | int | None = None,
@@ -313,21 +316,21 @@ def maintain(
         What was decided, why, and what came of it.
     """
     time = budget if budget is None or isinstance(budget, timedelta) else parse_age(budget)
-    paths = IndexPaths(path_of(path, "the index"))
+    paths = IndexPaths(place_of(path, "the index"))
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen) as granted:
         return maintain_index(paths, granted, budget=time)
 
 
-def versions(path: PathLike) -> list[Manifest]:
+def versions(path: PlaceLike) -> list[Manifest]:
     """List the versions of an index, the oldest first.
 
     Each has its ``number``, when it was ``created``, ``what`` it changed, and its ``ntotal`` rows.
     """
-    return list_history(IndexPaths(path_of(path, "the index")))
+    return list_history(IndexPaths(place_of(path, "the index")))
 
 
-def rollback(path: PathLike, number: int) -> Manifest:
+def rollback(path: PlaceLike, number: int) -> Manifest:
     """Make an older version the newest again; nothing is removed, so this can be undone.
 
     Raises
@@ -336,10 +339,12 @@ def rollback(path: PathLike, number: int) -> Manifest:
         There is no such version.
     """
     number = whole_number(number, "number", 0)
-    return roll_back(IndexPaths(path_of(path, "the index")), number)
+    return roll_back(IndexPaths(place_of(path, "the index")), number)
 
 
-def vacuum(path: PathLike, *, older_than: str | timedelta = "7d") -> Vacuumed:
+def vacuum(
+    path: PlaceLike, *, older_than: str | timedelta = "7d", grace: str | timedelta = "1d"
+) -> Vacuumed:
     """Remove versions that were replaced longer ago than this, and files that no other needs.
 
     Parameters
@@ -348,9 +353,47 @@ def vacuum(path: PathLike, *, older_than: str | timedelta = "7d") -> Vacuumed:
         Index directory.
     older_than : str or timedelta
         As "7d", "12h", "30min". Readers that opened a version longer ago lose its files.
+    grace : str or timedelta
+        In an object store, which has no locks: changes that began within this time count as being
+        made, and their files and unfinished uploads stay. Elsewhere locks tell.
     """
-    age = older_than if isinstance(older_than, timedelta) else parse_age(older_than)
-    return _vacuum(IndexPaths(path_of(path, "the index")), age)
+    age, spared = (
+        each if isinstance(each, timedelta) else parse_age(each) for each in (older_than, grace)
+    )
+    return _vacuum(IndexPaths(place_of(path, "the index")), age, spared)
+
+
+def copy(
+    source: PlaceLike,
+    target: PlaceLike,
+    *,
+    version: int | None = None,
+    progress: Progress | bool | None = None,
+) -> Copied:
+    """Copy a version of an index to another place: a directory or an object store.
+
+    A killed copy goes on with the same call. A newer version copied to the same place costs only
+    what is new in it. Every file is verified before it gets its name; the version is written last.
+
+    Parameters
+    ----------
+    source : path-like or Store
+        Index directory, a URL, or what ``teravec.store`` returned.
+    target : path-like or Store
+        New, empty, or holding other versions of the same index.
+    version : int, optional
+        Not given: the newest.
+
+    Raises
+    ------
+    OutputExists
+        The target holds something else.
+    CorruptFile
+        A file of the source is damaged.
+    """
+    number = None if version is None else whole_number(version, "version", 0)
+    paths = IndexPaths(place_of(source, "source")), IndexPaths(place_of(target, "target"))
+    return copy_index(*paths, number, as_progress(progress))
 
 
 def parse_age(text: str) -> timedelta:

@@ -17,12 +17,13 @@ from teravec.progress import Progress
 from teravec.search.index import open_index
 from teravec.sources import Data, PathLike
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import PlaceLike, place_of
 
 __all__ = ["duplicates"]
 
 
 def duplicates(
-    index: PathLike,
+    index: PlaceLike,
     data: Data,
     threshold: float,
     *,
@@ -70,7 +71,7 @@ def duplicates(
     InvalidArgument, InvalidSource, MemoryLimitTooSmall, OutputExists, CorruptFile, StorageError
     """
     granted: Resources = resources(memory, threads, progress)
-    place, paths = path_of(out, "out"), IndexPaths(path_of(index, "the index"))
+    place, paths = path_of(out, "out"), IndexPaths(place_of(index, "the index"))
     radius = real_number(threshold, "threshold")
     if place.suffix != ".parquet":
         raise InvalidArgument(f"{place}: a file that ends in .parquet expected")

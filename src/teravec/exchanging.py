@@ -13,13 +13,14 @@ from teravec.interchange.importing import import_faiss as _import_faiss
 from teravec.progress import Progress, as_progress
 from teravec.sources import PathLike, are_paths
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import PlaceLike, place_of
 
 __all__ = ["export_faiss", "import_faiss"]
 
 
 def import_faiss(
     files: PathLike | Sequence[PathLike],
-    out: PathLike,
+    out: PlaceLike,
     *,
     slices: int | None = None,
     memory: str | int | None = None,
@@ -65,10 +66,12 @@ def import_faiss(
     if slices is not None:
         slices = whole_number(slices, "slices", 1)
     with resources(memory, threads, progress) as granted:
-        paths = IndexPaths(path_of(out, "out"))
+        paths = IndexPaths(place_of(out, "out"))
         return _import_faiss(chosen, paths, slices, granted)
 
 
-def export_faiss(path: PathLike, out: PathLike, *, progress: Progress | bool | None = None) -> None:
+def export_faiss(
+    path: PlaceLike, out: PathLike, *, progress: Progress | bool | None = None
+) -> None:
     """Write an index file that ``faiss.read_index`` opens, with the same ids and results."""
-    _export_faiss(path_of(path, "the index"), path_of(out, "out"), as_progress(progress))
+    _export_faiss(place_of(path, "the index"), path_of(out, "out"), as_progress(progress))

@@ -38,6 +38,7 @@ from teravec.sources import Data, PathLike, Source, are_paths, find_bad, open_so
 from teravec.sources.bad_rows import count_bad_rows
 from teravec.storage.files import remove
 from teravec.storage.output_lock import hold_file
+from teravec.storage.places import PlaceLike, place_of
 
 __all__ = ["evaluate", "groundtruth", "info", "range_search", "search", "skipped_rows"]
 
@@ -166,7 +167,7 @@ def skipped_rows(out: Path) -> int:
 
 
 def search(
-    index: PathLike | Searchable,
+    index: PlaceLike | Searchable,
     queries: Data,
     k: int = 10,
     nprobe: int | None = None,
@@ -247,7 +248,7 @@ def search(
 
 
 def range_search(
-    index: PathLike | Searchable,
+    index: PlaceLike | Searchable,
     queries: Data,
     radius: float,
     nprobe: int | None = None,
@@ -316,7 +317,7 @@ def range_search(
 
 
 def evaluate(
-    index: PathLike | Searchable,
+    index: PlaceLike | Searchable,
     queries: Data,
     truth: Truth,
     k: int = 10,
@@ -371,7 +372,7 @@ def evaluate(
         )
 
 
-def info(index: PathLike) -> dict[str, Any]:
+def info(index: PlaceLike) -> dict[str, Any]:
     """Describe an index: sizes in bytes, settings, training, and the sizes of its lists.
 
     Returns
@@ -379,7 +380,7 @@ def info(index: PathLike) -> dict[str, Any]:
     dict
         As ``teravec info --json`` prints it.
     """
-    with OpenedIndex(path_of(index, "the index")) as there:
+    with OpenedIndex(place_of(index, "the index")) as there:
         calibration = read_calibration(there.paths, there.manifest)
         why = None if calibration is None else shortfall(calibration, there.manifest.nlist)
         return {**describe_index(there), "shortfall": why}
@@ -410,7 +411,7 @@ class _Asked:
 
 @contextmanager
 def _asked(
-    index: PathLike | Searchable,
+    index: PlaceLike | Searchable,
     queries: Data,
     out: PathLike | None,
     memory: str | int | None,
@@ -447,14 +448,14 @@ def _with_index_ids(
 
 @contextmanager
 def _index(
-    index: PathLike | Searchable, memory: str | int | None, threads: int | None, **options: Any
+    index: PlaceLike | Searchable, memory: str | int | None, threads: int | None, **options: Any
 ) -> Iterator[Searchable]:
     """Yield the given index, which stays open, or open the one at a path for the body."""
     if isinstance(index, Index | RemoteIndex):
         yield index
         return
     with open_index(
-        path_of(index, "the index"), memory=memory, threads=threads, **options
+        place_of(index, "the index"), memory=memory, threads=threads, **options
     ) as there:
         yield there
 

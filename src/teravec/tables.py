@@ -17,12 +17,13 @@ from teravec.progress import Bar, Progress
 from teravec.search.index import Index, open_index
 from teravec.sources import Data, PathLike, Source
 from teravec.storage.output_lock import hold_file
+from teravec.storage.places import PlaceLike, place_of
 
 __all__ = ["get", "query", "tables_of"]
 
 
 def query(
-    index: PathLike | Index,
+    index: PlaceLike | Index,
     queries: Data,
     k: int = 10,
     nprobe: int | None = None,
@@ -105,7 +106,7 @@ def tables_of(
 
 
 def get(
-    index: PathLike | Index,
+    index: PlaceLike | Index,
     ids: Any,
     columns: Sequence[str] | str | None = None,
     *,
@@ -144,11 +145,11 @@ def get(
 
 @contextmanager
 def _index(
-    index: PathLike | Index, memory: str | int | None, threads: int | None
+    index: PlaceLike | Index, memory: str | int | None, threads: int | None
 ) -> Iterator[Index]:
     """Yield the given index, which stays open, or open the one at a path for the body."""
     if isinstance(index, Index):
         yield index
         return
-    with open_index(path_of(index, "the index"), memory=memory, threads=threads) as there:
+    with open_index(place_of(index, "the index"), memory=memory, threads=threads) as there:
         yield there

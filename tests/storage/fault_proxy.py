@@ -40,8 +40,11 @@ class FaultProxy:
     choose : callable, optional
     requests : Counter
         Requests so far, by method.
-    waves : list of int
-        How many requests were in flight, each time that none had been before.
+    seen : callable, optional
+        Called with method, path and headers of each request.
+    alter : callable, optional
+        Changes the body of each answer.
+    stall_s : float
     """
 
     endpoint: str
@@ -49,6 +52,8 @@ class FaultProxy:
     latency_s: float = 0.0
     choose: Choose | None = None
     requests: Counter[str] = field(default_factory=Counter)
+    seen: Callable[[str, str, dict[str, str]], None] | None = None
+    alter: Callable[[bytes], bytes] | None = None
     stall_s: float = 30.0
     in_flight: int = 0
     most_in_flight: int = 0
@@ -92,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         proxy = self.server.proxy
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if proxy.seen is not None:
+            proxy.seen(self.command, self.path, dict(self.headers.items()))
         fault = proxy.begin(self.command, self.path)
         try:
             self._answer(proxy, fault, body)
@@ -115,6 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "flip":
             body = body[:-1] + bytes([body[-1] ^ 1])
         status, headers, answer = self._ask(proxy.endpoint, body)
+        answer = answer if proxy.alter is None else proxy.alter(answer)
         if "list-type=2" in self.path:
             before = proxy.listings.setdefault(self.path, answer)
             answer = before if fault == "stale" else answer

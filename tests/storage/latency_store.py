@@ -7,10 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 
-from teravec.storage.store import OpenFile, Ranges, Reader, ReadFiles, Store, Verify, Writer
+from teravec.storage.store import (
+    UNFINISHED_AGE,
+    OpenFile,
+    Ranges,
+    Reader,
+    ReadFiles,
+    Store,
+    Verify,
+    Writer,
+)
 
 Fail = Callable[[str, str], Exception | None]
 """Given a kind of request and a file's address, returns what to raise, if anything."""
@@ -98,9 +108,9 @@ class LatencyStore(Store):
         self.wait("remove", self.locate(prefix))
         self.store.remove_all(prefix)
 
-    def remove_unfinished(self, prefix: str) -> None:
+    def remove_unfinished(self, prefix: str, older_than: timedelta = UNFINISHED_AGE) -> None:
         self.wait("remove", self.locate(prefix))
-        self.store.remove_unfinished(prefix)
+        self.store.remove_unfinished(prefix, older_than)
 
 
 class _File(OpenFile):

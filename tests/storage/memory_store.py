@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 
 from teravec.errors import AlreadyThere, CorruptFile, MissingFile
 from teravec.storage.store import (
+    UNFINISHED_AGE,
     OpenFile,
     Ranges,
     Reader,
@@ -125,5 +127,5 @@ class MemoryStore(Store):
         for name in self.names(f"{prefix}/"):
             self.remove(name)
 
-    def remove_unfinished(self, prefix: str) -> None:
+    def remove_unfinished(self, prefix: str, older_than: timedelta = UNFINISHED_AGE) -> None:
         pass

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from teravec.storage.object_address import ObjectAddress, StoreOptions, store_options
 from teravec.storage.object_store import ObjectStore
@@ -15,19 +17,38 @@ _numbers = itertools.count()
 KEYS = {"access_key_id": "stand-in", "secret_access_key": "not-a-secret"}
 
 
+class _OneAtATime:
+    """moto looks whether a key is free and writes in two steps; S3 and its like do so in one."""
+
+    def __init__(self, application: Any) -> None:
+        self._application, self._lock = application, threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if "HTTP_IF_NONE_MATCH" not in environ:
+            return self._application(environ, start_response)
+        with self._lock:
+            return list(self._application(environ, start_response))
+
+
 @contextmanager
 def s3_server() -> Iterator[str]:
     """Run the server; yield its endpoint, such as ``http://127.0.0.1:40000``."""
-    from moto.server import ThreadedMotoServer
+    from moto.moto_server import werkzeug_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
+    application = _OneAtATime(
+        werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
+    )
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
     try:
-        host, port = server.get_host_and_port()
-        yield f"http://{host}:{port}"
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        server.stop()
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def options_of(endpoint: str, **more: object) -> StoreOptions:

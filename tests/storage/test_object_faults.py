@@ -15,7 +15,7 @@ from teravec.storage.object_requests import requests_of
 from teravec.storage.object_store import ObjectStore
 from teravec.storage.store import Ranges
 from tests.storage.fault_proxy import FaultProxy, fault_proxy, first
-from tests.storage.object_stand_in import KEYS, make_bucket, options_of, s3_server
+from tests.storage.object_stand_in import KEYS, make_bucket, options_of
 from tests.storage.store_suite import get, put, random_bytes
 
 READING = ["429", "503", "500", "reset", "cut", "wrong range", "whole", "stall", "lost"]
@@ -23,15 +23,9 @@ WRITING = ["429", "503", "500", "reset", "stall", "lost"]
 DATA = random_bytes(60_000)
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
-def proxy(endpoint: str) -> Iterator[FaultProxy]:
-    with fault_proxy(endpoint) as proxy:
+def proxy(s3_endpoint: str) -> Iterator[FaultProxy]:
+    with fault_proxy(s3_endpoint) as proxy:
         yield proxy
 
 
@@ -175,12 +169,12 @@ def test_racing_writers_whose_answers_are_lost(store: ObjectStore, proxy: FaultP
     test_each_round_of_racing_writers_has_one_winner(store)
 
 
-def test_the_stand_in_refuses_losers(endpoint: str) -> None:
+def test_the_stand_in_refuses_losers(s3_endpoint: str) -> None:
     """Without this, the races above would prove nothing."""
     import obstore
 
-    address = ObjectAddress("s3", make_bucket(endpoint), "")
-    client = requests_of(address, options_of(endpoint)).connection.client
+    address = ObjectAddress("s3", make_bucket(s3_endpoint), "")
+    client = requests_of(address, options_of(s3_endpoint)).connection.client
     obstore.put(client, "v", b"first", mode="create")
     with pytest.raises(obstore.exceptions.AlreadyExistsError, match="412 Precondition Failed"):
         obstore.put(client, "v", b"second", mode="create")
@@ -204,23 +198,23 @@ def test_the_window_shrinks_and_grows(store: ObjectStore, proxy: FaultProxy) -> 
     assert buffer.tobytes() == DATA
 
 
-def test_errors_say_what_to_do_and_tell_no_secret(endpoint: str) -> None:
+def test_errors_say_what_to_do_and_tell_no_secret(s3_endpoint: str) -> None:
     secret = KEYS["secret_access_key"]
-    nowhere = ObjectStore(ObjectAddress("s3", "no-such-bucket", "p"), options_of(endpoint))
+    nowhere = ObjectStore(ObjectAddress("s3", "no-such-bucket", "p"), options_of(s3_endpoint))
     for call in (lambda: nowhere.open("f"), lambda: put(nowhere, "f", b"x"), nowhere.names):
         with pytest.raises(StorageError, match=r"s3://no-such-bucket.*: there is no such bucket"):
             call()
-    bucket = make_bucket(endpoint)
+    bucket = make_bucket(s3_endpoint)
     address = ObjectAddress("s3", bucket, "p")
     closed = ObjectStore(
         address, options_of("http://127.0.0.1:9", retry_timeout="0.3s", connect_timeout="200ms")
     )
     with pytest.raises(StorageError, match=f"s3://{bucket}/p/f: cannot read: the connection") as e:
         closed.open("f")
-    https_only = [pair for pair in options_of(endpoint) if pair[0] != "allow_http"]
+    https_only = [pair for pair in options_of(s3_endpoint) if pair[0] != "allow_http"]
     with pytest.raises(StorageError, match="the option allow_http=true"):
         ObjectStore(address, tuple(https_only)).open("f")
     with pytest.raises(MissingFile, match=f"s3://{bucket}/p/f: cannot read: no such file"):
-        ObjectStore(address, options_of(endpoint)).open("f")
+        ObjectStore(address, options_of(s3_endpoint)).open("f")
     for text in (str(e.value), repr(closed), repr(nowhere), str(e.value.__cause__)):
         assert secret not in text

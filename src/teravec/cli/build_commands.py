@@ -26,6 +26,7 @@ from teravec.model.description import ModelDescription
 from teravec.search.effort import shortfall
 from teravec.sources import as_query, parse_columns
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import Place
 from teravec.training.record import LayoutOptions
 
 __all__ = ["add_build_commands"]
@@ -307,7 +308,7 @@ def _model_summary(model: ModelDescription) -> dict[str, Any]:
     }
 
 
-def _skipped_line(manifest: Manifest, out: Path) -> str:
+def _skipped_line(manifest: Manifest, out: Place) -> str:
     skipped = manifest.source["skipped"]["rows"]
     return f"{IndexPaths(out).skipped}: {skipped:,} bad rows were left out"
 
@@ -325,7 +326,7 @@ def _lists_line(lists: dict[str, Any]) -> str:
 
 
 def _report_index(
-    manifest: Manifest, out: Path, started: float, resources: Resources, as_json: bool
+    manifest: Manifest, out: Place, started: float, resources: Resources, as_json: bool
 ) -> None:
     size = sum(entry.files_size for entry in manifest.slices)
     cost, lists = _cost(started, resources), index_lists(IndexPaths(out), manifest)

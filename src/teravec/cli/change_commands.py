@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +12,10 @@ from teravec import changing
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.id_options import Ids, IdsFile, read_ids
+from teravec.cli.place_options import PLACE, PlaceText
 from teravec.cli.running import command, print_json
 from teravec.index.manifest import Manifest
+from teravec.storage.places import Place
 
 __all__ = ["add_change_commands"]
 
@@ -33,6 +34,7 @@ def add_change_commands(app: typer.Typer) -> None:
     command(app, "versions")(versions)
     command(app, "rollback")(rollback)
     command(app, "vacuum")(vacuum)
+    command(app, "cp")(cp)
 
 
 def add(
@@ -235,15 +237,52 @@ def vacuum(
     older_than: Annotated[
         str, typer.Option(help="Keep versions that were the newest within this time, as 7d or 12h.")
     ] = "7d",
+    grace: Annotated[
+        str,
+        typer.Option(
+            help="In an object store: changes begun within this time count as being made; their "
+            "files and unfinished uploads stay."
+        ),
+    ] = "1d",
     json: o.Json = False,
 ) -> None:
     """Remove old versions, and the files that no version needs any more."""
-    removed = changing.vacuum(index, older_than=older_than)
+    removed = changing.vacuum(index, older_than=older_than, grace=grace)
     if json:
         print_json({"index": str(index), **asdict(removed)})
         return
     count = counted(len(removed.versions), "versions")
     print(f"{index}: removed {count}, {counted(removed.files, 'files')}, {removed.size:,} bytes")
+
+
+def cp(
+    source: Annotated[
+        PlaceText,
+        typer.Argument(metavar="SRC", help="Index directory or URL.", show_default=False),
+        PLACE,
+    ],
+    target: Annotated[
+        PlaceText,
+        typer.Argument(
+            metavar="DST",
+            help="New or empty directory or URL, or one with versions of the same index.",
+            show_default=False,
+        ),
+        PLACE,
+    ],
+    version: Annotated[int | None, o.unset("Version to copy.  [default: the newest]")] = None,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Copy an index from one place to another; resumable, verified."""
+    bars = Bars(quiet=quiet or json)
+    copied = changing.copy(source, target, version=version, progress=bars)
+    if json:
+        print_json({"index": str(target), **asdict(copied), "stages": bars.summary()})
+        return
+    kept = f"; {counted(copied.kept, 'files')} there already" if copied.kept else ""
+    files = f"{counted(copied.files, 'files')}, {copied.size:,} bytes"
+    print(f"{target}: version {copied.version}: {files}{kept}")
 
 
 def _describe(manifest: Manifest) -> dict[str, Any]:
@@ -258,7 +297,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _report(index: Path, manifest: Manifest, json: bool, more: dict[str, Any]) -> None:
+def _report(index: Place, manifest: Manifest, json: bool, more: dict[str, Any]) -> None:
     if json:
         print_json({"index": str(index), **_describe(manifest), **more})
         return

@@ -13,6 +13,7 @@ from teravec.errors import InvalidArgument
 from teravec.index.manifest import read_manifest
 from teravec.sources.ids_file import read_ids_file, read_texts_file
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import Place
 from teravec.storage.text_ids import as_texts, digest_texts
 
 __all__ = ["Ids", "IdsFile", "read_id_numbers", "read_ids"]
@@ -23,7 +24,7 @@ IdsFile = Annotated[
 ]
 
 
-def read_ids(index: Path, ids: str | None, ids_file: Path | None) -> Any:
+def read_ids(index: Place, ids: str | None, ids_file: Path | None) -> Any:
     """Read the ids of --ids or --ids-file: int64 (n,), or a list of texts."""
     if (ids is None) == (ids_file is None):
         raise InvalidArgument("give either --ids or --ids-file")
@@ -36,7 +37,7 @@ def read_ids(index: Path, ids: str | None, ids_file: Path | None) -> Any:
     return [each.strip() for each in str(ids).split(",") if each.strip()]
 
 
-def read_id_numbers(index: Path, ids_file: Path) -> Any:
+def read_id_numbers(index: Place, ids_file: Path) -> Any:
     """Read a file of ids as the numbers that stand for them in the index's files, int64 (n,)."""
     manifest = read_manifest(IndexPaths(index))
     if manifest.text_ids is None:

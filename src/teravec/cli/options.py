@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from teravec.cli.place_options import PLACE, PlaceText
 from teravec.errors import InvalidArgument, shown
 from teravec.memory import parse_bytes
 from teravec.training.options import TrainOptions
@@ -79,7 +80,13 @@ Data = Annotated[
     ),
 ]
 IndexDir = Annotated[
-    Path, typer.Argument(metavar="INDEX", help="Index directory.", show_default=False)
+    PlaceText,
+    typer.Argument(
+        metavar="INDEX",
+        help="Index directory, or its URL in an object store: s3://, gs://, az://.",
+        show_default=False,
+    ),
+    PLACE,
 ]
 Queries = Annotated[
     str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
@@ -93,7 +100,9 @@ QuerySource = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[Path, unset("Index directory.", "--out", "-o")]
+Out = Annotated[
+    PlaceText, unset("Index directory, or its URL in an object store.", "--out", "-o"), PLACE
+]
 Nlist = Annotated[
     str, typer.Option(help="Inverted lists, or auto: the power of two nearest 4 sqrt(ntotal).")
 ]

@@ -68,7 +68,7 @@ class Remote:
 
     def open(self, first: str, memory: str | None) -> RemoteIndex:
         """Connect; ``first`` is the first path of the queries, which must be no index."""
-        if IndexPaths(Path(first)).manifest.exists():
+        if IndexPaths(first).manifest.exists():
             raise InvalidArgument(
                 f"INDEX {first} given beside --server, which has one: leave one of them out"
             )

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from teravec.arguments import real_number, whole_number
+from teravec.cli.place_options import opened_places
 from teravec.errors import InvalidArgument, TeravecError, shown
 from teravec.storage.standard_streams import discard_output
 
@@ -52,29 +53,40 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
     """
 
     def register(function: F) -> F:
+        place_options, open_places = opened_places(function)
+
         @functools.wraps(function)
         def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
             if verbose:
                 logging.getLogger("teravec").setLevel(logging.INFO)
             with reporting():
+                open_places(kwargs)
                 function(*args, **kwargs)
                 if sys.stdout is not None:
                     sys.stdout.flush()  # here, where an error can still be reported
 
-        _add_parameter(run, function, "verbose", Verbose)
+        _add_parameters(run, function, {**place_options, "verbose": Verbose})
         app.command(name)(run)
         return function
 
     return register
 
 
-def _add_parameter(
-    run: Callable[..., None], function: Callable[..., None], name: str, kind: Any
+def _add_parameters(
+    run: Callable[..., None], function: Callable[..., None], more: dict[str, Any]
 ) -> None:
-    """Give ``run`` the parameters of ``function``, which it wraps, and ``verbose``."""
+    """Give ``run`` the parameters of ``function``, which it wraps, and some more."""
     signature = inspect.signature(function, eval_str=True)
-    more = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-    parameters = [*signature.parameters.values(), more]
+    added = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False if name == "verbose" else None,
+            annotation=kind,
+        )
+        for name, kind in more.items()
+    ]
+    parameters = [*signature.parameters.values(), *added]
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
 

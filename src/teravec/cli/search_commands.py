@@ -220,7 +220,7 @@ def range_search(
 
 @contextmanager
 def _opened(
-    index: Path,
+    index: o.IndexDir,
     queries: list[str] | None,
     options: SearchOptions,
     remote: Remote | None,

@@ -151,7 +151,7 @@ def calibrate_index(
     manifest = read_manifest(paths)
     if not source.is_described_by(manifest.source):
         raise InvalidArgument(
-            f"{source.ntotal:,} x {source.d} vectors found that {paths.root} was not built from; "
+            f"{source.ntotal:,} x {source.d} vectors found that {paths} was not built from; "
             f"its {manifest.ntotal:,} x {manifest.d} expected, the same files in the same order"
         )
     if manifest.added or manifest.ntotal != source.ntotal:
@@ -201,7 +201,7 @@ def calibrate_index(
         if left is None:
             raise InvalidArgument(f"{paths}: too few true neighbours are left after deletions")
         known, ks = left
-    with open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads) as index:
+    with open_index(paths.store, memory=resources.memory_bytes, threads=resources.threads) as index:
         calibration = measure_calibration(index, known, ks, options, resources.progress)
     write_calibration(paths, calibration, kept)
     remove_checkpoint(paths.calibrating)
@@ -231,7 +231,7 @@ def calibrate_with_truth(
         raise InvalidArgument(
             f"{int(np.median(there))} true neighbours a query found, of k {list(options.ks)}"
         )
-    with open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads) as index:
+    with open_index(paths.store, memory=resources.memory_bytes, threads=resources.threads) as index:
         fitted = fit_truth(index, queries, truth, ks[-1])
         if fitted.doubts:
             raise InvalidArgument(
@@ -313,7 +313,7 @@ def measure_calibration(
             "calibration stopped after %.0f s at nprobe %d; teravec calibrate %s goes further",
             calibration.stopped_s,
             points[-1].nprobe,
-            index.root,
+            index.where,
         )
     return calibration
 

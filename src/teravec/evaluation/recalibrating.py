@@ -59,7 +59,7 @@ def recalibrate(
     MissingFile, CorruptFile
         A kept file is missing or damaged.
     """
-    with open_index(paths.root, memory=resources.memory_bytes, threads=resources.threads) as index:
+    with open_index(paths.store, memory=resources.memory_bytes, threads=resources.threads) as index:
         manifest = index.manifest
         kept = read_kept(paths, manifest)
         if kept is None:

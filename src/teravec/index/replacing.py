@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from teravec.errors import OutputExists, storage_errors
+from teravec.errors import InvalidArgument, OutputExists, storage_errors
 from teravec.storage.exchange import exchange
 from teravec.storage.files import sync_directory
 from teravec.storage.layout import IndexPaths
@@ -24,6 +24,15 @@ def successor(paths: IndexPaths) -> IndexPaths:
     """Return the paths of the index that will replace this one."""
     root = paths.root.resolve()  # replace the target of a link; the link stays
     return IndexPaths(root.with_name(root.name + ".new"))
+
+
+def check_replaceable(paths: IndexPaths) -> None:
+    """Raise InvalidArgument where two indexes cannot exchange their places."""
+    if not paths.is_local:
+        raise InvalidArgument(
+            f"{paths}: only a directory can be overwritten; build under another name, and remove "
+            "the old index when nobody uses it"
+        )
 
 
 def check_only_index(paths: IndexPaths) -> None:

@@ -21,11 +21,13 @@ from teravec.storage.columnfile import ColumnFile, verify_columns
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
 from teravec.storage.rowfile import RowFile, verify_rows
-from teravec.storage.store import Store, StorePath, check_size
+from teravec.storage.store import OpenFile, Store, StorePath, check_size
 
-__all__ = ["verify"]
+__all__ = ["check_entry", "verify", "verify_entry"]
 
-_KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile], Callable[[StorePath], None]]] = {
+Verify = Callable[[OpenFile | StorePath], None]
+
+_KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile], Verify]] = {
     "lists": (ListFile, verify_lists),
     "fine": (RowFile, verify_rows),
     "columns": (ColumnFile, verify_columns),
@@ -128,10 +130,20 @@ def _list_model_files(
 
 
 def _verify_entry(path: StorePath, entry: Segment | RowsEntry) -> None:
-    kind, verify_whole = _KINDS[path.name.rpartition(".")[2]]
     with path.open() as opened:
-        check_size(opened, entry.size)
-        file = kind(opened)
-        if file.seal != entry.checksum:
-            raise ForeignFile(f"{path}: seal {file.seal} found, {entry.checksum} expected")
-    verify_whole(path)
+        check_entry(opened, entry)
+    verify_entry(path, entry)
+
+
+def check_entry(file: OpenFile, entry: Segment | RowsEntry) -> None:
+    """Raise CorruptFile unless an open file of a segment has the size and seal of its entry."""
+    check_size(file, entry.size)
+    kind, _ = _KINDS[entry.file.rpartition(".")[2]]
+    found = kind(file).seal
+    if found != entry.checksum:
+        raise ForeignFile(f"{file.path}: seal {found} found, {entry.checksum} expected")
+
+
+def verify_entry(file: OpenFile | StorePath, entry: Segment | RowsEntry) -> None:
+    """Read a file of a segment whole; raise CorruptFile unless its bytes match its own seal."""
+    _KINDS[entry.file.rpartition(".")[2]][1](file)

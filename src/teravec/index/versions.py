@@ -26,7 +26,7 @@ __all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version", "write_cal
 
 log = logging.getLogger(__name__)
 
-Change = Callable[[Manifest], Manifest]
+Change = Callable[[Manifest], Manifest | None]
 """Derives the next version's content from a version's; called again if another writer was first."""
 
 _LOOKS = 16  # looks at the next number for each listing
@@ -48,7 +48,8 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
     ----------
     paths : IndexPaths
     change : callable
-        Given the newest manifest, returns the next one. Number and parent are set here.
+        Given the newest manifest, returns the next one. Number and parent are set here. Returns
+        None if the newest version has the change already: then nothing is committed.
 
     Returns
     -------
@@ -64,8 +65,11 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
         if not list_versions(paths):
             _begin_versions(paths)
         newest = read_manifest(paths)
+        wanted = change(newest)
+        if wanted is None:
+            return newest
         changed = replace(
-            change(newest),
+            wanted,
             creator=f"teravec {version('teravec')}",
             number=newest.number + 1,
             parent=newest.number,

@@ -16,6 +16,7 @@ from teravec.storage.concatenation import concatenate
 from teravec.storage.files import publishing
 from teravec.storage.listfile import ID_BYTES
 from teravec.storage.output_lock import hold_file
+from teravec.storage.store import Store
 
 __all__ = ["export_faiss"]
 
@@ -24,7 +25,7 @@ _BUFFER_BYTES = 4 << 20
 
 
 def export_faiss(
-    root: str | Path, out: str | Path, progress: Progress, window_bytes: int = _WINDOW_BYTES
+    root: str | Path | Store, out: str | Path, progress: Progress, window_bytes: int = _WINDOW_BYTES
 ) -> None:
     """Write an index that ``faiss.read_index`` opens and searches with the same results.
 
@@ -33,7 +34,8 @@ def export_faiss(
 
     Parameters
     ----------
-    root, out : path-like
+    root : path-like or Store
+    out : path-like
     progress : Progress
     window_bytes : int
         Codes and ids read at a time.

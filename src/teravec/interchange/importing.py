@@ -29,7 +29,7 @@ from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
-from teravec.storage.output_lock import hold_directory
+from teravec.storage.output_lock import hold_index
 from teravec.training.record import check_free
 
 __all__ = ["import_faiss"]
@@ -107,17 +107,18 @@ def _begin(paths: IndexPaths, record: dict[str, Any]) -> Iterator[None]:
     """
     begun = paths.imported.exists()
     if not begun and not check_free(paths):
-        raise OutputExists(f"{paths.root} holds a build: choose another --out")
-    with hold_directory(paths.root, create=True):
+        raise OutputExists(f"{paths} holds a build: choose another --out")
+    with hold_index(paths, create=True):
         if paths.imported.exists():
             found = read_json(paths.imported, _FORMAT, _VERSION)
             if found != record:
                 raise OutputExists(
-                    f"{paths.root} holds another import, of {found['files'][0]['name']} and "
+                    f"{paths} holds another import, of {found['files'][0]['name']} and "
                     f"{len(found['files']) - 1:,} more files: choose another --out"
                 )
         else:
-            make_directory(paths.root)
+            if paths.is_local:
+                make_directory(paths.root)
             write_json(paths.imported, record)
         try:
             yield
@@ -185,7 +186,7 @@ def _make_manifest(
         files, ntotal, resources.memory_bytes, resources.progress, sizes.id_block
     )
     if repeated is not None:
-        log.warning("%s: %s", paths.root, describe_repeated(asdict(repeated)))
+        log.warning("%s: %s", paths, describe_repeated(asdict(repeated)))
     # Rows that are added without ids are numbered from ntotal on, which must be free.
     numbered = _largest_id(files, sizes.id_block) < ntotal
     source = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import PathArgument, check_ranges, flag, path_of
+from teravec.arguments import check_ranges, flag
 from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, count_copies_of_id, list_versions
@@ -28,8 +29,9 @@ from teravec.search.request import as_queries, checked_k, checked_queries, check
 from teravec.search.row_tables import RowTables
 from teravec.search.stats import SearchStats
 from teravec.search.steps import SearchSteps
-from teravec.storage.layout import absolute
+from teravec.storage.layout import store_at
 from teravec.storage.local_store import LocalStore
+from teravec.storage.places import PlaceLike
 from teravec.storage.store import Reader
 
 __all__ = ["Index", "open_index"]
@@ -76,6 +78,11 @@ class Index(Fixed, RowTables):
     @property
     def _opened(self) -> OpenedIndex:
         return self.steps.opened
+
+    @property
+    def where(self) -> str:
+        """The index's directory or address, for messages."""
+        return str(self._opened.paths)
 
     @property
     def root(self) -> Path:
@@ -513,7 +520,7 @@ class Index(Fixed, RowTables):
 
 
 def open_index(
-    path: PathArgument,
+    path: PlaceLike,
     *,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -529,8 +536,8 @@ def open_index(
 
     Parameters
     ----------
-    path : path-like
-        Index directory.
+    path : path-like or Store
+        Index directory, a URL of an object store, or what ``teravec.store`` returned.
     memory : str or int, optional
         Limit in bytes, or as "512MiB". Not given: 4 GiB, or half of the memory
         that the machine or its container has to give.
@@ -558,8 +565,10 @@ def open_index(
     check_threads(threads)
     memory_bytes = granted_memory(memory)
     keep_lists, direct = flag(keep_lists, "keep_lists"), flag(direct, "direct")
-    path, lists = path_of(path, "the index"), check_ranges(lists, "lists")
-    opened = OpenedIndex(LocalStore(absolute(path), direct=direct), lists=lists, version=version)
+    store, lists = store_at(path), check_ranges(lists, "lists")
+    if isinstance(store, LocalStore):
+        store = replace(store, direct=direct)
+    opened = OpenedIndex(store, lists=lists, version=version)
     try:
         index = Index(
             opened,
@@ -570,7 +579,7 @@ def open_index(
         opened.close()
         raise
     index._opened_by = {
-        "path": str(index.root),
+        "path": str(store.root) if isinstance(store, LocalStore) else store,
         "memory": memory,
         "threads": threads,
         "keep_lists": keep_lists,

@@ -49,7 +49,7 @@ def describe_file(path: AnyPath) -> dict[str, Any]:
         return {"size": file.size, "checksum": file_checksum(file)}
 
 
-def check_file(path: AnyPath, expected: dict[str, Any]) -> None:
+def check_file(path: OpenFile | AnyPath, expected: dict[str, Any]) -> None:
     """Raise MissingFile or CorruptFile unless the file is as it was described."""
     with open_file(path, in_order=True) as file:
         _check(file, expected)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from teravec.errors import StorageError
 from teravec.storage.local_store import LocalStore
+from teravec.storage.places import Place, PlaceLike, place_of, work_directory, work_name
 from teravec.storage.store import Store, StorePath
 
-__all__ = ["IndexPaths", "absolute", "is_of_system"]
+__all__ = ["IndexPaths", "absolute", "absolute_place", "is_of_system", "resolved_place", "store_at"]
 
 _OF_SYSTEM = ("lost+found", "system volume information", "$recycle.bin", "@eadir", "#recycle")
 
@@ -32,9 +33,25 @@ def absolute(path: str | Path) -> Path:
         ) from error
 
 
+def absolute_place(place: Place) -> Place:
+    """Return a path from the root on; a store is where it is."""
+    return absolute(place) if isinstance(place, Path) else place
+
+
+def resolved_place(place: Place) -> Place:
+    """Return where a path leads now, through links that may be moved on; a store is as it is."""
+    return place.resolve() if isinstance(place, Path) else place
+
+
 def is_of_system(name: str) -> bool:
     """Whether an entry is hidden or the system's; a directory of only such entries is empty."""
     return name.startswith(".") or name.lower() in _OF_SYSTEM
+
+
+def store_at(where: PlaceLike) -> Store:
+    """Return the store at a path, at a URL, or as it was given."""
+    place = place_of(where, "the index")
+    return LocalStore(absolute(place)) if isinstance(place, Path) else place
 
 
 @dataclass(frozen=True, init=False)
@@ -46,18 +63,21 @@ class IndexPaths:
     Parameters
     ----------
     where : path-like or Store
-        The index's directory, or the store of its files.
+        The index's directory, a URL of an object store, or the store of its files.
     """
 
     store: Store
 
-    def __init__(self, where: str | Path | Store) -> None:
-        if isinstance(where, str | Path):
-            where = LocalStore(absolute(where))
-        object.__setattr__(self, "store", where)
+    def __init__(self, where: PlaceLike) -> None:
+        object.__setattr__(self, "store", store_at(where))
 
     def __str__(self) -> str:
         return self.store.locate("")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the index lies in a directory: only there are locks, and names that change."""
+        return isinstance(self.store, LocalStore)
 
     @property
     def root(self) -> Path:
@@ -147,7 +167,12 @@ class IndexPaths:
 
     @property
     def spool(self) -> Path:
-        """Vectors of a stream, beside the index, while it is built and calibrated."""
+        """Vectors of a stream, while it is built and calibrated: a file beside the index.
+
+        Of an index in another kind of store, a file in its local work directory.
+        """
+        if not self.is_local:
+            return work_directory(self.store) / (work_name(self.store) + ".spool")
         root = self.root.resolve() if self.root.name in ("", "..") else self.root
         return root.parent / (root.name + ".spool")
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -25,7 +26,16 @@ from teravec.storage.files import (
 from teravec.storage.local_file import ALIGNMENT, LocalFile, LocalFiles
 from teravec.storage.locks import NoLocks, lock_file
 from teravec.storage.range_reader import DEPTH, RangeReader
-from teravec.storage.store import OpenFile, Reader, Store, StorePath, Verify, Writer, check_name
+from teravec.storage.store import (
+    UNFINISHED_AGE,
+    OpenFile,
+    Reader,
+    Store,
+    StorePath,
+    Verify,
+    Writer,
+    check_name,
+)
 
 __all__ = ["AnyPath", "LocalStore", "local_path", "open_file", "stored"]
 
@@ -80,6 +90,9 @@ class LocalStore(Store):
     direct: bool = True
     ring: bool = True
     gap_bytes: int = 32 << 10
+
+    def __str__(self) -> str:
+        return str(self.root)
 
     @property
     def depth(self) -> int:
@@ -188,7 +201,7 @@ class LocalStore(Store):
             shutil.rmtree(path)
         sync_directory(path.parent)
 
-    def remove_unfinished(self, prefix: str) -> None:
+    def remove_unfinished(self, prefix: str, older_than: timedelta = UNFINISHED_AGE) -> None:
         directory = self._directory(prefix)
         with storage_errors(directory, "remove"):
             for path in directory.glob(f"**/*{_UNFINISHED}"):

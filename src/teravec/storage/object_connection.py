@@ -42,6 +42,9 @@ _CLIENT_OPTIONS = (
 _SWITCHES = ("allow_http", "allow_invalid_certificates", "http1_only", "http2_only")
 _CERTIFICATES = ("proxy_ca_certificate", "root_certificate")
 
+_VARIABLES = {"s3": "AWS_", "az": "AZURE_", "gs": "GOOGLE_", "memory": "-"}
+"""How each kind's variables of the environment begin."""
+
 _TIMEOUT = "30s"  # of one attempt, from connecting to the last byte of its body
 _CONNECT_TIMEOUT = "5s"
 _UPLOAD_RETRIES = 10  # of one part
@@ -129,8 +132,11 @@ def _divide(
     limits: dict[str, Any] = {}
     client: dict[str, Any] = {"timeout": _TIMEOUT, "connect_timeout": _CONNECT_TIMEOUT}
     config: dict[str, str] = {}
-    if os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1"):
-        client["allow_http"] = True  # a client with options of its own does not look for it
+    kind = where.partition("://")[0]
+    for variable in ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP"):
+        # Client options that are given replace those of the environment.
+        if variable in os.environ and variable.startswith(_VARIABLES.get(kind, "-")):
+            client["allow_http"] = _switch(where, variable, os.environ[variable])
     for name, value in options:
         if name in ("depth", "gap_bytes", "retry_timeout"):
             limits[name] = _limit(where, name, value)

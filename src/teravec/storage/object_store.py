@@ -7,14 +7,25 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from teravec.errors import AlreadyThere, MissingFile, StorageError
 from teravec.storage.object_address import ObjectAddress, StoreOptions
 from teravec.storage.object_files import ObjectReader, head_object, open_object
 from teravec.storage.object_requests import Conflict, Requests, requests_of
+from teravec.storage.object_uploads import abort_uploads
 from teravec.storage.object_writer import ObjectWriter, upload
-from teravec.storage.store import OpenFile, Reader, ReadFiles, Store, Verify, Writer, check_name
+from teravec.storage.store import (
+    UNFINISHED_AGE,
+    OpenFile,
+    Reader,
+    ReadFiles,
+    Store,
+    Verify,
+    Writer,
+    check_name,
+)
 
 __all__ = ["ObjectStore"]
 
@@ -40,6 +51,9 @@ class ObjectStore(Store):
     address: ObjectAddress
     options: StoreOptions = field(default=(), repr=False)
     work: str | None = None
+
+    def __str__(self) -> str:
+        return str(self.address)
 
     @property
     def _requests(self) -> Requests:
@@ -127,8 +141,10 @@ class ObjectStore(Store):
         if keys:
             requests.wait(_remove(requests, keys, where))
 
-    def remove_unfinished(self, prefix: str) -> None:
-        check_name(prefix)
+    def remove_unfinished(self, prefix: str, older_than: timedelta = UNFINISHED_AGE) -> None:
+        if prefix:
+            check_name(prefix)
+        abort_uploads(self.address / prefix, self.options, older_than)
 
 
 async def _list(requests: Requests, prefix: str, where: str) -> list[str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from teravec.errors import MissingFile, OutputExists, storage_errors
 from teravec.storage.files import make_directory
-from teravec.storage.layout import absolute
+from teravec.storage.layout import IndexPaths, absolute
 from teravec.storage.locks import NoLocks, lock_bytes, unlock, warn_of_no_locks
 
-__all__ = ["LOCK_NAME", "hold_directory", "hold_file"]
+__all__ = ["LOCK_NAME", "hold_directory", "hold_file", "hold_index"]
 
 LOCK_NAME = ".lock"
 """Name of the lock file in a directory that a command writes."""
@@ -74,6 +74,22 @@ def hold_directory(
         with suppress(OSError):  # it holds the output
             for path in missing:
                 path.rmdir()
+
+
+@contextmanager
+def hold_index(
+    paths: IndexPaths, rows: tuple[int, int] | None = None, *, create: bool = False
+) -> Iterator[None]:
+    """Keep other commands from writing an index's files while the body runs, where it is local.
+
+    Object stores have no locks. There, writers that meet lose work at most: a build's files have
+    the same bytes whoever writes them, a change's names are its own, and versions are created once.
+    """
+    if paths.is_local:
+        with hold_directory(paths.root, rows, create=create):
+            yield
+    else:
+        yield
 
 
 @contextmanager

@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from teravec.errors import CorruptFile, InvalidArgument
 
 __all__ = [
+    "UNFINISHED_AGE",
     "OpenFile",
     "Range",
     "Ranges",
@@ -107,6 +109,9 @@ class Writer(Protocol):
         """Make durable what was written so far, while the rest is still being computed."""
         ...
 
+
+UNFINISHED_AGE = timedelta(days=1)
+"""Age at which a write that has not ended counts as killed, in stores without locks."""
 
 Verify = Callable[[OpenFile], None]
 """Reads back what was written, and raises if it is wrong."""
@@ -219,6 +224,7 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
 class Store(Protocol):
     """Holds sealed files by name.
 
@@ -316,8 +322,16 @@ class Store(Protocol):
         """Remove every file below ``prefix/``, unfinished ones too."""
         ...
 
-    def remove_unfinished(self, prefix: str) -> None:
-        """Remove what killed writers left below ``prefix/``, but nothing that is being written."""
+    def remove_unfinished(self, prefix: str, older_than: timedelta = UNFINISHED_AGE) -> None:
+        """Remove what killed writers left below ``prefix/``, but nothing that is being written.
+
+        Parameters
+        ----------
+        prefix : str
+            "" is the whole store.
+        older_than : timedelta
+            Where a store has no locks: what began within this time counts as being written.
+        """
         ...
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from teravec.arguments import whole_number
 from teravec.errors import (
+    AlreadyThere,
     CorruptFile,
     InvalidArgument,
     InvalidSource,
@@ -21,9 +21,9 @@ from teravec.model.description import ModelDescription
 from teravec.sources import Source, Weights
 from teravec.storage.column_types import parse_schema
 from teravec.storage.files import make_directory
-from teravec.storage.jsonfile import read_json, write_json
+from teravec.storage.jsonfile import read_json, sealed_text, write_json
 from teravec.storage.layout import IndexPaths, is_of_system
-from teravec.storage.output_lock import hold_directory
+from teravec.storage.output_lock import hold_index
 from teravec.training.given_centroids import GivenCentroids
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
@@ -122,7 +122,7 @@ class BuildRecord:
             **centroids,
         }
 
-    def check_source(self, source: Source, where: Path) -> None:
+    def check_source(self, source: Source, where: IndexPaths) -> None:
         """Raise OutputExists if the build began with another source."""
         if source.is_described_by(self.source):
             self._check_columns(source, where)
@@ -132,7 +132,7 @@ class BuildRecord:
         detail = f"{theirs} found, {ours} expected" if ours != theirs else "its content changed"
         raise OtherBuild(f"{where} was begun with other vectors: {detail}")
 
-    def _check_columns(self, source: Source, where: Path) -> None:
+    def _check_columns(self, source: Source, where: IndexPaths) -> None:
         ours, theirs = self.source.get("columns"), source.describe_columns()
         if ours == theirs:
             return
@@ -212,11 +212,9 @@ def begin_build(
     """
     record = _check_record(source, train, layout, weights, centroids)
     check_free(paths)  # before the lock file is created: a foreign directory must stay untouched
-    with hold_directory(paths.root, create=True):
-        if begun := check_free(paths):
-            make_directory(paths.root)
-            write_json(paths.build, record.content())
-        else:
+    with hold_index(paths, create=True):
+        begun = _begin(paths, record)
+        if not begun:
             _check_same_build(read_record(paths), record, paths, source)
         try:
             yield record
@@ -224,6 +222,21 @@ def begin_build(
             if begun and not isinstance(error, OutputExists):
                 _remove_bad_build(paths, record, vectors_are_bad=isinstance(error, InvalidSource))
             raise
+
+
+def _begin(paths: IndexPaths, record: BuildRecord) -> bool:
+    """Write a new build's record; return False if a build has begun."""
+    if not check_free(paths):
+        return False
+    if paths.is_local:
+        make_directory(paths.root)
+        write_json(paths.build, record.content())
+        return True
+    try:
+        paths.build.create(sealed_text(record.content()))
+    except AlreadyThere:  # another process began at the same time
+        return False
+    return True
 
 
 def _check_record(
@@ -250,17 +263,14 @@ def _check_record(
 
 def check_free(paths: IndexPaths) -> bool:
     """Return True if a build can begin here, False if one has begun; raise for anything else."""
-    with storage_errors(paths.root, "read"):
-        if paths.build.exists():
-            return False
-        if paths.imported.exists():
-            raise OtherBuild(f"{paths.root} holds an index that was imported")
-        if not paths.root.exists():
-            return True
-        entries = [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else None
+    if paths.build.exists():
+        return False
+    if paths.imported.exists():
+        raise OtherBuild(f"{paths} holds an index that was imported")
+    entries = _list_entries(paths)
     if entries is None:
         raise OutputExists(
-            f"{paths.root} exists and is not a teravec build: a file found, a new or empty "
+            f"{paths} exists and is not a teravec build: a file found, a new or empty "
             "directory expected; choose another output"
         )
     others = sorted(
@@ -268,25 +278,34 @@ def check_free(paths: IndexPaths) -> bool:
     )
     if others:
         raise OutputExists(
-            f"{paths.root} exists and is not a teravec build: {', '.join(others[:3])} found, a new "
+            f"{paths} exists and is not a teravec build: {', '.join(others[:3])} found, a new "
             "or empty directory expected; choose another output"
         )
     return True
+
+
+def _list_entries(paths: IndexPaths) -> list[str] | None:
+    """List what lies at the place of an index; None if that is a file."""
+    if not paths.is_local:
+        return paths.store.names()
+    with storage_errors(paths.root, "read"):
+        if not paths.root.exists():
+            return []
+        return [p.name for p in paths.root.iterdir()] if paths.root.is_dir() else None
 
 
 def _check_same_build(
     before: BuildRecord, now: BuildRecord, paths: IndexPaths, source: Source
 ) -> None:
     _check_same_options(before, now, paths)
-    before.check_source(source, paths.root)
+    before.check_source(source, paths)
     if before.weights != now.weights:
         raise OtherBuild(
-            f"{paths.root} was begun with {_describe_weights(before)}, not {_describe_weights(now)}"
+            f"{paths} was begun with {_describe_weights(before)}, not {_describe_weights(now)}"
         )
     if before.centroids != now.centroids:
         raise OtherBuild(
-            f"{paths.root} was begun with {_describe_centroids(before)}, not "
-            f"{_describe_centroids(now)}"
+            f"{paths} was begun with {_describe_centroids(before)}, not {_describe_centroids(now)}"
         )
 
 
@@ -320,6 +339,6 @@ def _check_same_options(before: BuildRecord, now: BuildRecord, paths: IndexPaths
                 flag = f"--{field.name.replace('_', '-')}"
                 same = f"leave {flag} out" if old is None else f"give {flag} {old}"
                 raise OtherBuild(
-                    f"{paths.root} holds another index: {field.name} {shown_old}, not {shown_new}",
+                    f"{paths} holds another index: {field.name} {shown_old}, not {shown_new}",
                     f"{same} to go on with it, ",
                 )

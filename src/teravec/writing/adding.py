@@ -42,10 +42,11 @@ from teravec.storage.column_types import name_type
 from teravec.storage.files import make_directory, remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
+from teravec.storage.places import work_directory, work_name
 from teravec.storage.text_ids import TextDigests, digest_texts
 from teravec.writing.collisions import CollisionCheck
 from teravec.writing.deleting import write_deletes
-from teravec.writing.pending import PendingPaths, begin_change, list_pending
+from teravec.writing.pending import PendingPaths, begin_change, check_pending, list_pending
 
 __all__ = ["AddOptions", "add_rows"]
 
@@ -105,7 +106,6 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
     MemoryLimitTooSmall
     """
     manifest = read_manifest(paths)
-    make_directory(paths.root / "adding")
     known = None
     if isinstance(data, DatabaseQuery):
         known = manifest.watermark(data.digest)
@@ -135,7 +135,12 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
     """
     lasting = isinstance(data, DatabaseQuery)
     name = data.rows_digest if lasting else secrets.token_hex(8)
-    path = paths.root / "adding" / f"{name}{SPOOL}"
+    if paths.is_local:
+        directory = paths.root / "adding"
+        make_directory(directory)
+    else:
+        directory, name = work_directory(paths.store), f"{work_name(paths.store)}-{name}"
+    path = directory / f"{name}{SPOOL}"
     with hold_file(path):
         try:
             yield path
@@ -336,7 +341,6 @@ def _encode(
         None,
         None if source.attributes is None else source.attributes.schema,
     )
-    make_directory(pending.root / "segments")
     return merge(pending, options, resources)
 
 
@@ -350,7 +354,10 @@ def _commit(
     comparison: _Comparison,
     collisions: CollisionCheck | None,
 ) -> Manifest:
-    def change(newest: Manifest) -> Manifest:
+    def change(newest: Manifest) -> Manifest | None:
+        if any(pending.owns(segment.file) for segment in newest.segments):
+            return None  # another process went on with the same addition, and was first
+        check_pending(pending)
         if newest.model != model.checksum:
             raise _OtherModel
         if collisions is not None:

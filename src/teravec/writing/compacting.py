@@ -16,7 +16,7 @@ from teravec.segments.delete_set import DeleteSet, sets_that_hide
 from teravec.segments.merge import MergeOptions
 from teravec.segments.segment import Segment
 from teravec.storage.layout import IndexPaths
-from teravec.writing.pending import PendingPaths, begin_change, read_record
+from teravec.writing.pending import PendingPaths, begin_change, check_pending, read_record
 
 __all__ = ["compact_index", "plan_compaction"]
 
@@ -135,7 +135,10 @@ def _commit(
     applied: set[DeleteSet],
     made: Sequence[Segment],
 ) -> Manifest:
-    def change(newest: Manifest) -> Manifest:
+    def change(newest: Manifest) -> Manifest | None:
+        if any(pending.owns(segment.file) for segment in newest.segments):
+            return None  # another process went on with the same compaction, and was first
+        check_pending(pending)
         if not (set(chosen) <= set(newest.segments) and applied <= set(newest.deletes)):
             raise _overtaken(pending)
         at = newest.segments.index(chosen[0])

@@ -11,10 +11,9 @@ from teravec.index.manifest import Manifest
 from teravec.index.versions import commit_version
 from teravec.segments.delete_set import DeleteSet
 from teravec.storage.arrays import write_array
-from teravec.storage.files import make_directory
 from teravec.storage.layout import IndexPaths
 from teravec.writing.collisions import CollisionCheck
-from teravec.writing.pending import PendingPaths, begin_change
+from teravec.writing.pending import PendingPaths, begin_change, check_pending
 
 __all__ = ["delete_rows", "write_deletes"]
 
@@ -46,6 +45,7 @@ def delete_rows(
         deleted = write_deletes(pending, ids)
 
         def change(newest: Manifest) -> Manifest:
+            check_pending(pending)
             if collisions is not None:
                 collisions.check(newest)
             entry = replace(deleted, sequence=newest.number + 1)
@@ -69,6 +69,5 @@ def write_deletes(pending: PendingPaths, ids: Int64) -> DeleteSet:
     ids : ndarray of shape (n,), int64
         Ascending and distinct.
     """
-    make_directory(pending.root / "deletes")
     described = write_array(pending.deletes, ids)
     return DeleteSet(pending.deletes.name, count=len(ids), sequence=0, **described)

@@ -74,7 +74,9 @@ class Vacuumed:
     size: int
 
 
-def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
+def vacuum(
+    paths: IndexPaths, older_than: timedelta, grace: timedelta = timedelta(days=1)
+) -> Vacuumed:
     """Remove old versions, and the files that no version needs any more.
 
     The newest version stays, and so does every version that was still the newest within the given
@@ -85,13 +87,16 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
     ----------
     paths : IndexPaths
     older_than : timedelta
+    grace : timedelta
+        Where there are no locks, changes that began within this time count as being made.
     """
     # In this order: a file that was there had a record then, or else a version names it by now.
     files = [path for folder in (*_FOLDERS, *_MODELS) for path in paths.file(folder).children()]
     calibrations = _calibrations(paths)
     limit = datetime.now(UTC) - older_than
+    killed_before = limit if paths.is_local else min(limit, datetime.now(UTC) - grace)
     committed = read_manifest(paths).committed
-    pending = [c for c in list_pending(paths) if not _give_up(c, limit, committed)]
+    pending = [c for c in list_pending(paths) if not _give_up(c, killed_before, committed)]
     history = list_history(paths)
     followers = history[1:]
     # A version was the newest until the next one was committed.
@@ -106,6 +111,8 @@ def vacuum(paths: IndexPaths, older_than: timedelta) -> Vacuumed:
     ]
     doomed += [path for path in calibrations if path.name not in named]
     doomed += [path for path in paths.file("adding").children() if _is_lost_spool(path)]
+    if not paths.is_local:
+        paths.store.remove_unfinished("", grace)
     # Versions first: none may name a file that is gone.
     numbers = tuple(manifest.number for manifest in expired)
     size = _remove(paths.version(number) for number in numbers) + _remove(doomed)

@@ -21,7 +21,14 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 from teravec.storage.store import Store, StorePath
 
-__all__ = ["PendingPaths", "begin_change", "hold_change", "list_pending", "read_record"]
+__all__ = [
+    "PendingPaths",
+    "begin_change",
+    "check_pending",
+    "hold_change",
+    "list_pending",
+    "read_record",
+]
 
 _FORMAT, _VERSION = "teravec-pending-change", 1
 
@@ -127,7 +134,6 @@ def begin_change(
     OutputExists
         Another process is making the same change now.
     """
-    make_directory(paths.root / "adding")
     for pending in list_pending(paths):
         record = read_record(pending)
         if record is None or not is_same(record):
@@ -149,6 +155,18 @@ def _made(pending: PendingPaths) -> Iterator[PendingPaths]:
     yield pending
     pending.work.remove_all()
     pending.record.remove()
+
+
+def check_pending(pending: PendingPaths) -> None:
+    """Raise OutputExists if a change's record is gone: ``vacuum`` took it for a killed one.
+
+    A change looks before it commits, because its files may be gone as well.
+    """
+    if not pending.record.exists():
+        raise OutputExists(
+            f"{pending}: this change was ended meanwhile, by vacuum or by another process that "
+            "made it; look at teravec versions, and make it again if it is not there"
+        )
 
 
 def list_pending(paths: IndexPaths) -> list[PendingPaths]:
@@ -176,7 +194,9 @@ def hold_change(pending: PendingPaths) -> Iterator[None]:
     """Hold a change's lock, or raise OutputExists if its process is alive."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(hold_file(pending.root / "adding" / pending.token))
+            if pending.is_local:  # elsewhere age decides: ``vacuum``
+                make_directory(pending.root / "adding")
+                stack.enter_context(hold_file(pending.root / "adding" / pending.token))
         except OutputExists as error:
             raise OutputExists(f"{pending}: another process is making this change now") from error
         yield

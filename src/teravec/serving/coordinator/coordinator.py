@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,8 @@ from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
 from teravec.serving.wire.tracing import find_tracing
-from teravec.storage.layout import IndexPaths, absolute
+from teravec.storage.layout import IndexPaths, absolute_place, resolved_place
+from teravec.storage.places import Place
 
 __all__ = ["Coordinator"]
 
@@ -61,7 +61,7 @@ class Coordinator:
 
     Parameters
     ----------
-    path : Path
+    path : Place
         Index directory with manifest and model.
     fleet : Fleet
         Closed with the coordinator.
@@ -73,7 +73,7 @@ class Coordinator:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         fleet: Fleet,
         limits: Limits,
         metrics: Metrics,
@@ -82,7 +82,7 @@ class Coordinator:
         threads: int | None = None,
         steps: StepSizes = USUAL_STEPS,
     ) -> None:
-        self._path, self.fleet, self.steps = absolute(path), fleet, steps
+        self._path, self.fleet, self.steps = absolute_place(path), fleet, steps
         self.limits, self.metrics = limits, metrics
         self._memory_bytes, self._threads = memory_bytes, threads
         self._costs, self.tracing = SearchCosts(), find_tracing()
@@ -94,7 +94,7 @@ class Coordinator:
         self._next_since_s = 0.0
         fleet.start(self._go_over)
 
-    def _open(self, path: Path | None = None) -> ServedIndex:
+    def _open(self, path: Place | None = None) -> ServedIndex:
         index = ServedIndex(path or self._path, (), self._memory_bytes, self._threads)
         self._costs.watch(index.stats)
         self._have_served(index)
@@ -104,7 +104,7 @@ class Coordinator:
         """Ask servers to have a version."""
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
-        self.fleet.want(index.version, manifest.nlist, mean_size, index.path.name)
+        self.fleet.want(index.version, manifest.nlist, mean_size, index.name)
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries, exactly as one machine would if every list has a live owner."""
@@ -234,7 +234,7 @@ class Coordinator:
             if covered < 1.0 and covered <= now_covered:
                 self._next = index
                 return
-            ours = index.path == self._path.resolve()
+            ours = index.path == resolved_place(self._path)
             if now_covered == 1.0 and not ours:  # the current version has its owners again
                 index.close()
                 self._next = None

@@ -28,6 +28,7 @@ from teravec.serving.server.versions import IDLE_S
 from teravec.serving.wire.limits import Limits, check_seconds, check_setting
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from teravec.storage.files import allow_most_open_files
+from teravec.storage.places import Place
 
 __all__ = ["ServeOptions", "launch"]
 
@@ -40,7 +41,7 @@ class ServeOptions:
 
     Parameters
     ----------
-    path : Path
+    path : Place
         Index directory.
     listen, http : Address
         Addresses of the Flight port, and of the HTTP port (None: no HTTP).
@@ -83,7 +84,7 @@ class ServeOptions:
         Likewise: log each request.
     """
 
-    path: Path
+    path: Place
     listen: Address = field(default_factory=lambda: Address("127.0.0.1", 0))
     http: Address | None = None
     lists: str | None = None
@@ -177,9 +178,13 @@ def launch(options: ServeOptions) -> Server:
         )
         if options.maintenance is not None:
             versions = backend.versions
-            maintenance = Maintenance(
-                versions.current.path, options.maintenance, lambda: versions.current.manifest
-            )
+            place = versions.current.path
+            if not isinstance(place, Path):
+                raise InvalidArgument(
+                    f"{place}: --maintain needs an index in a directory; for an object store run "
+                    "teravec maintain as a job of its own"
+                )
+            maintenance = Maintenance(place, options.maintenance, lambda: versions.current.manifest)
             server.maintenance = maintenance
             metrics.collect_from(maintenance.gauges)
         bound = sum(options.memory_bound.values())

@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,8 @@ from teravec.serving.server.versions import IDLE_S, Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
-from teravec.storage.layout import IndexPaths, absolute
+from teravec.storage.layout import IndexPaths, absolute_place
+from teravec.storage.places import Place
 
 __all__ = ["LocalLists"]
 
@@ -47,7 +47,7 @@ class LocalLists:
 
     Parameters
     ----------
-    path : Path
+    path : Place
         Index directory.
     limits : Limits
     ranges : tuple of (start, stop), optional
@@ -62,7 +62,7 @@ class LocalLists:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         limits: Limits,
         *,
         ranges: Ranges | None = None,
@@ -74,7 +74,7 @@ class LocalLists:
     ) -> None:
         if ranges is not None and slices is not None:
             raise InvalidArgument("lists and slices given; one of them expected")
-        self._path, self._limits = absolute(path), limits
+        self._path, self._limits = absolute_place(path), limits
         self._ranges, self._slices = ranges, slices
         self._memory_bytes, self._threads, self._steps = memory_bytes, threads, steps
         self._reloading, self._damage = threading.Lock(), Damage()
@@ -89,7 +89,7 @@ class LocalLists:
         """Versions that are remembered as looked for in vain, a bounded number."""
         return len(self._looked_for)
 
-    def _open(self, path: Path | None = None) -> ServedIndex:
+    def _open(self, path: Place | None = None) -> ServedIndex:
         path = path or self._path
         ranges = self._ranges
         if self._slices is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from teravec.index.manifest import Manifest, read_manifest
 from teravec.memory import default_memory, require
 from teravec.sources import Source, open_source
 from teravec.storage.layout import IndexPaths
+from teravec.storage.places import Place
 
 __all__ = ["VectorLookup"]
 
@@ -33,7 +33,7 @@ class VectorLookup:
     ----------
     path : str
         File, directory or glob.
-    index : Path
+    index : Place
         Index directory.
     memory_bytes : int, optional
         Limit for the table of ids, which takes 24 bytes a row while it is made. Row numbers, and
@@ -51,7 +51,7 @@ class VectorLookup:
     def __init__(
         self,
         path: str,
-        index: Path,
+        index: Place,
         memory_bytes: int | None = None,
         vector_column: str | None = None,
     ) -> None:

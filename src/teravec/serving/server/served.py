@@ -32,8 +32,9 @@ from teravec.serving.wire.harder import read_harder
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.storage.jsonfile import json_checksum
-from teravec.storage.layout import IndexPaths
+from teravec.storage.layout import IndexPaths, resolved_place
 from teravec.storage.listfile import ID_BYTES
+from teravec.storage.places import Place
 
 __all__ = [
     "Ranges",
@@ -66,7 +67,7 @@ def index_version(manifest: Manifest) -> str:
     return json_checksum(content)
 
 
-def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
+def slice_ranges(path: Place, numbers: Sequence[int]) -> Ranges:
     """The lists of some slices, as few ranges.
 
     Raises
@@ -86,12 +87,14 @@ def slice_ranges(path: Path, numbers: Sequence[int]) -> Ranges:
     return tuple(ranges)
 
 
-def version_beside(path: Path, version: str, name: str) -> Path | None:
+def version_beside(path: Place, version: str, name: str) -> Path | None:
     """The directory of another version, ``name``, beside the one that ``path`` leads to.
 
     None where there is none of that name and version. The name may come from a stranger: it is
     one part of a path, and the version must be right.
     """
+    if not isinstance(path, Path):  # servers of an object store read the same address
+        return None
     if not name or name in (".", "..") or "/" in name or "\0" in name:
         return None
     beside = path.resolve().parent / name
@@ -102,7 +105,7 @@ def version_beside(path: Path, version: str, name: str) -> Path | None:
     return beside if found == version else None
 
 
-def version_within(path: Path, version: str) -> int | None:
+def version_within(path: Place, version: str) -> int | None:
     """The number of a version of the index at ``path``; None if none of the latest is that one."""
     try:
         paths = IndexPaths(path)
@@ -119,7 +122,7 @@ class ServedIndex:
 
     Parameters
     ----------
-    path : Path
+    path : Place
         Index directory; only the slices that hold these lists need be there.
     ranges : tuple of (start, stop), optional
         Lists owned; all if not given, and none if empty: what a coordinator needs.
@@ -143,7 +146,7 @@ class ServedIndex:
 
     def __init__(
         self,
-        path: Path,
+        path: Place,
         ranges: Ranges | None = None,
         memory_bytes: int | None = None,
         threads: int | None = None,
@@ -152,7 +155,8 @@ class ServedIndex:
     ) -> None:
         self._options = ranges, memory_bytes, threads, steps
         self._step_bytes = steps.scanned_bytes
-        self.path = path.resolve()  # a link may be moved on while we open
+        # A link may be moved on while we open.
+        self.path = resolved_place(path)
         if opened is None:
             memory = memory_bytes or default_memory()
             lists = ranges if ranges is None else ranges or (0, 0)
@@ -174,6 +178,11 @@ class ServedIndex:
     def shares_with(self, other: ServedIndex) -> bool:
         """Whether the two have caches together."""
         return self._index.caches.shared_with(other._index.caches)
+
+    @property
+    def name(self) -> str:
+        """The last part of the index's path or address."""
+        return self._index.where.rpartition("/")[2]
 
     @property
     def is_closed(self) -> bool:

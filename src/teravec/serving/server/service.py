@@ -404,7 +404,7 @@ class SearchService:
                 i.version: [list(r) for r in backend.list_sizes(i)[1]]
                 for i in backend.versions.open
             },
-            "names": {i.version: i.path.name for i in backend.versions.open},
+            "names": {i.version: i.name for i in backend.versions.open},
             "recent": self.metrics.recent(),
             "bytes": self.metrics.bytes_moved(),
             **backend.statistics(),

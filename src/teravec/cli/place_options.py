@@ -1,0 +1,81 @@
+"""The options of commands that take an index: how its object store is reached, and its cache."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from teravec.storage.object_address import is_address, store_options
+from teravec.storage.places import open_store
+
+if TYPE_CHECKING:
+    from teravec.storage.places import Place as PlaceText
+else:
+    PlaceText = str
+"""A place as the command line parses it, a text, and as commands get it: see ``opened_places``."""
+
+__all__ = ["PLACE", "PlaceText", "opened_places"]
+
+PLACE = "the place of an index"
+"""Marks parameters whose texts are paths or URLs of indexes."""
+
+StoreOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--store-option",
+        metavar="NAME=VALUE",
+        help="How an object store is reached, if the environment does not say it: endpoint, "
+        "region, allow_http, timeout ... May occur several times.",
+        show_default=False,
+    ),
+]
+WorkDirectory = Annotated[
+    str | None,
+    typer.Option(
+        "--work",
+        metavar="DIR",
+        help="Local directory for files until they are in the object store.  [default: that "
+        "for temporary files]",
+        show_default=False,
+    ),
+]
+
+
+def opened_places(
+    function: Callable[..., None],
+) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
+    """Return the options of a command that takes places, and what turns its texts into places.
+
+    Returns
+    -------
+    options : dict
+        Annotations of further parameters, by name; empty if the command takes no place.
+    convert : callable
+        Given the command's arguments, takes these options out, and replaces texts by paths and
+        stores.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if PLACE in getattr(parameter.annotation, "__metadata__", ())
+    ]
+    options = {"store_option": StoreOption, "work": WorkDirectory} if names else {}
+
+    def convert(arguments: dict[str, Any]) -> None:
+        given = {name: arguments.pop(name, None) for name in options}
+        for name in names:
+            arguments[name] = _place(arguments[name], given)
+
+    return options, convert
+
+
+def _place(text: str, given: dict[str, Any]) -> Any:
+    """Return the path or store of a text."""
+    if not is_address(text):
+        return Path(text)
+    return open_store(text, dict(store_options(given["store_option"])), work=given["work"])
