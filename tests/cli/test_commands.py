@@ -141,6 +141,7 @@ def test_bench_disk(
     assert sorted(path.name for path in (root / "i").iterdir()) == [
         "build.json",
         "calibration.json",
+        "known",
         "manifest.json",
         "model",
         "slices",

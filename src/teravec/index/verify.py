@@ -87,14 +87,13 @@ def _list_checks(
     """List what a version names."""
     for name, described in [*manifest.files.items(), *_list_model_files(paths, manifest, damages)]:
         yield _Check(name, partial(check_file, paths.file(name), described))
-    calibration = manifest.calibration
-    if calibration is not None or not manifest.number:
-        name = paths.calibration.name if calibration is None else calibration.file
-        yield _Check(name, partial(read_calibration, paths, manifest))
-    known = manifest.known
-    if known is not None or not manifest.number:
-        name = "known queries" if known is None else " ".join(known.files)
-        yield _Check(name, partial(_read_queries, paths, manifest))
+    calibration, known = manifest.calibration, manifest.known
+    if calibration is not None:
+        yield _Check(calibration.file, partial(read_calibration, paths, manifest))
+    elif not manifest.number:  # a build's own calibration names its queries
+        yield _Check(paths.calibration.name, partial(_read_queries, paths, manifest))
+    if known is not None:
+        yield _Check(" ".join(known.files), partial(_read_queries, paths, manifest))
     for deleted in manifest.deletes:
         yield _Check(deleted.file, partial(read_delete_set, paths, deleted))
     for voided in manifest.voided:
