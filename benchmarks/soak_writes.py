@@ -332,7 +332,9 @@ def main() -> None:
         seen, changes, path = soak(Path(made), 60 * given.minutes, given.seed)
         wrong, versions = check(changes, seen), teravec.versions(path)[-1].number
         errors = [*seen.errors, *wrong, *check_end(path, changes)]
-    done = sum(change.version is not None for each in changes.values() for change in each)
+    told = {n: sum(change.version is not None for change in each) for n, each in changes.items()}
+    errors += [f"writer {number} changed nothing" for number, count in told.items() if not count]
+    done = sum(told.values())
     kills = ", ".join(f"{count} of a {what}" for what, count in sorted(seen.kills.items()))
     p50, p99, longest = 1e3 * np.quantile(seen.seconds, [0.5, 0.99, 1.0])
     section = (

@@ -236,10 +236,14 @@ class LocalLists:
     def _open_beside(self, version: str, name: str) -> None:
         try:
             with self._reloading:
+                if not self.versions.has_room():
+                    self._looked_for.pop(version, None)  # a later poll may find room
+                    return
                 index = self._open_version(version, name)
                 if index is None:
                     return
                 if index.version == version and self.versions.add(index):
+                    self._looked_for.pop(version, None)
                     log.info(
                         "serving version %d (%s) of %s too, which a coordinator wants",
                         index.number,
@@ -258,8 +262,6 @@ class LocalLists:
         current = self.versions.current
         number = version_within(current.path, version)
         if number is not None:
-            if not self.versions.has_room():
-                return None
             return current.at_version(number, beside_bytes=self.versions.beside_bytes)
         path = version_beside(self._path, version, name)
         return None if path is None or len(self.versions.open) > 1 else self._open(path)

@@ -18,7 +18,7 @@ IDLE_S = 60.0
 MOST_OPEN = 8
 """Versions of one index that are open at a time; they share model, files and caches."""
 
-_LATELY_S = 5.0  # a coordinator polls twice a second, and names the versions that it wants
+_LATELY_S = 2.0  # a coordinator polls twice a second, and names the versions that it wants
 _MOST_NUMBERS = 256
 
 
