@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 VERSIONS = ("2026-11-20", "2026-11-27")
 CALLERS, SERVERS = "a-token-of-callers-1234", "a-token-of-servers-1234"
-LISTS = {"0:32768": f"0:{NLIST // 2}", "32768:65536": f"{NLIST // 2}:{NLIST}"}
+LISTS = {"0:32768": f"0:{NLIST // 2}", "32768:": f"{NLIST // 2}:"}
 """Ranges of the examples, and of the index here."""
 
 

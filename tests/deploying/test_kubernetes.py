@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import re
 import signal
 import threading
@@ -21,7 +22,8 @@ from yamllint.config import YamlLintConfig
 
 import teravec
 from teravec.errors import TeravecError
-from teravec.serving.coordinator.topology import Topology
+from teravec.index.opened import OPEN_END
+from teravec.serving.coordinator.topology import Topology, parse_ranges
 from tests.deploying.conftest import (
     CALLERS,
     EXAMPLES,
@@ -125,13 +127,12 @@ def test_topology_names_every_server_with_its_lists(tmp_path: Path) -> None:
     expected = {}
     for each in of_kind("StatefulSet"):
         name, lists = each["metadata"]["name"], option(container_of(each), "--lists")
-        start, stop = map(int, lists.split(":"))
         for number in range(each["spec"]["replicas"]):
             host = f"{name}-{number}.{each['spec']['serviceName']}.teravec.svc.cluster.local"
-            expected[f"{host}:7400"] = ((start, stop),)
+            expected[f"{host}:7400"] = parse_ranges(lists)
     assert entries == expected
     ends = sorted({end for ranges in entries.values() for end in ranges or ()})
-    assert [ends[0][0], ends[-1][1]] == [0, 65536]
+    assert [ends[0][0], ends[-1][1]] == [0, OPEN_END]
     assert all(a[1] == b[0] for a, b in itertools.pairwise(ends))
 
 
@@ -214,9 +215,9 @@ def test_servers_are_reached_by_coordinators_and_prometheus_only() -> None:
 
 
 def test_both_ranges_differ_in_name_and_lists_only() -> None:
-    first, second = (yaml.safe_dump(each) for each in of_kind("StatefulSet"))
-    words = {"teravec-a": "teravec-b", "0:32768": "32768:65536"}
-    assert replace(first, words).replace("lists: a", "lists: b") == second
+    first, second = (json.dumps(each) for each in of_kind("StatefulSet"))
+    words = {"teravec-a": "teravec-b", "0:32768": "32768:"}
+    assert replace(first, words).replace('"lists": "a"', '"lists": "b"') == second
 
 
 def test_prometheus_scrapes_with_a_token() -> None:

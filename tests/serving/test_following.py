@@ -87,6 +87,20 @@ def test_versions_come_quickly_and_no_request_fails(path: Path, serve: Launch) -
         assert len(server.service.backend.versions.open) <= MOST_OPEN
 
 
+def test_lists_that_a_rebalance_appends_have_an_owner(path: Path, serve: Launch) -> None:
+    servers = [serve(path, lists="0:25"), serve(path, lists="25:")]
+    coordinator = serve(path, servers=addresses(servers))
+    near = np.random.default_rng(0).normal(NEW[7], 0.02, (3000, D)).astype(np.float32)
+    teravec.add(path, near)
+    rebalanced = teravec.rebalance(path)
+    assert rebalanced is not None
+    assert rebalanced.nlist > NLIST
+    with teravec.connect(url(coordinator)) as remote, teravec.open(path) as local:
+        found = remote.search(near[:50], 10, rebalanced.nlist, min_version=rebalanced.number)
+        for mine, theirs in zip(found, local.search(near[:50], 10, local.nlist), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 def test_every_answer_is_of_one_version(path: Path, serve: Launch) -> None:
     """Each version moves one vector to another id: a mix would have both ids, or none."""
     servers = [serve(path, lists="0:25", follow_s=0.05), serve(path, lists="25:60", follow_s=0.2)]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teravec.errors import InvalidArgument
+from teravec.index.opened import OPEN_END
 from teravec.serving.deploy.ownership import owned_lists
 
 
@@ -43,5 +44,5 @@ def test_bytes_are_nearly_equal() -> None:
 
 def test_one_large_list() -> None:
     owned = owned_lists(np.array([100, 1, 1, 1]), 2)
-    assert owned == (((0, 1),), ((1, 4),))
-    assert owned_lists(np.array([5, 5]), 2, 2) == (((0, 2),), ((0, 2),))
+    assert owned == (((0, 1),), ((1, OPEN_END),))
+    assert owned_lists(np.array([5, 5]), 2, 2) == (((0, OPEN_END),), ((0, OPEN_END),))

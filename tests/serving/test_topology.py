@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from teravec.errors import InvalidArgument, MissingFile
+from teravec.index.opened import OPEN_END
 from teravec.serving.coordinator.topology import Topology, parse_ranges
 from teravec.serving.server.served import ServedIndex, ranges_text, slice_ranges
 
@@ -60,7 +61,9 @@ def test_files_that_are_none(text: str, tmp_path: Path) -> None:
         Topology.read(path)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1:1", "3:2", "0:5,4:6", "-1:4", "a:b", "0:1:2"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1:1", "3:2", "0:5,4:6", "-1:4", "a:b", "0:1:2", ":", "0:,5:6"]
+)
 def test_ranges_that_are_none(text: str) -> None:
     with pytest.raises(InvalidArgument):
         parse_ranges(text)
@@ -68,7 +71,7 @@ def test_ranges_that_are_none(text: str) -> None:
 
 def test_slices(index: Path) -> None:
     every = slice_ranges(index, range(6))
-    assert every == ((0, 60),)
+    assert every == ((0, OPEN_END),)
     apart = slice_ranges(index, [4, 0, 1])
     assert len(apart) == 2
     assert apart[0][0] == 0
@@ -81,7 +84,8 @@ def test_slices(index: Path) -> None:
 def test_ranges_of_an_index(index: Path) -> None:
     with pytest.raises(InvalidArgument, match="60"):
         ServedIndex(index, ((0, 61),))
-    served = ServedIndex(index, ((3, 5), (9, 12)))
-    assert served.owned.sum() == 5
+    served = ServedIndex(index, ((3, 5), (9, OPEN_END)))
+    assert served.ranges == ((3, 5), (9, 60))
+    assert served.owned.sum() == 53
     assert (served.sizes[~served.owned] == 0).all()
     served.close()

@@ -49,7 +49,9 @@ def serve(
     ] = None,
     lists: Annotated[
         str | None,
-        typer.Option(help="Own only these lists, as A:B or A:B,C:D.", show_default=False),
+        typer.Option(
+            help="Own only these lists, as A:B, A: (to the last) or A:B,C:D.", show_default=False
+        ),
     ] = None,
     slices: Annotated[
         str | None,

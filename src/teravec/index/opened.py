@@ -23,11 +23,14 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.store import ReadFiles, Store
 
-__all__ = ["OPENED_LIST_BYTES", "Lists", "OpenedIndex"]
+__all__ = ["OPENED_LIST_BYTES", "OPEN_END", "Lists", "OpenedIndex"]
 
 Lists = tuple[int, int] | tuple[tuple[int, int], ...]
 
 Int64 = npt.NDArray[np.int64]
+
+OPEN_END = 1 << 62
+"""As the end of a range of lists: the last list, also of versions that have more of them."""
 
 OPENED_LIST_BYTES = 48
 """Memory per list of an open index: its table entry, start and size."""
@@ -238,6 +241,7 @@ def _ranges_of(lists: Lists | None, nlist: int) -> tuple[tuple[int, int], ...]:
     ranges: list[tuple[int, int]] = []
     for each in (lists,) if not lists or isinstance(lists[0], int) else lists:
         start, stop = cast(tuple[int, int], each)
+        stop = nlist if stop == OPEN_END else stop
         if not (ranges[-1][1] if ranges else 0) <= start <= stop <= nlist:
             raise InvalidArgument(f"lists {start}:{stop} asked for; the index has {nlist:,}")
         ranges.append((start, stop))

@@ -27,7 +27,7 @@ from teravec.errors import (
 from teravec.serving.coordinator.replicas import Replicas, State
 from teravec.serving.coordinator.shares import Owner
 from teravec.serving.coordinator.topology import ServerEntry, Topology
-from teravec.serving.server.served import Ranges, ranges_text
+from teravec.serving.server.served import Ranges, close_end, ranges_text
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.exchanges import Call
 from teravec.serving.wire.flight_client import FlightPeer
@@ -327,7 +327,7 @@ class Fleet:
             return f"serves index version {', '.join(versions)}; {', '.join(wanted)} expected"
         if entry.lists is not None:
             for version in wanted & set(versions):
-                if versions[version] != entry.lists:
+                if versions[version] != close_end(entry.lists, len(self._wanted[version])):
                     return (
                         f"owns lists {ranges_text(versions[version])}; the topology says "
                         f"{ranges_text(entry.lists)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from teravec.errors import InvalidArgument, storage_errors
+from teravec.index.opened import OPEN_END
 from teravec.serving.server.served import ranges_text
 from teravec.serving.wire.rotation import FileStamps
 from teravec.serving.wire.security import Address
@@ -110,12 +111,15 @@ def _entry(entry: dict[str, Any]) -> ServerEntry:
 
 
 def parse_ranges(text: str) -> tuple[tuple[int, int], ...]:
-    """Read ranges of lists written as ``0:100,200:300``: ascending, without overlap."""
+    """Read ranges of lists written as ``0:100,200:``: ascending, without overlap.
+
+    The last range may end with the index's lists, however many later versions have.
+    """
     try:
-        pairs = [tuple(int(n) for n in part.split(":")) for part in text.split(",")]
-        ranges = tuple((start, stop) for start, stop in pairs)
+        pairs = [part.split(":") for part in text.split(",")]
+        ranges = tuple((int(start), int(stop) if stop else OPEN_END) for start, stop in pairs)
     except (ValueError, AttributeError):
-        raise InvalidArgument(f"lists {text!r} found; A:B or A:B,C:D expected") from None
+        raise InvalidArgument(f"lists {text!r} found; A:B, A: or A:B,C:D expected") from None
     ends = [end for pair in ranges for end in pair]
     if ends != sorted(ends) or any(start >= stop for start, stop in ranges) or ends[0] < 0:
         raise InvalidArgument(f"lists {text!r} found; ascending ranges from 0 expected")

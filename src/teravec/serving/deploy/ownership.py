@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument
+from teravec.index.opened import OPEN_END
 from teravec.serving.server.served import Ranges
 
 __all__ = ["owned_lists"]
@@ -32,7 +33,8 @@ def owned_lists(
     Returns
     -------
     tuple of ranges
-        The ranges of each server, ascending and disjoint. A server at the ring's seam has two.
+        The ranges of each server, ascending and disjoint; the last list's has an open end. A server
+        at the ring's seam has two.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def _bounds(sizes: npt.NDArray[np.int64], runs: int) -> list[tuple[int, int]]:
     numbers = np.arange(1, runs)
     cuts = np.maximum.accumulate(np.maximum(cuts - numbers, 0)) + numbers
     cuts = np.minimum(cuts, len(sizes) - runs + numbers)
-    every = [0, *cuts.tolist(), len(sizes)]
+    every = [0, *cuts.tolist(), OPEN_END]  # the last owns what later versions append
     return list(pairwise(every))
 
 

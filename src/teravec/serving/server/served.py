@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, OtherIndex, TeravecError
 from teravec.index.manifest import Manifest, list_versions, read_manifest
+from teravec.index.opened import OPEN_END
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.memory import default_memory
@@ -39,6 +40,7 @@ from teravec.storage.places import Place
 __all__ = [
     "Ranges",
     "ServedIndex",
+    "close_end",
     "index_version",
     "ranges_text",
     "slice_ranges",
@@ -75,7 +77,8 @@ def slice_ranges(path: Place, numbers: Sequence[int]) -> Ranges:
     InvalidArgument
         A slice that the index does not have, or has been named twice.
     """
-    slices = read_manifest(IndexPaths(path)).layers[0]
+    manifest = read_manifest(IndexPaths(path))
+    slices = manifest.layers[0]
     if not set(numbers) <= set(range(len(slices))) or len(set(numbers)) != len(numbers):
         raise InvalidArgument(f"slices {list(numbers)} asked for; the index has {len(slices)}")
     ranges: list[tuple[int, int]] = []
@@ -83,7 +86,7 @@ def slice_ranges(path: Place, numbers: Sequence[int]) -> Ranges:
         start, stop = slices[number].lists
         if ranges and ranges[-1][1] == start:
             start = ranges.pop()[0]
-        ranges.append((start, stop))
+        ranges.append((start, OPEN_END if stop == manifest.nlist else stop))
     return tuple(ranges)
 
 
@@ -163,7 +166,7 @@ class ServedIndex:
             opened = open_index(self.path, memory=memory, threads=threads, lists=lists)
         self._index = opened
         self.version = index_version(self._index.manifest)
-        self.ranges = ((0, self.nlist),) if ranges is None else ranges
+        self.ranges = ((0, self.nlist),) if ranges is None else close_end(ranges, self.nlist)
         self.stats = self._index.stats
         self.owned = np.zeros(self.nlist, bool)
         for start, stop in self.ranges:
@@ -561,6 +564,12 @@ class _OwnedStages:
         return owners, *self.index.refined(self.prepared, owners, places, self.deadline)
 
 
+def close_end(ranges: Ranges, nlist: int) -> Ranges:
+    """Return the ranges with nlist in place of an open end."""
+    return tuple((start, nlist if stop == OPEN_END else stop) for start, stop in ranges)
+
+
 def ranges_text(ranges: Ranges) -> str:
-    """Ranges as users write them: 0:10,20:30."""
-    return ",".join(f"{start}:{stop}" for start, stop in ranges) or "none"
+    """Ranges as users write them: 0:10,20:."""
+    ends = (f"{start}:{'' if stop == OPEN_END else stop}" for start, stop in ranges)
+    return ",".join(ends) or "none"
