@@ -251,4 +251,4 @@ def test_addresses_of_several_machines(index: Path, tmp_path: Path) -> None:
     made = [deployment.maker_of(n, m).options for n, m in enumerate(machines)]
     assert [str(o.listen) for o in made] == ["192.0.2.1:7400", "192.0.2.2:7400"]
     assert made[0].lists is not None
-    assert made[1].lists == f"{made[0].lists.split(':')[1]}:{NLIST}"
+    assert made[1].lists == f"{made[0].lists.split(':')[1]}:"
