@@ -29,7 +29,7 @@ from teravec.serving.deploy.deployment import Deployment, DeploymentOptions
 from teravec.serving.deploy.launch import ServeOptions
 from teravec.serving.wire.security import Address
 from tests.cluster.conftest import SimulatedCluster
-from tests.serving.conftest import NLIST, QUERIES, Launch, built, serve, url
+from tests.serving.conftest import QUERIES, Launch, built, serve, url
 
 __all__ = ["serve"]  # a fixture
 
