@@ -67,7 +67,6 @@ ONLY_IN = {
     "opentelemetry": ("serving",),
     "pyarrow.flight": ("serving",),
     "sqlglot": ("filters",),
-    "pyroaring": ("filters",),
     **dict.fromkeys(
         (
             "aiohttp",

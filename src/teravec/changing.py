@@ -1,4 +1,4 @@
-"""The package's functions that change a finished index: add, delete, versions and vacuum."""
+"""The package's functions that change a finished index, and those of its versions and copies."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def maintain(
     address: str | None = None,
     progress: Progress | bool | None = None,
 ) -> Maintained:
-    """Decide by what reading costs whether a compaction is worth it, and do it.
+    """Rebalance, compact and calibrate, each if what reading costs makes it worth it.
 
     Meant to be called regularly: nothing to do takes milliseconds. What others do meanwhile to the
     same files is no error; the result says what is left.

@@ -89,8 +89,7 @@ def add(
         address=address,
         progress=bars,
     )
-    seconds = round(time.monotonic() - started, 3)
-    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+    _report_work(index, manifest, json, started, bars)
 
 
 def delete(
@@ -132,14 +131,7 @@ def compact(
         address=address,
         progress=bars,
     )
-    if manifest is None:
-        if json:
-            print_json({"index": str(index), "change": None})
-        else:
-            print(f"{index}: nothing is worth compacting")
-        return
-    seconds = round(time.monotonic() - started, 3)
-    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+    _report_work(index, manifest, json, started, bars, nothing="nothing is worth compacting")
 
 
 def rebalance(
@@ -170,14 +162,7 @@ def rebalance(
         address=address,
         progress=bars,
     )
-    if manifest is None:
-        if json:
-            print_json({"index": str(index), "change": None})
-        else:
-            print(f"{index}: no list is out of balance")
-        return
-    seconds = round(time.monotonic() - started, 3)
-    _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+    _report_work(index, manifest, json, started, bars, nothing="no list is out of balance")
 
 
 def maintain(
@@ -295,6 +280,25 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "segments": len(manifest.segments),
         "deleted_ids": manifest.deleted_ids,
     }
+
+
+def _report_work(
+    index: Place,
+    manifest: Manifest | None,
+    json: bool,
+    started: float,
+    bars: Bars,
+    *,
+    nothing: str = "",
+) -> None:
+    """Report a change that ran in stages; ``nothing`` says that none was worth it."""
+    if manifest is not None:
+        seconds = round(time.monotonic() - started, 3)
+        _report(index, manifest, json, {"seconds": seconds, "stages": bars.summary()})
+    elif json:
+        print_json({"index": str(index), "change": None})
+    else:
+        print(f"{index}: {nothing}")
 
 
 def _report(index: Place, manifest: Manifest, json: bool, more: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from teravec.index.calibration import read_kept
 from teravec.index.known_queries import list_ids
 from teravec.index.manifest import Manifest, list_versions, read_manifest
 from teravec.progress import Progress
-from teravec.segments.delete_set import is_deleted, read_delete_set
+from teravec.segments.delete_set import is_deleted
+from teravec.segments.sealed_set import read_sealed_set
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 
@@ -55,7 +56,7 @@ def find_ids(paths: IndexPaths, ids: Int64, progress: Progress) -> list[str]:
         if count:
             found.append(f"{paths.file(name)}: {count:,} ids of known queries or their neighbours")
     for entry in deletes.values():
-        count = int(np.count_nonzero(is_deleted(read_delete_set(paths, entry), wanted)))
+        count = int(np.count_nonzero(is_deleted(read_sealed_set(paths, entry), wanted)))
         if count:
             found.append(f"{paths.file(entry.file)}: {count:,} ids that were deleted")
     return found

@@ -13,9 +13,8 @@ from teravec.index.calibration import read_calibration, read_kept
 from teravec.index.known_queries import read_truth
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
 from teravec.progress import Progress
-from teravec.segments.delete_set import read_delete_set
+from teravec.segments.sealed_set import read_sealed_set
 from teravec.segments.segment import RowsEntry, Segment
-from teravec.segments.voided import read_voided_lists
 from teravec.storage.arrays import check_file
 from teravec.storage.columnfile import ColumnFile, verify_columns
 from teravec.storage.layout import IndexPaths
@@ -94,10 +93,8 @@ def _list_checks(
         yield _Check(paths.calibration.name, partial(_read_queries, paths, manifest))
     if known is not None:
         yield _Check(" ".join(known.files), partial(_read_queries, paths, manifest))
-    for deleted in manifest.deletes:
-        yield _Check(deleted.file, partial(read_delete_set, paths, deleted))
-    for voided in manifest.voided:
-        yield _Check(voided.file, partial(read_voided_lists, paths, voided))
+    for sealed in (*manifest.deletes, *manifest.voided):
+        yield _Check(sealed.file, partial(read_sealed_set, paths, sealed))
     entries: list[Segment | RowsEntry] = [*manifest.slices]
     entries += [beside for entry in manifest.slices for beside in entry.beside]
     for entry in entries:

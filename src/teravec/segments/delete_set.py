@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import CorruptFile
-from teravec.storage.arrays import read_array
+from teravec.segments.sealed_set import JoinedSets, SealedSet
 from teravec.storage.layout import IndexPaths
 
 __all__ = [
@@ -18,7 +16,6 @@ __all__ = [
     "DeletedIds",
     "SequencedRows",
     "is_deleted",
-    "read_delete_set",
     "read_deleted",
     "sets_that_hide",
 ]
@@ -41,29 +38,10 @@ class SequencedRows(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class DeleteSet:
-    """Ids that a version deleted: sealed, ascending and distinct.
+class DeleteSet(SealedSet):
+    """Ids that a version deleted: rows of lower sequence are hidden, later ones are not."""
 
-    Parameters
-    ----------
-    file : str
-        Path below the index directory, of an array file.
-    size : int
-        Bytes of the file.
-    checksum : str
-        XXH3-64 of the file.
-    count : int
-        Number of ids.
-    sequence : int
-        The version that deleted them: rows of lower sequence are hidden, later ones are not.
-    """
-
-    file: str
-    size: int
-    checksum: str
-    count: int
-    sequence: int
+    numbers: ClassVar[str] = "ids"
 
     def hides_in(self, rows: SequencedRows) -> bool:
         """Whether some of these rows, as a segment's, may be hidden by this set."""
@@ -81,22 +59,6 @@ def sets_that_hide(
     return {entry for entry in deletes if any(map(entry.hides_in, segments))}
 
 
-def read_delete_set(paths: IndexPaths, entry: DeleteSet) -> Int64:
-    """Read a delete set.
-
-    Raises
-    ------
-    MissingFile, CorruptFile
-        The file is missing, damaged, or its ids are not ascending and distinct.
-    """
-    path = paths.file(entry.file)
-    expected = {"size": entry.size, "checksum": entry.checksum}
-    ids = read_array(path, expected, (entry.count,), np.int64)
-    if (np.diff(ids) <= 0).any():
-        raise CorruptFile(f"{path}: ids that are not ascending and distinct found")
-    return ids
-
-
 class DeletedIds:
     """The ids that a version's delete sets hide in its segments.
 
@@ -112,9 +74,10 @@ class DeletedIds:
     def __init__(
         self, paths: IndexPaths, deletes: Sequence[DeleteSet], before: DeletedIds | None = None
     ) -> None:
-        self._paths, self._deletes = paths, deletes
-        self._known = {} if before is None else before._joined
-        self._joined: dict[tuple[DeleteSet, ...], Int64] = {}
+        self._deletes = deletes
+        self._sets: JoinedSets[DeleteSet] = JoinedSets(
+            paths, None if before is None else before._sets
+        )
 
     def hidden_in(self, segment: SequencedRows) -> Int64:
         """Return the ids that are hidden in a segment, ascending and distinct.
@@ -125,26 +88,7 @@ class DeletedIds:
         ------
         MissingFile, CorruptFile
         """
-        hiding = tuple(entry for entry in self._deletes if entry.hides_in(segment))
-        if hiding not in self._joined:
-            self._joined[hiding] = self._join(hiding)
-        return self._joined[hiding]
-
-    def _join(self, hiding: tuple[DeleteSet, ...]) -> Int64:
-        for count in range(len(hiding), 0, -1):  # the later sets are those that were added
-            if (known := self._known.get(hiding[:count])) is not None:
-                break
-        else:
-            count, known = 0, np.empty(0, np.int64)
-        new = [read_delete_set(self._paths, entry) for entry in hiding[count:]]
-        return _merge([known, *new]) if new else known
-
-
-def _merge(ascending: Sequence[Int64]) -> Int64:
-    """Merge ascending arrays into one without repetitions."""
-    ids = np.sort(np.concatenate(ascending), kind="stable")  # linear in a few ascending parts
-    merged: Int64 = ids[np.diff(ids, prepend=ids[:1] - 1) != 0]
-    return merged
+        return self._sets.join([entry for entry in self._deletes if entry.hides_in(segment)])
 
 
 def read_deleted(
