@@ -25,7 +25,7 @@ from teravec.search.searchable import Searchable
 from teravec.sources import Source
 from teravec.storage.output_lock import hold_file
 
-__all__ = ["CorpusSummary", "answers", "search_corpus"]
+__all__ = ["CorpusSummary", "answers", "describe_search", "search_corpus"]
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,9 @@ def search_corpus(
 def _search_corpus(
     index: Searchable, source: Source, question: Question, out: Path, progress: Progress
 ) -> CorpusSummary:
-    parts = SealedParts(out.with_name(out.name + ".partial"), _search(index, source, question))
+    parts = SealedParts(
+        out.with_name(out.name + ".partial"), describe_search(index, source, question)
+    )
     resumed, batches, results = parts.rows, 0, 0
     log.info("%d queries in batches of at most %d", source.ntotal, question.batch_rows(index))
     with progress.stage("search", source.ntotal, "queries") as bar:
@@ -154,6 +156,6 @@ def _search_corpus(
     return CorpusSummary(source.ntotal, results, batches, resumed)
 
 
-def _search(index: Searchable, source: Source, question: Question) -> dict[str, Any]:
+def describe_search(index: Searchable, source: Source, question: Question) -> dict[str, Any]:
     """What parts belong to."""
     return {"index": index.seal, "queries": source.describe(), "question": question.describe()}

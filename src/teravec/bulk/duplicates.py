@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from teravec.bulk.corpus import answers
+from teravec.bulk.corpus import answers, describe_search
 from teravec.bulk.formats.whole import publishing_result
 from teravec.bulk.parts import FoundInParts, SealedParts
 from teravec.bulk.questions import Within
@@ -130,9 +130,8 @@ def find_duplicates(
     source.check_not(out)
     question.check(index, source)
     with hold_file(out):
-        parts = SealedParts(
-            out.with_name(out.name + ".partial"), _describe(index, source, question)
-        )
+        described = describe_search(index, source, question)
+        parts = SealedParts(out.with_name(out.name + ".partial"), described)
         _search(index, source, question, parts, progress)
         rows = _RowsOfIds(source)
         forest, pairs = Forest(source.ntotal), 0
@@ -142,10 +141,6 @@ def find_duplicates(
         groups, members = _write(out, rows, forest)
         parts.remove()
     return DuplicateSummary(source.ntotal, pairs, groups, members - groups)
-
-
-def _describe(index: Searchable, source: Source, question: Within) -> dict[str, Any]:
-    return {"index": index.seal, "queries": source.describe(), "question": question.describe()}
 
 
 def _search(

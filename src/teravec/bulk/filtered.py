@@ -41,9 +41,7 @@ class FilteredTopK(TopK):
     def describe(self) -> dict[str, Any]:
         """Names and values."""
         assert self.filter is not None
-        plain = TopK(self.k, self.effort, self.exclude_self).describe()
-        asked = {"nprobe": self.nprobe, "recall": self.recall}
-        return {**plain, **asked, "filter": tree_to_json(self.filter)}
+        return {**super().describe(), "filter": tree_to_json(self.filter)}
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ class FilteredWithin(Within):
     def describe(self) -> dict[str, Any]:
         """Names and values."""
         assert self.filter is not None
-        plain = Within(self.radius, self.effort, self.exclude_self).describe()
-        return {**plain, "filter": tree_to_json(self.filter)}
+        return {**super().describe(), "filter": tree_to_json(self.filter)}
 
 
 def question_under_filter(index: Searchable, options: SearchOptions) -> Question:

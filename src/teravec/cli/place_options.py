@@ -1,4 +1,4 @@
-"""The options of commands that take an index: how its object store is reached, and its cache."""
+"""The options of commands that take an index: its object store, and where work files lie."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ WorkDirectory = Annotated[
 
 
 def opened_places(
-    function: Callable[..., None],
+    signature: inspect.Signature,
 ) -> tuple[dict[str, Any], Callable[[dict[str, Any]], None]]:
     """Return the options of a command that takes places, and what turns its texts into places.
 
@@ -58,7 +58,6 @@ def opened_places(
         Given the command's arguments, takes these options out, and replaces texts by paths and
         stores.
     """
-    signature = inspect.signature(function, eval_str=True)
     names = [
         name
         for name, parameter in signature.parameters.items()

@@ -13,7 +13,7 @@ from teravec.errors import InvalidArgument
 from teravec.serving.wire.client import RemoteIndex, connect
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["Ca", "MinVersion", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile"]
+__all__ = ["Ca", "MinVersion", "Remote", "Server", "TlsCert", "TlsKey", "TokenFile", "remote_of"]
 
 Server = Annotated[
     str | None,
@@ -83,3 +83,26 @@ class Remote:
         )
         index.batch_bytes = limit // _BATCH_SHARE
         return index
+
+
+def remote_of(
+    server: str | None,
+    token_file: Path | None,
+    ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    *,
+    min_version: int | None,
+) -> Remote | None:
+    """Return the server that the options name, or None.
+
+    Raises
+    ------
+    InvalidArgument
+        A version without a server.
+    """
+    if server is not None:
+        return Remote(server, token_file, ca, tls_cert, tls_key, min_version or 0)
+    if min_version is not None:
+        raise InvalidArgument("--min-version needs --server: an index here has its newest version")
+    return None

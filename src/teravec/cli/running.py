@@ -53,7 +53,8 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
     """
 
     def register(function: F) -> F:
-        place_options, open_places = opened_places(function)
+        signature = inspect.signature(function, eval_str=True)
+        place_options, open_places = opened_places(signature)
 
         @functools.wraps(function)
         def run(*args: Any, verbose: bool = False, **kwargs: Any) -> None:
@@ -65,7 +66,7 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
                 if sys.stdout is not None:
                     sys.stdout.flush()  # here, where an error can still be reported
 
-        _add_parameters(run, function, {**place_options, "verbose": Verbose})
+        _add_parameters(run, signature, {**place_options, "verbose": Verbose})
         app.command(name)(run)
         return function
 
@@ -73,10 +74,9 @@ def command(app: typer.Typer, name: str) -> Callable[[F], F]:
 
 
 def _add_parameters(
-    run: Callable[..., None], function: Callable[..., None], more: dict[str, Any]
+    run: Callable[..., None], signature: inspect.Signature, more: dict[str, Any]
 ) -> None:
-    """Give ``run`` the parameters of ``function``, which it wraps, and some more."""
-    signature = inspect.signature(function, eval_str=True)
+    """Give ``run`` the parameters of the function that it wraps, and some more."""
     added = [
         inspect.Parameter(
             name,

@@ -20,7 +20,7 @@ from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, explain_answer, print_texts
 from teravec.cli.evaluation_plot import check_plot, draw
-from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile
+from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile, remote_of
 from teravec.cli.row_commands import answer_with_columns
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
@@ -133,10 +133,7 @@ def search(
         exclude_own=exclude_self,
         filter=None if filter is None else parse_filter(filter),
     )
-    files = token_file, ca, tls_cert, tls_key
-    remote = None if server is None else Remote(server, *files, min_version or 0)
-    if server is None and min_version is not None:
-        raise InvalidArgument("--min-version needs --server: an index here has its newest version")
+    remote = remote_of(server, token_file, ca, tls_cert, tls_key, min_version=min_version)
     with _opened(
         index,
         queries,
@@ -200,10 +197,7 @@ def range_search(
         exclude_own=exclude_self,
         filter=None if filter is None else parse_filter(filter),
     )
-    files = token_file, ca, tls_cert, tls_key
-    remote = None if server is None else Remote(server, *files, min_version or 0)
-    if server is None and min_version is not None:
-        raise InvalidArgument("--min-version needs --server: an index here has its newest version")
+    remote = remote_of(server, token_file, ca, tls_cert, tls_key, min_version=min_version)
     with _opened(
         index,
         queries,

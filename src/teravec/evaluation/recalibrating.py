@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 from teravec.engines.resources import Resources
 from teravec.evaluation.calibrating import CalibrationOptions, measure_calibration
@@ -74,4 +73,4 @@ def recalibrate(
         calibration = measure_calibration(index, *known, options, resources.progress)
     if manifest.number:  # and few files instead of one for each addition
         kept = fold_neighbours(paths, manifest, kept)
-    return write_calibration(paths, replace(calibration, known=None), kept)
+    return write_calibration(paths, calibration, kept)

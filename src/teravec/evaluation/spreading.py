@@ -69,8 +69,8 @@ def _sample(
     """Distances of centroids and of rows, and the queries' lengths, for pairs of one band."""
     some = rng.integers(0, len(queries), _PAIRS)
     codes, parts = 0, []
-    worst = -index.steps.opened.model.metric.worst
-    radius = float(np.clip(-worst, np.finfo(np.float32).min, np.finfo(np.float32).max))
+    worst, bounds = index.steps.opened.model.metric.worst, np.finfo(np.float32)
+    radius = float(np.clip(worst, bounds.min, bounds.max))
     for start in range(0, _PAIRS, 50):
         rows = some[start : start + 50]
         prepared, list_nos, distances = index.steps.nearest_lists(queries[rows], Effort(ranks[1]))

@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from teravec.errors import InvalidArgument, shown
-from teravec.filters.kinds import Kind, kind_of
-from teravec.filters.literals import Literal, Moment
+from teravec.filters.kinds import NS_OF_UNIT, Kind, kind_of
+from teravec.filters.literals import Literal, Moment, parse_number
 from teravec.filters.tree import (
+    FLIPPED,
     And,
     Compare,
     In,
@@ -43,9 +44,7 @@ _COMPARISONS = {
     "greater": ">",
     "greater_equal": ">=",
 }
-_FLIPPED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _ENTRY = re.compile(r"(\w+): '(.*)'")
-_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 _SUPPORTED = (
     "comparisons, isin, is_null, is_valid, starts_with, &, | and ~ of columns are supported"
 )
@@ -122,7 +121,7 @@ class _Reader:
             case _, [_Column(), pa.Scalar()] if name in _COMPARISONS:
                 return Compare(str(parts[0]), _COMPARISONS[name], _literal(parts[1]))
             case _, [pa.Scalar(), _Column()] if name in _COMPARISONS:
-                flipped = _FLIPPED[_COMPARISONS[name]]
+                flipped = FLIPPED[_COMPARISONS[name]]
                 return Compare(str(parts[1]), flipped, _literal(parts[0]))
             case "is_null", [_Column()] if not options["nan_is_null"].as_py():
                 return IsNull(str(parts[0]))
@@ -153,18 +152,12 @@ def _literal(scalar: pa.Scalar) -> Literal:
     kind = kind_of(scalar.type)
     value = scalar.as_py() if kind.kind is not Kind.TIMESTAMP else scalar.value
     if kind.kind is Kind.TIMESTAMP and not kind.is_list:
-        return Moment(int(value) * _NS[scalar.type.unit], zoned=scalar.type.tz is not None)
+        return Moment(int(value) * NS_OF_UNIT[scalar.type.unit], zoned=scalar.type.tz is not None)
     if kind.kind is Kind.FLOAT:
         try:
-            return _number(Decimal(repr(float(value))))
+            return parse_number(repr(float(value)))
         except InvalidArgument:
             raise wrong(None, f"{value} is no number to compare with") from None
     if kind.is_list or not isinstance(value, bool | int | Decimal | str | datetime.date):
         raise wrong(None, f"a constant of {scalar.type} found; {_SUPPORTED}")
     return value
-
-
-def _number(value: Decimal) -> int | Decimal:
-    if not value.is_finite():
-        raise InvalidArgument("not finite")
-    return int(value) if value == value.to_integral_value() else value

@@ -28,12 +28,14 @@ from teravec.filters.literals import (
     parse_moment,
 )
 
-__all__ = ["ColumnKind", "Kind", "Value", "kind_of"]
+__all__ = ["NS_OF_UNIT", "ColumnKind", "Kind", "Value", "kind_of"]
 
 Value = int | float | str
 """Ticks, a float or a string."""
 
-_NS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+NS_OF_UNIT = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+"""Nanoseconds in a timestamp's unit."""
+
 _NS_A_DAY = 86_400 * 10**9
 
 
@@ -70,11 +72,6 @@ class ColumnKind:
     is_list: bool = False
     bounds: tuple[int, int] | None = None
     ticks_a_unit: Fraction = Fraction(1)
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether values are ticks."""
-        return self.bounds is not None
 
     def exact(self, value: Literal) -> Fraction | float | str:
         """Return a constant on the column's scale: ticks and parts of them, a float or a string.
@@ -133,25 +130,10 @@ class ColumnKind:
             return pa.array(np.array(values, np.float16))
         return pa.array(values, self.type)
 
-    def ticks(self, array: pa.Array) -> list[Value]:
-        """Return the values of an array without nulls, as ``exact`` has them."""
-        if pa.types.is_decimal(self.type):
-            return [_ticks_of(value.as_py(), self.type.scale) for value in array]
-        if self.kind in (Kind.DATE, Kind.TIMESTAMP):
-            width = pa.int32() if pa.types.is_date32(self.type) else pa.int64()
-            return list(array.cast(width).to_pylist())
-        if self.kind is Kind.BOOLEAN:
-            return [int(value) for value in array.to_pylist()]
-        return list(array.to_pylist())
-
 
 def _decimal(ticks: int, scale: int) -> Decimal:
     digits = tuple(map(int, str(abs(ticks))))
     return Decimal((int(ticks < 0), digits, -scale))  # exact, whatever the context's precision
-
-
-def _ticks_of(value: Decimal, scale: int) -> int:
-    return int(Fraction(value) * Fraction(10) ** scale)
 
 
 def kind_of(data_type: pa.DataType) -> ColumnKind:
@@ -179,7 +161,7 @@ def kind_of(data_type: pa.DataType) -> ColumnKind:
         bits, ns = (32, _NS_A_DAY) if types.is_date32(data_type) else (64, 10**6)
         return ColumnKind(Kind.DATE, data_type, bounds=_signed(bits), ticks_a_unit=Fraction(1, ns))
     if types.is_timestamp(data_type):
-        scale = Fraction(1, _NS[data_type.unit])
+        scale = Fraction(1, NS_OF_UNIT[data_type.unit])
         return ColumnKind(Kind.TIMESTAMP, data_type, bounds=_signed(64), ticks_a_unit=scale)
     if types.is_string(data_type) or types.is_large_string(data_type):
         return ColumnKind(Kind.STRING, data_type)

@@ -13,6 +13,7 @@ from typing import Any
 from teravec.errors import InvalidArgument, shown
 from teravec.filters.literals import Literal, parse_date, parse_moment, parse_number
 from teravec.filters.tree import (
+    FLIPPED,
     MOST_CHARACTERS,
     MOST_DEPTH,
     And,
@@ -32,7 +33,6 @@ from teravec.filters.tree import (
 __all__ = ["parse_sql"]
 
 _COMPARISONS = {"EQ": "=", "NEQ": "<>", "LT": "<", "LTE": "<=", "GT": ">", "GTE": ">="}
-_FLIPPED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CONTAINS = ("array_contains", "list_contains", "array_has", "list_has")
 _TYPED: dict[str, Callable[[str], Literal]] = {
     "DATE": parse_date,
@@ -126,7 +126,7 @@ class _Parser:
         op = self._comparison()
         if op is None:
             raise self._wrong(f"{self._found} found, a comparison or IN expected")
-        return Compare(self._column(), _FLIPPED[op], value, at)
+        return Compare(self._column(), FLIPPED[op], value, at)
 
     def _contains(self, at: int) -> Tree:
         self._next += 2

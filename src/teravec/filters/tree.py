@@ -13,6 +13,7 @@ from teravec.errors import InvalidArgument
 from teravec.filters.literals import Literal
 
 __all__ = [
+    "FLIPPED",
     "MOST_CHARACTERS",
     "MOST_DEPTH",
     "MOST_NODES",
@@ -31,6 +32,9 @@ __all__ = [
     "columns_of",
     "wrong",
 ]
+
+FLIPPED = {"=": "=", "<>": "<>", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+"""A comparison with its sides exchanged."""
 
 MOST_CHARACTERS = 1 << 18
 """Of a filter's text."""

@@ -66,5 +66,5 @@ def _list_known(paths: IndexPaths, manifests: list[Manifest]) -> dict[str, Int64
     found: dict[str, Int64] = {}
     for manifest in manifests:
         if (kept := read_kept(paths, manifest)) is not None:
-            found |= list_ids(paths, manifest, kept)
+            found |= list_ids(paths, manifest, kept, found)
     return found

@@ -8,6 +8,7 @@ and calibrating takes searches alone.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,11 +202,17 @@ def forget_queries(
     return KeptQueries(queries, (near,))
 
 
-def list_ids(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> dict[str, Int64]:
-    """List the ids in each of the files."""
-    queries, nq = kept.queries, kept.queries.count
-    found = {e.file: _read_neighbours(paths, e, nq)["id"] for e in kept.neighbours}
-    return {queries.file: read_queries(paths, queries, manifest.d)[1], **found}
+def list_ids(
+    paths: IndexPaths, manifest: Manifest, kept: KeptQueries, done: Container[str] = ()
+) -> dict[str, Int64]:
+    """List the ids in each of the files but those that are done."""
+    queries, found = kept.queries, dict[str, Int64]()
+    if queries.file not in done:
+        found[queries.file] = read_queries(paths, queries, manifest.d)[1]
+    for entry in kept.neighbours:
+        if entry.file not in done:
+            found[entry.file] = _read_neighbours(paths, entry, queries.count)["id"]
+    return found
 
 
 def _query(d: int) -> np.dtype[Any]:

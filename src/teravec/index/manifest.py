@@ -41,13 +41,8 @@ _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
 _ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
 _MODEL = "model"  # the build's
-_BESIDE = (
-    "deletes",
-    "deleted",
-    "calibration",
-    "known",
-    "committed",
-)  # written where they say something
+# Written where they say something.
+_BESIDE = ("deletes", "deleted", "calibration", "known", "committed")
 _VERSION_NAME = re.compile(r"\d{10}\.json")
 
 
@@ -174,6 +169,9 @@ class Manifest:
     columns: list[dict[str, Any]] | None = None
     model_path: str = _MODEL
     voided: tuple[VoidedLists, ...] = ()
+    deleted: int = 0
+    known: KeptQueries | None = None
+    committed: tuple[str, ...] = ()
 
     @cached_property
     def schema(self) -> Any:
@@ -183,10 +181,6 @@ class Manifest:
     def watermark(self, digest: str) -> dict[str, Any] | None:
         """Return the watermark of a query, by the query's digest; None if it was never read."""
         return {**self.source.get("watermarks", {}), **self.watermarks}.get(digest)
-
-    deleted: int = 0
-    known: KeptQueries | None = None
-    committed: tuple[str, ...] = ()
 
     @property
     def text_ids(self) -> str | None:

@@ -132,7 +132,7 @@ def _verify_entry(path: StorePath, entry: Segment | RowsEntry) -> None:
 
 
 def check_entry(file: OpenFile, entry: Segment | RowsEntry) -> None:
-    """Raise CorruptFile unless an open file of a segment has the size and seal of its entry."""
+    """Raise CorruptFile or ForeignFile unless an open file has its entry's size and seal."""
     check_size(file, entry.size)
     kind, _ = _KINDS[entry.file.rpartition(".")[2]]
     found = kind(file).seal

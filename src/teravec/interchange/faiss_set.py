@@ -160,12 +160,7 @@ def _check_same(layout: FaissLayout, trained: FaissLayout) -> None:
 
 
 def _are_same(ours: Any, theirs: Any) -> bool:
-    return all(
-        np.array_equal(value, vars(theirs)[name])
-        if isinstance(value, np.ndarray)
-        else value is vars(theirs)[name] or value == vars(theirs)[name]
-        for name, value in vars(ours).items()
-    )
+    return all(map(np.array_equal, vars(ours).values(), vars(theirs).values()))
 
 
 def _open(path: Path) -> OpenFile:

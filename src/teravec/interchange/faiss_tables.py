@@ -50,8 +50,6 @@ class FaissTable:
     layout : ListsLayout
     index, data : OpenFile
         The index file; the file with the lists, which may be the same.
-    row_bytes : int
-        Bytes of a code and an id.
     block : int
         Entries read at a time.
 

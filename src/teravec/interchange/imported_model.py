@@ -18,13 +18,10 @@ from teravec.storage.arrays import describe_file, write_array
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
 
-__all__ = ["EXACT_QUANTIZER_NLIST", "model_bytes", "seal_model"]
+__all__ = ["model_bytes", "seal_model"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
-
-EXACT_QUANTIZER_NLIST = 1 << 16
-"""Up to this many lists, centroids under a graph are compared one by one, as after a build."""
 
 _SEED = 1234
 _PROBES, _PROBE_ROWS = 32, 128  # vectors decoded to check the assignment, in so many places

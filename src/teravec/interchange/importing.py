@@ -16,7 +16,7 @@ from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument, OutputExists
 from teravec.index.manifest import Manifest, describe_repeated, read_manifest, write_manifest
 from teravec.interchange.faiss_set import FaissSet, open_faiss
-from teravec.interchange.imported_model import EXACT_QUANTIZER_NLIST, model_bytes, seal_model
+from teravec.interchange.imported_model import model_bytes, seal_model
 from teravec.memory import require
 from teravec.model.description import ModelDescription
 from teravec.segments.merge import plan_span, plan_window
@@ -31,6 +31,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES, ListFile
 from teravec.storage.output_lock import hold_index
 from teravec.training.record import check_free
+from teravec.training.train import EXACT_QUANTIZER_NLIST
 
 __all__ = ["import_faiss"]
 

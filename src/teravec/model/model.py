@@ -33,7 +33,7 @@ from teravec.model.transform import Transform
 from teravec.storage.arrays import read_array, read_file
 from teravec.storage.local_store import AnyPath
 
-__all__ = ["Model"]
+__all__ = ["Model", "read_used"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -99,7 +99,7 @@ class Model:
         if "quantizer.hnsw" in files:
             path = directory / "quantizer.hnsw"
             graph = read_file(path, files["quantizer.hnsw"])
-        used = _read_used(directory, description) if "used.npy" in files else None
+        used = read_used(directory, description) if "used.npy" in files else None
         transform = Transform.unpack(packed, d_index, description.transform)
         return cls(description, transform, centroids, parameters, graph, used)
 
@@ -283,7 +283,13 @@ class Model:
         return empty_ivf(self.codec, self._probed_quantizer, self.metric, self._parameters)
 
 
-def _read_used(directory: AnyPath, description: ModelDescription) -> Int64:
+def read_used(directory: AnyPath, description: ModelDescription) -> Int64:
+    """Read the lists that vectors can be in, ascending, of a model that names them.
+
+    Raises
+    ------
+    MissingFile, CorruptFile
+    """
     path = directory / "used.npy"
     used = read_array(path, description.files["used.npy"], dtype=np.int64)
     fits = used.ndim == 1 and 0 < len(used) < description.nlist

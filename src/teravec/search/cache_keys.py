@@ -60,7 +60,6 @@ class CacheKeys:
             codes = range(first, first + len(segment.lists.sizes))
             ids = range(nruns + codes.start, nruns + codes.stop)
             self._keys[segment] = SegmentKeys(codes, ids, self._take_pages(segment))
-            self._users[segment] = 0
 
     def hold(self, segments: Sequence[OpenSegment]) -> list[SegmentKeys]:
         """Return the keys of a version's segments, which it holds until ``let_go``."""

@@ -91,7 +91,7 @@ class Visits:
 
 
 class FilteredSteps(Protocol):
-    """What a filtered search needs of an index, open here or shared out to servers."""
+    """What a filtered search needs of an index."""
 
     @property
     def metric(self) -> Metric: ...

@@ -11,7 +11,6 @@ from teravec.errors import InvalidArgument
 from teravec.filters.bind import bind
 from teravec.filters.filter import FilterArgument, parse_filter
 from teravec.kernels.metric import Metric
-from teravec.search.effort import Effort
 from teravec.search.filtered import FilteredEffort, Visits, search_filtered
 from teravec.search.passing import PassingRows
 from teravec.search.steps import SearchSteps
@@ -87,7 +86,7 @@ class FilteredSearch:
         self, queries: Float32, k: int, effort: FilteredEffort
     ) -> tuple[Float32, Int64, Visits]:
         steps = self._steps
-        prepared, _, _ = steps.nearest_lists(queries, Effort(1))
+        prepared = steps.prepare(queries)
         wanted = _Filtered(steps, prepared, effort.candidates, self.passing)
         sizes = steps.opened.runs.list_sizes
         counted = steps.stats.queries

@@ -47,8 +47,7 @@ class HiddenRows:
         self, index: OpenedIndex, most_bytes: int, before: HiddenRows | None = None
     ) -> None:
         self._index, self._most_bytes = index, most_bytes
-        hides = np.array([len(ids) > 0 for ids in index.deleted], np.bool_)
-        self.none = not hides.any()
+        self.none = not any(map(len, index.deleted))
         self._lock = threading.Lock()
         # Where each run's bits begin. Bits are only appended; searches hold the array they found.
         self._starts = np.full(0 if self.none else len(index.runs.sizes), _ALL, np.int64)

@@ -159,7 +159,7 @@ class Index(Fixed, RowTables):
 
     @property
     def calibration_age(self) -> float:
-        """Share of the rows that were added since the calibration measured the index."""
+        """Share of the rows added or deleted since the calibration measured the index."""
         return self.manifest.calibration_age
 
     @property

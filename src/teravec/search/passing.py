@@ -62,16 +62,11 @@ class PassingRows:
         if visible is None:
             return Mask(self.bits, starts)
         parts: list[Bytes | None] = []
-        ends = starts + _bytes_of(self._sizes(runs))
+        ends = np.append(self.starts, len(self.bits))[runs + 1]
         for entry, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             bits, at = self.bits[start:end], int(visible.starts[entry])
             parts.append(bits if at < 0 else bits & visible.bits[at : at + len(bits)])
         return Mask.of(parts)
-
-    def _sizes(self, runs: Int64) -> Int64:
-        ends = np.append(self.starts, len(self.bits))
-        sizes: Int64 = 8 * (ends[runs + 1] - ends[runs])
-        return sizes
 
 
 def _bytes_of(rows: Int64) -> Int64:
@@ -97,17 +92,15 @@ def find_passing(index: OpenedIndex, bound: Bound, most_bytes: int) -> PassingRo
     names = sorted(bound_columns(bound))
     for number, first in enumerate(index.runs.firsts.tolist()):
         lists = index.segments[number]
-        runs = np.arange(first, first + len(lists.sizes))
-        ends = np.cumsum(lists.sizes)
-        file, rows = index.column_files[number], int(ends[-1]) if len(ends) else 0
+        file, rows = index.column_files[number], int(lists.starts[-1])
         for start, stop in file.plan_pieces(0, rows, _PIECE_BYTES, _PIECE_ROWS):
             table = file.read(start, stop, names)
             columns = {name: table[name].combine_chunks() for name in names}
             passing = start + np.flatnonzero(passing_rows(bound, columns))
-            run = runs[np.searchsorted(ends, passing, side="right")]
+            run = first + np.searchsorted(lists.starts, passing, side="right") - 1
             valid = sizes[run] > 0  # runs that a rebalancing voided stay in their files
             run, passing = run[valid], passing[valid]
-            row = passing - (ends - lists.sizes)[run - first]
+            row = passing - lists.starts[run - first]
             np.bitwise_or.at(bits, starts[run] + row // 8, (1 << (row % 8)).astype(np.uint8))
             counts += np.bincount(run, minlength=len(sizes))
     nlist = index.runs.nlist

@@ -155,14 +155,10 @@ def prune_lists(
     list_nos, distances : ndarray of shape (nq, at most nprobe)
         Dropped lists are -1; columns that no query needs are left out.
     """
-    nq, nprobe = list_nos.shape
+    nprobe = list_nos.shape[1]
     lengths = _lengths(queries) if metric.larger_is_closer else None
     counts, most = lists.count_worth_visiting(prune, distances, _allowed(nprobe, nprobe), lengths)
-    if most < nprobe:
-        list_nos, distances = list_nos[:, :most], distances[:, :most]
-    if nq > 1:
-        list_nos = np.where(np.arange(most) < counts[:, None], list_nos, -1)
-    return np.ascontiguousarray(list_nos), np.ascontiguousarray(distances)
+    return _first_lists(list_nos, distances, counts, most)
 
 
 def prune_weight(gaps: Float32 | Float64) -> float:
@@ -257,7 +253,7 @@ def choose_lists(
     counts = _count_adaptive(distances, weights, more, usual, metric)
     further = np.flatnonzero(counts == first) if first < most else ()
     if not len(further):
-        return _first_lists(list_nos, distances, counts)
+        return _first_lists(list_nos, distances, counts, int(counts.max(initial=1)))
     wanted = np.minimum(most, np.ceil(usual * np.exp(more[further].astype(np.float64))))
     # Sizes that do not depend on the other queries: an approximate quantizer's lists depend on it.
     sizes = np.minimum(most, first * 2 ** np.ceil(np.log2(np.maximum(wanted / first, 1))))
@@ -271,11 +267,13 @@ def choose_lists(
             wide_nos[rows, :size], wide[rows, :size] = nearest(queries[rows], size)
             part = np.ascontiguousarray(wide[rows, :size])
             counts[rows] = _count_adaptive(part, weights[rows], more[rows], usual, metric)
-    return _first_lists(wide_nos, wide, counts)
+    return _first_lists(wide_nos, wide, counts, int(counts.max(initial=1)))
 
 
-def _first_lists(list_nos: Int64, distances: Float32, counts: Int64) -> tuple[Int64, Float32]:
-    most = int(counts.max(initial=1))
+def _first_lists(
+    list_nos: Int64, distances: Float32, counts: Int64, most: int
+) -> tuple[Int64, Float32]:
+    """Keep the first ``counts`` lists of each query, and at most ``most`` columns."""
     if most < list_nos.shape[1]:
         list_nos, distances = list_nos[:, :most], distances[:, :most]
     if len(counts) > 1:

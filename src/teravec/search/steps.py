@@ -135,11 +135,20 @@ class SearchSteps:
         return same_model and same_stages and self.shares.fit(opened, beside_bytes=beside_bytes)
 
     def search(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
-        """Take all steps for one batch of checked queries, and a k of at most ntotal."""
+        """Take all steps for one batch of checked queries, and a k of at most ntotal, or 1."""
         wanted = self.nearest_lists(queries, effort)
         if not self._all_open:  # then some may be wanted that are not open
             return self.search_lists(*wanted, k, effort.candidates)
         return self._batch(*wanted, effort.candidates or self.efforts.candidates(k)).top_k(k)
+
+    def prepare(self, queries: Float32) -> Float32:
+        """Scale and transform checked queries (nq, d): (nq, d_index)."""
+        self.check_open()
+        model = self.opened.model
+        prepared = model.prepare(queries)
+        if model.metric is not Metric.COSINE:
+            check_lengths(prepared, model.metric, model.centroids)
+        return prepared
 
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Do a search's first step: prepare queries, and choose the lists that each visits.
@@ -158,12 +167,8 @@ class SearchSteps:
         distances : ndarray of the same shape, float32
             Squared distance to the list's centroid (l2), or inner product with it.
         """
-        self.check_open()
         started = time.perf_counter()
-        model = self.opened.model
-        prepared = model.prepare(queries)
-        if model.metric is not Metric.COSINE:
-            check_lengths(prepared, model.metric, model.centroids)
+        model, prepared = self.opened.model, self.prepare(queries)
         if effort.hardness is not None and effort.usual is not None:
             list_nos, distances = choose_lists(
                 self._nearest,
@@ -176,10 +181,10 @@ class SearchSteps:
             )
         else:
             list_nos, distances = self._nearest(prepared, effort.nprobe)
-        if effort.prune and effort.hardness is None:
-            list_nos, distances = prune_lists(
-                list_nos, distances, prepared, model.metric, effort.prune
-            )
+            if effort.prune:
+                list_nos, distances = prune_lists(
+                    list_nos, distances, prepared, model.metric, effort.prune
+                )
         self.stats.coarse_s += time.perf_counter() - started
         return prepared, list_nos, distances
 

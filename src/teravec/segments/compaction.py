@@ -92,7 +92,7 @@ def compact(
     Parameters
     ----------
     paths : IndexPaths
-        ``slice`` and ``fine`` name the new files.
+        ``slice``, ``fine`` and ``columns`` name the new files.
     segments : sequence of Segment
         In the manifest's order, whole layers.
     deletes : sequence of DeleteSet

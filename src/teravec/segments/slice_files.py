@@ -1,4 +1,4 @@
-"""The files of one slice: a list file, and beside it a row file of fine codes or columns."""
+"""The files of one slice: a list file, and beside it a row file of fine codes and a column file."""
 
 from __future__ import annotations
 

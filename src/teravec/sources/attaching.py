@@ -18,7 +18,7 @@ from teravec.sources.columnar import ColumnarFile, Columns, ColumnTable, arrow_e
 from teravec.sources.fingerprint import fingerprint
 from teravec.sources.formats import open_table_file
 from teravec.sources.held import HeldFile
-from teravec.sources.holding import is_held_table, open_table
+from teravec.sources.holding import open_table
 from teravec.sources.spool import SPOOL, SpoolFile
 from teravec.sources.tables import ArrowTable
 from teravec.sources.vectorfile import VectorFile, source_errors
@@ -119,11 +119,7 @@ def find_beside(given: Any, columns: Sequence[str], spool_path: Path | None) -> 
     """
     names = tuple(columns) or ALL
     if not isinstance(given, str | Path):
-        table = (
-            open_table(Path("attributes"), given, Columns(kept=names))
-            if (is_held_table(given))
-            else None
-        )
+        table = open_table(Path("attributes"), given, Columns(kept=names))
         if table is None:
             raise InvalidArgument(
                 f"attributes: {type(given).__name__} found; a file, a table or a data frame "

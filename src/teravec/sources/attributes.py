@@ -320,7 +320,9 @@ def choose_columns(
     Raises
     ------
     InvalidArgument
-        A column is named twice, or is the vectors' own.
+        A column is named twice.
+    InvalidSource
+        There are no columns besides those of vectors and ids.
     """
     if tuple(columns) == ALL and "all" not in tables[0].names:
         left = {name.split(".")[0] for name in others if name is not None}

@@ -17,7 +17,7 @@ from teravec.kernels.metric import LARGEST_SQUARE
 from teravec.sources.attributes import Attributes
 from teravec.sources.conversion import read_range, read_rows, spans
 from teravec.sources.fingerprint import IN_MEMORY, content_fingerprint, same_vectors
-from teravec.sources.paths import Member
+from teravec.sources.paths import Member, pure_path
 from teravec.sources.skipped import NONE, Skipped
 from teravec.sources.source_file import Block, SourceFile
 from teravec.sources.vectorfile import VectorFile
@@ -117,7 +117,7 @@ class Source:
         recorded = [(file["name"], file["n"], file["size_bytes"]) for file in described["files"]]
         if recorded == [part.outline for part in self.files]:
             return self
-        by_name = sorted(self.files, key=lambda part: (part.member.argument, part.path))
+        by_name = sorted(self.files, key=lambda part: (part.member.argument, pure_path(part.path)))
         if recorded != [part.outline for part in by_name]:
             return self
         older = self._replace(by_name, self.skipped)
@@ -132,14 +132,17 @@ class Source:
         return source
 
     def _replace(self, parts: Sequence[SourceFile], skipped: Skipped | None) -> Source:
-        order = [self.files.index(part) for part in parts]
+        attributes = self.attributes
+        if attributes is not None:
+            numbers = {id(part): number for number, part in enumerate(self.files)}
+            attributes = attributes.reorder([numbers[id(part)] for part in parts])
         source = Source(
             [part.file for part in parts],
             self.id_column,
             self.vector_column,
             [part.member for part in parts],
             skipped,
-            None if self.attributes is None else self.attributes.reorder(order),
+            attributes,
         )
         source.watermarks = self.watermarks
         return source

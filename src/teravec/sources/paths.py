@@ -29,7 +29,7 @@ from teravec.sources.spool import SPOOL
 from teravec.sources.vectorfile import source_errors
 from teravec.storage.layout import IndexPaths, absolute
 
-__all__ = ["Member", "PathLike", "discover"]
+__all__ = ["Member", "PathLike", "discover", "pure_path"]
 
 PathLike = PathArgument
 
@@ -248,11 +248,12 @@ def _select_readable(
     kinds = sorted({format or known_format(m.path) or "" for m in kept})
     if len(kinds) > 1:
         log.warning("%s: files of several formats are read: %s", where, ", ".join(kinds))
-    kept.sort(key=lambda member: natural_key(_pure(member.path)))
+    kept.sort(key=lambda member: natural_key(pure_path(member.path)))
     return [replace(member, format=format) for member in kept]
 
 
-def _pure(path: SourcePath) -> PurePath:
+def pure_path(path: SourcePath) -> PurePath:
+    """Return a path that can be compared with others of its kind."""
     return path.pure if isinstance(path, RemotePath) else path
 
 

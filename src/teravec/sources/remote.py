@@ -11,14 +11,14 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from teravec.errors import InvalidArgument, InvalidSource
 from teravec.storage.object_address import SCHEMES, ObjectAddress, StoreOptions
-from teravec.storage.object_files import ObjectFile, open_object, read_object
-from teravec.storage.object_requests import requests_of
-from teravec.storage.object_store import ObjectStore
 from teravec.storage.store import OpenFile
+
+if TYPE_CHECKING:
+    from teravec.storage.object_files import ObjectFile
 
 __all__ = [
     "RemoteFolder",
@@ -95,6 +95,9 @@ class RemotePath:
         ------
         MissingFile, StorageError
         """
+        from teravec.storage.object_files import open_object  # imports asyncio, as those below
+        from teravec.storage.object_requests import requests_of
+
         requests = requests_of(self.address, self.options)
         file = requests.wait(open_object(requests, self.address.key, str(self)))
         if file.etag is not None and file.etag.startswith("W/"):
@@ -145,6 +148,8 @@ class RemoteFolder:
                 f"{self.shown}: no such file, and a web server lists none; name each file by its "
                 "URL"
             )
+        from teravec.storage.object_store import ObjectStore
+
         return ObjectStore(address / below, self.root.options).names()
 
     def __truediv__(self, name: str) -> RemotePath:
@@ -200,6 +205,9 @@ def _parse_data_set(url: str, rest: str) -> tuple[RemoteFolder, str]:
 
 
 def _list_data_set(listing: ObjectAddress, options: StoreOptions) -> list[str]:
+    from teravec.storage.object_files import read_object
+    from teravec.storage.object_requests import requests_of
+
     requests = requests_of(listing, options)
     data = requests.wait(read_object(requests, listing.key, str(listing), _LARGEST_LISTING))
     try:

@@ -218,9 +218,8 @@ def _s3_defaults(config: dict[str, str]) -> dict[str, str]:
     found = {"checksum_algorithm": "SHA256"}
     environment = os.environ
     in_options = {name.removeprefix("aws_") for name in config}
-    if "skip_signature" in in_options or "access_key_id" in in_options:
-        found |= {}
-    elif "AWS_ACCESS_KEY_ID" not in environment:
+    given = {"skip_signature", "access_key_id"} & in_options
+    if not given and "AWS_ACCESS_KEY_ID" not in environment:
         found |= _profile("credentials", ("access_key_id", "secret_access_key", "session_token"))
     if not {"AWS_REGION", "AWS_DEFAULT_REGION"} & environment.keys():
         found |= _profile("config", ("region",))

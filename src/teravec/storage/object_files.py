@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -198,7 +197,6 @@ class _Flight:
         self.arrived: SimpleQueue[tuple[int, BaseException | None]] = SimpleQueue()
         self._ranges, self._view = ranges, byte_view(buffer)
         self._tasks: list[asyncio.Task[None]] = []
-        self._ended = threading.Event()
 
     async def begin(self) -> None:
         self._tasks = [asyncio.ensure_future(self._fetch(i)) for i in range(len(self._ranges))]

@@ -117,7 +117,7 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
             return manifest
         if known is not None and _has_nothing_new(source, known):
             return manifest
-        return _add(source, paths, options, resources)
+        return _add(source, paths, manifest.text_ids, options, resources)
 
 
 def _has_nothing_new(source: Source, known: dict[str, Any]) -> bool:
@@ -153,9 +153,10 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
         remove(columns_spool(path))
 
 
-def _add(source: Source, paths: IndexPaths, options: AddOptions, resources: Resources) -> Manifest:
+def _add(
+    source: Source, paths: IndexPaths, column: str | None, options: AddOptions, resources: Resources
+) -> Manifest:
     ids = _read_ids(source, resources) if source.has_ids else None
-    column = read_manifest(paths).text_ids
     collisions = None
     if column is not None:
         collisions = CollisionCheck(paths, column, _digest(source, column, resources))

@@ -138,14 +138,15 @@ def _files(source: IndexPaths, manifest: Manifest) -> Iterator[_File]:
         measured = manifest.calibration
         described[measured.file] = {"size": measured.size, "checksum": measured.checksum}
     for name, file in described.items():
-        check = partial(_check_described, expected=file)
+        check = partial(check_file, expected=file)
         yield _File(name, file["size"], check, check)
     plain = [source.file(manifest.model_path) / "model.json"]
     plain += [] if list_versions(source) else [source.calibration]
     for path in plain:
         if path.exists():
-            check = partial(_check_bytes, expected=_read(path))
-            yield _File(path.name, path.store.size(path.name), check, check)
+            data = _read(path)
+            check = partial(_check_bytes, expected=data)
+            yield _File(path.name, len(data), check, check)
     files: list[Segment | RowsEntry] = [*manifest.segments]
     files += [beside for segment in manifest.segments for beside in segment.beside]
     for entry in files:
@@ -212,10 +213,6 @@ def _read(path: StorePath) -> bytes:
 def _check_bytes(file: OpenFile, expected: bytes) -> None:
     if bytes(file.read(file.size, 0)) != expected:
         raise OutputExists(f"{file.path}: other bytes found")
-
-
-def _check_described(file: OpenFile, expected: dict[str, Any]) -> None:
-    check_file(file, expected)
 
 
 def _verify(file: OpenFile, entry: Segment | RowsEntry) -> None:

@@ -9,7 +9,7 @@ from teravec.index.known_queries import forget_queries, has_erased
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.index.versions import commit_version
 from teravec.storage.layout import IndexPaths
-from teravec.writing.pending import begin_change
+from teravec.writing.pending import begin_change, check_pending
 
 __all__ = ["erase_queries"]
 
@@ -26,6 +26,7 @@ def erase_queries(paths: IndexPaths) -> Manifest | None:
     with begin_change(paths, {"erase": kept.queries.file}, lambda _: False) as pending:
 
         def change(newest: Manifest) -> Manifest:
+            check_pending(pending)
             known = read_kept(paths, newest)
             if known is not None:
                 known = forget_queries(pending, newest, known, pending.token)

@@ -88,18 +88,18 @@ def maintain_index(
         resources.progress, float("inf") if budget is None else budget.total_seconds()
     )
     limited = resources.with_progress(deadline)
-    steps = []
+    steps, manifest = list[MaintenanceStep](), read_manifest(paths)
     # Rebalancing first: compaction then joins what it wrote, and both make a calibration old.
     for plan in (_plan_rebalance, _plan_compaction, _plan_calibration):
-        found = plan(paths, read_manifest(paths))
+        found = plan(paths, manifest)
         if found is None:
             continue
         step = _take(found, paths, limited)
+        manifest = read_manifest(paths)
         if step.version is not None or step.left:
             steps.append(step)
         if step.left:
             break
-    manifest = read_manifest(paths)
     return Maintained(manifest.number, len(manifest.layers), _deleted(manifest), tuple(steps))
 
 

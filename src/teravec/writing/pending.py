@@ -35,7 +35,7 @@ _FORMAT, _VERSION = "teravec-pending-change", 1
 
 @dataclass(frozen=True, init=False)
 class PendingPaths(IndexPaths):
-    """Names of a change's files: those of the index, but shards, segments and deletes of its own.
+    """Names of a change's files: the index's, but those that the change writes are its own.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from teravec.index.manifest import Manifest, list_versions, read_manifest, read_
 from teravec.index.versions import commit_version
 from teravec.model.derived import derive_model
 from teravec.model.description import ModelDescription
-from teravec.model.model import Model
+from teravec.model.model import Model, read_used
 from teravec.segments.delete_set import DeleteSet, sets_that_hide
 from teravec.segments.moving import Destinations, count_leaving, move_rows
 from teravec.segments.run_rows import RunSource
@@ -27,9 +27,10 @@ from teravec.segments.voided import VoidedLists
 from teravec.storage.arrays import describe_file, read_array, write_array
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ID_BYTES
+from teravec.training.train import EXACT_QUANTIZER_NLIST
 from teravec.writing.balance import BalancePlan, plan_balance, target_size
 from teravec.writing.children import choose_destinations, derive_lists, split_lists
-from teravec.writing.pending import PendingPaths, begin_change, read_record
+from teravec.writing.pending import PendingPaths, begin_change, check_pending, read_record
 
 __all__ = ["plan_rebalance", "rebalance_index"]
 
@@ -37,7 +38,6 @@ Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
-_GRAPH_NLIST = 1 << 16  # lists above which a graph finds them, as train has it
 _LEAVING = 0.02  # share of a list's rows that must move before the list is written anew
 _TRIES = 20  # additions that are caught up with, until none comes between
 
@@ -55,10 +55,9 @@ def plan_rebalance(
         The most that a list may take. Not given: what the index was built with.
     """
     model = read_model_description(paths, manifest)
-    directory = paths.file(manifest.model_path)
     used = np.arange(manifest.nlist)
     if "used.npy" in model.files:
-        used = read_array(directory / "used.npy", model.files["used.npy"], dtype=np.int64)
+        used = read_used(paths.file(manifest.model_path), model)
     sizes = np.sum(_source(paths, manifest, manifest.segments).sizes(manifest.nlist), axis=0)
     cap = max_list_bytes or (model.lists or {}).get("max_bytes")
     target = target_size(manifest, model, len(used))
@@ -102,12 +101,16 @@ def rebalance_index(
             and set(found["deletes"]) <= {entry.file for entry in newest.deletes}
         )
 
-    if not any_imbalance(plan_rebalance(paths, newest, max_list_bytes)[0]):
+    planned = plan_rebalance(paths, newest, max_list_bytes)
+    if not any_imbalance(planned[0]):
         return None
     with begin_change(paths, content, is_same) as pending:
         begun = read_record(pending) or content
-        base = read_manifest(paths, begun["rebalance"])
-        return _rebalance(pending, base, max_list_bytes, resources)
+        base = newest
+        if begun["rebalance"] != newest.number:  # a killed one began with an older version
+            base = read_manifest(paths, begun["rebalance"])
+            planned = plan_rebalance(paths, base, max_list_bytes)
+        return _rebalance(pending, base, planned, resources)
 
 
 def any_imbalance(plan: BalancePlan) -> bool:
@@ -131,10 +134,10 @@ class _Derived:
 
 
 def _rebalance(
-    pending: PendingPaths, base: Manifest, max_list_bytes: int | None, resources: Resources
+    pending: PendingPaths, base: Manifest, planned: tuple[BalancePlan, Int64], resources: Resources
 ) -> Manifest | None:
     pending = replace(pending, model_path=pending.derived_model.name)
-    derived = _derive(pending, base, max_list_bytes, resources)
+    derived = _derive(pending, base, planned, resources)
     if derived is None:
         return None
     made: list[Segment] = []
@@ -167,12 +170,12 @@ class _Late(Exception):
 
 
 def _derive(
-    pending: PendingPaths, base: Manifest, max_list_bytes: int | None, resources: Resources
+    pending: PendingPaths, base: Manifest, planned: tuple[BalancePlan, Int64], resources: Resources
 ) -> _Derived | None:
     """Derive the model, or read it if it is sealed; choose the lists to write anew."""
     parent_path = pending.file(base.model_path)
     source = _source(pending, base, base.segments)
-    plan, sizes = plan_rebalance(pending, base, max_list_bytes)
+    plan, sizes = planned
     parent = Model.read(parent_path)
     parts = split_lists(parent_path, source, plan, resources)
     found = derive_lists(parent, sizes, plan.small, parts, plan.target)
@@ -180,7 +183,7 @@ def _derive(
         return None
     lists, joined = found
     if not ModelDescription.is_sealed(pending.model):
-        graph = len(lists.used) > _GRAPH_NLIST
+        graph = len(lists.used) > EXACT_QUANTIZER_NLIST
         derive_model(parent_path, pending.model, lists, graph=graph, progress=resources.progress)
     model = ModelDescription.read(pending.model)
     ended, around = choose_destinations(parent, lists, joined, sizes, resources.threads)
@@ -223,6 +226,7 @@ def _commit(
     applied: set[DeleteSet],
 ) -> Manifest:
     def change(newest: Manifest) -> Manifest:
+        check_pending(pending)
         parent = (derived.model.rebalanced or {})["parent"]
         fits = set(lost) <= set(newest.segments) and applied <= set(newest.deletes)
         if newest.model != parent or not fits:

@@ -88,7 +88,7 @@ class Coordinator:
         self._costs, self.tracing = SearchCosts(), find_tracing()
         self._lock = threading.RLock()  # `_forget` takes it again when a version closes
         self._next: ServedIndex | None = None  # waits for servers that have it
-        # Clients name no version to a coordinator: the previous one closes with its last search.
+        # An earlier version closes with its last search, or a while after one that named it.
         self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         self._probe = VersionProbe(IndexPaths(self.versions.current.path))
         self._next_since_s = 0.0
@@ -105,6 +105,13 @@ class Coordinator:
         manifest = index.manifest
         mean_size = manifest.ntotal / manifest.nlist
         self.fleet.want(index.version, manifest.nlist, mean_size, index.name)
+
+    def _at_version(self, number: int) -> ServedIndex:
+        """Open another version of the index, and ask servers to have it."""
+        index = self.versions.current.at_version(number, beside_bytes=self.versions.beside_bytes)
+        self._costs.watch(index.stats)
+        self._have_served(index)
+        return index
 
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries, exactly as one machine would if every list has a live owner."""
@@ -203,11 +210,7 @@ class Coordinator:
             number = self._probe.find_newer(current.number)
             if number is None or not self.versions.has_room():
                 return
-            index = self.versions.current.at_version(
-                number, beside_bytes=self.versions.beside_bytes
-            )
-            self._costs.watch(index.stats)
-            self._have_served(index)
+            index = self._at_version(number)
             self._next, self._next_since_s = index, time.monotonic()
         if waiting is not None:
             waiting.close()
@@ -280,9 +283,7 @@ class Coordinator:
             return None
         if number is None:
             return self._open(path)
-        index = current.at_version(number, beside_bytes=self.versions.beside_bytes)
-        self._have_served(index)
-        return index
+        return self._at_version(number)
 
     def _forget(self) -> None:
         """Want only the versions that are open here."""

@@ -98,6 +98,11 @@ class LocalLists:
         self._costs.watch(index.stats)
         return index
 
+    def _at_version(self, number: int) -> ServedIndex:
+        index = self.versions.current.at_version(number, beside_bytes=self.versions.beside_bytes)
+        self._costs.watch(index.stats)
+        return index
+
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Choose lists and search them; only the whole index can do that alone."""
         with (
@@ -205,8 +210,7 @@ class LocalLists:
             number = self._probe.find_newer(current.number)
             if number is None or not self.versions.has_room():
                 return
-            index = current.at_version(number, beside_bytes=self.versions.beside_bytes)
-            self._costs.watch(index.stats)
+            index = self._at_version(number)
             self.versions.replace(index)
             log.info("serving version %d (%s): %s", number, index.version, index.manifest.what)
 
@@ -262,7 +266,7 @@ class LocalLists:
         current = self.versions.current
         number = version_within(current.path, version)
         if number is not None:
-            return current.at_version(number, beside_bytes=self.versions.beside_bytes)
+            return self._at_version(number)
         path = version_beside(self._path, version, name)
         return None if path is None or len(self.versions.open) > 1 else self._open(path)
 

@@ -133,7 +133,8 @@ class SearchService:
         self._started = self._reloaded = time.time()
         self._reload_failed, self._reload_s = False, 0.0
         self._follower = None if follow_s is None else Follower(backend.follow, follow_s)
-        self._waiting = threading.BoundedSemaphore(max(1, min(_MOST_WAITING, limits.queue)))
+        self._most_waiting = max(1, min(_MOST_WAITING, limits.queue))
+        self._waiting = threading.BoundedSemaphore(self._most_waiting)
         metrics.collect_from(self._gauges, backend.gauges)
 
     def answer_frame(
@@ -353,7 +354,9 @@ class SearchService:
         if versions.current.number >= number:
             return
         if not self._waiting.acquire(blocking=False):
-            raise Busy(f"{_MOST_WAITING} requests wait for a later version, the most at a time")
+            raise Busy(
+                f"{self._most_waiting} requests wait for a later version, the most at a time"
+            )
         try:
             if self._follower is not None:
                 self._follower.wake()

@@ -32,7 +32,7 @@ def read_harder(content: Any) -> tuple[int, Hardness]:
         It is something else, or a number is out of bounds.
     """
     try:
-        coefficients = dict(content)
+        coefficients = {**content}
         usual = coefficients.pop("nprobe")
         hardness = Hardness(**coefficients)
     except (TypeError, ValueError, KeyError) as error:
