@@ -137,7 +137,7 @@ def test_what_travels_is_checked() -> None:
     assert read_harder(sent) == (5, hardness)
     assert write_harder(Effort(5)) is None
     bad: list[object] = [None, [], {}, {**sent, "nprobe": 0}, {**sent, "nprobe": 1.5}]
-    bad += [{**sent, "more": 1}, asdict(hardness)]
+    bad += [{**sent, "more": 1}, asdict(hardness), list(sent.items())]
     for name in asdict(hardness):
         bad += [{**sent, name: value} for value in ("1", None, float("nan"), 1e31, True)]
     bad += [{**sent, "near": -1.0}, {**sent, "slope": -0.1}, {**sent, "usual": 101.0}]
