@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-quick test-gpu test-slurm test-times check chromium format clean soak soak-writes results
+.PHONY: demo docs test test-quick test-gpu test-slurm test-times check chromium format clean soak soak-writes results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,11 @@ test: check chromium
 
 chromium:
 	.ci/chromium
+
+# The documentation as a site, its links checked: build/site/index.html.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --quiet
+	@echo built build/site/index.html
 
 # Servers under faults and under floods, ten minutes each; writes its results to benchmarks/results.
 soak: $(READY)

@@ -34,7 +34,7 @@ def index(tmp_path: Path) -> Path:
 def test_a_life(index: Path) -> None:
     added = json.loads(run("add", index, index.with_name("more.npy"), "--json"))
     assert (added["version"], added["ntotal"], added["change"]) == (1, 300, "add 100 rows")
-    assert "version 2: delete 2 ids" in run("delete", index, "--ids", "3,250")
+    assert "version 2: delete 2 ids; at most 300 rows" in run("delete", index, "--ids", "3,250")
     np.save(index.with_name("gone.npy"), np.array([4, 251]))
     index.with_name("gone.txt").write_text("5\n\n252\n")
     pq.write_table(pa.table({"id": [6]}), index.with_name("gone.parquet"))
@@ -45,7 +45,8 @@ def test_a_life(index: Path) -> None:
     gone = {3, 4, 5, 6, 250, 251, 252}
     assert sorted(ids[ids >= 0].tolist()) == sorted(set(range(300)) - gone)
     assert json.loads(run("info", index, "--json"))["deleted_ids"] == 7
-    assert "rows" in run("versions", index)
+    assert "of which up to 7 are deleted" in run("info", index)
+    assert "at most 300  delete" in run("versions", index)
     history = json.loads(run("versions", index, "--json"))["versions"]
     assert [each["version"] for each in history] == [0, 1, 2, 3, 4, 5]
     gone_file = index.with_name("gone.npy")

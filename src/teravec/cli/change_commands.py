@@ -207,9 +207,9 @@ def versions(index: o.IndexDir, json: o.Json = False) -> None:
     if json:
         print_json({"index": str(index), "versions": [_describe(each) for each in history]})
         return
-    print(f"{'version':>10}  {'committed':20}  {'rows':>15}  change")
+    print(f"{'version':>10}  {'committed':20}  {'rows':>18}  change")
     for each in history:
-        print(f"{each.number:>10}  {each.created or '':20}  {each.ntotal:>15,}  {each.what}")
+        print(f"{each.number:>10}  {each.created or '':20}  {_rows(each):>18}  {each.what}")
 
 
 def rollback(index: o.IndexDir, number: Number, json: o.Json = False) -> None:
@@ -282,6 +282,11 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _rows(manifest: Manifest) -> str:
+    """Rows of a version: an upper bound where ids were deleted that may have had no row."""
+    return f"{'at most ' if manifest.deleted_ids else ''}{manifest.ntotal:,}"
+
+
 def _report_work(
     index: Place,
     manifest: Manifest | None,
@@ -305,4 +310,4 @@ def _report(index: Place, manifest: Manifest, json: bool, more: dict[str, Any]) 
     if json:
         print_json({"index": str(index), **_describe(manifest), **more})
         return
-    print(f"{index}: version {manifest.number}: {manifest.what}; {manifest.ntotal:,} rows")
+    print(f"{index}: version {manifest.number}: {manifest.what}; {_rows(manifest)} rows")

@@ -38,6 +38,12 @@ def add_inspect_commands(app: typer.Typer) -> None:
     command(app, "export-faiss")(export)
 
 
+def _hidden(content: dict[str, Any]) -> str:
+    """What the count of vectors includes that no search finds."""
+    deleted = content["deleted_ids"]
+    return f", of which up to {deleted:,} are deleted" if deleted else ""
+
+
 def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
     content = querying.info(index)
@@ -47,7 +53,7 @@ def info(index: o.IndexDir, json: o.Json = False) -> None:
         return
     lists, sizes = content["lists"], content["bytes"]
     rows = {
-        "vectors": f"{content['ntotal']:,} x {content['d']}",
+        "vectors": f"{content['ntotal']:,} x {content['d']}" + _hidden(content),
         "metric": f"{content['metric']}: {_MEANING[content['metric']]}",
         "transform": f"{content['transform']} to {content['d_index']} dimensions",
         "codec": f"{content['codec']}, {content['code_size']} bytes a code"

@@ -96,7 +96,7 @@ class Index(Fixed, RowTables):
 
     @property
     def ntotal(self) -> int:
-        """Vectors held."""
+        """Vectors held; an upper bound while the version has deleted ids (``info``)."""
         return self._opened.ntotal
 
     @property
