@@ -13,12 +13,13 @@ setup(
             f"teravec.native.{name}",
             sources=[f"src/teravec/native/{name}.c"],
             depends=sorted(map(str, Path("src/teravec/native").glob("_*.h"))),
-            # Fused operations are fast, but not every processor has them: _linear does without.
+            # Fused operations are fast, but not every processor has them, and NumPy has none:
+            # _linear and _waves do without.
             extra_compile_args=[
                 "-O3",
                 "-Wall",
                 "-Wextra",
-                f"-ffp-contract={'off' if name == '_linear' else 'fast'}",
+                f"-ffp-contract={'off' if name in ('_linear', '_waves') else 'fast'}",
             ],
             py_limited_api=True,
             optional=True,
@@ -34,6 +35,7 @@ setup(
             "_scan",
             "_sketch",
             "_threads",
+            "_waves",
         )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}},

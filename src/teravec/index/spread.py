@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.native.waves import SpreadTable
+
 __all__ = ["Spread", "bands_of", "parse_spread", "positions"]
 
 Float32 = npt.NDArray[np.float32]
@@ -50,33 +52,10 @@ class Spread:
     table: tuple[tuple[float, ...], ...]
 
     @cached_property
-    def _shares(self) -> Float64:
-        return np.exp(np.array(self.table, np.float64))
-
-    def shares_nearer(
-        self, distances: Float32, bands: Int64, thresholds: Float64, lengths: Float64 | None
-    ) -> Float64:
-        """The expected share of each list's rows that are nearer than a threshold.
-
-        Parameters
-        ----------
-        distances : ndarray of shape (nq, n), float32
-            To the lists' centroids, as searches have them.
-        bands : ndarray of shape (n,), int64
-            As ``bands_of`` gives them for the ranks of the columns.
-        thresholds : ndarray of shape (nq,)
-        lengths : ndarray of shape (nq,), or None
-            Lengths of the queries for inner products; None with l2.
-
-        Returns
-        -------
-        ndarray of shape (nq, n), float64
-        """
-        z = positions(distances, thresholds[:, None], self.energy, lengths)
-        width = self._shares.shape[1]
-        at = np.clip(np.rint((z - self.first) / self.step), 0, width - 1).astype(np.int64)
-        rows = np.minimum(bands, len(self._shares) - 1) * width
-        return np.asarray(self._shares.ravel()[at + rows], np.float64)
+    def shares(self) -> SpreadTable:
+        """The shares themselves, as searches take them."""
+        table = np.exp(np.array(self.table, np.float64))
+        return SpreadTable(self.energy, self.first, self.step, table)
 
 
 def positions(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,12 @@ class Pairs:
             Vectors of each list; pairs of empty lists are left out.
         """
         return cls(*lists.pairs(list_nos, distances, sizes))
+
+    def named(self, rows: Int64) -> Pairs:
+        """Return the pairs of queries that have other numbers, (nq,), ascending."""
+        if len(rows) == 1 and rows[0] == 0:
+            return self
+        return replace(self, queries=rows.astype(np.int32)[self.queries])
 
     @property
     def counts(self) -> Int64:

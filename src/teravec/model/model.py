@@ -195,14 +195,23 @@ class Model:
         list_nos, distances = self.nearest_lists(queries, nprobe, threads)
         if nprobe < self.nlist or self._graph is None:
             return list_nos, distances
-        for query, nearest, out in zip(queries, list_nos, distances, strict=True):
+        for row, (nearest, out) in enumerate(zip(list_nos, distances, strict=True)):
             left = np.setdiff1d(np.arange(self.nlist), nearest)
             at = np.flatnonzero(nearest < 0)[: len(left)]  # a graph search may not reach all
             nearest[at] = left
-            rows = self.centroids[left]
-            larger = self.metric.larger_is_closer
-            out[at] = rows @ query if larger else ((rows - query) ** 2).sum(1)
+            out[at] = self.measure_lists(queries[row : row + 1], left)[0]
         return list_nos, distances
+
+    def measure_lists(self, queries: Float32, list_nos: Int64) -> Float32:
+        """Compute the distance of prepared queries to the centroids of lists (n,): (nq, n)."""
+        rows = self.centroids[list_nos]
+        distances = np.empty((len(queries), len(rows)), np.float32)
+        for query, out in zip(queries, distances, strict=True):
+            if self.metric.larger_is_closer:
+                np.einsum("ij,j->i", rows, query, out=out)
+            else:
+                out[:] = ((rows - query) ** 2).sum(1)
+        return distances
 
     def assigner(
         self, threads: int, device: str = CPU, sample: Float32 | None = None

@@ -1,8 +1,8 @@
 """The compiled extensions, where this installation has them, and the choice of what to call.
 
 Only this room asks what is compiled. A function whose stand-in is plain NumPy lies beside it here
-(``lists``, ``pages``, ``reads``, ``refining``, ``ring``). A stand-in that needs more than that
-stays in its own room, which chooses by ``either``.
+(``lists``, ``pages``, ``reads``, ``refining``, ``ring``, ``waves``). A stand-in that needs more
+than that stays in its own room, which chooses by ``either``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ __all__ = [
     "sketching",
     "warn_if_missing",
     "warn_of_missing",
+    "waving",
 ]
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ EXTENSIONS = (
     "paging",
     "reading",
     "ringing",
+    "waving",
 )
 """Names in this module, each for one extension."""
 
@@ -68,7 +70,7 @@ def _load(name: str) -> Any:
 native, scanning, sketching = _load("_native"), _load("_scan"), _load("_sketch")
 linear = _load("_linear")
 listing, refining, paging = _load("_lists"), _load("_refine"), _load("_pages")
-reading, ringing = _load("_reads"), _load("_ring")
+reading, ringing, waving = _load("_reads"), _load("_ring"), _load("_waves")
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
-from teravec.kernels.compiled_scanner import CompiledScanner
-from teravec.kernels.faiss_scanner import FaissScanner
+from teravec.kernels.compiled_scanner import CompiledScan, CompiledScanner
+from teravec.kernels.faiss_scanner import FaissScan, FaissScanner
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.pairs import Pairs
 from teravec.search.lists import IndexLists
@@ -24,9 +24,10 @@ from teravec.search.reader import ListReader
 from teravec.search.stats import SearchStats
 from teravec.storage.store import Reader
 
-__all__ = ["Batch", "SearchResources"]
+__all__ = ["Batch", "BatchInWaves", "SearchResources"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 
@@ -93,17 +94,25 @@ class Batch:
         """The k nearest of each query: distances (nq, k), best first, and ids, -1 for none."""
         resources = self._resources
         scan = resources.scanner.top_k(self._queries, k, resources.threads)
+        self._add_to(scan)
+        best, places = scan.result()
+        del scan  # what its threads kept takes more than the results
+        return self._name(best, places)
+
+    def _add_to(self, scan: CompiledScan | FaissScan) -> None:
+        """Scan the wanted lists."""
         for lists in self._chunks():
             started = time.perf_counter()
             scan.add(lists, self._pairs.of_lists(lists.list_nos))
             self._stats.scan_s += time.perf_counter() - started
-        best, places = scan.result()
-        del scan  # what its threads kept takes more than the results
+
+    def _name(self, best: Float32, places: Int64) -> tuple[Float32, Int64]:
+        """Give the ids of places; equal distances in the order of ids."""
         ids = self._ids_of(places)
         if np.count_nonzero(
             best[:, 1:] == best[:, :-1]
         ):  # these go by id, whatever the lists' order
-            return sort_rows(best, ids, resources.index.model.metric)
+            return sort_rows(best, ids, self._resources.index.model.metric)
         return best, ids
 
     def within(self, radius: float) -> tuple[Int64, Float32, Int64]:
@@ -148,3 +157,49 @@ class Batch:
     def _ids_of(self, places: Int64) -> Int64:
         """Ids of places; only the lists that hold one are read."""
         return self._resources.lists.ids(places.ravel(), self._reader).reshape(places.shape)
+
+
+class BatchInWaves(Batch):
+    """Queries whose lists become known one wave after another, of codes in one stage.
+
+    Parameters
+    ----------
+    resources, queries, stats, passing
+        As for ``Batch``.
+    k : int
+        Results a query.
+    """
+
+    def __init__(
+        self,
+        resources: SearchResources,
+        queries: Float32,
+        k: int,
+        stats: SearchStats,
+        passing: PassingRows,
+    ) -> None:
+        nothing = np.empty((len(queries), 0), np.int64)
+        super().__init__(resources, queries, nothing, nothing.astype(np.float32), stats, passing)
+        self._scan = resources.scanner.top_k(self._queries, k, resources.threads)
+        self._so_far: tuple[Float32, Int64] | None = None
+
+    def visit(self, rows: Int64, list_nos: Int64, distances: Float32) -> None:
+        """Scan lists (n, m) for some of the queries (n,), ascending; -1 is none."""
+        sizes = self._resources.index.runs.list_sizes
+        self._pairs = Pairs.of(list_nos, distances, sizes).named(rows)
+        self._add_to(self._scan)
+        self._so_far = None
+
+    def _best(self) -> tuple[Float32, Int64]:
+        if self._so_far is None:
+            self._so_far = self._scan.result()
+        return self._so_far
+
+    def thresholds(self, rank: int) -> Float64:
+        """Distances of a rank, from 0, so far, (nq,); not a number where fewer were found."""
+        best, places = self._best()
+        return np.where(places[:, rank] < 0, np.nan, best[:, rank].astype(np.float64))
+
+    def result(self) -> tuple[Float32, Int64]:
+        """Distances and ids (nq, k), best first; -1 for none."""
+        return self._name(*self._best())

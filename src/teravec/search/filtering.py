@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
-from teravec.filters.bind import bind
-from teravec.filters.filter import FilterArgument, parse_filter
+from teravec.filters.filter import FilterArgument
 from teravec.kernels.metric import Metric
-from teravec.search.filtered import FilteredEffort, Visits, search_filtered
+from teravec.search.filtered import FilteredEffort, MergedWaves, Visits, Waves, search_filtered
 from teravec.search.passing import PassingRows
 from teravec.search.steps import SearchSteps
 
@@ -45,13 +44,8 @@ class FilteredSearch:
 
     def __init__(self, steps: SearchSteps, given: FilterArgument) -> None:
         steps.check_open()
-        schema = steps.opened.manifest.schema
-        if schema is None:
-            raise InvalidArgument(
-                f"{steps.opened.paths} keeps no columns to filter by: build it with --columns"
-            )
         self._steps = steps
-        self.passing: PassingRows = steps.passing_rows.find(bind(parse_filter(given), schema))
+        self.passing: PassingRows = steps.passing_rows.find(given)
 
     @property
     def ntotal(self) -> int:
@@ -91,7 +85,7 @@ class FilteredSearch:
         sizes = steps.opened.runs.list_sizes
         counted = steps.stats.queries
         found = search_filtered(wanted, prepared, k, effort, self.passing.list_counts, sizes)
-        steps.stats.queries = counted + len(queries)  # each wave counted some of them
+        steps.stats.queries = counted + len(queries)  # waves may count some of them each
         return found
 
 
@@ -111,8 +105,16 @@ class _Filtered:
     def rank(self, nprobe: int) -> tuple[Int64, Float32]:
         return self._steps.opened.model.rank_lists(self._prepared, nprobe, self._steps.threads)
 
-    def scan(
-        self, rows: Int64, list_nos: Int64, distances: Float32, k: int
+    def measure(self, list_nos: Int64) -> Float32:
+        return self._steps.opened.model.measure_lists(self._prepared, list_nos)
+
+    def begin(self, k: int) -> Waves:
+        if self._steps.two_stages:
+            return MergedWaves(partial(self._scan, k), len(self._prepared), k, self.metric)
+        return self._steps.begin_waves(self._prepared, k, self._passing)
+
+    def _scan(
+        self, k: int, rows: Int64, list_nos: Int64, distances: Float32
     ) -> tuple[Float32, Int64]:
         wanted = self._prepared[rows], list_nos, distances
         return self._steps.search_lists(*wanted, k, self._candidates, self._passing)

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from teravec.filters.bind import Bound
+from teravec.errors import InvalidArgument
+from teravec.filters.bind import Bound, bind
 from teravec.filters.evaluate import bound_columns, passing_rows
+from teravec.filters.filter import FilterArgument, parse_filter
+from teravec.filters.tree import Tree
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.mask import Mask
 from teravec.memory import require
@@ -61,12 +64,16 @@ class PassingRows:
         starts = self.starts[runs]
         if visible is None:
             return Mask(self.bits, starts)
-        parts: list[Bytes | None] = []
-        ends = np.append(self.starts, len(self.bits))[runs + 1]
-        for entry, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            bits, at = self.bits[start:end], int(visible.starts[entry])
-            parts.append(bits if at < 0 else bits & visible.bits[at : at + len(bits)])
-        return Mask.of(parts)
+        widths = np.append(self.starts, len(self.bits))[runs + 1] - starts
+        ends = np.cumsum(widths)
+        # Bytes of the new bits, and how far behind them those of the filter and of the mask lie.
+        at = np.arange(int(widths.sum()))
+        behind = starts - (ends - widths)
+        bits = self.bits[at + np.repeat(behind, widths)]
+        hides = np.repeat(visible.starts >= 0, widths)
+        behind = visible.starts - (ends - widths)
+        bits[hides] &= visible.bits[(at + np.repeat(behind, widths))[hides]]
+        return Mask(bits, ends - widths)
 
 
 def _bytes_of(rows: Int64) -> Int64:
@@ -120,18 +127,32 @@ class PassingRowsCache:
 
     def __init__(self, index: OpenedIndex, most_bytes: int) -> None:
         self._index, self._most_bytes = index, most_bytes
-        self._kept: OrderedDict[Bound, PassingRows] = OrderedDict()
+        self._kept: OrderedDict[Tree, PassingRows] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, bound: Bound) -> PassingRows:
-        """Return the rows that pass. Raises as ``find_passing``."""
+    def find(self, given: FilterArgument) -> PassingRows:
+        """Return the rows that pass a filter.
+
+        Raises
+        ------
+        InvalidArgument
+            The filter is wrong, or does not fit the index's columns.
+        MemoryLimitTooSmall, CorruptFile
+            As ``find_passing``.
+        """
+        tree = parse_filter(given)
         with self._lock:
-            if bound in self._kept:
-                self._kept.move_to_end(bound)
-                return self._kept[bound]
-        found = find_passing(self._index, bound, self._most_bytes)
+            if tree in self._kept:
+                self._kept.move_to_end(tree)
+                return self._kept[tree]
+        schema = self._index.manifest.schema
+        if schema is None:
+            raise InvalidArgument(
+                f"{self._index.paths} keeps no columns to filter by: build it with --columns"
+            )
+        found = find_passing(self._index, bind(tree, schema), self._most_bytes)
         with self._lock:
-            self._kept[bound] = found
+            self._kept[tree] = found
             kept_bytes = sum(each.nbytes for each in self._kept.values())
             while kept_bytes > self._most_bytes and len(self._kept) > 1:
                 kept_bytes -= self._kept.popitem(last=False)[1].nbytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,7 @@ class ListReader:
 
     def __init__(self, index: OpenedIndex, ranges: Reader, stats: SearchStats) -> None:
         self._index, self._ranges, self.stats = index, ranges, stats
-        self._running = xxhash.xxh3_64()
+        self._running: Any = None
 
     def read(
         self, chunk: Chunk, part: str, buffers: Buffers, most: int, sizes: ReadSizes

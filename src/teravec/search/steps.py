@@ -17,7 +17,7 @@ from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
-from teravec.search.batch import Batch, SearchResources
+from teravec.search.batch import Batch, BatchInWaves, SearchResources
 from teravec.search.caches import IndexCaches
 from teravec.search.candidates import candidates_kept
 from teravec.search.decoding import decode_rows, take_codes, take_fine_codes
@@ -233,6 +233,19 @@ class SearchSteps:
             return padded(*found, k, self.opened.model.metric.worst)
         most = candidates or self.efforts.candidates(k)
         return self._checked_batch(prepared, list_nos, distances, most, passing).top_k(k)
+
+    @property
+    def two_stages(self) -> bool:
+        """Whether codes have two stages here."""
+        return self._two_stages is not None
+
+    def begin_waves(self, prepared: Float32, k: int, passing: PassingRows) -> BatchInWaves:
+        """Begin a search of prepared queries for the k nearest of the rows that pass.
+
+        Codes have one stage, and all lists are open.
+        """
+        self.check_open()
+        return BatchInWaves(self._resources, prepared, k, self.stats, passing)
 
     def range_search_lists(
         self,
