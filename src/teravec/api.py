@@ -103,6 +103,7 @@ def build(
     format: str | None = None,
     skip_bad: bool = False,
     columns: Sequence[str] | str | None = None,
+    filterable: Sequence[str] | str | None = None,
     attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
     centroids: Data | None = None,
@@ -190,6 +191,9 @@ def build(
     columns : sequence of str or str, optional
         Columns of the data that the index keeps for each vector, or "all"; see docs/columns.md.
         Not given: none, or those of ``attributes``.
+    filterable : sequence of str or str, optional
+        Columns that filters will test often: an inverted file is made of each, so that no search
+        has to read the column; see docs/filters.md. Not given: none.
     attributes : path-like or table, optional
         A table beside the vectors that has these columns, with a row for each vector, in the same
         order: .parquet, .arrow, .feather, .csv, a table or a data frame.
@@ -270,7 +274,7 @@ def build(
             options=_train_options(
                 nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
             ),
-            layout=LayoutOptions(shards, slices),
+            layout=LayoutOptions(shards, slices, parse_columns(filterable)),
             keep_shards=keep_shards,
             calibrate=calibrate,
             resources=granted,
@@ -300,6 +304,7 @@ def train(
     format: str | None = None,
     skip_bad: bool = False,
     columns: Sequence[str] | str | None = None,
+    filterable: Sequence[str] | str | None = None,
     attributes: Any = None,
     weights: PathLike | npt.ArrayLike | None = None,
     centroids: Data | None = None,
@@ -329,7 +334,7 @@ def train(
     ----------
     options, layout, resources : optional
         The parameters below as ready-made groups; the parameters of a given group are ignored.
-    data, out, ids, id_column, vector_column, columns, attributes, weights, centroids, ...
+    data, out, ids, id_column, vector_column, columns, filterable, attributes, weights, ...
         As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
 
     Returns
@@ -339,7 +344,7 @@ def train(
     trained = _train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     if options is not None:
         trained = instance(options, TrainOptions, "options")
-    laid_out = LayoutOptions(shards, slices)
+    laid_out = LayoutOptions(shards, slices, parse_columns(filterable))
     if layout is not None:
         laid_out = instance(layout, LayoutOptions, "layout")
     with _granted(

@@ -65,6 +65,7 @@ def add(
     keep_partitions: bool = False,
     append: bool = False,
     columns: Sequence[str] | str | None = None,
+    filterable: Sequence[str] | str | None = None,
     attributes: Any = None,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -100,6 +101,9 @@ def add(
         Vouch that the ids are new: nothing is looked for to be replaced.
     columns : sequence of str or str, optional
         Not given: an index with columns takes those of the same names.
+    filterable : sequence of str or str, optional
+        Columns that get an inverted file too, as for ``build``: for these rows now, for those that
+        are there when they are compacted. Not given: those that the index has.
     attributes : path-like or table, optional
         As for ``build``: a table beside the vectors with these columns.
     vector_column, format, memory, threads, device, engine, workers, address, progress
@@ -137,6 +141,7 @@ def add(
         flag(append, "append"),
         parse_columns(columns),
         attributes,
+        parse_columns(filterable),
     )
     chosen = EngineOptions(engine, workers, address)
     with resources(memory, threads, progress, chosen, device) as granted:

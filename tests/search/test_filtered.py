@@ -89,10 +89,14 @@ def passing(table: pa.Table, text: str) -> np.ndarray:
 def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("filtered")
     made = {}
+    options: dict[str, Any] = {"nlist": 40, "codec": "flat", "calibrate": False}
+    options |= {"columns": "all", "attributes": TABLE}
     for metric in METRICS:
         made[metric] = root / metric
-        options: dict[str, Any] = {"nlist": 40, "codec": "flat", "calibrate": False}
-        teravec.build(BASE, made[metric], metric=metric, columns="all", attributes=TABLE, **options)
+        teravec.build(BASE, made[metric], metric=metric, **options)
+    for metric, names in (("l2", "lang,tags,price,n"), ("ip", "lang,n")):
+        made[f"{metric}, {names}"] = root / names
+        teravec.build(BASE, root / names, metric=metric, filterable=names, **options)
     return made
 
 
@@ -111,6 +115,12 @@ def test_as_brute_force_over_the_rows_that_pass(
     most = min(k, len(rows))
     assert (ids[:, most:] == -1).all()
     assert np.isin(ids[:, :most], rows).all()  # never fewer than k, and none that does not pass
+    for name, path in indexes.items():
+        if name.startswith(f"{metric}, "):  # with inverted files
+            with teravec.open(path) as index:
+                other = index.search(QUERIES, k, nprobe, filter=text)
+            np.testing.assert_array_equal(other[0], distances)
+            np.testing.assert_array_equal(other[1], ids)
     if nprobe == 40 and most:
         true, at = brute_force(BASE[rows], QUERIES, most, metric)
         np.testing.assert_allclose(distances[:, :most], true, rtol=1e-4, atol=1e-4)
@@ -123,8 +133,9 @@ def test_as_brute_force_over_the_rows_that_pass(
 def test_after_additions_deletions_and_a_compaction(tmp_path: Path, codec: str) -> None:
     path, rng = tmp_path / "index", np.random.default_rng(5)
     options: dict[str, Any] = {"nlist": 30, "codec": codec, "calibrate": False}
+    options["filterable"] = "lang"
     teravec.build(BASE[:2000], path, columns="all", attributes=TABLE.slice(0, 2000), **options)
-    teravec.add(path, BASE[2000:2600], attributes=TABLE.slice(2000, 600))
+    teravec.add(path, BASE[2000:2600], attributes=TABLE.slice(2000, 600), filterable="price")
     teravec.add(path, BASE[2600:], attributes=TABLE.slice(2600))
     gone = np.sort(rng.choice(N, 700, replace=False))
     teravec.delete(path, gone)
@@ -151,6 +162,11 @@ def test_after_additions_deletions_and_a_compaction(tmp_path: Path, codec: str) 
             expected = found if expected is None else expected
             assert np.array_equal(found[1], expected[1])
         teravec.compact(path, full=True)
+    teravec.verify(path)
+    with teravec.open(path) as index:
+        inverted = index.steps.opened.inverted_files[0]
+        assert inverted is not None
+        assert list(inverted.columns) == ["price", "lang"]
 
 
 def test_recall_is_kept_under_filters_of_all_kinds(tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ def add(
     since_column: o.SinceColumn = None,
     keep_partitions: o.KeepPartitions = False,
     columns: o.Columns = None,
+    filterable: o.Filterable = None,
     attributes: o.Attributes = None,
     append: Annotated[
         bool,
@@ -80,6 +81,7 @@ def add(
         keep_partitions=keep_partitions,
         append=append,
         columns=columns,
+        filterable=filterable,
         attributes=attributes,
         memory=memory,
         threads=threads,

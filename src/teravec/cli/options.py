@@ -23,6 +23,7 @@ __all__ = [
     "Data",
     "Device",
     "Engine",
+    "Filterable",
     "Format",
     "IdColumn",
     "IndexDir",
@@ -227,6 +228,13 @@ Columns = Annotated[
     unset(
         "Columns of the data that the index keeps for each vector, as url,title; or all.  "
         "[default: none, or those of --attributes]"
+    ),
+]
+Filterable = Annotated[
+    str | None,
+    unset(
+        "Columns that filters will test often, as lang,tags: an inverted file is made of each.  "
+        "[default: none]"
     ),
 ]
 Attributes = Annotated[

@@ -11,14 +11,15 @@ import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import Enum
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, shown
 from teravec.filters.literals import (
     Literal,
     Moment,
@@ -28,7 +29,7 @@ from teravec.filters.literals import (
     parse_moment,
 )
 
-__all__ = ["NS_OF_UNIT", "ColumnKind", "Kind", "Value", "kind_of"]
+__all__ = ["NS_OF_UNIT", "ColumnKind", "Kind", "Value", "check_filterable", "kind_of"]
 
 Value = int | float | str
 """Ticks, a float or a string."""
@@ -37,6 +38,7 @@ NS_OF_UNIT = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 """Nanoseconds in a timestamp's unit."""
 
 _NS_A_DAY = 86_400 * 10**9
+_EXACT = Context(prec=100)  # digits of any decimal
 
 
 class Kind(Enum):
@@ -116,6 +118,28 @@ class ColumnKind:
         """Return a value as a scalar of the type."""
         return self.array([value])[0]
 
+    def ticks(self, array: pa.Array) -> np.ndarray[Any, Any]:
+        """Return an array's values as ``Value``s that compare as they do, (n,), of NumPy.
+
+        Parameters
+        ----------
+        array : pyarrow.Array
+            Of the type, or elements of lists; without nulls.
+        """
+        types = pa.types
+        if self.kind is Kind.STRING:
+            return np.array(array.to_pylist(), object)
+        if types.is_decimal(self.type):
+            scale = self.type.scale
+            found = [int(value.scaleb(scale, _EXACT)) for value in array.to_pylist()]
+            return np.array(found, object)
+        if self.kind in (Kind.DATE, Kind.TIMESTAMP):
+            array = array.cast(pa.int32() if types.is_date32(self.type) else pa.int64())
+        found = array.to_numpy(zero_copy_only=False)
+        if self.kind is Kind.FLOAT:
+            return np.asarray(found, np.float64) + 0.0
+        return np.asarray(found, np.uint64 if types.is_uint64(self.type) else np.int64)
+
     def array(self, values: Sequence[Value]) -> pa.Array:
         """Return values as an array of the type."""
         if pa.types.is_decimal(self.type):
@@ -170,3 +194,17 @@ def kind_of(data_type: pa.DataType) -> ColumnKind:
 
 def _signed(bits: int) -> tuple[int, int]:
     return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+
+
+def check_filterable(names: Sequence[str], schema: Any) -> None:
+    """Raise InvalidArgument unless these are columns of a schema, of types that filters test."""
+    known = [] if schema is None else schema.names
+    for name in names:
+        if name not in known:
+            kept = f"the columns kept are {', '.join(known)}" if known else "no columns are kept"
+            raise InvalidArgument(f"filterable: no column {shown(name)}; {kept}")
+        kind = kind_of(schema.field(name).type)
+        if kind.kind is Kind.OTHER:
+            raise InvalidArgument(
+                f"filterable: column {shown(name)} is of {kind.type}, which filters do not compare"
+            )

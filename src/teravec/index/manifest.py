@@ -16,7 +16,7 @@ from teravec.errors import CorruptFile, ForeignFile, MissingFile
 from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
-from teravec.segments.segment import RowsEntry, Segment, group_layers
+from teravec.segments.segment import BESIDE, RowsEntry, Segment, group_layers
 from teravec.segments.voided import VoidedLists
 from teravec.storage.column_types import parse_schema
 from teravec.storage.jsonfile import json_checksum, read_json, write_json
@@ -264,7 +264,7 @@ def write_manifest(paths: IndexPaths, manifest: Manifest) -> None:
 
 def _slice_content(entry: dict[str, Any]) -> dict[str, Any]:
     """Return a segment's entry as ``manifest.json`` has it."""
-    beside: dict[str, Any] = {k: entry[k] for k in ("fine", "columns") if k in entry}
+    beside: dict[str, Any] = {k: entry[k] for k in BESIDE if k in entry}
     kept = {key: entry[key] for key in ("file", "lists", "ntotal", "size", "checksum")}
     return {**kept, "generation": 0, **beside}
 
@@ -312,7 +312,7 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
 
 def _entry_content(entry: Segment) -> dict[str, Any]:
     content = {**asdict(entry), "lists": list(entry.lists), "sequences": list(entry.sequences)}
-    for beside in ("fine", "columns"):
+    for beside in BESIDE:
         if content[beside] is None:
             del content[beside]
     for key in ("voids_through", "voided"):
@@ -322,9 +322,7 @@ def _entry_content(entry: Segment) -> dict[str, Any]:
 
 
 def _parse_entry(content: dict[str, Any]) -> Segment:
-    beside: dict[str, Any] = {
-        key: RowsEntry(**content[key]) for key in ("fine", "columns") if key in content
-    }
+    beside: dict[str, Any] = {key: RowsEntry(**content[key]) for key in BESIDE if key in content}
     known = {key: value for key, value in content.items() if key != "generation"}
     for key in ("lists", "sequences"):
         if key in known:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from typing import TypeVar
 
 from teravec.errors import CorruptFile, ForeignFile
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.columnfile import ColumnFile
+from teravec.storage.invertedfile import InvertedFile
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.rowfile import RowFile
 from teravec.storage.store import OpenFile, check_size
 
 __all__ = ["OpenSegment"]
+
+_File = TypeVar("_File", ColumnFile, InvertedFile)
 
 
 class OpenSegment:
@@ -37,6 +41,8 @@ class OpenSegment:
         Where codes have two stages.
     columns : ColumnFile, optional
         Where the index keeps columns.
+    inverted : InvertedFile, optional
+        Where some of them are filterable.
 
     Raises
     ------
@@ -50,12 +56,15 @@ class OpenSegment:
         self._users, self._lock = 1, threading.RLock()  # the collector may close it anywhere
         self.rows: RowFile | None = None
         self.columns: ColumnFile | None = None
+        self.inverted: InvertedFile | None = None
         self.lists = _open_lists(paths, entry)
         try:
             if two_stages:
                 self.rows = _open_rows(paths, entry, page_bytes)
             if entry.columns is not None:
-                self.columns = _open_columns(paths, entry, entry.columns)
+                self.columns = _open_columns(ColumnFile, paths, entry, entry.columns)
+            if entry.inverted is not None:
+                self.inverted = _open_columns(InvertedFile, paths, entry, entry.inverted)
         except BaseException:
             self._close_all()
             raise
@@ -76,7 +85,7 @@ class OpenSegment:
         self._close_all()
 
     def _close_all(self) -> None:
-        for file in (self.lists, self.rows, self.columns):
+        for file in (self.lists, self.rows, self.columns, self.inverted):
             if file is not None:
                 file.close()
 
@@ -108,8 +117,10 @@ def _open_rows(paths: IndexPaths, entry: Segment, page_bytes: int | None) -> Row
     return file
 
 
-def _open_columns(paths: IndexPaths, entry: Segment, columns: RowsEntry) -> ColumnFile:
-    file = ColumnFile(_open_file(paths, columns.file, columns.size))
+def _open_columns(
+    kind: type[_File], paths: IndexPaths, entry: Segment, columns: RowsEntry
+) -> _File:
+    file = kind(_open_file(paths, columns.file, columns.size))
     if file.seal != columns.checksum or file.header.ntotal != entry.ntotal:
         file.close()
         raise ForeignFile(

@@ -57,6 +57,8 @@ class OpenedIndex:
         The same files, for reads at random places.
     column_files : list of ColumnFile
         Column files of the same segments, if the index keeps columns; else empty.
+    inverted_files : list of InvertedFile or None
+        Inverted files of the same segments, of those that have one.
     runs : Runs
         The runs of the open segments.
     id_bases : ndarray of shape (nsegments,), int64
@@ -131,7 +133,7 @@ class OpenedIndex:
         self.deleted = [self.deleted_ids.hidden_in(entry) for _, entry in entries]
         voided = read_voided_sets(self.paths, self.manifest.voided, [e for _, e in entries])
         each_files = (
-            2 + 2 * bool(self.model.codec.sketch_bits) + (self.manifest.columns is not None)
+            2 + 2 * bool(self.model.codec.sketch_bits) + 2 * (self.manifest.columns is not None)
         )
         allow_open_files(len(entries) * each_files)
         self.open_segments: list[OpenSegment] = []
@@ -144,6 +146,7 @@ class OpenedIndex:
             self.column_files = [
                 each.columns for each in self.open_segments if each.columns is not None
             ]
+            self.inverted_files = [each.inverted for each in self.open_segments]
             self.read_files: ReadFiles = self.store.group([s.file for s in self.segments])
             self.fine_read_files: ReadFiles = self.store.group([f.file for f in self.fine])
         except BaseException:
@@ -193,6 +196,7 @@ class OpenedIndex:
         """Approximate memory of the open index."""
         nruns = self.manifest.nlist * len(self.manifest.layers)
         directories: int = sum(file.directory_bytes for file in self.column_files)
+        directories += sum(file.directory_bytes for file in self.inverted_files if file is not None)
         deleted = {id(ids): ids.nbytes for ids in self.deleted}  # segments share them
         return (
             self.model.memory_bytes

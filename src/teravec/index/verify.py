@@ -17,6 +17,7 @@ from teravec.segments.sealed_set import read_sealed_set
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.arrays import check_file
 from teravec.storage.columnfile import ColumnFile, verify_columns
+from teravec.storage.invertedfile import InvertedFile, verify_inverted
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, verify_lists
 from teravec.storage.rowfile import RowFile, verify_rows
@@ -26,10 +27,11 @@ __all__ = ["check_entry", "verify", "verify_entry"]
 
 Verify = Callable[[OpenFile | StorePath], None]
 
-_KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile], Verify]] = {
+_KINDS: dict[str, tuple[type[ListFile | RowFile | ColumnFile | InvertedFile], Verify]] = {
     "lists": (ListFile, verify_lists),
     "fine": (RowFile, verify_rows),
     "columns": (ColumnFile, verify_columns),
+    "inverted": (InvertedFile, verify_inverted),
 }
 """Reader and verifier of each kind of file, by the end of its name."""
 

@@ -74,7 +74,7 @@ class FilteredSearch:
     @property
     def matching(self) -> int:
         """Lists that hold a row that passes."""
-        return int(np.count_nonzero(self.passing.list_counts))
+        return len(self.passing.matching)
 
     def _batch(
         self, queries: Float32, k: int, effort: FilteredEffort

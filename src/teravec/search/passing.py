@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from pyroaring import BitMap
 
 from teravec.errors import InvalidArgument
 from teravec.filters.bind import Bound, bind
-from teravec.filters.evaluate import bound_columns, passing_rows
 from teravec.filters.filter import FilterArgument, parse_filter
 from teravec.filters.tree import Tree
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.mask import Mask
 from teravec.memory import require
+from teravec.search.segment_rows import find_segment_rows
+from teravec.storage.invertedfile import rows_of_bitmap
 
 __all__ = ["PassingRows", "PassingRowsCache"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
 
-_PIECE_BYTES = 8 << 20  # of columns, read together
-_PIECE_ROWS = 1 << 20
+_WINDOW_ROWS = 1 << 20  # that are handled together
+_RUN_BYTES = 24  # besides its bits
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,12 @@ class PassingRows:
     Parameters
     ----------
     bits : ndarray of uint8
-        Bits of all runs, each from a byte of its own, as a Mask has them.
+        Bits of the runs that have a row that passes, each from a byte of its own, as a Mask has
+        them.
     starts : ndarray of shape (nruns,), int64
-        Byte of ``bits`` at which each run's bits begin.
+        Byte of ``bits`` at which each of these runs' bits begin.
+    sizes : ndarray of shape (nruns,), int64
+        Rows of each run.
     counts : ndarray of shape (nruns,), int64
         Rows of each run that pass.
     list_counts : ndarray of shape (nlist,), int64
@@ -45,26 +52,31 @@ class PassingRows:
 
     bits: Bytes
     starts: Int64
+    sizes: Int64
     counts: Int64
     list_counts: Int64
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Rows that pass."""
         return int(self.list_counts.sum())
 
+    @cached_property
+    def matching(self) -> Int64:
+        """Lists that hold a row that passes, ascending."""
+        return np.flatnonzero(self.list_counts)
+
     @property
     def nbytes(self) -> int:
         """Memory."""
-        arrays = self.bits, self.starts, self.counts, self.list_counts
-        return sum(array.nbytes for array in arrays)
+        return self.bits.nbytes + _RUN_BYTES * len(self.sizes)
 
     def mask(self, runs: Int64, visible: Mask | None) -> Mask:
-        """The mask of runs (n,), of rows that pass and that are visible."""
+        """The mask of runs (n,) that have a row that passes, of those that are visible too."""
         starts = self.starts[runs]
         if visible is None:
             return Mask(self.bits, starts)
-        widths = np.append(self.starts, len(self.bits))[runs + 1] - starts
+        widths = _bytes_of(self.sizes[runs])
         ends = np.cumsum(widths)
         # Bytes of the new bits, and how far behind them those of the filter and of the mask lie.
         at = np.arange(int(widths.sum()))
@@ -81,38 +93,66 @@ def _bytes_of(rows: Int64) -> Int64:
 
 
 def find_passing(index: OpenedIndex, bound: Bound, most_bytes: int) -> PassingRows:
-    """Evaluate a filter over all rows of the open segments, in pieces.
+    """Find the rows of the open segments that pass: in inverted files, or by reading columns.
 
     Raises
     ------
     MemoryLimitTooSmall
-        The bits take more than ``most_bytes``.
+        What is kept of them takes more than ``most_bytes``.
     CorruptFile
-        A column's chunk is damaged.
+        A bin of an inverted file, or a column's chunk, is damaged.
     """
-    sizes = index.runs.sizes
-    widths = _bytes_of(sizes)
-    total = int(widths.sum())
-    require(total + 24 * len(sizes), most_bytes, f"a filter over {index.paths}")
-    starts = np.cumsum(widths) - widths
-    bits, counts = np.zeros(total, np.uint8), np.zeros(len(sizes), np.int64)
-    names = sorted(bound_columns(bound))
+    sizes, nlist = index.runs.sizes, index.runs.nlist
+    starts, counts = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
+    parts, used = [np.empty(0, np.uint8)], 0
     for number, first in enumerate(index.runs.firsts.tolist()):
-        lists = index.segments[number]
-        file, rows = index.column_files[number], int(lists.starts[-1])
-        for start, stop in file.plan_pieces(0, rows, _PIECE_BYTES, _PIECE_ROWS):
-            table = file.read(start, stop, names)
-            columns = {name: table[name].combine_chunks() for name in names}
-            passing = start + np.flatnonzero(passing_rows(bound, columns))
-            run = first + np.searchsorted(lists.starts, passing, side="right") - 1
-            valid = sizes[run] > 0  # runs that a rebalancing voided stay in their files
-            run, passing = run[valid], passing[valid]
-            row = passing - lists.starts[run - first]
-            np.bitwise_or.at(bits, starts[run] + row // 8, (1 << (row % 8)).astype(np.uint8))
-            counts += np.bincount(run, minlength=len(sizes))
-    nlist = index.runs.nlist
+        file_starts = index.segments[number].starts
+        mine = slice(first, first + len(file_starts) - 1)
+        passing = find_segment_rows(index, number, bound)
+        counts[mine] = _count(passing, file_starts) * (sizes[mine] > 0)  # voided ones have 0
+        widths = np.where(counts[mine] > 0, _bytes_of(sizes[mine]), 0)
+        ends = np.cumsum(widths)
+        size = int(ends[-1])
+        require(used + size + _RUN_BYTES * len(sizes), most_bytes, f"a filter over {index.paths}")
+        starts[mine] = used + ends - widths
+        parts.append(_bits_of(passing, file_starts, counts[mine], ends - widths, size))
+        used += size
+    bits = np.concatenate(parts)
     by_list = counts if index.runs.one_layer else counts.reshape(-1, nlist).sum(axis=0)
-    return PassingRows(bits, starts, counts, by_list)
+    return PassingRows(bits, starts, sizes, counts, by_list)
+
+
+def _windows(passing: BitMap) -> Iterator[Int64]:
+    for start in range(0, len(passing), _WINDOW_ROWS):
+        yield rows_of_bitmap(passing[start : start + _WINDOW_ROWS]).astype(np.int64)
+
+
+def _count(passing: BitMap, file_starts: Int64) -> Int64:
+    """Count the rows of each list of a file, whose lists begin at these rows."""
+    counts = np.zeros(len(file_starts) - 1, np.int64)
+    for rows in _windows(passing):
+        at = np.searchsorted(file_starts, rows, side="right") - 1
+        counts += np.bincount(at, minlength=len(counts))
+    return counts
+
+
+def _bits_of(
+    passing: BitMap, file_starts: Int64, counts: Int64, bit_starts: Int64, size: int
+) -> Bytes:
+    """Make the bits of a file's lists, those that have counts, which begin at these bytes."""
+    bits = np.zeros(size, np.uint8)
+    for rows in _windows(passing):
+        at = np.searchsorted(file_starts, rows, side="right") - 1
+        if not (there := counts[at] > 0).all():
+            at, rows = at[there], rows[there]
+        if not len(rows):
+            continue
+        rows = rows - file_starts[at]
+        byte = bit_starts[at] + rows // 8
+        firsts = np.flatnonzero(np.diff(byte, prepend=-1))
+        ones = (1 << (rows % 8)).astype(np.uint8)
+        bits[byte[firsts]] |= np.bitwise_or.reduceat(ones, firsts)
+    return bits
 
 
 class PassingRowsCache:

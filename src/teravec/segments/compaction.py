@@ -136,6 +136,7 @@ def compact(
             options.sketch_size,
             options.schema,
             engine.threads,
+            engine.memory_bytes // 8,
         )
         tasks.append(_Task(files, part))
     read = sum(segment.ntotal for segment in segments) * options.row_bytes

@@ -111,6 +111,7 @@ def merge(paths: IndexPaths, options: MergeOptions, resources: Resources) -> lis
             options.sketch_size,
             options.schema,
             engine.threads,
+            engine.memory_bytes // 8,
         )
         tasks.append(_SliceTask(files, slice_sizes))
     merger = _Merger(

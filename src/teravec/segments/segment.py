@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["RowsEntry", "Segment", "group_layers"]
+__all__ = ["BESIDE", "RowsEntry", "Segment", "group_layers"]
+
+BESIDE = ("fine", "columns", "inverted")
+"""Files that a segment may have beside its list file."""
 
 
 @dataclass(frozen=True)
 class RowsEntry:
-    """A file beside a segment's list file: its fine codes, or its columns.
+    """A file beside a segment's list file: its fine codes, columns, or inverted columns.
 
     Parameters
     ----------
@@ -56,6 +59,8 @@ class Segment:
         Lists that versions up to this one voided are as they should be. Manifests omit a 0.
     voided : int
         Vectors in runs that later versions voided: nothing reads them. Manifests omit a 0.
+    inverted : RowsEntry, optional
+        The inverted file of its filterable columns. Without, manifests omit this key.
     """
 
     file: str
@@ -70,11 +75,14 @@ class Segment:
     columns: RowsEntry | None = None
     voids_through: int = 0
     voided: int = 0
+    inverted: RowsEntry | None = None
 
     @property
     def beside(self) -> tuple[RowsEntry, ...]:
         """The files beside the list file."""
-        return tuple(entry for entry in (self.fine, self.columns) if entry is not None)
+        return tuple(
+            entry for entry in (getattr(self, kind) for kind in BESIDE) if entry is not None
+        )
 
     @property
     def valid(self) -> int:

@@ -1,4 +1,4 @@
-"""The files of one slice: a list file, and beside it a row file of fine codes and a column file."""
+"""The files of one slice: a list file, and beside it fine codes, columns and inverted columns."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from teravec.segments.inverting import INVERTING_BYTES, invert_columns, inverted_schema
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.slice_plan import ListRange
 from teravec.storage.columnfile import (
@@ -18,6 +19,7 @@ from teravec.storage.columnfile import (
     ColumnFileWriter,
     verify_columns,
 )
+from teravec.storage.invertedfile import MOST_ROWS, InvertedFile, verify_inverted
 from teravec.storage.listfile import (
     ID_BYTES,
     ListFile,
@@ -59,9 +61,11 @@ class SliceFiles:
     code_size, sketch_size : int
         Bytes of a vector's code, and of the sketch in it; a sketch of 0 bytes means one stage.
     schema : pyarrow.Schema, optional
-        Of the columns; None without any.
+        Of the columns, some of which may be filterable; None without any.
     threads : int
         For encoding columns.
+    memory_bytes : int
+        For inverting columns.
     """
 
     path: StorePath
@@ -75,6 +79,17 @@ class SliceFiles:
     sketch_size: int
     schema: Any = None
     threads: int = 1
+    memory_bytes: int = INVERTING_BYTES
+
+    @property
+    def _inverted_path(self) -> StorePath:
+        name = self.columns_path.name.removesuffix(".columns")
+        return StorePath(self.columns_path.store, f"{name}.inverted")
+
+    @property
+    def _inverted_schema(self) -> Any:
+        """Of the columns in the inverted file; None without one."""
+        return None if self.ntotal >= MOST_ROWS else inverted_schema(self.schema)
 
     @property
     def _column_header(self) -> ColumnFileHeader:
@@ -101,6 +116,7 @@ class SliceFiles:
             self._list_file_is_sealed()
             and (not self.sketch_size or self._row_file_is_sealed())
             and (self.schema is None or self._column_file_is_sealed())
+            and (self._inverted_schema is None or self._inverted_file_is_sealed())
         )
 
     def _list_file_is_sealed(self) -> bool:
@@ -132,6 +148,15 @@ class SliceFiles:
         verify_columns(self.columns_path)
         return True
 
+    def _inverted_file_is_sealed(self) -> bool:
+        if not self._inverted_path.exists():
+            return False
+        with InvertedFile(self._inverted_path) as file:
+            if file.header != self._column_header or not file.schema.equals(self._inverted_schema):
+                return False
+        verify_inverted(self._inverted_path)
+        return True
+
     @contextmanager
     def writing(self, sizes: Int64) -> Iterator[SliceWriter]:
         """Publish the files; the body must write all codes, ids and columns, in order."""
@@ -151,10 +176,13 @@ class SliceFiles:
                 fine.finish()
             if columns is not None:
                 columns.finish()
+        if (schema := self._inverted_schema) is not None:
+            with ColumnFile(self.columns_path) as kept:
+                invert_columns(self._inverted_path, kept, schema, self.memory_bytes)
 
     def entry(self) -> Segment:
         """Return the manifest's entry of the sealed files."""
-        fine = columns = None
+        fine = columns = inverted = None
         if self.sketch_size:
             with RowFile(self.fine_path) as rows:
                 fine = RowsEntry(self.fine_path.name, rows.header.file_size, rows.seal)
@@ -162,10 +190,20 @@ class SliceFiles:
             with ColumnFile(self.columns_path) as kept:
                 kept.check_belongs(self._column_header, self.schema)
                 columns = RowsEntry(self.columns_path.name, kept.file.size, kept.seal)
+        if self._inverted_schema is not None:
+            with InvertedFile(self._inverted_path) as bins:
+                inverted = RowsEntry(self._inverted_path.name, bins.file.size, bins.seal)
         with ListFile(self.path) as file:
             size = file.header.file_size
             return Segment(
-                self.path.name, self.lists, self.ntotal, size, file.seal, fine=fine, columns=columns
+                self.path.name,
+                self.lists,
+                self.ntotal,
+                size,
+                file.seal,
+                fine=fine,
+                columns=columns,
+                inverted=inverted,
             )
 
 

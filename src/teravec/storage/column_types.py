@@ -7,13 +7,22 @@ values, and an extension as the type of its storage.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
 
 from teravec.errors import CorruptFile
 
-__all__ = ["SUPPORTED", "name_type", "parse_schema", "schema_content", "stored_type"]
+__all__ = [
+    "SUPPORTED",
+    "filterable_names",
+    "mark_filterable",
+    "name_type",
+    "parse_schema",
+    "schema_content",
+    "stored_type",
+]
 
 SUPPORTED = (
     "bool, integers, floats, string, binary, date, time, timestamp, duration, decimal, and lists "
@@ -93,13 +102,34 @@ def parse_type(name: str) -> Any:
     raise ValueError(f"type {name!r} found, expected {SUPPORTED}")
 
 
+_FILTERABLE = {b"teravec.filterable": b"true"}
+
+
+def mark_filterable(schema: Any, names: Collection[str]) -> Any:
+    """Return a schema that says which columns have inverted files, besides those that it names."""
+    marked = {*filterable_names(schema), *names}
+    return pa.schema(
+        [each.with_metadata(_FILTERABLE) if each.name in marked else each for each in schema]
+    )
+
+
+def filterable_names(schema: Any) -> list[str]:
+    """Return the names of columns that have inverted files."""
+    return [each.name for each in schema if (each.metadata or {}).keys() >= _FILTERABLE.keys()]
+
+
 def schema_content(schema: Any) -> list[dict[str, Any]]:
-    """Return a schema as JSON: name and type of each column; ``nullable`` only where false."""
+    """Return a schema as JSON: name and type of each column.
+
+    ``nullable`` is there only where false, ``filterable`` only where true.
+    """
+    filterable = filterable_names(schema)
     return [
         {
             "name": field.name,
             "type": name_type(field.type),
             **({} if field.nullable else {"nullable": False}),
+            **({"filterable": True} if field.name in filterable else {}),
         }
         for field in schema
     ]
@@ -113,11 +143,13 @@ def parse_schema(content: Any, path: str) -> Any:
     CorruptFile
     """
     try:
-        return pa.schema(
+        schema = pa.schema(
             [
                 pa.field(str(each["name"]), parse_type(each["type"]), each.get("nullable", True))
                 for each in content
             ]
         )
+        names = [str(each["name"]) for each in content if each.get("filterable") is True]
+        return mark_filterable(schema, names)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise CorruptFile(f"{path}: no columns that this release knows: {error}") from error

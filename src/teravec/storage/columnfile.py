@@ -35,49 +35,20 @@ from teravec.errors import CorruptFile, ForeignFile, InvalidArgument
 from teravec.storage.column_chunk import count_row_bytes, decode_chunk, encode_chunk
 from teravec.storage.column_types import parse_schema, schema_content
 from teravec.storage.local_store import AnyPath
-from teravec.storage.sealed_file import SealedFile, pack_header, unpack_header
+from teravec.storage.sealed_file import DirectoryFile, RowsHeader
 from teravec.storage.store import OpenFile, Writer
 
 __all__ = ["ColumnFile", "ColumnFileHeader", "ColumnFileWriter", "verify_columns"]
 
-FORMAT_VERSION = 1
-MAGIC = b"TVCOLS\x00\x00"
 CHUNK_BYTES = 64 << 10  # of values in memory, from which on a chunk ends
 CHUNK_ROWS = 64 << 10  # most rows of a chunk
-_HEADER = struct.Struct("<8sIIQQQQ72xQ")
-_FOOTER = struct.Struct("<QQQQ8s")
 _COUNT = struct.Struct("<Q")
 _ENTRY = np.dtype(
     [("stop", "<u8"), ("offset", "<u8"), ("length", "<u8"), ("raw", "<u8"), ("checksum", "<u8")]
 )
-_MOST_COLUMNS = 4096
+ColumnFileHeader = RowsHeader
 
 Int64 = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ColumnFileHeader:
-    """What a column file holds.
-
-    Parameters
-    ----------
-    list_start, list_stop : int
-        Inverted lists [list_start, list_stop), whose rows these are, list after list.
-    ntotal : int
-        Rows.
-    model : int
-        Checksum of the model that assigned the rows to lists, as an unsigned 64-bit number.
-    """
-
-    list_start: int
-    list_stop: int
-    ntotal: int
-    model: int
-
-    def pack(self, ncolumns: int) -> bytes:
-        """The header's 128 bytes; the last 8 are the checksum of the others."""
-        fields = (self.list_start, self.list_stop, self.ntotal, self.model)
-        return pack_header(_HEADER, MAGIC, FORMAT_VERSION, ncolumns, *fields)
 
 
 class _Chunk(NamedTuple):
@@ -120,7 +91,7 @@ class ColumnFileWriter:
         self.schema = schema
         self._columns = [_Column() for _ in schema]
         self._entries: list[list[tuple[int, ...]]] = [[] for _ in schema]
-        self._offset = _HEADER.size
+        self._offset = ColumnFile.HEADER_BYTES
 
     def write(self, batch: Any) -> None:
         """Append the rows of a RecordBatch or Table with the schema's columns, in its order."""
@@ -175,19 +146,9 @@ class ColumnFileWriter:
         """Write the last chunks, directory, footer and header; return the seal."""
         self._write_chunks([self._end_chunk(i) for i, c in enumerate(self._columns) if c.rows])
         (ntotal,) = {column.stop for column in self._columns}
-        head = replace(self._header, ntotal=ntotal).pack(len(self.schema))
+        header = replace(self._header, ntotal=ntotal)
         directory = _pack_directory(self.schema, self._entries)
-        seal = xxhash.xxh3_64_intdigest(head + directory)
-        self._file.write(directory, self._offset)
-        footer = _footer(head, seal, self._offset, len(directory))
-        self._file.write(footer, self._offset + len(directory))
-        self._file.write(head, 0)
-        return f"{seal:016x}"
-
-
-def _footer(head: bytes, seal: int, offset: int, length: int) -> bytes:
-    fields = struct.pack("<QQQ", seal, offset, length)
-    return _FOOTER.pack(seal, offset, length, xxhash.xxh3_64_intdigest(head + fields), MAGIC)
+        return ColumnFile.write_end(self._file, header, len(self.schema), directory, self._offset)
 
 
 def _pack_directory(schema: Any, entries: Sequence[Sequence[tuple[int, ...]]]) -> bytes:
@@ -198,60 +159,20 @@ def _pack_directory(schema: Any, entries: Sequence[Sequence[tuple[int, ...]]]) -
     return b"".join(parts)
 
 
-class ColumnFile(SealedFile):
+class ColumnFile(DirectoryFile):
     """A sealed column file, open for reading any rows of any columns.
 
     Opening reads header and footer, and checks them and the file's size. The directory is read and
     checked when columns are first asked for, and each chunk before it is decoded. Threads may share
     the object.
-
-    Attributes
-    ----------
-    header : ColumnFileHeader
-    seal : str
-        16 hexadecimal digits.
-    directory_bytes : int
-        Bytes of the directory: about the memory that it takes once it was read.
     """
 
-    def __init__(self, source: OpenFile | AnyPath) -> None:
-        super().__init__(source)
-        with self._closed_on_error():
-            least = _HEADER.size + _FOOTER.size
-            self._head = self._read_header(_HEADER.size, least, "column file")
-            self._ncolumns, *fields = unpack_header(
-                _HEADER,
-                self._head,
-                self.path,
-                magic=MAGIC,
-                version=FORMAT_VERSION,
-                kind="column file",
-            )
-            self.header = ColumnFileHeader(*fields)
-            if self.header.pack(self._ncolumns) != self._head or self._ncolumns > _MOST_COLUMNS:
-                raise CorruptFile(f"{self.path}: the header's fields disagree")
-            footer = self._read_footer(_FOOTER.size, self.file.size)
-            seal, self._offset, self.directory_bytes, _, _ = _FOOTER.unpack(footer)
-            end = self._offset + self.directory_bytes + _FOOTER.size
-            if (
-                footer != _footer(self._head, seal, self._offset, self.directory_bytes)
-                or end != self.file.size
-            ):
-                raise CorruptFile(
-                    f"{self.path}: the footer does not match the header and {self.file.size:,} "
-                    "bytes; the file is damaged or cut"
-                )
-            self.seal = f"{seal:016x}"
+    MAGIC, VERSION, KIND = b"TVCOLS\x00\x00", 1, "column file"
 
     @cached_property
     def _directory(self) -> tuple[Any, list[npt.NDArray[Any]]]:
         """The schema, and the entries of each column's chunks."""
-        data = bytes(self.file.read(self.directory_bytes, self._offset))
-        found = xxhash.xxh3_64_intdigest(self._head + data)
-        if f"{found:016x}" != self.seal:
-            raise CorruptFile(
-                f"{self.path}: header and directory have seal {found:016x}, {self.seal} expected"
-            )
+        data = self._read_directory()
         try:
             (length,) = _COUNT.unpack_from(data)
             at = _COUNT.size + length
@@ -278,7 +199,7 @@ class ColumnFile(SealedFile):
             (np.diff(stop, prepend=0) > 0).all() and (stop[-1] if len(stop) else 0) == n
             for stop, n in zip(stops, [self.header.ntotal] * len(stops), strict=True)
         )
-        bytes_ = begins[0] == _HEADER.size and np.array_equal(begins[1:], ends)
+        bytes_ = begins[0] == self.HEADER_BYTES and np.array_equal(begins[1:], ends)
         if not (is_whole and rows and bytes_ and len(schema) == len(columns)):
             raise CorruptFile(f"{self.path}: the directory's entries disagree")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +13,14 @@ import xxhash
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
 from teravec.storage.local_store import AnyPath, open_file
-from teravec.storage.store import OpenFile, check_size
+from teravec.storage.store import OpenFile, Writer, check_size
 
-__all__ = ["SealedFile", "pack_header", "unpack_header"]
+__all__ = ["DirectoryFile", "RowsHeader", "SealedFile", "pack_header", "unpack_header"]
 
 _CHECKSUM_BYTES = 8
+_HEADER = struct.Struct("<8sIIQQQQ72xQ")
+_FOOTER = struct.Struct("<QQQQ8s")
+_MOST_COLUMNS = 4096
 
 
 def pack_header(layout: struct.Struct, magic: bytes, version: int, *fields: int) -> bytes:
@@ -117,3 +121,113 @@ class SealedFile:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class RowsHeader:
+    """What a file of a segment's columns holds.
+
+    Parameters
+    ----------
+    list_start, list_stop : int
+        Inverted lists [list_start, list_stop), whose rows these are, list after list.
+    ntotal : int
+        Rows.
+    model : int
+        Checksum of the model that assigned the rows to lists, as an unsigned 64-bit number.
+    """
+
+    list_start: int
+    list_stop: int
+    ntotal: int
+    model: int
+
+
+class DirectoryFile(SealedFile):
+    """A sealed file of a segment's columns, whose directory lies behind what it names.
+
+    Opening reads header and footer, and checks them and the file's size::
+
+        header     128 bytes: magic, version, number of columns, list range, rows, model
+        ...
+        directory
+        footer     40 bytes: seal, place and length of the directory, checksum, magic
+
+    The seal is the XXH3-64 of header and directory.
+
+    Attributes
+    ----------
+    header : RowsHeader
+    seal : str
+        16 hexadecimal digits.
+    directory_bytes : int
+        Bytes of the directory: about the memory that it takes once it was read.
+    """
+
+    MAGIC: bytes
+    VERSION: int
+    KIND: str
+    HEADER_BYTES = _HEADER.size
+
+    def __init__(self, source: OpenFile | AnyPath) -> None:
+        super().__init__(source)
+        with self._closed_on_error():
+            self._head = self._read_header(_HEADER.size, _HEADER.size + _FOOTER.size, self.KIND)
+            self._ncolumns, *fields = unpack_header(
+                _HEADER,
+                self._head,
+                self.path,
+                magic=self.MAGIC,
+                version=self.VERSION,
+                kind=self.KIND,
+            )
+            self.header = RowsHeader(*fields)
+            if self._pack(self.header, self._ncolumns) != self._head:
+                raise CorruptFile(f"{self.path}: the header's fields disagree")
+            footer = self._read_footer(_FOOTER.size, self.file.size)
+            seal, self._offset, self.directory_bytes, _, _ = _FOOTER.unpack(footer)
+            end = self._offset + self.directory_bytes + _FOOTER.size
+            if (
+                footer != self._footer(self._head, seal, self._offset, self.directory_bytes)
+                or end != self.file.size
+            ):
+                raise CorruptFile(
+                    f"{self.path}: the footer does not match the header and {self.file.size:,} "
+                    "bytes; the file is damaged or cut"
+                )
+            self.seal = f"{seal:016x}"
+
+    @classmethod
+    def _pack(cls, header: RowsHeader, ncolumns: int) -> bytes:
+        """The header's 128 bytes; the last 8 are the checksum of the others."""
+        fields = (header.list_start, header.list_stop, header.ntotal, header.model)
+        ncolumns = min(ncolumns, _MOST_COLUMNS)
+        return pack_header(_HEADER, cls.MAGIC, cls.VERSION, ncolumns, *fields)
+
+    @classmethod
+    def _footer(cls, head: bytes, seal: int, offset: int, length: int) -> bytes:
+        fields = struct.pack("<QQQ", seal, offset, length)
+        checksum = xxhash.xxh3_64_intdigest(head + fields)
+        return _FOOTER.pack(seal, offset, length, checksum, cls.MAGIC)
+
+    @classmethod
+    def write_end(
+        cls, file: Writer, header: RowsHeader, ncolumns: int, directory: bytes, offset: int
+    ) -> str:
+        """Write directory, footer and header; return the seal."""
+        head = cls._pack(header, ncolumns)
+        seal = xxhash.xxh3_64_intdigest(head + directory)
+        file.write(directory, offset)
+        file.write(cls._footer(head, seal, offset, len(directory)), offset + len(directory))
+        file.write(head, 0)
+        return f"{seal:016x}"
+
+    def _read_directory(self) -> bytes:
+        """Read the directory, and check it against the seal."""
+        data = bytes(self.file.read(self.directory_bytes, self._offset))
+        found = xxhash.xxh3_64_intdigest(self._head + data)
+        if f"{found:016x}" != self.seal:
+            raise CorruptFile(
+                f"{self.path}: header and directory have seal {found:016x}, {self.seal} expected"
+            )
+        return data

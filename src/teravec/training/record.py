@@ -17,9 +17,10 @@ from teravec.errors import (
     TeravecError,
     storage_errors,
 )
+from teravec.filters.kinds import check_filterable
 from teravec.model.description import ModelDescription
 from teravec.sources import Source, Weights
-from teravec.storage.column_types import parse_schema
+from teravec.storage.column_types import mark_filterable, parse_schema
 from teravec.storage.files import make_directory
 from teravec.storage.jsonfile import read_json, sealed_text, write_json
 from teravec.storage.layout import IndexPaths, is_of_system
@@ -59,15 +60,24 @@ class LayoutOptions:
         Not given: as few as possible, each small enough to be sorted in memory.
     slices : int, optional
         Not given: slices of about 1 GiB.
+    filterable : tuple of str
+        Columns with an inverted file: docs/filters.md.
     """
 
     shards: int | None = None
     slices: int | None = None
+    filterable: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None:
+        for name in ("shards", "slices"):
+            if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole_number(value, name, 1))
+        object.__setattr__(self, "filterable", tuple(self.filterable))
+
+    def content(self) -> dict[str, Any]:
+        """Return the options as JSON; the record omits columns where there are none."""
+        content = {key: value for key, value in asdict(self).items() if key != "filterable"}
+        return {**content, **({"filterable": self.filterable} if self.filterable else {})}
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,10 @@ class BuildRecord:
     def schema(self) -> Any:
         """The pyarrow.Schema of the columns that the index keeps; None without any."""
         described = self.source.get("columns")
-        return None if described is None else parse_schema(described["schema"], "build.json")
+        if described is None:
+            return None
+        schema = parse_schema(described["schema"], "build.json")
+        return mark_filterable(schema, self.layout.filterable)
 
     def plan(self) -> TrainPlan:
         """Return the training options with every choice made."""
@@ -116,7 +129,7 @@ class BuildRecord:
         return {
             **head,
             "train": asdict(self.train),
-            "layout": asdict(self.layout),
+            "layout": self.layout.content(),
             "source": self.source,
             **weights,
             **centroids,
@@ -253,6 +266,7 @@ def _check_record(
     if centroids is not None:
         centroids.check_nlist(train.nlist)
     record = BuildRecord(train, layout, source.describe(), described, given)
+    check_filterable(layout.filterable, record.schema)
     plan = record.plan()
     if layout.shards is not None and layout.shards > record.ntotal:
         raise InvalidArgument(f"{layout.shards:,} shards of {record.ntotal:,} vectors")

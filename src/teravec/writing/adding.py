@@ -23,6 +23,7 @@ from teravec.errors import (
     OutputExists,
 )
 from teravec.evaluation.keeping import compare_rows
+from teravec.filters.kinds import check_filterable
 from teravec.index.calibration import read_kept
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
@@ -38,7 +39,12 @@ from teravec.sources.column_spool import columns_spool
 from teravec.sources.databases.spilling import NothingNew
 from teravec.sources.databases.watermark import value_of
 from teravec.sources.spool import SPOOL, discard_spool
-from teravec.storage.column_types import name_type
+from teravec.storage.column_types import (
+    filterable_names,
+    mark_filterable,
+    name_type,
+    schema_content,
+)
 from teravec.storage.files import make_directory, remove
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
@@ -75,6 +81,9 @@ class AddOptions:
         The data's columns, in the order of the index's; those of the same names if empty.
     attributes : path-like or table, optional
         Has these columns, in the order of the rows.
+    filterable : tuple of str
+        Columns that get an inverted file, besides those that have one: for these rows now, for
+        others when they are compacted.
     """
 
     ids: Any = None
@@ -84,6 +93,7 @@ class AddOptions:
     append: bool = False
     columns: tuple[str, ...] = ()
     attributes: Any = None
+    filterable: tuple[str, ...] = ()
 
 
 def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Resources) -> Manifest:
@@ -225,7 +235,8 @@ def _open(
     _check_names(source, manifest, paths)
     if manifest.schema is not None:
         _check_columns(source, manifest, paths)
-        source = source.declare_columns(manifest.schema)
+        check_filterable(options.filterable, manifest.schema)
+        source = source.declare_columns(mark_filterable(manifest.schema, options.filterable))
     if source.d != manifest.d:
         raise InvalidArgument(
             f"vectors of {source.d} dimensions found; {paths} has {manifest.d} dimensions"
@@ -240,7 +251,7 @@ def _open(
 
 def _choose_columns(manifest: Manifest, options: AddOptions) -> tuple[str, ...]:
     known = () if manifest.schema is None else tuple(manifest.schema.names)
-    if not known and (options.columns or options.attributes is not None):
+    if not known and (options.columns or options.filterable or options.attributes is not None):
         raise InvalidArgument("columns given; the index was built without columns")
     if options.columns and set(options.columns) != set(known):
         raise InvalidArgument(
@@ -374,9 +385,14 @@ def _commit(
         if deleted is not None:
             deletes = (*deletes, replace(deleted, sequence=number))
         after = next_id + source.nrows if ids is None else max(next_id, int(ids[-1]) + 1)
+        columns = newest.columns
+        if newest.schema is not None and source.attributes is not None:
+            named = filterable_names(source.attributes.schema)
+            columns = schema_content(mark_filterable(newest.schema, named))
         return replace(
             newest,
             segments=(*newest.segments, *added),
+            columns=columns,
             ntotal=newest.ntotal + source.ntotal,
             deletes=deletes,
             next_id=after,
