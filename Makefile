@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo docs test test-quick test-gpu test-slurm test-times check chromium format clean soak soak-writes results
+.PHONY: demo docs test test-quick test-gpu test-integrations test-slurm test-times check chromium format clean soak soak-writes results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -71,3 +71,12 @@ test-slurm: $(READY)
 	command -v slurmctld > /dev/null && command -v munged > /dev/null || \
 		{ apt-get update && apt-get install -y --no-install-recommends slurm-wlm munge; }
 	TERAVEC_TEST_SLURM=1 $(BIN)/python -m pytest tests/slurm
+
+# The suites of tools that teravec works with, LangChain's and scikit-learn's, in .venv-integrations:
+# their plugins of pytest would change the other tests.
+TOOLS ?= langchain-core langchain-tests scikit-learn
+test-integrations:
+	$(MAKE) VENV=.venv-integrations .venv-integrations/.ready
+	.venv-integrations/bin/pip install --quiet --disable-pip-version-check $(TOOLS)
+	.venv-integrations/bin/python -m pytest -rs -o asyncio_mode=auto \
+		-o asyncio_default_fixture_loop_scope=function tests/integrations

@@ -29,6 +29,7 @@ def query(
     nprobe: int | None = None,
     *,
     columns: Sequence[str] | str | None = None,
+    vectors: bool = False,
     out: PathLike | None = None,
     recall: float | None = None,
     candidates: int | None = None,
@@ -46,7 +47,7 @@ def query(
     index : path-like or Index
     queries : path-like, array-like, table, data frame or stream
         In any form that ``build`` takes.
-    k, nprobe, recall, candidates, filter, columns
+    k, nprobe, recall, candidates, filter, columns, vectors
         As for ``Index.query``.
     out : path-like, optional
         Write the table to this file, .parquet, .csv or .jsonl, a batch at a time, so that it may
@@ -84,6 +85,7 @@ def query(
             "recall": recall,
             "candidates": candidates,
             "columns": columns,
+            "vectors": vectors,
             "filter": filter,
         }
         tables = tables_of(searched, source, k, nprobe, bar, **asked)

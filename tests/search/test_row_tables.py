@@ -61,6 +61,8 @@ def test_query_finds_what_search_finds(index: Path) -> None:
         distances, ids = opened.search(ROWS[:60], k=7, nprobe=5)
         found = opened.query(ROWS[:60], k=7, nprobe=5, columns=["number", "title", "tags"])
         plain = opened.query(ROWS[0], k=3, nprobe=5)
+        near = opened.query(ROWS[:9], k=3, nprobe=5, vectors=True)
+        got = opened.get(near["id"].to_numpy(), columns=[], vectors=True)
         assert opened.columns.names == ["title", "number", "tags"]
     assert found.schema.names == ["query", "rank", "id", "distance", "number", "title", "tags"]
     queries, ranks = np.nonzero(ids >= 0)
@@ -73,6 +75,7 @@ def test_query_finds_what_search_finds(index: Path) -> None:
         assert {name: row[name] for name in want} == want
     assert plain.schema.names == ["query", "rank", "id", "distance"]
     assert plain.num_rows == 3
+    assert near["vector"].equals(got["vector"])
     assert {11, 12, N + 1}.isdisjoint(found["id"].to_pylist())
 
 

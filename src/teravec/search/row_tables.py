@@ -70,6 +70,7 @@ class RowTables:
         recall: float | None = None,
         candidates: int | None = None,
         columns: Sequence[str] | str | None = None,
+        vectors: bool = False,
         filter: FilterArgument | None = None,
     ) -> Any:
         """Find each query's nearest vectors, and return them with columns, as a table.
@@ -80,14 +81,17 @@ class RowTables:
             As for ``search``.
         columns : sequence of str or str, optional
             Columns of the index to return too, or "all".
+        vectors : bool
+            Return the vectors too, as ``get`` does.
 
         Returns
         -------
         pyarrow.Table
             A row for each result: ``query`` (int64, from 0), ``rank`` (int64, from 0), ``id``
-            (int64, or as the column of ids has them), ``distance`` (float32), and the columns. A
-            column that has one of these names gets an underscore behind it. A query of which fewer
-            than k vectors were found has fewer rows. Of rows with the same id, columns are of one.
+            (int64, or as the column of ids has them), ``distance`` (float32), the columns, and
+            ``vector``. A column that has one of these names gets an underscore behind it. A query
+            of which fewer than k vectors were found has fewer rows. Of rows with the same id,
+            columns are of one.
 
         Raises
         ------
@@ -96,24 +100,23 @@ class RowTables:
         CorruptFile
         """
         kept = IndexColumns(self.steps.opened)
-        names = choose_names(kept, columns)
+        names, vectors = choose_names(kept, columns), flag(vectors, "vectors")
         queries, k = checked_queries(queries, self.d), min(checked_k(k), self.ntotal)
         if filter is not None:
             under = self.steps.efforts.filtered(nprobe, recall, k, candidates)
             search = FilteredSearch(self.steps, filter)
             distances, ids, visits = search.search(queries, k, under)
             lists = np.unique(np.concatenate([each.all_lists() for each in visits]))
-            return _found(0, distances, ids, lists, kept, names, self.steps)
+            return _found(0, distances, ids, lists, kept, names, vectors, self.steps)
         effort = self.effort(nprobe, recall, k=k, candidates=candidates)
         rows = self.batch_rows(effort.nprobe, k, effort.candidates)
-        tables = [_found(0, *_nothing(k), [], kept, names, self.steps)]
+        tables = [_found(0, *_nothing(k), [], kept, names, vectors, self.steps)]
         for start in range(0, len(queries), rows):
             wanted = self.steps.nearest_lists(queries[start : start + rows], effort)
             distances, ids = self.steps.search_lists(*wanted, k, effort.candidates)
             visited = np.unique(wanted[1])
-            tables.append(
-                _found(start, distances, ids, visited[visited >= 0], kept, names, self.steps)
-            )
+            visited = visited[visited >= 0]
+            tables.append(_found(start, distances, ids, visited, kept, names, vectors, self.steps))
         return pa.concat_tables(tables)
 
     def get(
@@ -165,9 +168,7 @@ class RowTables:
         for name, column in zip(names, kept.take(places, names).columns, strict=True):
             table = table.append_column(_label(kept.schema.field(name)), column)
         if flag(vectors, "vectors"):
-            values = self.steps.read_vectors(places).ravel()
-            array = pa.FixedSizeListArray.from_arrays(pa.array(values), self.d)
-            table = table.append_column("vector", array)
+            table = table.append_column("vector", _vectors(self.steps, places))
         return table
 
 
@@ -205,6 +206,7 @@ def _found(
     list_nos: Any,
     kept: IndexColumns,
     names: list[str],
+    vectors: bool,
     steps: SearchSteps,
 ) -> Any:
     """Make the table of a batch, whose first query has a number, and which visited some lists."""
@@ -214,7 +216,7 @@ def _found(
     table = pa.table(dict(zip(_OWN, own, strict=False)))
     text = kept.text_ids
     needed = names if text is None else [text, *names]
-    if not needed:
+    if not needed and not vectors:
         return table
     wanted, at = np.unique(hits, return_inverse=True)
     places = steps.find_rows(wanted, np.asarray(list_nos, np.int64))[at]
@@ -225,4 +227,12 @@ def _found(
         table = table.set_column(2, "id", values[text])
     for name in names:
         table = table.append_column(_label(kept.schema.field(name)), values[name])
+    if vectors:
+        table = table.append_column("vector", _vectors(steps, distinct).take(pa.array(which)))
     return table
+
+
+def _vectors(steps: SearchSteps, places: Int64) -> Any:
+    """Return vectors by place as an Arrow array, of lists of fixed size."""
+    values = pa.array(steps.read_vectors(places).ravel())
+    return pa.FixedSizeListArray.from_arrays(values, steps.opened.model.d)
