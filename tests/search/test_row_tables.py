@@ -62,7 +62,7 @@ def test_query_finds_what_search_finds(index: Path) -> None:
         found = opened.query(ROWS[:60], k=7, nprobe=5, columns=["number", "title", "tags"])
         plain = opened.query(ROWS[0], k=3, nprobe=5)
         near = opened.query(ROWS[:9], k=3, nprobe=5, vectors=True)
-        got = opened.get(near["id"].to_numpy(), columns=[], vectors=True)
+        got = opened.get(near["id"].to_numpy(), columns=["title"], vectors=True)
         assert opened.columns.names == ["title", "number", "tags"]
     assert found.schema.names == ["query", "rank", "id", "distance", "number", "title", "tags"]
     queries, ranks = np.nonzero(ids >= 0)
