@@ -6,12 +6,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo docs test test-quick test-gpu test-integrations test-slurm test-times check chromium format clean soak soak-writes results
+# Compiled modules are kept, as each of the many processes that tests start imports them.
+export PYTHONDONTWRITEBYTECODE =
+
+# Tests wait for processes as much as they compute: one process more than there are processors.
+# All tests of a file, or of a room that shares a cluster or a database, run in one process.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
+
+.PHONY: demo docs test tests test-quick test-gpu test-integrations test-slurm test-times check chromium format clean soak soak-writes results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib src
 	touch $@
 
 demo: $(READY)
@@ -22,8 +31,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check chromium
-	$(BIN)/python -m pytest
+# Types are checked beside the tests, and Chromium is fetched beside the packages.
+test:
+	$(MAKE) --jobs 2 --keep-going check tests
+
+tests: $(READY) chromium
+	$(PYTEST)
 
 chromium:
 	.ci/chromium
@@ -45,7 +58,7 @@ results: $(READY)
 	$(BIN)/python -m benchmarks.render
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Tests that compare times; they need an idle machine.
 test-times: $(READY)

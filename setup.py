@@ -3,6 +3,7 @@
 Without a compiler the extension is left out and teravec.native falls back to NumPy.
 """
 
+import os
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -38,5 +39,8 @@ setup(
             "_waves",
         )
     ],
-    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+    options={
+        "bdist_wheel": {"py_limited_api": "cp311"},
+        "build_ext": {"parallel": os.cpu_count()},
+    },
 )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,43 @@ from tests.storage.object_stand_in import s3_server
 
 Float32 = npt.NDArray[np.float32]
 
+LONG = os.environ.get("TERAVEC_TEST_LONG") == "1"
+"""Whether ``make test-long`` asked for every instant and every byte, where a share is usual."""
+
 REAL_SETS = Path(__file__).parents[2] / "shared" / "data"
+
+TOGETHER = ("tests/cluster/", "tests/sources/databases/", "tests/slurm/")
+"""Rooms whose files share what is slow to start, so that one process runs all of a room."""
+
+FIRST = ("tests/cluster/", "tests/faults/", "tests/serving/", "tests/sources/databases/")
+"""Rooms that take long: begun first, so that no process is left alone with one at the end."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out whole files, so that what a file builds once is built in one process only."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class FilesOrRooms(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((room for room in TOGETHER if nodeid.startswith(room)), None) or (
+                super()._split_scope(nodeid)
+            )
+
+    config.option.loadscopereorder = False
+    return FilesOrRooms(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes, begin with what takes long."""
+    if hasattr(config, "workerinput"):
+        places = {room: number for number, room in enumerate(FIRST)}
+        items.sort(
+            key=lambda item: next(
+                (place for room, place in places.items() if item.nodeid.startswith(room)),
+                len(FIRST),
+            )
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
