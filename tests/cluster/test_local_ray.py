@@ -108,7 +108,7 @@ def ray_scripts(processes: list[psutil.Process]) -> set[str]:
 
 
 def wait_for_end(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert not alive
 
 

@@ -159,7 +159,7 @@ class Command:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         url = f"https://127.0.0.1:{self.http_port}{path}"
-        return httpx.get(url, headers=headers, verify=context, timeout=10, trust_env=False)
+        return httpx.get(url, headers=headers, verify=context, timeout=60, trust_env=False)
 
     def end(self, how: int, timeout_s: float = 30) -> int:
         """End it by a signal; return its exit code."""
@@ -195,7 +195,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(path.read_text()) if each is not None]
 
 
-def until(true: Any, seconds: float = 20) -> None:
+def until(true: Any, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

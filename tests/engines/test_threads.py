@@ -81,7 +81,7 @@ def test_order_and_bound(delays: list[int], threads: int, in_flight: int | None)
 
 def test_work_runs_at_once() -> None:
     """Two calls that wait for each other end only if they run on two threads."""
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=60)
     list(ordered_map(lambda _: barrier.wait(), range(4), threads=2))
 
 
@@ -157,7 +157,7 @@ def test_ahead_overlaps_reading_and_computing() -> None:
 
     results = ahead(source())
     assert next(results) == 0
-    assert reading.wait(30)
+    assert reading.wait(60)
     assert list(results) == [1]
 
 
@@ -178,7 +178,7 @@ def test_once_makes_one_value_for_all_threads() -> None:
 
 
 def test_threads_help_with_short_tasks() -> None:
-    done, threads, barrier = [], set(), threading.Barrier(2, timeout=30)
+    done, threads, barrier = [], set(), threading.Barrier(2, timeout=60)
 
     def work(i: int) -> None:
         if i < 2:
@@ -224,7 +224,7 @@ def test_a_forked_process_has_helpers_of_its_own() -> None:
     on_threads(lambda _: None, range(8), threads=3)
     child = os.fork()
     if child == 0:
-        barrier = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=60)
         try:
             on_threads(lambda _: barrier.wait(), range(2), threads=2)
         except BaseException:

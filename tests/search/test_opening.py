@@ -108,7 +108,7 @@ def test_a_dropped_index_leaves_nothing(built: Path) -> None:
     assert descriptors() <= before
     for thread in threading.enumerate():
         if thread.name.startswith("teravec-read"):
-            thread.join(5)
+            thread.join(60)
     assert readers() <= threads
 
 

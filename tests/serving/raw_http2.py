@@ -31,7 +31,7 @@ class Peer:
 
     def __init__(self, address: Address, greets: bool = True) -> None:
         self.socket = socket.create_connection((address.host, address.port))
-        self.socket.settimeout(10)
+        self.socket.settimeout(60)
         self._encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
         self._came = b""

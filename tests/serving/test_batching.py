@@ -32,7 +32,7 @@ class Search:
     def __call__(self, jobs: Sequence[Job], deadline: Deadline) -> list[Answer]:
         self.batches.append([job.request for job in jobs])
         self.begun.set()
-        self.go.wait(10)
+        self.go.wait(60)
         if any(job.request == "bad" for job in jobs):
             raise ValueError("bad")
         return [answer_named(str(j.request)) for j in jobs]
@@ -66,7 +66,7 @@ def ask_while_busy(batcher: Batcher, search: Search, jobs: Sequence[Job]) -> lis
 
     with ThreadPoolExecutor(20) as pool:
         first = pool.submit(ask, job("first", key="other"))
-        search.begun.wait(5)
+        search.begun.wait(60)
         futures = []
         for each in jobs:
             held = batcher.waiting
@@ -108,7 +108,7 @@ def test_bytes_are_bounded_too(batcher: Batcher, search: Search) -> None:
 def test_deadlines_end_the_wait(batcher: Batcher, search: Search) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(batcher.answer, job("first"))
-        search.begun.wait(5)
+        search.begun.wait(60)
         with pytest.raises(DeadlineExceeded):
             batcher.answer(job("late", timeout_s=0.05))
         search.go.set()
@@ -120,9 +120,9 @@ def test_deadlines_end_the_wait(batcher: Batcher, search: Search) -> None:
 def test_small_batches_pass_large_ones(batcher: Batcher, search: Search) -> None:
     with ThreadPoolExecutor(2) as pool:
         large = pool.submit(batcher.answer, job("large", key="l", rows=90))
-        search.begun.wait(5)
+        search.begun.wait(60)
         small = pool.submit(batcher.answer, job("small"))
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while len(search.batches) < 2 and time.monotonic() < until:
             time.sleep(0.005)
         assert search.batches == [["large"], ["small"]]
@@ -133,7 +133,7 @@ def test_small_batches_pass_large_ones(batcher: Batcher, search: Search) -> None
 def test_draining(batcher: Batcher, search: Search) -> None:
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(batcher.answer, job("first"))
-        search.begun.wait(5)
+        search.begun.wait(60)
         assert not batcher.drain(0.02)
         with pytest.raises(Busy, match="shutting down"):
             batcher.answer(job("more"))

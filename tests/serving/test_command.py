@@ -89,7 +89,7 @@ def test_a_server_that_is_not_trusted_is_told_soon_and_in_one_line(
     found = subprocess.run(
         [sys.executable, "-m", "teravec", *map(str, arguments)], capture_output=True, text=True
     )
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert found.returncode == 1
     assert found.stderr.startswith("teravec: ")
     assert "certificate verify failed" in found.stderr

@@ -45,7 +45,7 @@ class Echo(flight.FlightServerBase):  # type: ignore[misc]
         try:
             for _ in range(self.answers_a_call):
                 reader.read_chunk()
-                self.go.wait(10)
+                self.go.wait(60)
                 writer.write_metadata(pa.py_buffer(ANSWER))
         except (StopIteration, pa.ArrowException):
             pass
@@ -103,12 +103,13 @@ def test_idle_ones_are_closed(echo: Echo) -> None:
     assert echo.opened == 2
 
 
-def test_closing_the_peer_closes_them(echo: Echo, peer: FlightPeer) -> None:
+def test_closing_the_peer_closes_them(echo: Echo) -> None:
+    peer = FlightPeer(f"grpc://127.0.0.1:{echo.port}", ClientSecurity(), idle_s=120)
     ask(peer)
     started = time.monotonic()
     peer.close()
     until(lambda: echo.ended == 1)
-    assert time.monotonic() - started < 0.9  # not for having been idle
+    assert time.monotonic() - started < 60  # not for having been idle
 
 
 def test_no_answer_in_time(echo: Echo, peer: FlightPeer) -> None:
@@ -117,7 +118,7 @@ def test_no_answer_in_time(echo: Echo, peer: FlightPeer) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded, match="in time"):
         ask(peer, 0.2)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 30
     echo.go.set()
     assert ask(peer) == "v"  # the answer to the one before does not come to this one
     assert echo.opened == 2
@@ -137,7 +138,7 @@ def test_a_restart_between_two_requests_is_not_seen(index: Path, serve: Launch) 
         true = remote.search(QUERIES, 5, 60)[1]
         closed = threading.Thread(target=server.close)
         closed.start()
-        closed.join(5)  # it waits for the idle exchange, and no longer
+        closed.join(20)  # it waits for the idle exchange, and no longer
         assert not closed.is_alive()
         serve(index, listen=address)
         np.testing.assert_array_equal(remote.search(QUERIES, 5, 60)[1], true)
@@ -147,7 +148,7 @@ def test_a_server_closes_though_exchanges_are_open(index: Path, serve: Launch) -
     server = serve(index)
     with teravec.connect(url(server)) as remote:
         remote.search(QUERIES, 5, 60)
-        assert server.close(1.0)
+        assert server.close(20.0)
 
 
 @pytest.mark.parametrize("closes", [True, False])
@@ -193,4 +194,4 @@ def test_an_exit_waits_for_no_server_that_hangs(echo: Echo) -> None:
         timeout=60,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50  # of the 60 that the request has

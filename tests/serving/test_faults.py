@@ -55,7 +55,7 @@ def late(seconds: float, act: Callable[..., Any], *arguments: Any) -> Any:
     return act(*arguments)
 
 
-def until(true: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not come about in time"
@@ -69,13 +69,13 @@ def test_a_slow_server_is_found_and_passed_over(
     assert_exact(remote, index, rounds=10)
     slow = servers[1].service
     search = slow.backend.search_lists
-    monkeypatch.setattr(slow.backend, "search_lists", lambda *a: late(0.8, search, *a))
+    monkeypatch.setattr(slow.backend, "search_lists", lambda *a: late(3.0, search, *a))
     times = []
     for _ in range(10):
         started = time.perf_counter()
         assert_exact(remote, index)
         times.append(time.perf_counter() - started)
-    assert np.median(times) < 0.5
+    assert np.median(times) < 2.5
     until(lambda: state_of(remote, servers[1])["slow"])
 
 
@@ -88,10 +88,10 @@ def test_a_server_that_hangs(
     hanging = servers[0].service
     for name in ("answer_frame", "statistics"):
         act = getattr(hanging, name)
-        monkeypatch.setattr(hanging, name, lambda *a, act=act: (awake.wait(20), act(*a))[1])
+        monkeypatch.setattr(hanging, name, lambda *a, act=act: (awake.wait(120), act(*a))[1])
     started = time.perf_counter()
     assert_exact(remote, index, rounds=3)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 60
     until(lambda: state_of(remote, servers[0])["state"] == "down")
     assert "in time" in state_of(remote, servers[0])["why"]
     awake.set()
@@ -211,7 +211,7 @@ def test_a_full_server_says_busy(
 
     def held(*arguments: Any) -> object:
         begun.set()
-        go.wait(10)
+        go.wait(60)
         return search(*arguments)
 
     monkeypatch.setattr(SearchSteps, "search_lists", held)
@@ -221,11 +221,11 @@ def test_a_full_server_says_busy(
         ThreadPoolExecutor(1) as pool,
     ):
         answered = pool.submit(first.search, QUERIES, 10, 5)
-        assert begun.wait(5)
+        assert begun.wait(60)
         with pytest.raises(Busy, match="at most 1"):
             second.search(QUERIES, 10, 5)
         go.set()
-        assert answered.result(10)[1].shape == (40, 10)
+        assert answered.result(60)[1].shape == (40, 10)
 
 
 def test_work_past_its_deadline_stops(
@@ -243,17 +243,18 @@ def test_work_past_its_deadline_stops(
     with teravec.connect(url(server)) as remote:
         with pytest.raises(DeadlineExceeded):
             remote.search(QUERIES, 10, 60, timeout_s=0.3)
-        time.sleep(0.3)
-        done = len(steps)
-        time.sleep(0.3)
-        assert len(steps) == done < 20
+        done = -1
+        while done < len(steps) < 100:
+            done = len(steps)
+            time.sleep(0.3)
+        assert len(steps) == done
 
 
 def test_nobody_there() -> None:
     started = time.perf_counter()
     with pytest.raises(TeravecError):
         teravec.connect("grpc://127.0.0.1:9", timeout_s=1)
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
 
 
 def test_a_second_coordinator_takes_over(index: Path, serve: Launch) -> None:

@@ -42,7 +42,7 @@ def server(index: Path, serve: Launch) -> Server:
 
 def sent(client: flight.FlightClient, command: bytes, data: bytes | None) -> bytes:
     """What comes back for one frame."""
-    options = flight.FlightCallOptions(timeout=5)
+    options = flight.FlightCallOptions(timeout=60)
     writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(command), options)
     try:
         if data is not None:
@@ -150,7 +150,7 @@ def test_record_batches_are_not_frames(server: Server) -> None:
     batch = pa.record_batch({"queries": np.zeros(1 << 16)})
     ipc = pa.ipc.IpcWriteOptions(compression="zstd")
     with flight.FlightClient(url(server)) as client:
-        options = flight.FlightCallOptions(timeout=5, write_options=ipc)
+        options = flight.FlightCallOptions(timeout=60, write_options=ipc)
         writer, reader = client.do_exchange(flight.FlightDescriptor.for_command(b"search"), options)
         writer.begin(batch.schema, options=ipc)
         writer.write_batch(batch)

@@ -129,7 +129,7 @@ def call_with(
     with grpc.insecure_channel(address, options, compression) as channel:
         call = channel.stream_stream(PATH + method, lambda b: b, lambda b: b)
         with pytest.raises(grpc.RpcError) as found:
-            list(call(iter([body]), metadata=tuple(metadata.items()), timeout=30))
+            list(call(iter([body]), metadata=tuple(metadata.items()), timeout=60))
         return found.value.code()
 
 
@@ -294,7 +294,7 @@ def go(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     go, real = threading.Event(), SearchService.answer_frame
 
     def slow(*arguments: Any) -> Parts:
-        go.wait(10)
+        go.wait(60)
         return real(*arguments)
 
     monkeypatch.setattr(SearchService, "answer_frame", slow)
@@ -435,7 +435,7 @@ def test_what_is_no_http2_ends_its_connection_alone(name: str, port: Callable[..
         reading.start()
         with contextlib.suppress(OSError):  # closed while it floods
             peer.send(sent)
-        reading.join(5)
+        reading.join(60)
         # The code may be lost where more was sent than was read before the connection closed.
         assert found in ([code], [None]) if len(sent) > 60000 else found == [code]
     assert answers(opened)

@@ -198,7 +198,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     search, go = LocalLists.search, threading.Event()
 
     def wait(*arguments: Any) -> Any:
-        go.wait(20)
+        go.wait(120)
         return search(*arguments)
 
     monkeypatch.setattr(LocalLists, "search", wait)
@@ -211,38 +211,38 @@ def test_probes_answer_while_all_threads_search(
 ) -> None:
     server = serve(index, http=LOCAL, limits=Limits(queue=44))
     base = f"http://{server.http_address}"
-    body = {"queries": QUERIES[:1].astype(float).tolist(), "k": 3, "timeout_s": 30}
+    body = {"queries": QUERIES[:1].astype(float).tolist(), "k": 3, "timeout_s": 60}
     with ThreadPoolExecutor(44) as pool:
         asked = [
-            pool.submit(httpx.post, f"{base}/search", json=body, timeout=30) for _ in range(44)
+            pool.submit(httpx.post, f"{base}/search", json=body, timeout=90) for _ in range(44)
         ]
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while server.service.statistics()["waiting"] < 44 and time.monotonic() < until:
             time.sleep(0.02)
         for path in ("/healthz", "/readyz", "/metrics", "/info"):
             started = time.perf_counter()
-            assert httpx.get(base + path).status_code == 200
-            assert time.perf_counter() - started < 2  # not the searches' 20 s
+            assert httpx.get(base + path, timeout=50).status_code == 200
+            assert time.perf_counter() - started < 50  # not the searches' minute
         started = time.perf_counter()
-        busy = httpx.post(f"{base}/search", json=body)
+        busy = httpx.post(f"{base}/search", json=body, timeout=50)
         assert (busy.status_code, busy.json()["error"]) == (503, "busy")
         assert busy.headers["retry-after"] == "1"
-        assert time.perf_counter() - started < 2
+        assert time.perf_counter() - started < 50
         held.set()
         assert {each.result().status_code for each in asked} == {200}
 
 
 def test_deadlines_begin_with_the_header(index: Path, serve: Launch, held: threading.Event) -> None:
     server = serve(index, http=LOCAL)
-    asked = {"query": QUERIES[0].astype(float).tolist(), "k": 3, "timeout_s": 0.5}
+    asked = {"query": QUERIES[0].astype(float).tolist(), "k": 3, "timeout_s": 2}
     body = json.dumps(asked).encode()
     with connected(server) as late:
         late.sendall(head(len(body)) + body[:40])
-        time.sleep(0.6)
+        time.sleep(2.1)
         late.sendall(body[40:])
         started = time.perf_counter()
         assert b" 504 " in late.recv(400)
-        assert time.perf_counter() - started < 0.4  # it was not searched for another 0.5 s
+        assert time.perf_counter() - started < 1.9  # it was not searched for another 2 s
 
 
 def test_bodies_count_before_they_are_read(index: Path, serve: Launch) -> None:
@@ -251,14 +251,14 @@ def test_bodies_count_before_they_are_read(index: Path, serve: Launch) -> None:
     body = {"query": QUERIES[0].astype(float).tolist(), "k": 3}
     with connected(server) as slow, connected(server) as more:
         slow.sendall(head(4 << 20))
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while not server.service.budget.held_bytes and time.monotonic() < until:
             time.sleep(0.01)
         assert server.service.budget.held_bytes == 4 << 20
         more.sendall(head(2 << 20))
         assert b" 503 " in more.recv(400)  # before a byte of the body
         assert httpx.post(f"{base}/search", json=body).status_code == 200
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while server.service.budget.held_bytes and time.monotonic() < until:
         time.sleep(0.01)
     assert server.service.budget.held_bytes == 0
@@ -266,12 +266,13 @@ def test_bodies_count_before_they_are_read(index: Path, serve: Launch) -> None:
 
 def test_kept_alive_requests_take_no_40_ms(web: httpx.Client) -> None:
     body = json.dumps({"query": QUERIES[0].astype(float).tolist(), "k": 3, "nprobe": 2})
-    took = []
-    for _ in range(15):
+
+    def seconds() -> float:
         started = time.perf_counter()
         web.post("/search", content=body)
-        took.append(time.perf_counter() - started)
-    assert min(took) < 0.03
+        return time.perf_counter() - started
+
+    assert any(seconds() < 0.03 for _ in range(300))
 
 
 def head(length: int, host: str = "localhost") -> bytes:
@@ -280,8 +281,8 @@ def head(length: int, host: str = "localhost") -> bytes:
 
 def connected(server: Server) -> socket.socket:
     assert server.http_address is not None
-    made = socket.create_connection((server.http_address.host, server.http_address.port), 5)
-    made.settimeout(5)
+    made = socket.create_connection((server.http_address.host, server.http_address.port), 60)
+    made.settimeout(60)
     return made
 
 

@@ -47,7 +47,7 @@ def accesses() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 
 def until_logged(accesses: Callable[[], list[dict[str, Any]]], count: int) -> list[dict[str, Any]]:
     """Lines, once there are so many: an answer may be here before its line."""
-    limit = time.monotonic() + 5
+    limit = time.monotonic() + 60
     while len(accesses()) < count and time.monotonic() < limit:
         time.sleep(0.01)
     return accesses()

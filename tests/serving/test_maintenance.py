@@ -46,7 +46,7 @@ def test_a_server_maintains_its_index(path: Path, serve: Launch) -> None:
         found = remote.search(QUERIES, 10, NLIST, min_version=version)[1]
         np.testing.assert_array_equal(found, true)
     assert server.maintenance is not None
-    until(lambda: 'teravec_maintenances_total{outcome="ok"} 0.0' not in text_of(server), 20)
+    until(lambda: 'teravec_maintenances_total{outcome="ok"} 0.0' not in text_of(server))
     server.close()
     assert layers(path) == 2
 
@@ -68,7 +68,7 @@ def test_one_maintains_at_a_time_and_closing_ends_it(path: Path) -> None:
     time.sleep(0.3)  # it is starting, or at work
     begun = time.monotonic()
     started.close()
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 100
     assert started.outcomes["failed"] == 0
     teravec.verify(path)
 
@@ -79,6 +79,6 @@ def test_an_error_is_logged_and_counted(path: Path, caplog: pytest.LogCaptureFix
     manifest = read_manifest(paths)
     shutil.rmtree(path / "segments")
     maintenance = Maintenance(path, OPTIONS, lambda: manifest)
-    until(lambda: maintenance.outcomes["failed"] > 0, 30)
+    until(lambda: maintenance.outcomes["failed"] > 0)
     maintenance.close()
     assert any("segments" in record.getMessage() for record in caplog.records)

@@ -29,12 +29,12 @@ class Manager:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind("\0" + name[1:] if name.startswith("@") else name)
 
-    def next(self, timeout_s: float = 20.0) -> list[str]:
+    def next(self, timeout_s: float = 60.0) -> list[str]:
         """The lines of the next message."""
         self._socket.settimeout(timeout_s)
         return self._socket.recv(4096).decode().split("\n")
 
-    def until(self, line: str, timeout_s: float = 20.0) -> list[str]:
+    def until(self, line: str, timeout_s: float = 60.0) -> list[str]:
         """Read messages until one contains ``line``; return its lines."""
         end = time.monotonic() + timeout_s
         while line not in (lines := self.next(max(0.001, end - time.monotonic()))):
@@ -144,7 +144,7 @@ def test_beats_stop_while_a_loop_hangs(manager: Manager, caplog: pytest.LogCaptu
         for _ in range(3):
             assert manager.next() == ["WATCHDOG=1"]
         second.hangs = True
-        until(lambda: bool(caplog.records), 5)
+        until(lambda: bool(caplog.records))
         assert "the other hangs" in caplog.text
         manager.waiting()
         time.sleep(0.3)
@@ -169,14 +169,14 @@ def test_loops_of_a_server(serve: Launch, index: Path) -> None:
 
         def block(hang: threading.Event = hang, go_on: threading.Event = go_on) -> None:
             hang.set()
-            go_on.wait(20)
+            go_on.wait(60)
 
         ping(block)
-        assert hang.wait(5)
+        assert hang.wait(60)
         ping(answered.set)
         assert not answered.wait(0.1)
         go_on.set()
-        assert answered.wait(5)
+        assert answered.wait(60)
     assert len(serve(index).loops) == 1
     assert url(server)
 
@@ -193,7 +193,7 @@ def test_a_process(manager: Manager, index: Path) -> None:
     manifest = index / "manifest.json"
     content = manifest.read_bytes()
     try:
-        ready = manager.until("READY=1", 60)
+        ready = manager.until("READY=1")
         assert ready[1].startswith("STATUS=serving index version ")
         manager.until("WATCHDOG=1")
         process.send_signal(signal.SIGHUP)
@@ -204,7 +204,7 @@ def test_a_process(manager: Manager, index: Path) -> None:
         assert manager.until("READY=1")[1].startswith("STATUS=reload failed; ")
         process.send_signal(signal.SIGTERM)
         manager.until("STOPPING=1")
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     finally:
         manifest.write_bytes(content)
         process.kill()
@@ -219,7 +219,7 @@ def test_a_hung_process_sends_no_beats(manager: Manager, index: Path) -> None:
         env={**os.environ, **manager.environment(0.8)},
     )
     try:
-        manager.until("WATCHDOG=1", 60)
+        manager.until("WATCHDOG=1")
         process.send_signal(signal.SIGSTOP)
         manager.waiting()
         time.sleep(1)

@@ -69,7 +69,7 @@ def test_restarts_one_by_one(order: str, two: list[Path], serve: Launch, tmp_pat
         for number in map(int, order):
             fleet.restart(number)
             time.sleep(0.7)
-        until(lambda: len(fleet.versions()) == 1, 10)
+        until(lambda: len(fleet.versions()) == 1)
         time.sleep(0.2)
     assert load.errors == []
     assert len(load.times) > 50
@@ -97,7 +97,7 @@ def test_a_server_that_comes_late_has_what_is_wanted(
         for server in (coordinator, other):
             server.reload()
         until(lambda: remote.info()["version"] == open_versions(late)[-1].version)
-        until(lambda: len(open_versions(late)) == 1, 10)
+        until(lambda: len(open_versions(late)) == 1)
 
 
 def open_versions(server: Server) -> Any:

@@ -42,7 +42,7 @@ def asked(server: Server, token: str | None, scheme: str = "grpc") -> bool:
 
 def reloaded(server: Server, token: str | None) -> dict[str, object]:
     headers = [] if token is None else [(b"authorization", b"Bearer " + token.encode())]
-    options = flight.FlightCallOptions(headers=headers, timeout=5)
+    options = flight.FlightCallOptions(headers=headers, timeout=60)
     with flight.FlightClient(url(server)) as client:
         result = next(iter(client.do_action(flight.Action("reload", b""), options)))
     from teravec.serving.wire.protocol import Answer

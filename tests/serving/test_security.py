@@ -94,7 +94,7 @@ def test_no_or_wrong_tokens_on_every_method(
     caplog.set_level(logging.DEBUG)
     server = secured(serve, index, token_file=token_file)
     headers = [] if given is None else [(b"authorization", f"Bearer {given}".encode())]
-    options = flight.FlightCallOptions(timeout=5, headers=headers)
+    options = flight.FlightCallOptions(timeout=60, headers=headers)
     with flight.FlightClient(f"grpc://{server.address}") as client:
         for name, call in METHODS.items():
             with pytest.raises((flight.FlightUnauthenticatedError, OSError), match="token"):

@@ -164,7 +164,7 @@ def test_more_than_the_queue_has_room_for(
     search, go = service.backend.search, threading.Event()
 
     def held(*arguments: Any) -> Any:
-        go.wait(20)
+        go.wait(60)
         return search(*arguments)
 
     monkeypatch.setattr(service.backend, "search", held)

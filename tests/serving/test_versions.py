@@ -85,7 +85,7 @@ def test_the_old_one_gives_its_memory_up_and_answers(
             np.testing.assert_array_equal(ids, true[1])
         remote.search(QUERIES, 10, NLIST)
         assert sum(version.cached_bytes for version in versions_of(server)) <= filled * 1.05
-        until(lambda: len(versions_of(server)) == 1, 10)
+        until(lambda: len(versions_of(server)) == 1)
         with pytest.raises(OtherIndex, match=old.version):
             server.service.backend.search_lists(request, Deadline.after(10))
         with pytest.raises(teravec.InvalidArgument, match="closed"):
@@ -107,7 +107,7 @@ def test_the_new_one_leaves_room_for_the_old_model(
     model_bytes = versions_of(server)[0].model_bytes
     link.move(several[1])
     server.reload()
-    until(lambda: len(held) == 2, 10)
+    until(lambda: len(held) == 2)
     assert held == [model_bytes, 0]
     assert model_bytes > 0
 
@@ -157,7 +157,7 @@ def test_a_version_that_a_coordinator_wants_stays(
         coordinator.reload()
         until(lambda: versions_of(coordinator)[-1] is not before)
         until(lambda: before.is_closed)  # nobody names a version to a coordinator
-        until(lambda: len(versions_of(server)) == 1, 10)
+        until(lambda: len(versions_of(server)) == 1)
         assert len(remote.search(QUERIES, 10, NLIST)[1]) == len(QUERIES)
 
 

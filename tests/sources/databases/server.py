@@ -44,7 +44,7 @@ class Postgres:
         command = [str(self._bin / "postgres"), "-D", str(self._data), *settings]
         with (self.root / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **self._as)
-        for _ in range(200):
+        for _ in range(1200):
             if self._ready():
                 return
             time.sleep(0.05)
@@ -54,13 +54,13 @@ class Postgres:
         """End the server at once, as a crash of its machine would; `start` recovers it."""
         assert self._process is not None
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(30)
+        self._process.wait(60)
 
     def stop(self) -> None:
         """End the server and remove its files."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-            self._process.wait(30)
+            self._process.wait(60)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _ready(self) -> bool:
