@@ -18,7 +18,8 @@ from tests.faults.conftest import Commands, tree
 from tests.faults.test_corruption import check_found, flipped
 from tests.faults.test_kill import KILLED
 
-OPTIONS = ["--nlist", "40", "--niter", "3", "--codec", "rabitq2+sq6", "--slices", "3", "-q"]
+OPTIONS = ["--nlist", "40", "--niter", "3", "--codec", "rabitq2+sq6", "--slices", "3"]
+OPTIONS += ["--no-calibrate", "-q"]  # calibrations have a time, and are killed in test_kill
 QUERIES = clustered(4, 4, seed=9)
 
 
