@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE =
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: demo docs test tests test-quick test-gpu test-integrations test-slurm test-times check chromium format clean soak soak-writes results
+.PHONY: demo docs test tests test-quick test-long test-gpu test-integrations test-slurm test-times check chromium format clean soak soak-writes results
 
 $(READY): pyproject.toml setup.py requirements.lock $(wildcard src/teravec/native/*.c src/teravec/native/*.h)
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,10 @@ results: $(READY)
 
 test-quick: $(READY)
 	$(PYTEST) -m "not slow"
+
+# Every instant and every byte, where the usual tests take a share.
+test-long: $(READY) chromium
+	TERAVEC_TEST_LONG=1 $(PYTEST)
 
 # Tests that compare times; they need an idle machine.
 test-times: $(READY)

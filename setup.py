@@ -39,8 +39,5 @@ setup(
             "_waves",
         )
     ],
-    options={
-        "bdist_wheel": {"py_limited_api": "cp311"},
-        "build_ext": {"parallel": os.cpu_count()},
-    },
+    options={"bdist_wheel": {"py_limited_api": "cp311"}, "build_ext": {"parallel": os.cpu_count()}},
 )

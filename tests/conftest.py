@@ -34,7 +34,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Share out whole files, so that what a file builds once is built in one process only."""
     from xdist.scheduler import LoadFileScheduling
 
-    class FilesOrRooms(LoadFileScheduling):
+    class FilesOrRooms(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             return next((room for room in TOGETHER if nodeid.startswith(room)), None) or (
                 super()._split_scope(nodeid)

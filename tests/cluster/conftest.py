@@ -22,7 +22,11 @@ from tests.engines.engine_suite import Echo
 MEMORY = 600 << 20
 WORKERS = 3
 NODE = {"num_cpus": 3, "memory": 2 << 30, "object_store_memory": 100 << 20}
-QUICK_TO_NOTICE = {
+SETTINGS = {
+    # Otherwise each node starts three Python processes, whether a test needs them or not.
+    "prestart_worker_first_driver": False,
+    "enable_metrics_collection": False,
+    # Quick to notice what is lost.
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
     "health_check_timeout_ms": 1000,
@@ -69,7 +73,7 @@ def cluster() -> Iterator[SimulatedCluster]:
     simulated = SimulatedCluster(
         Cluster(
             initialize_head=True,
-            head_node_args={**NODE, "_system_config": QUICK_TO_NOTICE, "include_dashboard": False},
+            head_node_args={**NODE, "_system_config": SETTINGS, "include_dashboard": False},
         )
     )
     simulated.add_node()

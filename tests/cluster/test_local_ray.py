@@ -130,7 +130,7 @@ def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
             folders |= ray_folders(now)
             scripts |= ray_scripts(now)
             processes |= {p.pid: p for p in now}
-            time.sleep(0.02)
+            time.sleep(0.1)
         output, errors = process.communicate()
     assert process.returncode == 0, errors
     assert errors == ""

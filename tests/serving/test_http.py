@@ -22,6 +22,7 @@ from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, N, addresses
+from tests.serving.test_faults import until
 
 LOCAL = Address("127.0.0.1", 0)
 
@@ -101,7 +102,7 @@ def test_an_answer_is_not_kept_for_a_client_that_does_not_read(
     hurried = serve(index, http=LOCAL, times=PortTimes(progress_s=0.3))
     base = f"http://{hurried.http_address}"
     with httpx.stream("POST", f"{base}/search", json=body, timeout=60) as answer:
-        time.sleep(2)
+        until(lambda: hurried.service.budget.held_bytes == 0)
         with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
             answer.read()
 
