@@ -4,6 +4,7 @@
 
     TeravecError
     |-- InvalidArgument          an option, array or input does not fit        (exit 2)
+    |   |-- InvalidFilter        a filter is wrong, or does not fit the columns  (exit 2)
     |   |-- InvalidSource        an input file is unreadable as vectors         (exit 2)
     |   |-- OutputExists         the output holds something else               (exit 2)
     |   |-- MemoryLimitTooSmall  the stage needs more memory than its limit        (exit 2)
@@ -45,6 +46,7 @@ __all__ = [
     "ForeignFile",
     "IncompatibleVersion",
     "InvalidArgument",
+    "InvalidFilter",
     "InvalidSource",
     "LimitExceeded",
     "MemoryLimitTooSmall",
@@ -74,6 +76,10 @@ class InvalidArgument(TeravecError, ValueError):
     """An option or array does not fit: wrong shape, dtype, range or combination."""
 
     exit_code = 2
+
+
+class InvalidFilter(InvalidArgument):
+    """A filter cannot be read, or does not fit the columns of the index."""
 
 
 class InvalidSource(InvalidArgument):

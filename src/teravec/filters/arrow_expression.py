@@ -55,7 +55,7 @@ def parse_expression(expression: pc.Expression) -> Tree:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         Names the function or constant that filters do not have.
     """
     try:

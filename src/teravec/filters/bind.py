@@ -99,7 +99,7 @@ def bind(tree: Tree, schema: pa.Schema) -> Bound:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         No such column, or a constant or condition that does not fit its type; names the place and
         the columns there are.
     """

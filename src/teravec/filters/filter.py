@@ -30,7 +30,7 @@ def parse_filter(given: FilterArgument) -> Tree:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         It is none of these, or no filter; names the place.
     """
     if isinstance(given, str):

@@ -65,7 +65,7 @@ def tree_from_json(content: Any) -> Tree:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         The content is no tree, or beyond a bound.
     """
     return check_bounds(_Reader().node(content, 1))

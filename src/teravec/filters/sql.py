@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from teravec.errors import InvalidArgument, shown
+from teravec.errors import InvalidArgument, InvalidFilter, shown
 from teravec.filters.literals import Literal, parse_date, parse_moment, parse_number
 from teravec.filters.tree import (
     FLIPPED,
@@ -48,7 +48,7 @@ def parse_sql(text: str) -> Tree:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         Names the character at which the text stops being a filter.
     """
     if len(text) > MOST_CHARACTERS:
@@ -278,7 +278,7 @@ class _Parser:
         if not self._takes(kind):
             raise self._wrong(f"{self._found} found, {text} expected")
 
-    def _wrong(self, message: str) -> InvalidArgument:
+    def _wrong(self, message: str) -> InvalidFilter:
         return wrong(self._at, message)
 
 

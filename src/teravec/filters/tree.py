@@ -6,10 +6,10 @@ of these nodes and no others, within these bounds. ``bind`` then compares it wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidFilter
 from teravec.filters.literals import Literal
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Tree",
     "check_bounds",
     "columns_of",
+    "strict_key",
     "wrong",
 ]
 
@@ -124,10 +125,10 @@ Leaf = Compare | In | StartsWith | Contains | IsNull | IsTrue
 Tree = Leaf | Not | And | Or
 
 
-def wrong(at: int | None, message: str) -> InvalidArgument:
+def wrong(at: int | None, message: str) -> InvalidFilter:
     """Return the error for the place (from 0) of a filter; None where it has no text."""
     where = "filter" if at is None else f"filter, character {at + 1}"
-    return InvalidArgument(f"{where}: {message}")
+    return InvalidFilter(f"{where}: {message}")
 
 
 def _walk(tree: Tree) -> Iterator[tuple[Tree, int]]:
@@ -143,7 +144,7 @@ def _walk(tree: Tree) -> Iterator[tuple[Tree, int]]:
 
 
 def check_bounds(tree: Tree) -> Tree:
-    """Return the tree, or raise InvalidArgument if it is beyond a bound."""
+    """Return the tree, or raise InvalidFilter if it is beyond a bound."""
     values = 0
     for nodes, (node, depth) in enumerate(_walk(tree), 1):
         values += len(node.values) if isinstance(node, In) else 0
@@ -160,3 +161,14 @@ def columns_of(tree: Tree) -> tuple[str, ...]:
     """Return the names of columns that a tree asks for, ascending and distinct."""
     leaves = (node for node, _ in _walk(tree) if not isinstance(node, Not | And | Or))
     return tuple(sorted({leaf.column for leaf in leaves}))
+
+
+def strict_key(tree: Tree) -> Hashable:
+    """Return a key that only equal trees share: to Python, the constants 1 and true are equal."""
+    booleans = []
+    for node, _ in _walk(tree):
+        if isinstance(node, Compare | Contains):
+            booleans.append(isinstance(node.value, bool))
+        elif isinstance(node, In):
+            booleans += [isinstance(value, bool) for value in node.values]
+    return tree, tuple(booleans)

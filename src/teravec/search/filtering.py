@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from teravec.search.filtered import FilteredEffort, MergedWaves, Visits, Waves, 
 from teravec.search.passing import PassingRows
 from teravec.search.steps import SearchSteps
 
-__all__ = ["FilteredSearch", "explain_search"]
+__all__ = ["FilteredSearch", "SearchInWaves", "explain_search", "find_passing_rows"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -22,7 +23,79 @@ Int64 = npt.NDArray[np.int64]
 _RANKED_BYTES = 120  # of a ranked list of a query
 
 
-class FilteredSearch:
+class SearchInWaves(ABC):
+    """A search under a filter, whoever scans the lists: this process, or servers.
+
+    Parameters
+    ----------
+    steps : SearchSteps
+        Of an index whose model is here; its lists need not be.
+    list_counts, list_sizes : ndarray of shape (nlist,), int64
+        Rows of each list that pass, and all of its rows.
+    """
+
+    def __init__(self, steps: SearchSteps, list_counts: Int64, list_sizes: Int64) -> None:
+        self.steps, self.list_counts, self.list_sizes = steps, list_counts, list_sizes
+
+    @abstractmethod
+    def scan(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int, most: int | None
+    ) -> tuple[Float32, Int64]:
+        """The k nearest passing rows among lists chosen for each query, as ``search_lists``.
+
+        ``most`` are the candidates of a query, as in ``Effort``.
+        """
+
+    def begin(self, prepared: Float32, k: int, most: int | None) -> Waves:
+        """Begin the waves of some queries."""
+
+        def scan(rows: Int64, list_nos: Int64, distances: Float32) -> tuple[Float32, Int64]:
+            return self.scan(prepared[rows], list_nos, distances, k, most)
+
+        return MergedWaves(scan, len(prepared), k, self.steps.opened.model.metric)
+
+    def search(
+        self, queries: Float32, k: int, effort: FilteredEffort
+    ) -> tuple[Float32, Int64, list[Visits]]:
+        """The k nearest passing rows of checked queries (nq, d), and what each batch visited.
+
+        Returns distances and ids (nq, k), best first; -1 only where fewer than k rows pass.
+        """
+        rows = self.batch_rows(k, effort)
+        parts = [
+            self.batch(queries[start : start + rows], k, effort)
+            for start in range(0, max(1, len(queries)), rows)
+        ]
+        distances, ids = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        return distances, ids, [part[2] for part in parts]
+
+    @property
+    def matching(self) -> int:
+        """Lists that hold a row that passes."""
+        return int(np.count_nonzero(self.list_counts))
+
+    def batch_rows(self, k: int, effort: FilteredEffort) -> int:
+        """Queries of a batch: as many as memory holds."""
+        steps, nlist = self.steps, len(self.list_counts)
+        ranked = nlist if self.matching <= effort.compare_all else min(nlist, 4 * effort.nprobe)
+        row_bytes = steps.row_bytes(effort.nprobe, k, effort.candidates)
+        row_bytes += _RANKED_BYTES * max(ranked, min(nlist, 1 << 12))
+        return max(1, steps.batch_bytes // row_bytes)
+
+    def batch(
+        self, queries: Float32, k: int, effort: FilteredEffort
+    ) -> tuple[Float32, Int64, Visits]:
+        """Search a batch, as ``search``."""
+        steps = self.steps
+        prepared = steps.prepare(queries)
+        wanted = _Filtered(self, prepared, effort.candidates)
+        counted = steps.stats.queries
+        found = search_filtered(wanted, prepared, k, effort, self.list_counts, self.list_sizes)
+        steps.stats.queries = counted + len(queries)  # each wave counted some of them
+        return found
+
+
+class FilteredSearch(SearchInWaves):
     """Finds rows that pass a filter.
 
     Parameters
@@ -37,66 +110,39 @@ class FilteredSearch:
 
     Raises
     ------
-    InvalidArgument
+    InvalidFilter
         The filter is wrong, or does not fit the index's columns.
     MemoryLimitTooSmall
     """
 
     def __init__(self, steps: SearchSteps, given: FilterArgument) -> None:
-        steps.check_open()
-        self._steps = steps
-        self.passing: PassingRows = steps.passing_rows.find(given)
+        self.passing = find_passing_rows(steps, given)
+        super().__init__(steps, self.passing.list_counts, steps.opened.runs.list_sizes)
 
     @property
     def ntotal(self) -> int:
         """Rows of the index."""
-        return self._steps.opened.ntotal
+        return self.steps.opened.ntotal
 
-    def search(
-        self, queries: Float32, k: int, effort: FilteredEffort
-    ) -> tuple[Float32, Int64, list[Visits]]:
-        """The k nearest passing rows of checked queries (nq, d), and what each batch visited.
+    def scan(
+        self, prepared: Float32, list_nos: Int64, distances: Float32, k: int, most: int | None
+    ) -> tuple[Float32, Int64]:
+        """Scan lists here."""
+        return self.steps.search_lists(prepared, list_nos, distances, k, most, self.passing)
 
-        Returns distances and ids (nq, k), best first; -1 only where fewer than k rows pass.
-        """
-        nlist = self._steps.opened.model.nlist
-        ranked = nlist if self.matching <= effort.compare_all else min(nlist, 4 * effort.nprobe)
-        row_bytes = self._steps.row_bytes(effort.nprobe, k, effort.candidates)
-        row_bytes += _RANKED_BYTES * max(ranked, min(nlist, 1 << 12))
-        rows = max(1, self._steps.batch_bytes // row_bytes)
-        parts = [
-            self._batch(queries[start : start + rows], k, effort)
-            for start in range(0, max(1, len(queries)), rows)
-        ]
-        distances, ids = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        return distances, ids, [part[2] for part in parts]
-
-    @property
-    def matching(self) -> int:
-        """Lists that hold a row that passes."""
-        return len(self.passing.matching)
-
-    def _batch(
-        self, queries: Float32, k: int, effort: FilteredEffort
-    ) -> tuple[Float32, Int64, Visits]:
-        steps = self._steps
-        prepared = steps.prepare(queries)
-        wanted = _Filtered(steps, prepared, effort.candidates, self.passing)
-        sizes = steps.opened.runs.list_sizes
-        counted = steps.stats.queries
-        found = search_filtered(wanted, prepared, k, effort, self.passing.list_counts, sizes)
-        steps.stats.queries = counted + len(queries)  # waves may count some of them each
-        return found
+    def begin(self, prepared: Float32, k: int, most: int | None) -> Waves:
+        """Begin the waves; with codes in one stage a wave knows what those before it found."""
+        if self.steps.two_stages:
+            return super().begin(prepared, k, most)
+        return self.steps.begin_waves(prepared, k, self.passing)
 
 
 class _Filtered:
-    """The steps of a filtered search, here."""
+    """The steps of a filtered search for some queries."""
 
-    def __init__(
-        self, steps: SearchSteps, prepared: Float32, candidates: int | None, passing: PassingRows
-    ) -> None:
-        self._steps, self._prepared = steps, prepared
-        self._candidates, self._passing = candidates, passing
+    def __init__(self, search: SearchInWaves, prepared: Float32, candidates: int | None) -> None:
+        self._search, self._steps, self._prepared = search, search.steps, prepared
+        self._candidates = candidates
 
     @property
     def metric(self) -> Metric:
@@ -109,15 +155,19 @@ class _Filtered:
         return self._steps.opened.model.measure_lists(self._prepared, list_nos)
 
     def begin(self, k: int) -> Waves:
-        if self._steps.two_stages:
-            return MergedWaves(partial(self._scan, k), len(self._prepared), k, self.metric)
-        return self._steps.begin_waves(self._prepared, k, self._passing)
+        return self._search.begin(self._prepared, k, self._candidates)
 
-    def _scan(
-        self, k: int, rows: Int64, list_nos: Int64, distances: Float32
-    ) -> tuple[Float32, Int64]:
-        wanted = self._prepared[rows], list_nos, distances
-        return self._steps.search_lists(*wanted, k, self._candidates, self._passing)
+
+def find_passing_rows(
+    steps: SearchSteps, given: FilterArgument, check: Callable[[], None] | None = None
+) -> PassingRows:
+    """Find which rows of the open lists pass a filter.
+
+    ``check`` is called between pieces of the work, and may raise to end it. Raises as
+    ``FilteredSearch``.
+    """
+    steps.check_open()
+    return steps.passing_rows.find(given, check)
 
 
 def explain_search(
@@ -144,7 +194,7 @@ def explain_search(
         "why": why,
         "rows": search.ntotal,
         "passing": passing,
-        "lists": len(search.passing.list_counts),
+        "lists": len(search.list_counts),
         "matching_lists": matching,
         "visited": float(lists.mean()) if len(lists) else 0.0,
         "waves": max(each.waves for each in visits),

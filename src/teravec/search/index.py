@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.arguments import check_ranges, flag
+from teravec.filters.each import group_filters
 from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration
 from teravec.index.manifest import Manifest, count_copies_of_id, list_versions
@@ -21,6 +22,7 @@ from teravec.native.extensions import warn_if_missing
 from teravec.processors import check_threads, default_threads
 from teravec.search.bounded import Gathered, steps_of_lists
 from teravec.search.caches import IndexCaches
+from teravec.search.each_filter import range_search_each, search_each
 from teravec.search.effort import Effort
 from teravec.search.filtering import FilteredSearch, explain_search
 from teravec.search.fixed import Fixed
@@ -206,7 +208,8 @@ class Index(Fixed, RowTables):
         filter : str or pyarrow.compute.Expression, optional
             Find only rows that pass: a condition on columns in SQL, see docs/filters.md. Recall is
             then the share of the k nearest of these rows, nprobe counts lists that hold one of
-            them, and k are found where k pass.
+            them, and k are found where k pass. A sequence has one for each query; None among them
+            finds all rows.
 
         Returns
         -------
@@ -238,12 +241,28 @@ class Index(Fixed, RowTables):
         given: FilterArgument,
     ) -> tuple[Float32, Int64]:
         """As ``search``, under a filter."""
-        most = min(k, self.ntotal)
-        effort = self.steps.efforts.filtered(nprobe, recall, most, candidates)
-        search = FilteredSearch(self.steps, given)
-        distances, ids, _ = search.search(checked_queries(queries, self.d), most, effort)
-        if k > most:
-            distances, ids = padded(distances, ids, k, self._worst)
+        rows = checked_queries(queries, self.d)
+        groups = group_filters(given, len(rows))
+        if groups is not None:
+            distances, ids = search_each(
+                groups,
+                lambda group: self.search(
+                    rows[group.rows],
+                    k,
+                    nprobe,
+                    recall=recall,
+                    candidates=candidates,
+                    filter=group.filter,
+                ),
+                k,
+            )
+        else:
+            most = min(k, self.ntotal)
+            effort = self.steps.efforts.filtered(nprobe, recall, most, candidates)
+            search = FilteredSearch(self.steps, given)
+            distances, ids, _ = search.search(rows, most, effort)
+            if k > most:
+                distances, ids = padded(distances, ids, k, self._worst)
         return (distances, ids) if np.ndim(queries) == 2 else (distances[0], ids[0])
 
     def explain(
@@ -331,6 +350,14 @@ class Index(Fixed, RowTables):
         InvalidArgument, CorruptFile
         """
         queries, radius = checked_queries(queries, self.d), checked_radius(radius)
+        groups = group_filters(filter, len(queries))
+        if groups is not None:
+            return range_search_each(
+                groups,
+                lambda group: self.range_search(
+                    queries[group.rows], radius, nprobe, recall=recall, filter=group.filter
+                ),
+            )
         effort = self.effort(nprobe, recall, radius=radius)
         passing = None if filter is None else FilteredSearch(self.steps, filter).passing
         rows = self.batch_rows(effort.nprobe, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidFilter
 from teravec.filters.bind import Bound, bind
 from teravec.filters.filter import FilterArgument, parse_filter
-from teravec.filters.tree import Tree
+from teravec.filters.tree import strict_key
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.mask import Mask
 from teravec.memory import require
 from teravec.search.segment_rows import find_segment_rows
 from teravec.storage.invertedfile import rows_of_bitmap
 
-__all__ = ["PassingRows", "PassingRowsCache"]
+__all__ = ["PassingRows", "PassingRowsCache", "bind_filter"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -92,8 +92,12 @@ def _bytes_of(rows: Int64) -> Int64:
     return -(-rows // 8)
 
 
-def find_passing(index: OpenedIndex, bound: Bound, most_bytes: int) -> PassingRows:
+def find_passing(
+    index: OpenedIndex, bound: Bound, most_bytes: int, check: Callable[[], None] | None = None
+) -> PassingRows:
     """Find the rows of the open segments that pass: in inverted files, or by reading columns.
+
+    ``check`` is called before each piece, and may raise to end the work.
 
     Raises
     ------
@@ -108,7 +112,7 @@ def find_passing(index: OpenedIndex, bound: Bound, most_bytes: int) -> PassingRo
     for number, first in enumerate(index.runs.firsts.tolist()):
         file_starts = index.segments[number].starts
         mine = slice(first, first + len(file_starts) - 1)
-        passing = find_segment_rows(index, number, bound)
+        passing = find_segment_rows(index, number, bound, check)
         counts[mine] = _count(passing, file_starts) * (sizes[mine] > 0)  # voided ones have 0
         widths = np.where(counts[mine] > 0, _bytes_of(sizes[mine]), 0)
         ends = np.cumsum(widths)
@@ -155,6 +159,20 @@ def _bits_of(
     return bits
 
 
+def bind_filter(index: OpenedIndex, given: FilterArgument) -> Bound:
+    """Compare a filter with the columns of an index.
+
+    Raises
+    ------
+    InvalidFilter
+        It is wrong, or does not fit.
+    """
+    schema = index.manifest.schema
+    if schema is None:
+        raise InvalidFilter(f"{index.paths} keeps no columns to filter by: build it with --columns")
+    return bind(parse_filter(given), schema)
+
+
 class PassingRowsCache:
     """Rows that pass the filters that were asked for last, within a limit of memory.
 
@@ -167,32 +185,30 @@ class PassingRowsCache:
 
     def __init__(self, index: OpenedIndex, most_bytes: int) -> None:
         self._index, self._most_bytes = index, most_bytes
-        self._kept: OrderedDict[Tree, PassingRows] = OrderedDict()
+        self._kept: OrderedDict[Hashable, PassingRows] = OrderedDict()
         self._lock = threading.Lock()
 
-    def find(self, given: FilterArgument) -> PassingRows:
+    def find(self, given: FilterArgument, check: Callable[[], None] | None = None) -> PassingRows:
         """Return the rows that pass a filter.
+
+        ``check`` is called between pieces of the work, and may raise to end it.
 
         Raises
         ------
-        InvalidArgument
+        InvalidFilter
             The filter is wrong, or does not fit the index's columns.
         MemoryLimitTooSmall, CorruptFile
             As ``find_passing``.
         """
         tree = parse_filter(given)
+        key = strict_key(tree)
         with self._lock:
-            if tree in self._kept:
-                self._kept.move_to_end(tree)
-                return self._kept[tree]
-        schema = self._index.manifest.schema
-        if schema is None:
-            raise InvalidArgument(
-                f"{self._index.paths} keeps no columns to filter by: build it with --columns"
-            )
-        found = find_passing(self._index, bind(tree, schema), self._most_bytes)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = find_passing(self._index, bind_filter(self._index, tree), self._most_bytes, check)
         with self._lock:
-            self._kept[tree] = found
+            self._kept[key] = found
             kept_bytes = sum(each.nbytes for each in self._kept.values())
             while kept_bytes > self._most_bytes and len(self._kept) > 1:
                 kept_bytes -= self._kept.popitem(last=False)[1].nbytes

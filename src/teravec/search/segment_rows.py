@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from pyroaring import BitMap
 
@@ -21,7 +23,9 @@ _FEW = 16  # a sixteenth of the rows: then the columns of these alone are read
 _TAKEN_ROWS = 1 << 14
 
 
-def find_segment_rows(index: OpenedIndex, number: int, bound: Bound) -> BitMap:
+def find_segment_rows(
+    index: OpenedIndex, number: int, bound: Bound, check: Callable[[], None] | None = None
+) -> BitMap:
     """Return the rows of an open segment that pass.
 
     Conditions of filterable columns are looked up. If all of them must hold, only the columns of
@@ -52,14 +56,19 @@ def find_segment_rows(index: OpenedIndex, number: int, bound: Bound) -> BitMap:
         return passing
     left = Every(tuple(others))
     if passing is not None and len(passing) * _FEW < ntotal:
-        return _read_some(columns, left, passing)
-    read = _read_all(columns, left)
+        return _read_some(columns, left, passing, check or _go_on)
+    read = _read_all(columns, left, check or _go_on)
     return read if passing is None else read & passing
 
 
-def _read_all(file: ColumnFile, bound: Bound) -> BitMap:
+def _go_on() -> None:
+    """Check nothing."""
+
+
+def _read_all(file: ColumnFile, bound: Bound, check: Callable[[], None]) -> BitMap:
     names, passing = sorted(bound_columns(bound)), BitMap()
     for start, stop in file.plan_pieces(0, file.header.ntotal, _PIECE_BYTES, _PIECE_ROWS):
+        check()
         table = file.read(start, stop, names)
         columns = {name: table[name].combine_chunks() for name in names}
         found = start + np.flatnonzero(passing_rows(bound, columns))
@@ -67,9 +76,10 @@ def _read_all(file: ColumnFile, bound: Bound) -> BitMap:
     return passing
 
 
-def _read_some(file: ColumnFile, bound: Bound, rows: BitMap) -> BitMap:
+def _read_some(file: ColumnFile, bound: Bound, rows: BitMap, check: Callable[[], None]) -> BitMap:
     names, passing = sorted(bound_columns(bound)), BitMap()
     for start in range(0, len(rows), _TAKEN_ROWS):
+        check()
         some = rows_of_bitmap(rows[start : start + _TAKEN_ROWS])
         table = file.take(some.astype(np.int64), names)
         columns = {name: table[name].combine_chunks() for name in names}

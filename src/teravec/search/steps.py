@@ -7,6 +7,8 @@ that several servers share out; a calibration takes them with queries that are i
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +47,7 @@ __all__ = ["SearchSteps"]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 
 class SearchSteps:
@@ -390,7 +393,9 @@ class SearchSteps:
             return Batch(*wanted)
         return TwoStageBatch(*wanted, stages=self._two_stages, candidates=candidates)
 
-    def find_rows(self, ids: Int64, list_nos: Int64 | None = None) -> Int64:
+    def find_rows(
+        self, ids: Int64, list_nos: Int64 | None = None, check: Callable[[], None] | None = None
+    ) -> Int64:
         """Find the newest visible row of each id.
 
         Parameters
@@ -399,6 +404,8 @@ class SearchSteps:
             Ascending and distinct.
         list_nos : ndarray of shape (n,), int64, optional
             Open lists to look in, ascending and distinct; all that are open if not given.
+        check : callable, optional
+            Called before each part of the work; may raise to end it.
 
         Returns
         -------
@@ -410,7 +417,8 @@ class SearchSteps:
         if list_nos is None:
             list_nos = np.concatenate([np.arange(*bounds) for bounds in opened.ranges])
         reader = ListReader(opened, self.ranges, self.stats)
-        return find_places(opened, ids, self._resources.lists.ids_of(list_nos, reader))
+        parts = self._resources.lists.ids_of(list_nos, reader)
+        return find_places(opened, ids, parts if check is None else _checked(parts, check))
 
     def read_vectors(self, places: Int64) -> Float32:
         """Read and decode the vectors at places (n,): (n, d), float32."""
@@ -441,3 +449,10 @@ class SearchSteps:
         # The system gives a closed descriptor's number to the next file that is opened.
         if self.is_closed:
             raise InvalidArgument(f"{self.opened.paths} was closed; open it again")
+
+
+def _checked(parts: Iterator[T], check: Callable[[], None]) -> Iterator[T]:
+    """Yield the same, with a check before each."""
+    for part in parts:
+        check()
+        yield part

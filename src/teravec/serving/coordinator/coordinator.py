@@ -8,38 +8,41 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import Metric
 
-from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.errors import InvalidArgument, TeravecError
 from teravec.index.manifest import read_manifest
 from teravec.index.versions import VersionProbe
-from teravec.kernels.metric import Metric as IndexMetric
-from teravec.kernels.sketch import CANDIDATE, Candidates
-from teravec.search.bounded import steps_of_lists
-from teravec.search.stages import nearest_in_two_stages
-from teravec.serving.coordinator.fanout import FanOut, wait_for_owners
 from teravec.serving.coordinator.fleet import Fleet
 from teravec.serving.coordinator.replicas import State
-from teravec.serving.coordinator.rounds import ListRound, RefineRound, Round, SketchRound
-from teravec.serving.coordinator.shares import Pairs, PlacePairs
+from teravec.serving.coordinator.rows import ServerRows
+from teravec.serving.coordinator.searching import CoordinatedSearch
+from teravec.serving.coordinator.servers import AskedServers, FilterCounts, Servers
 from teravec.serving.server.gauges import gauge, server_gauges
-from teravec.serving.server.merging import Part, merged, together
 from teravec.serving.server.metrics import Metrics
-from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
+from teravec.serving.server.rows import BoundedRows, answer_get
 from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import Ranges, ServedIndex, version_beside, version_within
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
-from teravec.serving.server.two_stages import put_together
 from teravec.serving.server.versions import Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
-from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest, Wanted
+from teravec.serving.wire.protocol import (
+    Answer,
+    CountRequest,
+    FindRequest,
+    GetRequest,
+    ListRequest,
+    RefineRequest,
+    SearchRequest,
+    TakeRequest,
+)
 from teravec.serving.wire.tracing import find_tracing
 from teravec.storage.layout import IndexPaths, absolute_place, resolved_place
 from teravec.storage.places import Place
@@ -48,12 +51,9 @@ __all__ = ["Coordinator"]
 
 log = logging.getLogger(__name__)
 
-Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
-
 _LATE_S = 5.0  # for which a version waits for servers before a later one takes its place
-_PIECE_RESULTS = LARGE_RESULTS // 4  # of all servers' answers to a piece of a request
 
 
 class Coordinator:
@@ -82,16 +82,17 @@ class Coordinator:
         threads: int | None = None,
         steps: StepSizes = USUAL_STEPS,
     ) -> None:
-        self._path, self.fleet, self.steps = absolute_place(path), fleet, steps
-        self.limits, self.metrics = limits, metrics
+        self._path, self.fleet, self.limits = absolute_place(path), fleet, limits
         self._memory_bytes, self._threads = memory_bytes, threads
-        self._costs, self.tracing = SearchCosts(), find_tracing()
+        self._costs = SearchCosts()
         self._lock = threading.RLock()  # `_forget` takes it again when a version closes
         self._next: ServedIndex | None = None  # waits for servers that have it
         # An earlier version closes with its last search, or a while after one that named it.
         self.versions = Versions(self._open(), idle_s=0.0, closed=self._forget)
         self._probe = VersionProbe(IndexPaths(self.versions.current.path))
         self._next_since_s = 0.0
+        counts = FilterCounts(self.versions.current.steps.shares.filters_bytes)
+        self.servers = Servers(fleet, limits, metrics, steps, counts, find_tracing())
         fleet.start(self._go_over)
 
     def _open(self, path: Place | None = None) -> ServedIndex:
@@ -116,22 +117,34 @@ class Coordinator:
     def search(self, request: SearchRequest, deadline: Deadline) -> Answer:
         """Answer queries, exactly as one machine would if every list has a live owner."""
         with self.versions.using(request.version, keep_s=request.keep_s) as index:
-            return _Search(self, index, index.within_ntotal(request), deadline).answer()
+            return CoordinatedSearch(
+                self.servers, index, index.within_ntotal(request), deadline
+            ).answer()
 
-    def describe_missing(self, left: list[Pairs], missing: float) -> str:
-        """Name the lists without a live owner, for an error."""
-        list_nos = np.unique(np.concatenate([p.list_nos for p in left]))
-        return (
-            f"{len(list_nos):,} lists of {list_nos[0]} to {list_nos[-1]}, {100 * missing:.2f} % of "
-            f"the bytes to scan, have no live owner ({self.fleet.why_missing()}); "
-            "allow a partial answer to go without"
-        )
+    def get(self, request: GetRequest, deadline: Deadline) -> Answer:
+        """Return rows by id, as one machine would if every list has a live owner."""
+        with self.versions.using(request.version) as index:
+            asked = AskedServers(self.servers, index, deadline, request.allow_partial)
+            reader = BoundedRows(ServerRows(asked), self.limits, deadline.check)
+            return replace(answer_get(index, reader, request), missing=asked.missing)
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Refuse: only the owners of lists search them."""
         raise InvalidArgument("this is a coordinator; it searches queries, not lists")
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
+        """Refuse, as ``search_lists``."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def count(self, request: CountRequest, deadline: Deadline) -> Answer:
+        """Refuse, as ``search_lists``."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def find(self, request: FindRequest, deadline: Deadline) -> Answer:
+        """Refuse, as ``search_lists``."""
+        raise InvalidArgument("this is a coordinator; it searches queries, not lists")
+
+    def take(self, request: TakeRequest, deadline: Deadline) -> Answer:
         """Refuse, as ``search_lists``."""
         raise InvalidArgument("this is a coordinator; it searches queries, not lists")
 
@@ -297,170 +310,3 @@ class Coordinator:
         if self._next is not None:
             self._next.close()
         self.versions.close()
-
-
-class _Search:
-    """One request, searched in pieces: some queries at a time, in bounded memory."""
-
-    def __init__(
-        self, by: Coordinator, index: ServedIndex, request: SearchRequest, deadline: Deadline
-    ) -> None:
-        self._by, self._index, self._request, self._deadline = by, index, request, deadline
-        self._sizes = by.fleet.list_sizes(index.version)
-        self._wait_until_s = wait_for_owners(deadline)
-        self._scanned_bytes = self._left_bytes = 0
-        self._left: list[Pairs] = []
-
-    def answer(self) -> Answer:
-        """Answer all queries, or raise Unavailable if lists without an owner may not be missing."""
-        request, index, limits = self._request, self._index, self._by.limits
-        queries, wanted = request.queries, request.wanted
-        effort = index.effort_of(request, limits)
-        rows = self._rows_at_a_time(effort.nprobe)
-        with index.pieces(len(queries), wanted, self._deadline, limits) as pieces:
-            for start in range(0, len(queries), rows):
-                chosen = index.nearest_lists(queries[start : start + rows], effort)
-                if wanted.k is None:
-                    self._add_within(pieces, *chosen)
-                else:
-                    pieces.add(self._nearest(*chosen))
-            return pieces.answer(self._left_bytes / max(1, self._scanned_bytes))
-
-    def _rows_at_a_time(self, nprobe: int) -> int:
-        """Return the queries of a piece: their lists and all servers' results are bounded."""
-        wanted, candidates = self._request.wanted, self._request.candidates
-        rows = self._index.rows_at_a_time(nprobe, wanted, candidates)
-        if wanted.k is None:
-            return rows
-        kept = wanted.k
-        if self._index.two_stages:
-            kept = self._index.candidates_kept(wanted.k, candidates)
-        servers = max(1, len(self._by.fleet.owners(self._index.version)))
-        return max(1, min(rows, _PIECE_RESULTS // (kept * servers)))
-
-    def _nearest(self, prepared: Float32, list_nos: Int64, distances: Float32) -> Answer:
-        pairs = self._pairs(list_nos, distances)
-        if self._index.two_stages:
-            answer, left = self._in_two_rounds(prepared, pairs)
-        else:
-            answer, left = self._at_once(prepared, pairs)
-        self._count(pairs, left)
-        return answer
-
-    def _add_within(
-        self, pieces: AnswerPieces, prepared: Float32, list_nos: Int64, distances: Float32
-    ) -> None:
-        """Append results within a radius, scanning few enough codes at a time for memory."""
-
-        def found(rows: slice, list_nos: Int64) -> Answer:
-            pairs = self._pairs(list_nos, distances[rows])
-            answer, left = self._at_once(prepared[rows], pairs)
-            self._count(pairs, left)
-            return answer
-
-        codes = np.where(list_nos >= 0, self._sizes[list_nos], 0).sum(axis=1)
-        for rows in row_pieces(codes, LARGE_RESULTS):
-            if int(codes[rows].sum()) <= LARGE_RESULTS:
-                pieces.add(found(rows, list_nos[rows]))
-                continue
-            steps = steps_of_lists(list_nos[rows], self._sizes, LARGE_RESULTS)
-            pieces.add_of_one((found(rows, step) for _, step in steps), self._index.metric)
-
-    def _pairs(self, list_nos: Int64, distances: Float32) -> Pairs:
-        return Pairs.of(list_nos, distances, self._sizes, self._index.row_bytes)
-
-    def _count(self, pairs: Pairs, left: list[Pairs]) -> None:
-        """Add up the missing bytes; raise Unavailable unless partial answers are allowed."""
-        self._scanned_bytes += pairs.total_bytes
-        self._left_bytes += sum(p.total_bytes for p in left)
-        self._left += left
-        if left and not self._request.allow_partial:
-            missing = self._left_bytes / max(1, self._scanned_bytes)
-            raise Unavailable(self._by.describe_missing(self._left, missing))
-
-    def _at_once(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
-        """Return the answer, and pairs that no live server could search."""
-        index, wanted = self._index, self._request.wanted
-        larger = index.larger_is_closer
-        parts, left = self._ask(ListRound(index.version, prepared, wanted, larger), pairs)
-        return merged(parts, len(prepared), wanted, larger, index.version), left
-
-    def _in_two_rounds(self, prepared: Float32, pairs: Pairs) -> tuple[Answer, list[Pairs]]:
-        """Search as ``_at_once`` does, in two stages: find candidates, then refine the best."""
-        index, request = self._index, self._request
-        assert request.wanted.k is not None
-        kept = index.candidates_kept(request.wanted.k, request.candidates)
-        most_bytes = self._by.steps.candidate_bytes
-        stages = _ServersStages(index, prepared, pairs, request, self._ask, most_bytes)
-        best = nearest_in_two_stages(stages, request.wanted.k, kept)
-        return Answer.of_top_k(index.version, *best), stages.left
-
-    def _ask(self, round: Round, pairs: Pairs) -> tuple[list[Part], list[Pairs]]:
-        by = self._by
-        fan_out = FanOut(
-            by.fleet, by.metrics, round, self._deadline, self._wait_until_s, by.tracing
-        )
-        return fan_out.search(pairs)
-
-
-@dataclass(frozen=True)
-class _ServersStages:
-    """Runs both stages on the servers that own the lists; see ``Stages``.
-
-    Parameters
-    ----------
-    index : ServedIndex
-    prepared : ndarray of shape (nq, d_index), float32
-    pairs : Pairs
-    request : SearchRequest
-    ask : callable
-        Runs one round for some pairs; returns the servers' answers, and pairs without a server.
-    candidate_bytes : int
-        Candidates of all queries that are asked for at a time.
-    left : list of Pairs
-        All pairs that no live server could search.
-    """
-
-    index: ServedIndex
-    prepared: Float32
-    pairs: Pairs
-    request: SearchRequest
-    ask: Callable[[Round, Pairs], tuple[list[Part], list[Pairs]]]
-    candidate_bytes: int
-    left: list[Pairs] = field(default_factory=list)
-
-    @property
-    def ntotal(self) -> int:
-        return self.index.manifest.ntotal
-
-    @property
-    def metric(self) -> IndexMetric:
-        return self.index.metric
-
-    @property
-    def _head(self) -> tuple[str, Float32, Wanted, bool]:
-        index = self.index
-        return index.version, self.prepared, self.request.wanted, index.larger_is_closer
-
-    def scan(self, capacity: int) -> Iterator[Candidates]:
-        """Yield candidates, few enough queries at a time for memory to hold all servers' ones."""
-        nq, pairs = len(self.prepared), self.pairs
-        rows = max(1, self.candidate_bytes // (CANDIDATE.itemsize * capacity))
-        for start in range(0, nq, rows):
-            mine = np.flatnonzero((pairs.rows >= start) & (pairs.rows < start + rows))
-            round = SketchRound(*self._head, self.index.lists_of, capacity)
-            parts, unowned = self.ask(round, pairs.only(mine))
-            self.left.extend(unowned)
-            shifted = [Part(part.rows - start, part.answer) for part in parts]
-            yield put_together(shifted, min(rows, nq - start), capacity)
-
-    def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
-        """Return the k best of each server; add lists lost since the scan to ``left``."""
-        list_nos = self.index.lists_of(places)
-        wished = PlacePairs.of_places(owners, places, list_nos, self.index.row_bytes)
-        parts, unowned = self.ask(RefineRound(*self._head), wished)
-        pairs = self.pairs
-        for lost in unowned:
-            rows = np.flatnonzero(np.isin(pairs.list_nos, lost.list_nos))
-            self.left.append(pairs.only(rows))
-        return together(parts)

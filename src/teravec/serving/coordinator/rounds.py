@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.errors import ProtocolError
 from teravec.serving.coordinator.shares import Pairs, PlacePairs
 from teravec.serving.server.two_stages import check_candidates
 from teravec.serving.wire.context import CURRENT
-from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, Wanted
+from teravec.serving.wire.filter_form import FilterForm
+from teravec.serving.wire.protocol import (
+    Answer,
+    CountRequest,
+    FindRequest,
+    ListRequest,
+    RefineRequest,
+    TakeRequest,
+    Wanted,
+)
 
 __all__ = ["ListRound", "RefineRound", "Round", "SketchRound"]
 
@@ -69,9 +79,16 @@ class ListRound(_NearestRound):
     prepared : ndarray of shape (nq, d_index), float32
     wanted : Wanted
     larger_is_closer : bool
+    filter : str or list, optional
+        Only rows that pass.
     """
 
-    method: ClassVar[str] = "search-lists"
+    filter: FilterForm | None
+
+    @property
+    def method(self) -> str:
+        """Servers of earlier releases would ignore a filter."""
+        return "search-lists" if self.filter is None else "query-lists"
 
     def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
         """Encode a ``ListRequest``."""
@@ -90,6 +107,7 @@ class ListRound(_NearestRound):
             timeout_s,
             candidates,
             CURRENT.get(),
+            self.filter,
         ).encode()
 
 
@@ -141,3 +159,99 @@ class RefineRound(_NearestRound):
             timeout_s,
             CURRENT.get(),
         ).encode()
+
+
+@dataclass(frozen=True)
+class CountRound:
+    """Count the rows of lists that pass a filter.
+
+    Answers have ``list_no << 32 | rows`` for each list.
+
+    Parameters
+    ----------
+    version : str
+    filter : str or list
+    """
+
+    method: ClassVar[str] = "count"
+
+    version: str
+    filter: FilterForm
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """Encode a ``CountRequest``."""
+        list_nos = pairs.list_nos.astype(np.uint32)
+        return CountRequest(self.version, list_nos, self.filter, timeout_s, CURRENT.get()).encode()
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """Raise ProtocolError unless there is a count for each list."""
+        if not np.array_equal(answer.ids >> 32, pairs.list_nos):
+            raise ProtocolError(f"counts of {len(answer.ids):,} lists found, others asked for")
+
+
+@dataclass(frozen=True)
+class FindRound:
+    """Find rows by id.
+
+    Parameters
+    ----------
+    version : str
+    row_ids : ndarray of shape (n,), int64
+        Ascending and distinct.
+    lists_of : callable
+        Returns the lists of places, (n,).
+    """
+
+    method: ClassVar[str] = "find"
+
+    version: str
+    row_ids: Int64
+    lists_of: Callable[[Int64], Int64]
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """Encode a ``FindRequest``."""
+        list_nos = pairs.list_nos.astype(np.uint32)
+        return FindRequest(self.version, self.row_ids, list_nos, timeout_s, CURRENT.get()).encode()
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """Raise ProtocolError unless there is a place, in one of the lists, or -1 for each id."""
+        if len(answer.ids) != len(self.row_ids):
+            raise ProtocolError(f"{len(answer.ids):,} places found, {len(self.row_ids):,} expected")
+        places = answer.ids[answer.ids >= 0]
+        if not np.isin(self.lists_of(places), pairs.list_nos).all():
+            raise ProtocolError("a row lies in a list that was not asked for")
+
+
+@dataclass(frozen=True)
+class TakeRound:
+    """Read rows at places; the pairs are ``PlacePairs``.
+
+    Parameters
+    ----------
+    version : str
+    columns : sequence of str
+    vectors : bool
+    schema : pyarrow.Schema
+        Of the tables to expect.
+    """
+
+    method: ClassVar[str] = "take"
+
+    version: str
+    columns: Sequence[str]
+    vectors: bool
+    schema: Any
+
+    def frame(self, pairs: Pairs, rows: Int64, counts: Int64, timeout_s: float) -> bytes:
+        """Encode a ``TakeRequest``."""
+        assert isinstance(pairs, PlacePairs)
+        wanted = pairs.places, list(self.columns), self.vectors
+        return TakeRequest(self.version, *wanted, timeout_s, CURRENT.get()).encode()
+
+    def check(self, answer: Answer, pairs: Pairs, nq: int) -> None:
+        """Raise ProtocolError unless there is a row for each place, of these columns."""
+        assert isinstance(pairs, PlacePairs)
+        if not np.array_equal(answer.ids, pairs.places):
+            raise ProtocolError("rows at other places than those asked for")
+        if answer.table is None or not answer.table.schema.equals(self.schema):
+            raise ProtocolError("rows with other columns than those asked for")

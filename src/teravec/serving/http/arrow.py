@@ -3,10 +3,6 @@
 Any language with an Arrow library is a client. The body is a stream of one column of vectors; the
 options are parameters of the URL. Bodies are checked before Arrow reads them: it would expand
 compressed buffers to whatever size they claim.
-
-References
-----------
-Apache Arrow, Columnar format, "Encapsulated message format"; FlatBuffers, "Binary format".
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ from pydantic import ValidationError
 
 from teravec.errors import InvalidArgument, LimitExceeded, TeravecError
 from teravec.serving.http.body import Asked, SearchBody
+from teravec.serving.wire.arrow_stream import check_stream
 from teravec.serving.wire.protocol import Answer
 
 __all__ = ["ARROW_TYPE", "arrow_pieces", "read_arrow"]
@@ -39,9 +36,6 @@ _OPTIONS = (
     "min_version",
 )
 _EXPECTED = "one column of lists of float16, float32 or float64 expected, all of one length"
-_SCHEMA, _BATCH = 1, 3  # kinds of messages
-_MOST_MESSAGES, _LONGEST_METADATA = 4096, 64 << 10
-_END = b"\xff\xff\xff\xff"  # before each message's length
 _RESULTS = 16 << 10  # of a record batch
 _COLUMNS = pa.schema(
     [
@@ -70,7 +64,7 @@ def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) ->
     """
     options = _read_options(parameters)
     try:
-        _check_messages(memoryview(body))
+        check_stream(memoryview(body))
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
             return Asked(options, _read_queries(stream, most_queries))
     except TeravecError:
@@ -200,56 +194,3 @@ def _matrix(vectors: Any) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
         numbers: npt.NDArray[np.float32] = np.array(values.to_numpy(), np.float32)
     return numbers.reshape(len(vectors), -1)
-
-
-def _check_messages(data: memoryview) -> None:
-    """Raise InvalidArgument unless all messages are a schema and uncompressed record batches."""
-    at = 0
-    for number in range(_MOST_MESSAGES):
-        if at == len(data):
-            return
-        if bytes(data[at : at + 4]) != _END:
-            raise InvalidArgument("the body is no Arrow IPC stream (a message has no marker)")
-        (size,) = struct.unpack_from("<i", data, at + 4)
-        if size == 0:
-            return
-        if not 0 < size <= _LONGEST_METADATA:
-            raise InvalidArgument(f"metadata of {size:,} bytes found in an Arrow message")
-        kind, body_bytes, is_compressed = _described(data[at + 8 : at + 8 + size])
-        if kind != (_BATCH if number else _SCHEMA):
-            raise InvalidArgument("an Arrow stream of one schema and record batches expected")
-        if is_compressed:
-            raise InvalidArgument("compressed Arrow buffers found; only plain ones are taken")
-        at += 8 + size + body_bytes
-        if body_bytes < 0 or at > len(data):
-            raise InvalidArgument("the Arrow stream is cut off")
-    raise InvalidArgument(f"more than {_MOST_MESSAGES:,} messages found in the Arrow stream")
-
-
-def _described(metadata: memoryview) -> tuple[int, int, bool]:
-    """Return a message's kind, the bytes of its body, and whether its buffers are compressed."""
-    (root,) = struct.unpack_from("<I", metadata, 0)
-    kind_at, header_at = _field(metadata, root, 1), _field(metadata, root, 2)
-    body_at = _field(metadata, root, 3)
-    if kind_at is None or header_at is None:
-        raise InvalidArgument("an Arrow message without a header found")
-    kind = metadata[kind_at]
-    (body_bytes,) = (0,) if body_at is None else struct.unpack_from("<q", metadata, body_at)
-    if kind != _BATCH:
-        return kind, body_bytes, False
-    (offset,) = struct.unpack_from("<I", metadata, header_at)
-    return kind, body_bytes, _field(metadata, header_at + offset, 3) is not None
-
-
-def _field(table: memoryview, start: int, number: int) -> int | None:
-    """Return the position of a FlatBuffers table's field; None if the table does not have it."""
-    (back,) = struct.unpack_from("<i", table, start)
-    names = start - back
-    if names < 0:
-        raise InvalidArgument("an Arrow message's metadata is damaged")
-    (size,) = struct.unpack_from("<H", table, names)
-    place = 4 + 2 * number
-    if place + 2 > size:
-        return None
-    (offset,) = struct.unpack_from("<H", table, names + place)
-    return start + offset if offset else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
+import pyarrow as pa
+
 from teravec.errors import InvalidArgument
+from teravec.index.manifest import Manifest
 from teravec.search.effort import Effort
 from teravec.search.options import SearchOptions
 from teravec.search.request import checked_k, checked_radius
@@ -23,6 +27,7 @@ def details(index: ServedIndex, asked: dict[str, Any]) -> dict[str, Any]:
     ----------
     index : ServedIndex
     asked : dict
+        ``columns`` (true): their schema, and the column of ids that are texts.
         ``source`` (true): what the index was built from, and how many vectors have one id.
         ``effort`` (fields of ``SearchOptions``): the effort that these options take;
         ``harder`` (true): with the hardness of queries.
@@ -38,6 +43,8 @@ def details(index: ServedIndex, asked: dict[str, Any]) -> dict[str, Any]:
         Options that the index cannot be searched with.
     """
     told: dict[str, Any] = {"details_of": index.version}
+    if asked.get("columns") is True:
+        told["columns"] = _describe_columns(index.manifest)
     if asked.get("source") is True:
         told |= {"source": index.manifest.source, "copies_of_an_id": index.copies_of_an_id}
     if (options := asked.get("effort")) is not None:
@@ -46,6 +53,12 @@ def details(index: ServedIndex, asked: dict[str, Any]) -> dict[str, Any]:
         effort = index.effort(_checked(SearchOptions(**options)))
         told["effort"] = _describe(effort, adaptive=asked.get("harder") is True)
     return told
+
+
+def _describe_columns(manifest: Manifest) -> dict[str, Any]:
+    schema = manifest.schema or pa.schema([])
+    written = base64.b64encode(schema.serialize().to_pybytes()).decode()
+    return {"schema": written, "text_ids": manifest.text_ids}
 
 
 def _describe(effort: Effort, *, adaptive: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,14 @@ import numpy.typing as npt
 from prometheus_client import Metric
 
 from teravec.errors import InvalidArgument, TeravecError, Unavailable
+from teravec.index.columns import IndexColumns
 from teravec.index.versions import VersionProbe
+from teravec.kernels.lists_in_memory import PLACE_BITS
+from teravec.search.rows import OpenRows
 from teravec.serving.server.damage import Damage
 from teravec.serving.server.gauges import gauge
+from teravec.serving.server.local_search import LocalSearch
+from teravec.serving.server.rows import BoundedRows, answer_get
 from teravec.serving.server.search_costs import SearchCosts
 from teravec.serving.server.served import (
     Ranges,
@@ -30,7 +36,16 @@ from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.versions import IDLE_S, Versions
 from teravec.serving.wire.deadline import Deadline
 from teravec.serving.wire.limits import Limits
-from teravec.serving.wire.protocol import Answer, ListRequest, RefineRequest, SearchRequest
+from teravec.serving.wire.protocol import (
+    Answer,
+    CountRequest,
+    FindRequest,
+    GetRequest,
+    ListRequest,
+    RefineRequest,
+    SearchRequest,
+    TakeRequest,
+)
 from teravec.storage.layout import IndexPaths, absolute_place
 from teravec.storage.places import Place
 
@@ -38,7 +53,6 @@ __all__ = ["LocalLists"]
 
 log = logging.getLogger(__name__)
 
-Chosen = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]
 _LOOK_AGAIN_S, _MOST_LOOKED_FOR = 5.0, 64
 
 
@@ -109,32 +123,19 @@ class LocalLists:
             self._damage.noted(),
             self.versions.using(request.version, keep_s=request.keep_s) as index,
         ):
-            request = index.within_ntotal(request)
-            queries, wanted, candidates = request.queries, request.wanted, request.candidates
-            effort = index.effort_of(request, self._limits)
-            index.check_k(wanted)
-            rows = index.rows_at_a_time(effort.nprobe, wanted, candidates)
-            all_lists = left_out = 0
-            with index.pieces(len(queries), wanted, deadline, self._limits) as pieces:
-                for start in range(0, len(queries), rows):
-                    some = index.nearest_lists(queries[start : start + rows], effort)
-                    if not index.owned.all():
-                        some, visited, others = _owned(index, some, request.allow_partial)
-                        all_lists, left_out = all_lists + visited, left_out + others
-                    index.add_piece(pieces, *some, wanted, deadline, candidates)
-                return pieces.answer(left_out / max(1, all_lists))
+            return LocalSearch(index, request, deadline, self._limits).answer()
 
     def search_lists(self, request: ListRequest, deadline: Deadline) -> Answer:
         """Search lists that a coordinator chose."""
         with self._damage.noted(), self.versions.using(request.version) as index:
-            list_nos, distances = request.table()
+            form = request.filter
+            passing = None if form is None else index.passing(form, deadline)
+            wanted = request.queries, *request.table()
             if request.candidates is not None:
-                return index.sketch_lists(
-                    request.queries, list_nos, distances, request.candidates, deadline, self._limits
-                )
-            return index.search_lists(
-                request.queries, list_nos, distances, request.wanted, deadline, self._limits
-            )
+                most = request.candidates
+                return index.sketch_lists(*wanted, most, deadline, self._limits, passing)
+            kind = request.wanted
+            return index.search_lists(*wanted, kind, deadline, self._limits, passing=passing)
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
         """Compare queries with vectors that a coordinator chose."""
@@ -147,6 +148,43 @@ class LocalLists:
                 deadline,
                 self._limits,
             )
+
+    def count(self, request: CountRequest, deadline: Deadline) -> Answer:
+        """Count the rows of owned lists that pass a filter."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            list_nos = request.list_nos.astype(np.int64)
+            index.check_owned(list_nos)
+            counts = index.passing(request.filter, deadline).list_counts[list_nos]
+            return Answer.of_numbers(index.version, list_nos << PLACE_BITS | counts)
+
+    def find(self, request: FindRequest, deadline: Deadline) -> Answer:
+        """Find rows by id among owned lists."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            list_nos = request.list_nos.astype(np.int64)
+            index.check_owned(list_nos)
+            places = OpenRows(index.steps, deadline.check).find(request.row_ids, list_nos)
+            return Answer.of_numbers(index.version, places)
+
+    def take(self, request: TakeRequest, deadline: Deadline) -> Answer:
+        """Read rows of owned lists."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            index.check_places(request.places)
+            names = IndexColumns(index.steps.opened).check(request.columns)
+            reader = BoundedRows(OpenRows(index.steps), self._limits, deadline.check)
+            table = reader.take(request.places, names, vectors=request.vectors)
+            return replace(Answer.of_numbers(index.version, request.places), table=table)
+
+    def get(self, request: GetRequest, deadline: Deadline) -> Answer:
+        """Return rows by id; only a server of all lists can do that alone."""
+        with self._damage.noted(), self.versions.using(request.version) as index:
+            if not index.owned.all() and not request.allow_partial:
+                raise Unavailable(
+                    f"this server has lists {ranges_text(index.ranges)} of {index.nlist:,} only; "
+                    "ask a coordinator, or allow a partial answer"
+                )
+            rows = OpenRows(index.steps, deadline.check)
+            answer = answer_get(index, BoundedRows(rows, self._limits, deadline.check), request)
+            return replace(answer, missing=float(1 - index.owned.mean()))
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
         """Vectors of each list, 0 where it is not owned, and the ranges that are."""
@@ -273,25 +311,6 @@ class LocalLists:
     def close(self) -> None:
         """Close the index."""
         self.versions.close()
-
-
-def _owned(index: ServedIndex, chosen: Chosen, allow_partial: bool) -> tuple[Chosen, int, int]:
-    """Leave out lists that are not owned; return the rest, and the counts of lists and of those.
-
-    Raises
-    ------
-    Unavailable
-        Some are not owned, and a partial answer is not allowed.
-    """
-    prepared, list_nos, distances = chosen
-    owned = (list_nos >= 0) & index.owned[list_nos]
-    visited, left_out = int((list_nos >= 0).sum()), int((list_nos >= 0).sum() - owned.sum())
-    if left_out and not allow_partial:
-        raise Unavailable(
-            f"this server has lists {ranges_text(index.ranges)} of {index.nlist:,} only; ask a "
-            "coordinator, or allow a partial answer"
-        )
-    return (prepared, np.where(owned, list_nos, -1), distances), visited, left_out
 
 
 def _named(index: ServedIndex) -> tuple[str, int]:

@@ -20,15 +20,21 @@ from teravec.memory import default_memory
 from teravec.search.bounded import steps_of_lists
 from teravec.search.candidates import best_k
 from teravec.search.effort import Effort
+from teravec.search.filtered import FilteredEffort
+from teravec.search.filtering import find_passing_rows
 from teravec.search.index import Index, open_index
 from teravec.search.options import SearchOptions
+from teravec.search.passing import PassingRows, bind_filter
+from teravec.search.request import check_places
 from teravec.search.stages import nearest_in_two_stages
+from teravec.search.steps import SearchSteps
 from teravec.serving.server.budget import release_memory
 from teravec.serving.server.merging import Part, merged
 from teravec.serving.server.pieces import LARGE_RESULTS, AnswerPieces, row_pieces
 from teravec.serving.server.step_sizes import USUAL_STEPS, StepSizes
 from teravec.serving.server.two_stages import of_candidates, put_together
 from teravec.serving.wire.deadline import Deadline
+from teravec.serving.wire.filter_form import FilterForm, read_form
 from teravec.serving.wire.harder import read_harder
 from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
@@ -236,6 +242,11 @@ class ServedIndex:
         return self._index.steps.lists_of(places)
 
     @property
+    def steps(self) -> SearchSteps:
+        """The steps of its searches."""
+        return self._index.steps
+
+    @property
     def copies_of_an_id(self) -> int:
         """Most vectors that have the same id."""
         return self._index.copies_of_an_id
@@ -270,11 +281,8 @@ class ServedIndex:
         LimitExceeded
             The recall asked for visits more lists than a request may.
         """
+        self._check_dimensions(request)
         queries, wanted = request.queries, request.wanted
-        if queries.shape[1] != self.d:
-            raise InvalidArgument(
-                f"queries of shape {queries.shape} found, (nq, {self.d}) expected"
-            )
         effort = self.effort(
             SearchOptions(
                 wanted.k, wanted.radius, request.nprobe, request.recall, request.candidates
@@ -288,6 +296,29 @@ class ServedIndex:
         limits.check_nprobe(len(queries), effort.typical)
         return effort
 
+    def _check_dimensions(self, request: SearchRequest) -> None:
+        shape = request.queries.shape
+        if shape[1] != self.d:
+            raise InvalidArgument(f"queries of shape {shape} found, (nq, {self.d}) expected")
+
+    def filtered_effort_of(self, request: SearchRequest) -> FilteredEffort:
+        """Return the effort that a request of the k nearest under a filter asks for.
+
+        Raises as ``effort_of``.
+        """
+        self._check_dimensions(request)
+        assert request.wanted.k is not None
+        asked = request.nprobe, request.recall, request.wanted.k, request.candidates
+        return self.steps.efforts.filtered(*asked)
+
+    def passing(self, form: FilterForm, deadline: Deadline) -> PassingRows:
+        """Find which rows of the owned lists pass a filter; the deadline may end the work."""
+        return find_passing_rows(self.steps, read_form(form), deadline.check)
+
+    def check_filter(self, form: FilterForm) -> None:
+        """Raise InvalidFilter if a filter does not fit the columns."""
+        bind_filter(self.steps.opened, read_form(form))
+
     def nearest_lists(self, queries: Float32, effort: Effort) -> tuple[Float32, Int64, Float32]:
         """Prepared queries, and the lists that each should visit: see ``Index.nearest_lists``."""
         return self._index.steps.nearest_lists(queries, effort)
@@ -298,7 +329,11 @@ class ServedIndex:
             candidates = self.candidates_kept(wanted.k, candidates)
         else:
             candidates = None
-        rows = self._index.batch_rows(nprobe, wanted.k or 0, candidates)
+        return self.share_of_rows(self._index.batch_rows(nprobe, wanted.k or 0, candidates))
+
+    @staticmethod
+    def share_of_rows(rows: int) -> int:
+        """Queries of one batch, of those that memory holds of all batches that run at a time."""
         return max(1, rows // _BATCHES_AT_A_TIME)
 
     def effort(self, options: SearchOptions) -> Effort:
@@ -320,6 +355,7 @@ class ServedIndex:
         deadline: Deadline,
         limits: Limits,
         candidates: int | None = None,
+        passing: PassingRows | None = None,
     ) -> Answer:
         """Search lists chosen for each query, -1 for none; all must be owned.
 
@@ -332,7 +368,7 @@ class ServedIndex:
             for start in range(0, len(prepared), rows):
                 piece = slice(start, start + rows)
                 chosen = prepared[piece], list_nos[piece], distances[piece]
-                self.add_piece(pieces, *chosen, wanted, deadline, candidates)
+                self.add_piece(pieces, *chosen, wanted, deadline, candidates, passing)
             return pieces.answer()
 
     def pieces(self, nq: int, wanted: Wanted, deadline: Deadline, limits: Limits) -> AnswerPieces:
@@ -349,27 +385,37 @@ class ServedIndex:
         wanted: Wanted,
         deadline: Deadline,
         candidates: int | None = None,
+        passing: PassingRows | None = None,
     ) -> None:
-        """Search for some queries, and append their results."""
+        """Search for some queries, and append their results; only rows that pass, if given."""
+        chosen = prepared, list_nos, distances
         if wanted.radius is not None:
-            self._add_within(pieces, prepared, list_nos, distances, wanted.radius, deadline)
+            self._add_within(pieces, *chosen, wanted.radius, deadline, passing)
             return
         assert wanted.k is not None
         if self.two_stages:
-            stages = _OwnedStages(self, prepared, list_nos, distances, deadline)
+            stages = _OwnedStages(self, *chosen, deadline, passing)
             kept = self.candidates_kept(wanted.k, candidates)
             best = nearest_in_two_stages(stages, wanted.k, kept)
             pieces.add(Answer.of_top_k(self.version, *best))
             return
         parts: list[Part] = []
         for rows, step in self._row_steps(prepared, list_nos, distances, deadline):
-            parts.append(Part(rows, self._search(*step, wanted.k)))
+            parts.append(Part(rows, self._search(*step, wanted.k, passing)))
             if len(parts) > 1:  # never many results of one query at a time
                 parts = [Part(np.arange(len(prepared)), self._merged(parts, prepared, wanted))]
         pieces.add(self._merged(parts, prepared, wanted))
 
-    def _search(self, prepared: Float32, list_nos: Int64, distances: Float32, k: int) -> Answer:
-        found = self._index.steps.search_lists(prepared, list_nos, distances, k)
+    def _search(
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        k: int,
+        passing: PassingRows | None,
+    ) -> Answer:
+        chosen = prepared, list_nos, distances
+        found = self._index.steps.search_lists(*chosen, k, passing=passing)
         return Answer.of_top_k(self.version, *found)
 
     def _merged(self, parts: list[Part], prepared: Float32, wanted: Wanted) -> Answer:
@@ -383,16 +429,17 @@ class ServedIndex:
         distances: Float32,
         radius: float,
         deadline: Deadline,
+        passing: PassingRows | None,
     ) -> None:
         """Search within a radius, so few codes at a time that memory would hold all of them."""
 
         def found(rows: slice | Int64, list_nos: Int64) -> Answer:
             deadline.check()
             wanted = prepared[rows], list_nos, np.ascontiguousarray(distances[rows])
-            lims, values, ids = self._index.steps.range_search_lists(*wanted, radius)
+            lims, values, ids = self._index.steps.range_search_lists(*wanted, radius, passing)
             return Answer(self.version, np.diff(lims).astype(np.uint32), values, ids)
 
-        self._check_owned(list_nos[list_nos >= 0])
+        self.check_owned(list_nos[list_nos >= 0])
         codes = np.where(list_nos >= 0, self.sizes[list_nos], 0).sum(axis=1)
         for rows in row_pieces(codes, LARGE_RESULTS):
             if int(codes[rows].sum()) <= LARGE_RESULTS:
@@ -409,6 +456,7 @@ class ServedIndex:
         candidates: int,
         deadline: Deadline,
         limits: Limits,
+        passing: PassingRows | None = None,
     ) -> Answer:
         """As ``search_lists``, the first of two stages alone: candidates, by their estimates."""
         kept = min(candidates, self.manifest.ntotal)
@@ -417,7 +465,7 @@ class ServedIndex:
             for start in range(0, len(prepared), rows):
                 piece = slice(start, start + rows)
                 chosen = prepared[piece], list_nos[piece], distances[piece]
-                found = self.sketched(*chosen, kept, deadline)
+                found = self.sketched(*chosen, kept, deadline, passing)
                 pieces.add(of_candidates(self.version, found))
             return pieces.answer()
 
@@ -433,7 +481,7 @@ class ServedIndex:
         """The second of two stages alone: the k best of ``counts`` vectors of each query."""
         self.check_k(wanted)
         assert wanted.k is not None
-        self._check_owned(self.lists_of(places))
+        self.check_owned(self.lists_of(places))
         weights = counts.astype(np.int64) + wanted.k
         ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         with self.pieces(len(prepared), wanted, deadline, limits) as pieces:
@@ -446,12 +494,18 @@ class ServedIndex:
             return pieces.answer()
 
     def sketched(
-        self, prepared: Float32, list_nos: Int64, distances: Float32, kept: int, deadline: Deadline
+        self,
+        prepared: Float32,
+        list_nos: Int64,
+        distances: Float32,
+        kept: int,
+        deadline: Deadline,
+        passing: PassingRows | None,
     ) -> Candidates:
         """Candidates of all lists wanted, which must be owned."""
         parts: list[Part] = []
         for rows, step in self._row_steps(prepared, list_nos, distances, deadline):
-            found = self._index.steps.sketch_lists(*step, kept)
+            found = self._index.steps.sketch_lists(*step, kept, passing)
             if step[1] is list_nos:  # all in one step
                 return found
             parts.append(Part(rows, of_candidates(self.version, found)))
@@ -486,7 +540,7 @@ class ServedIndex:
     def _steps(self, list_nos: Int64) -> Iterator[Int64]:
         """Lists of each step, of shape (nq, width)."""
         wanted = list_nos[list_nos >= 0]
-        self._check_owned(wanted)
+        self.check_owned(wanted)
         scanned = self.sizes[wanted] * self.row_bytes
         if int(scanned.sum()) <= self._step_bytes:
             yield list_nos
@@ -498,7 +552,13 @@ class ServedIndex:
         for low, high in pairwise(cuts.tolist()):
             yield np.where((list_nos >= low) & (list_nos < high), list_nos, -1)
 
-    def _check_owned(self, wanted: Int64) -> None:
+    def check_places(self, places: Int64) -> None:
+        """Raise OtherIndex, or InvalidArgument, unless there are rows at places of owned lists."""
+        self.check_owned(self.lists_of(places))
+        check_places(places, self.steps.opened)
+
+    def check_owned(self, wanted: Int64) -> None:
+        """Raise OtherIndex unless all lists (n,) are owned."""
         strange = wanted[wanted >= self.nlist]
         if not len(strange):
             strange = wanted[~self.owned[wanted]]
@@ -546,6 +606,7 @@ class _OwnedStages:
     list_nos: Int64
     distances: Float32
     deadline: Deadline
+    passing: PassingRows | None
 
     @property
     def ntotal(self) -> int:
@@ -556,9 +617,8 @@ class _OwnedStages:
         return self.index.metric
 
     def scan(self, capacity: int) -> Iterator[Candidates]:
-        yield self.index.sketched(
-            self.prepared, self.list_nos, self.distances, capacity, self.deadline
-        )
+        chosen = self.prepared, self.list_nos, self.distances
+        yield self.index.sketched(*chosen, capacity, self.deadline, self.passing)
 
     def refine(self, owners: Int64, places: Int64) -> tuple[Int64, Float32, Int64]:
         return owners, *self.index.refined(self.prepared, owners, places, self.deadline)

@@ -34,12 +34,18 @@ from teravec.serving.wire.limits import Limits
 from teravec.serving.wire.protocol import (
     METHODS,
     Answer,
+    CountRequest,
+    FindRequest,
+    GetRequest,
     ListRequest,
     RefineRequest,
+    Request,
     SearchRequest,
+    TakeRequest,
     encode_error,
     error_code,
 )
+from teravec.serving.wire.requests import QueryRequest
 from teravec.serving.wire.tracing import find_tracing
 
 __all__ = ["Backend", "SearchService"]
@@ -47,8 +53,7 @@ __all__ = ["Backend", "SearchService"]
 log = logging.getLogger(__name__)
 
 PROTOCOL_VERSION = 1
-_METHOD_OF: dict[type, str] = {kind: method for method, kind in METHODS.items()}
-_Request = SearchRequest | ListRequest | RefineRequest
+_METHOD_OF: dict[type, str] = {kind: method for method, kind in reversed(METHODS.items())}
 SMALL_BYTES = 16 << 10  # a request and its answer up to this are never refused for their bytes
 _MOST_WAITING = 64  # requests that wait for a later version; each holds a thread
 _SAY_S = 0.25  # of a request's time, to say that the version did not come
@@ -68,6 +73,18 @@ class Backend(Protocol):
 
     def refine(self, request: RefineRequest, deadline: Deadline) -> Answer:
         """Compare each query with the finer codes of its given vectors."""
+
+    def count(self, request: CountRequest, deadline: Deadline) -> Answer:
+        """Count the rows of lists that pass a filter."""
+
+    def find(self, request: FindRequest, deadline: Deadline) -> Answer:
+        """Find rows by id among lists."""
+
+    def take(self, request: TakeRequest, deadline: Deadline) -> Answer:
+        """Read columns of rows at places."""
+
+    def get(self, request: GetRequest, deadline: Deadline) -> Answer:
+        """Return rows by id."""
 
     def list_sizes(self, index: ServedIndex) -> tuple[npt.NDArray[np.int64], Ranges]:
         """Return the vectors of each list, and the ranges of lists searched here."""
@@ -172,12 +189,15 @@ class SearchService:
             access = Access("flight", method, context.request_id, code, seconds, batch=batch)
             access.trace_id = context.trace_id
             if request is not None:
-                access.queries, access.k = len(request.queries), request.wanted.k
+                access.queries, access.k = request.rows, request.k
             log_access(access, origin)
         return frame
 
     def search(
-        self, request: SearchRequest, origin: Origin = HERE, access: Access | None = None
+        self,
+        request: SearchRequest | GetRequest,
+        origin: Origin = HERE,
+        access: Access | None = None,
     ) -> Answer:
         """Answer a request that did not arrive as a frame; ``access`` learns about it.
 
@@ -185,20 +205,21 @@ class SearchService:
         ------
         TeravecError
         """
-        started, size = time.perf_counter(), request.queries.nbytes
+        started, size = time.perf_counter(), request.array_bytes
         code, sent = "internal", 0
-        access = access or Access("here", "search")
-        access.queries, access.k = len(request.queries), request.wanted.k
+        method = _METHOD_OF[type(request)]
+        access = access or Access("here", method)
+        access.queries, access.k = request.rows, request.k
         try:
             context = request.context or origin.context or RequestContext.new()
             answer, access.batch = self._answer(request, size, origin, context)
-            code, sent = "ok", answer.distances.nbytes + answer.ids.nbytes
+            code, sent = "ok", answer.nbytes
             return answer
         except Exception as error:
             code = error_code(error)
             raise
         finally:
-            self._count("search", code, time.perf_counter() - started, request, size, sent)
+            self._count(method, code, time.perf_counter() - started, request, size, sent)
 
     @property
     def traces(self) -> bool:
@@ -209,7 +230,7 @@ class SearchService:
         self, request: SearchRequest, requests: int, origin: Origin, context: RequestContext
     ) -> Answer:
         """Answer small requests of one caller that were joined into one; raises as ``search``."""
-        return self._answer(request, request.queries.nbytes, origin, context, requests)[0]
+        return self._answer(request, request.array_bytes, origin, context, requests)[0]
 
     def count_together(
         self,
@@ -233,18 +254,18 @@ class SearchService:
         method: str,
         code: str,
         seconds: float,
-        request: _Request | None,
+        request: Request | None,
         received: int,
         sent: int,
     ) -> None:
-        queries = 0 if request is None else len(request.queries)
+        queries = request.rows if isinstance(request, QueryRequest) else 0
         self.metrics.request(method, code, seconds, queries, received + sent)
         self.metrics.moved("received", received)
         self.metrics.moved("sent", sent)
 
     def _answer(
         self,
-        request: _Request,
+        request: Request,
         size: int,
         origin: Origin,
         context: RequestContext,
@@ -263,11 +284,11 @@ class SearchService:
             code = error_code(error)
             raise
         finally:
-            self._tracing.end(span, code, queries=len(request.queries), k=request.wanted.k)
+            self._tracing.end(span, code, queries=request.rows, k=request.k)
 
     def _queued(
         self,
-        request: _Request,
+        request: Request,
         size: int,
         origin: Origin,
         context: RequestContext,
@@ -278,21 +299,12 @@ class SearchService:
         if self._draining:
             raise Busy("the server is shutting down")
         deadline = Deadline.after(request.timeout_s)
-        if isinstance(request, SearchRequest) and request.min_version is not None:
+        if isinstance(request, SearchRequest | GetRequest) and request.min_version is not None:
             self._wait_for(request.min_version, deadline)
-        head: tuple[Any, ...] = (type(request), request.wanted, request.queries.shape[1])
-        if isinstance(request, SearchRequest):
-            head += (request.nprobe, request.prune, request.recall)
-            head += (request.allow_partial, request.candidates, request.version)
-            head += tuple((request.harder or {}).items())
-        elif isinstance(request, ListRequest):
-            head += (request.version, request.candidates)
-        else:
-            head += (request.version,)
         job = Job(
-            head,
+            request.key or object(),  # which equals nothing else
             request,
-            len(request.queries),
+            request.rows,
             size,
             deadline,
             origin.share,
@@ -328,18 +340,35 @@ class SearchService:
         return answer.split([job.rows for job in jobs])
 
     def _search(
-        self, request: _Request, deadline: Deadline, context: RequestContext | None
+        self, request: Request, deadline: Deadline, context: RequestContext | None
     ) -> Answer:
         token = CURRENT.set(context)
         try:
-            if isinstance(request, SearchRequest):
-                answer = self.backend.search(request, deadline)
-                return replace(answer, number=self.backend.versions.number_of(answer.version))
-            if isinstance(request, ListRequest):
-                return self.backend.search_lists(request, deadline)
-            return self.backend.refine(request, deadline)
+            answer = self._dispatch(request, deadline)
+            if not isinstance(request, SearchRequest | GetRequest):
+                return answer
+            return replace(answer, number=self.backend.versions.number_of(answer.version))
         finally:
             CURRENT.reset(token)
+
+    def _dispatch(self, request: Request, deadline: Deadline) -> Answer:
+        backend = self.backend
+        match request:
+            case SearchRequest():
+                return backend.search(request, deadline)
+            case ListRequest():
+                return backend.search_lists(request, deadline)
+            case RefineRequest():
+                return backend.refine(request, deadline)
+            case CountRequest():
+                return backend.count(request, deadline)
+            case FindRequest():
+                return backend.find(request, deadline)
+            case TakeRequest():
+                return backend.take(request, deadline)
+            case GetRequest():
+                return backend.get(request, deadline)
+        raise AssertionError(type(request))
 
     def _wait_for(self, number: int, deadline: Deadline) -> None:
         """Wait until the current version is at least this one, and leave time to say that it isn't.
@@ -506,7 +535,7 @@ class SearchService:
         self.backend.close()
 
 
-def _joined(requests: Sequence[Any]) -> _Request:
+def _joined(requests: Sequence[Any]) -> Request:
     """Join requests with equal options into one."""
     first = requests[0]
     if len(requests) == 1:

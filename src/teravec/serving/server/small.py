@@ -110,6 +110,7 @@ class SmallSearches:
         few = len(frame) + request.answer_bytes <= SMALL_BYTES
         kind = None
         usual = request.context is None and request.min_version is None
+        usual = usual and request.columns is None
         if request.wanted.k is not None and usual and rows and few:
             kind = _Kind(request, rows, size, size + -size % 8)
         if len(self._kinds) >= _MOST_HEADERS:

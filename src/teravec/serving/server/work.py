@@ -7,13 +7,24 @@ from dataclasses import dataclass, field
 from teravec.errors import InvalidArgument
 from teravec.search.options import SearchOptions
 from teravec.serving.server.served import ServedIndex
-from teravec.serving.wire.protocol import ListRequest, RefineRequest, SearchRequest
+from teravec.serving.wire.protocol import (
+    CountRequest,
+    FindRequest,
+    GetRequest,
+    ListRequest,
+    RefineRequest,
+    Request,
+    SearchRequest,
+)
+from teravec.storage.listfile import ID_BYTES
 
 __all__ = ["WorkEstimate"]
 
 _RESULT_WORK = 1 << 10  # to order and send a result takes as long as to scan so many bytes
 _UNKNOWN_LISTS = 64  # of a request whose search will say what is wrong with it
 _MOST_KNOWN = 1024
+_ROW_WORK = 64 << 10  # a chunk of a column
+_FILTERED_TIMES = 4  # lists of a search under a filter, over those of one without
 _Effort = tuple[int | None, float | None, float | None]
 
 
@@ -34,12 +45,12 @@ class WorkEstimate:
     def __init__(self) -> None:
         self._known = _Known("", 0, 0, 0)
 
-    def of(self, request: SearchRequest | ListRequest | RefineRequest, index: ServedIndex) -> int:
+    def of(self, request: Request, index: ServedIndex) -> int:
         """Return a request's bytes.
 
         Parameters
         ----------
-        request : SearchRequest, ListRequest or RefineRequest
+        request : Request
         index : ServedIndex
             The current version; another one is about as large.
         """
@@ -50,10 +61,20 @@ class WorkEstimate:
         results = _RESULT_WORK * request.results
         if isinstance(request, SearchRequest):
             nprobe = request.nprobe or _usual_nprobe(request, index, known.nprobes)
+            if request.filter is not None:
+                nprobe *= _FILTERED_TIMES
             return results + len(request.queries) * min(nprobe, known.nlist) * known.list_bytes
         if isinstance(request, ListRequest):
             return results + len(request.list_nos) * known.list_bytes
-        return results + len(request.places) * known.row_bytes
+        if isinstance(request, RefineRequest):
+            return results + len(request.places) * known.row_bytes
+        mean_rows = known.list_bytes // max(1, known.row_bytes)
+        if isinstance(request, CountRequest | FindRequest):
+            return results + len(request.list_nos) * mean_rows * ID_BYTES
+        rows = request.rows * _ROW_WORK
+        if isinstance(request, GetRequest):
+            return rows + known.nlist * mean_rows * ID_BYTES
+        return rows
 
 
 def _usual_nprobe(request: SearchRequest, index: ServedIndex, nprobes: dict[_Effort, int]) -> int:

@@ -6,9 +6,9 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from teravec.errors import (
     OtherIndex,
     ProtocolError,
 )
+from teravec.filters.each import group_filters
+from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration, check_recall
 from teravec.search.effort import Effort, effort_of_nprobe
 from teravec.search.fixed import Fixed
@@ -37,12 +39,20 @@ from teravec.search.request import (
 from teravec.search.stats import SearchStats
 from teravec.serving.wire.context import CURRENT
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.details import Details, read_details, read_effort
+from teravec.serving.wire.details import (
+    Details,
+    ServedColumns,
+    read_columns,
+    read_details,
+    read_effort,
+)
+from teravec.serving.wire.filter_form import form_of
 from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.frames import encode
 from teravec.serving.wire.harder import write_harder
 from teravec.serving.wire.peers import Peers, Question
-from teravec.serving.wire.protocol import LARGEST_VERSION, Answer, SearchRequest, Wanted
+from teravec.serving.wire.protocol import LARGEST_VERSION, Answer, GetRequest, SearchRequest, Wanted
+from teravec.serving.wire.remote_tables import RemoteTables
 from teravec.serving.wire.security import ClientSecurity
 from teravec.serving.wire.tracing import outgoing
 from teravec.storage.layout import absolute
@@ -63,7 +73,7 @@ _LEAST_TIMEOUT_S = 0.001
 _REFRESH_PAUSE_S = 0.05
 
 
-class RemoteIndex(Fixed):
+class RemoteIndex(Fixed, RemoteTables):
     """An index behind a server or coordinator, for any number of threads.
 
     Made by ``teravec.connect``. Use it as a context manager, or call ``close``; if it is dropped
@@ -140,6 +150,7 @@ class RemoteIndex(Fixed):
             time.sleep(_REFRESH_PAUSE_S)
         self._read(info)
         self.__dict__.pop("_details", None)
+        self.__dict__.pop("_served_columns", None)
 
     def _read(self, info: dict[str, Any]) -> None:
         """Take what the server says of the index."""
@@ -200,6 +211,10 @@ class RemoteIndex(Fixed):
     def _details(self) -> Details:
         return read_details(self._tell("info", {"source": True}), self._version)
 
+    @cached_property
+    def _served_columns(self) -> ServedColumns:
+        return read_columns(self._tell("info", {"columns": True}), self._version)
+
     def holds(self, path: Path) -> bool:
         """Return whether this path lies inside the index: never, as it is elsewhere."""
         return False
@@ -242,6 +257,7 @@ class RemoteIndex(Fixed):
         *,
         recall: float | None = None,
         candidates: int | None = None,
+        filter: FilterArgument | None = None,
         min_version: int | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Float32, Int64]:
@@ -253,7 +269,7 @@ class RemoteIndex(Fixed):
         k, nprobe : int
         recall : float, optional
             Instead of nprobe.
-        candidates : int, optional
+        candidates, filter : optional
             As for ``Index.search``.
         min_version : int, optional
             Number of the oldest version of the index that may answer, such as ``teravec.add``
@@ -263,8 +279,8 @@ class RemoteIndex(Fixed):
 
         Raises
         ------
-        InvalidArgument, LimitExceeded
-            Queries do not fit the index, or the server's bounds.
+        InvalidArgument, InvalidFilter, LimitExceeded
+            Queries or filter do not fit the index, or the server's bounds.
         Busy, Unavailable, DeadlineExceeded
             Every try until the deadline failed.
         OldVersion
@@ -277,6 +293,7 @@ class RemoteIndex(Fixed):
             nprobe,
             recall=recall,
             candidates=candidates,
+            filter=filter,
             min_version=min_version,
             timeout_s=timeout_s,
             allow_partial=False,
@@ -290,6 +307,7 @@ class RemoteIndex(Fixed):
         *,
         recall: float | None = None,
         candidates: int | None = None,
+        filter: FilterArgument | None = None,
         min_version: int | None = None,
         timeout_s: float | None = None,
         allow_partial: bool = True,
@@ -305,7 +323,17 @@ class RemoteIndex(Fixed):
         """
         k, queries = checked_k(k), as_queries(queries)
         answers = self._ask(
-            queries, Wanted(k=k), nprobe, recall, timeout_s, allow_partial, min_version, candidates
+            queries,
+            Wanted(k=k),
+            nprobe,
+            recall,
+            candidates,
+            filter,
+            None,
+            False,
+            min_version,
+            timeout_s,
+            allow_partial,
         )
         distances, ids = self._tables(answers, k)
         if queries.ndim == 1 and len(queries):
@@ -319,6 +347,7 @@ class RemoteIndex(Fixed):
         nprobe: int | None = None,
         *,
         recall: float | None = None,
+        filter: FilterArgument | None = None,
         min_version: int | None = None,
         timeout_s: float | None = None,
     ) -> tuple[Int64, Float32, Int64]:
@@ -328,6 +357,7 @@ class RemoteIndex(Fixed):
             radius,
             nprobe,
             recall=recall,
+            filter=filter,
             min_version=min_version,
             timeout_s=timeout_s,
             allow_partial=False,
@@ -340,6 +370,7 @@ class RemoteIndex(Fixed):
         nprobe: int | None = None,
         *,
         recall: float | None = None,
+        filter: FilterArgument | None = None,
         min_version: int | None = None,
         timeout_s: float | None = None,
         allow_partial: bool = True,
@@ -348,8 +379,19 @@ class RemoteIndex(Fixed):
 
         The last value returned is the share of the bytes to scan that was skipped.
         """
-        wanted = Wanted(radius=checked_radius(radius))
-        answers = self._ask(queries, wanted, nprobe, recall, timeout_s, allow_partial, min_version)
+        answers = self._ask(
+            queries,
+            Wanted(radius=checked_radius(radius)),
+            nprobe,
+            recall,
+            None,
+            filter,
+            None,
+            False,
+            min_version,
+            timeout_s,
+            allow_partial,
+        )
         return (*_joined(answers), _missing(answers))
 
     def batch_rows(self, nprobe: int, k: int, candidates: int | None = None) -> int:
@@ -365,17 +407,38 @@ class RemoteIndex(Fixed):
             The server has gone over to another version since this client connected.
         """
         k, queries = checked_k(k), checked_queries(queries, self.d)
-        answers = list(self._answers_at(queries, Wanted(k=k), effort))
-        return self._tables(answers, k)
+        template = self._template_at(Wanted(k=k), effort, None)
+        return self._tables(list(self._answers_at(queries, template, effort.typical)), k)
+
+    def search_under(
+        self,
+        queries: Float32,
+        k: int,
+        nprobe: int | None,
+        recall: float | None,
+        candidates: int | None,
+        filter: FilterArgument,
+    ) -> tuple[Float32, Int64]:
+        """Search as ``search`` does under a filter, otherwise as ``search_at``."""
+        k, queries = checked_k(k), checked_queries(queries, self.d)
+        template = self._template(Wanted(k=k), nprobe, recall, candidates, None, False, None, False)
+        template = replace(template, filter=form_of(filter), version=self._version)
+        return self._tables(list(self._answers_at(queries, template, nprobe or _USUAL_NPROBE)), k)
 
     def range_search_at(
-        self, queries: Float32, radius: float, effort: Effort, most: int
+        self,
+        queries: Float32,
+        radius: float,
+        effort: Effort,
+        most: int,
+        filter: FilterArgument | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """Search the first queries as ``range_search`` does: see ``Index.range_search_at``."""
         queries, wanted = checked_queries(queries, self.d), Wanted(radius=checked_radius(radius))
         answers: list[Answer] = []
         left = most
-        for answer in self._answers_at(queries, wanted, effort, most // 4):
+        template = self._template_at(wanted, effort, filter)
+        for answer in self._answers_at(queries, template, effort.typical, most // 4):
             fit = int(np.searchsorted(answer.lims, left, side="right")) - 1
             if fit < len(answer.counts):
                 answers.append(answer.split([fit])[0])
@@ -384,30 +447,36 @@ class RemoteIndex(Fixed):
             left -= len(answer.ids)
         return _joined(answers)
 
-    def _answers_at(
-        self, queries: Float32, wanted: Wanted, effort: Effort, few: int | None = None
-    ) -> Iterator[Answer]:
-        """Yield answers to runs of the queries, in order, each of about ``few`` results.
-
-        A run that exceeds the server's limits, or its time, is split.
-        """
-        make = partial(
-            SearchRequest,
-            wanted=wanted,
+    def _template_at(
+        self, wanted: Wanted, effort: Effort, filter: FilterArgument | None
+    ) -> SearchRequest:
+        return SearchRequest(
+            np.empty((0, self.d), np.float32),
+            wanted,
             nprobe=effort.nprobe,
             prune=effort.prune or None,
             harder=write_harder(effort),
             candidates=effort.candidates,
             version=self._version,
+            filter=None if filter is None else form_of(filter),
         )
-        most = self._most_rows(wanted, effort.typical, effort.candidates)
+
+    def _answers_at(
+        self, queries: Float32, template: SearchRequest, nprobe: int, few: int | None = None
+    ) -> Iterator[Answer]:
+        """Yield answers to runs of the queries, in order, each of about ``few`` results.
+
+        A run that exceeds the server's limits, or its time, is split.
+        """
+        most = self._most_rows(template.wanted, nprobe, template.candidates)
         rows = most if few is None else min(most, _FIRST_ROWS)
         start = 0
         while start < max(1, len(queries)):
             part = queries[start : start + rows]
             deadline = Deadline.after(min(max(_BATCH_S, self._timeout_s), self._longest_s))
+            request = replace(template, queries=part, timeout_s=deadline.left_s)
             try:
-                answer = self._ask_run(make(part, timeout_s=deadline.left_s), deadline)
+                answer = self._ask_run(request, deadline)
             except (LimitExceeded, DeadlineExceeded):
                 if len(part) <= 1:
                     raise
@@ -437,63 +506,142 @@ class RemoteIndex(Fixed):
         wanted: Wanted,
         nprobe: int | None,
         recall: float | None,
+        candidates: int | None,
+        filter: FilterArgument | None,
+        columns: list[str] | None,
+        vectors: bool,
+        min_version: int | None,
         timeout_s: float | None,
         allow_partial: bool,
-        min_version: int | None,
-        candidates: int | None = None,
     ) -> list[Answer]:
         """Return answers to runs of the queries, each small enough for the server."""
         queries = checked_queries(queries, self.d)
+        template = self._template(
+            wanted, nprobe, recall, candidates, columns, vectors, min_version, allow_partial
+        )
+        groups = group_filters(filter, len(queries))
+        deadline = self._deadline(timeout_s)
+        if groups is None:
+            if filter is not None:
+                template = replace(template, filter=form_of(filter))
+            return self._ask_runs(queries, [(template, np.arange(len(queries)))], deadline)
+        parts = [
+            (replace(template, filter=None if g.filter is None else form_of(g.filter)), g.rows)
+            for g in groups
+        ]
+        answers = self._ask_runs(queries, parts or [(template, np.arange(0))], deadline)
+        return [
+            Answer.reordered(
+                answers, np.concatenate([np.empty(0, np.int64), *(g.rows for g in groups)])
+            )
+        ]
+
+    def _template(
+        self,
+        wanted: Wanted,
+        nprobe: int | None,
+        recall: float | None,
+        candidates: int | None,
+        columns: list[str] | None,
+        vectors: bool,
+        min_version: int | None,
+        allow_partial: bool,
+    ) -> SearchRequest:
+        """Check options, and make a request without queries of them."""
         if nprobe is not None and recall is not None:
             raise InvalidArgument(f"nprobe {nprobe} and recall {recall} given; one expected")
-        nprobe = None if nprobe is None else checked_nprobe(nprobe)
-        recall = None if recall is None else check_recall(recall)
-        candidates = None if candidates is None else whole_number(candidates, "candidates", 1)
         if min_version is not None:
             min_version = whole_number(min_version, "min_version", 0, LARGEST_VERSION)
-        timeout_s = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        allow_partial = flag(allow_partial, "allow_partial")
-        deadline = Deadline.after(timeout_s)
-        most = self._most_rows(wanted, nprobe, candidates)
-        request = SearchRequest(
-            queries[:most],
+        return SearchRequest(
+            np.empty((0, self.d), np.float32),
             wanted,
-            nprobe,
-            recall,
+            None if nprobe is None else checked_nprobe(nprobe),
+            None if recall is None else check_recall(recall),
             self._timeout_s,
-            allow_partial,
-            candidates,
+            flag(allow_partial, "allow_partial"),
+            None if candidates is None else whole_number(candidates, "candidates", 1),
             min_version=min_version,
+            columns=columns,
+            vectors=vectors or None,
         )
+
+    def _deadline(self, timeout_s: float | None) -> Deadline:
+        return Deadline.after(self._timeout_s if timeout_s is None else _checked_timeout(timeout_s))
+
+    def _ask_runs(
+        self, queries: Float32, parts: list[tuple[SearchRequest, Int64]], deadline: Deadline
+    ) -> list[Answer]:
+        """Return answers to runs of some queries of each part, all of one version."""
         while True:
-            answers = [self._ask_run(request, deadline)]
-            version = answers[0].version  # a server keeps it for the other runs
             try:
-                for start in range(most, len(queries), most):
-                    part = queries[start : start + most]
-                    answers.append(
-                        self._ask_run(replace(request, queries=part, version=version), deadline)
-                    )
-                    if answers[-1].version != version:  # as older servers may answer
-                        break
-                else:
-                    return answers
+                return self._ask_runs_once(queries, parts, deadline)
             except OtherIndex:
                 deadline.check()  # it was closed meanwhile: start anew, to mix no versions
 
+    def _ask_runs_once(
+        self, queries: Float32, parts: list[tuple[SearchRequest, Int64]], deadline: Deadline
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+        for template, rows in parts:
+            most = self._most_rows(template.wanted, template.nprobe, template.candidates)
+            start = 0
+            while start < max(1, len(rows)):
+                run = rows[start : start + most]
+                version = answers[0].version if answers else None  # kept for the other runs
+                request = replace(template, queries=queries[run], version=version)
+                try:
+                    answer = self._ask_run(request, deadline)
+                except LimitExceeded:
+                    if template.columns is None or len(run) <= 1:
+                        raise
+                    most = -(-len(run) // 4)  # nobody knows how large columns are
+                    continue
+                if version is not None and answer.version != version:  # as older servers may answer
+                    raise OtherIndex(f"version {answer.version} answered, {version} expected")
+                answers.append(answer)
+                start += max(1, len(run))
+        return answers
+
     def _ask_run(self, request: SearchRequest, deadline: Deadline) -> Answer:
         queries, wanted = request.queries, request.wanted
-        request = replace(request, context=outgoing(CURRENT.get()))
         nprobe = min(self.nlist, request.nprobe or _USUAL_NPROBE)
-        question = Question(
-            "search",
-            lambda: replace(request, timeout_s=max(_LEAST_TIMEOUT_S, deadline.left_s)).encode(),
+        answer = self._ask_one(
+            request.method,
+            request,
             len(queries) * nprobe * self._list_bytes,
             lambda answer: answer.check(len(queries), wanted, self.metric != "l2"),
+            deadline,
+        )
+        self.stats.add(SearchStats(queries=len(queries)))
+        return answer
+
+    def _ask_one(
+        self,
+        method: str,
+        request: SearchRequest | GetRequest,
+        size: int,
+        check: Callable[[Answer], None],
+        deadline: Deadline,
+    ) -> Answer:
+        """Ask one question, with the time that is left."""
+        request = replace(request, context=outgoing(CURRENT.get()))
+        question = Question(
+            method,
+            lambda: replace(request, timeout_s=max(_LEAST_TIMEOUT_S, deadline.left_s)).encode(),
+            size,
+            check,
             of_one_version=request.version is not None,
         )
-        answer, size = self._peers.ask(question, deadline)
-        self.stats.add(SearchStats(queries=len(queries), bytes_read=size))
+        try:
+            answer, size = self._peers.ask(question, deadline)
+        except InvalidArgument as error:
+            if method != "search" and str(error).startswith("no method"):
+                raise InvalidArgument(
+                    "a server is older than this client, and takes no filters and sends no "
+                    f"columns: update it ({error})"
+                ) from None
+            raise
+        self.stats.add(SearchStats(bytes_read=size))
         _check_number(answer, request.min_version)
         return answer
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, replace
 from typing import Any
+
+import pyarrow as pa
 
 from teravec.errors import InvalidArgument, OtherIndex, ProtocolError
 from teravec.search.effort import Effort
 from teravec.serving.wire.harder import read_harder
 
-__all__ = ["Details", "read_details", "read_effort"]
+__all__ = ["Details", "ServedColumns", "read_columns", "read_details", "read_effort"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,47 @@ def read_details(told: dict[str, Any], version: str) -> Details:
     if not described or not (column is None or isinstance(column, str)):
         raise ProtocolError("the server's source is not what it should be")
     return Details(source, copies)
+
+
+@dataclass(frozen=True)
+class ServedColumns:
+    """The columns of a served index.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    text_ids : str, optional
+        The column of the ids, if they are texts.
+    """
+
+    schema: Any
+    text_ids: str | None
+
+
+def read_columns(told: dict[str, Any], version: str) -> ServedColumns:
+    """Read what was asked for by ``columns``; raises as ``read_details``.
+
+    Raises
+    ------
+    InvalidArgument
+        The server is older than this client, and has no columns to send.
+    """
+    if "columns" not in told:
+        raise InvalidArgument(
+            "this server is older than the client and sends no columns: update the server"
+        )
+    content = _told(told, "columns", version)
+    text = content.get("text_ids")
+    try:
+        data = base64.b64decode(content["schema"], validate=True)
+        schema = pa.ipc.read_schema(pa.py_buffer(data))
+        if text is not None:
+            schema.field(text)
+    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        raise ProtocolError(
+            f"the server's columns are not what they should be: {type(error).__name__}"
+        ) from None
+    return ServedColumns(schema, text)
 
 
 def read_effort(told: dict[str, Any], version: str) -> Effort:

@@ -29,6 +29,7 @@ _CODES: dict[str, type[TeravecError]] = {
     "access-denied": errors.AccessDenied,
     "protocol": errors.ProtocolError,
     "limit-exceeded": errors.LimitExceeded,
+    "invalid-filter": errors.InvalidFilter,
     "invalid-argument": errors.InvalidArgument,
     "corrupt-file": errors.CorruptFile,
     "missing-file": errors.MissingFile,

@@ -12,7 +12,7 @@ aligned). A header that claims 2^60 rows therefore costs nothing. No length reac
 
 Requests do not use Arrow's record batches. Those may be compressed, and Flight decompresses them
 before a server can check their size: a megabyte could take gigabytes. Frames travel as Flight's
-``app_metadata``.
+``app_metadata``. Columns in an answer are an array of bytes (``arrow_stream``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "<f4": np.dtype("<f4"),
     "<i8": np.dtype("<i8"),
     "<u4": np.dtype("<u4"),
+    "|u1": np.dtype("u1"),
 }
 
 
@@ -60,7 +61,7 @@ def encode(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     header : dict
         JSON; the key ``arrays`` is added.
     arrays : dict of ndarray
-        float32, int64 or uint32, of one or two dimensions.
+        float32, int64, uint32 or uint8, of one or two dimensions.
     """
     return b"".join(encode_parts(header, arrays))
 
