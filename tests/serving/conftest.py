@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import teravec
@@ -56,6 +57,37 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def index(indexes: dict[str, Path]) -> Path:
     return indexes["l2"]
+
+
+def columns_of(n: int) -> pa.Table:
+    rng = np.random.default_rng(3)
+    languages = np.array(["de", "en", "日本語 🗾", None], object)
+    return pa.table(
+        {
+            "n": pa.array(np.arange(n), pa.int32()),
+            "price": rng.random(n),
+            "lang": pa.array(languages[rng.integers(0, 4, n)], pa.string()),
+            "tags": [[f"t{j}" for j in range(i % 4)] if i % 5 else None for i in range(n)],
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def with_columns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Indexes with columns: of one stage, calibrated; of two stages; with ids that are texts."""
+    root = tmp_path_factory.mktemp("filtered")
+    base = clustered(N, D, seed=0)
+    options: dict[str, Any] = {"nlist": NLIST, "niter": 3, "slices": 6, "columns": "all"}
+    table = columns_of(N)
+    teravec.build(base, root / "one", codec="sq8", attributes=table, **options)
+    options["calibrate"] = False
+    teravec.build(base, root / "two", codec="rabitq1+sq8", attributes=table, **options)
+    texts = pa.array([f"https://e.org/ä{i}" for i in range(N)])
+    whole = table.append_column("url", texts).append_column(
+        "vector", pa.FixedSizeListArray.from_arrays(base.ravel(), D)
+    )
+    teravec.build(whole, root / "texts", codec="sq8", id_column="url", **options)
+    return {name: root / name for name in ("one", "two", "texts")}
 
 
 @pytest.fixture

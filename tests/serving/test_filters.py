@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import teravec
@@ -14,7 +13,6 @@ from teravec.errors import InvalidArgument, InvalidFilter
 from tests.conftest import clustered
 from tests.serving.conftest import D, Launch, addresses, url
 
-N, NLIST = 6000, 60
 QUERIES = clustered(24, D, seed=5)
 SPLITS = {
     "one": ["0:60"],
@@ -22,37 +20,6 @@ SPLITS = {
     "replicas": ["0:30", "30:60", "0:20", "20:50", "50:60"],
 }
 FILTERS = ["lang = 'en'", "n < 40", "n = 77", "n > 100000", "'t1' in tags and price >= 0.5"]
-
-
-def columns_of(n: int) -> pa.Table:
-    rng = np.random.default_rng(3)
-    languages = np.array(["de", "en", "日本語 🗾", None], object)
-    return pa.table(
-        {
-            "n": pa.array(np.arange(n), pa.int32()),
-            "price": rng.random(n),
-            "lang": pa.array(languages[rng.integers(0, 4, n)], pa.string()),
-            "tags": [[f"t{j}" for j in range(i % 4)] if i % 5 else None for i in range(n)],
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Indexes with columns: of one stage, calibrated; of two stages; with ids that are texts."""
-    root = tmp_path_factory.mktemp("filtered")
-    base = clustered(N, D, seed=0)
-    options: dict[str, Any] = {"nlist": NLIST, "niter": 3, "slices": 6, "columns": "all"}
-    table = columns_of(N)
-    teravec.build(base, root / "one", codec="sq8", attributes=table, **options)
-    options["calibrate"] = False
-    teravec.build(base, root / "two", codec="rabitq1+sq8", attributes=table, **options)
-    texts = pa.array([f"https://e.org/ä{i}" for i in range(N)])
-    whole = table.append_column("url", texts).append_column(
-        "vector", pa.FixedSizeListArray.from_arrays(base.ravel(), D)
-    )
-    teravec.build(whole, root / "texts", codec="sq8", id_column="url", **options)
-    return {name: root / name for name in ("one", "two", "texts")}
 
 
 def same(found: Any, true: Any) -> None:
@@ -63,9 +30,9 @@ def same(found: Any, true: Any) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", ["one", "two"])
 def test_any_split_equals_the_local_index(
-    kind: str, split: str, built: dict[str, Path], serve: Launch
+    kind: str, split: str, with_columns: dict[str, Path], serve: Launch
 ) -> None:
-    path = built[kind]
+    path = with_columns[kind]
     servers = [serve(path, lists=lists) for lists in SPLITS[split]]
     coordinator = serve(path, servers=addresses(servers))
     efforts: list[dict[str, Any]] = [{"nprobe": 3}, {"nprobe": 60}]
@@ -81,9 +48,9 @@ def test_any_split_equals_the_local_index(
             same(within, local.range_search(QUERIES, radius, 20, filter=text))
 
 
-def test_tables_equal_those_of_the_local_index(built: dict[str, Path], serve: Launch) -> None:
+def test_tables_equal_local_ones(with_columns: dict[str, Path], serve: Launch) -> None:
     for name in ("one", "two", "texts"):
-        path = built[name]
+        path = with_columns[name]
         servers = [serve(path, lists=lists) for lists in SPLITS["three apart"]]
         coordinator, alone = serve(path, servers=addresses(servers)), serve(path)
         with teravec.open(path) as local:
@@ -113,8 +80,8 @@ def check_tables(local: Any, remote: Any) -> None:
     assert remote.get(some) == local.get(some)
 
 
-def test_a_filter_for_each_query(built: dict[str, Path], serve: Launch) -> None:
-    path = built["one"]
+def test_a_filter_for_each_query(with_columns: dict[str, Path], serve: Launch) -> None:
+    path = with_columns["one"]
     servers = [serve(path, lists=lists) for lists in SPLITS["three apart"]]
     coordinator = serve(path, servers=addresses(servers))
     filters = [FILTERS[row % 3] if row % 4 else None for row in range(len(QUERIES))]
@@ -143,9 +110,9 @@ def test_a_filter_for_each_query(built: dict[str, Path], serve: Launch) -> None:
     ],
 )
 def test_a_wrong_filter_is_told_as_here(
-    text: str, says: str, built: dict[str, Path], serve: Launch
+    text: str, says: str, with_columns: dict[str, Path], serve: Launch
 ) -> None:
-    path = built["one"]
+    path = with_columns["one"]
     server = serve(path)
     coordinator = serve(path, servers=addresses([server]))
     with teravec.open(path) as local, pytest.raises(InvalidFilter, match=says) as here:

@@ -6,6 +6,7 @@ import base64
 import datetime
 import decimal
 import json
+import math
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pyarrow import csv
 from teravec.bulk.formats.whole import publishing_result
 from teravec.errors import InvalidArgument
 
-__all__ = ["TABLE_FORMATS", "check_table_output", "jsonl_of_table", "write_tables"]
+__all__ = ["TABLE_FORMATS", "check_table_output", "json_values", "jsonl_of_table", "write_tables"]
 
 
 class _Writes(Protocol):
@@ -97,10 +98,33 @@ TABLE_FORMATS = tuple(_WRITERS)
 def jsonl_of_table(table: Any) -> Iterator[str]:
     """Yield a line of JSON for each row.
 
-    Times are in ISO 8601; UUIDs, decimals and binary (in base 64) are texts.
+    Values are as ``json_values`` has them.
     """
-    for row in _write_uuids(table).to_pylist():
-        yield json.dumps(row, ensure_ascii=False, default=_plain) + "\n"
+    names = table.column_names
+    for values in zip(*(json_values(column) for column in table.columns), strict=True):
+        yield json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False) + "\n"
+
+
+def json_values(column: Any) -> list[Any]:
+    """Return a column's values as JSON has them.
+
+    Times are in ISO 8601; UUIDs, decimals, durations and binary (in base 64) are texts; infinite
+    numbers and NaN are null.
+    """
+    if column.type == pa.binary(16):
+        return [v and str(uuid.UUID(bytes=v)) for v in column.to_pylist()]
+    if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
+        texts = column.cast(pa.int64() if pa.types.is_duration(column.type) else pa.string())
+        return [v if v is None else str(v).replace(" ", "T", 1) for v in texts.to_pylist()]
+    values = column.to_pylist()
+    if _is_plain(column.type):
+        return list(values)
+    return [_plain(value) for value in values]
+
+
+def _is_plain(kind: Any) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_boolean(kind) or types.is_string(kind))
 
 
 def _write_uuids(table: Any) -> Any:
@@ -113,10 +137,15 @@ def _write_uuids(table: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, decimal.Decimal | datetime.timedelta):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case list():
+            return [_plain(each) for each in value]
+        case datetime.date() | datetime.time():
+            return value.isoformat()
+        case bytes():
+            return base64.b64encode(value).decode()
+        case decimal.Decimal() | datetime.timedelta():
+            return str(value)
+    return value

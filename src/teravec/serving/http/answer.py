@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, Field
 
+from teravec.bulk.formats.tables import json_values
 from teravec.serving.wire.protocol import Answer
 
 __all__ = ["Refusal", "SearchAnswer", "answer_pieces"]
 
 _NUMBERS = 4096  # formatted at a time, in about a millisecond
+_VALUES = 256  # of a column
 _PIECE = 128 << 10  # characters
 
 
@@ -22,6 +26,9 @@ class Result(BaseModel):
 
     ids: list[int] | list[str]
     distances: list[float]
+    columns: dict[str, list[Any]] | None = Field(
+        None, description="By name, a value for each id; if columns were asked for."
+    )
 
 
 class SearchAnswer(BaseModel):
@@ -60,12 +67,23 @@ def answer_pieces(answer: Answer, seconds: float, string_ids: bool = False) -> I
 
 def _texts(answer: Answer, seconds: float, quote: str) -> Iterator[str]:
     begin = '{"results":['
+    columns = {} if answer.table is None else dict(_columns(answer.table))
+    texts = columns.pop("id", None)
     for start, stop in pairwise(answer.lims.tolist()):
         yield begin + '{"ids":['
-        yield from _numbers(answer.ids[start:stop], quote)
+        if texts is None:
+            yield from _numbers(answer.ids[start:stop], quote)
+        else:
+            yield from _values(texts.slice(start, stop - start))
         yield '],"distances":['
         yield from _numbers(answer.distances[start:stop])
-        yield "]}"
+        yield "]"
+        for number, (name, column) in enumerate(columns.items()):
+            before = "," if number else ',"columns":{'
+            yield f"{before}{json.dumps(name, ensure_ascii=False)}:["
+            yield from _values(column.slice(start, stop - start))
+            yield "]"
+        yield "}}" if columns else "}"
         begin = ","
     begin = "" if len(answer.counts) else begin
     yield (
@@ -73,6 +91,18 @@ def _texts(answer: Answer, seconds: float, quote: str) -> Iterator[str]:
         f'"missing":{answer.missing!r},'
         f'"seconds":{seconds!r}}}'
     )
+
+
+def _columns(table: Any) -> Iterator[tuple[str, Any]]:
+    yield from zip(table.column_names, table.columns, strict=True)
+
+
+def _values(column: Any) -> Iterator[str]:
+    """Yield a column's values, separated by commas, some at a time."""
+    for start in range(0, len(column), _VALUES):
+        values = json_values(column.slice(start, _VALUES))
+        texts = [json.dumps(value, ensure_ascii=False) for value in values]
+        yield ("," if start else "") + ",".join(texts)
 
 
 def _numbers(numbers: npt.NDArray[np.generic], quote: str = "") -> Iterator[str]:

@@ -7,12 +7,14 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from teravec.errors import TeravecError
 from teravec.serving.http.answer import Refusal, SearchAnswer
 from teravec.serving.http.body import SearchBody
+from teravec.serving.http.rows import GetBody, RowsAnswer
 from teravec.serving.http.search import CODE, ORIGIN, HttpSearches
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.origin import HERE
@@ -23,6 +25,7 @@ __all__ = ["SearchFirst", "http_app"]
 
 _STATUS = {
     "invalid-argument": 422,
+    "invalid-filter": 400,
     "protocol": 422,
     "limit-exceeded": 413,
     "access-denied": 401,
@@ -40,7 +43,10 @@ _PAGE = {
 }
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Refusal, "description": "A body that cannot be read."},
+    400: {
+        "model": Refusal,
+        "description": "A body that cannot be read, or a wrong filter; says where.",
+    },
     401: {"model": Refusal, "description": "No valid token."},
     408: {"model": Refusal, "description": "The body took too long to come."},
     413: {"model": Refusal, "description": "Over a bound of the server; it says which."},
@@ -77,15 +83,25 @@ def http_app(service: SearchService, lookup: VectorLookup | None = None) -> Fast
         "/search",
         responses=_REFUSALS,
         response_model=SearchAnswer,
-        openapi_extra=_search_body(),
+        openapi_extra=_described(SearchBody),
         summary="Find nearest vectors",
     )
     async def search() -> Response:
         return searches
 
+    @app.post(
+        "/get",
+        responses=_REFUSALS,
+        response_model=RowsAnswer,
+        openapi_extra=_described(GetBody),
+        summary="Return rows by id",
+    )
+    async def get() -> Response:
+        return searches
+
     @app.get("/info", responses={401: _REFUSALS[401]}, summary="What is served, and the bounds")
     async def info() -> dict[str, Any]:
-        content = await searches.run(lambda: service.info() | {"histogram": service.histogram()})
+        content = await searches.run(lambda: service.info() | service.histogram_and_columns())
         return {**content, "ids": lookup is not None}
 
     @app.get("/statistics", responses={401: _REFUSALS[401]}, summary="State, load and latencies")
@@ -144,9 +160,9 @@ class SearchFirst:
         await answer(scope, receive, send)
 
 
-def _search_body() -> dict[str, Any]:
-    """Describe the body for OpenAPI; ``serving/http/body.py`` parses it."""
-    content = {"application/json": {"schema": SearchBody.model_json_schema()}}
+def _described(body: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body for OpenAPI; ``HttpSearches`` parses it."""
+    content = {"application/json": {"schema": body.model_json_schema()}}
     return {"requestBody": {"required": True, "content": content}}
 
 

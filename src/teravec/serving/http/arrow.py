@@ -34,6 +34,8 @@ _OPTIONS = (
     "timeout_s",
     "allow_partial",
     "min_version",
+    "filter",
+    "columns",
 )
 _EXPECTED = "one column of lists of float16, float32 or float64 expected, all of one length"
 _RESULTS = 16 << 10  # of a record batch
@@ -55,7 +57,8 @@ def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) ->
     body : bytes-like
         An uncompressed IPC stream with one column: each value is a vector.
     parameters : bytes
-        Of the URL: k or radius, nprobe, recall, candidates, timeout_s, allow_partial, min_version.
+        Of the URL: k or radius, nprobe, recall, candidates, timeout_s, allow_partial, min_version,
+        filter as SQL text, and columns with commas between them.
     most_queries : int
 
     Raises
@@ -75,7 +78,7 @@ def read_arrow(body: bytes | bytearray, parameters: bytes, most_queries: int) ->
 
 
 def arrow_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
-    """Yield an IPC stream of results (query, rank, id, distance), some at a time.
+    """Yield an IPC stream of results (query, rank, id, distance, columns), some at a time.
 
     The schema's metadata has ``version``, ``number``, ``missing`` and ``seconds``.
     """
@@ -86,7 +89,10 @@ def arrow_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
         "seconds": repr(seconds),
     }
     written, counts, starts = _Written(), answer.counts.astype(np.int64), answer.lims
-    schema = _COLUMNS.with_metadata(metadata)
+    schema, table = _COLUMNS, answer.table
+    for field in [] if table is None else table.schema:
+        schema = schema.set(2, field) if field.name == "id" else schema.append(field)
+    schema = schema.with_metadata(metadata)
     with pa.ipc.new_stream(pa.PythonFile(written, "w"), schema) as stream:
         for start in range(0, len(answer.ids), _RESULTS):
             stop = min(start + _RESULTS, len(answer.ids))
@@ -98,6 +104,12 @@ def arrow_pieces(answer: Answer, seconds: float) -> Iterator[bytes]:
             rank = np.arange(start, stop) - starts[query]
             columns = query, rank.astype(np.int32), answer.ids[start:stop]
             arrays = [pa.array(each) for each in (*columns, answer.distances[start:stop])]
+            for name in [] if table is None else table.column_names:
+                values = table[name].slice(start, stop - start).combine_chunks()
+                if name == "id":
+                    arrays[2] = values
+                else:
+                    arrays.append(values)
             stream.write_batch(pa.record_batch(arrays, schema=schema))
             yield written.take()
     yield written.take()

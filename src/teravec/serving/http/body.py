@@ -17,9 +17,21 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import from_json
 
 from teravec.errors import InvalidArgument, LimitExceeded
+from teravec.filters.tree import MOST_CHARACTERS
 from teravec.serving.wire.protocol import LARGEST_VERSION
 
-__all__ = ["SMALL_BODY_BYTES", "Asked", "SearchBody", "read_body", "timeout_of"]
+__all__ = [
+    "ALLOW_PARTIAL",
+    "MIN_VERSION",
+    "SMALL_BODY_BYTES",
+    "Asked",
+    "Columns",
+    "Number",
+    "SearchBody",
+    "describe_error",
+    "read_body",
+    "timeout_of",
+]
 
 SMALL_BODY_BYTES = 64 << 10  # these are parsed in about a millisecond
 
@@ -29,6 +41,25 @@ _Id = Annotated[int, Field(ge=0, le=_I64)] | Annotated[str, Field(pattern=r"^[0-
 _ROW = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _ROWS = {"type": "array", "items": _ROW, "minItems": 1}
 _VECTORS = WithJsonSchema({"anyOf": [_ROWS, _ROW, {"type": "null"}]})
+Columns = list[str] | str | None
+ALLOW_PARTIAL = Annotated[bool, Field(description="Skip lists without a live owner.")]
+MIN_VERSION = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=LARGEST_VERSION,
+        description="Number of the oldest version that may answer; waits until the deadline.",
+    ),
+]
+_FILTER = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS},
+            {"type": "array", "items": {}, "minItems": 2},
+            {"type": "null"},
+        ]
+    }
+)
 
 
 class SearchBody(BaseModel):
@@ -70,13 +101,21 @@ class SearchBody(BaseModel):
         Field(ge=1, le=_I64, description="Vectors refined per query, for codes in two stages."),
     ] = None
     timeout_s: Annotated[Number, Field(gt=0, description="Deadline in seconds.")] = 10.0
-    allow_partial: Annotated[bool, Field(description="Skip lists without a live owner.")] = False
-    min_version: Annotated[
-        int | None,
+    allow_partial: ALLOW_PARTIAL = False
+    min_version: MIN_VERSION = None
+    filter: Annotated[
+        str | list[Any] | None,
         Field(
-            ge=0,
-            le=LARGEST_VERSION,
-            description="Number of the oldest version that may answer; waits until the deadline.",
+            description="Only rows that pass: a condition on columns in SQL, or as a tree; see "
+            "docs/filters.md."
+        ),
+        _FILTER,
+    ] = None
+    columns: Annotated[
+        Columns,
+        Field(
+            description="Columns of the index to return with each result: names, or one text with "
+            'commas, or "all".'
         ),
     ] = None
 
@@ -104,8 +143,10 @@ _NUMBERS_TYPE = TypeAdapter(list[Number])
 _IDS_TYPE = TypeAdapter(list[_Id])
 
 _PIECE_BYTES = 16 << 10  # converted at a time, in some milliseconds
-# A valid body has no strings except names, so a regular expression finds the names.
+# Quotes within strings are escaped, so a quoted name before a colon is a name.
 _ARRAY = re.compile(rb'"(queries|query|ids)"\s*:\s*(\[\s*\[|\[)')
+_ROWS_END = re.compile(rb"\]\s*\]")
+_FILTER_BYTES = 512 << 10  # beside queries, with a long filter
 _COMMA = re.compile(rb"\s*,")
 _TIMEOUT = re.compile(rb'"timeout_s"\s*:\s*(\d{1,9}(?:\.\d{0,9})?)')
 _MARK = b"\xef\xbb\xbf"  # byte order mark, which some programs write before UTF-8
@@ -176,12 +217,13 @@ def _read_small(data: bytes | bytearray) -> _Read:
 
 def _read_large(data: bytes | bytearray, most_queries: int, piece_bytes: int) -> _Read:
     """Cut out the one large array, parse the rest as a small body, then the array in pieces."""
-    found, end = _ARRAY.search(data), data.rfind(b"]")
-    if found is None or end < found.end():
+    found = _ARRAY.search(data)
+    if found is None:
         raise InvalidArgument("a JSON object with queries or ids expected")
     name, nested, start = found[1].decode(), len(found[2]) > 1, found.start(2) + 1
+    end = _end(data, start, nested=nested)
     rest = data[: start - 1] + b"null" + data[end + 1 :]
-    if len(rest) > SMALL_BODY_BYTES:
+    if len(rest) > (_FILTER_BYTES if b'"filter"' in rest else SMALL_BODY_BYTES):
         raise InvalidArgument(f"{len(rest):,} bytes found beside {name}")
     options = _options(rest)
     if options.queries is not None or options.query is not None:
@@ -194,6 +236,18 @@ def _read_large(data: bytes | bytearray, most_queries: int, piece_bytes: int) ->
         _check_count(data.count(b"[", start, end), most_queries, name)
     pieces = _rows_by_pieces if nested else _numbers_by_pieces
     return options, pieces(data, name, (start, end), piece_bytes)
+
+
+def _end(data: bytes | bytearray, start: int, *, nested: bool) -> int:
+    """Return where an array of numbers, or of rows of them, ends: at its closing bracket."""
+    if not nested:
+        end = data.find(b"]", start)
+    else:
+        closing = _ROWS_END.search(data, start)
+        end = -1 if closing is None else closing.end() - 1
+    if end < start:
+        raise InvalidArgument("a JSON object with queries or ids expected")
+    return end
 
 
 def _rows_by_pieces(
@@ -257,7 +311,10 @@ def _options(data: bytes | bytearray) -> SearchBody:
     if not isinstance(content, dict):
         raise InvalidArgument(f"the body is {_kind(content)}; an object expected")
     for name in content:
-        if name in SearchBody.model_fields and data.count(b'"%b"' % name.encode()) > 1:
+        quoted = b'"%b"' % name.encode()
+        if name not in SearchBody.model_fields or data.count(quoted) < 2:
+            continue
+        if len(re.findall(quoted + rb"\s*:", data)) > 1:  # others are values
             raise InvalidArgument(f"{name} is given twice")
     for name in ("queries", "query"):
         rows = content.get(name)
@@ -266,12 +323,16 @@ def _options(data: bytes | bytearray) -> SearchBody:
     try:
         return SearchBody.model_validate(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            fields = ", ".join(SearchBody.model_fields)
-            raise InvalidArgument(f"{place[:40]}: no such field; {fields} expected") from None
-        raise InvalidArgument(f"{place}: {first['msg']}") from None
+        raise InvalidArgument(describe_error(error, SearchBody)) from None
+
+
+def describe_error(error: ValidationError, model: type[BaseModel]) -> str:
+    """Tell the first fault of a body."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{place[:40]}: no such field; {', '.join(model.model_fields)} expected"
+    return f"{place}: {first['msg']}"
 
 
 def _matrix(rows: list[list[float]]) -> npt.NDArray[np.float32]:

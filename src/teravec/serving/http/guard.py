@@ -37,7 +37,7 @@ _CONTEXT_KEYS = {
     b"tracestate": "tracestate",
 }
 _PROBES = ("/healthz", "/readyz", "/metrics")  # their successes are not in the access log
-_PATHS = (*_PROBES, "/search", "/info", "/statistics", "/openapi.json", "/")
+_PATHS = (*_PROBES, "/search", "/get", "/info", "/statistics", "/openapi.json", "/")
 _HEADERS = [
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -23,6 +24,7 @@ from teravec.errors import Busy, DeadlineExceeded, InvalidArgument, LimitExceede
 from teravec.serving.http.answer import answer_pieces
 from teravec.serving.http.arrow import ARROW_TYPE, arrow_pieces, read_arrow
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
+from teravec.serving.http.rows import GET_BYTES, read_get, rows_pieces
 from teravec.serving.server.access import Access
 from teravec.serving.server.batching import JOINED_RESULTS
 from teravec.serving.server.budget import Share
@@ -30,8 +32,9 @@ from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.origin import HERE, Origin
 from teravec.serving.server.service import SearchService
-from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
+from teravec.serving.wire.protocol import Answer, GetRequest, SearchRequest, Wanted
 from teravec.serving.wire.tracing import outgoing
+from teravec.sources import parse_columns
 
 __all__ = ["ACCESS", "ARRIVED", "CODE", "ORIGIN", "HttpSearches"]
 
@@ -80,8 +83,9 @@ class HttpSearches(Response):
             origin = replace(origin, context=outgoing(origin.context))
         self._check_room(origin)
         with self._service.budget.share(origin.share) as share:
-            arrow = _is_arrow(scope)
+            arrow, rows = _is_arrow(scope), scope["path"] == "/get"
             most = self._limits.request_bytes if arrow else self._limits.json_bytes
+            most = min(most, GET_BYTES) if rows else most
             share.hold(_body_bytes(scope, most))
             body = await self._read(receive, most)
             if body is None:
@@ -89,19 +93,22 @@ class HttpSearches(Response):
             self._check_room(origin)
             self._count(origin, 1)
             try:
-                who = origin, scope.get(ACCESS)
-                if arrow:
+                asked = body, share, arrived_s, origin, scope.get(ACCESS)
+                if rows:
+                    pieces = await self._on_thread(self._get, *asked)
+                elif arrow:
                     search = partial(self._search_arrow, scope["query_string"])
-                    loop = asyncio.get_running_loop()
-                    pieces = await loop.run_in_executor(
-                        self._searching, search, body, share, arrived_s, *who
-                    )
+                    pieces = await self._on_thread(search, *asked)
                 else:
-                    pieces = await self._answer(body, share, arrived_s, *who)
+                    pieces = await self._answer(*asked)
             finally:
                 self._count(origin, -1)
-            del body
-            await self._send(send, pieces, share, ARROW_TYPE if arrow else "application/json")
+            del body, asked
+            kind = ARROW_TYPE if arrow and not rows else "application/json"
+            await self._send(send, pieces, share, kind)
+
+    async def _on_thread(self, search: Callable[..., T], *asked: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._searching, search, *asked)
 
     async def _read(self, receive: Receive, most: int) -> bytearray | None:
         """Read a whole body; None if the client left."""
@@ -159,9 +166,8 @@ class HttpSearches(Response):
                 reading.cancel()  # it waited behind other large bodies
                 raise DeadlineExceeded("the deadline was over before the body was read")
             asked = reading.result()
-        return await loop.run_in_executor(
-            self._searching, self._search, asked, body, d, share, arrived_s, origin, access
-        )
+        search = self._search, asked, body, d, share, arrived_s, origin, access
+        return await self._on_thread(*search)
 
     def _search(
         self,
@@ -179,7 +185,7 @@ class HttpSearches(Response):
         body.clear()
         answer = self._found(self._request(asked), share, arrived_s, origin, access)
         seconds, string_ids = time.monotonic() - arrived_s, asked.options.string_ids
-        if len(answer.ids) <= _SMALL_RESULTS:
+        if _is_small(answer):
             return [b"".join(answer_pieces(answer, seconds, string_ids))]
         return answer_pieces(_alone(answer), seconds, string_ids)
 
@@ -198,13 +204,26 @@ class HttpSearches(Response):
         body.clear()
         answer = self._found(self._request(asked), share, arrived_s, origin, access)
         seconds = time.monotonic() - arrived_s
-        if len(answer.ids) <= _SMALL_RESULTS:
+        if _is_small(answer):
             return [b"".join(arrow_pieces(answer, seconds))]
         return arrow_pieces(_alone(answer), seconds)
 
+    def _get(
+        self, body: bytearray, share: Share, arrived_s: float, origin: Origin, access: Access | None
+    ) -> Iterator[bytes] | list[bytes]:
+        """Return rows by id, on a search thread."""
+        manifest = self._service.backend.versions.current.manifest
+        asked, request = read_get(body, text_ids=manifest.text_ids is not None)
+        body.clear()
+        answer = self._found(request, share, arrived_s, origin, access)
+        seconds = time.monotonic() - arrived_s
+        if _is_small(answer):
+            return [b"".join(rows_pieces(asked, answer, seconds))]
+        return rows_pieces(asked, answer, seconds)
+
     def _found(
         self,
-        request: SearchRequest,
+        request: SearchRequest | GetRequest,
         share: Share,
         arrived_s: float,
         origin: Origin,
@@ -215,10 +234,11 @@ class HttpSearches(Response):
         left_s = arrived_s + request.timeout_s - time.monotonic()
         if left_s <= 0:
             raise DeadlineExceeded("the request's deadline is over; it was not searched")
-        results = len(request.queries) * (request.wanted.k or 0)
-        share.hold(request.queries.nbytes + self._sent_bytes(results))
+        results = request.rows * (request.k or 0)
+        share.hold(request.array_bytes + self._sent_bytes(results))
         answer = self._service.search(replace(request, timeout_s=left_s), origin, access)
-        share.hold(self._sent_bytes(len(answer.ids)))
+        columns = 0 if answer.table is None else answer.table.nbytes
+        share.hold(self._sent_bytes(len(answer.ids)) + columns)
         return answer
 
     def _sent_bytes(self, results: int) -> int:
@@ -228,10 +248,14 @@ class HttpSearches(Response):
 
     def _request(self, asked: Asked) -> SearchRequest:
         options, queries = asked.options, asked.queries
+        manifest = self._service.backend.versions.current.manifest
+        columns = None if options.columns is None else list(parse_columns(options.columns or None))
+        if columns is None and manifest.text_ids is not None:
+            columns = []  # the ids' texts
         if queries is None:
             if self._lookup is None:
                 raise InvalidArgument("this server has no vectors to look ids up in (--vectors)")
-            self._lookup.check(self._service.backend.versions.current.manifest)
+            self._lookup.check(manifest)
             queries = self._lookup.vectors([int(i) for i in options.ids or []])
         return SearchRequest(
             queries,
@@ -242,6 +266,8 @@ class HttpSearches(Response):
             options.allow_partial,
             options.candidates,
             min_version=options.min_version,
+            filter=options.filter,
+            columns=columns,
         )
 
     async def _send(
@@ -260,6 +286,12 @@ class HttpSearches(Response):
             while piece := await loop.run_in_executor(self._writing, next, left, b""):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
+
+
+def _is_small(answer: Answer) -> bool:
+    """Whether an answer is written at once."""
+    columns = 0 if answer.table is None else answer.table.nbytes
+    return len(answer.ids) <= _SMALL_RESULTS and columns <= _PIECE_TEXT_BYTES
 
 
 def _is_arrow(scope: Scope) -> bool:
@@ -295,4 +327,8 @@ def _alone(answer: Answer) -> Answer:
     """Copy the answer out of its batch, whose arrays would otherwise stay until it is sent."""
     if len(answer.ids) > JOINED_RESULTS:
         return answer  # it was searched alone
-    return replace(answer, distances=np.array(answer.distances), ids=np.array(answer.ids))
+    table = answer.table
+    if table is not None:
+        table = table.take(pa.array(np.arange(len(table))))
+    distances, ids = np.array(answer.distances), np.array(answer.ids)
+    return replace(answer, distances=distances, ids=ids, table=table)

@@ -457,6 +457,12 @@ class SearchService:
         owned = [sizes[start:stop] for start, stop in ranges]
         return size_histogram(np.concatenate(owned)) if owned else []
 
+    def histogram_and_columns(self) -> dict[str, Any]:
+        """Return what the console shows beside ``info``: sizes of lists, and columns by name."""
+        manifest = self.backend.versions.current.manifest
+        kinds = {} if manifest.schema is None else {f.name: str(f.type) for f in manifest.schema}
+        return {"histogram": self.histogram(), "columns": kinds, "text_ids": manifest.text_ids}
+
     def why_not_ready(self, *, partial: bool = False) -> str | None:
         """Return None if requests are answered, otherwise the reason: see ``Backend``."""
         if self._draining:
