@@ -52,9 +52,7 @@ def test_a_filter_and_columns(web: httpx.Client, with_columns: dict[str, Path]) 
         true = local.query(QUERIES[:6], 4, 9, filter="n > 9", columns="lang,tags")
     assert joined(results, "ids") == true["id"].to_pylist()
     for name in ("lang", "tags"):
-        found: list[Any] = functools.reduce(
-            operator.iadd, (r["columns"][name] for r in results), []
-        )
+        found: list[Any] = joined([r["columns"] for r in results], name)
         assert found == true[name].to_pylist()
     assert {"日本語 🗾", None} <= set(true["lang"].to_pylist())
     tree = web.post("/search", json={**body, "filter": [">", "n", 9], "columns": "lang"})

@@ -43,10 +43,7 @@ _PAGE = {
 }
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {
-        "model": Refusal,
-        "description": "A body that cannot be read, or a wrong filter; says where.",
-    },
+    400: {"model": Refusal, "description": "An unreadable body, or a wrong filter; says where."},
     401: {"model": Refusal, "description": "No valid token."},
     408: {"model": Refusal, "description": "The body took too long to come."},
     413: {"model": Refusal, "description": "Over a bound of the server; it says which."},
