@@ -41,7 +41,7 @@ def test_compiled_and_in_numpy(seed: int, products: bool, spread: bool) -> None:
     lists = draw(seed, products=products, spread=spread)
     rng = np.random.default_rng(seed + 1)
     nq, n = lists.list_nos.shape
-    visited = rng.integers(0, n + 1, nq)
+    visited = rng.integers(-1, n + 1, nq)
     nearest = lists.distances[:, 0].astype(np.float64)
     thresholds = np.where(rng.random(nq) < 0.2, np.nan, nearest * (rng.random(nq) + 0.5))
     found = lists.first(3), *lists.further(thresholds, visited)

@@ -6,7 +6,7 @@
  */
 #include "_native_common.h"
 
-enum { BISECTIONS = 12, HALVINGS = 3 }; /* waves.py has these too */
+enum { BISECTIONS = 8, HALVINGS = 3 }; /* waves.py has these too */
 
 /* What is the same for all queries of a call. */
 typedef struct {
@@ -24,7 +24,7 @@ typedef struct {
     size_t m;
     int any; /* whether a list was ranked */
     int32_t *columns, *bands;
-    double *p, *b, *counts, *sizes, *low, *high;
+    double *p, *b, *counts, *sizes, *low, *high, *middle;
     double far, near; /* distances of the farthest and the nearest ranked list */
     double behind, last_p, last_b; /* passing rows of other lists, and the last ranked list */
     int32_t last_band;
@@ -81,18 +81,6 @@ static int64_t column_of(const ranked_t *r, size_t lists)
     return lists ? r->columns[lists - 1] + 1 : 0;
 }
 
-/* The first column from which on few enough of the expected rows are left. */
-static int64_t end_of(const asked_t *a, const ranked_t *r, const double *expected, double behind)
-{
-    double left = 0;
-    for (size_t i = r->m; i-- > 0;) {
-        left += expected[i];
-        if (left + behind > a->most_missing)
-            return r->columns[i] + 1;
-    }
-    return 0;
-}
-
 /* ------------------------------------------------------------------ the first wave */
 
 static double expected_rows(const asked_t *a, const ranked_t *r, double t)
@@ -137,17 +125,54 @@ static int64_t first_wave(const asked_t *a, size_t query, size_t least, ranked_t
     if (!a->shares || !r->m)
         return wanted;
     expected_rows(a, r, first_threshold(a, query, r));
-    const int64_t end = end_of(a, r, r->low, 0);
-    return end > wanted ? end : wanted;
+    double left = 0;
+    for (size_t i = r->m; i-- > 0 && r->columns[i] >= wanted;) {
+        left += r->low[i];
+        if (left > a->most_missing)
+            return r->columns[i] + 1;
+    }
+    return wanted;
 }
 
 /* ------------------------------------------------------------------ further waves */
 
-/* Expected rows of each list, between those of any filter and those of the worst one: in r->high. */
-static void expect(const asked_t *a, const ranked_t *r, size_t visited, double t)
+/* Steps from `low` and `high` to a mean between them: bit i says whether step i lowers `high`. */
+static double between(double low, double high, unsigned steps)
+{
+    for (int i = 0; i < HALVINGS; i++) {
+        const double middle = sqrt(low * high);
+        if (steps >> i & 1)
+            high = middle;
+        else
+            low = middle;
+    }
+    return high;
+}
+
+/* Expected rows of each list that was visited lie between those of any filter, r->low, and those of the
+ * worst one, r->high: where the visited lists would have brought enough rows. Returns the steps to it. */
+static unsigned weigh(const asked_t *a, ranked_t *r, size_t visited)
 {
     const double wanted = a->k + sqrt(a->k);
-    double rows = 0;
+    unsigned steps = 0;
+    for (int halving = 0; halving < HALVINGS; halving++) {
+        double rows = 0;
+        for (size_t i = 0; i < visited; i++) {
+            r->middle[i] = sqrt(r->low[i] * r->high[i]);
+            rows += r->middle[i];
+        }
+        const int enough = rows >= wanted;
+        memcpy(enough ? r->high : r->low, r->middle, 8 * visited);
+        steps |= (unsigned)enough << halving;
+    }
+    return steps;
+}
+
+/* The first column from which on few enough rows are expected, at threshold t. */
+static int64_t end_at(const asked_t *a, ranked_t *r, size_t visited, double t, double behind)
+{
+    const double wanted = a->k + sqrt(a->k);
+    double rows = 0, left = 0;
     for (size_t i = 0; i < r->m; i++) {
         const double share = share_at(a, r->p[i], r->b[i], r->bands[i], t);
         const double most = r->sizes[i] * share;
@@ -156,18 +181,14 @@ static void expect(const asked_t *a, const ranked_t *r, size_t visited, double t
         if (i < visited)
             rows += r->low[i];
     }
-    if (rows >= wanted) {
-        memcpy(r->high, r->low, 8 * r->m);
-        return;
+    const int short_of = rows < wanted;
+    const unsigned steps = short_of ? weigh(a, r, visited) : 0;
+    for (size_t i = r->m; i-- > visited;) {
+        left += short_of ? between(r->low[i], r->high[i], steps) : r->low[i];
+        if (left + behind > a->most_missing)
+            return r->columns[i] + 1;
     }
-    for (int halving = 0; halving < HALVINGS; halving++) {
-        rows = 0;
-        for (size_t i = 0; i < visited; i++)
-            rows += sqrt(r->low[i] * r->high[i]);
-        double *moved = rows >= wanted ? r->high : r->low;
-        for (size_t i = 0; i < r->m; i++)
-            moved[i] = sqrt(r->low[i] * r->high[i]);
-    }
+    return 0; /* no more than were visited */
 }
 
 static int64_t next_wave(const asked_t *a, int64_t visited, double t, ranked_t *r, uint8_t *beyond)
@@ -183,8 +204,7 @@ static int64_t next_wave(const asked_t *a, int64_t visited, double t, ranked_t *
     } else {
         const double share = share_at(a, r->last_p, r->last_b, r->last_band, t);
         const double behind = r->behind * (r->any ? share : 1);
-        expect(a, r, lists, t);
-        const int64_t end = end_of(a, r, r->high, behind);
+        const int64_t end = end_at(a, r, lists, t, behind);
         wanted = column_of(r, 3 * lists > lists + 1 ? 3 * lists : lists + 1);
         wanted = end < wanted ? end : wanted;
         *beyond = behind > a->most_missing;
@@ -240,14 +260,14 @@ static int take_asked(buffers_t *all, asked_t *a, PyObject *spread, PyObject *li
 static int make_ranked(const asked_t *a, ranked_t *r)
 {
     const size_t n = a->n + 1;
-    char *memory = malloc(n * (6 * 8 + 2 * 4));
+    char *memory = malloc(n * (7 * 8 + 2 * 4));
     if (!memory) {
         PyErr_NoMemory();
         return 0;
     }
     r->p = (double *)memory, r->b = r->p + n, r->counts = r->b + n, r->sizes = r->counts + n;
-    r->low = r->sizes + n, r->high = r->low + n;
-    r->columns = (int32_t *)(r->high + n), r->bands = r->columns + n;
+    r->low = r->sizes + n, r->high = r->low + n, r->middle = r->high + n;
+    r->columns = (int32_t *)(r->middle + n), r->bands = r->columns + n;
     return 1;
 }
 
@@ -303,6 +323,9 @@ static PyObject *py_further(PyObject *self, PyObject *args)
         take_asked(&all, &a, spread, lists) && make_ranked(&a, &r)) {
         Py_BEGIN_ALLOW_THREADS;
         for (size_t query = 0; query < a.nq; query++) {
+            wanted[query] = visited[query], beyond[query] = 0;
+            if (visited[query] < 0)
+                continue;
             rank(&a, query, &r);
             wanted[query] = next_wave(&a, visited[query], thresholds[query], &r, beyond + query);
         }

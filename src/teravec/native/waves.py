@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 _Spread = tuple[float, float, float, int, Float64 | None, Int32, Float64 | None]
 _Lists = tuple[Int64, Float32, Int64, Int64, float]
 
-_BISECTIONS, _HALVINGS = 12, 3  # _waves.c has these too
+_BISECTIONS, _HALVINGS = 8, 3  # _waves.c has these too
 _LEAST = 1e-30
 
 
@@ -124,6 +124,7 @@ class RankedLists:
         thresholds : ndarray of shape (nq,), float64
             The k-th distance found so far; not a number if fewer were found.
         visited : ndarray of shape (nq,), int64
+            Columns visited; -1 for a query that is done.
 
         Returns
         -------
@@ -139,8 +140,10 @@ class RankedLists:
             )
         else:
             for query, (threshold, so_far) in enumerate(zip(thresholds, visited, strict=True)):
-                one = self._one(query)
-                wanted[query], beyond[query] = one.next_wave(int(so_far), float(threshold))
+                wanted[query], beyond[query] = so_far, False
+                if so_far >= 0:
+                    one = self._one(query)
+                    wanted[query], beyond[query] = one.next_wave(int(so_far), float(threshold))
         return wanted, beyond
 
     def _one(self, query: int) -> _Ranked:
@@ -185,9 +188,11 @@ class _Ranked:
         lists = min(lists, len(self._columns))
         return int(self._columns[lists - 1]) + 1 if lists else 0
 
-    def _end_of(self, expected: Float64, behind: float) -> int:
-        left = np.cumsum(expected[::-1])[::-1] + behind
-        return self._column_of(int(np.count_nonzero(left > self._most_missing)))
+    def _end_of(self, expected: Float64, visited: int, behind: float) -> int:
+        """The first column from which on few enough of the expected rows are left, or 0."""
+        left = np.cumsum(expected[visited:][::-1])[::-1] + behind
+        enough = int(np.count_nonzero(left > self._most_missing))
+        return self._column_of(visited + enough) if enough else 0
 
     def _first_threshold(self) -> float:
         if self._length is not None:
@@ -208,7 +213,7 @@ class _Ranked:
         if self._shares is None or not len(self._columns):
             return wanted
         expected = self._counts * self._share_at(self._places, self._first_threshold())
-        return max(wanted, self._end_of(expected, 0.0))
+        return max(wanted, self._end_of(expected, 0, 0.0))
 
     def _expect(self, visited: int, threshold: float) -> Float64:
         share = self._share_at(self._places, threshold)
@@ -232,7 +237,7 @@ class _Ranked:
             return visited, False
         share = self._share_at(self._last, threshold)
         behind = self._behind * (float(share[0]) if len(share) else 1.0)
-        end = self._end_of(self._expect(lists, threshold), behind)
+        end = self._end_of(self._expect(lists, threshold), lists, behind)
         wanted = min(end, self._column_of(max(3 * lists, lists + 1)))
         return max(wanted, visited), behind > self._most_missing
 

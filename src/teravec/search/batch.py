@@ -84,10 +84,19 @@ class Batch:
         stats: SearchStats,
         passing: PassingRows | None = None,
     ) -> None:
+        self._begin(resources, queries, stats, passing)
+        self._pairs = Pairs.of(list_nos, distances, resources.index.runs.list_sizes)
+
+    def _begin(
+        self,
+        resources: SearchResources,
+        queries: Float32,
+        stats: SearchStats,
+        passing: PassingRows | None,
+    ) -> None:
         self._resources, self._stats, self._passing = resources, stats, passing
         self._queries = np.ascontiguousarray(queries)
         self._reader = ListReader(resources.index, resources.ranges, stats)
-        self._pairs = Pairs.of(list_nos, distances, resources.index.runs.list_sizes)
         stats.queries += len(queries)
 
     def top_k(self, k: int) -> tuple[Float32, Int64]:
@@ -178,8 +187,7 @@ class BatchInWaves(Batch):
         stats: SearchStats,
         passing: PassingRows,
     ) -> None:
-        nothing = np.empty((len(queries), 0), np.int64)
-        super().__init__(resources, queries, nothing, nothing.astype(np.float32), stats, passing)
+        self._begin(resources, queries, stats, passing)
         self._scan = resources.scanner.top_k(self._queries, k, resources.threads)
         self._so_far: tuple[Float32, Int64] | None = None
 

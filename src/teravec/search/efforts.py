@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from teravec.errors import InvalidArgument
 from teravec.index.calibration import Calibration, check_recall, read_calibration
@@ -40,6 +41,7 @@ class Efforts:
     def __init__(self, index: OpenedIndex) -> None:
         self._index = index
         self._known: dict[tuple[float | None, int, float | None], Effort] = {}
+        self._filtered: dict[tuple[Any, ...], FilteredEffort] = {}
         self._warned = self._said = False
 
     @cached_property
@@ -100,6 +102,17 @@ class Efforts:
         InvalidArgument
             As ``effort``; or the calibration was made without what a filter needs.
         """
+        asked = nprobe, recall, k, candidates
+        if known := self._filtered.get(asked):
+            return known  # a lone query notices what else is asked
+        effort = self._find_filtered(*asked)
+        if len(self._filtered) < _MOST:
+            self._filtered[asked] = effort
+        return effort
+
+    def _find_filtered(
+        self, nprobe: int | None, recall: float | None, k: int, candidates: int | None
+    ) -> FilteredEffort:
         plain = self.effort(nprobe, recall, k, None, candidates)
         calibration = self.calibration
         asked = DEFAULT_RECALL if recall is None else recall

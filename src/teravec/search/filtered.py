@@ -37,6 +37,7 @@ Int64 = npt.NDArray[np.int64]
 Scan = Callable[[Int64, Int64, Float32], tuple[Float32, Int64]]
 
 _LEAST_LISTS = 4  # of the first wave
+_DONE = -1  # for the columns that a query has visited
 _HORIZON = 1024  # lists ranked at first; four times as many where these do not suffice
 
 
@@ -184,9 +185,11 @@ def _visit_in_waves(ranked: _Ranked, waves: Waves, visits: Visits) -> None:
             visits.count(rows, list_nos)
             visited[rows] = wanted[rows]
         wanted, beyond = ranked.next(visited, waves)
-        if (wanted == visited).all():
-            if not beyond.any():
-                return
+        going = (wanted > visited) | beyond
+        if not going.any():
+            return
+        visited[~going] = wanted[~going] = _DONE
+        if not (wanted > visited).any():  # all that go on wait for more ranked lists
             ranked.grow()
             wanted, _ = ranked.next(visited, waves)
 
@@ -297,10 +300,17 @@ class _Ranked:
         return list_nos, np.take_along_axis(distances, order, 1)
 
     def grow(self) -> None:
-        """Rank four times as many lists."""
+        """Rank four times as many lists; or, if few hold a passing row, these alone."""
         before = self._lists.list_nos, self._lists.distances
-        ranked = self._steps.rank(min(len(self._list_counts), 4 * before[0].shape[1]))
-        self._rank(*_append_new(*before, *ranked))
+        matching = np.flatnonzero(self._list_counts)
+        if len(matching) <= before[0].shape[1]:
+            everywhere = np.broadcast_to(matching, (len(before[0]), len(matching)))
+            distances = self._steps.measure(matching)
+            distances, list_nos = sort_rows(distances, everywhere, self._steps.metric)
+            self._rank(*_append_new(*before, list_nos, distances))
+        else:
+            wanted = min(len(self._list_counts), 4 * before[0].shape[1])
+            self._rank(*_append_new(*before, *self._steps.rank(wanted)))
 
 
 @lru_cache(64)
