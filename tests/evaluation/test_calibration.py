@@ -32,10 +32,10 @@ from teravec.evaluation.measuring import (
     remove_own,
     search_known,
 )
+from teravec.evaluation.sealing import begin_calibration, write_calibration
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import Calibration, Measured, read_calibration
 from teravec.index.manifest import read_manifest
-from teravec.index.versions import write_calibration
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.search.effort import Effort
@@ -285,7 +285,8 @@ def test_anothers_calibration_is_refused(index: Path) -> None:
     made = read_calibration(paths, read_manifest(paths))
     assert made is not None
     for other in (replace(made, model="0" * 16), replace(made, slices=made.slices[:1])):
-        write_calibration(paths, other, None)
+        with begin_calibration(paths, read_manifest(paths)) as pending:
+            write_calibration(pending, other, None)
         with pytest.raises(ForeignFile, match="calibrate again"):
             teravec.verify(index)
         code, output = run("search", index, index.parent / "q.npy", "--recall", "0.9")

@@ -11,10 +11,10 @@ import pytest
 import teravec
 from teravec.engines.deadline import Deadline, TimeIsOver
 from teravec.engines.resources import Resources
+from teravec.index.pending import list_pending
 from teravec.progress import Bar, NoProgress
 from teravec.storage.layout import IndexPaths
 from teravec.writing.maintaining import maintain_index
-from teravec.writing.pending import list_pending
 from tests.writing.conftest import BASE, ROWS, MakeIndex
 from tests.writing.test_adding import all_lists, brute_force
 

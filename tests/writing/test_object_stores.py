@@ -12,10 +12,10 @@ import pytest
 
 import teravec
 from teravec.errors import CorruptFile, InvalidArgument, MissingFile, OutputExists, StorageError
+from teravec.index.pending import list_pending
 from teravec.storage.layout import IndexPaths
 from teravec.storage.object_store import ObjectStore
 from teravec.storage.store import Store
-from teravec.writing.pending import list_pending
 from tests.storage.fault_proxy import fault_proxy, first
 from tests.storage.object_stand_in import new_store, options_of
 from tests.storage.store_suite import get, put
@@ -223,7 +223,7 @@ def test_vacuum_spares_what_may_be_in_progress(store: ObjectStore, index_of: Mak
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "teravec.writing.adding.check_pending",
-            lambda pending, check=teravec.writing.pending.check_pending: (
+            lambda pending, check=teravec.index.pending.check_pending: (
                 pending.record.remove(),
                 check(pending),
             ),

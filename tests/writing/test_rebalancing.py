@@ -16,13 +16,13 @@ import pytest
 import teravec
 from teravec.engines.resources import Resources
 from teravec.index.manifest import read_manifest
+from teravec.index.pending import list_pending
 from teravec.progress import Bar, NoProgress
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.writing.adding import AddOptions, add_rows
 from teravec.writing.balance import plan_balance
 from teravec.writing.compacting import compact_index
-from teravec.writing.pending import list_pending
 from teravec.writing.rebalancing import rebalance_index
 from tests.conftest import clustered
 from tests.writing.conftest import CODECS, QUERIES, ROWS, D, MakeIndex

@@ -40,12 +40,12 @@ from teravec.evaluation.fitting import fit_truth
 from teravec.evaluation.groundtruth import groundtruth
 from teravec.evaluation.keeping import keep_depth, keep_queries, known_queries
 from teravec.evaluation.measuring import KnownQueries, choose_radii, measure_effort, remove_own
+from teravec.evaluation.sealing import begin_calibration, write_calibration
 from teravec.evaluation.spreading import measure_spread
 from teravec.evaluation.truth import Truth
 from teravec.index.calibration import CONFIDENCE, Calibration, Measured
 from teravec.index.hardness import Hardness
 from teravec.index.manifest import read_manifest
-from teravec.index.versions import write_calibration
 from teravec.kernels.metric import Metric
 from teravec.progress import Progress
 from teravec.search.effort import Effort
@@ -191,19 +191,21 @@ def calibrate_index(
     costs = (-distances if metric.larger_is_closer else distances).astype(np.float64)
     if own is not None:
         costs, ids = remove_own(costs, ids, own)
-    kept = keep_queries(
-        paths, queries, own, costs, ids, origin=origin, complete=depth + spare >= source.ntotal
-    )
-    truth = Truth(ids, costs, comparable=True, exact=manifest.codec == "flat")
-    known = KnownQueries(queries, own, truth.nearest(ks[-1]), origin)
-    if manifest.deletes:  # the source has their rows
-        left = known_queries(paths, manifest, kept, ks)
-        if left is None:
-            raise InvalidArgument(f"{paths}: too few true neighbours are left after deletions")
-        known, ks = left
-    with open_index(paths.store, memory=resources.memory_bytes, threads=resources.threads) as index:
-        calibration = measure_calibration(index, known, ks, options, resources.progress)
-    write_calibration(paths, calibration, kept)
+    with begin_calibration(paths, manifest) as pending:
+        complete = depth + spare >= source.ntotal
+        kept = keep_queries(pending, queries, own, costs, ids, origin=origin, complete=complete)
+        truth = Truth(ids, costs, comparable=True, exact=manifest.codec == "flat")
+        known = KnownQueries(queries, own, truth.nearest(ks[-1]), origin)
+        if manifest.deletes:  # the source has their rows
+            left = known_queries(paths, manifest, kept, ks)
+            if left is None:
+                raise InvalidArgument(f"{paths}: too few true neighbours are left after deletions")
+            known, ks = left
+        with open_index(
+            paths.store, memory=resources.memory_bytes, threads=resources.threads
+        ) as index:
+            calibration = measure_calibration(index, known, ks, options, resources.progress)
+        write_calibration(pending, calibration, kept)
     remove_checkpoint(paths.calibrating)
     return calibration
 
@@ -241,15 +243,19 @@ def calibrate_with_truth(
         some = np.flatnonzero(there)
         known = KnownQueries(queries[some], None, fitted.truth.of_rows(some), "given")
         calibration = measure_calibration(index, known, ks, options, resources.progress)
-        through = index.manifest.number
+        measured = index.manifest
     kept = None
     if not fitted.truth.comparable:
         points = tuple(replace(p, radius_recall=(), radius_error=()) for p in calibration.points)
         calibration = replace(calibration, radii=(), points=points)
-    else:
-        costs, ids = known.truth.costs, known.truth.ids
-        kept = keep_queries(paths, known.vectors, None, costs, ids, origin="given", through=through)
-    write_calibration(paths, calibration, kept)
+    with begin_calibration(paths, measured) as pending:
+        if fitted.truth.comparable:
+            table = known.truth.costs, known.truth.ids
+            through = measured.number
+            kept = keep_queries(
+                pending, known.vectors, None, *table, origin="given", through=through
+            )
+        write_calibration(pending, calibration, kept)
     return calibration
 
 

@@ -19,6 +19,7 @@ from teravec.index.known_queries import (
 )
 from teravec.index.manifest import Manifest
 from teravec.index.neighbours import make_table, of_table
+from teravec.index.pending import PendingPaths
 from teravec.kernels.metric import Metric
 from teravec.sources import Source
 from teravec.storage.layout import IndexPaths
@@ -41,7 +42,7 @@ def keep_depth(k: int) -> int:
 
 
 def keep_queries(
-    paths: IndexPaths,
+    pending: PendingPaths,
     vectors: Float32,
     own: Int64 | None,
     costs: Float64,
@@ -55,7 +56,8 @@ def keep_queries(
 
     Parameters
     ----------
-    paths : IndexPaths
+    pending : PendingPaths
+        The change whose files they are.
     vectors : ndarray of shape (nq, d), float32
     own : ndarray of shape (nq,), int64, optional
         The queries' own ids.
@@ -71,19 +73,18 @@ def keep_queries(
     nq = min(len(vectors), _MOST_KEPT)
     some = np.linspace(0, len(vectors) - 1, nq).astype(np.int64)
     mine = None if own is None else own[some]
-    entry = write_queries(paths, vectors[some], mine, ids.shape[1], origin)
+    entry = write_queries(pending, vectors[some], mine, ids.shape[1], origin)
     records = of_table(costs[some], ids[some], complete=complete)
-    near = write_neighbours(paths, records, sequences=(0, through), deletes_through=through)
+    near = write_neighbours(pending, records, sequences=(0, through), deletes_through=through)
     return KeptQueries(entry, (near,))
 
 
 def compare_rows(
-    paths: IndexPaths,
+    pending: PendingPaths,
     manifest: Manifest,
     kept: KeptQueries,
     source: Source,
     resources: Resources,
-    token: str,
 ) -> NeighboursEntry:
     """Compare the kept queries with rows that are being added, and seal what is near.
 
@@ -94,15 +95,15 @@ def compare_rows(
     ------
     MemoryLimitTooSmall
     """
-    vectors, _ = read_queries(paths, kept.queries, manifest.d)
+    vectors, _ = read_queries(pending, kept.queries, manifest.d)
     metric = Metric(manifest.metric)
     k = min(kept.queries.depth, source.ntotal)
     distances, ids = groundtruth(
-        source, vectors, k, metric=metric, resources=resources, within=read_limits(paths, kept)
+        source, vectors, k, metric=metric, resources=resources, within=read_limits(pending, kept)
     )
     costs = (-distances if metric.larger_is_closer else distances).astype(np.float64)
     records = of_table(costs, ids, complete=k == source.ntotal)
-    return write_neighbours(paths, records, token=token)
+    return write_neighbours(pending, records)
 
 
 def known_queries(

@@ -7,10 +7,10 @@ import logging
 from teravec.engines.resources import Resources
 from teravec.evaluation.calibrating import CalibrationOptions, measure_calibration
 from teravec.evaluation.keeping import known_queries
+from teravec.evaluation.sealing import begin_calibration, write_calibration
 from teravec.index.calibration import read_calibration, read_kept
 from teravec.index.known_queries import fold_neighbours
 from teravec.index.manifest import Manifest
-from teravec.index.versions import write_calibration
 from teravec.search.index import open_index
 from teravec.storage.layout import IndexPaths
 
@@ -71,6 +71,7 @@ def recalibrate(
             log.info("%s: too few true neighbours of the kept queries are left", paths)
             return None
         calibration = measure_calibration(index, *known, options, resources.progress)
-    if manifest.number:  # and few files instead of one for each addition
-        kept = fold_neighbours(paths, manifest, kept)
-    return write_calibration(paths, calibration, kept)
+    with begin_calibration(paths, manifest) as pending:
+        if manifest.number:  # and few files instead of one for each addition
+            kept = fold_neighbours(pending, manifest, kept)
+        return write_calibration(pending, calibration, kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 __all__ = ["KeptQueries", "NeighboursEntry", "QueriesEntry", "parse_kept"]
@@ -34,6 +34,10 @@ class QueriesEntry:
     count: int
     depth: int
     origin: str
+
+    def is_same(self, other: QueriesEntry) -> bool:
+        """Whether another file, perhaps of another change, holds the same queries."""
+        return replace(other, file=self.file) == self
 
 
 @dataclass(frozen=True)

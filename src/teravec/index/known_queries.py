@@ -20,6 +20,7 @@ from teravec.errors import CorruptFile
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest
 from teravec.index.neighbours import NEIGHBOUR, find_limits, merge_neighbours, remove_ids
+from teravec.index.pending import PendingPaths
 from teravec.segments.delete_set import is_deleted, read_deleted
 from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import byte_view
@@ -64,13 +65,13 @@ class KnownTruth:
 
 
 def write_queries(
-    paths: IndexPaths, vectors: Float32, own: Int64 | None, depth: int, origin: str
+    pending: PendingPaths, vectors: Float32, own: Int64 | None, depth: int, origin: str
 ) -> QueriesEntry:
-    """Seal queries (nq, d) and their own ids, in a file named by its content."""
+    """Seal queries (nq, d) and their own ids, in a file of a change."""
     nq, d = vectors.shape
     content = np.empty(nq, _query(d))
     content["own"], content["vector"] = -1 if own is None else own, vectors
-    path = paths.known / f"queries-{xxhash.xxh3_64_hexdigest(byte_view(content))}.npy"
+    path = pending.known_file("queries", xxhash.xxh3_64_hexdigest(byte_view(content)))
     return QueriesEntry(
         path.name, **write_array(path, content), count=nq, depth=depth, origin=origin
     )
@@ -88,16 +89,14 @@ def read_queries(paths: IndexPaths, entry: QueriesEntry, d: int) -> tuple[Float3
 
 
 def write_neighbours(
-    paths: IndexPaths,
+    pending: PendingPaths,
     records: Records,
     *,
-    token: str = "",
     sequences: tuple[int, int] = (0, 0),
     deletes_through: int = 0,
 ) -> NeighboursEntry:
-    """Seal neighbours, in a file named by its content, and by the token of a change."""
-    seal = xxhash.xxh3_64_hexdigest(byte_view(records))
-    path = paths.known / f"neighbours-{token + '-' if token else ''}{seal}.npy"
+    """Seal neighbours, in a file of a change."""
+    path = pending.known_file("neighbours", xxhash.xxh3_64_hexdigest(byte_view(records)))
     return NeighboursEntry(
         path.name,
         **write_array(path, records),
@@ -147,23 +146,20 @@ def _merge(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> Records:
     return merge_neighbours(parts, nq)
 
 
-def fold_neighbours(
-    paths: IndexPaths, manifest: Manifest, kept: KeptQueries, token: str = ""
-) -> KeptQueries:
+def fold_neighbours(pending: PendingPaths, manifest: Manifest, kept: KeptQueries) -> KeptQueries:
     """Join the neighbours of a version into one file, to which all of its delete sets are applied.
 
     The version's delete sets may then be dropped.
     """
     last = max(entry.sequences[1] for entry in kept.neighbours)
     folded = write_neighbours(
-        paths,
-        _merge(paths, manifest, kept),
-        token=token,
+        pending,
+        _merge(pending, manifest, kept),
         sequences=(0, last),
         deletes_through=manifest.number,
     )
-    _, own = read_queries(paths, kept.queries, manifest.d)
-    return KeptQueries(kept.queries, (folded,), find_erased(paths, manifest, kept, own))
+    _, own = read_queries(pending, kept.queries, manifest.d)
+    return KeptQueries(kept.queries, (folded,), find_erased(pending, manifest, kept, own))
 
 
 def find_erased(
@@ -181,11 +177,11 @@ def has_erased(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> bool
 
 
 def forget_queries(
-    paths: IndexPaths, manifest: Manifest, kept: KeptQueries, token: str = ""
+    pending: PendingPaths, manifest: Manifest, kept: KeptQueries
 ) -> KeptQueries | None:
     """Leave out the queries whose own rows are deleted; None if no query is left."""
-    truth = read_truth(paths, manifest, kept)
-    gone = list(find_erased(paths, manifest, kept, truth.own))
+    truth = read_truth(pending, manifest, kept)
+    gone = list(find_erased(pending, manifest, kept, truth.own))
     numbers = np.full(len(truth.own), -1, np.int32)
     left = np.delete(np.arange(len(truth.own)), gone)
     if not len(left):
@@ -194,11 +190,9 @@ def forget_queries(
     records = truth.records[numbers[truth.records["query"]] >= 0]
     records["query"] = numbers[records["query"]]
     old = kept.queries
-    queries = write_queries(paths, truth.vectors[left], truth.own[left], old.depth, old.origin)
+    queries = write_queries(pending, truth.vectors[left], truth.own[left], old.depth, old.origin)
     last = max(entry.sequences[1] for entry in kept.neighbours)
-    near = write_neighbours(
-        paths, records, token=token, sequences=(0, last), deletes_through=manifest.number
-    )
+    near = write_neighbours(pending, records, sequences=(0, last), deletes_through=manifest.number)
     return KeptQueries(queries, (near,))
 
 

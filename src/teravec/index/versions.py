@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, OutputExists
-from teravec.index.calibration import Calibration, calibration_content, read_calibration
-from teravec.index.kept_queries import KeptQueries
+from teravec.index.calibration import read_calibration
 from teravec.index.manifest import (
     CalibrationEntry,
     Manifest,
@@ -19,10 +18,10 @@ from teravec.index.manifest import (
     version_content,
 )
 from teravec.storage.arrays import describe_file
-from teravec.storage.jsonfile import json_checksum, sealed_text, write_json
+from teravec.storage.jsonfile import sealed_text, write_json
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version", "write_calibration"]
+__all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version"]
 
 log = logging.getLogger(__name__)
 
@@ -139,74 +138,3 @@ class VersionProbe:
             return None
         newest = max(list_versions(self._paths), default=number)
         return newest if newest > number else None
-
-
-def write_calibration(
-    paths: IndexPaths, calibration: Calibration, known: KeptQueries | None
-) -> Manifest:
-    """Publish a calibration of the newest version, replacing an earlier one.
-
-    On an index with versions, that is a version of its own.
-
-    Parameters
-    ----------
-    paths : IndexPaths
-    calibration : Calibration
-    known : KeptQueries, optional
-        Its queries, and their neighbours among the rows that it measured.
-
-    Returns
-    -------
-    Manifest
-        The version that uses it.
-    """
-    if not list_versions(paths):
-        write_json(paths.calibration, calibration_content(replace(calibration, known=known)))
-        _remove_unnamed(paths, known)
-        return read_manifest(paths)
-    content = calibration_content(calibration)
-    path = paths.file(f"calibration-{json_checksum(content)}.json")
-    write_json(path, content)
-
-    def use(newest: Manifest) -> Manifest:
-        measured = _find_measured(paths, newest, calibration)
-        entry = CalibrationEntry(
-            path.name,
-            **describe_file(path),
-            measured=measured.number,
-            added=measured.added,
-            deleted=measured.deleted,
-            model=measured.model,
-        )
-        kept = _keep(known, measured, newest)
-        return replace(newest, calibration=entry, known=kept, what="calibrate")
-
-    return commit_version(paths, use)
-
-
-def _keep(known: KeptQueries | None, measured: Manifest, newest: Manifest) -> KeptQueries | None:
-    """Return what the newest version keeps of the queries that measured one of its ancestors."""
-    if known is None or newest.segments == measured.segments:
-        return known
-    if newest.known is not None and newest.known.queries == known.queries:
-        return newest.known  # what was added since then was compared with the same queries
-    log.warning("rows were added meanwhile; calibrating again will need data or a truth once more")
-    return None
-
-
-def _remove_unnamed(paths: IndexPaths, known: KeptQueries | None) -> None:
-    """Remove what earlier calibrations of a build kept; a build's files have no other name."""
-    named = () if known is None else known.files
-    for path in paths.known.children():
-        if path.name not in named:
-            path.remove()
-
-
-def _find_measured(paths: IndexPaths, newest: Manifest, calibration: Calibration) -> Manifest:
-    """Find the version whose segments were measured: the newest, or one of its ancestors."""
-    manifest = newest
-    while tuple(s.checksum for s in manifest.segments) != calibration.slices:
-        if manifest.parent is None:
-            raise ForeignFile(f"{paths}: the calibration measured none of the index's versions")
-        manifest = read_manifest(paths, manifest.parent)
-    return manifest

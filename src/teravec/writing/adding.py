@@ -27,6 +27,7 @@ from teravec.filters.kinds import check_filterable
 from teravec.index.calibration import read_kept
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
+from teravec.index.pending import PendingPaths, begin_change, check_pending, list_pending
 from teravec.index.versions import commit_version
 from teravec.memory import require
 from teravec.model.description import ModelDescription
@@ -52,7 +53,6 @@ from teravec.storage.places import work_directory, work_name
 from teravec.storage.text_ids import TextDigests, digest_texts
 from teravec.writing.collisions import CollisionCheck
 from teravec.writing.deleting import write_deletes
-from teravec.writing.pending import PendingPaths, begin_change, check_pending, list_pending
 
 __all__ = ["AddOptions", "add_rows"]
 
@@ -428,9 +428,8 @@ class _Comparison:
         return replace(kept, neighbours=(*kept.neighbours, added))
 
     def _compare(self, newest: Manifest, kept: KeptQueries) -> NeighboursEntry | None:
-        token = self._pending.token
         try:
-            return compare_rows(self._pending, newest, kept, self._source, self._resources, token)
+            return compare_rows(self._pending, newest, kept, self._source, self._resources)
         except MemoryLimitTooSmall as error:
             log.warning("%s; calibrating again will need data or a truth", error)
         except (MissingFile, CorruptFile) as error:

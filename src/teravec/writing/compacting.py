@@ -10,13 +10,13 @@ from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
 from teravec.index.known_queries import fold_neighbours
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
+from teravec.index.pending import PendingPaths, begin_change, check_pending, read_record
 from teravec.index.versions import commit_version
 from teravec.segments.compaction import compact
 from teravec.segments.delete_set import DeleteSet, sets_that_hide
 from teravec.segments.merge import MergeOptions
 from teravec.segments.segment import Segment
 from teravec.storage.layout import IndexPaths
-from teravec.writing.pending import PendingPaths, begin_change, check_pending, read_record
 
 __all__ = ["compact_index", "plan_compaction"]
 
@@ -147,7 +147,7 @@ def _commit(
         deletes = tuple(d for d in newest.deletes if any(map(d.hides_in, segments)))
         known = newest.known
         if known is not None and deletes != newest.deletes:
-            known = fold_neighbours(pending, newest, known, pending.token)
+            known = fold_neighbours(pending, newest, known)
         return replace(
             newest,
             known=known,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from teravec.errors import AlreadyThere, MissingFile, OutputExists, TeravecError
 from teravec.index.calibration import read_kept
 from teravec.index.kept_queries import NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
+from teravec.index.pending import begin_change
 from teravec.index.verify import check_entry, verify_entry
 from teravec.progress import Progress
 from teravec.segments.delete_set import DeleteSet
@@ -93,7 +95,10 @@ def copy_index(
     with hold_index(target):
         _check_target(manifest, source, target)
         files = list(_files(source, manifest))
-        with progress.stage("copy", sum(file.size for file in files), "bytes") as bar:
+        with (
+            _protecting(target, manifest, files),
+            progress.stage("copy", sum(file.size for file in files), "bytes") as bar,
+        ):
 
             def copy(file: _File) -> bool:
                 copied = _copy(source.file(file.name), target.file(file.name), file)
@@ -101,9 +106,24 @@ def copy_index(
                 return copied
 
             done = list(ordered_map(copy, files, threads=_FILES_AT_ONCE))
-        _commit(source, target, manifest, sealed)
+            _commit(source, target, manifest, sealed)
     size = sum(file.size for file, copied in zip(files, done, strict=True) if copied)
     return Copied(manifest.number, sum(done), size, len(done) - sum(done))
+
+
+@contextmanager
+def _protecting(target: IndexPaths, manifest: Manifest, files: Sequence[_File]) -> Iterator[None]:
+    """Keep ``vacuum`` from removing files that are there before the version that names them."""
+    content = {"copy": manifest.number, "files": [file.name for file in files]}
+
+    def is_same(found: dict[str, Any]) -> bool:
+        return {key: found.get(key) for key in content} == content
+
+    if not target.manifest.exists():  # nothing can be removed from a place that holds no index
+        yield
+        return
+    with begin_change(target, content, is_same):
+        yield
 
 
 def _check_target(manifest: Manifest, source: IndexPaths, target: IndexPaths) -> None:

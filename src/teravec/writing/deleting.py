@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.index.manifest import Manifest
+from teravec.index.pending import PendingPaths, begin_change, check_pending
 from teravec.index.versions import commit_version
 from teravec.segments.delete_set import DeleteSet
 from teravec.storage.arrays import write_array
 from teravec.storage.layout import IndexPaths
 from teravec.writing.collisions import CollisionCheck
-from teravec.writing.pending import PendingPaths, begin_change, check_pending
 
 __all__ = ["delete_rows", "write_deletes"]
 

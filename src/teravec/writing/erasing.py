@@ -7,9 +7,9 @@ from dataclasses import replace
 from teravec.index.calibration import read_kept
 from teravec.index.known_queries import forget_queries, has_erased
 from teravec.index.manifest import Manifest, read_manifest
+from teravec.index.pending import begin_change, check_pending
 from teravec.index.versions import commit_version
 from teravec.storage.layout import IndexPaths
-from teravec.writing.pending import begin_change, check_pending
 
 __all__ = ["erase_queries"]
 
@@ -29,7 +29,7 @@ def erase_queries(paths: IndexPaths) -> Manifest | None:
             check_pending(pending)
             known = read_kept(paths, newest)
             if known is not None:
-                known = forget_queries(pending, newest, known, pending.token)
+                known = forget_queries(pending, newest, known)
             return replace(newest, known=known, what="erase queries")
 
         return commit_version(pending, change)

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from teravec.errors import InvalidArgument, OutputExists
 from teravec.index.calibration import read_kept
 from teravec.index.manifest import Manifest, list_versions, read_manifest
+from teravec.index.pending import PendingPaths, hold_change, list_pending, read_record
 from teravec.index.versions import TIME_FORMAT, commit_version
 from teravec.sources.spool import SPOOL
 from teravec.storage.layout import IndexPaths
 from teravec.storage.local_store import local_path
 from teravec.storage.output_lock import hold_file
 from teravec.storage.store import StorePath
-from teravec.writing.pending import PendingPaths, hold_change, list_pending, read_record
 
 __all__ = ["Vacuumed", "list_history", "roll_back", "vacuum"]
 
@@ -92,11 +92,12 @@ def vacuum(
     """
     # In this order: a file that was there had a record then, or else a version names it by now.
     files = [path for folder in (*_FOLDERS, *_MODELS) for path in paths.file(folder).children()]
-    calibrations = _calibrations(paths)
+    files += [paths.file(name) for name in paths.store.names("calibration-")]
     limit = datetime.now(UTC) - older_than
     killed_before = limit if paths.is_local else min(limit, datetime.now(UTC) - grace)
     committed = read_manifest(paths).committed
     pending = [c for c in list_pending(paths) if not _give_up(c, killed_before, committed)]
+    placed = {name for change in pending for name in (read_record(change) or {}).get("files", ())}
     history = list_history(paths)
     followers = history[1:]
     # A version was the newest until the next one was committed.
@@ -106,10 +107,9 @@ def vacuum(
     doomed = [
         path
         for path in files
-        if not {path.name, path.name.rpartition("/")[0]} & named
+        if not {path.name, path.name.rpartition("/")[0]} & (named | placed)
         and not any(change.owns(path.name) for change in pending)
     ]
-    doomed += [path for path in calibrations if path.name not in named]
     doomed += [path for path in paths.file("adding").children() if _is_lost_spool(path)]
     if not paths.is_local:
         paths.store.remove_unfinished("", grace)
@@ -140,11 +140,6 @@ def _names(paths: IndexPaths, manifest: Manifest) -> Iterable[str]:
         yield manifest.calibration.file
     if (known := read_kept(paths, manifest)) is not None:
         yield from known.files
-
-
-def _calibrations(paths: IndexPaths) -> list[StorePath]:
-    names = paths.store.names("calibration-")
-    return [paths.file(name) for name in names]
 
 
 def _is_lost_spool(path: StorePath) -> bool:

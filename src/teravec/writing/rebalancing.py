@@ -15,6 +15,7 @@ import xxhash
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
+from teravec.index.pending import PendingPaths, begin_change, check_pending, read_record
 from teravec.index.versions import commit_version
 from teravec.model.derived import derive_model
 from teravec.model.description import ModelDescription
@@ -30,7 +31,6 @@ from teravec.storage.listfile import ID_BYTES
 from teravec.training.train import EXACT_QUANTIZER_NLIST
 from teravec.writing.balance import BalancePlan, plan_balance, target_size
 from teravec.writing.children import choose_destinations, derive_lists, split_lists
-from teravec.writing.pending import PendingPaths, begin_change, check_pending, read_record
 
 __all__ = ["plan_rebalance", "rebalance_index"]
 

@@ -1,7 +1,9 @@
 """Changes in progress: each has a record and a lock until its version is committed.
 
 ``adding/TOKEN.json`` is written before the change's first file, and removed after the commit. So
-``vacuum`` knows which files nobody names yet, and a killed addition can go on.
+``vacuum`` knows which files nobody names yet, and a killed addition can go on. A change's files are
+named by its token, also where their content would name them: a file that an older version left
+may be removed at any time, so no change relies on finding it.
 """
 
 from __future__ import annotations
@@ -110,6 +112,14 @@ class PendingPaths(IndexPaths):
         """The ids that the change hides."""
         return self.file("deletes") / f"{self.token}.npy"
 
+    def known_file(self, kind: str, seal: str) -> StorePath:
+        """Return a file of the known queries or of their neighbours, of this content."""
+        return self.known / f"{kind}-{self.token}-{seal}.npy"
+
+    def calibration_file(self, seal: str) -> StorePath:
+        """Return the file of a calibration of this content."""
+        return self.file(f"calibration-{self.token}-{seal}.json")
+
     def owns(self, name: str) -> bool:
         """Whether a name is that of one of the change's files."""
         return self.token in name
@@ -117,7 +127,10 @@ class PendingPaths(IndexPaths):
 
 @contextmanager
 def begin_change(
-    paths: IndexPaths, content: dict[str, Any], is_same: Callable[[dict[str, Any]], bool]
+    paths: IndexPaths,
+    content: dict[str, Any],
+    is_same: Callable[[dict[str, Any]], bool],
+    token: str | None = None,
 ) -> Iterator[PendingPaths]:
     """Begin a change, or go on with a killed one; the body commits it.
 
@@ -128,6 +141,8 @@ def begin_change(
         What the change does, as JSON.
     is_same : callable
         Given the content of another record: whether that change is this one.
+    token : str, optional
+        Not given: random.
 
     Raises
     ------
@@ -142,7 +157,7 @@ def begin_change(
             if pending.record.exists():  # or its process ended it just before we had the lock
                 yield from _made(pending)
                 return
-    pending = PendingPaths(paths.store, secrets.token_hex(8))
+    pending = PendingPaths(paths.store, token or secrets.token_hex(8))
     with hold_change(pending):
         created = datetime.now(UTC).strftime(TIME_FORMAT)
         write_json(
