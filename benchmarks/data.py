@@ -79,7 +79,7 @@ class Synthetic:
     seed: int = 1338
 
 
-def synthetic(folder: Path, spec: Synthetic, k: int = 100) -> Dataset:
+def synthetic(folder: Path, spec: Synthetic, k: int = 100, *, truth: bool = True) -> Dataset:
     """Make a synthetic set under ``folder``, or what of it is missing.
 
     The recipe is that of ``faiss.contrib.datasets.SyntheticDataset`` (normal latent vectors of
@@ -93,10 +93,10 @@ def synthetic(folder: Path, spec: Synthetic, k: int = 100) -> Dataset:
     query = folder / f"{stem}-{spec.nq}.query.fbin"
     _make_matrix(base, spec, stream=1, n=spec.nb)
     _make_matrix(query, spec, stream=2, n=spec.nq)
-    truth = folder / f"{stem}-{spec.nb}-{spec.nq}.gt{k}.bin"
-    dataset = Dataset(f"synthetic {spec.nb} x {spec.d}", base, query, truth)
-    if not truth.exists():
-        write_truth(truth, *exact_neighbours(dataset, k))
+    known = folder / f"{stem}-{spec.nb}-{spec.nq}.gt{k}.bin"
+    dataset = Dataset(f"synthetic {spec.nb} x {spec.d}", base, query, known)
+    if truth and not known.exists():
+        write_truth(known, *exact_neighbours(dataset, k))
     return dataset
 
 

@@ -45,7 +45,14 @@ def main() -> None:
         merge.execute(pa.Table.from_batches([batch(start, start + count)]))
 
     table = lancedb.connect(str(given.out)).create_table("vectors", batches(), schema=schema)
-    table.create_index(metric="l2", num_partitions=given.nlist, index_type="IVF_SQ")
+    # As many partitions as LanceDB takes by itself, and a short training: only updates count here.
+    table.create_index(
+        metric="l2",
+        num_partitions=min(given.nlist, round(given.rows**0.5)),
+        index_type="IVF_SQ",
+        max_iterations=10,
+        sample_rate=64,
+    )
     told = {}
     started = time.perf_counter()
     upsert(given.rows, given.percent)

@@ -1,12 +1,16 @@
 """An index that changes: what adding, deleting and compacting cost, and searches afterwards.
 
-    python -m benchmarks.updates FOLDER [--rows 8000000] [--small-adds 500]
+    python -m benchmarks.updates FOLDER [--rows 8000000] [--small-adds 500] [--parts build,found]
 
-One run measures all lines of the table: rows until they are committed and until an open server
-finds them, sustained additions, searches of an index with ten additions and deletes beside a fresh
-index of the same rows, before and after ``maintain``, compaction beside a copy of the same bytes,
-and many small additions. A rebuild is the fresh index. With LANCE_PYTHON, a Python that has
-lancedb, LanceDB does the same (``benchmarks.lance_updates``).
+The parts are measured one after another; each keeps its lines in FOLDER, so that a run that was
+cut off goes on with the next part (``--again`` measures anew). ``found``: rows and deletes until
+they are committed, and until an open server has them. ``sustained``: additions one after another.
+``beside``: searches of an index with ten additions and deletes, before and after ``maintain``,
+beside a fresh index of the same rows; compaction beside a copy of the same bytes. ``small``: many
+small additions, then queries beside the same index in one piece. ``lance``: LanceDB does the same
+(``benchmarks.lance_updates``), with LANCE_PYTHON, a Python that has lancedb.
+
+At 8,000,000 rows it takes some 20 minutes on two cores, 20 GB of disk and 8 GB of memory.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -34,8 +38,10 @@ from benchmarks.data import Floats, Ids
 K, RECALL = 10, 0.9
 NPROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 BATCHES = 10
-WARM, COLD = 300, 30
+WARM, COLD, ROUNDS = 300, 30, 3
+QUERIES = 500
 MEMORY = "4GiB"
+PARTS = ("build", "found", "sustained", "beside", "small", "lance")
 
 Row = list[str]
 
@@ -47,19 +53,26 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8_000_000, help="of the index that is changed")
     parser.add_argument("--small-adds", type=int, default=500, help="additions of 1,000 rows")
     parser.add_argument("--codec", default="sq8")
+    parser.add_argument("--parts", default=",".join(PARTS), help="those to measure")
+    parser.add_argument("--again", action="store_true", help="measure known parts again")
     parser.add_argument("--no-record", action="store_true", help="print only")
     given = parser.parse_args()
     bench = Bench(given.folder, given.rows, given.codec, given.small_adds)
-    rows = bench.run()
+    rows = bench.run(given.parts.split(","), again=given.again)
     section = (
         f"### updates: {given.rows:,} x {bench.d}\n\n{given.codec}, nlist {bench.nlist:,}, memory "
         f"{MEMORY}, synthetic. Searches of {K} at the least nprobe of each index with recall "
-        f"{RECALL}. A fresh index is built of the same rows.\n\n"
+        f"{RECALL}, the indexes in turn, medians. A fresh index is built of the same rows.\n\n"
         + measure.table(["what", "measured", "beside"], rows)
     )
     print(section)
     if not given.no_record:
         measure.write_section("updates", section)
+
+
+def say(text: str) -> None:
+    """Tell what is done now."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 class Bench:
@@ -79,23 +92,43 @@ class Bench:
         self.percent = max(1, rows // 100)
         self.batch = min(10_000, self.percent)
         self.nlist = 1 << round(np.log2(4 * np.sqrt(rows)))
-        more = max(rows // 5, 1000 * small_adds) + self.percent + BATCHES * self.batch
-        spec = data.Synthetic(nb=rows + more)
-        self.set = data.synthetic(folder, spec, k=K)
+        self.more = max(11 * self.percent, 1000 * (small_adds + 1))
+        say("synthetic vectors")
+        spec = data.Synthetic(nb=rows + self.more, nq=QUERIES)
+        self.set = data.synthetic(folder, spec, truth=False)
         self.base, self.queries = self.set.matrix(), self.set.queries()
         self.d = self.base.shape[1]
+        self.known_path = folder / f"updates-{rows}-{codec}-{small_adds}.json"
 
-    def run(self) -> list[Row]:
-        """Take all measurements; rows of the table."""
-        built, shard_rate = self.build(self.folder / "index", np.arange(self.rows))
-        found = [["build", f"{built:.1f} s", f"shard {shard_rate:,.0f} rows/s"]]
-        found += self.until_found(self.copy("found"))
-        found += self.sustained(self.copy("sustained"), shard_rate)
-        found += self.beside_fresh(self.copy("changed"))
-        found += self.many_small(self.copy("small"))
-        return found + self.lance()
+    def run(self, parts: Sequence[str], *, again: bool = False) -> list[Row]:
+        """Take the measurements that are not known yet; return the rows of all known parts."""
+        known: dict[str, list[Row]] = {}
+        if self.known_path.exists():
+            known = json.loads(self.known_path.read_text())
+        for part in PARTS:
+            if part not in parts or (part in known and not again):
+                continue
+            say(part)
+            started = time.perf_counter()
+            known[part] = getattr(self, part)()
+            self.known_path.write_text(json.dumps(known, indent=1))
+            for row in known[part]:
+                say("  " + " | ".join(row))
+            say(f"{part} took {time.perf_counter() - started:.0f} s")
+        return [row for part in PARTS for row in known.get(part, ())]
 
-    def build(self, out: Path, ids: Ids) -> tuple[float, float]:
+    def build(self) -> list[Row]:
+        """Build the index that is changed."""
+        seconds, rate = self.build_of(self.folder / "index", np.arange(self.rows))
+        (self.folder / "rate.json").write_text(json.dumps(rate))
+        return [["build", f"{seconds:.1f} s", f"shard {rate:,.0f} rows/s"]]
+
+    @property
+    def shard_rate(self) -> float:
+        """Rows a second that the build sharded."""
+        return float(json.loads((self.folder / "rate.json").read_text()))
+
+    def build_of(self, out: Path, ids: Ids) -> tuple[float, float]:
         """Build an index of some rows; seconds, and rows a second of the stage shard."""
         shutil.rmtree(out, ignore_errors=True)
         bars = teravec.Bars(quiet=True)
@@ -130,8 +163,9 @@ class Bench:
         ids = np.arange(start, start + count)
         return teravec.add(path, rows, ids=ids, memory=MEMORY).number
 
-    def until_found(self, path: Path) -> list[Row]:
+    def found(self) -> list[Row]:
         """One per cent of new rows, and of deletes, until committed and until a server has it."""
+        path = self.copy("found")
         last = self.rows + self.percent - 1
         with served(path) as remote:
             remote.search(self.queries, K, 16)  # its caches are warm
@@ -157,45 +191,54 @@ class Bench:
             ["a warm query of that server after the addition", f"{1e3 * warm_s:.2f} ms", ""],
         ]
 
-    def sustained(self, path: Path, shard_rate: float) -> list[Row]:
+    def sustained(self) -> list[Row]:
         """Additions one after another."""
+        path = self.copy("sustained")
         started = time.perf_counter()
         for number in range(BATCHES):
             self.add(path, self.rows + number * self.batch, self.batch)
         rate = BATCHES * self.batch / (time.perf_counter() - started)
-        share = f"{rate / shard_rate:.2f} of what build shards"
+        share = f"{rate / self.shard_rate:.2f} of what build shards"
         return [[f"additions of {self.batch:,}, rows a second", f"{rate:,.0f}", share]]
 
-    def beside_fresh(self, path: Path) -> list[Row]:
+    def beside(self) -> list[Row]:
         """Searches after ten additions and deletes, beside a fresh index; and its compaction."""
+        path = self.copy("changed")
         for number in range(10):
             self.add(path, self.rows + number * self.percent, self.percent)
         gone = np.random.default_rng(1).choice(self.rows, self.rows // 20, replace=False)
         teravec.delete(path, gone)
         kept = np.setdiff1d(np.arange(self.rows + 10 * self.percent), gone)
-        fresh, rebuilt_s = self.folder / "fresh", 0.0
-        rebuilt_s, _ = self.build(fresh, kept)
+        say("  the fresh index")
+        rebuilt_s, _ = self.build_of(self.folder / "fresh", kept)
+        say("  its truth, and maintain")
         truth = exact(self.base, kept, self.queries)
-        before, ours = self.searches(path, truth), self.searches(fresh, truth)
-        compacting = self.copy_of(path)
+        maintained = self.copy_of(path, "maintained")
         started = time.perf_counter()
-        teravec.maintain(path, memory=MEMORY)
+        teravec.maintain(maintained, memory=MEMORY)
         maintained_s = time.perf_counter() - started
-        after = self.searches(path, truth)
+        say("  searches")
+        names = {"": path, ", after maintain": maintained, "fresh": self.folder / "fresh"}
+        found = self.searches(names, truth)
         rows = []
-        for name in before:
-            for when, these in (("", before), (", after maintain", after)):
-                ratio = these[name] / ours[name]
-                value = f"{1e3 * these[name]:.3f} ms"
-                rows.append([f"{name}{when}", value, f"{ratio:.2f} of a fresh index"])
+        for name, ours in found["fresh"].items():
+            for when in ("", ", after maintain"):
+                these = found[when][name]
+                rows.append(
+                    [
+                        f"{name}{when}",
+                        f"{1e3 * these:.3f} ms",
+                        f"{these / ours:.2f} of a fresh index",
+                    ]
+                )
         rows.append(["maintain", f"{maintained_s:.1f} s", f"a rebuild {rebuilt_s:.1f} s"])
-        return rows + self.compaction(compacting)
+        return rows + self.compaction(self.copy_of(path, "compacting"))
 
-    def copy_of(self, path: Path) -> Path:
-        """Copy a changed index."""
-        out = self.folder / "compacting"
+    def copy_of(self, path: Path, name: str) -> Path:
+        """Copy a changed index, by links where files never change."""
+        out = self.folder / name
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(path, out)
+        shutil.copytree(path, out, copy_function=os.link)
         return out
 
     def compaction(self, path: Path) -> list[Row]:
@@ -212,59 +255,99 @@ class Bench:
         rate = f"{size / compacted_s / 1e6:,.0f} MB/s"
         return [["compaction, bytes a second", rate, f"{copied_s / compacted_s:.2f} of a copy"]]
 
-    def searches(self, path: Path, truth: Ids) -> dict[str, float]:
-        """Seconds of a query: in a warm batch, warm alone, cold alone; at the recall."""
-        with teravec.open(path, memory=MEMORY) as index:
-            nprobe = next(
-                (
-                    n
-                    for n in NPROBES
-                    if data.recall(index.search(self.queries, K, n)[1], truth) >= RECALL
-                ),
-                NPROBES[-1],
-            )
-            batch = [_timed(partial(index.search, self.queries, K, nprobe)) for _ in range(5)]
-            alone = [
-                _timed(partial(index.search, query, K, nprobe)) for query in self.queries[:WARM]
-            ]
-        files = [path / each.file for each in teravec.versions(path)[-1].segments]
-        cold = measure.cold_queries(
-            lambda: teravec.open(path, memory=MEMORY),
-            lambda index, query: index.search(query, K, nprobe),
-            files,
-            self.queries[:COLD],
-        )
-        return {
-            f"a query of a warm batch of {len(self.queries):,}": min(batch) / len(self.queries),
-            "one warm query": statistics.median(alone),
-            "one cold query": cold.median_s,
-        }
+    def searches(self, paths: dict[str, Path], truth: Ids) -> dict[str, dict[str, float]]:
+        """Seconds of a query of each index: in a warm batch, warm alone, cold alone."""
+        batch_name = f"a query of a warm batch of {len(self.queries):,}"
+        found: dict[str, dict[str, float]] = {name: {} for name in paths}
+        nprobes = dict[str, int]()
+        for name, path in paths.items():
+            with teravec.open(path, memory=MEMORY) as index:
+                nprobes[name] = next(
+                    (
+                        n
+                        for n in NPROBES
+                        if data.recall(index.search(self.queries, K, n)[1], truth) >= RECALL
+                    ),
+                    NPROBES[-1],
+                )
+        with ExitStack() as stack:
+            opened = {
+                name: stack.enter_context(teravec.open(path, memory=MEMORY))
+                for name, path in paths.items()
+            }
+            for name, index in opened.items():
+                index.search(self.queries, K, nprobes[name])
+            tasks: dict[str, Callable[[], float]] = {
+                name: partial(_timed, partial(index.search, self.queries, K, nprobes[name]))
+                for name, index in opened.items()
+            }
+            batches = measure.interleave(tasks, 2 * ROUNDS + 1)
+            alone = ask_in_turn(opened, nprobes, self.queries[:WARM])
+        cold = {name: list[float]() for name in paths}
+        for start in range(0, COLD, COLD // ROUNDS):
+            for name, path in paths.items():
+                files = [path / each.file for each in teravec.versions(path)[-1].segments]
+                nprobe = nprobes[name]
 
-    def many_small(self, path: Path) -> list[Row]:
-        """Many additions of 1,000 rows, and a query before and after ``maintain``."""
-        with teravec.open(path, memory=MEMORY) as index:
-            first = _warm(index, self.queries)
+                def ask(index: teravec.Index, query: Floats, nprobe: int = nprobe) -> object:
+                    return index.search(query, K, nprobe)
+
+                run = measure.cold_queries(
+                    partial(teravec.open, path, memory=MEMORY),
+                    ask,
+                    files,
+                    self.queries[start : start + COLD // ROUNDS],
+                )
+                cold[name] += run.seconds
+        for name in paths:
+            found[name] = {
+                batch_name: batches.median(name) / len(self.queries),
+                "one warm query": statistics.median(alone[name]),
+                "one cold query": statistics.median(cold[name]),
+            }
+        return found
+
+    def small(self) -> list[Row]:
+        """Many additions of 1,000 rows, and queries beside the same index in one piece."""
+        path = self.copy("small")
         started = time.perf_counter()
         for number in range(self.small_adds):
             self.add(path, self.rows + 1000 * number, 1000)
         added_s = time.perf_counter() - started
-        with teravec.open(path, memory=MEMORY) as index:
-            before = _warm(index, self.queries)
-            started = time.perf_counter()
-            self.add(path, self.rows, 1000)
-            index.refresh()
-            refreshed = _timed(lambda: index.search(self.queries[0], K, 16))
+        say(f"  {self.small_adds} additions took {added_s:.0f} s")
+        maintained, whole = self.copy_of(path, "maintained"), self.copy_of(path, "whole")
         started = time.perf_counter()
-        teravec.maintain(path, memory=MEMORY)
+        teravec.maintain(maintained, memory=MEMORY)
         maintained_s = time.perf_counter() - started
-        with teravec.open(path, memory=MEMORY) as index:
-            after = _warm(index, self.queries)
-        each = f"{added_s / self.small_adds:.3f} s each"
+        teravec.compact(whole, full=True, memory=MEMORY)
+        names = {"before": path, "after": maintained, "whole": whole}
+        with ExitStack() as stack:
+            opened, opening_s = dict[str, teravec.Index](), dict[str, float]()
+            for name, each in names.items():
+                started = time.perf_counter()
+                opened[name] = stack.enter_context(teravec.open(each, memory=MEMORY))
+                opening_s[name] = time.perf_counter() - started
+                opened[name].search(self.queries, K, 16)
+            alone = ask_in_turn(opened, dict.fromkeys(names, 16), self.queries)
+            median = {name: statistics.median(seconds) for name, seconds in alone.items()}
+            self.add(path, self.rows + 1000 * self.small_adds, 1000)
+            opened["before"].refresh()
+            refreshed = _timed(partial(opened["before"].search, self.queries[0], K, 16))
+        each_s = f"{added_s / max(1, self.small_adds):.3f} s each"
+        rows = [
+            [f"{self.small_adds} additions of 1,000 rows", f"{added_s:.1f} s", each_s],
+            [
+                "opening it then",
+                f"{opening_s['before']:.3f} s",
+                f"in one piece {opening_s['whole']:.3f}",
+            ],
+        ]
+        for name, what in (("before", "one warm query then"), ("after", "after maintain")):
+            ratio = f"{median[name] / median['whole']:.2f} of one piece"
+            rows.append([what, f"{1e3 * median[name]:.3f} ms", ratio])
         return [
-            [f"{self.small_adds} additions of 1,000 rows", f"{added_s:.1f} s", each],
-            ["a warm query then", f"{1e3 * before:.3f} ms", f"{before / first:.2f} of before"],
+            *rows,
             ["the first query after one more and a refresh", f"{1e3 * refreshed:.3f} ms", ""],
-            ["after maintain", f"{1e3 * after:.3f} ms", f"{after / first:.2f} of before"],
             ["that maintain", f"{maintained_s:.1f} s", ""],
         ]
 
@@ -330,9 +413,16 @@ def served(path: Path) -> Iterator[teravec.RemoteIndex]:
         process.wait()
 
 
-def _warm(index: teravec.Index, queries: Floats) -> float:
-    index.search(queries, K, 16)
-    return statistics.median(_timed(partial(index.search, query, K, 16)) for query in queries)
+def ask_in_turn(
+    opened: dict[str, teravec.Index], nprobes: dict[str, int], queries: Floats
+) -> dict[str, list[float]]:
+    """Seconds of each query alone, all indexes in turn, so that a drift of speed falls on all."""
+    seconds: dict[str, list[float]] = {name: [] for name in opened}
+    for query in queries:
+        for name, index in opened.items():
+            index.search(query, K, nprobes[name])  # the other indexes took the processor's caches
+            seconds[name].append(_timed(partial(index.search, query, K, nprobes[name])))
+    return seconds
 
 
 def _timed(act: Callable[[], object]) -> float:

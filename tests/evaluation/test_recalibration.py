@@ -21,7 +21,7 @@ from teravec.index.calibration import calibration_content, read_kept
 from teravec.index.erasure import find_ids
 from teravec.index.known_queries import read_truth
 from teravec.index.manifest import CalibrationEntry, Manifest, read_manifest
-from teravec.index.neighbours import make_table, merge_neighbours, of_table, remove_ids
+from teravec.index.neighbours import make_table, merge_neighbours, of_table, remove_rows
 from teravec.index.versions import commit_version
 from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import sealed_text
@@ -236,7 +236,8 @@ def test_merging_neighbours(seed: int, groups: int, m: int, removed: int) -> Non
         near = np.take_along_axis(costs[:, ids], order, axis=1)
         parts.append(of_table(near, ids[order], complete=len(ids) <= m))
     gone = np.sort(rng.choice(n, removed, replace=False))
-    merged = remove_ids(merge_neighbours(parts, nq), gone)
+    merged = merge_neighbours(parts, nq)
+    merged = remove_rows(merged, np.isin(merged["id"], gone))
     again = merge_neighbours([merged], nq)
     np.testing.assert_array_equal(again, merged)
     found, ids, known = make_table(merged, nq, k)

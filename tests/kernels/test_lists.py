@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from teravec.kernels.lists_in_memory import PLACE_BITS
 from teravec.kernels.pairs import Pairs
 from teravec.native import extensions as compiled
+from teravec.native import lists
 from teravec.search.list_cache import NOT_KEPT, ListCache
 
 pytestmark = pytest.mark.skipif(compiled.listing is None, reason="not compiled")
@@ -38,6 +39,43 @@ def test_pairs_are_those_of_numpy(
     for name, values in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), values)
         assert getattr(found, name).dtype == values.dtype
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_runs_and_their_pairs_are_those_of_numpy(data: st.DataObject) -> None:
+    nlayers, nq = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    sizes = np.array(data.draw(st.lists(st.integers(0, 2), min_size=nlayers * NLIST)), np.int64)
+    sizes = sizes[: nlayers * NLIST]
+    rows = [data.draw(st.permutations(range(NLIST))) for _ in range(nq)]
+    nprobe = data.draw(st.integers(1, NLIST))
+    visited = np.ascontiguousarray(np.array(rows, np.int64)[:, :nprobe])
+    distances = np.arange(visited.size, dtype=np.float32).reshape(visited.shape)
+    pairs = Pairs.of(visited, distances, sizes.reshape(nlayers, NLIST).sum(axis=0))
+
+    def find() -> tuple[Any, ...]:
+        runs, list_nos = lists.runs(NLIST, sizes, pairs.list_nos)
+        return runs, list_nos, *vars(pairs.of_lists(list_nos)).values()
+
+    found = find()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "listing", None)
+        expected = find()
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (np.diff(found[1]) >= 0).all()
+    assert len(found[0]) == sum(
+        sizes[list_no::NLIST].astype(bool).sum() for list_no in pairs.list_nos
+    )
+
+
+def test_runs_and_pairs_of_what_there_is_not() -> None:
+    with pytest.raises(ValueError, match="list 9 of 9"):
+        lists.runs(NLIST, np.ones(2 * NLIST, np.int64), np.array([NLIST]))
+    pairs = Pairs.of(np.array([[3, 5]]), np.zeros((1, 2), np.float32))
+    for wanted in ([3, 4], [5, 3], [3, 3, 6]):
+        with pytest.raises(ValueError, match="without pairs"):
+            pairs.of_lists(np.array(wanted))
 
 
 def test_a_list_that_there_is_not() -> None:

@@ -49,7 +49,7 @@ def visible(path: Path) -> dict[int, dict[str, Any]]:
         for number, file in enumerate(index.segments):
             ids = file.read_ids(0, file.header.ntotal) + index.id_bases[number]
             table = columns.read(number, 0, len(ids), columns.schema.names)
-            dead = np.isin(ids, index.deleted[number])
+            dead = index.deleted[number].find(ids)
             for id_, row, gone in zip(ids.tolist(), table.to_pylist(), dead, strict=True):
                 if not gone:
                     assert id_ not in found

@@ -19,9 +19,9 @@ import xxhash
 from teravec.errors import CorruptFile
 from teravec.index.kept_queries import KeptQueries, NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest
-from teravec.index.neighbours import NEIGHBOUR, find_limits, merge_neighbours, remove_ids
+from teravec.index.neighbours import NEIGHBOUR, find_limits, merge_neighbours, remove_rows
 from teravec.index.pending import PendingPaths
-from teravec.segments.delete_set import is_deleted, read_deleted
+from teravec.segments.delete_set import read_deleted
 from teravec.storage.arrays import read_array, write_array
 from teravec.storage.files import byte_view
 from teravec.storage.layout import IndexPaths
@@ -139,10 +139,10 @@ def read_truth(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> Know
 def _merge(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> Records:
     nq = kept.queries.count
     deleted = read_deleted(paths, manifest.deletes, kept.neighbours)
-    parts = [
-        remove_ids(_read_neighbours(paths, entry, nq), hidden)
-        for entry, hidden in zip(kept.neighbours, deleted, strict=True)
-    ]
+    parts = []
+    for entry, hidden in zip(kept.neighbours, deleted, strict=True):
+        records = _read_neighbours(paths, entry, nq)
+        parts.append(remove_rows(records, hidden.find(records["id"])))
     return merge_neighbours(parts, nq)
 
 
@@ -167,7 +167,7 @@ def find_erased(
 ) -> tuple[int, ...]:
     """Return the numbers of the queries whose own rows (nq,) are deleted or replaced."""
     hidden = read_deleted(paths, manifest.deletes, kept.neighbours[:1])[0]
-    return tuple(sorted({*kept.erased, *np.flatnonzero(is_deleted(own, hidden)).tolist()}))
+    return tuple(sorted({*kept.erased, *np.flatnonzero(hidden.find(own)).tolist()}))
 
 
 def has_erased(paths: IndexPaths, manifest: Manifest, kept: KeptQueries) -> bool:

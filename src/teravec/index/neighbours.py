@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.segments.delete_set import is_deleted
-
-__all__ = ["NEIGHBOUR", "find_limits", "make_table", "merge_neighbours", "of_table", "remove_ids"]
+__all__ = ["NEIGHBOUR", "find_limits", "make_table", "merge_neighbours", "of_table", "remove_rows"]
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -66,9 +64,9 @@ def merge_neighbours(parts: Sequence[Records], nq: int) -> Records:
     return records[np.lexsort((records["id"], records["cost"], records["query"]))]
 
 
-def remove_ids(records: Records, ids: Int64) -> Records:
-    """Leave out rows with one of the ids, which ascend; limits stay."""
-    kept: Records = records[~is_deleted(records["id"], ids) | (records["id"] == _LIMIT)]
+def remove_rows(records: Records, hidden: npt.NDArray[np.bool_]) -> Records:
+    """Leave out the rows that are hidden, (n,); limits stay."""
+    kept: Records = records[~hidden | (records["id"] == _LIMIT)]
     return kept
 
 

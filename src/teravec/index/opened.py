@@ -69,8 +69,8 @@ class OpenedIndex:
         The open files of each, which versions share.
     deleted_ids : DeletedIds
         The ids that its delete sets hide.
-    deleted : list of ndarray, int64
-        For each open segment, the ids that are hidden in it, ascending and distinct.
+    deleted : list of HiddenIds
+        For each open segment, the ids that are hidden in it.
     gap_bytes : int
         Largest gap between two ranges of a file for which one read of both is cheaper:
         ``bench-disk``'s measurement of this file system, or the store's default.
@@ -197,11 +197,10 @@ class OpenedIndex:
         nruns = self.manifest.nlist * len(self.manifest.layers)
         directories: int = sum(file.directory_bytes for file in self.column_files)
         directories += sum(file.directory_bytes for file in self.inverted_files if file is not None)
-        deleted = {id(ids): ids.nbytes for ids in self.deleted}  # segments share them
         return (
             self.model.memory_bytes
             + OPENED_LIST_BYTES * nruns
-            + sum(deleted.values())
+            + self.deleted_ids.nbytes
             + directories
         )
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from teravec.native.lists import runs as runs_of_lists
+
 __all__ = ["Runs"]
 
 Int64 = npt.NDArray[np.int64]
@@ -58,11 +60,16 @@ class Runs:
 
     def of_lists(self, list_nos: Int64) -> Int64:
         """Return the runs of lists (n,), ascending; runs without vectors are left out."""
+        return list_nos if self.one_layer else np.sort(self.by_list(list_nos)[0])
+
+    def by_list(self, list_nos: Int64) -> tuple[Int64, Int64]:
+        """Return the runs of lists (n,), list after list, and the list of each.
+
+        Runs without vectors are left out, if there are several layers.
+        """
         if self.one_layer:
-            return list_nos
-        layers = np.arange(0, len(self.sizes), self.nlist)
-        runs: Int64 = (layers[:, None] + np.sort(list_nos)).ravel()
-        return runs[self.sizes[runs] > 0]
+            return list_nos, list_nos
+        return runs_of_lists(self.nlist, self.sizes, list_nos)
 
     def lists_of(self, runs: Int64) -> Int64:
         """Return the list of each run, (n,)."""

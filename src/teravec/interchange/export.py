@@ -59,7 +59,11 @@ def export_faiss(
         raise StorageError(f"{path}: cannot write: no directory {path.parent}")
     with hold_file(path), OpenedIndex(root) as index, publishing(path) as raw:
         model = index.model
-        if not index.runs.one_layer or index.has_id_bases or any(map(len, index.deleted)):
+        if (
+            not index.runs.one_layer
+            or index.has_id_bases
+            or any(hidden.any for hidden in index.deleted)
+        ):
             raise InvalidArgument(
                 f"{index.paths} was changed since its build, and Faiss's format holds one run a "
                 "list: run teravec compact INDEX --full first"

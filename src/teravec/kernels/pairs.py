@@ -71,18 +71,17 @@ class Pairs:
         """Return the pairs of some of the lists, (m,), ascending; one may occur several times."""
         if list_nos is self.list_nos or np.array_equal(list_nos, self.list_nos):
             return self
-        at = np.searchsorted(self.list_nos, list_nos)
-        if len(at) and (np.diff(at) == 1).all():  # consecutive lists: a view suffices
-            first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
-            part = slice(first, last)
-            starts = self.starts[at[0] : at[-1] + 2] - first
-            return Pairs(
-                list_nos, starts, self.queries[part], self.distances[part], self.nearest[part]
-            )
-        counts = self.starts[at + 1] - self.starts[at]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.repeat(self.starts[at] - starts[:-1], counts) + np.arange(starts[-1])
-        return Pairs(list_nos, starts, self.queries[rows], self.distances[rows], self.nearest[rows])
+        columns = self.list_nos, self.starts, self.queries, self.distances, self.nearest
+        if len(list_nos) < len(self.list_nos):
+            at = np.searchsorted(self.list_nos, list_nos)
+            if len(at) and (np.diff(at) == 1).all():  # consecutive lists: a view suffices
+                first, last = int(self.starts[at[0]]), int(self.starts[at[-1] + 1])
+                starts = self.starts[at[0] : at[-1] + 2] - first
+                part = slice(first, last)
+                return Pairs(
+                    list_nos, starts, self.queries[part], self.distances[part], self.nearest[part]
+                )
+        return Pairs(*lists.repeat_pairs(columns, list_nos))
 
     def as_matrix(self) -> tuple[Int64, Int64, Float32]:
         """Return the pairs query by query, in Faiss's form.

@@ -108,6 +108,122 @@ done:
     return result;
 }
 
+/* ------------------------------------------------------------------ runs of lists */
+
+/* The runs of lists, list after list: layer * nlist + list, those that have vectors. */
+static PyObject *py_runs(PyObject *self, PyObject *args)
+{
+    Py_ssize_t nlist, count = 0;
+    PyObject *o_sizes, *o_list_nos, *o_runs, *o_lists, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nsizes, n, nruns, nlists;
+    const int64_t *sizes, *list_nos;
+    int64_t *runs, *lists;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "nOOOO:runs", &nlist, &o_sizes, &o_list_nos, &o_runs, &o_lists) ||
+        !check_positive("nlist", nlist))
+        return NULL;
+    if (!(sizes = take(&all, o_sizes, "sizes", 'q', 0, &nsizes)) ||
+        !(list_nos = take(&all, o_list_nos, "list_nos", 'q', 0, &n)) ||
+        !(runs = take(&all, o_runs, "out_runs", 'q', 1, &nruns)) ||
+        !(lists = take(&all, o_lists, "out_list_nos", 'q', 1, &nlists)) ||
+        !check_product("sizes", nsizes, nsizes / (size_t)nlist, (size_t)nlist) ||
+        !check_length("out_runs", nruns, n * (nsizes / (size_t)nlist)) ||
+        !check_length("out_list_nos", nlists, nruns))
+        goto done;
+    for (size_t i = 0; i < n; i++) {
+        if (list_nos[i] < 0 || list_nos[i] >= nlist) {
+            PyErr_Format(PyExc_ValueError, "list %lld of %zd", (long long)list_nos[i], nlist);
+            goto done;
+        }
+        for (size_t run = (size_t)list_nos[i]; run < nsizes; run += (size_t)nlist)
+            if (sizes[run]) {
+                runs[count] = (int64_t)run;
+                lists[count++] = list_nos[i];
+            }
+    }
+    result = PyLong_FromSsize_t(count);
+done:
+    release(&all);
+    return result;
+}
+
+/* Where the pairs of wanted lists begin, which ascend and may repeat; returns 0 for a list that has
+ * none. */
+static int find_starts(const int64_t *list_nos, const int64_t *starts, size_t n,
+                       const int64_t *wanted, size_t nwanted, int64_t *out)
+{
+    size_t at = 0;
+    out[0] = 0;
+    for (size_t i = 0; i < nwanted; i++) {
+        while (at < n && list_nos[at] < wanted[i])
+            at++;
+        if (at == n || list_nos[at] != wanted[i])
+            return 0;
+        out[i + 1] = out[i] + starts[at + 1] - starts[at];
+    }
+    return 1;
+}
+
+static PyObject *py_repeat_pairs(PyObject *self, PyObject *args)
+{
+    PyObject *o_list_nos, *o_starts, *o_queries, *o_distances, *o_nearest, *o_wanted, *o_out_starts,
+        *o_out_queries, *o_out_distances, *o_out_nearest, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t n, nstarts, npairs, ndistances, nnearest, nwanted, nout, nq, nd, nn;
+    const int64_t *list_nos, *starts, *wanted;
+    const int32_t *queries;
+    const float *distances;
+    const uint8_t *nearest;
+    int64_t *out;
+    int32_t *out_queries;
+    float *out_distances;
+    uint8_t *out_nearest;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "OOOOOOOOOO:repeat_pairs", &o_list_nos, &o_starts, &o_queries,
+                          &o_distances, &o_nearest, &o_wanted, &o_out_starts, &o_out_queries,
+                          &o_out_distances, &o_out_nearest))
+        return NULL;
+    if (!(list_nos = take(&all, o_list_nos, "list_nos", 'q', 0, &n)) ||
+        !(starts = take(&all, o_starts, "starts", 'q', 0, &nstarts)) ||
+        !(queries = take(&all, o_queries, "queries", 'i', 0, &npairs)) ||
+        !(distances = take(&all, o_distances, "distances", 'f', 0, &ndistances)) ||
+        !(nearest = take(&all, o_nearest, "nearest", 'B', 0, &nnearest)) ||
+        !(wanted = take(&all, o_wanted, "wanted", 'q', 0, &nwanted)) ||
+        !(out = take(&all, o_out_starts, "out_starts", 'q', 1, &nout)) ||
+        !(out_queries = take(&all, o_out_queries, "out_queries", 'i', 1, &nq)) ||
+        !(out_distances = take(&all, o_out_distances, "out_distances", 'f', 1, &nd)) ||
+        !(out_nearest = take(&all, o_out_nearest, "out_nearest", 'B', 1, &nn)) ||
+        !check_length("starts", nstarts, n + 1) || !check_length("distances", ndistances, npairs) ||
+        !check_length("nearest", nnearest, npairs) ||
+        !check_length("out_starts", nout, nwanted + 1) || !check_length("out_distances", nd, nq) ||
+        !check_length("out_nearest", nn, nq))
+        goto done;
+    for (size_t i = 0; i < nstarts; i++)
+        if (starts[i] < (i ? starts[i - 1] : 0) || (size_t)starts[i] > npairs) {
+            PyErr_Format(PyExc_ValueError, "start %lld of %zu pairs", (long long)starts[i], npairs);
+            goto done;
+        }
+    if (!find_starts(list_nos, starts, n, wanted, nwanted, out)) {
+        PyErr_SetString(PyExc_ValueError, "a list without pairs");
+        goto done;
+    }
+    if (out[nwanted] <= (int64_t)nq) /* else the caller makes room, and calls again */
+        for (size_t i = 0, at = 0; i < nwanted; i++) {
+            while (list_nos[at] < wanted[i])
+                at++;
+            const size_t from = (size_t)starts[at], to = (size_t)out[i],
+                         count = (size_t)(out[i + 1] - out[i]);
+            memcpy(out_queries + to, queries + from, count * sizeof(*queries));
+            memcpy(out_distances + to, distances + from, count * sizeof(*distances));
+            memcpy(out_nearest + to, nearest + from, count);
+        }
+    result = PyLong_FromLongLong(out[nwanted]);
+done:
+    release(&all);
+    return result;
+}
+
 /* ------------------------------------------------------------------ kept lists */
 
 static int check_keys(const int64_t *keys, size_t n, size_t nkeys)
@@ -438,6 +554,12 @@ static PyMethodDef methods[] = {
     {"pairs", py_pairs, METH_VARARGS,
      "pairs(nprobe, list_nos, distances, sizes or None, out_list_nos, out_starts, out_queries,\n"
      "      out_distances, out_nearest) -> (lists, pairs)\n\nSee pairs.py; how much is filled."},
+    {"runs", py_runs, METH_VARARGS,
+     "runs(nlist, sizes, list_nos, out_runs, out_list_nos) -> int\n\nSee Runs; how much is filled."},
+    {"repeat_pairs", py_repeat_pairs, METH_VARARGS,
+     "repeat_pairs(list_nos, starts, queries, distances, nearest, wanted, out_starts, out_queries,\n"
+     "             out_distances, out_nearest) -> pairs\n\n"
+     "See Pairs.of_lists. Where more pairs than fit are there, only out_starts is filled."},
     {"pin", py_pin, METH_VARARGS,
      "pin(keys, at, wanted, pins, out_at)\n\nSee ListCache.pin; the caller has its lock."},
     {"unpin", py_unpin, METH_VARARGS, "unpin(keys, pins)\n\nSee ListCache.unpin."},

@@ -12,6 +12,22 @@ def pairs(
     out_nearest: Buffer,
     /,
 ) -> tuple[int, int]: ...
+def runs(
+    nlist: int, sizes: Buffer, list_nos: Buffer, out_runs: Buffer, out_list_nos: Buffer, /
+) -> int: ...
+def repeat_pairs(
+    list_nos: Buffer,
+    starts: Buffer,
+    queries: Buffer,
+    distances: Buffer,
+    nearest: Buffer,
+    wanted: Buffer,
+    out_starts: Buffer,
+    out_queries: Buffer,
+    out_distances: Buffer,
+    out_nearest: Buffer,
+    /,
+) -> int: ...
 def pin(keys: Buffer, at: Buffer, wanted: Buffer, pins: Buffer, out_at: Buffer, /) -> None: ...
 def unpin(keys: Buffer, pins: Buffer, /) -> None: ...
 def ids(

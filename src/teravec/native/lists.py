@@ -17,6 +17,8 @@ __all__ = [
     "pairs",
     "pin",
     "read_ids",
+    "repeat_pairs",
+    "runs",
     "unpin",
 ]
 
@@ -113,6 +115,52 @@ def list_gaps(distances: Float32, lengths: Float32 | None) -> Float32:
         return np.asarray(np.maximum(distances - distances[:, :1], 0), np.float32)
     gaps: Float32 = np.maximum(distances[:, :1] - distances, 0) / lengths[:, None]
     return gaps
+
+
+def repeat_pairs(columns: Columns, wanted: Int64) -> Columns:
+    """Return the pairs of some of the lists, (m,), ascending; one may occur several times.
+
+    Parameters
+    ----------
+    columns : Columns
+    wanted : ndarray of shape (m,), int64
+        Each has pairs.
+    """
+    list_nos, starts, queries, distances, nearest = columns
+    if extensions.listing is None:
+        at = np.searchsorted(list_nos, wanted)
+        counts = starts[at + 1] - starts[at]
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        some = np.repeat(starts[at] - ends[:-1], counts) + np.arange(ends[-1])
+        return wanted, ends, queries[some], distances[some], nearest[some]
+    ends, n = np.empty(len(wanted) + 1, np.int64), len(wanted)  # enough for a lone query
+    while True:
+        rows = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.bool_)
+        filled = extensions.listing.repeat_pairs(*columns, wanted, ends, *rows)
+        if filled == n:
+            return wanted, ends, *rows
+        n = filled
+
+
+def runs(nlist: int, sizes: Int64, list_nos: Int64) -> tuple[Int64, Int64]:
+    """Return the runs of lists (n,), list after list, that have vectors; and the list of each.
+
+    Parameters
+    ----------
+    nlist : int
+    sizes : ndarray of shape (nlayers * nlist,), int64
+        Vectors of each run.
+    list_nos : ndarray of shape (n,), int64
+    """
+    nlayers = len(sizes) // nlist
+    if extensions.listing is None:
+        layers = np.arange(0, len(sizes), nlist)
+        found = (list_nos[:, None] + layers).ravel()
+        found = found[sizes[found] > 0]
+        return found, found % nlist
+    columns = np.empty((2, nlayers * len(list_nos)), np.int64)
+    count = extensions.listing.runs(nlist, sizes, list_nos, *columns)
+    return columns[0, :count], columns[1, :count]
 
 
 # ---------------------------------------------------------------------- kept lists

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.lists_in_memory import PLACE_BITS
-from teravec.segments.delete_set import is_deleted
 
 __all__ = ["RunIds", "find_places"]
 
@@ -69,7 +68,7 @@ def find_places(index: OpenedIndex, wanted: Int64, parts: Iterable[RunIds]) -> I
         hidden = np.zeros(len(hits), np.bool_)
         for number in np.unique(segments[entries]).tolist():
             mine = segments[entries] == number
-            hidden[mine] = is_deleted(ids[hits[mine]], index.deleted[number])
+            hidden[mine] = index.deleted[number].find(ids[hits[mine]])
         hits, entries = hits[~hidden][::-1], entries[~hidden][::-1]  # the first row is set last
         rows = hits - (ends - part.counts)[entries] + part.row_start
         layer = part.runs[entries] // index.runs.nlist

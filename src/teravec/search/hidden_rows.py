@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from teravec.index.opened import OpenedIndex
 from teravec.kernels.mask import Mask
-from teravec.segments.delete_set import is_deleted
+from teravec.search.finding import RunIds
 
 __all__ = ["HiddenRows"]
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
-ReadIds = Callable[[Int64], Iterator[tuple[int, Int64]]]
-"""Given runs (n,), ascending, yields each run and its ids in row order; large runs in parts."""
+ReadIds = Callable[[Int64], Iterable[RunIds]]
+"""Reads the ids of runs (n,), which ascend; those of a large run in parts."""
+
+_TABLES_SHARE = 4  # of the bytes for masks, for a table of deleted ids
 
 _UNKNOWN, _ALL = -2, -1  # for where a run's bits begin
 
@@ -33,7 +35,8 @@ class HiddenRows:
     ----------
     index : OpenedIndex
     most_bytes : int
-        For bits that are kept; all begin anew when they take more.
+        For bits that are kept; all begin anew when they take more. A quarter as much for a table
+        of deleted ids.
     before : HiddenRows, optional
         Of another version of the index. Masks of segments in which nothing more is hidden stay.
 
@@ -47,8 +50,9 @@ class HiddenRows:
         self, index: OpenedIndex, most_bytes: int, before: HiddenRows | None = None
     ) -> None:
         self._index, self._most_bytes = index, most_bytes
-        self.none = not any(map(len, index.deleted))
+        self.none = not any(hidden.any for hidden in index.deleted)
         self._lock = threading.Lock()
+        index.deleted_ids.make_table(most_bytes // _TABLES_SHARE)
         # Where each run's bits begin. Bits are only appended; searches hold the array they found.
         self._starts = np.full(0 if self.none else len(index.runs.sizes), _ALL, np.int64)
         self._bits, self._used = np.empty(0, np.uint8), 0
@@ -60,8 +64,8 @@ class HiddenRows:
     def _forget(self) -> None:
         """Keep no mask; runs of segments in which nothing is hidden need none."""
         self._bits, self._used = np.empty(0, np.uint8), 0
-        for number, deleted in enumerate(self._index.deleted):
-            if len(deleted):
+        for number, hidden in enumerate(self._index.deleted):
+            if hidden.any:
                 self._runs_of(self._index, self._starts, number)[:] = _UNKNOWN
 
     def _take_over(self, before: HiddenRows) -> None:
@@ -74,7 +78,7 @@ class HiddenRows:
             self._bits, self._used = before._bits[: before._used].copy(), before._used
             for number, segment in enumerate(new.open_segments):
                 earlier = known.get(segment)
-                if earlier is not None and old.deleted[earlier] is new.deleted[number]:
+                if earlier is not None and old.deleted[earlier].sets == new.deleted[number].sets:
                     mine = self._runs_of(new, self._starts, number)
                     mine[:] = self._runs_of(old, before._starts, earlier)
 
@@ -97,9 +101,22 @@ class HiddenRows:
             return None
         with self._lock:
             bits, starts = self._bits, self._starts[runs]
-        if (starts == _UNKNOWN).any():
+        if len(starts) and starts.min() == _UNKNOWN:
             return self._make(runs, starts, bits, read_ids)
-        return Mask(bits, starts) if (starts >= 0).any() else None
+        return Mask(bits, starts) if len(starts) and starts.max() >= 0 else None
+
+    def are_missing(self, runs: Int64) -> bool:
+        """Whether the mask of some of these runs (n,) must be made."""
+        if self.none:
+            return False
+        with self._lock:
+            return bool((self._starts[runs] == _UNKNOWN).any())
+
+    def prepare(self, runs: Int64, read_ids: ReadIds) -> None:
+        """Make the masks of runs (n,) that are not kept, as far as they may be kept."""
+        with self._lock:
+            missing = runs[self._starts[runs] == _UNKNOWN]
+        self._keep(self._read(np.sort(missing), read_ids))
 
     def _make(self, runs: Int64, starts: Int64, bits: Bytes, read_ids: ReadIds) -> Mask | None:
         """Make the masks that are not kept, and return those of all runs."""
@@ -116,18 +133,35 @@ class HiddenRows:
     def _read(self, runs: Int64, read_ids: ReadIds) -> dict[int, Bytes | None]:
         """Find the bits of each run; None for a run without hidden rows."""
         visible: dict[int, list[npt.NDArray[np.bool_]]] = {}
-        numbers = self._index.runs.segments_of(runs)
-        segments = dict(zip(runs.tolist(), numbers.tolist(), strict=True))
-        for run, ids in read_ids(runs):
-            segment = segments[run]
-            deleted = self._index.deleted[segment]
-            hidden = is_deleted(ids + self._index.id_bases[segment], deleted)
-            visible.setdefault(run, []).append(~hidden)
         made: dict[int, Bytes | None] = {}
+        for part in read_ids(runs):
+            rows = ~self._find_hidden(part)
+            if len(part.runs) == 1:  # perhaps a part of a large run
+                visible.setdefault(int(part.runs[0]), []).append(rows)
+                continue
+            ends = np.cumsum(part.counts)
+            some = np.flatnonzero(part.counts)
+            whole = np.ones(len(part.runs), np.bool_)
+            whole[some] = np.logical_and.reduceat(rows, (ends - part.counts)[some])
+            made |= dict.fromkeys(part.runs[whole].tolist())
+            for i in np.flatnonzero(~whole).tolist():
+                visible[int(part.runs[i])] = [rows[ends[i] - part.counts[i] : ends[i]]]
         for run, parts in visible.items():
             rows = np.concatenate(parts)
             made[run] = None if rows.all() else np.packbits(rows, bitorder="little")
         return made
+
+    def _find_hidden(self, part: RunIds) -> npt.NDArray[np.bool_]:
+        """Find which of the rows, of ascending runs, are hidden."""
+        index, ends = self._index, np.concatenate([[0], np.cumsum(part.counts)])
+        hidden = np.zeros(len(part.ids), np.bool_)
+        segments = index.runs.segments_of(part.runs)
+        numbers, firsts = np.unique(segments, return_index=True)
+        bounds = ends[np.append(firsts, len(segments))].tolist()
+        for number, start, stop in zip(numbers.tolist(), bounds, bounds[1:], strict=False):
+            ids = part.ids[start:stop] + index.id_bases[number]
+            hidden[start:stop] = index.deleted[number].find(ids)
+        return hidden
 
     def _keep(self, made: dict[int, Bytes | None]) -> None:
         with self._lock:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 
 import numpy as np
@@ -81,8 +81,7 @@ class IndexLists:
             and self._same_keys
         )
         self._id_shift = int(self._id_shifts[0]) if len(self._id_shifts) else 0
-        self._small = None if self._plain else find_small_runs(index, shares.lists_bytes)
-        self._small_lock = threading.Lock()
+        self._most_small = 0 if self._plain else shares.lists_bytes
 
     @property
     def kept_bytes(self) -> int:
@@ -135,24 +134,24 @@ class IndexLists:
         What was yielded is good until the next is asked for. Under a filter, runs without a
         passing row are left out, and other rows are masked.
         """
-        if self._small is not None:
-            self._hold_small(reader)
         buffer = self._cache.buffer  # before they are pinned: the cache may be released meanwhile
-        runs = list_nos if self._plain else self._runs.of_lists(list_nos)
+        runs, lists = (list_nos, list_nos) if self._plain else self._runs.by_list(list_nos)
         if passing is not None:
-            runs = runs[passing.counts[runs] > 0]
+            some = passing.counts[runs] > 0
+            runs, lists = runs[some], lists[some]
         keys = runs if self._plain else self._code_keys(runs)
         at = self._cache.pin(keys)
         held = at >= 0
         if np.count_nonzero(held) == len(held):  # usual for a few lists that were wanted before
             kept, missing = runs, runs[:0]
         else:
-            kept, keys, at, missing = runs[held], keys[held], at[held], runs[~held]
+            missing = np.sort(runs[~held])
+            kept, lists, keys, at = runs[held], lists[held], keys[held], at[held]
         try:
             reader.stats.lists_cached += len(kept)
             if len(kept):
                 columns = kept, self._sizes[kept], at
-                yield self._in_memory(reader, *columns, buffer, passing=passing)
+                yield self._in_memory(reader, lists, *columns, buffer, passing=passing)
             if len(missing):
                 yield from self._read_codes(missing, reader, passing)
         finally:
@@ -180,11 +179,10 @@ class IndexLists:
         named[found] = self._id_keys(runs) << PLACE_BITS | places[found] & _ROW_MASK
         return named
 
-    def _hold_small(self, reader: ListReader) -> None:
+    def hold_small(self, reader: ListReader) -> None:
         """Read small new segments whole: many additions would else cost as many reads a list."""
-        with self._small_lock:
-            runs, self._small = self._small, None
-        if runs is None or not len(runs):
+        runs = find_small_runs(self._index, self._most_small)
+        if not len(runs):
             return
         for part, keys in (("codes", self._code_keys(runs)), ("ids", self._id_keys(runs))):
             missing = runs[~self._cache.holds(keys)]
@@ -192,6 +190,9 @@ class IndexLists:
             with suppress(CorruptFile, StorageError):
                 for _ in self._read(missing, part, reader):
                     pass
+        if self._hidden.are_missing(runs):
+            with suppress(CorruptFile, StorageError):
+                self._hidden.prepare(runs, partial(self._ids_of_runs, reader))
 
     def _read_ids(self, places: Int64, reader: ListReader) -> Int64:
         order = np.argsort(places)
@@ -212,13 +213,38 @@ class IndexLists:
     def _read_codes(
         self, runs: Int64, reader: ListReader, passing: PassingRows | None
     ) -> Iterator[ListsInMemory]:
-        for chunk, buffer, offsets in self._read(runs, "codes", reader):
-            columns = chunk.runs, chunk.counts, offsets, buffer
-            yield self._in_memory(reader, *columns, chunk.row_start, passing)
+        with self._masks_beside(runs, reader) as made:
+            for chunk, buffer, offsets in self._read(runs, "codes", reader):
+                runs, counts, list_nos = chunk.runs, chunk.counts, chunk.runs
+                if not self._plain:
+                    list_nos = self._runs.lists_of(runs)
+                    order = np.argsort(list_nos, kind="stable")  # scanners want ascending lists
+                    list_nos, runs = list_nos[order], runs[order]
+                    counts, offsets = counts[order], offsets[order]
+                if made is not None:
+                    made.result()
+                columns = list_nos, runs, counts, offsets
+                yield self._in_memory(reader, *columns, buffer, chunk.row_start, passing)
+
+    @contextmanager
+    def _masks_beside(self, runs: Int64, reader: ListReader) -> Iterator[Future[None] | None]:
+        """Make the masks of a few runs (n,), ascending, while the body reads their codes.
+
+        Their ids are then kept, where a search looks for those of its results.
+        """
+        few = ID_BYTES * int(self._sizes[runs].sum()) <= self._chunk_bytes
+        if not few or not self._hidden.are_missing(runs):
+            yield None
+            return
+        beside = reader.beside()
+        with ThreadPoolExecutor(1, thread_name_prefix="teravec-masks") as pool:
+            yield pool.submit(self._hidden.prepare, runs, partial(self._ids_of_runs, beside))
+        reader.stats.add(beside.stats)
 
     def _in_memory(
         self,
         reader: ListReader,
+        list_nos: Int64,
         runs: Int64,
         counts: Int64,
         offsets: Int64,
@@ -226,24 +252,22 @@ class IndexLists:
         row_start: int = 0,
         passing: PassingRows | None = None,
     ) -> ListsInMemory:
-        """Describe codes of runs (n,), ascending, to the scanners, which want ascending lists."""
-        if self._plain:
-            mask = None if passing is None else passing.mask(runs, None)
-            return ListsInMemory(runs, counts, offsets, buffer, row_start, None, mask)
-        list_nos = self._runs.lists_of(runs)
-        order = np.argsort(list_nos, kind="stable")
-        runs = runs[order]
-        mask = self._hidden.mask(runs, partial(self._ids_of_runs, reader))
+        """Describe codes of runs (n,) to the scanners; their lists ascend."""
+        mask = None
+        if not self._hidden.none:
+            mask = self._hidden.mask(runs, partial(self._ids_of_runs, reader))
         if passing is not None:
             mask = passing.mask(runs, mask)
-        columns = list_nos[order], counts[order], offsets[order]
         run_nos = None if self._runs.one_layer else runs
-        return ListsInMemory(*columns, buffer, row_start, run_nos, mask)
+        return ListsInMemory(list_nos, counts, offsets, buffer, row_start, run_nos, mask)
 
     def ids_of(self, list_nos: Int64, reader: ListReader) -> Iterator[RunIds]:
         """Yield the ids of lists (n,), ascending and distinct: first those in the cache."""
         runs = self._runs.of_lists(list_nos)
-        runs = runs[self._sizes[runs] > 0]
+        yield from self._ids_of_runs(reader, runs[self._sizes[runs] > 0])
+
+    def _ids_of_runs(self, reader: ListReader, runs: Int64) -> Iterator[RunIds]:
+        """Yield the ids of runs (n,), ascending; those of a large run in parts."""
         held: list[tuple[int, Bytes]] = []
         for run, key in zip(runs.tolist(), self._id_keys(runs).tolist(), strict=True):
             data = self._cache.copy(key)
@@ -259,21 +283,6 @@ class IndexLists:
             parts = map(buffer.__getitem__, map(slice, offsets.tolist(), ends.tolist()))
             ids = np.concatenate(list(parts)).view("<i8")
             yield RunIds(chunk.runs, chunk.counts, chunk.row_start, ids)
-
-    def _ids_of_runs(self, reader: ListReader, runs: Int64) -> Iterator[tuple[int, Int64]]:
-        """Yield runs (n,), ascending, with their ids; parts of a large run in their order."""
-        keys = self._id_keys(runs)
-        copies = [self._cache.copy(key) for key in keys.tolist()]
-        for run, data in zip(runs.tolist(), copies, strict=True):
-            if data is not None:
-                yield run, data.view("<i8")
-        runs = runs[[data is None for data in copies]]
-        if not len(runs):
-            return
-        for chunk, buffer, offsets in self._read(runs, "ids", reader):
-            columns = chunk.runs.tolist(), offsets.tolist(), chunk.counts.tolist()
-            for run, start, count in zip(*columns, strict=True):
-                yield run, buffer[start : start + ID_BYTES * count].copy().view("<i8")
 
     def _read(
         self, runs: Int64, part: str, reader: ListReader

@@ -95,6 +95,10 @@ class ListReader:
         self._index, self._ranges, self.stats = index, ranges, stats
         self._running: Any = None
 
+    def beside(self) -> ListReader:
+        """Return a reader for another thread of the same search, which counts for itself."""
+        return ListReader(self._index, self._ranges, SearchStats())
+
     def read(
         self, chunk: Chunk, part: str, buffers: Buffers, most: int, sizes: ReadSizes
     ) -> Iterator[Unchecked]:

@@ -114,6 +114,7 @@ class SearchSteps:
         self.stats = SearchStats() if before is None else before.stats
         self.efforts = Efforts(opened)
         self.passing_rows = PassingRowsCache(opened, shares.filters_bytes)
+        lists.hold_small(ListReader(opened, self.ranges, self.stats))
         self.is_closed = False
         self._all_open = opened.ranges == ((0, opened.model.nlist),)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from teravec.engines.engine import Steps
 from teravec.engines.resources import Resources
 from teravec.memory import require
-from teravec.segments.delete_set import DeleteSet, is_deleted, read_deleted
+from teravec.segments.delete_set import DeleteSet, HiddenIds, is_deleted, read_deleted
 from teravec.segments.gathering import PIECE_BYTES, gather_columns
 from teravec.segments.merge import MergeOptions
 from teravec.segments.row_order import RowOrder
@@ -65,7 +65,7 @@ class _Compactor:
 @dataclass(frozen=True)
 class _Opened:
     plan: _Compactor
-    deleted: list[Int64]
+    deleted: list[HiddenIds]
     voided: list[Int64]
 
 
@@ -158,16 +158,16 @@ def _count_visible(compactor: _Compactor, resources: Resources) -> Int64:
     """Count the visible rows of each list, (nlist,)."""
     opened, sizes = compactor.make(), np.zeros(compactor.options.nlist, np.int64)
     parts = list(zip(compactor.segments, opened.deleted, opened.voided, strict=True))
-    total = sum(segment.ntotal for segment, deleted, _ in parts if len(deleted))
+    total = sum(segment.ntotal for segment, deleted, _ in parts if deleted.any)
     with resources.progress.stage("count", total, "ids") as bar:
         for segment, deleted, voided in parts:
             with ListFile(compactor.index.file(segment.file)) as file:
                 lists = sizes[slice(*segment.lists)]
                 valid = valid_sizes(file.sizes, segment.lists[0], voided)
                 lists += valid
-                for start in range(0, segment.ntotal if len(deleted) else 0, _COUNTED_ROWS):
+                for start in range(0, segment.ntotal if deleted.any else 0, _COUNTED_ROWS):
                     stop = min(start + _COUNTED_ROWS, segment.ntotal)
-                    hidden = is_deleted(file.read_ids(start, stop) + segment.id_base, deleted)
+                    hidden = deleted.find(file.read_ids(start, stop) + segment.id_base)
                     rows = start + np.flatnonzero(hidden)
                     at = np.searchsorted(file.starts, rows, side="right") - 1
                     lists -= np.bincount(at[valid[at] > 0], minlength=len(lists))
@@ -230,7 +230,7 @@ def _write_visible_rows(
             for number, i in enumerate(which):
                 mine = file_nos == number
                 ids[mine] += plan.segments[i].id_base
-                hidden = is_deleted(ids[mine], opened.deleted[i])
+                hidden = opened.deleted[i].find(ids[mine])
                 if list_nos is not None:
                     hidden |= is_deleted(list_nos[mine], opened.voided[i])
                 visible[mine] = ~hidden

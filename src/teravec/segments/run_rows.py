@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from teravec.segments.delete_set import DeleteSet, is_deleted, read_deleted
+from teravec.segments.delete_set import DeleteSet, read_deleted
 from teravec.segments.segment import Segment
 from teravec.segments.voided import VoidedLists, read_voided_sets, valid_sizes
 from teravec.storage.columnfile import ColumnFile
@@ -221,7 +221,7 @@ class RunRows:
         for number in np.unique(segments).tolist():
             mine = segments == number
             ids[mine] += self._source.segments[number].id_base
-            visible[mine] = ~is_deleted(ids[mine], self._deleted[number])
+            visible[mine] = ~self._deleted[number].find(ids[mine])
         if not visible.all():
             list_nos, segments, rows = list_nos[visible], segments[visible], rows[visible]
             codes, ids = codes[visible], ids[visible]

@@ -71,19 +71,14 @@ class JoinedSets(Generic[Set]):
     Parameters
     ----------
     paths : IndexPaths
-    before : JoinedSets, optional
-        Of another version: what both have is not read again.
     """
 
-    def __init__(self, paths: IndexPaths, before: JoinedSets[Set] | None = None) -> None:
+    def __init__(self, paths: IndexPaths) -> None:
         self._paths = paths
-        self._known = {} if before is None else before._joined
         self._joined: dict[tuple[Set, ...], Int64] = {}
 
     def join(self, sets: Sequence[Set]) -> Int64:
-        """Return the numbers in any of the sets, ascending and distinct.
-
-        Whoever asks for the same sets gets the same array, in other versions too.
+        """Return the numbers in any of the sets, ascending and distinct; do not change them.
 
         Raises
         ------
@@ -91,21 +86,6 @@ class JoinedSets(Generic[Set]):
         """
         chosen = tuple(sets)
         if chosen not in self._joined:
-            self._joined[chosen] = self._read(chosen)
+            parts = [read_sealed_set(self._paths, entry) for entry in chosen]
+            self._joined[chosen] = np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
         return self._joined[chosen]
-
-    def _read(self, chosen: tuple[Set, ...]) -> Int64:
-        for count in range(len(chosen), 0, -1):  # the later sets are those that were added
-            if (known := self._known.get(chosen[:count])) is not None:
-                break
-        else:
-            count, known = 0, np.empty(0, np.int64)
-        new = [read_sealed_set(self._paths, entry) for entry in chosen[count:]]
-        return _merge([known, *new]) if new else known
-
-
-def _merge(ascending: Sequence[Int64]) -> Int64:
-    """Merge ascending arrays into one without repetitions."""
-    numbers = np.sort(np.concatenate(ascending), kind="stable")  # linear in a few ascending parts
-    merged: Int64 = numbers[np.diff(numbers, prepend=numbers[:1] - 1) != 0]
-    return merged

@@ -22,7 +22,6 @@ __all__ = ["compact_index", "plan_compaction"]
 
 _RATIO = 8  # a layer joins newer ones until it is so many times larger than all of them
 _MOST_LAYERS = 4  # runs of a list that a query reads at most, after a compaction
-_HIDDEN = 0.2  # share of deleted ids above which their rows are worth removing
 _VOIDED = 0.5  # the same for rows in voided runs, which cost space but are never read
 
 
@@ -31,7 +30,8 @@ def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment,
 
     Layers are joined from the newest on, until the next older one has eight times the rows of
     those together. So a row is written again only some log8(ntotal) times, however many additions
-    there are, and a list has few runs.
+    there are, and a list has few runs. All are joined when an eighth of the rows is new or deleted:
+    then a query reads what a fresh index has.
 
     Returns
     -------
@@ -41,7 +41,8 @@ def plan_compaction(manifest: Manifest, *, full: bool = False) -> tuple[Segment,
     layers = manifest.layers
     rows = [sum(segment.valid for segment in layer) for layer in layers]
     voided = sum(segment.voided for segment in manifest.segments)
-    hidden = manifest.deleted_ids > _HIDDEN * manifest.ntotal
+    # Additions delete the ids that they bring: those count once.
+    hidden = _RATIO * manifest.deleted_ids > manifest.ntotal
     if full or hidden or voided > _VOIDED * manifest.ntotal:
         first = 0
     else:
