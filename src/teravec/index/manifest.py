@@ -340,7 +340,9 @@ def list_versions(paths: IndexPaths) -> list[int]:
     return sorted(int(name[:10]) for name in names if _VERSION_NAME.fullmatch(name))
 
 
-def read_manifest(paths: IndexPaths, number: int | None = None) -> Manifest:
+def read_manifest(
+    paths: IndexPaths, number: int | None = None, known: Manifest | None = None
+) -> Manifest:
     """Read the manifest of a version.
 
     Parameters
@@ -348,6 +350,8 @@ def read_manifest(paths: IndexPaths, number: int | None = None) -> Manifest:
     paths : IndexPaths
     number : int, optional
         The version; the newest if not given.
+    known : Manifest, optional
+        Of some version of this index: if it is the one asked for, it is not read again.
 
     Raises
     ------
@@ -360,7 +364,10 @@ def read_manifest(paths: IndexPaths, number: int | None = None) -> Manifest:
         present = ", ".join(map(str, numbers or [0]))
         raise MissingFile(f"{paths}: version {number} asked for; the index has {present}")
     if numbers:
-        return _read_version(paths, numbers[-1] if number is None else number)
+        number = numbers[-1] if number is None else number
+        if known is not None and number == known.number:
+            return known  # files of versions never change
+        return _read_version(paths, number)
     if not paths.manifest.exists():
         raise MissingFile(_explain_missing(paths))
     content = read_json(paths.manifest, _FORMAT, _VERSION, _MOVED)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 
 from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, OutputExists
@@ -37,7 +38,7 @@ TIME_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 """How manifests and records write a time, in UTC."""
 
 
-def commit_version(paths: IndexPaths, change: Change) -> Manifest:
+def commit_version(paths: IndexPaths, change: Change, known: Manifest | None = None) -> Manifest:
     """Commit the next version of an index: a change of its newest version.
 
     Of several writers that commit at once, one is first. The others apply their change to its
@@ -49,6 +50,8 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
     change : callable
         Given the newest manifest, returns the next one. Number and parent are set here. Returns
         None if the newest version has the change already: then nothing is committed.
+    known : Manifest, optional
+        As for ``read_manifest``.
 
     Returns
     -------
@@ -63,13 +66,13 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
     for _ in range(_TRIES):
         if not list_versions(paths):
             _begin_versions(paths)
-        newest = read_manifest(paths)
+        newest = read_manifest(paths, known=known)
         wanted = change(newest)
         if wanted is None:
             return newest
         changed = replace(
             wanted,
-            creator=f"teravec {version('teravec')}",
+            creator=_creator(),
             number=newest.number + 1,
             parent=newest.number,
             created=datetime.now(UTC).strftime(TIME_FORMAT),
@@ -83,6 +86,11 @@ def commit_version(paths: IndexPaths, change: Change) -> Manifest:
         _close_to_older_releases(paths)
         return changed
     raise OutputExists(f"{paths}: other writers committed {_TRIES} versions meanwhile; try again")
+
+
+@cache
+def _creator() -> str:
+    return f"teravec {version('teravec')}"
 
 
 def _begin_versions(paths: IndexPaths) -> None:

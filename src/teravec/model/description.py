@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from teravec.errors import CorruptFile
@@ -115,7 +116,7 @@ class ModelDescription:
         """The checksum as a number, as in the header of list files."""
         return int(self.checksum, 16)
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """The model's identity in shards, slices and manifest: 16 hexadecimal digits.
 

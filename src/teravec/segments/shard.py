@@ -41,10 +41,22 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile, ListFileHeader, ListFileWriter, verify_lists
 from teravec.storage.store import StorePath
 
-__all__ = ["EncodedRows", "count_clipped", "sealed_ranges", "sealed_shards", "shard", "write_shard"]
+__all__ = [
+    "EncodedRows",
+    "Encoder",
+    "EncoderMaker",
+    "count_clipped",
+    "order_by_list",
+    "plan_encoding",
+    "sealed_ranges",
+    "sealed_shards",
+    "shard",
+    "write_shard",
+]
 
 log = logging.getLogger(__name__)
 
+_KEPT_BYTES = 64 << 20  # the largest model that is kept
 _CHECKED_ROWS = 1024  # rows on which a device is compared with the processor
 
 
@@ -99,6 +111,27 @@ def shard(
         A shard of another model exists already.
     """
     engine = resources.engine
+    maker, rows_most = plan_encoding(source, model, paths, resources)
+    done = sealed_ranges(paths, model)
+    missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
+    with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
+        written = []
+        for path in engine.run(maker, _write_shard, missing, bar):
+            log.info("shard %s sealed", path.last_name)
+            written.append(path)
+    return written
+
+
+def plan_encoding(
+    source: Source, model: ModelDescription, paths: IndexPaths, resources: Resources
+) -> tuple[EncoderMaker, int]:
+    """Plan the memory of encoding; return the encoders' maker, and the rows that one sorts at most.
+
+    Raises
+    ------
+    MemoryLimitTooSmall
+    """
+    engine = resources.engine
     block_rows = max(1, BLOCK_BYTES // (4 * max(source.d, model.d)))
     code_size = model.code_size
     fixed = fixed_bytes(model.memory_bytes)
@@ -109,18 +142,10 @@ def shard(
         column_bytes = engine.memory_bytes // COLUMN_SHARE
         require(fixed + column_bytes, engine.memory_bytes, "sharding with columns")
         free, row_size = free - column_bytes, code_size + ROW_BYTES
-    rows_most = rows_in_memory(row_size, free)
-    done = sealed_ranges(paths, model)
-    missing = missing_ranges(_plan_ranges(source.ntotal, shards, rows, rows_most, engine), done)
-    maker = _EncoderMaker(
+    maker = EncoderMaker(
         source.opened_by, paths, block_rows, column_bytes, engine.threads, resources.device
     )
-    with resources.progress.stage("shard", sum(b - a for a, b in missing), "vectors") as bar:
-        written = []
-        for path in engine.run(maker, _write_shard, missing, bar):
-            log.info("shard %s sealed", path.last_name)
-            written.append(path)
-    return written
+    return maker, rows_in_memory(row_size, free)
 
 
 def _plan_ranges(
@@ -166,8 +191,33 @@ class EncodedRows(NamedTuple):
     clipped: int
 
 
+class _Ready(NamedTuple):
+    """A model that was read, and its assigner."""
+
+    key: tuple[str, int]
+    model: Model
+    assigner: CentroidAssigner
+
+
+_ready: list[_Ready] = []  # the last one, if it is small: many small additions follow each other
+
+
+def ready_model(path: StorePath, threads: int) -> tuple[Model, CentroidAssigner]:
+    """Read a model and make its assigner, unless this process did so just now."""
+    description = ModelDescription.read(path)
+    key = description.checksum, threads
+    for kept in tuple(_ready):
+        if kept.key == key:
+            return kept.model, kept.assigner
+    model = Model.read(path)
+    assigner = model.assigner(threads)
+    if description.memory_bytes <= _KEPT_BYTES:
+        _ready[:] = [_Ready(key, model, assigner)]
+    return model, assigner
+
+
 @dataclass(frozen=True)
-class _EncoderMaker:
+class EncoderMaker:
     """The maker of a worker's encoder."""
 
     source: SourceFiles
@@ -177,20 +227,24 @@ class _EncoderMaker:
     threads: int
     device: str
 
-    def make(self) -> _Encoder:
-        model, source = Model.read(self.paths.model), reopen(self.source)
-        sample = None
+    def make(self) -> Encoder:
+        source = reopen(self.source)
         if self.device != CPU:
+            model = Model.read(self.paths.model)
             rows = np.linspace(0, source.ntotal - 1, min(source.ntotal, _CHECKED_ROWS))
             sample = model.prepare(source.take(np.unique(rows.astype(np.int64))), self.threads)
-        assigner = model.assigner(self.threads, self.device, sample)
-        return _Encoder(
+            assigner = model.assigner(self.threads, self.device, sample)
+        else:
+            model, assigner = ready_model(self.paths.model, self.threads)
+        return Encoder(
             source, self.paths, model, assigner, self.block_rows, self.column_bytes, self.threads
         )
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class Encoder:
+    """Encodes ranges of a source's rows."""
+
     source: Source
     paths: IndexPaths
     model: Model
@@ -223,7 +277,7 @@ class _Encoder:
         return self.source.place_of(start + number)
 
 
-def _write_shard(encoder: _Encoder, rows: RowRange) -> Steps[StorePath]:
+def _write_shard(encoder: Encoder, rows: RowRange) -> Steps[StorePath]:
     encoded = yield from encoder.encode(rows)
     columns, source = None, encoder.source
     if source.attributes is not None:
@@ -280,15 +334,16 @@ def write_shard(
         )
     path = paths.shard(*rows)
     with path.publish(verify_lists) as file, ListFileWriter(file, header, sizes) as writer:
-        for part_codes, part_ids in ahead(_order_by_list(codes, encoded.ids, order)):
+        for part_codes, part_ids in ahead(order_by_list(codes, encoded.ids, order)):
             writer.write(part_codes, part_ids)
         writer.finish()
     return path
 
 
-def _order_by_list(
+def order_by_list(
     codes: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
 ) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    """Yield codes and ids in the order of lists, a few megabytes at a time."""
     rows = max(1, WRITE_BYTES // (codes.shape[1] + ids.itemsize))
     for start in range(0, len(order), rows):
         part = order[start : start + rows]

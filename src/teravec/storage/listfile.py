@@ -43,6 +43,7 @@ _HEADER = struct.Struct("<8sIIQQQQQQQ48xQ")
 _FOOTER = struct.Struct("<QQ8x8s")
 _VERIFY_BYTES = 8 << 20
 _SYNC_BYTES = 16 << 20
+_EMPTY = xxhash.xxh3_64_intdigest(b"")
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
@@ -134,9 +135,11 @@ class _Checksums:
     """Computes checksums of consecutive lists from pieces that may end anywhere."""
 
     def __init__(self, sizes: Int64, row_bytes: int) -> None:
-        self.values: UInt64 = np.empty(len(sizes), np.uint64)
+        self.values: UInt64 = np.full(len(sizes), _EMPTY, np.uint64)
         self._row_bytes = row_bytes
-        self._stops = np.cumsum(sizes)
+        # Empty lists are passed over: a segment of few rows has many.
+        self._there = np.flatnonzero(sizes)
+        self._stops = np.cumsum(sizes[self._there])
         self._next_list = 0
         self._row = 0
         self._open = xxhash.xxh3_64()
@@ -150,10 +153,11 @@ class _Checksums:
         if ends:  # the first one began in earlier rows
             position = ends[0]
             self._open.update(data[:position])
-            self.values[first] = self._open.intdigest()
+            self.values[self._there[first]] = self._open.intdigest()
             self._open.reset()
             digest = xxhash.xxh3_64_intdigest
-            self.values[first + 1 : whole] = [digest(data[a:b]) for a, b in pairwise(ends)]
+            others = self._there[first + 1 : whole]
+            self.values[others] = [digest(data[a:b]) for a, b in pairwise(ends)]
             position = ends[-1]
         self._open.update(data[position:])
         self._next_list, self._row = whole, stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from teravec.index.versions import commit_version
 from teravec.memory import require
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
+from teravec.segments.direct import encode_directly
 from teravec.segments.merge import MergeOptions, merge
 from teravec.segments.segment import Segment
 from teravec.segments.shard import shard
@@ -127,7 +129,7 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
             return manifest
         if known is not None and _has_nothing_new(source, known):
             return manifest
-        return _add(source, paths, manifest.text_ids, options, resources)
+        return _add(source, paths, manifest, options, resources)
 
 
 def _has_nothing_new(source: Source, known: dict[str, Any]) -> bool:
@@ -164,10 +166,10 @@ def _spooling(paths: IndexPaths, data: Data) -> Iterator[Path]:
 
 
 def _add(
-    source: Source, paths: IndexPaths, column: str | None, options: AddOptions, resources: Resources
+    source: Source, paths: IndexPaths, known: Manifest, options: AddOptions, resources: Resources
 ) -> Manifest:
     ids = _read_ids(source, resources) if source.has_ids else None
-    collisions = None
+    collisions, column = None, known.text_ids
     if column is not None:
         collisions = CollisionCheck(paths, column, _digest(source, column, resources))
     described: dict[str, Any] = {"append": options.append, "source": source.describe()}
@@ -178,21 +180,27 @@ def _add(
         before, now = content["source"], described["source"]
         return same_vectors(before, now) and before.get("columns") == now.get("columns")
 
-    with begin_change(paths, described, is_same) as pending:
-        committed = _find_committed(pending)
+    beside = ThreadPoolExecutor(1, thread_name_prefix="teravec-ids")
+    with begin_change(paths, described, is_same) as pending, beside:
+        committed = _find_committed(pending, known)
         if committed is not None:
             return committed
-        deleted = None if ids is None or options.append else write_deletes(pending, ids)
+        deleted: Future[DeleteSet] | None = None
+        if ids is not None and not options.append:  # synced while rows are encoded
+            deleted = beside.submit(write_deletes, pending, ids)
         comparison = _Comparison(pending, source, resources)
         for _ in range(_TRIES):
-            newest = read_manifest(paths)
+            newest = read_manifest(paths, known=known)
             # Files of one model are apart from those of another: a rebalance may come between.
             part = "" if newest.model_path == paths.model.name else newest.model
             here = replace(pending, model_path=newest.model_path, part=part)
             try:
                 model = read_model_description(paths, newest)
                 segments = _encode(source, model, here, resources)
-                return _commit(here, model, source, segments, deleted, ids, comparison, collisions)
+                hidden = None if deleted is None else deleted.result()
+                return _commit(
+                    here, model, source, segments, hidden, ids, comparison, collisions, newest
+                )
             except _OtherModel:
                 log.info("%s was rebalanced meanwhile; the rows are encoded again", paths)
             except MissingFile:
@@ -326,10 +334,10 @@ def _unfinished(pending: PendingPaths, manifest: Manifest) -> list[str]:
     return [token for token in manifest.committed if token in there]
 
 
-def _find_committed(pending: PendingPaths) -> Manifest | None:
+def _find_committed(pending: PendingPaths, known: Manifest) -> Manifest | None:
     """Find the version that has this addition's rows; the newest if that is gone."""
     prefix = f"segments/{pending.token}"
-    newest = read_manifest(pending)
+    newest = read_manifest(pending, known=known)
     if pending.token not in newest.committed and not pending.store.names(prefix):
         return None  # as usual: it was begun just now
     for number in reversed(list_versions(pending)):
@@ -343,7 +351,6 @@ def _find_committed(pending: PendingPaths) -> Manifest | None:
 def _encode(
     source: Source, model: ModelDescription, pending: PendingPaths, resources: Resources
 ) -> list[Segment]:
-    shard(source, model, pending, None, None, resources)
     options = MergeOptions(
         model.tag,
         model.code_size,
@@ -353,7 +360,11 @@ def _encode(
         None,
         None if source.attributes is None else source.attributes.schema,
     )
-    return merge(pending, options, resources)
+    segments = encode_directly(source, model, pending, options, resources)
+    if segments is None:
+        shard(source, model, pending, None, None, resources)
+        segments = merge(pending, options, resources)
+    return segments
 
 
 def _commit(
@@ -365,6 +376,7 @@ def _commit(
     ids: Int64 | None,
     comparison: _Comparison,
     collisions: CollisionCheck | None,
+    known: Manifest,
 ) -> Manifest:
     def change(newest: Manifest) -> Manifest | None:
         if any(pending.owns(segment.file) for segment in newest.segments):
@@ -403,8 +415,8 @@ def _commit(
             what=f"add {source.ntotal:,} rows",
         )
 
-    comparison.known(read_manifest(pending), 0, 0)  # so that the commit need not wait for it
-    return commit_version(pending, change)
+    comparison.known(known, 0, 0)  # so that the commit need not wait for it
+    return commit_version(pending, change, known)
 
 
 class _Comparison:
