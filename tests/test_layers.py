@@ -14,7 +14,7 @@ from teravec.native import extensions
 
 ROOT = Path(teravec.__file__).parent
 SIDE_ROOMS = ("native", "kernels", "engines", "storage", "filters")
-BASICS = ("errors", "arguments", "memory", "processors", "cgroups", "progress", "bars")
+BASICS = ("errors", "arguments", "memory", "processors", "cgroups", "progress", "bars", "report")
 STAGES: dict[str, tuple[str, ...]] = {
     "sources": (),
     "model": ("sources",),
@@ -45,15 +45,20 @@ TOP = (
     "api",
     "building",
     "changing",
+    "checking",
     "cli",
     "duplicating",
     "exchanging",
+    "granting",
     "integrations",
     "interchange",
+    "measuring",
     "planning",
+    "predicting",
     "querying",
     "selftest",
     "slurm",
+    "staging",
     "tables",
     "__main__",
     "",

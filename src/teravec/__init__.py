@@ -14,10 +14,11 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
-from teravec.api import build, calibrate, connect, merge, open, shard, store, train, verify
+from teravec.api import build, connect, open, store
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.duplicates import DuplicateSummary
 from teravec.bulk.results import Neighbors
+from teravec.bulk.returned import Nearest, Within
 from teravec.changing import (
     add,
     compact,
@@ -29,6 +30,7 @@ from teravec.changing import (
     vacuum,
     versions,
 )
+from teravec.checking import bench_disk, info, selftest, verify
 from teravec.duplicating import duplicates
 from teravec.engines.resources import Resources
 from teravec.errors import (
@@ -55,6 +57,7 @@ from teravec.errors import (
     WorkerLost,
 )
 from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.evaluations import Evaluations
 from teravec.exchanging import export_faiss, import_faiss
 from teravec.index.calibration import Calibration, Measured, Reach
 from teravec.index.hardness import Hardness
@@ -63,9 +66,11 @@ from teravec.index.manifest import CalibrationEntry, Manifest
 from teravec.index.spread import Spread
 from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
+from teravec.measuring import calibrate, evaluate, groundtruth
 from teravec.model.description import ModelDescription
 from teravec.progress import Bar, Progress
-from teravec.querying import evaluate, groundtruth, info, range_search, search
+from teravec.querying import range_search, search
+from teravec.report import Report
 from teravec.search.effort import Effort
 from teravec.search.index import Index
 from teravec.search.searchable import Searchable
@@ -73,7 +78,11 @@ from teravec.search.stats import SearchStats
 from teravec.segments.delete_set import DeleteSet, SequencedRows
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.segments.voided import VoidedLists
+from teravec.selftest.comparison import SelfTest, SelfTestResult
 from teravec.serving.wire.client import RemoteIndex
+from teravec.staging import merge, shard, train
+from teravec.storage.device import DeviceProfile, Rate
+from teravec.storage.device_reads import Method
 from teravec.storage.store import Store
 from teravec.tables import get, query
 from teravec.training.options import TrainOptions
@@ -95,9 +104,11 @@ __all__ = [
     "CorruptFile",
     "DeadlineExceeded",
     "DeleteSet",
+    "DeviceProfile",
     "DuplicateSummary",
     "Effort",
     "Evaluation",
+    "Evaluations",
     "ForeignFile",
     "Hardness",
     "IncompatibleVersion",
@@ -113,9 +124,11 @@ __all__ = [
     "Manifest",
     "Measured",
     "MemoryLimitTooSmall",
+    "Method",
     "Metric",
     "MissingFile",
     "ModelDescription",
+    "Nearest",
     "Neighbors",
     "NeighboursEntry",
     "OldVersion",
@@ -124,13 +137,17 @@ __all__ = [
     "Progress",
     "ProtocolError",
     "QueriesEntry",
+    "Rate",
     "Reach",
     "RemoteIndex",
+    "Report",
     "Resources",
     "RowsEntry",
     "SearchStats",
     "Searchable",
     "Segment",
+    "SelfTest",
+    "SelfTestResult",
     "SequencedRows",
     "ServiceError",
     "Spread",
@@ -142,8 +159,10 @@ __all__ = [
     "Unavailable",
     "Vacuumed",
     "VoidedLists",
+    "Within",
     "WorkerLost",
     "add",
+    "bench_disk",
     "build",
     "calibrate",
     "compact",
@@ -165,6 +184,7 @@ __all__ = [
     "rebalance",
     "rollback",
     "search",
+    "selftest",
     "shard",
     "store",
     "train",

@@ -1,89 +1,34 @@
-"""The package's functions that make an index. Each checks its arguments and builds options."""
+"""The package's function that builds an index, and those that open what is built."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
 
 from teravec import building
-from teravec.arguments import check_range, flag, instance, whole_numbers
-from teravec.bulk.given import Truth, as_neighbors, read_whole
-from teravec.bulk.results import check_place
-from teravec.engines.opening import open_engine
 from teravec.engines.options import CPU, EngineOptions
-from teravec.engines.resources import Resources
-from teravec.errors import InvalidArgument
-from teravec.evaluation.calibrating import CalibrationOptions, calibrate_index, calibrate_with_truth
-from teravec.evaluation.recalibrating import recalibrate
-from teravec.index.calibration import Calibration, read_calibration
-from teravec.index.manifest import Manifest, read_manifest
-from teravec.index.verify import verify as _verify
-from teravec.kernels.device import open_torch, parse_device
-from teravec.memory import granted_memory, parse_bytes
-from teravec.model.description import ModelDescription
-from teravec.processors import check_threads
-from teravec.progress import Progress, as_progress
+from teravec.granting import resources
+from teravec.index.manifest import Manifest
+from teravec.progress import Progress
 from teravec.search.index import open_index as open
 from teravec.serving.wire.client import connect
 from teravec.sources import Data, PathLike, as_query, parse_columns
-from teravec.storage.layout import IndexPaths
-from teravec.storage.output_lock import hold_index
-from teravec.storage.places import PlaceLike, open_store, place_of
-from teravec.training.options import TrainOptions
+from teravec.staging import training_options
+from teravec.storage.places import PlaceLike, open_store
 from teravec.training.record import LayoutOptions
 
 store = open_store
 
-__all__ = [
-    "build",
-    "calibrate",
-    "connect",
-    "merge",
-    "open",
-    "resources",
-    "shard",
-    "store",
-    "train",
-    "verify",
-]
-
-
-def resources(
-    memory: str | int | None,
-    threads: int | None,
-    progress: Progress | bool | None,
-    engine: EngineOptions | None = None,
-    device: str = CPU,
-) -> Resources:
-    """Check a user's memory, threads, progress, engine and device, and return them as Resources.
-
-    Use the result as a context manager: the engine's workers end with the body. On a cluster with a
-    GPU device, each worker has its own GPU.
-    """
-    memory_bytes = granted_memory(memory)
-    check_threads(threads)
-    chosen = engine or EngineOptions()
-    if parse_device(device) != CPU:
-        if chosen.name == "local":
-            open_torch(device)  # fail early; on a cluster each worker opens its own
-        elif device.startswith("cuda"):
-            chosen = replace(chosen, gpus=max(1, chosen.gpus))
-    opened = open_engine(chosen, threads, memory_bytes)
-    # This process works alone only while its workers wait, so it may use their threads.
-    here = chosen.workers or 1 if chosen.address is None else 1
-    return Resources(memory_bytes, (threads or 0) * here, progress, opened, device)
+__all__ = ["build", "connect", "open", "store"]
 
 
 def build(
     data: Data,
     out: PlaceLike,
     *,
-    nlist: int | str | None = None,
+    nlist: int | str | None = "auto",
     metric: str = "l2",
     transform: str | None = None,
     codec: str = "sq8",
@@ -144,8 +89,8 @@ def build(
         ``OUT.spool``, range by range.
     out : path-like
         Index directory: new, empty, or holding the same build.
-    nlist : int or "auto", optional
-        Inverted lists. Not given, or "auto": the power of two nearest 4 sqrt(ntotal), at most
+    nlist : int or "auto"
+        Inverted lists. "auto": the power of two nearest 4 sqrt(ntotal), at most
         one list for every 39 vectors.
     metric : {"l2", "ip", "cosine"}
     transform : str, optional
@@ -271,7 +216,7 @@ def build(
         return building.build_index(
             given,
             out,
-            options=_train_options(
+            options=training_options(
                 nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
             ),
             layout=LayoutOptions(shards, slices, parse_columns(filterable)),
@@ -289,338 +234,3 @@ def build(
             attributes=attributes,
             overwrite=overwrite,
         )
-
-
-def train(
-    data: Data,
-    out: PlaceLike,
-    *,
-    options: TrainOptions | None = None,
-    layout: LayoutOptions | None = None,
-    resources: Resources | None = None,
-    ids: npt.ArrayLike | None = None,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    format: str | None = None,
-    skip_bad: bool = False,
-    columns: Sequence[str] | str | None = None,
-    filterable: Sequence[str] | str | None = None,
-    attributes: Any = None,
-    weights: PathLike | npt.ArrayLike | None = None,
-    centroids: Data | None = None,
-    nlist: int | str | None = None,
-    metric: str = "l2",
-    transform: str | None = None,
-    codec: str = "sq8",
-    sample: int | None = None,
-    niter: int = 10,
-    seed: int = 1234,
-    max_list_bytes: str | int | None = None,
-    shards: int | None = None,
-    slices: int | None = None,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    progress: Progress | bool | None = None,
-    engine: str = "local",
-    workers: int | None = None,
-    address: str | None = None,
-    device: str = CPU,
-) -> ModelDescription:
-    """Train a model from a uniform sample of the source; the first stage of ``build``.
-
-    A rerun continues a killed run.
-
-    Parameters
-    ----------
-    options, layout, resources : optional
-        The parameters below as ready-made groups; the parameters of a given group are ignored.
-    data, out, ids, id_column, vector_column, columns, filterable, attributes, weights, ...
-        As for ``build``. A stream is spooled to ``OUT.spool``, which the later stages read.
-
-    Returns
-    -------
-    ModelDescription
-    """
-    trained = _train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
-    if options is not None:
-        trained = instance(options, TrainOptions, "options")
-    laid_out = LayoutOptions(shards, slices, parse_columns(filterable))
-    if layout is not None:
-        laid_out = instance(layout, LayoutOptions, "layout")
-    with _granted(
-        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
-    ) as granted:
-        paths = IndexPaths(place_of(out, "out"))
-        source = building.open_vectors(
-            data,
-            paths,
-            granted,
-            ids=ids,
-            id_column=id_column,
-            vector_column=vector_column,
-            format=format,
-            skip_bad=flag(skip_bad, "skip_bad"),
-            columns=parse_columns(columns),
-            attributes=attributes,
-        )
-        return building.train_model(
-            source,
-            paths,
-            trained,
-            laid_out,
-            granted,
-            building.open_weights(weights, source),
-            building.open_centroids(centroids, source, vector_column),
-        )
-
-
-def shard(
-    data: Data,
-    out: PlaceLike,
-    *,
-    rows: tuple[int, int] | None = None,
-    resources: Resources | None = None,
-    ids: npt.ArrayLike | None = None,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    format: str | None = None,
-    attributes: Any = None,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    progress: Progress | bool | None = None,
-    engine: str = "local",
-    workers: int | None = None,
-    address: str | None = None,
-    device: str = CPU,
-) -> list[Path]:
-    """Encode rows [start, stop), or all rows without a shard; the second stage.
-
-    Ranges may be encoded in any order and by several processes at once. If another process is
-    encoding some of the same rows, OutputExists is raised. Parameters as for ``train``. Returns the
-    shard files written; in an object store, their names there. Rows that ``train`` skipped are
-    skipped here too, and not counted. The columns are those of ``train``.
-    """
-    with _granted(
-        resources, memory, threads, progress, EngineOptions(engine, workers, address), device
-    ) as granted:
-        paths = IndexPaths(place_of(out, "out"))
-        source = building.open_vectors(
-            data,
-            paths,
-            granted,
-            ids=ids,
-            id_column=id_column,
-            vector_column=vector_column,
-            format=format,
-            attributes=attributes,
-        )
-        return building.shard_rows(source, paths, check_range(rows, "rows"), granted)
-
-
-def merge(
-    out: PlaceLike,
-    *,
-    keep_shards: bool = False,
-    resources: Resources | None = None,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    progress: Progress | bool | None = None,
-    engine: str = "local",
-    workers: int | None = None,
-    address: str | None = None,
-) -> Manifest:
-    """Merge all shards into slices and seal the index; the third stage.
-
-    Parameters as for ``train``. The vectors of a stream stay in ``OUT.spool`` for
-    ``calibrate``, which removes them.
-    """
-    with _granted(
-        resources, memory, threads, progress, EngineOptions(engine, workers, address)
-    ) as granted:
-        paths, keep = IndexPaths(place_of(out, "out")), flag(keep_shards, "keep_shards")
-        return building.merge_shards(paths, keep_shards=keep, resources=granted)
-
-
-@contextmanager
-def _granted(
-    given: Resources | None,
-    memory: str | int | None,
-    threads: int | None,
-    progress: Progress | bool | None,
-    engine: EngineOptions,
-    device: str = CPU,
-) -> Iterator[Resources]:
-    """Yield the caller's Resources and leave them open, or make them from the other arguments."""
-    if given is not None:
-        yield instance(given, Resources, "resources")
-        return
-    with resources(memory, threads, progress, engine, device) as granted:
-        yield granted
-
-
-def _train_options(
-    nlist: int | str | None,
-    metric: str,
-    transform: str | None,
-    codec: str,
-    sample: int | None,
-    niter: int,
-    seed: int,
-    max_list_bytes: str | int | None,
-) -> TrainOptions:
-    if isinstance(nlist, str):
-        if nlist != "auto":
-            raise InvalidArgument(f"nlist is {nlist!r}; a whole number or 'auto' expected")
-        nlist = None
-    return TrainOptions(
-        nlist,
-        metric,
-        transform,
-        codec,
-        sample,
-        niter,
-        seed,
-        None if max_list_bytes is None else parse_bytes(max_list_bytes),
-    )
-
-
-def calibrate(
-    path: PlaceLike,
-    queries: Data | None = None,
-    *,
-    data: Data | None = None,
-    truth: Truth | None = None,
-    nqueries: int = 1000,
-    ks: Sequence[int] = (1, 10, 100),
-    codes: int | None = None,
-    seconds: float | None = None,
-    truth_format: str | None = None,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    ids: npt.ArrayLike | None = None,
-    id_column: str | None = None,
-    vector_column: str | None = None,
-    query_column: str | None = None,
-    format: str | None = None,
-    progress: Progress | bool | None = None,
-) -> Calibration:
-    """Measure recall against effort, so that searches may ask for a recall.
-
-    Without queries, data and truth, the queries that the index keeps are searched once more: their
-    true neighbours are known in every version. The first calibration keeps them, at most 2,000.
-
-    Replaces an earlier calibration. An index that is already open keeps using the earlier one.
-
-    Parameters
-    ----------
-    path : path-like
-        Index directory.
-    queries : optional
-        Typical queries, in any form that ``build`` takes. Not given: vectors drawn from
-        ``data``, preferably ones that the model was not trained on. Each is left out of its own
-        neighbours.
-    data : optional
-        The vectors that the index was built from, in any form that ``build`` takes, for the exact
-        neighbours. If the index was built from data in memory, an array, a stream or a file of
-        the same vectors is accepted.
-    truth : path-like, (distances, ids) or ids, optional
-        Instead of data: the exact neighbours of ``queries``; a file, or the arrays that
-        ``groundtruth`` returns.
-    nqueries : int
-        Vectors to draw, where no queries are given.
-    ks : sequence of int
-        Values of k whose recall is measured; searches with another k use the next larger one.
-    codes : int, optional
-        Raise the effort until a query scans this many codes. Not given: a 32nd of all, at least
-        30,000; three times as many if that cannot promise 0.95.
-    seconds : float, optional
-        End the searches within this time, and promise what was measured by then. Not given: no
-        limit. The time limit can shorten the measurement, but not change its values.
-    truth_format : str, optional
-        Format of the truth file, as "ibin", if its name and content do not show it.
-    memory, threads, ids, id_column, vector_column, format, progress
-        As for ``build``. ``vector_column`` applies to the queries' files too.
-    query_column : str, optional
-        Column of the queries' vectors, if it differs.
-
-    Raises
-    ------
-    InvalidArgument
-        Both of data and truth given, or they do not fit the index; or neither, and the index keeps
-        no queries. An earlier calibration stays.
-    MemoryLimitTooSmall
-    OutputExists
-        Another process is writing into the index.
-    StorageError
-        No permission to write into the index.
-    """
-    paths = IndexPaths(place_of(path, "the index"))
-    options = CalibrationOptions(nqueries, whole_numbers(ks, "ks", 1), codes, seconds)
-    limits = resources(memory, threads, progress)
-    given = None
-    if queries is not None:
-        given = read_whole(
-            queries,
-            limits,
-            "queries",
-            query_column=query_column,
-            vector_column=vector_column,
-            format=format,
-        )
-    if paths.is_local and paths.root.is_dir():
-        check_place(paths.root / paths.calibration.name)  # fail before hours of work
-    if data is not None and paths.imported.exists():
-        raise InvalidArgument(
-            f"{paths} was imported, and does not know the vectors that it was built from: give "
-            "queries with a truth file (teravec groundtruth DATA QUERIES makes one)"
-        )
-    again = data is None and truth is None and given is None
-    if not again and ((data is None) == (truth is None) or (truth is not None and given is None)):
-        raise InvalidArgument(
-            "exact neighbours are needed: give the data that the index was built from, or "
-            "queries with a truth file"
-        )
-    with hold_index(paths):
-        if again:
-            return _calibrate_again(paths, options, limits)
-        if truth is not None and given is not None:
-            neighbors = as_neighbors(truth, truth_format)
-            return calibrate_with_truth(paths, given, neighbors, options, limits)
-        source = building.open_vectors(
-            data,
-            paths,
-            limits,
-            ids=ids,
-            id_column=id_column,
-            vector_column=vector_column,
-            format=format,
-        )
-        calibration = calibrate_index(paths, source, options, limits, given)
-        building.remove_spool(paths, read_manifest(paths))
-    return calibration
-
-
-def _calibrate_again(
-    paths: IndexPaths, options: CalibrationOptions, limits: Resources
-) -> Calibration:
-    manifest = recalibrate(paths, limits, options)
-    found = None if manifest is None else read_calibration(paths, manifest)
-    if found is None:
-        raise InvalidArgument(
-            f"{paths} keeps no queries with enough true neighbours: give the data that it was "
-            "built from (--data), or queries with a truth file; they are kept from then on"
-        )
-    return found
-
-
-def verify(path: PlaceLike, *, progress: Progress | bool | None = None) -> None:
-    """Compare every byte of an index with its checksums.
-
-    Raises
-    ------
-    CorruptFile, MissingFile, ForeignFile
-        The first damage found; the message names the file.
-    """
-    damages = _verify(place_of(path, "the index"), as_progress(progress))
-    if damages:
-        raise damages[0]

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.api import resources
 from teravec.arguments import flag, whole_number
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
+from teravec.granting import resources
 from teravec.index.manifest import Manifest, read_manifest
 from teravec.memory import parse_bytes
 from teravec.native.extensions import warn_if_missing

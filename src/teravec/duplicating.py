@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from teravec.api import resources
 from teravec.arguments import path_of, real_number
 from teravec.bulk.duplicates import GROUPING_BYTES, DuplicateSummary, find_duplicates
 from teravec.bulk.given import opened
 from teravec.bulk.questions import Within
 from teravec.engines.resources import Resources
 from teravec.errors import InvalidArgument
+from teravec.granting import resources
 from teravec.index.manifest import read_manifest
 from teravec.memory import require
 from teravec.progress import Progress

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from teravec.api import resources
 from teravec.arguments import path_of, whole_number
 from teravec.errors import InvalidArgument, shown
+from teravec.granting import resources
 from teravec.index.manifest import Manifest
 from teravec.interchange.export import export_faiss as _export_faiss
 from teravec.interchange.importing import import_faiss as _import_faiss

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from teravec.api import resources
 from teravec.arguments import path_of
 from teravec.bulk.formats.tables import check_table_output, write_tables
 from teravec.bulk.given import opened
 from teravec.filters.filter import FilterArgument
+from teravec.granting import resources
 from teravec.progress import Bar, Progress
 from teravec.search.index import Index, open_index
 from teravec.sources import Data, PathLike, Source

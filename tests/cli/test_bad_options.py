@@ -101,7 +101,11 @@ def test_no_value_ends_in_a_traceback(
         raise teravec.InvalidArgument("stopped here")
 
     monkeypatch.chdir(place)
-    for what in ("serving.deploy.launch.launch", "api.calibrate_index", "training.train.kmeans"):
+    for what in (
+        "serving.deploy.launch.launch",
+        "measuring.calibrate_index",
+        "training.train.kmeans",
+    ):
         monkeypatch.setattr(f"teravec.{what}", stop)
     for value in BAD:
         given = list(COMMANDS[command])

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
-from teravec.cli.search_commands import evaluation_table
 from teravec.cli.stats_table import stats_table
 from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.evaluations import Evaluations
 from teravec.search.stats import SearchStats
 from teravec.storage.jsonfile import read_json
 from teravec.storage.user_cache import CACHE_VARIABLE
@@ -189,7 +189,7 @@ def test_every_column_of_an_evaluation_is_shown_in_80_columns() -> None:
         asked=0.95,
     )
     with io.StringIO() as text:
-        Console(file=text, width=80).print(evaluation_table([one], 10))
+        Console(file=text, width=80).print(Evaluations([one]).table())
         lines = text.getvalue().splitlines()
     assert "bytes/query" in lines[2]
     assert "94,193,623" in lines[4]

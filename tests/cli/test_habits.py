@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 import teravec
 from teravec.bulk.results import read_neighbors
 from teravec.cli.main import app
-from teravec.cli.search_commands import evaluation_table
 from teravec.cli.stats_table import print_table, stats_table
 from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.evaluations import Evaluations
 from teravec.search.stats import SearchStats
 from teravec.serving.deploy.launch import ServeOptions, launch
 from teravec.storage.user_cache import CACHE_VARIABLE
@@ -233,7 +233,7 @@ def test_no_table_is_cut(
     monkeypatch.setenv("COLUMNS", str(columns))
     number = 123_456_789_012_345
     row = Evaluation(number, 10, 0.5, 1e15, 1e3, 1e4, 1e15, 1e15, 1e15, 1e15, 0.9)
-    print_table(evaluation_table([row], 10))
+    print_table(Evaluations([row]).table())
     print_table(stats_table(SearchStats(queries=3, bytes_read=number, codes_scanned=number)))
     text = capsys.readouterr().out
     for whole in (f"{number:,}", "1,000,000,000,000,000", "recall@10", "bytes/query", "queries/s"):

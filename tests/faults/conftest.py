@@ -20,18 +20,19 @@ import pytest
 # after each block, and blocks are small, so that there is something to resume.
 _SERVER = """
 import json, os, sys, time
-from teravec import api, querying
+from teravec import api, granting, measuring, querying, staging
 from teravec.cli.main import app
 from teravec.engines.block_sizes import BlockSizes
 
-usual = api.resources
+usual = granting.resources
 
 def with_small_blocks(*options):
     resources = usual(*options)
     resources.sizes, resources.checkpoint_s = BlockSizes(truth_block_bytes=1 << 20), 0.0
     return resources
 
-api.resources = querying.resources = with_small_blocks
+for module in (api, granting, measuring, querying, staging):
+    module.resources = with_small_blocks
 
 def command(arguments):
     errors = os.open("/dev/null", os.O_WRONLY)

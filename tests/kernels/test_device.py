@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from teravec import api
+from teravec import granting
 from teravec.cli.main import app
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument
@@ -47,7 +47,7 @@ def test_without_pytorch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_a_worker_of_ray_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine's GPUs count, not ours; a share asked for stays when it is more."""
     asked: list[EngineOptions] = []
-    monkeypatch.setattr(api, "open_engine", lambda options, *_: asked.append(options))
+    monkeypatch.setattr(granting, "open_engine", lambda options, *_: asked.append(options))
     for device, gpus in (("cpu", 0), ("cuda", 0), ("cuda", 2), ("torch-cpu", 0)):
-        api.resources(None, None, None, EngineOptions("ray", gpus=gpus), device)
+        granting.resources(None, None, None, EngineOptions("ray", gpus=gpus), device)
     assert [options.gpus for options in asked] == [0, 1, 2, 0]

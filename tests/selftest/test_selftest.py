@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from teravec import api
+from teravec import api, checking
 from teravec.cli import selftest_command
 from teravec.cli.main import app
 from teravec.errors import TeravecError
-from teravec.selftest.comparison import REFERENCE, Result, compare
+from teravec.selftest.comparison import REFERENCE, SelfTestResult, compare
 from teravec.selftest.routes import Route, Task, routes
 from teravec.selftest.vectors import make_hard
 
@@ -64,7 +64,7 @@ def test_a_route_that_is_off_fails(
     np.save(data, even(3000, 8))
     assert callable(build)
     given = [routes("local", 2, None)[0], Route("other", build)]
-    monkeypatch.setattr(selftest_command, "routes", lambda *_: given)
+    monkeypatch.setattr(checking, "routes", lambda *_: given)
     shown = CliRunner().invoke(app, ["selftest", str(data), "--json"])
     assert shown.exit_code == 1
     faults = [r for r in json.loads(shown.output)["results"] if r["fault"]]
@@ -92,5 +92,5 @@ def test_bad_options(tmp_path: Path) -> None:
 
 def test_what_to_install_is_shown_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     note = "pip install 'teravec[gpu]'"
-    selftest_command.show_results([Result("made", "cuda", note=note)])
+    selftest_command.show_results([SelfTestResult("made", "cuda", note=note)])
     assert "[gpu]" in capsys.readouterr().out

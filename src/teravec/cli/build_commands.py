@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from teravec import api, building
+from teravec import building, staging
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import command, peak_rss_bytes, print_json
@@ -17,6 +17,7 @@ from teravec.engines.engine import ProcessPeak
 from teravec.engines.options import CPU, EngineOptions
 from teravec.engines.resources import Resources
 from teravec.errors import CorruptFile, InvalidArgument
+from teravec.granting import resources
 from teravec.index.balance import index_lists, shard_lists
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import Manifest
@@ -161,7 +162,7 @@ def train(
     options = o.train_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
-        model = api.train(
+        model = staging.train(
             data,
             out,
             options=options,
@@ -209,7 +210,7 @@ def shard(
     started = time.monotonic()
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
-        written = api.shard(
+        written = staging.shard(
             data,
             out,
             rows=None if rows is None else _rows(rows),
@@ -245,7 +246,7 @@ def merge(
     started = time.monotonic()
     chosen = EngineOptions(engine, workers, address)
     with _resources(memory, threads, quiet or json, chosen) as resources:
-        manifest = api.merge(out, keep_shards=keep_shards, resources=resources)
+        manifest = staging.merge(out, keep_shards=keep_shards, resources=resources)
     _report_index(manifest, out, started, resources, json)
 
 
@@ -282,7 +283,7 @@ def _rows(text: str) -> tuple[int, int]:
 def _resources(
     memory: str | None, threads: int | None, quiet: bool, engine: EngineOptions, device: str = CPU
 ) -> Resources:
-    return api.resources(memory, threads, Bars(quiet=quiet), engine, device)
+    return resources(memory, threads, Bars(quiet=quiet), engine, device)
 
 
 def _cost(started: float, resources: Resources) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from teravec import api
+from teravec import measuring
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.running import command, parse_numbers, print_json
@@ -67,7 +67,7 @@ def calibrate(
 ) -> None:
     """Measure recall against effort, for searches by recall; replaces an earlier calibration."""
     bars = Bars(quiet=quiet or json)
-    calibration = api.calibrate(
+    calibration = measuring.calibrate(
         index,
         queries_file,
         data=data,

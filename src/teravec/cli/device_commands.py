@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +9,14 @@ import typer
 from rich.table import Table
 
 from teravec.bars import Bars
+from teravec.checking import measure_disk
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.cli.stats_table import print_table
-from teravec.errors import OutputExists, StorageError
-from teravec.index.manifest import read_manifest
 from teravec.memory import parse_bytes
-from teravec.storage.device import DEPTHS, DeviceProfile, measure_device
-from teravec.storage.device_cache import keep_profile
-from teravec.storage.layout import IndexPaths
-from teravec.storage.output_lock import hold_directory
+from teravec.storage.device import DEPTHS, DeviceProfile
 
 __all__ = ["add_device_commands"]
-
-_LARGE_ENOUGH = 256 << 20  # a slice too large for most caches between kernel and disk
 
 
 def add_device_commands(app: typer.Typer) -> None:
@@ -49,21 +41,9 @@ def bench_disk(
     quiet: o.Quiet = False,
 ) -> None:
     """Measure how fast the disk reads, cold: in order, and at random by size and depth."""
-    paths = IndexPaths(path)
-    is_index = paths.manifest.exists()
-    target = path
-    if is_index:
-        largest = max(read_manifest(paths).slices, key=lambda entry: entry.size)
-        read_only = not os.access(path, os.W_OK | os.X_OK)
-        target = path / largest.file if largest.size >= _LARGE_ENOUGH or read_only else path
-    with hold_directory(path) if is_index and not read_only else nullcontext():
-        profile = measure_device(
-            target,
-            seconds=seconds,
-            scratch_bytes=parse_bytes(size),
-            progress=Bars(quiet=quiet or json),
-        )
-    kept, why_not = _keep(profile, paths.root / paths.slices.name if is_index else path)
+    profile, kept, why_not = measure_disk(
+        path, seconds, parse_bytes(size), Bars(quiet=quiet or json)
+    )
     if json:
         print_json({"path": str(path), **profile.to_dict(), "kept": kept is not None})
         return
@@ -74,14 +54,6 @@ def bench_disk(
         print(f"not saved, so searches do not use it: {why_not}")
     else:
         print(f"saved in {kept}")
-
-
-def _keep(profile: DeviceProfile, path: Path) -> tuple[Path | None, str]:
-    """Save the result for this file system; return the file, or the reason why there is none."""
-    try:
-        return keep_profile(profile, path), ""
-    except (StorageError, OutputExists) as error:
-        return None, str(error)
 
 
 def _tables(profile: DeviceProfile) -> list[Table]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from teravec import querying
+from teravec import checking
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
 from teravec.cli.id_options import read_id_numbers
@@ -46,7 +46,7 @@ def _hidden(content: dict[str, Any]) -> str:
 
 def info(index: o.IndexDir, json: o.Json = False) -> None:
     """Show sizes, codec, imbalance and a histogram of list sizes."""
-    content = querying.info(index)
+    content = checking.info(index)
     why = content["shortfall"]
     if json:
         print_json(content)

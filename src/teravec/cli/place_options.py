@@ -18,10 +18,13 @@ else:
     PlaceText = str
 """A place as the command line parses it, a text, and as commands get it: see ``opened_places``."""
 
-__all__ = ["PLACE", "PlaceText", "opened_places"]
+__all__ = ["PLACE", "PLACES_AND_TWO", "PlaceText", "opened_places"]
 
 PLACE = "the place of an index"
 """Marks parameters whose texts are paths or URLs of indexes."""
+
+PLACES_AND_TWO = "the places of indexes, and two other texts"
+"""Marks a list that begins with paths or URLs of indexes, and ends with two texts that stay."""
 
 StoreOption = Annotated[
     list[str] | None,
@@ -61,16 +64,24 @@ def opened_places(
     names = [
         name
         for name, parameter in signature.parameters.items()
-        if PLACE in getattr(parameter.annotation, "__metadata__", ())
+        if {PLACE, PLACES_AND_TWO} & _marks(parameter.annotation)
     ]
     options = {"store_option": StoreOption, "work": WorkDirectory} if names else {}
 
     def convert(arguments: dict[str, Any]) -> None:
         given = {name: arguments.pop(name, None) for name in options}
         for name in names:
-            arguments[name] = _place(arguments[name], given)
+            value = arguments[name]
+            if isinstance(value, list):
+                arguments[name] = [*(_place(text, given) for text in value[:-2]), *value[-2:]]
+            else:
+                arguments[name] = _place(value, given)
 
     return options, convert
+
+
+def _marks(annotation: Any) -> set[str]:
+    return {m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, str)}
 
 
 def _place(text: str, given: dict[str, Any]) -> Any:

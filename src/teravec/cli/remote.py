@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from teravec import api
 from teravec.errors import InvalidArgument
+from teravec.granting import resources
 from teravec.serving.wire.client import RemoteIndex, connect
 from teravec.storage.layout import IndexPaths
 
@@ -72,7 +72,7 @@ class Remote:
             raise InvalidArgument(
                 f"INDEX {first} given beside --server, which has one: leave one of them out"
             )
-        limit = api.resources(memory, None, None).memory_bytes
+        limit = resources(memory, None, None).memory_bytes
         index = connect(
             self.url,
             token_file=self.token_file,

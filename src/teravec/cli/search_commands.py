@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from teravec import querying
+from teravec import measuring
 from teravec.bars import Bars, counted
 from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.formats.tables import TABLE_FORMATS
@@ -19,13 +18,13 @@ from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, explain_answer, print_texts
-from teravec.cli.evaluation_plot import check_plot, draw
+from teravec.cli.place_options import PLACES_AND_TWO
 from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile, remote_of
 from teravec.cli.row_commands import answer_with_columns
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
-from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.plotting import check_plot
 from teravec.filters.filter import parse_filter
 from teravec.index.manifest import read_manifest
 from teravec.search.index import Index, open_index
@@ -35,7 +34,7 @@ from teravec.sources import Source, open_rows, open_source
 from teravec.storage.layout import IndexPaths
 from teravec.storage.output_lock import hold_file
 
-__all__ = ["add_search_commands", "evaluation_table"]
+__all__ = ["add_search_commands"]
 
 Result = Annotated[
     Path | None,
@@ -252,23 +251,23 @@ def _opened(
 
 
 def evaluate_index(
-    index: o.IndexDir,
-    queries: o.Queries,
-    truth: Annotated[
-        Path,
+    indexes: Annotated[
+        list[str],
         typer.Argument(
-            metavar="GROUNDTRUTH",
-            help="Exact neighbours: .ibin .bin .npz .ivecs .npy "
-            ".parquet, or one of these by another name.",
+            metavar="INDEX... QUERIES GROUNDTRUTH",
+            help="One index or several; then the file of queries; then that of their exact "
+            "neighbours: .ibin .bin .npz .ivecs .npy .parquet, or one of these by another name.",
             show_default=False,
         ),
+        PLACES_AND_TWO,
     ],
     k: o.K = 10,
     nprobe: Annotated[
         str | None, o.unset("Numbers of lists to try.  [default: 1,4,16,64 without --recall]")
     ] = None,
     recall: Annotated[
-        str | None, o.unset("Recalls to ask for, as 0.8,0.9; needs a calibrated index.")
+        str | None,
+        o.unset("Recalls to ask for, as 0.8,0.9, after the nprobes; needs a calibrated index."),
     ] = None,
     candidates: o.Candidates = None,
     plot: Annotated[
@@ -283,16 +282,21 @@ def evaluate_index(
 ) -> None:
     """Measure recall, speed and bytes read against nprobe, or against the recall asked for.
 
-    Every search reads its lists again.
+    Every search reads its lists again. Several indexes share a table and a plot.
     """
+    if len(indexes) < 3:
+        raise InvalidArgument(
+            f"{counted(len(indexes), 'paths')} found; INDEX..., QUERIES and GROUNDTRUTH expected"
+        )
+    *places, queries, truth = indexes
     nprobes = None if nprobe is None else parse_numbers(nprobe, "nprobe")
     recalls = None if recall is None else parse_decimals(recall, "recall")
     if plot is not None:
         check_plot(plot)
-    neighbors = read_neighbors(truth, truth_format)
+    neighbors = read_neighbors(Path(truth), truth_format)
     with nullcontext() if plot is None else hold_file(plot):
-        results = querying.evaluate(
-            index,
+        results = measuring.evaluate(
+            places,
             queries,
             neighbors,
             k,
@@ -305,11 +309,15 @@ def evaluate_index(
             threads=threads,
         )
         if plot is not None:
-            draw(results, f"{index}, {len(neighbors.ids):,} queries", plot)
-    if json:
-        print_json({"index": str(index), "k": k, "results": [asdict(r) for r in results]})
+            names = ", ".join(results.indexes)
+            results.plot(plot, f"{names}, {counted(len(neighbors.ids), 'queries')}")
+    if not json:
+        print_table(results.table())
+    elif len(places) == 1:
+        found = [asdict(r) for r in results]
+        print_json({"index": results.indexes[0], "k": k, "results": found})
     else:
-        print_table(evaluation_table(results, k))
+        print_json({"indexes": results.indexes, "k": k, "results": [asdict(r) for r in results]})
 
 
 def groundtruth(
@@ -351,7 +359,7 @@ def groundtruth(
     )
     to_stdout = is_stdout(out)
     bars = Bars(quiet=quiet or json or to_stdout)
-    distances, ids = querying.groundtruth(
+    distances, ids = measuring.groundtruth(
         source,
         data[-1],
         k,
@@ -370,7 +378,7 @@ def groundtruth(
     if to_stdout:
         print_texts(out, 0, FoundArrays.of_rows(distances, ids))
         return
-    skipped = querying.skipped_rows(out)
+    skipped = measuring.skipped_rows(out)
     if json:
         print_json(
             {
@@ -388,32 +396,3 @@ def groundtruth(
             f"{out}: {counted(k, 'exact neighbours')} of {counted(len(ids), 'queries')} among "
             f"{counted(source.ntotal, 'vectors')}"
         )
-
-
-def evaluation_table(results: list[Evaluation], k: int) -> Table:
-    """Make the table of an evaluation: recall, speed and bytes of each effort."""
-    # Without padding at its edges it fits into 80 columns, which is what a pipe has.
-    table = Table(title=f"recall@{k}, speed and bytes read", pad_edge=False)
-    for heading in (
-        "asked",
-        "nprobe",
-        "lists",
-        f"recall@{k}",
-        "queries/s",
-        "p50 ms",
-        "p99 ms",
-        "bytes/query",
-    ):
-        table.add_column(heading, justify="right")
-    for r in results:
-        table.add_row(
-            "" if r.asked is None else f"{r.asked:g}",
-            f"{r.nprobe:,}",
-            f"{r.lists_per_query:,.1f}",
-            f"{r.recall:.4f}",
-            f"{r.queries_per_s:,.0f}",
-            f"{1e3 * r.latency_p50_s:.2f}",
-            f"{1e3 * r.latency_p99_s:.2f}",
-            f"{r.bytes_per_query:,.0f}",
-        )
-    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from math import isnan
 from typing import Annotated, Any
@@ -10,18 +11,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from teravec import checking
 from teravec.cli import options as o
 from teravec.cli.running import command, print_json
 from teravec.cli.stats_table import print_table
-from teravec.errors import InvalidArgument
-from teravec.processors import check_threads, check_workers
-from teravec.selftest.comparison import Result, compare
-from teravec.selftest.routes import routes
-from teravec.selftest.vectors import draw_vectors, make_vectors
+from teravec.selftest.comparison import SelfTestResult
 
 __all__ = ["add_selftest_command", "show_results"]
-
-_SEED = 1234
 
 
 def add_selftest_command(app: typer.Typer) -> None:
@@ -50,31 +46,29 @@ def selftest(
     json: o.Json = False,
 ) -> None:
     """Build one small index by every route, and compare with plain Faiss; exit 1 if one differs."""
-    check_threads(threads)
-    check_workers(workers)
-    if engine not in ("local", "ray"):
-        raise InvalidArgument(f"engine is {engine!r}; local or ray expected")
-    vectors = draw_vectors(data, _SEED, format) if data else make_vectors(_SEED)
-    results = []
-    for result in compare(vectors, routes(engine, workers, address), threads):
-        results.append(result)
-        if engine == "ray" and result.route.startswith("ray") and result.note:
-            raise InvalidArgument(result.note)
-    faults = [result for result in results if result.fault]
+    results = checking.selftest(
+        data or None,
+        engine=engine,
+        workers=workers,
+        address=address,
+        threads=threads,
+        format=format,
+    )
     if json:
-        print_json({"sound": not faults, "results": [_content(result) for result in results]})
+        found = [_content(result) for result in results]
+        print_json({"sound": results.sound, "results": found})
     else:
         show_results(results)
-    if faults:
+    if not results.sound:
         raise typer.Exit(1)
 
 
-def _content(result: Result) -> dict[str, Any]:
+def _content(result: SelfTestResult) -> dict[str, Any]:
     content = asdict(result)
     return {k: None if isinstance(v, float) and isnan(v) else v for k, v in content.items()}
 
 
-def show_results(results: list[Result]) -> None:
+def show_results(results: Sequence[SelfTestResult]) -> None:
     """Print a table for each set of vectors."""
     for name in dict.fromkeys(result.set for result in results):
         table = Table("route", "objective", "imbalance", "s/iteration", "empty", "", title=name)
@@ -84,7 +78,7 @@ def show_results(results: list[Result]) -> None:
         print_table(table)
 
 
-def _numbers(result: Result) -> tuple[str, ...]:
+def _numbers(result: SelfTestResult) -> tuple[str, ...]:
     if isnan(result.objective):
         return ("",) * 4
     return (
@@ -95,6 +89,6 @@ def _numbers(result: Result) -> tuple[str, ...]:
     )
 
 
-def _outcome(result: Result) -> str:
+def _outcome(result: SelfTestResult) -> str:
     # Escape brackets, as in 'teravec[gpu]', which rich would take for markup.
     return escape(f"FAILED: {result.fault}" if result.fault else result.note or "ok")

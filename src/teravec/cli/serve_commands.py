@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from teravec import api, changing
+from teravec import changing
 from teravec.arguments import install
 from teravec.cli import options as o
 from teravec.cli.deploying import deploy, warn_if_open
 from teravec.cli.running import command, parse_numbers, print_json
 from teravec.engines.options import EngineOptions
 from teravec.errors import InvalidArgument, shown
+from teravec.granting import resources
 
 if TYPE_CHECKING:
     from teravec.serving.deploy.launch import ServeOptions
@@ -198,7 +199,7 @@ def serve(
     check_setting("--replicas", replicas, 1, 1024, 1)
     if threads is not None:
         check_setting("--threads", threads, 1, 4096, os.cpu_count() or 1)
-    resources = api.resources(memory, threads, None)
+    allowed = resources(memory, threads, None)
     http = http or ("none" if on_ray else "127.0.0.1:7480")
     options = ServeOptions(
         index,
@@ -244,8 +245,8 @@ def serve(
         else MaintenanceOptions(
             changing.parse_age(maintain).total_seconds(), parse_bytes(maintain_memory)
         ),
-        memory_bytes=resources.memory_bytes,
-        threads=threads if on_ray else resources.threads or None,
+        memory_bytes=allowed.memory_bytes,
+        threads=threads if on_ray else allowed.threads or None,
         log_format=LogFormat(log_format),
         access_log=access_log,
     )

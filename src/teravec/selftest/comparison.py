@@ -16,10 +16,11 @@ from teravec.kernels.assignment import CentroidAssigner
 from teravec.kernels.reference import faiss_kmeans
 from teravec.model.list_sizes import imbalance
 from teravec.processors import default_threads
+from teravec.report import Report
 from teravec.selftest.routes import Route, Task
 from teravec.selftest.vectors import make_hard, write_npy
 
-__all__ = ["Result", "compare"]
+__all__ = ["SelfTest", "SelfTestResult", "compare"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -32,7 +33,7 @@ _FROM_EACH_OTHER = 1e-3  # between our routes, which differ only in the order of
 
 
 @dataclass(frozen=True)
-class Result:
+class SelfTestResult:
     """The result of one route on one set of vectors.
 
     Parameters
@@ -61,7 +62,18 @@ class Result:
     fault: str = ""
 
 
-def compare(vectors: Float32, routes: list[Route], threads: int | None = None) -> Iterator[Result]:
+class SelfTest(Report[SelfTestResult]):
+    """The results of all routes."""
+
+    @property
+    def sound(self) -> bool:
+        """Whether no route is wrong."""
+        return not any(result.fault for result in self)
+
+
+def compare(
+    vectors: Float32, routes: list[Route], threads: int | None = None
+) -> Iterator[SelfTestResult]:
     """Run every route on the vectors, and on a hard set made from them.
 
     The reference is Faiss's k-means. A route's objective is wrong if it is 2 % above the
@@ -76,22 +88,24 @@ def compare(vectors: Float32, routes: list[Route], threads: int | None = None) -
 
 def _compare_on(
     name: str, x: Float32, routes: list[Route], threads: int, folder: Path
-) -> Iterator[Result]:
+) -> Iterator[SelfTestResult]:
     nlist = max(_FEWEST_LISTS, len(x) // _LIST_ROWS)
     task = Task(write_npy(folder / "x.npy", x), len(x), nlist, _NITER, _SEED, threads)
     centroids, seconds = faiss_kmeans(x, nlist, niter=_NITER, seed=_SEED, threads=threads)
     reference, sizes = _measure(x, centroids, threads)
-    yield Result(name, REFERENCE, reference, imbalance(sizes), seconds, int((sizes == 0).sum()))
+    yield SelfTestResult(
+        name, REFERENCE, reference, imbalance(sizes), seconds, int((sizes == 0).sum())
+    )
     first = None
     for number, route in enumerate(routes):
         if route.missing:
-            yield Result(name, route.name, note=route.missing)
+            yield SelfTestResult(name, route.name, note=route.missing)
             continue
         out = folder / f"route-{number}"
         try:
             seconds = route.build(task, out) / _NITER
         except TeravecError as error:
-            yield Result(name, route.name, fault=str(error))
+            yield SelfTestResult(name, route.name, fault=str(error))
             continue
         with OpenedIndex(out) as index:
             objective, _ = _measure(x, np.array(index.model.centroids), threads)
@@ -99,7 +113,9 @@ def _compare_on(
         empty = int((sizes == 0).sum())
         fault = _find_fault(objective, reference, first, empty)
         first = objective if first is None else first
-        yield Result(name, route.name, objective, imbalance(sizes), seconds, empty, fault=fault)
+        yield SelfTestResult(
+            name, route.name, objective, imbalance(sizes), seconds, empty, fault=fault
+        )
 
 
 def _measure(x: Float32, centroids: Float32, threads: int) -> tuple[float, npt.NDArray[np.int64]]:

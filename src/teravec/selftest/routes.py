@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from teravec import api
+from teravec import api, staging
 from teravec.arguments import install
 from teravec.engines.resources import Resources
 from teravec.errors import TeravecError
@@ -132,7 +132,7 @@ def _build_in_processes(task: Task, out: Path) -> float:
     """Train in this process, shard in several processes at once, and merge in this process."""
     watch = _Stopwatch()
     resources = Resources(threads=task.threads, progress=watch)
-    api.train(task.data, out, options=task.options, resources=resources)
+    staging.train(task.data, out, options=task.options, resources=resources)
     bounds = [task.n * i // _PROCESSES for i in range(_PROCESSES + 1)]
     started = [
         subprocess.Popen(
@@ -153,5 +153,5 @@ def _build_in_processes(task: Task, out: Path) -> float:
     for messages, code in ends:
         if code:
             raise TeravecError(f"a shard process ended with {code}: {messages.strip()[-500:]}")
-    api.merge(out, resources=resources)
+    staging.merge(out, resources=resources)
     return watch.seconds["k-means"]

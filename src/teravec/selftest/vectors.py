@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import InvalidArgument, storage_errors
-from teravec.sources import open_source
+from teravec.sources import Data, open_data
 
 __all__ = ["draw_vectors", "make_hard", "make_vectors", "write_npy"]
 
@@ -25,9 +25,9 @@ def make_vectors(seed: int, n: int = _ROWS, d: int = 64) -> Float32:
     return np.sin(x * (rng.random(d) * 4 + 0.1)).astype(np.float32)
 
 
-def draw_vectors(data: list[str], seed: int, format: str | None = None) -> Float32:
+def draw_vectors(data: Data, seed: int, format: str | None = None) -> Float32:
     """Draw at most 40,000 of the user's vectors uniformly."""
-    source = open_source(data, format=format)
+    source = open_data(data, format=format)
     if source.ntotal < _FEWEST:
         raise InvalidArgument(f"{source.ntotal:,} vectors; at least {_FEWEST:,} expected")
     rows = np.random.default_rng(seed).choice(

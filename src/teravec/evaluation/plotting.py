@@ -17,11 +17,15 @@ from teravec.storage.files import publishing, write_all
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["check_plot", "draw"]
+__all__ = ["check_plot", "draw", "figure_of"]
 
 _EXTENSIONS = (".png", ".svg", ".pdf")
-_COLOR, _GREY = "#1f5fa8", "#6b6b6b"
+_GREY = "#6b6b6b"
+# Distinct in print and to colour-blind readers: Okabe and Ito, 2008, darkened for contrast.
+_COLORS = ("#1f5fa8", "#c4500c", "#1b7f5c", "#9a4f86", "#6b6b00", "#3a8fb7")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def check_plot(path: Path) -> None:
@@ -38,6 +42,10 @@ def check_plot(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise InvalidArgument(f"{path}: cannot write: no directory {path.parent}")
+    _check_matplotlib()
+
+
+def _check_matplotlib() -> None:
     try:
         _import_matplotlib()
     except ImportError as error:
@@ -63,28 +71,42 @@ def draw(results: Sequence[Evaluation], title: str, path: Path) -> None:
     ----------
     results : sequence of Evaluation
     title : str
-        Name of the index.
     path : Path
         Replaced if it exists; its extension chooses the format.
     """
-    _import_matplotlib()
+    drawn = io.BytesIO()
+    figure_of(results, title).savefig(drawn, format=path.suffix[1:].lower(), dpi=150)
+    with publishing(path) as file:
+        write_all(file, drawn.getvalue(), 0)
+
+
+def figure_of(results: Sequence[Evaluation], title: str) -> Figure:
+    """Draw both panels into a figure: a curve for each index, by recall.
+
+    Raises
+    ------
+    InvalidArgument
+        There are no results, or matplotlib is missing.
+    """
+    if not results:
+        raise InvalidArgument("no evaluations to draw; at least one expected")
+    _check_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    ordered = sorted(results, key=lambda result: result.nprobe)
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=12)
     speed, cost = figure.subplots(1, 2, sharey=True)
-    _panel(speed, ordered, lambda r: r.queries_per_s, side="left", shown=lambda v, _: f"{v:,.0f}")
+    _panel(speed, results, lambda r: r.queries_per_s, side="left", shown=lambda v, _: f"{v:,.0f}")
     speed.set_xlabel("queries a second, all in one batch (right is better)")
-    _panel(cost, ordered, lambda r: r.bytes_per_query, side="right", shown=_bytes)
+    _panel(cost, results, lambda r: r.bytes_per_query, side="right", shown=_bytes)
     cost.set_xlabel("bytes read for a query alone (left is better)")
-    speed.set_ylabel(f"recall@{ordered[0].k}; numbers at the points: nprobe")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:].lower(), dpi=150)
-    with publishing(path) as file:
-        write_all(file, drawn.getvalue(), 0)
+    speed.set_ylabel(f"recall@{results[0].k}")
+    figure.supxlabel("numbers at the points: nprobe, or the recall asked for", fontsize=9)
+    if len({result.index for result in results}) > 1:
+        speed.legend(fontsize=9, frameon=False)
+    return figure
 
 
 def _panel(
@@ -94,11 +116,32 @@ def _panel(
     side: str,
     shown: Callable[[float, Any], str],
 ) -> None:
-    """Draw one curve on a logarithmic axis, with labels below it on its free side."""
+    """Draw a curve for each index on a logarithmic axis, with labels on its free side."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    recalls, values = [r.recall for r in results], [value(r) for r in results]
-    axes.plot(values, recalls, marker="o", color=_COLOR, linewidth=1.8, markersize=5)
+    for number, name in enumerate(dict.fromkeys(result.index for result in results)):
+        mine = sorted((r for r in results if r.index == name), key=lambda r: (r.recall, r.nprobe))
+        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+        points = [(value(r), r.recall) for r in mine]
+        axes.plot(
+            *zip(*points, strict=True),
+            marker=marker,
+            color=color,
+            linewidth=1.8,
+            markersize=5,
+            label=name,
+        )
+        for result, point in zip(mine, points, strict=True):
+            axes.annotate(
+                f"{result.nprobe:,}" if result.asked is None else f"{result.asked:g} asked",
+                point,
+                xytext=(-5 if side == "left" else 5, -5),
+                textcoords="offset points",
+                ha="right" if side == "left" else "left",
+                va="top",
+                fontsize=9,
+                color=_GREY,
+            )
     axes.set_xscale("log")
     axes.margins(x=0.1, y=0.08)
     axes.grid(True, which="major", color="#dddddd", linewidth=0.8)
@@ -108,17 +151,6 @@ def _panel(
     axes.xaxis.set_major_formatter(FuncFormatter(shown))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.tick_params(axis="x", labelsize=9)
-    for result, x in zip(results, values, strict=True):
-        axes.annotate(
-            f"{result.nprobe:,}",
-            (x, result.recall),
-            xytext=(-5 if side == "left" else 5, -5),
-            textcoords="offset points",
-            ha="right" if side == "left" else "left",
-            va="top",
-            fontsize=9,
-            color=_GREY,
-        )
 
 
 def _bytes(value: float, _: Any) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from teravec.cli.evaluation_plot import check_plot, draw
 from teravec.errors import InvalidArgument
 from teravec.evaluation.evaluation import Evaluation
+from teravec.evaluation.plotting import check_plot, draw
 
 RESULTS = [
     Evaluation(nprobe, 10, recall, 3e4 / nprobe, 1e-3, 3e-3, 5e4 * nprobe, 1e3, nprobe, 1e3)
