@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +15,14 @@ from tests.conftest import clustered
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("python")
     vectors = clustered(3000, 16)
     np.save(folder / "base.npy", vectors)
     np.save(folder / "queries.npy", vectors[:50] + 0.01)
     for codec in ("sq8", "fp16"):
         teravec.build(folder / "base.npy", folder / codec, nlist=16, codec=codec)
-    yield folder
+    return folder
 
 
 def test_groundtruth_unpacks_prints_and_becomes_a_table(place: Path) -> None:
