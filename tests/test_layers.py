@@ -42,6 +42,7 @@ SERVING = ("wire", "server", "coordinator", "flight", "http", "deploy")
 """Rooms of serving; each may import those before it, but the three after server not each other."""
 
 TOP = (
+    "advising",
     "api",
     "building",
     "changing",

@@ -14,6 +14,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import version as _version
 from typing import Any as _Any
 
+from teravec.advising.advice import Advice, Bounds, Option
 from teravec.api import build, connect, open, store
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.duplicates import DuplicateSummary
@@ -68,6 +69,12 @@ from teravec.kernels.metric import Metric
 from teravec.kernels.sketch import Candidates
 from teravec.measuring import calibrate, evaluate, groundtruth
 from teravec.model.description import ModelDescription
+from teravec.planning.constants import Constants
+from teravec.planning.machines import Machine
+from teravec.planning.planned import Planned
+from teravec.planning.prediction import Plan, QueryPlan, Stage
+from teravec.planning.workload import Cluster, Prices, Queries, Workload
+from teravec.predicting import advise, plan
 from teravec.progress import Bar, Progress
 from teravec.querying import range_search, search
 from teravec.report import Report
@@ -85,7 +92,7 @@ from teravec.storage.device import DeviceProfile, Rate
 from teravec.storage.device_reads import Method
 from teravec.storage.store import Store
 from teravec.tables import get, query
-from teravec.training.options import TrainOptions
+from teravec.training.options import TrainOptions, TrainPlan
 from teravec.training.record import LayoutOptions
 from teravec.writing.copying import Copied
 from teravec.writing.history import Vacuumed
@@ -93,12 +100,16 @@ from teravec.writing.maintaining import Maintained, MaintenanceStep
 
 __all__ = [
     "AccessDenied",
+    "Advice",
     "Bar",
     "Bars",
+    "Bounds",
     "Busy",
     "Calibration",
     "CalibrationEntry",
     "Candidates",
+    "Cluster",
+    "Constants",
     "Copied",
     "CorpusSummary",
     "CorruptFile",
@@ -119,6 +130,7 @@ __all__ = [
     "KeptQueries",
     "LayoutOptions",
     "LimitExceeded",
+    "Machine",
     "Maintained",
     "MaintenanceStep",
     "Manifest",
@@ -132,11 +144,17 @@ __all__ = [
     "Neighbors",
     "NeighboursEntry",
     "OldVersion",
+    "Option",
     "OtherIndex",
     "OutputExists",
+    "Plan",
+    "Planned",
+    "Prices",
     "Progress",
     "ProtocolError",
+    "Queries",
     "QueriesEntry",
+    "QueryPlan",
     "Rate",
     "Reach",
     "RemoteIndex",
@@ -151,17 +169,21 @@ __all__ = [
     "SequencedRows",
     "ServiceError",
     "Spread",
+    "Stage",
     "StageTime",
     "StorageError",
     "Store",
     "TeravecError",
     "TrainOptions",
+    "TrainPlan",
     "Unavailable",
     "Vacuumed",
     "VoidedLists",
     "Within",
     "WorkerLost",
+    "Workload",
     "add",
+    "advise",
     "bench_disk",
     "build",
     "calibrate",
@@ -179,6 +201,7 @@ __all__ = [
     "maintain",
     "merge",
     "open",
+    "plan",
     "query",
     "range_search",
     "rebalance",

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from teravec.cli.advise_command import add_advise_command
 from teravec.cli.build_commands import add_build_commands
 from teravec.cli.calibrate_command import add_calibrate_command
 from teravec.cli.change_commands import add_change_commands
@@ -67,6 +68,7 @@ add_duplicates_command(app)
 add_inspect_commands(app)
 add_device_commands(app)
 add_serve_commands(app)
+add_advise_command(app)
 add_plan_command(app)
 add_selftest_command(app)
 add_slurm_command(app)

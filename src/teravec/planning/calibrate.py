@@ -27,6 +27,7 @@ from teravec.kernels.hnsw import build_hnsw
 from teravec.kernels.lists_in_memory import ListsInMemory
 from teravec.kernels.metric import Metric
 from teravec.kernels.pairs import Pairs
+from teravec.kernels.sketch import Candidates, SketchScanner, encode_sketches
 from teravec.planning.constants import Constants
 from teravec.planning.model import truth_rows
 from teravec.processors import default_threads
@@ -43,6 +44,8 @@ _D = 96
 _NLISTS = (1024, 4096, 16384)
 _GRAPH_ROWS = 4096
 _ENCODED_ROWS = 2048
+_SCANNED = 1 << 16
+_REFINED = 150
 _TRUTH_BYTES = 1 << 30  # a memory limit that does not shrink the blocks
 _REPEATS = 3
 
@@ -79,7 +82,13 @@ def calibrate(folder: Path | None = None, threads: int | None = None) -> Constan
         encode_scalar=_measure_encoding("sq8", vectors[:16384]),
         encode_pq=256 * _measure_encoding("pq12", vectors[:10240]),
         encode_rabitq=_measure_encoding("rabitq4", vectors[:10240]),
-        scan_dims=_measure_scanning(vectors),
+        scan_dims=_measure_scanning("sq8", vectors),
+        scan_wide=_measure_scanning("fp16", vectors),
+        scan_narrow=_measure_scanning("sq6", vectors),
+        scan_tables=_measure_scanning("pq12", vectors) * 12 / _D,
+        scan_rabitq=_measure_scanning("rabitq4", vectors),
+        scan_sketch=_measure_sketches(vectors),
+        encode_sketch=_measure_encoding_sketches(vectors),
         truth_flops=truth_flops,
         graph_dims=_measure_graph(vectors[:_GRAPH_ROWS]),
         move_bytes=_measure_moving(),
@@ -153,20 +162,45 @@ def _measure_encoding(name: str, rows: Float32) -> float:
     return rows.size / _measure_best(lambda: encode(ivf, rows, lists, 1))
 
 
-def _measure_scanning(vectors: Float32) -> float:
-    """Scan eight lists of sq8 codes for one query, on one thread."""
-    count, lists = 8192, np.arange(8, dtype=np.int64)
-    ivf, parameters = _train("sq8", vectors)
-    codes = np.random.default_rng(2).integers(0, 256, 8 * count * ivf.code_size, np.uint8)
-    sizes = np.full(8, count, np.int64)
-    held = ListsInMemory(lists, sizes, lists * count * ivf.code_size, codes)
+def _measure_scanning(name: str, vectors: Float32) -> float:
+    """Scan eight lists of codes for one query, on one thread; return dimensions a second."""
+    ivf, parameters = _train(name, vectors)
+    rows, lists = vectors[:_SCANNED], np.arange(_SCANNED, dtype=np.int32) // (_SCANNED // 8)
+    held = _in_memory(encode(ivf, rows, lists, 1))
     query = np.ascontiguousarray(vectors[:1])
-    pairs = Pairs.of(lists[None], np.zeros((1, 8), np.float32))
+    pairs = Pairs.of(held.list_nos[None], np.zeros((1, 8), np.float32))
     scanner: CompiledScanner | FaissScanner = FaissScanner(ivf, Metric.L2)
-    if CompiledScanner.scans(codec := Codec.parse("sq8")):
+    if CompiledScanner.scans(codec := Codec.parse(name)):
         scanner = CompiledScanner(codec, Metric.L2, vectors[:64], parameters)
     seconds = _measure_best(lambda: scanner.top_k(query, 10, 1).add(held, pairs))
-    return 8 * count * _D / seconds
+    return rows.size / seconds
+
+
+def _in_memory(codes: npt.NDArray[np.uint8]) -> ListsInMemory:
+    """Hold codes (n, code_size) as eight lists of equal size."""
+    lists, count = np.arange(8, dtype=np.int64), len(codes) // 8
+    sizes = np.full(8, count, np.int64)
+    return ListsInMemory(lists, sizes, lists * count * codes.shape[1], codes.reshape(-1))
+
+
+def _measure_sketches(vectors: Float32) -> float:
+    """Scan eight lists of sketches of 2 bits for one query, on one thread."""
+    rows, centroids = vectors[:_SCANNED], np.ascontiguousarray(vectors[:8])
+    residuals = rows - np.repeat(centroids, _SCANNED // 8, axis=0)
+    held = _in_memory(encode_sketches(residuals, 2, 1))
+    query = np.ascontiguousarray(vectors[-1:])
+    distances = ((centroids - query) ** 2).sum(1)[None].astype(np.float32)
+    pairs = Pairs.of(held.list_nos[None], distances)
+    scanner = SketchScanner(centroids, 2, Metric.L2)
+    seconds = _measure_best(
+        lambda: scanner.scan(query, held, pairs, Candidates.none(1, _REFINED), 1)
+    )
+    return rows.size / seconds
+
+
+def _measure_encoding_sketches(vectors: Float32) -> float:
+    rows = vectors[:_ENCODED_ROWS]
+    return rows.size / _measure_best(lambda: encode_sketches(rows, 2, 1))
 
 
 def _measure_truth(vectors: Float32, path: Path, threads: int) -> float:

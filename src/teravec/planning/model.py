@@ -20,6 +20,7 @@ from teravec.planning.workload import Cluster, Prices, Queries, Workload
 from teravec.segments.shard_plan import bytes_of_rows, fixed_bytes, rows_in_memory
 from teravec.segments.slice_plan import slice_count
 from teravec.sources import GAP_BYTES
+from teravec.storage.listfile import ID_BYTES
 from teravec.training.options import KMeansOptions
 from teravec.training.sample import draw_bytes, sample_parts
 from teravec.training.schedule import stride_of
@@ -38,6 +39,9 @@ _TRUTH_BLOCK_BYTES = 16 << 20  # largest block of the source; five are in memory
 _TRUTH_START_ROWS = 1 << 17  # a worker's first neighbours cost as much as this many rows
 _FEWEST_EFFORTS = 20  # the small efforts cost little except for their results
 _RESULT_S = 7e-7  # time of Python and NumPy per result: kept, sorted, named, compared
+_LEAST_SEARCHES_S = 30.0  # of a calibration, however short the build; see building.build_index
+_REFINED_1_BIT, _REFINED_2_BITS = 200, 50  # candidates of k = 10; see search.effort
+_FLAT = 4  # times as long as fp16 takes: four bytes a dimension come from memory, not the cache
 _EFFORT_STEP = math.sqrt(2)  # ratio between two consecutive efforts of a calibration
 
 
@@ -46,22 +50,26 @@ def predict(
 ) -> Plan:
     """Predict a build and a query."""
     model = _Model(work, cluster, constants)
-    stages = (
+    stages: tuple[Stage, ...] = (
         model.sample(),
         model.kmeans(),
         model.seal(),
         model.shard(),
         model.merge(),
         model.truth(),
-        model.searches(),
     )
+    rest_s = sum(stage.seconds for stage in stages)
+    stages = (*stages, model.searches(max(rest_s, _LEAST_SEARCHES_S)))
     hours = cluster.machines * sum(stage.seconds for stage in stages) / 3600
-    index_bytes = work.ntotal * work.row_bytes
+    index_bytes = work.index_bytes + work.centroid_bytes
     return Plan(
         stages,
         model.query(queries),
         hours * prices.machine_hour,
         index_bytes / 1e9 * prices.disk_gb_month,
+        index_bytes,
+        work.source_bytes,
+        cluster.machines,
     )
 
 
@@ -246,7 +254,7 @@ class _Model:
     def merge(self) -> Stage:
         """Each machine reads its slices' lists from every shard, and writes and checks them."""
         work, speed, train, machines = self.work, self.speed, self.work.train, self._machines
-        shards, lists_bytes = self._shards(), work.ntotal * work.row_bytes
+        shards, lists_bytes = self._shards(), work.index_bytes
         slices = slice_count(self.cluster.slices, train.nlist, lists_bytes)
         # Tables are read twice: once to add up sizes, and in parts for each slice.
         tables = 2 * shards * _TABLE_BYTES * train.nlist
@@ -308,8 +316,10 @@ class _Model:
             machines,
         )
 
-    def searches(self) -> Stage:
-        """One process searches the same queries at growing effort.
+    def searches(self, most_s: float) -> Stage:
+        """One process searches the same queries at growing effort, for at most ``most_s``.
+
+        In two stages every k is searched for itself.
 
         Each effort is sqrt(2) times the one before: all of them together scan 3.4 times as much
         as the last one. The last effort is assumed to scan a 32nd of all vectors per query, the
@@ -323,7 +333,8 @@ class _Model:
         count = max(_FEWEST_EFFORTS, int(2 * math.log2(lists)) + 1)
         efforts = [lists / _EFFORT_STEP**i for i in range(count)]
         visits = queries * sum(efforts)
-        index_bytes = work.ntotal * work.code_size
+        index_bytes = work.ntotal * work.scanned_bytes
+        each = len(CalibrationOptions().ks) if train.codec.sketch_bits else 1
         reads = (
             sum(min(train.nlist, queries * each) for each in efforts) / train.nlist * index_bytes
         )
@@ -332,47 +343,78 @@ class _Model:
         scanned = visits * work.imbalance * work.ntotal / train.nlist * train.d_index
         coarse_s = queries * len(efforts) * self._coarse_s(int(lists))
         parts = {
-            "processor": (coarse_s + scanned / speed.scan_dims) / threads,
+            "processor": each * (coarse_s + scanned / self._scan_dims()) / threads,
             "disk read": reads / speed.read_bytes,
             "memory": reads / speed.move_bytes / threads,  # checking
             "one thread": count * queries * max(CalibrationOptions().ks) * _RESULT_S,
         }
         seconds = max(parts["processor"] + parts["memory"], parts["disk read"])
         seconds += parts["one thread"]
+        share = min(1.0, most_s / seconds)
+        parts = {name: share * value for name, value in parts.items()}
         return Stage(
-            "calibrating searches", seconds, parts, int(reads), 0, 0, self._count_open_bytes()
+            "calibrating searches",
+            share * seconds,
+            parts,
+            int(share * reads),
+            0,
+            0,
+            self._count_open_bytes(),
         )
 
     # ------------------------------------------------------------------ search
 
     def query(self, queries: Queries) -> QueryPlan:
-        """Predict a single cold query, and the rate of many queries."""
+        """Predict a single cold query, and the rate of many queries.
+
+        With codes in two stages the lists' sketches are read, then pages with the candidates'
+        finer codes and ids. Otherwise the lists' codes, then the ids of lists with results.
+        """
         work, speed, train = self.work, self.speed, self.work.train
         servers = self.cluster.servers or self._machines
         nprobe = min(queries.nprobe, train.nlist)
         list_codes = work.imbalance * work.ntotal / train.nlist
-        coarse = self._coarse_s(nprobe)
-        codes = nprobe * list_codes * work.code_size
-        ids = min(queries.k, nprobe) * list_codes * 8
-        rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then the ids
-        scanners = self.cluster.threads * min(servers, nprobe)
+        reading = min(servers, max(1.0, nprobe))
+        coarse = self._coarse_s(math.ceil(nprobe))
+        codes = nprobe * list_codes * work.scanned_bytes
+        refined = self._refined(queries, nprobe * list_codes)
+        named = refined * work.page_bytes or min(queries.k, nprobe) * list_codes * ID_BYTES
+        rounds = math.ceil(nprobe / servers / 8) + 1  # eight reads in flight; then what names them
+        scanners = self.cluster.threads * reading
+        compare = refined * (work.page_bytes / speed.move_bytes + train.d_index / speed.scan_dims)
         parts = {
             "coarse": coarse,
-            "disk read": (codes + ids) / (speed.read_bytes * min(servers, nprobe)),
+            "disk read": (codes + named) / (speed.read_bytes * reading),
             "disk latency": rounds * speed.read_latency_s,
-            "scan": nprobe * list_codes * train.d_index / (speed.scan_dims * scanners),
+            "scan": (nprobe * list_codes * train.d_index / self._scan_dims() + compare) / scanners,
         }
-        whole = coarse + parts["scan"] * min(servers, nprobe) * self.cluster.threads
+        whole = coarse + parts["scan"] * scanners
+        each_bytes = work.index_bytes // servers
+        opened = self._count_open_bytes()
+        cached = min(1.0, max(0, self.cluster.memory_bytes - opened) / 2 / each_bytes)
+        warm_qps = servers * self.cluster.threads / whole
+        cold_qps = servers * speed.read_bytes / (codes + named)
         return QueryPlan(
             parts["coarse"] + parts["disk latency"] + max(parts["disk read"], parts["scan"]),
             parts,
-            int(codes + ids),
-            nprobe,
-            servers * speed.read_bytes / (codes + ids),
-            servers * self.cluster.threads / whole,
-            self._count_open_bytes(),
-            work.ntotal * work.row_bytes // servers,
+            int(codes + named),
+            math.ceil(nprobe),
+            cold_qps,
+            warm_qps,
+            cached,
+            warm_qps if cached == 1 else min(warm_qps, cold_qps / (1 - cached)),
+            opened,
+            opened + 2 * each_bytes,
+            each_bytes,
         )
+
+    def _refined(self, queries: Queries, scanned: float) -> float:
+        """Return the candidates whose finer codes a query reads; 0 with one stage."""
+        bits = self.work.train.codec.sketch_bits
+        if not bits:
+            return 0.0
+        usual = (_REFINED_1_BIT if bits == 1 else _REFINED_2_BITS) * max(1.0, queries.k / 10)
+        return min(usual if queries.refined is None else queries.refined, scanned)
 
     # ------------------------------------------------------------------ parts
 
@@ -401,10 +443,26 @@ class _Model:
         return 2 * train.d_index * (compared + checked_rows * train.nlist)
 
     def _encode_s(self) -> float:
+        """Return the seconds of one thread to encode a vector, both stages together."""
         codec, d, speed = self.work.train.codec, self.work.train.d_index, self.speed
+        sketch = d / speed.encode_sketch if codec.sketch_bits else 0.0
         if codec.kind == "pq":
-            return d * (1 << codec.bits) / speed.encode_pq
-        return d / (speed.encode_rabitq if codec.kind == "rabitq" else speed.encode_scalar)
+            return sketch + d * (1 << codec.bits) / speed.encode_pq
+        return sketch + d / (speed.encode_rabitq if codec.kind == "rabitq" else speed.encode_scalar)
+
+    def _scan_dims(self) -> float:
+        """Return the dimensions a second that one thread scans, of the codes that are scanned."""
+        codec, speed = self.work.train.codec, self.speed
+        if codec.sketch_bits:
+            return speed.scan_sketch
+        if codec.kind == "pq":
+            return speed.scan_tables * self.work.train.d_index / codec.m
+        if codec.kind == "rabitq":
+            return speed.scan_rabitq
+        if codec.kind == "flat":
+            return speed.scan_wide / _FLAT
+        usual = {"fp16": speed.scan_wide, "sq8": speed.scan_dims}
+        return usual.get(codec.usual_name, speed.scan_narrow)
 
     def _model_bytes(self) -> int:
         train = self.work.train

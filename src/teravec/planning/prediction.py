@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["Plan", "QueryPlan", "Stage"]
 
+_CALIBRATING = ("true neighbours", "calibrating searches")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -59,8 +61,15 @@ class QueryPlan:
     cold_qps, warm_qps : float
         Queries per second on all servers: limited by disks; limited by processors, with every
         list in memory.
+    cached : float
+        Share of the index that the memory of all servers keeps: half of what an open index leaves
+        of it, as a search shares its memory out.
+    cached_qps : float
+        Queries per second with that share in memory.
     memory_bytes : int
         Memory of one server, without cached lists.
+    warm_memory_bytes : int
+        Memory of one server that keeps every list it holds.
     disk_bytes : int
         Bytes of one server's lists.
     """
@@ -71,7 +80,10 @@ class QueryPlan:
     lists: int
     cold_qps: float
     warm_qps: float
+    cached: float
+    cached_qps: float
     memory_bytes: int
+    warm_memory_bytes: int
     disk_bytes: int
 
     @property
@@ -90,17 +102,38 @@ class Plan:
     query : QueryPlan
     build_cost, month_cost : float
         Cost of the machines during the build, and of a month of disk for the finished index.
+    index_bytes, source_bytes : int
+        Bytes of the finished index, and of the vectors it is built from.
+    machines : int
     """
 
     stages: tuple[Stage, ...]
     query: QueryPlan
     build_cost: float
     month_cost: float
+    index_bytes: int = 0
+    source_bytes: int = 0
+    machines: int = 1
 
     @property
     def seconds(self) -> float:
         """Duration of all stages, one after another."""
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def calibration_s(self) -> float:
+        """Duration of the stages that ``build --no-calibrate`` leaves out."""
+        return sum(stage.seconds for stage in self.stages if stage.name in _CALIBRATING)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Most bytes on all disks at a time, without the source."""
+        return max(stage.disk_bytes for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the largest process of the build."""
+        return max(stage.memory_bytes for stage in self.stages)
 
     def stage(self, name: str) -> Stage:
         """Return the stage of this name."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from teravec.arguments import real_number, whole_number
 from teravec.errors import InvalidArgument
+from teravec.storage.listfile import ID_BYTES
+from teravec.storage.rowfile import page_bytes_for
 from teravec.training.options import TrainOptions, TrainPlan, plan_training
 
 __all__ = ["Cluster", "Prices", "Queries", "Workload"]
@@ -59,6 +61,27 @@ class Workload:
         return self.train.row_bytes
 
     @property
+    def scanned_bytes(self) -> int:
+        """Bytes that a search scans for a vector: its code, or its sketch in two stages."""
+        return self.train.codec.sketch_size(self.train.d_index) or self.code_size
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page of finer codes; 0 with one stage."""
+        if not self.train.codec.sketch_bits:
+            return 0
+        return page_bytes_for(self.code_size - self.scanned_bytes + ID_BYTES)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of codes and ids, and of what finer codes leave of their pages."""
+        if not self.page_bytes:
+            return self.ntotal * self.row_bytes
+        fine = self.code_size - self.scanned_bytes + ID_BYTES
+        pages = self.page_bytes / ((self.page_bytes - 8) // fine)
+        return int(self.ntotal * (self.scanned_bytes + ID_BYTES + pages))
+
+    @property
     def source_bytes(self) -> int:
         """Bytes of the source's vectors."""
         return self.ntotal * self.train.d * self.item_bytes
@@ -100,18 +123,30 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Queries:
-    """The options of a query.
+    """What a query costs in lists.
 
     Parameters
     ----------
-    nprobe, k : int
+    nprobe : float
+        Lists visited, on average.
+    k : int
+    recall : float, optional
+        Recall of the k nearest that these lists give, if it is known.
+    origin : str
+        Where the number of lists comes from, in words.
+    refined : float, optional
+        With codes in two stages: candidates whose finer codes are read. Not given: 50 with
+        sketches of 2 bits, 200 with 1, as measured at recall 0.95 (docs/design/0013).
     """
 
-    nprobe: int = 64
+    nprobe: float = 64
     k: int = 10
+    recall: float | None = None
+    origin: str = "given"
+    refined: float | None = None
 
     def __post_init__(self) -> None:
-        whole_number(self.nprobe, "nprobe", 1)
+        real_number(self.nprobe, "nprobe", 1, expected="a number of at least 1")
         whole_number(self.k, "k", 1)
 
 

@@ -1,0 +1,1 @@
+"""Which codec, transform and nlist suit these vectors? Tried on a sample."""
