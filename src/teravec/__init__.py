@@ -92,7 +92,7 @@ from teravec.storage.device import DeviceProfile, Rate
 from teravec.storage.device_reads import Method
 from teravec.storage.store import Store
 from teravec.tables import get, query
-from teravec.training.options import TrainOptions, TrainPlan
+from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.writing.copying import Copied
 from teravec.writing.history import Vacuumed
@@ -175,7 +175,6 @@ __all__ = [
     "Store",
     "TeravecError",
     "TrainOptions",
-    "TrainPlan",
     "Unavailable",
     "Vacuumed",
     "VoidedLists",

@@ -23,7 +23,8 @@ from tests.planning.test_model import SPEEDS
         ({"flops": float("nan")}, CorruptFile),
         ({"more": 1}, CorruptFile),
         ({"format": "x"}, ForeignFile),
-        ({"version": 2}, ForeignFile),
+        ({"version": 1}, ForeignFile),
+        ({"version": 3}, ForeignFile),
     ],
 )
 def test_odd_content(tmp_path: Path, change: dict[str, Any], error: type[Exception]) -> None:

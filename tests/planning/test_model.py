@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ from teravec.errors import InvalidArgument, MemoryLimitTooSmall
 from teravec.kernels.codec import Codec, code_bytes, empty_ivf, flat_quantizer
 from teravec.kernels.metric import Metric
 from teravec.planning.calibrate import calibrate
-from teravec.planning.constants import Constants, read_constants, write_constants
+from teravec.planning.constants import WORDS, Constants, read_constants, write_constants
+from teravec.planning.machines import MACHINES
 from teravec.planning.model import predict
 from teravec.planning.original import beside_original, is_original
 from teravec.planning.prediction import Plan
+from teravec.planning.typical import TYPICAL
 from teravec.planning.workload import Cluster, Prices, Queries, Workload
 from teravec.processors import default_threads
 from teravec.progress import Bar, NoProgress
+from teravec.storage.user_cache import CACHE_VARIABLE
 from teravec.training.options import TrainOptions
 from tests.conftest import write_fbin
 
@@ -277,21 +280,93 @@ def test_command(tmp_path: Path) -> None:
     ]
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    for text in ("k-means", "merge", "7.5 h x", "cost:"):
+    for text in ("k-means", "merge", "7.5 h x", "cost  "):
         assert text in shown.output
     content = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).output)
     assert content["seconds"] == pytest.approx(sum(s["seconds"] for s in content["stages"]))
-    assert content["index_bytes"] == 1_500_000_000_000 * 62
+    assert content["index_bytes"] == 1_500_000_000_000 * 62 + 4 * 72 * 10_000_000
     assert len(content["reported"]) == 4
     slower = CliRunner().invoke(app, [*arguments, "--json", "--read-rate", "100MB"])
     assert json.loads(slower.output)["seconds"] > content["seconds"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [([], "--calibrate first"), (["--ntotal", "-1", "--d", "8"], "calibrate")],
-)
-def test_command_without_constants(tmp_path: Path, arguments: list[str], message: str) -> None:
-    shown = CliRunner().invoke(app, ["plan", "--constants", str(tmp_path / "no"), *arguments])
-    assert shown.exit_code == 2
-    assert message in shown.output
+def test_a_plan_needs_no_measuring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    shown = CliRunner().invoke(app, ["plan", "--ntotal", "1e9", "--d", "96"])
+    assert shown.exit_code == 0, shown.output
+    lines = shown.output.splitlines()
+    assert lines[0].startswith("1,000,000,000 x 96, sq8")
+    for word in ("machines", "index", "disk", "build", "query", "serve"):
+        assert any(line.split()[:1] == [word] for line in lines), word
+    speeds = CliRunner().invoke(app, ["plan", "--machine", "epyc-16-network"])
+    assert all(name in speeds.output for name in WORDS)
+    assert "stated, not measured" in speeds.output
+    missing = CliRunner().invoke(app, ["plan", "--constants", str(tmp_path / "no")])
+    assert missing.exit_code == 1
+    assert str(tmp_path / "no") in missing.output.replace("\n", "")
+
+
+def test_every_constant_has_words_and_a_source() -> None:
+    assert set(WORDS) == {field.name for field in fields(Constants)}
+    for machine in MACHINES.values():
+        assert all(machine.source_of(name) for name in WORDS)
+        assert set(machine.sources) - {""} <= set(WORDS)
+
+
+@pytest.mark.parametrize("like", list(TYPICAL))
+def test_lists_grow_with_recall_and_fall_with_density(like: str) -> None:
+    known = TYPICAL[like]
+    counts = [known.count(recall, 10**8, 40_000) for recall in (0.5, 0.8, 0.85, 0.9, 0.95)]
+    assert counts == sorted(counts)
+    assert counts[0] >= 1
+    assert known.count(0.9, 10**9, 40_000) < known.count(0.9, 10**8, 40_000)
+    assert known.count(0.9, known.ntotal, known.nlist) == pytest.approx(known.lists[0.9])
+    with pytest.raises(InvalidArgument, match="at most 0.95"):
+        known.count(0.99, 10**8, 40_000)
+
+
+def test_a_plan_by_recall_takes_an_index(tmp_path: Path) -> None:
+    data = write_fbin(tmp_path / "x.fbin", smooth(8000, 16))
+    teravec.build(data, tmp_path / "i", nlist=64)
+    planned = teravec.plan(8000, 16, nlist=64, recall=0.9, index=tmp_path / "i")
+    points = teravec.info(tmp_path / "i")["calibration"]["points"]
+    lists = [point["lists"] for point in points if point["recall"][1] >= 0.9]
+    assert planned.queries.nprobe <= lists[0]
+    assert "calibration" in planned.queries.origin
+    more = teravec.plan(80_000, 16, nlist=256, recall=0.9, index=tmp_path / "i")
+    assert more.queries.nprobe > 1
+    assert planned.to_arrow().num_rows == 7
+    with pytest.raises(InvalidArgument, match="one expected"):
+        teravec.plan(8000, 16, recall=0.9, nprobe=3)
+
+
+def test_how_many_machines_a_time_takes() -> None:
+    slow = teravec.plan(10**9, 96, machine="epyc")
+    within = teravec.plan(10**9, 96, machine="epyc", within="6h")
+    assert slow.plan.seconds > 6 * 3600 >= within.plan.seconds
+    fewer = within.on(within.cluster.machines - 1)
+    assert fewer.plan.seconds > 6 * 3600
+    with pytest.raises(InvalidArgument, match="one machine does alone"):
+        teravec.plan(10**9, 96, machine="epyc", within="1s")
+
+
+def test_two_stages_read_sketches_and_pages() -> None:
+    """As measured: fewer bytes a query than one stage, and a larger index."""
+    plans = {
+        codec: teravec.plan(301_217, 128, codec=codec, nprobe=44, machine="epyc").plan
+        for codec in ("sq8", "rabitq2+sq8")
+    }
+    one, two = plans["sq8"], plans["rabitq2+sq8"]
+    assert 0.25 < two.query.read_bytes / one.query.read_bytes < 0.6
+    assert 1.3 < two.index_bytes / one.index_bytes < 1.5
+
+
+def test_what_memory_buys() -> None:
+    rates = [
+        teravec.plan(10**9, 96, machine="epyc", memory=memory).plan.query
+        for memory in ("8GiB", "100GiB", "400GiB")
+    ]
+    assert [query.cached < 1 for query in rates] == [True, True, False]
+    assert rates[0].cached_qps < rates[1].cached_qps < rates[2].cached_qps
+    assert rates[2].cached_qps == rates[2].warm_qps
+    assert rates[0].cold_qps < rates[0].cached_qps
