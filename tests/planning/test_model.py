@@ -321,7 +321,7 @@ def test_lists_grow_with_recall_and_fall_with_density(like: str) -> None:
     assert counts[0] >= 1
     assert known.count(0.9, 10**9, 40_000) < known.count(0.9, 10**8, 40_000)
     assert known.count(0.9, known.ntotal, known.nlist) == pytest.approx(known.lists[0.9])
-    with pytest.raises(InvalidArgument, match="at most 0.95"):
+    with pytest.raises(InvalidArgument, match=r"at most 0\.95"):
         known.count(0.99, 10**8, 40_000)
 
 

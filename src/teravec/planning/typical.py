@@ -95,7 +95,23 @@ TYPICAL = {
         {0.8: 13.3, 0.9: 26.0, 0.95: 44.7},
         0.58,
         -0.28,
-    )
+    ),
+    "sentences": Known(
+        "typical data: embeddings of sentences (MiniLM)",
+        112_000,
+        1024,
+        {0.8: 11.9, 0.9: 32.1, 0.95: 74.5},
+        0.54,
+        -0.33,
+    ),
+    "words": Known(
+        "typical data: word vectors (GloVe), cosine",
+        399_000,
+        2048,
+        {0.8: 18.0, 0.9: 46.9, 0.95: 117.8},
+        0.63,
+        -0.2,
+    ),
 }
 """Data sets by name; each was measured with all its vectors."""
 DEFAULT_LIKE = "descriptors"
