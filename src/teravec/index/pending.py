@@ -112,6 +112,10 @@ class PendingPaths(IndexPaths):
         """The ids that the change hides."""
         return self.file("deletes") / f"{self.token}.npy"
 
+    def deletes_file(self, seal: str) -> StorePath:
+        """Return a file of joined delete sets, of this content."""
+        return self.file("deletes") / f"{self.token}-{seal}.npy"
+
     def known_file(self, kind: str, seal: str) -> StorePath:
         """Return a file of the known queries or of their neighbours, of this content."""
         return self.known / f"{kind}-{self.token}-{seal}.npy"

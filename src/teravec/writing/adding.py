@@ -55,6 +55,7 @@ from teravec.storage.places import work_directory, work_name
 from teravec.storage.text_ids import TextDigests, digest_texts
 from teravec.writing.collisions import CollisionCheck
 from teravec.writing.deleting import write_deletes
+from teravec.writing.joining import join_small_segments
 
 __all__ = ["AddOptions", "add_rows"]
 
@@ -129,7 +130,9 @@ def add_rows(paths: IndexPaths, data: Data, options: AddOptions, resources: Reso
             return manifest
         if known is not None and _has_nothing_new(source, known):
             return manifest
-        return _add(source, paths, manifest, options, resources)
+        added = _add(source, paths, manifest, options, resources)
+    join_small_segments(paths, added, resources)
+    return added
 
 
 def _has_nothing_new(source: Source, known: dict[str, Any]) -> bool:

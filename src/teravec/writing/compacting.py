@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
+
+import numpy as np
+import xxhash
 
 from teravec.engines.resources import Resources
 from teravec.errors import OutputExists
@@ -15,13 +19,17 @@ from teravec.index.versions import commit_version
 from teravec.segments.compaction import compact
 from teravec.segments.delete_set import DeleteSet, sets_that_hide
 from teravec.segments.merge import MergeOptions
+from teravec.segments.sealed_set import read_sealed_set
 from teravec.segments.segment import Segment
+from teravec.storage.arrays import write_array
+from teravec.storage.files import byte_view
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["compact_index", "plan_compaction"]
+__all__ = ["compact_index", "compact_segments", "plan_compaction"]
 
 _RATIO = 8  # a layer joins newer ones until it is so many times larger than all of them
 _MOST_LAYERS = 4  # runs of a list that a query reads at most, after a compaction
+_MOST_JOINED_IDS = 1 << 20  # of delete sets that become one
 _VOIDED = 0.5  # the same for rows in voided runs, which cost space but are never read
 
 
@@ -84,6 +92,24 @@ def compact_index(
     chosen = plan_compaction(manifest, full=full)
     if not chosen:
         return None
+    return compact_segments(paths, manifest, chosen, resources, only_these=full)
+
+
+def compact_segments(
+    paths: IndexPaths,
+    manifest: Manifest,
+    chosen: Sequence[Segment],
+    resources: Resources,
+    *,
+    only_these: bool,
+) -> Manifest:
+    """Compact some segments of a version, whole layers; parameters and errors as above.
+
+    Parameters
+    ----------
+    only_these : bool
+        Go on with a killed compaction of the same segments only, not with any that still fits.
+    """
     content = {
         "compact": [segment.file for segment in chosen],
         "deletes": [entry.file for entry in manifest.deletes],
@@ -91,7 +117,7 @@ def compact_index(
     }
 
     def is_same(found: dict[str, Any]) -> bool:
-        if full:
+        if only_these:
             return {key: found.get(key) for key in content} == content
         return _can_go_on(found, manifest)
 
@@ -145,7 +171,8 @@ def _commit(
         at = newest.segments.index(chosen[0])
         kept = [segment for segment in newest.segments if segment not in chosen]
         segments = (*kept[:at], *made, *kept[at:])
-        deletes = tuple(d for d in newest.deletes if any(map(d.hides_in, segments)))
+        needed = [d for d in newest.deletes if any(map(d.hides_in, segments))]
+        deletes = _join_sets(pending, needed, segments)
         known = newest.known
         if known is not None and deletes != newest.deletes:
             known = fold_neighbours(pending, newest, known)
@@ -160,6 +187,23 @@ def _commit(
         )
 
     return commit_version(pending, change)
+
+
+def _join_sets(
+    pending: PendingPaths, deletes: Sequence[DeleteSet], segments: Sequence[Segment]
+) -> tuple[DeleteSet, ...]:
+    """Join consecutive delete sets that hide rows in the same segments, so that few are left."""
+    joined: list[DeleteSet] = []
+    for _, group in groupby(deletes, lambda entry: tuple(map(entry.hides_in, segments))):
+        sets = list(group)
+        if len(sets) == 1 or sum(entry.count for entry in sets) > _MOST_JOINED_IDS:
+            joined += sets
+            continue
+        ids = np.unique(np.concatenate([read_sealed_set(pending, entry) for entry in sets]))
+        path = pending.deletes_file(xxhash.xxh3_64_hexdigest(byte_view(ids)))
+        described = write_array(path, ids)
+        joined.append(DeleteSet(path.name, count=len(ids), sequence=sets[-1].sequence, **described))
+    return tuple(joined)
 
 
 def _overtaken(pending: PendingPaths) -> OutputExists:
