@@ -365,8 +365,9 @@ def read_manifest(
         raise MissingFile(f"{paths}: version {number} asked for; the index has {present}")
     if numbers:
         number = numbers[-1] if number is None else number
-        if known is not None and number == known.number:
-            return known  # files of versions never change
+        # Versions never change; but number 0 may have been read from the build's manifest.
+        if known is not None and number == known.number > 0:
+            return known
         return _read_version(paths, number)
     if not paths.manifest.exists():
         raise MissingFile(_explain_missing(paths))

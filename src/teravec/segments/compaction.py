@@ -40,6 +40,7 @@ Int64 = npt.NDArray[np.int64]
 
 _WINDOW_BYTES = 16 << 20  # as the merge stage has it
 _COUNTED_ROWS = 1 << 20  # ids read at a time by the first pass
+_TABLE_SHARE = 16  # of the memory, for a table of deleted ids
 _TABLE_BYTES = 96  # per list and segment: table entries, sizes and first rows
 
 
@@ -57,7 +58,8 @@ class _Compactor:
 
     def make(self) -> _Opened:
         allow_open_files(3 * len(self.segments))
-        deleted = read_deleted(self.index, self.deletes, self.segments)
+        table_bytes = self.memory_bytes // _TABLE_SHARE
+        deleted = read_deleted(self.index, self.deletes, self.segments, table_bytes)
         voided = read_voided_sets(self.index, self.voided, self.segments)
         return _Opened(self, deleted, voided)
 

@@ -181,11 +181,18 @@ class HiddenIds:
 
 
 def read_deleted(
-    paths: IndexPaths, deletes: Sequence[DeleteSet], groups: Sequence[SequencedRows]
+    paths: IndexPaths,
+    deletes: Sequence[DeleteSet],
+    groups: Sequence[SequencedRows],
+    table_bytes: int = 0,
 ) -> list[HiddenIds]:
-    """Read the ids that are hidden in each group of rows, as a segment."""
+    """Read the ids that are hidden in each group of rows, as a segment.
+
+    A table that makes look-ups quicker may take ``table_bytes``.
+    """
     applied = sets_that_hide(deletes, groups)
     found = DeletedIds(paths, [entry for entry in deletes if entry in applied])
+    found.make_table(table_bytes)
     return [found.hidden_in(rows) for rows in groups]
 
 

@@ -16,6 +16,8 @@ from teravec.storage.layout import IndexPaths
 __all__ = ["JoinedSets", "SealedSet", "read_sealed_set"]
 
 Int64 = npt.NDArray[np.int64]
+
+_NONE = np.empty(0, np.int64)
 Set = TypeVar("Set", bound="SealedSet")
 
 
@@ -87,5 +89,5 @@ class JoinedSets(Generic[Set]):
         chosen = tuple(sets)
         if chosen not in self._joined:
             parts = [read_sealed_set(self._paths, entry) for entry in chosen]
-            self._joined[chosen] = np.unique(np.concatenate([np.empty(0, np.int64), *parts]))
+            self._joined[chosen] = np.unique(np.concatenate(parts)) if parts else _NONE
         return self._joined[chosen]
