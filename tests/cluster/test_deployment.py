@@ -210,8 +210,9 @@ def test_what_is_wrong_with_a_server_is_told(
             output, errors = process.communicate(timeout=60)
         assert process.returncode in (1, 2), errors
         assert output == ""
-        assert len(errors.splitlines()) == 1
-        assert part in errors
+        lines = [s for s in errors.splitlines() if "waiting for room" not in s]  # of a slow machine
+        assert len(lines) == 1
+        assert part in lines[0]
     assert not (tmp_path / "t.json").exists()
 
 

@@ -161,7 +161,7 @@ class Command:
         url = f"https://127.0.0.1:{self.http_port}{path}"
         return httpx.get(url, headers=headers, verify=context, timeout=60, trust_env=False)
 
-    def end(self, how: int, timeout_s: float = 30) -> int:
+    def end(self, how: int, timeout_s: float = 60) -> int:
         """End it by a signal; return its exit code."""
         assert self.process is not None
         assert self.process.stdout is not None

@@ -383,6 +383,7 @@ def test_set_env_goes_over_to_another_version_without_a_failure(pods: Pods) -> N
                     errors.append(f"{type(error).__name__}: {error}")
                     continue
                 answers.append(row)
+                ended.wait(0.02)  # pods that start meanwhile need processors as well
                 if not any(
                     np.array_equal(found[0][0], d[row]) and np.array_equal(found[1][0], i[row])
                     for d, i in true

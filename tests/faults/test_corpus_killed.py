@@ -13,7 +13,7 @@ from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import Commands, interrupt, tree
 
 KILLED = -signal.SIGKILL
-QUERIES = 30_000
+QUERIES = 15_000
 # About 3,000 queries a batch.
 MEMORY = ["--memory", "12MiB", "--threads", "2", "-q"]
 

@@ -134,9 +134,10 @@ def check_found(
     assert_same(found, expected)
 
 
-def places(size: int) -> list[int]:
-    """Bytes of a file to flip: all, or of what is no header or footer a seventh."""
-    return sorted({*range(0, size, 1 if LONG else 7), *range(min(64, size)), size - 1})
+def places(size: int, every: int = 1) -> list[int]:
+    """Bytes of a file to flip: the ends whole, and of the rest those at some distance."""
+    step = every if LONG else 7 * every
+    return sorted({*range(0, size, step), *range(min(64, size)), *range(max(0, size - 8), size)})
 
 
 def test_every_byte_flipped(index: Path) -> None:

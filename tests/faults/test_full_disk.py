@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import teravec
 from teravec.cli.main import app
-from tests.conftest import clustered, write_fbin
+from tests.conftest import LONG, clustered, write_fbin
 from tests.faults.conftest import tree
 
 OPTIONS = ["--nlist", "64", "--niter", "3", "--shards", "3", "--slices", "2", "--sample", "3000"]
@@ -54,7 +54,7 @@ def test_build_goes_on_with_more_room(small_disk: Path, tmp_path: Path) -> None:
     whole = tree(tmp_path / "whole")
     index, stopped = small_disk / "i", []
     (small_disk / "filler").write_bytes(bytes(4096))
-    for kib in (4, 8, 16, 64, *range(256, 4096, 128)):
+    for kib in (4, 8, 16, 64, *range(256, 4096, 128 if LONG else 320)):
         resize(small_disk, kib)
         code, lines = run(*build, index)
         if code == 0:

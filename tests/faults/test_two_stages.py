@@ -15,7 +15,7 @@ from teravec.index.verify import verify
 from teravec.progress import NoProgress
 from tests.conftest import clustered, write_fbin
 from tests.faults.conftest import Commands, tree
-from tests.faults.test_corruption import check_found, flipped
+from tests.faults.test_corruption import check_found, flipped, places
 from tests.faults.test_kill import KILLED
 
 OPTIONS = ["--nlist", "40", "--niter", "3", "--codec", "rabitq2+sq6", "--slices", "3"]
@@ -95,8 +95,7 @@ def answer(root: Path) -> tuple[np.ndarray, np.ndarray]:
 def test_finer_codes_flipped(index: Path) -> None:
     expected = answer(index)
     for path in sorted((index / "slices").glob("*.fine")):
-        size = path.stat().st_size
-        for at in (*range(0, 140), *range(140, size - 40, 23), *range(size - 40, size)):
+        for at in places(path.stat().st_size, every=23):
             with flipped(path, at):
                 check_found(index, path.relative_to(index), expected)
     assert verify(index, NoProgress()) == []

@@ -20,7 +20,7 @@ from teravec.sources import open_source
 from tests.serving.conftest import QUERIES, Launch, built, url
 from tests.stopping import Stopped, StopsAfter
 
-SMALL = Limits(queries=16)
+SMALL = Limits(queries=32)
 RADIUS = 100.0
 
 

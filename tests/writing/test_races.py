@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import teravec
+from tests.conftest import LONG
 from tests.writing import races
 
 WORKERS, STEPS, KILLS = 8, 3, 2
@@ -23,7 +24,7 @@ def start(path: Path, log: Path, seed: int, worker: int, steps: int) -> subproce
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2, 3] if LONG else [1])
 def test_eight_writers(tmp_path: Path, seed: int) -> None:
     path, rng = tmp_path / "index", np.random.default_rng(seed)
     races.make(path)
