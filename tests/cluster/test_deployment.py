@@ -155,7 +155,7 @@ def test_a_server_on_each_machine(
         assert [s["lists"] for s in again] == [s["lists"] for s in written]
         processes = [listener(s["address"]) for s in again]
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
         assert "was lost" in errors
         assert "is back at" in errors
@@ -207,7 +207,7 @@ def test_what_is_wrong_with_a_server_is_told(
             str(tmp_path / "t.json"),
             *options,
         ) as process:
-            output, errors = process.communicate(timeout=60)
+            output, errors = process.communicate(timeout=240)
         assert process.returncode in (1, 2), errors
         assert output == ""
         lines = [s for s in errors.splitlines() if "waiting for room" not in s]  # of a slow machine

@@ -115,7 +115,7 @@ def wait_for_end(processes: list[psutil.Process]) -> None:
 def test_build_on_a_ray_of_our_own(source: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with teravec("build", source, "--out", tmp_path / "local", *OPTIONS, "-q", home=tmp_path) as p:
-        assert p.wait(timeout=100) == 0
+        assert p.wait(timeout=240) == 0
     arguments = ["build", source, "--out", tmp_path / "ray", *OPTIONS, *RAY, "--json"]
     addresses: set[str] = set()
     processes: dict[int, psutil.Process] = {}
@@ -162,14 +162,14 @@ def test_interrupt(source: Path, tmp_path: Path, sent: signal.Signals) -> None:
             time.sleep(0.001)
         processes = family(process)[1:]
         process.send_signal(sent)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert len(errors.splitlines()) == 1
     assert "run the same command again to continue" in errors
     assert output == ""
     wait_for_end(processes)
     with teravec("build", source, "--out", out, *OPTIONS, "-q", home=tmp_path) as process:
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=240) == 0
 
 
 def test_nothing_imports_ray_before_it_is_needed() -> None:
@@ -207,7 +207,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     source = write_fbin(tmp_path / "x.fbin", clustered(500, 4))
     arguments = ["build", source, "--out", tmp_path / "i", "--nlist", "4", "-q"]
     with teravec(*arguments, "--engine", "ray", "--address", "127.0.0.1:1", home=tmp_path) as p:
-        output, errors = p.communicate(timeout=100)
+        output, errors = p.communicate(timeout=240)
     assert p.returncode == 2, errors
     assert len(errors.splitlines()) == 1
     assert "no Ray cluster answers at '127.0.0.1:1'" in errors

@@ -120,7 +120,7 @@ def interrupt(arguments: Sequence[object], when: Callable[[], bool]) -> None:
         assert process.poll() is None
         time.sleep(0.0005)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
     assert len(errors.splitlines()) == 1
     assert "run the same command again to continue" in errors
