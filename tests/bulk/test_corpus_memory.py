@@ -37,7 +37,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_fbin(root / "many.fbin", vectors)
     write_fbin(root / "few.fbin", vectors[: N // 20])
     write_fbin(root / "x.fbin", vectors[:300])
-    teravec.build(root / "x.fbin", root / "i", nlist=2, codec="sq8", niter=2)
+    teravec.build(root / "x.fbin", root / "i", nlist=2, codec="sq8", niter=2, calibrate=False)
     return root
 
 

@@ -33,6 +33,7 @@ def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
         shards=3,
         slices=2,
         transform=transform,
+        calibrate=False,
     )
     teravec.export_faiss(tmp_path / "i", tmp_path / "f.index")
     referee = faiss.read_index(str(tmp_path / "f.index"))
@@ -55,7 +56,9 @@ def test_faiss_finds_the_same(codec: str, metric: str, tmp_path: Path) -> None:
 def test_lists_larger_than_a_window(tmp_path: Path) -> None:
     base = clustered(2000, 8)
     np.save(tmp_path / "x.npy", base)
-    teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=3, codec="flat", slices=2)
+    teravec.build(
+        tmp_path / "x.npy", tmp_path / "i", nlist=3, codec="flat", slices=2, calibrate=False
+    )
     teravec.export_faiss(tmp_path / "i", tmp_path / "whole.index")
     export_faiss(tmp_path / "i", tmp_path / "cut.index", NoProgress(), window_bytes=999)
     assert (tmp_path / "whole.index").read_bytes() == (tmp_path / "cut.index").read_bytes()
@@ -63,7 +66,7 @@ def test_lists_larger_than_a_window(tmp_path: Path) -> None:
 
 def test_an_existing_file_stays(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", clustered(100, 8))
-    teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=1)
+    teravec.build(tmp_path / "x.npy", tmp_path / "i", nlist=1, calibrate=False)
     (tmp_path / "f").write_text("mine")
     with pytest.raises(teravec.OutputExists):
         teravec.export_faiss(tmp_path / "i", tmp_path / "f")

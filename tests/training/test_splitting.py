@@ -127,8 +127,10 @@ def test_a_large_sample_is_counted_in_part(tmp_path: Path) -> None:
 
 def test_a_build_keeps_its_lists_below_the_limit(tmp_path: Path) -> None:
     data = write_fbin(tmp_path / "x.fbin", lopsided(6000))
-    plain = teravec.build(data, tmp_path / "plain", nlist=32, threads=2)
-    capped = teravec.build(data, tmp_path / "capped", nlist=32, threads=2, max_list_bytes=4800)
+    plain = teravec.build(data, tmp_path / "plain", nlist=32, threads=2, calibrate=False)
+    capped = teravec.build(
+        data, tmp_path / "capped", nlist=32, threads=2, max_list_bytes=4800, calibrate=False
+    )
     assert plain.nlist == 32 < capped.nlist
     with teravec.open(tmp_path / "capped") as index:
         _, ids = index.search(lopsided(6000)[:50], 5, capped.nlist)
@@ -137,12 +139,16 @@ def test_a_build_keeps_its_lists_below_the_limit(tmp_path: Path) -> None:
     assert model["nlist"] == capped.nlist == 32 + model["lists"]["added"]
     assert model["lists"]["above"] == 0
     assert model["lists"]["largest_bytes"] <= model["lists"]["max_bytes"] == 4800
-    again = teravec.build(data, tmp_path / "again", nlist=32, threads=1, max_list_bytes=4800)
+    again = teravec.build(
+        data, tmp_path / "again", nlist=32, threads=1, max_list_bytes=4800, calibrate=False
+    )
     assert again.model == capped.model
 
 
 def test_a_cap_below_the_mean_list_is_refused(tmp_path: Path) -> None:
     data = write_fbin(tmp_path / "x.fbin", clustered(3000, 4))
     with pytest.raises(InvalidArgument, match="ask for more lists"):
-        teravec.build(data, tmp_path / "out", nlist=30, codec="sq8", max_list_bytes=1199)
+        teravec.build(
+            data, tmp_path / "out", nlist=30, codec="sq8", max_list_bytes=1199, calibrate=False
+        )
     assert not (tmp_path / "out").exists()
