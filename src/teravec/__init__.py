@@ -91,7 +91,7 @@ from teravec.staging import merge, shard, train
 from teravec.storage.device import DeviceProfile, Rate
 from teravec.storage.device_reads import Method
 from teravec.storage.store import Store
-from teravec.tables import get, query
+from teravec.tables import get, query, range_query
 from teravec.training.options import TrainOptions
 from teravec.training.record import LayoutOptions
 from teravec.writing.copying import Copied
@@ -202,6 +202,7 @@ __all__ = [
     "open",
     "plan",
     "query",
+    "range_query",
     "range_search",
     "rebalance",
     "rollback",

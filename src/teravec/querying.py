@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 from teravec.arguments import path_of
 from teravec.bulk.corpus import CorpusSummary, answers, search_corpus
-from teravec.bulk.filtered import question_under_filter
+from teravec.bulk.filtered import parse_filters, question_under_filter
 from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.given import opened
 from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output
 from teravec.bulk.returned import Nearest, Within
-from teravec.filters.filter import FilterArgument, parse_filter
+from teravec.filters.filter import FilterArgument
 from teravec.granting import resources
 from teravec.progress import Progress
 from teravec.search.index import Index, open_index
@@ -40,6 +40,7 @@ def search(
     recall: float | None = None,
     candidates: int | None = None,
     filter: FilterArgument | None = None,
+    filter_column: str | None = None,
     exclude_self: bool = False,
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
@@ -58,8 +59,13 @@ def search(
     index : path-like, Index or RemoteIndex
     queries : path-like, array-like, table, data frame or stream
         In any form that ``build`` takes. With ``out``, a stream is spooled to ``OUT.spool``.
-    k, nprobe, recall, candidates, filter
-        As for ``Index.search``. A filter is for an index here, and for all queries.
+    k, nprobe, recall, candidates
+        As for ``Index.search``.
+    filter : str, pyarrow.compute.Expression, or a sequence of these, optional
+        Find only rows that pass: one filter for all queries, or one for each, in their order. None
+        in a sequence finds all rows.
+    filter_column : str, optional
+        Instead: the column of the queries that holds the filter of each, as text.
     out : path-like, optional
         Write the results to this file instead of returning them, so that they may be larger
         than memory. Its extension chooses the format: .npz .parquet .csv .jsonl .ibin .bin .ivecs
@@ -90,7 +96,8 @@ def search(
         recall=recall,
         candidates=candidates,
         exclude_own=exclude_self,
-        filter=None if filter is None else parse_filter(filter),
+        filter=parse_filters(filter),
+        filter_column=filter_column,
     )
     with _asked(
         index,
@@ -100,6 +107,7 @@ def search(
         threads,
         progress,
         exclude_self,
+        filter_column,
         ids=ids,
         id_column=id_column,
         vector_column=vector_column,
@@ -120,6 +128,7 @@ def range_search(
     out: PathLike | None = None,
     recall: float | None = None,
     filter: FilterArgument | None = None,
+    filter_column: str | None = None,
     exclude_self: bool = False,
     ids: npt.ArrayLike | None = None,
     id_column: str | None = None,
@@ -137,9 +146,9 @@ def range_search(
         Results have a smaller squared L2 distance (l2), or a larger similarity (ip, cosine).
     out : path-like, optional
         As for ``search``: .npz .parquet .csv or .jsonl.
-    index, queries, nprobe, recall, filter, exclude_self, ids, id_column, vector_column
+    index, queries, nprobe, recall, filter, filter_column, exclude_self, ids, id_column
         As for ``search``.
-    format, memory, threads, progress
+    vector_column, format, memory, threads, progress
         As for ``search``.
 
     Returns
@@ -159,7 +168,8 @@ def range_search(
         nprobe=nprobe,
         recall=recall,
         exclude_own=exclude_self,
-        filter=None if filter is None else parse_filter(filter),
+        filter=parse_filters(filter),
+        filter_column=filter_column,
     )
     with _asked(
         index,
@@ -169,6 +179,7 @@ def range_search(
         threads,
         progress,
         exclude_self,
+        filter_column,
         ids=ids,
         id_column=id_column,
         vector_column=vector_column,
@@ -212,6 +223,7 @@ def _asked(
     threads: int | None,
     progress: Progress | bool | None,
     exclude_self: bool,
+    filter_column: str | None,
     **given: Any,
 ) -> Iterator[_Asked]:
     place = None if out is None else path_of(out, "out")
@@ -219,13 +231,19 @@ def _asked(
         check_output(place)
     granted = resources(memory, threads, progress)
     with searchable(index, memory, threads) as searched:
-        asked = _with_index_ids(searched, queries, exclude_self, given)
-        with opened(asked, granted, beside(place, ".spool"), name="queries", **given) as source:
+        columns = () if filter_column is None else (filter_column,)
+        asked = _with_index_ids(searched, queries, exclude_self, columns, given)
+        spool = beside(place, ".spool")
+        with opened(asked, granted, spool, name="queries", columns=columns, **given) as source:
             yield _Asked(searched, source, place, granted.progress)
 
 
 def _with_index_ids(
-    index: Searchable, queries: Data, exclude_self: bool, given: dict[str, Any]
+    index: Searchable,
+    queries: Data,
+    exclude_self: bool,
+    columns: Sequence[str],
+    given: dict[str, Any],
 ) -> Data:
     """Open files of indexed vectors with the index's ids, unless other ids are named."""
     paths = are_paths(queries)
@@ -234,7 +252,11 @@ def _with_index_ids(
 
     def opened_with(column: str | None) -> Source:
         return open_source(
-            paths, id_column=column, vector_column=given["vector_column"], format=given["format"]
+            paths,
+            id_column=column,
+            vector_column=given["vector_column"],
+            format=given["format"],
+            columns=columns,
         )
 
     return with_index_ids(index.source, opened_with, exclude_self)

@@ -167,3 +167,54 @@ def test_it_asks_for_the_token(
     wait(browser, lambda b: text(b, "state") == "ready")
     ask(browser, str(QUERIES[0].tolist()), k=2)
     wait(browser, lambda b: len(results(b)) == 2)
+
+
+def test_it_filters_and_shows_columns(
+    browser: WebDriver, with_columns: dict[str, Path], serve: Launch
+) -> None:
+    path = with_columns["one"]
+    server = serve(path, http=LOCAL)
+    browser.get(f"http://{server.http_address}/")
+    wait(browser, lambda b: b.find_element(By.ID, "filter").is_displayed())
+    labels = browser.find_elements(By.CSS_SELECTOR, "#columns label")
+    assert [label.text.split()[0] for label in labels] == ["n", "price", "lang", "tags"]
+    for name in ("lang", "tags"):
+        browser.find_element(By.CSS_SELECTOR, f"#columns input[value={name}]").click()
+    box = browser.find_element(By.ID, "filter")
+    box.send_keys("n < 900 and 't1' in tags")
+    ask(browser, str(QUERIES[0].tolist()), k=4)
+    wait(browser, lambda b: len(results(b)) == 4)
+    with teravec.open(path) as local:
+        true = local.query(
+            QUERIES[:1], 4, 16, filter="n < 900 and 't1' in tags", columns="lang,tags"
+        ).to_pylist()
+    assert [row[2] for row in results(browser)] == [str(row["id"]) for row in true]
+    assert [row[4] for row in results(browser)] == [row["lang"] or "" for row in true]
+    assert [row[5] for row in results(browser)] == [", ".join(row["tags"]) for row in true]
+    heads = browser.find_elements(By.CSS_SELECTOR, "#results th")
+    assert [head.text for head in heads] == ["query", "rank", "id", "distance", "lang", "tags"]
+    if folder := os.environ.get("TERAVEC_SCREENSHOTS"):
+        photograph(browser, Path(folder))
+    box.clear()
+    box.send_keys("lnag = 'en'")
+    browser.find_element(By.CSS_SELECTOR, "#ask button").click()
+    wait(browser, lambda b: "no column named 'lnag'" in text(b, "told"))
+    assert "character 1" in text(browser, "told")
+    assert "lang" in text(browser, "told")
+    if folder:
+        browser.save_screenshot(str(Path(folder) / "console-wrong.png"))
+
+
+def photograph(browser: WebDriver, folder: Path) -> None:
+    """Take pictures of the page: wide and narrow, light and dark."""
+    size = browser.get_window_size()
+    for width in (1400, 390):
+        for scheme in ("light", "dark"):
+            feature = {"name": "prefers-color-scheme", "value": scheme}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+            metrics = {"width": width, "height": 1700, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+            browser.save_screenshot(str(folder / f"console-{width}-{scheme}.png"))
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    browser.set_window_size(size["width"], size["height"])

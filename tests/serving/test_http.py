@@ -20,6 +20,7 @@ import teravec
 from teravec.serving.deploy.program import Server
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.protocol import METHODS
 from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, N, addresses
 from tests.serving.test_faults import until
@@ -349,4 +350,4 @@ def test_methods_of_callers_make_no_time_series(index: Path, serve: Launch) -> N
             server.service.answer_frame(name, memoryview(bytes(size)))
     text = httpx.get(f"http://{server.http_address}/metrics").text
     methods = set(re.findall(r'method="([^"]*)"', text))
-    assert methods == {"search", "search-lists", "refine", "other"}
+    assert methods == {*METHODS, "other"}

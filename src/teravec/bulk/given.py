@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def opened(
     format: str | None = None,
     skip_bad: bool = False,
     name: str = "data",
+    columns: Sequence[str] = (),
 ) -> Iterator[Source]:
     """Open data for a search; what is spooled for it goes when the body ends.
 
@@ -65,6 +66,7 @@ def opened(
                 memory_bytes=resources.memory_bytes,
                 progress=resources.progress,
                 name=name,
+                columns=columns,
             )
             yield source
         except InvalidArgument:

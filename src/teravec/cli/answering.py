@@ -74,7 +74,7 @@ def explain_answer(
 ) -> None:
     """Tell how the first queries are searched under a filter."""
     if not isinstance(index, Index):
-        raise InvalidArgument("--explain is for an index here; a server takes no filter yet")
+        raise InvalidArgument("--explain is for an index here")
     told = index.explain(
         source.read(0, min(source.ntotal, _EXPLAINED)),
         options.k or 1,

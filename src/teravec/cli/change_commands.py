@@ -11,7 +11,7 @@ import typer
 from teravec import changing
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
-from teravec.cli.id_options import Ids, IdsFile, read_ids
+from teravec.cli.id_options import Ids, IdsFile, has_text_ids, read_ids
 from teravec.cli.place_options import PLACE, PlaceText
 from teravec.cli.running import command, print_json
 from teravec.index.manifest import Manifest
@@ -98,7 +98,8 @@ def delete(
     index: o.IndexDir, ids: Ids = None, ids_file: IdsFile = None, json: o.Json = False
 ) -> None:
     """Delete rows by id; searches that begin afterwards do not find them."""
-    _report(index, changing.delete(index, read_ids(index, ids, ids_file)), json, {})
+    given = read_ids(ids, ids_file, texts=has_text_ids(index))
+    _report(index, changing.delete(index, given), json, {})
 
 
 def compact(

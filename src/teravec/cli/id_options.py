@@ -16,7 +16,7 @@ from teravec.storage.layout import IndexPaths
 from teravec.storage.places import Place
 from teravec.storage.text_ids import as_texts, digest_texts
 
-__all__ = ["Ids", "IdsFile", "read_id_numbers", "read_ids"]
+__all__ = ["Ids", "IdsFile", "has_text_ids", "read_id_numbers", "read_ids"]
 
 Ids = Annotated[str | None, o.unset("Ids of rows, as 3,17.")]
 IdsFile = Annotated[
@@ -24,11 +24,11 @@ IdsFile = Annotated[
 ]
 
 
-def read_ids(index: Place, ids: str | None, ids_file: Path | None) -> Any:
+def read_ids(ids: str | None, ids_file: Path | None, *, texts: bool) -> Any:
     """Read the ids of --ids or --ids-file: int64 (n,), or a list of texts."""
     if (ids is None) == (ids_file is None):
         raise InvalidArgument("give either --ids or --ids-file")
-    if read_manifest(IndexPaths(index)).text_ids is None:
+    if not texts:
         if ids_file is not None:
             return read_ids_file(ids_file)
         return np.array(parse_numbers(str(ids), "ids"), np.int64)
@@ -44,3 +44,8 @@ def read_id_numbers(index: Place, ids_file: Path) -> Any:
         return read_ids_file(ids_file)
     kind = manifest.schema.field(manifest.text_ids).type
     return digest_texts(as_texts(read_texts_file(ids_file), kind)).ids
+
+
+def has_text_ids(index: Place) -> bool:
+    """Whether an index's ids are texts."""
+    return read_manifest(IndexPaths(index)).text_ids is not None

@@ -84,8 +84,10 @@ def _marks(annotation: Any) -> set[str]:
     return {m for m in getattr(annotation, "__metadata__", ()) if isinstance(m, str)}
 
 
-def _place(text: str, given: dict[str, Any]) -> Any:
-    """Return the path or store of a text."""
+def _place(text: str | None, given: dict[str, Any]) -> Any:
+    """Return the path or store of a text, if there is one."""
+    if text is None:
+        return None
     if not is_address(text):
         return Path(text)
     return open_store(text, dict(store_options(given["store_option"])), work=given["work"])

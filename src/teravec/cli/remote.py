@@ -66,9 +66,9 @@ class Remote:
     key: Path | None = None
     min_version: int = 0
 
-    def open(self, first: str, memory: str | None) -> RemoteIndex:
-        """Connect; ``first`` is the first path of the queries, which must be no index."""
-        if IndexPaths(first).manifest.exists():
+    def open(self, first: str | None, memory: str | None) -> RemoteIndex:
+        """Connect; ``first`` is the first path of the queries, if any, which must be no index."""
+        if first is not None and IndexPaths(first).manifest.exists():
             raise InvalidArgument(
                 f"INDEX {first} given beside --server, which has one: leave one of them out"
             )

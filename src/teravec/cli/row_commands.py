@@ -12,12 +12,14 @@ from teravec import tables
 from teravec.bars import Bars, counted
 from teravec.bulk.formats.tables import check_table_output, jsonl_of_table, write_tables
 from teravec.cli import options as o
-from teravec.cli.id_options import Ids, IdsFile, read_ids
+from teravec.cli.id_options import Ids, IdsFile, has_text_ids, read_ids
+from teravec.cli.place_options import PLACE, PlaceText
+from teravec.cli.remote import Ca, MinVersion, Server, TlsCert, TlsKey, TokenFile, remote_of
 from teravec.cli.running import command, print_json
 from teravec.errors import InvalidArgument
 from teravec.progress import NoProgress
-from teravec.search.index import Index
 from teravec.search.options import SearchOptions
+from teravec.search.searchable import Searchable
 from teravec.sources import Source
 from teravec.storage.output_lock import hold_file
 
@@ -30,7 +32,15 @@ def add_row_commands(app: typer.Typer) -> None:
 
 
 def get(
-    index: o.IndexDir,
+    index: Annotated[
+        PlaceText | None,
+        typer.Argument(
+            metavar="INDEX",
+            help="Index directory, or its URL in an object store; none with --server.",
+            show_default=False,
+        ),
+        PLACE,
+    ] = None,
     ids: Ids = None,
     ids_file: IdsFile = None,
     columns: Annotated[
@@ -49,12 +59,25 @@ def get(
     ] = None,
     memory: o.Memory = None,
     threads: o.Threads = None,
+    server: Server = None,
+    token_file: TokenFile = None,
+    ca: Ca = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    min_version: MinVersion = None,
 ) -> None:
     """Print rows by id, with their columns; ids that no row has are left out."""
-    wanted = read_ids(index, ids, ids_file)
-    table = tables.get(
-        index, wanted, columns, vectors=vectors, out=out, memory=memory, threads=threads
-    )
+    remote = remote_of(server, token_file, ca, tls_cert, tls_key, min_version=min_version)
+    asked: dict[str, Any] = {"columns": columns, "vectors": vectors, "out": out}
+    if remote is not None and index is None:
+        with remote.open(None, memory) as served:
+            wanted = read_ids(ids, ids_file, texts=served.has_text_ids)
+            table = tables.get(served, wanted, **asked)
+    elif remote is None and index is not None:
+        wanted = read_ids(ids, ids_file, texts=has_text_ids(index))
+        table = tables.get(index, wanted, **asked, memory=memory, threads=threads)
+    else:
+        raise InvalidArgument("INDEX or --server expected, and not both")
     if out is None:
         sys.stdout.writelines(jsonl_of_table(table))
     else:
@@ -62,7 +85,7 @@ def get(
 
 
 def answer_with_columns(
-    index: Any,
+    index: Searchable,
     source: Source,
     options: SearchOptions,
     columns: str | None,
@@ -72,28 +95,17 @@ def answer_with_columns(
     quiet: bool,
 ) -> None:
     """Search for every query; write the results with columns to a file, or print lines of JSON."""
-    if not isinstance(index, Index):
-        raise InvalidArgument("--columns is for an index here; a server does not send columns yet")
-    if options.exclude_own:
-        raise InvalidArgument("--columns and --exclude-self given, one of them expected")
     if out is not None:
         check_table_output(out)
-    asked = {
-        "recall": options.recall,
-        "candidates": options.candidates,
-        "filter": options.filter,
-        "columns": columns,
-    }
-    assert options.k is not None
+    wanted = tables.RowsWanted(columns)
     if out is None:
         with NoProgress().stage("search", source.ntotal, "queries") as bar:
-            for table in tables.tables_of(index, source, options.k, options.nprobe, bar, **asked):
+            for table in tables.tables_of(index, source, options, wanted, bar):
                 sys.stdout.writelines(jsonl_of_table(table))
         return
     bars = Bars(quiet=quiet or json)
     with hold_file(out), bars.stage("search", source.ntotal, "queries") as bar:
-        found = tables.tables_of(index, source, options.k, options.nprobe, bar, **asked)
-        rows = write_tables(out, found)
+        rows = write_tables(out, tables.tables_of(index, source, options, wanted, bar))
     if json:
         stages = bars.summary()
         print_json({"out": str(out), "queries": source.ntotal, "results": rows, "stages": stages})

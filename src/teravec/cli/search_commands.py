@@ -12,6 +12,7 @@ import typer
 
 from teravec import measuring
 from teravec.bars import Bars, counted
+from teravec.bulk.filtered import parse_filters
 from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.formats.tables import TABLE_FORMATS
 from teravec.bulk.questions import with_index_ids
@@ -25,9 +26,8 @@ from teravec.cli.running import command, parse_decimals, parse_numbers, print_js
 from teravec.cli.stats_table import print_table
 from teravec.errors import InvalidArgument
 from teravec.evaluation.plotting import check_plot
-from teravec.filters.filter import parse_filter
 from teravec.index.manifest import read_manifest
-from teravec.search.index import Index, open_index
+from teravec.search.index import open_index
 from teravec.search.options import SearchOptions
 from teravec.search.searchable import Searchable
 from teravec.sources import Source, open_rows, open_source
@@ -69,6 +69,17 @@ Filter = Annotated[
         "Only rows that pass, as \"lang = 'en' and price < 10\": a condition on columns in SQL."
     ),
 ]
+FilterColumn = Annotated[
+    str | None,
+    o.unset("Column of the queries that holds the filter of each, as text; null finds all rows."),
+]
+ReturnedColumns = Annotated[
+    str | None,
+    o.unset(
+        "Columns of the index to return with each result, as url,title, or all; the output is "
+        "then .parquet, .csv or .jsonl."
+    ),
+]
 Stats = Annotated[bool, typer.Option("--stats", help="Print what the search cost.")]
 
 
@@ -88,6 +99,7 @@ def search(
     recall: o.Recall = None,
     candidates: o.Candidates = None,
     filter: Filter = None,
+    filter_column: FilterColumn = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -95,13 +107,7 @@ def search(
         ),
     ] = False,
     out: Result = None,
-    columns: Annotated[
-        str | None,
-        o.unset(
-            "Columns of the index to return with each result, as url,title, or all; the output is "
-            "then .parquet, .csv or .jsonl."
-        ),
-    ] = None,
+    columns: ReturnedColumns = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None,
     threads: o.Threads = None,
@@ -130,7 +136,8 @@ def search(
         recall=recall,
         candidates=candidates,
         exclude_own=exclude_self,
-        filter=None if filter is None else parse_filter(filter),
+        filter=parse_filters(filter),
+        filter_column=filter_column,
     )
     remote = remote_of(server, token_file, ca, tls_cert, tls_key, min_version=min_version)
     with _opened(
@@ -154,7 +161,7 @@ def search(
 
 def _gives_texts(searched: Searchable, out: Path | None, *, json: bool) -> bool:
     """Whether the index's ids are texts, and the output can hold them."""
-    if not isinstance(searched, Index) or searched.manifest.text_ids is None:
+    if not searched.has_text_ids:
         return False
     return not json if out is None else out.suffix.lower() in TABLE_FORMATS
 
@@ -168,7 +175,9 @@ def range_search(
     nprobe: o.Nprobe = None,
     recall: o.Recall = None,
     filter: Filter = None,
+    filter_column: FilterColumn = None,
     out: RangeResult = None,
+    columns: ReturnedColumns = None,
     exclude_self: ExcludeSelf = False,
     memory: o.Memory = None,
     threads: o.Threads = None,
@@ -186,7 +195,7 @@ def range_search(
     min_version: MinVersion = None,
 ) -> None:
     """Find all vectors within a radius of every query, however many there are; resumable."""
-    if out is not None:
+    if out is not None and columns is None:
         check_output(out, within_radius=True)
     check_one_output(out, json=json)
     options = SearchOptions(
@@ -194,7 +203,8 @@ def range_search(
         nprobe=nprobe,
         recall=recall,
         exclude_own=exclude_self,
-        filter=None if filter is None else parse_filter(filter),
+        filter=parse_filters(filter),
+        filter_column=filter_column,
     )
     remote = remote_of(server, token_file, ca, tls_cert, tls_key, min_version=min_version)
     with _opened(
@@ -208,7 +218,10 @@ def range_search(
         vector_column=vector_column,
         format=format,
     ) as (searched, source):
-        answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
+        if columns is None and not _gives_texts(searched, out, json=json):
+            answer(searched, source, options, out, stats=stats, json=json, quiet=quiet)
+        else:
+            answer_with_columns(searched, source, options, columns, out, json=json, quiet=quiet)
 
 
 @contextmanager
@@ -234,7 +247,10 @@ def _opened(
         raise InvalidArgument("INDEX and QUERIES expected, or --server and QUERIES")
 
     def rows(column: str | None) -> Source:
-        return open_rows(paths, id_column=column, vector_column=vector_column, format=format)
+        kept = () if options.filter_column is None else (options.filter_column,)
+        return open_rows(
+            paths, id_column=column, vector_column=vector_column, format=format, columns=kept
+        )
 
     def source_of(made_of: Callable[[], dict[str, Any]]) -> Source:
         if id_column is not None:

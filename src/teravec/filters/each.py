@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from teravec.errors import InvalidArgument
+from teravec.errors import InvalidArgument, InvalidFilter
 from teravec.filters.filter import FilterArgument, parse_filter
 from teravec.filters.json_form import tree_to_json
-from teravec.filters.tree import wrong
 
 __all__ = ["FilterGroup", "group_filters"]
 
@@ -31,6 +32,14 @@ class FilterGroup(NamedTuple):
 
     filter: FilterArgument | None
     rows: Int64
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Name the first query of the group in an error of its filter."""
+        try:
+            yield
+        except InvalidFilter as error:
+            raise InvalidFilter(f"query {int(self.rows[0]):,}: {error}") from None
 
 
 def group_filters(given: Any, nq: int) -> list[FilterGroup] | None:
@@ -75,5 +84,5 @@ def _key(given: FilterArgument | None, row: int) -> str:
     try:
         tree = parse_filter(given)
     except InvalidArgument as error:
-        raise wrong(None, f"of query {row:,}: {error}") from None
+        raise InvalidFilter(f"query {row:,}: {error}") from None
     return f"text {given}" if isinstance(given, str) else json.dumps(tree_to_json(tree))

@@ -24,7 +24,8 @@ def search_each(
     nq = sum(len(group.rows) for group in groups)
     distances, ids = np.empty((nq, k), np.float32), np.empty((nq, k), np.int64)
     for group in groups:
-        distances[group.rows], ids[group.rows] = search(group)
+        with group.naming():
+            distances[group.rows], ids[group.rows] = search(group)
     return distances, ids
 
 
@@ -33,7 +34,10 @@ def range_search_each(
 ) -> tuple[Int64, Float32, Int64]:
     """Join the results of each group's range search into those of all queries, in order."""
     nq = sum(len(group.rows) for group in groups)
-    found = [search(group) for group in groups]
+    found = []
+    for group in groups:
+        with group.naming():
+            found.append(search(group))
     owners = [np.repeat(g.rows, np.diff(f[0])) for g, f in zip(groups, found, strict=True)]
     owner = np.concatenate([np.empty(0, np.int64), *owners])
     order = np.argsort(owner, kind="stable")
@@ -47,7 +51,8 @@ def query_each(groups: Sequence[FilterGroup], query: Callable[[FilterGroup], Any
     """Join the tables of each group's queries into one of all, in order."""
     tables = []
     for group in groups:
-        table = query(group)
+        with group.naming():
+            table = query(group)
         tables.append(table.set_column(0, "query", pa.array(group.rows[table["query"].to_numpy()])))
     joined = pa.concat_tables(tables)
     order = np.argsort(joined["query"].to_numpy(), kind="stable")

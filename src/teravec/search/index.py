@@ -371,6 +371,18 @@ class Index(Fixed, RowTables):
         ids = np.concatenate([np.empty(0, np.int64), *(i for _, _, i in parts)])
         return lims.astype(np.int64), distances, ids
 
+    def search_under(
+        self,
+        queries: Float32,
+        k: int,
+        nprobe: int | None,
+        recall: float | None,
+        candidates: int | None,
+        filter: FilterArgument,
+    ) -> tuple[Float32, Int64]:
+        """Search as ``search``, under a filter or one for each query: see ``Searchable``."""
+        return self.search(queries, k, nprobe, recall=recall, candidates=candidates, filter=filter)
+
     def range_search_at(
         self,
         queries: Float32,

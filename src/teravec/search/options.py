@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from teravec.errors import InvalidArgument
 from teravec.filters.tree import Tree
 
-__all__ = ["SearchOptions"]
+__all__ = ["QueryFilters", "SearchOptions"]
+
+QueryFilters = Tree | tuple[Tree | None, ...] | None
+"""One filter for all queries, or one for each."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class SearchOptions:
         With codes in two stages: most vectors a query whose finer codes are read.
     exclude_own : bool
         Leave out the vector that has the query's own id.
-    filter : Tree, optional
-        Find only rows that pass.
+    filter : Tree or tuple of Tree or None, optional
+        Find only rows that pass: one filter for all queries, or one for each.
+    filter_column : str, optional
+        Instead: the column of the queries that holds the filter of each, as text.
     """
 
     k: int | None = None
@@ -38,10 +43,13 @@ class SearchOptions:
     recall: float | None = None
     candidates: int | None = None
     exclude_own: bool = False
-    filter: Tree | None = None
+    filter: QueryFilters = None
+    filter_column: str | None = None
 
     def __post_init__(self) -> None:
         if (self.k is None) == (self.radius is None):
             raise InvalidArgument(f"k {self.k} and radius {self.radius} given; one expected")
         if self.radius is not None and self.candidates is not None:
             raise InvalidArgument("candidates given beside a radius; they need a k")
+        if self.filter is not None and self.filter_column is not None:
+            raise InvalidArgument("a filter and a column of filters given; one expected")

@@ -88,6 +88,11 @@ class RowTables:
         """Names and types of the columns that the index keeps, a pyarrow.Schema."""
         return IndexColumns(self.steps.opened).schema
 
+    @property
+    def has_text_ids(self: _Opened) -> bool:
+        """Whether ids are texts, for which numbers stand in what ``search`` returns."""
+        return self.steps.opened.manifest.text_ids is not None
+
     def query(
         self: _Opened,
         queries: Any,
@@ -241,6 +246,13 @@ class RowTables:
         vectors = flag(vectors, "vectors")
         asked, found, table = get_rows(OpenRows(self.steps), ids, names, vectors=vectors)
         return table.add_column(0, "id", asked.take(pa.array(found)))
+
+    def rows_of(
+        self: _Opened, ids: Int64, columns: Sequence[str] | str | None, *, vectors: bool = False
+    ) -> Any:
+        """Return columns of rows by the numbers of their ids: see ``Searchable``."""
+        names, reader = choose_columns(self.steps.opened, columns), OpenRows(self.steps)
+        return rows_of_results(reader, ids, None, names, vectors=vectors)
 
 
 def _found(

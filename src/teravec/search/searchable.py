@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration
 from teravec.search.effort import Effort
 from teravec.search.stats import SearchStats
@@ -71,6 +73,10 @@ class Searchable(Protocol):
     def copies_of_an_id(self) -> int:
         """Most vectors that have the same id."""
 
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether ids are texts, for which numbers stand."""
+
     def holds(self, path: Path) -> bool:
         """Whether a file of this path would lie inside the index's directory."""
 
@@ -91,8 +97,36 @@ class Searchable(Protocol):
     def search_at(self, queries: Float32, k: int, effort: Effort) -> tuple[Float32, Int64]:
         """Distances and ids, each (nq, k), of the k nearest at a stated effort."""
 
+    def search_under(
+        self,
+        queries: Float32,
+        k: int,
+        nprobe: int | None,
+        recall: float | None,
+        candidates: int | None,
+        filter: FilterArgument,
+    ) -> tuple[Float32, Int64]:
+        """Distances and ids, each (nq, k), of the k nearest rows that pass: one filter, or a list.
+
+        None in a list finds all rows.
+        """
+
+    def rows_of(
+        self, ids: Int64, columns: Sequence[str] | str | None, *, vectors: bool = False
+    ) -> Any:
+        """Columns of rows by the numbers of their ids, as a pyarrow.Table; None without any.
+
+        Rows of nulls stand for ids that no visible row has. Texts are the first column, ``id``;
+        vectors the last, ``vector``.
+        """
+
     def range_search_at(
-        self, queries: Float32, radius: float, effort: Effort, most: int
+        self,
+        queries: Float32,
+        radius: float,
+        effort: Effort,
+        most: int,
+        filter: FilterArgument | None = None,
     ) -> tuple[Int64, Float32, Int64]:
         """All vectors within a radius of the first queries, as ``range_search`` returns them.
 

@@ -19,6 +19,7 @@ from teravec.arguments import PathArgument, flag, path_of, real_number, text, wh
 from teravec.errors import (
     DeadlineExceeded,
     InvalidArgument,
+    InvalidFilter,
     LimitExceeded,
     OldVersion,
     OtherIndex,
@@ -27,6 +28,7 @@ from teravec.errors import (
 from teravec.filters.each import group_filters
 from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration, check_recall
+from teravec.search.each_filter import search_each
 from teravec.search.effort import Effort, effort_of_nprobe
 from teravec.search.fixed import Fixed
 from teravec.search.request import (
@@ -421,8 +423,18 @@ class RemoteIndex(Fixed, RemoteTables):
     ) -> tuple[Float32, Int64]:
         """Search as ``search`` does under a filter, otherwise as ``search_at``."""
         k, queries = checked_k(k), checked_queries(queries, self.d)
+        groups = group_filters(filter, len(queries))
+        if groups is not None:
+            return search_each(
+                groups,
+                lambda group: self.search_under(
+                    queries[group.rows], k, nprobe, recall, candidates, group.filter
+                ),
+                k,
+            )
         template = self._template(Wanted(k=k), nprobe, recall, candidates, None, False, None, False)
-        template = replace(template, filter=form_of(filter), version=self._version)
+        form = None if filter is None else form_of(filter)
+        template = replace(template, filter=form, version=self._version)
         return self._tables(list(self._answers_at(queries, template, nprobe or _USUAL_NPROBE)), k)
 
     def range_search_at(
@@ -591,6 +603,9 @@ class RemoteIndex(Fixed, RemoteTables):
                 request = replace(template, queries=queries[run], version=version)
                 try:
                     answer = self._ask_run(request, deadline)
+                except InvalidFilter as error:
+                    named = f"query {int(rows[0]):,}: " if len(parts) > 1 else ""
+                    raise InvalidFilter(f"{named}{error}") from None
                 except LimitExceeded:
                     if template.columns is None or len(run) <= 1:
                         raise

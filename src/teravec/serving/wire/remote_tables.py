@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from teravec.arguments import flag, whole_number
-from teravec.errors import LimitExceeded, OtherIndex, ProtocolError
+from teravec.errors import InvalidArgument, LimitExceeded, OtherIndex, ProtocolError
 from teravec.filters.filter import FilterArgument
 from teravec.search.request import checked_k, checked_radius
 from teravec.search.rows import as_numbers, results_of_lims
@@ -37,6 +37,7 @@ class _Connected(Protocol):
 
     ntotal: int
     _queries: int
+    _version: str
 
     @property
     def _served_columns(self) -> ServedColumns: ...
@@ -75,6 +76,14 @@ class RemoteTables:
     def columns(self: _Connected) -> Any:
         """Names and types of the columns that the index keeps, a pyarrow.Schema."""
         return self._served_columns.schema
+
+    @property
+    def has_text_ids(self: _Connected) -> bool:
+        """Whether ids are texts, for which numbers stand in what ``search`` returns."""
+        try:
+            return self._served_columns.text_ids is not None
+        except InvalidArgument:  # an older server, which gives the numbers
+            return False
 
     def query(
         self: _Connected,
@@ -199,8 +208,26 @@ class RemoteTables:
             longest = max(1, asked.nbytes // max(1, len(asked)))
             most = max(1, min(most, _TEXT_BYTES // (2 * longest)))
         runs = _Runs(self, asked, request, most)
-        tables = runs.tables(self._deadline(timeout_s))
-        return pa.concat_tables(tables)
+        return runs.table(self._deadline(timeout_s))[1]
+
+    def rows_of(
+        self: _Connected, ids: Int64, columns: Sequence[str] | str | None, *, vectors: bool = False
+    ) -> Any:
+        """Return columns of rows by the numbers of their ids: see ``Searchable``."""
+        kept, names = self._served_columns, list(parse_columns(columns))
+        if not names and kept.text_ids is None and not vectors:
+            return None
+        wanted, at = np.unique(ids, return_inverse=True)
+
+        def request(part: Any) -> GetRequest:
+            return GetRequest(part.to_numpy(), None, names, vectors, version=self._version)
+
+        runs = _Runs(self, pa.array(wanted), request, min(self._queries, _MOST_IDS))
+        found, table = runs.table(self._deadline(None))
+        places = np.full(len(wanted), -1, np.int64)
+        places[found] = np.arange(len(found))
+        table = table if kept.text_ids is not None else table.drop_columns(["id"])
+        return table.take(pa.array(places[at], mask=places[at] < 0))
 
 
 class _Runs:
@@ -211,17 +238,21 @@ class _Runs:
     ) -> None:
         self._index, self._asked, self._request, self._most = index, asked, request, most
 
-    def tables(self, deadline: Deadline) -> list[Any]:
-        """Return a table for each run, with the ids."""
+    def table(self, deadline: Deadline) -> tuple[Int64, Any]:
+        """Return the positions of the ids that were found, and their rows, with the ids."""
         while True:
             try:
-                return self._tables_once(deadline)
+                return self._table_once(deadline)
             except OtherIndex:
+                if self._request(self._asked.slice(0, 0)).version is not None:
+                    raise
                 deadline.check()  # it was closed meanwhile: start anew, to mix no versions
 
-    def _tables_once(self, deadline: Deadline) -> list[Any]:
+    def _table_once(self, deadline: Deadline) -> tuple[Int64, Any]:
         tables: list[Any] = []
-        start, version = 0, None
+        positions = [np.empty(0, np.int64)]
+        start, version = 0, self._request(self._asked.slice(0, 0)).version
+        named = version is not None
         while start < max(1, len(self._asked)):
             part = self._asked.slice(start, self._most)
             request = self._request(part)
@@ -232,14 +263,20 @@ class _Runs:
                     raise
                 self._most = -(-len(part) // 4)
                 continue
+            if named and answer.version != version:
+                raise ProtocolError(f"version {answer.version} answered, {version} asked for")
             version = answer.version
             found = part.take(pa.array(answer.ids))
             table = pa.table({"id": found})
             for name in [] if answer.table is None else answer.table.column_names:
+                if name == "id":  # texts, where their numbers were asked for
+                    table = table.set_column(0, name, answer.table[name])
+                    continue
                 table = table.append_column(answer.table.schema.field(name), answer.table[name])
             tables.append(table)
+            positions.append(start + answer.ids)
             start += max(1, len(part))
-        return tables
+        return np.concatenate(positions), pa.concat_tables(tables)
 
     def _ask(self, request: GetRequest, version: str | None, deadline: Deadline) -> Answer:
         def check(answer: Answer) -> None:

@@ -55,6 +55,36 @@ function showInfo(info) {
     return [element("span", `${span} vectors`), bar, element("span", `${number(bin.lists)} lists`)];
   });
   byId("histogram").replaceChildren(...rows);
+  showColumns(info.columns || {}, info.text_ids);
+}
+
+// The index's columns as boxes to tick: those that were ticked stay so.
+function showColumns(kinds, textIds) {
+  const names = Object.keys(kinds);
+  byId("filter-label").hidden = byId("columns-box").hidden = !names.length;
+  const box = byId("columns");
+  const key = JSON.stringify(kinds);
+  if (box.dataset.key === key) return;
+  const ticked = new Set(chosenColumns());
+  box.dataset.key = key;
+  box.replaceChildren(...names.filter((name) => name !== textIds).map((name) => {
+    const label = element("label", "", "inline");
+    const tick = element("input");
+    tick.type = "checkbox";
+    tick.value = name;
+    tick.checked = ticked.has(name);
+    label.append(tick, element("span", name), element("small", kinds[name]));
+    return label;
+  }));
+}
+
+const chosenColumns = () =>
+  [...byId("columns").querySelectorAll("input:checked")].map((tick) => tick.value);
+
+// A value of a column: lists are joined, and nothing is shown for null.
+function shown(value) {
+  if (value === null || value === undefined) return "";
+  return Array.isArray(value) ? value.map(shown).join(", ") : String(value);
 }
 
 function showState(statistics) {
@@ -168,15 +198,28 @@ async function search(event) {
       nprobe: Number(byId("nprobe").value), allow_partial: byId("partial").checked,
       string_ids: true,
     };
+    const filter = byId("filter").value.trim();
+    const names = chosenColumns();
+    if (filter) body.filter = filter;
+    if (names.length) body.columns = names;
     const answer = await ask("search", {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
     });
     const missing = answer.missing ? `, ${number(100 * answer.missing, 2)} % missing` : "";
-    told.textContent = `${number(answer.results.length)} queries in ${ms(answer.seconds)}${missing}`;
+    const asked = answer.results.length === 1 ? "1 query" : `${number(answer.results.length)} queries`;
+    told.textContent = `${asked} in ${ms(answer.seconds)}${missing}`;
+    const columns = answer.results.length ? Object.keys(answer.results[0].columns || {}) : [];
     const rows = answer.results.flatMap((result, query) => result.ids.map((id, rank) =>
       row([[String(query)], [String(rank + 1)], [String(id)],
-           [Number(result.distances[rank]).toPrecision(7)]])));
+           [Number(result.distances[rank]).toPrecision(7)],
+           ...columns.map((name) => [shown(result.columns[name][rank]), "text"])])));
+    const heads = ["query", "rank", "id", "distance"].map((name) => element("th", name));
+    heads.push(...columns.map((name) => element("th", name, "text")));
+    const head = element("tr");
+    head.append(...heads);
+    byId("results").querySelector("thead").replaceChildren(head);
     byId("results").querySelector("tbody").replaceChildren(...rows);
+    if (!rows.length) told.textContent += "; nothing was found";
     byId("results").hidden = false;
   } catch (error) {
     told.className = "bad";
