@@ -159,7 +159,8 @@ def test_columns_of_a_range_search(place: Path, tmp_path: Path) -> None:
 def test_a_server_as_a_directory(place: Path, own: Path, tmp_path: Path) -> None:
     options = ServeOptions(place / "index", listen=Address("127.0.0.1", 0))
     with contextlib.closing(launch(options)) as server:
-        here, there = [place / "index"], ["--server", f"grpc://{server.address}"]
+        here: list[Any] = [place / "index"]
+        there: list[Any] = ["--server", f"grpc://{server.address}"]
         for command, *asked in (
             ("search", own, "--nprobe", 20, "--filter-column", "wanted"),
             ("search", own, "--nprobe", 20, "--filter", "even", "--columns", "name"),
