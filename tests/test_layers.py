@@ -14,7 +14,10 @@ from teravec.native import extensions
 
 ROOT = Path(teravec.__file__).parent
 SIDE_ROOMS = ("native", "kernels", "engines", "storage", "filters")
-BASICS = ("errors", "arguments", "memory", "processors", "cgroups", "progress", "bars", "report")
+BASICS = (
+    *("errors", "arguments", "memory", "processors", "cgroups"),
+    *("progress", "thread_times", "bars", "report"),
+)
 STAGES: dict[str, tuple[str, ...]] = {
     "sources": (),
     "model": ("sources",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,11 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from teravec.thread_times import ThreadTimes
+
 __all__ = ["Bars", "StageTime", "counted"]
+
+log = logging.getLogger(__name__)
 
 _WIDTH = 40  # characters of a notebook's bar
 _REFRESH_S = 0.2
@@ -38,6 +43,9 @@ class StageTime:
     seconds : float
     cpu_seconds : float
         Processor time of this process, all threads together, without workers of a cluster.
+    busiest_thread_seconds : float
+        Processor time of the thread that had most: with more processors, the stage takes at least
+        this long. 0 where the system does not tell.
     amount : int
         Work done, in ``unit``.
     unit : str
@@ -46,6 +54,7 @@ class StageTime:
     name: str
     seconds: float
     cpu_seconds: float
+    busiest_thread_seconds: float
     amount: int
     unit: str
 
@@ -95,6 +104,18 @@ class _StageBar:
         """Count ``amount`` more units as done."""
         self.done += amount
         self._show(amount)
+
+
+class _Watched:
+    """A bar whose steps are also the moments to look at the threads."""
+
+    def __init__(self, bar: _StageBar, threads: ThreadTimes) -> None:
+        self._bar, self._threads = bar, threads
+
+    def advance(self, amount: int) -> None:
+        """Count ``amount`` more units as done."""
+        self._bar.advance(amount)
+        self._threads.look()
 
 
 class _Handle(Protocol):
@@ -159,20 +180,25 @@ class Bars:
                 **asdict(stage),
                 "seconds": round(stage.seconds, 3),
                 "cpu_seconds": round(stage.cpu_seconds, 3),
+                "busiest_thread_seconds": round(stage.busiest_thread_seconds, 3),
             }
             for stage in self.stages
         ]
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
+    def stage(self, name: str, total: int, unit: str) -> Iterator[_Watched]:
         """Show a stage while the body runs; the part of its name after a comma is not recorded."""
-        started, cpu_started = time.monotonic(), time.process_time()
+        started, cpu_started, threads = time.monotonic(), time.process_time(), ThreadTimes()
         with self._shown(name, total, unit) as bar:
-            yield bar
+            yield _Watched(bar, threads)
         seconds = time.monotonic() - started
         cpu_seconds = time.process_time() - cpu_started
-        plain = name.partition(",")[0]
-        self.stages.append(StageTime(plain, seconds, cpu_seconds, bar.done, unit))
+        plain, busiest = name.partition(",")[0], threads.busiest_seconds()
+        log.info(
+            "%s: %.1f s, %.1f processor seconds, of which the busiest thread %.1f",
+            *(plain, seconds, cpu_seconds, busiest),
+        )
+        self.stages.append(StageTime(plain, seconds, cpu_seconds, busiest, bar.done, unit))
 
     @contextmanager
     def _shown(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:

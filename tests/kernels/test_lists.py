@@ -162,3 +162,37 @@ def test_lowest_refuses() -> None:
     ):
         with pytest.raises(ValueError, match=r"elements|kept"):
             compiled.scanning.lowest(3, False, *{**good, **change}.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    n=st.integers(0, 4),
+    k=st.integers(0, 9),
+    m=st.integers(0, 9),
+    spread=st.sampled_from([3, 12, 2**62]),
+    seed=st.integers(0, 1 << 32),
+)
+def test_ranks_are_the_first_columns(n: int, k: int, m: int, spread: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    names = random.integers(-2, spread, (n, m))
+    ids = random.integers(-2, spread, (n, k))
+    if m and k:
+        ids[:, ::2] = names[:, random.integers(0, m, (k + 1) // 2)]
+    expected = [
+        [row.tolist().index(i) if i != -1 and i in row else m for i in wanted]
+        for wanted, row in zip(ids.tolist(), names, strict=True)
+    ]
+    found = lists.ranks(ids, names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "listing", None)
+        np.testing.assert_array_equal(lists.ranks(ids, names), found)
+    np.testing.assert_array_equal(found, np.array(expected, np.int64).reshape(n, k))
+
+
+def test_ranks_need_rows_that_fit() -> None:
+    ids = np.zeros((2, 3), np.int64)
+    assert compiled.listing is not None
+    with pytest.raises(ValueError, match="names"):
+        compiled.listing.ranks(3, 4, ids, ids, np.zeros((2, 3), np.int64))
+    with pytest.raises(ValueError, match="out_ranks"):
+        compiled.listing.ranks(3, 3, ids, ids, np.zeros(5, np.int64))

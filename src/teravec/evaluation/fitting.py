@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from teravec.bulk.formats.found import Neighbors
 from teravec.errors import CorruptFile, InvalidArgument
-from teravec.evaluation.truth import Truth, count_found, ranks_in, tolerance
+from teravec.evaluation.truth import Truth, count_found, tolerance
 from teravec.kernels.codec import Codec
 from teravec.kernels.metric import Metric
+from teravec.native.lists import ranks
 from teravec.search.effort import Effort
 from teravec.search.searchable import Searchable
 
@@ -260,7 +261,7 @@ def _with_distances(
         return Truth.of_ids(neighbors.ids), ()
     stored = np.where(neighbors.ids == -1, 0.0, neighbors.distances.astype(np.float64))
     ids, there = neighbors.ids[sample.rows], neighbors.ids[sample.rows] != -1
-    rank = ranks_in(ids, sample.ids)
+    rank = ranks(ids, sample.ids)
     common = there & (rank < sample.ids.shape[1])
     ours = np.take_along_axis(sample.costs, np.minimum(rank, sample.ids.shape[1] - 1), axis=1)
     theirs = stored[sample.rows]
@@ -340,7 +341,7 @@ def _check_listed(index: Searchable, truth: Truth, sample: _Sample, kind: _Kind,
             judged &= truth.costs[sample.rows][:, :width] < last - margin * (last - first)
     if not judged.any():
         return
-    share = float((ranks_in(ids, sample.ids) < depth)[judged].mean())
+    share = float((ranks(ids, sample.ids) < depth)[judged].mean())
     chance = min(0.5, 2 * depth / index.ntotal)
     least = max(kind.listed, chance) if sample.whole else _CHANCE / 5
     if share < least:
@@ -356,7 +357,7 @@ def _misfit(
         f"{100 * share:.1f} % among its best {sample.ids.shape[1]:,}; nearly all expected: "
     )
     column = index.source.get("id_column")
-    before = ranks_in(np.maximum(ids - 1, 0), sample.ids) < sample.ids.shape[1]
+    before = ranks(np.maximum(ids - 1, 0), sample.ids) < sample.ids.shape[1]
     if before[judged].mean() > max(0.5, 2 * share):
         return found + "the truth's ids seem to count from 1; subtract 1 from each"
     if column is not None and ids.max() < index.ntotal:
@@ -383,7 +384,7 @@ def _with_ties(index: Searchable, queries: Float32, truth: Truth, sample: _Sampl
     for start in range(0, len(queries), max(1, _RESULTS // depth)):
         part = slice(start, start + max(1, _RESULTS // depth))
         distances, ids = index.search_at(queries[part], depth, _effort(index, index.nlist, depth))
-        rank = ranks_in(truth.ids[part], ids)
+        rank = ranks(truth.ids[part], ids)
         costs = _costs(index, distances)
         known = np.take_along_axis(costs, np.minimum(rank, depth - 1), axis=1)
         decoded[part] = np.where(rank < depth, known, np.inf)

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.bulk.questions import all_but_own
-from teravec.evaluation.truth import Truth, count_found, ranks_in
+from teravec.evaluation.truth import Truth, count_found
 from teravec.index.calibration import Measured
+from teravec.native.lists import ranks
 from teravec.search.effort import Effort
 from teravec.search.index import Index
 
@@ -113,7 +114,7 @@ def search_known(
 
 def find_true_costs(ids: Int64, truth: Truth) -> Float64:
     """Return the found vectors' true costs, (nq, k); infinite for one that is no neighbour."""
-    rank, m = ranks_in(ids, truth.ids), truth.ids.shape[1]
+    rank, m = ranks(ids, truth.ids), truth.ids.shape[1]
     costs = np.take_along_axis(truth.costs, np.minimum(rank, m - 1), axis=1)
     return np.where(rank < m, costs, np.inf)
 

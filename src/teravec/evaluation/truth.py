@@ -24,7 +24,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Truth", "count_found", "ranks_in", "tolerance"]
+from teravec.native.lists import ranks
+
+__all__ = ["Truth", "count_found", "tolerance"]
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -127,7 +129,7 @@ def _count(whole: Truth, truth: Truth, ids: Int64, costs: Float64, k: int) -> tu
     """Do as ``count_found`` does, for some rows of the whole truth."""
     wanted = _once(truth.ids[:, :k]).sum(1)
     ids, costs, m = ids[:, :k], costs[:, :k], truth.ids.shape[1]
-    rank = ranks_in(ids, truth.ids)
+    rank = ranks(ids, truth.ids)
     listed = _once(ids) & (rank < m)
     kth = truth.kth(k)
     room = tolerance(whole.scale, kth)
@@ -147,25 +149,6 @@ def _count(whole: Truth, truth: Truth, ids: Int64, costs: Float64, k: int) -> tu
     return np.minimum(hits.sum(1), wanted), wanted
 
 
-def ranks_in(ids: Int64, true_ids: Int64) -> Int64:
-    """Return each id's first column in its row of ``true_ids`` (n, m); m if it is not there."""
-    m = true_ids.shape[1]
-    names, numbers = np.unique(true_ids, return_inverse=True)
-    owners = np.arange(len(ids))[:, None] * len(names)
-    keys = (numbers.reshape(true_ids.shape) + owners).ravel()
-    order = np.argsort(keys, kind="stable")
-    number = np.minimum(np.searchsorted(names, ids), len(names) - 1)
-    at = np.minimum(np.searchsorted(keys[order], number + owners), len(keys) - 1)
-    there = (names[number] == ids) & (keys[order][at] == number + owners) & (ids != -1)
-    return np.asarray(np.where(there, order[at] % m, m))
-
-
 def _once(ids: Int64) -> Bool:
     """Mark the first occurrence of each id in a row; -1 is never marked."""
-    order = np.argsort(ids, axis=1, kind="stable")
-    ordered = np.take_along_axis(ids, order, axis=1)
-    first = np.ones(ids.shape, bool)
-    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    result = np.empty(ids.shape, bool)
-    np.put_along_axis(result, order, first & (ordered != -1), axis=1)
-    return result
+    return np.asarray((ranks(ids, ids) == np.arange(ids.shape[1])) & (ids != -1))

@@ -550,6 +550,72 @@ done:
     return result;
 }
 
+/* ------------------------------------------------------------------ ranks of ids */
+
+/* The first column of each wanted id in its own row of names, m if it is not there; -1 never is. One row
+ * of names at a time lies in a table of 2^bits slots, which hold columns from 1. */
+static void row_ranks(const int64_t *wanted, size_t k, const int64_t *names, size_t m, uint32_t *table,
+                      int bits, int64_t *ranks)
+{
+    const size_t mask = ((size_t)1 << bits) - 1;
+    memset(table, 0, (mask + 1) * sizeof *table);
+#define SLOT(id) ((size_t)((uint64_t)(id) * UINT64_C(0x9e3779b97f4a7c15) >> (64 - bits)))
+    for (size_t j = 0; j < m; j++) {
+        size_t at = SLOT(names[j]);
+        while (table[at] && names[table[at] - 1] != names[j])
+            at = (at + 1) & mask;
+        if (!table[at])
+            table[at] = (uint32_t)j + 1;
+    }
+    for (size_t j = 0; j < k; j++) {
+        size_t at = SLOT(wanted[j]);
+        while (table[at] && names[table[at] - 1] != wanted[j])
+            at = (at + 1) & mask;
+        ranks[j] = table[at] && wanted[j] != -1 ? (int64_t)table[at] - 1 : (int64_t)m;
+    }
+#undef SLOT
+}
+
+static PyObject *py_ranks(PyObject *self, PyObject *args)
+{
+    Py_ssize_t k, m;
+    PyObject *o_wanted, *o_names, *o_ranks, *result = NULL;
+    buffers_t all = {.count = 0};
+    size_t nwanted, nnames, nranks;
+    const int64_t *wanted, *names;
+    int64_t *ranks;
+    uint32_t *table = NULL;
+    int bits = 1;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "nnOOO:ranks", &k, &m, &o_wanted, &o_names, &o_ranks) ||
+        !check_positive("k", k) || !check_positive("m", m))
+        return NULL;
+    if (!(wanted = take(&all, o_wanted, "wanted", 'q', 0, &nwanted)) ||
+        !(names = take(&all, o_names, "names", 'q', 0, &nnames)) ||
+        !(ranks = take(&all, o_ranks, "out_ranks", 'q', 1, &nranks)) ||
+        !check_product("wanted", nwanted, nwanted / (size_t)k, (size_t)k) ||
+        !check_product("names", nnames, nwanted / (size_t)k, (size_t)m) ||
+        !check_length("out_ranks", nranks, nwanted))
+        goto done;
+    while ((size_t)1 << bits < 2 * (size_t)m) /* at most half full */
+        bits++;
+    table = (size_t)m > INT32_MAX ? NULL : malloc(sizeof *table << bits);
+    if (!table) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    for (size_t i = 0; i < nwanted / (size_t)k; i++)
+        row_ranks(wanted + i * (size_t)k, (size_t)k, names + i * (size_t)m, (size_t)m, table, bits,
+                  ranks + i * (size_t)k);
+    Py_END_ALLOW_THREADS;
+    result = Py_NewRef(Py_None);
+done:
+    free(table);
+    release(&all);
+    return result;
+}
+
 static PyMethodDef methods[] = {
     {"pairs", py_pairs, METH_VARARGS,
      "pairs(nprobe, list_nos, distances, sizes or None, out_list_nos, out_starts, out_queries,\n"
@@ -573,6 +639,8 @@ static PyMethodDef methods[] = {
     {"worth_visiting", py_worth_visiting, METH_VARARGS,
      "worth_visiting(prune, distances, allowed, lengths or None, out_counts) -> int\n\n"
      "See probing.prune_lists; lengths are there for inner products. The most of all counts."},
+    {"ranks", py_ranks, METH_VARARGS,
+     "ranks(k, m, wanted, names, out_ranks)\n\nSee lists.ranks; rows of k wanted ids and m names."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -16,6 +16,7 @@ __all__ = [
     "longest_square",
     "pairs",
     "pin",
+    "ranks",
     "read_ids",
     "repeat_pairs",
     "runs",
@@ -271,3 +272,41 @@ def count_clipped(
     beyond = np.square(np.maximum(np.abs(residuals - middle) - half, 0)).sum(axis=1)
     far = beyond > share * np.square(residuals).sum(axis=1)
     return int(np.count_nonzero((beyond > most) & far))
+
+
+# ---------------------------------------------------------------------- ranks of ids
+
+
+def ranks(ids: Int64, names: Int64) -> Int64:
+    """Find each id's first column in its row of ``names``.
+
+    Parameters
+    ----------
+    ids : ndarray of shape (n, k), int64
+    names : ndarray of shape (n, m), int64
+
+    Returns
+    -------
+    ndarray of shape (n, k), int64
+        m for an id that is not there, and for -1.
+    """
+    (n, k), m = ids.shape, names.shape[1]
+    if not n or not k or not m:
+        return np.full((n, k), m, np.int64)
+    if extensions.listing is None:
+        return _ranks(ids, names)
+    found = np.empty((n, k), np.int64)
+    extensions.listing.ranks(k, m, np.ascontiguousarray(ids), np.ascontiguousarray(names), found)
+    return found
+
+
+def _ranks(ids: Int64, names: Int64) -> Int64:
+    m = names.shape[1]
+    every, numbers = np.unique(names, return_inverse=True)
+    owners = np.arange(len(ids))[:, None] * len(every)
+    keys = (numbers.reshape(names.shape) + owners).ravel()
+    order = np.argsort(keys, kind="stable")
+    number = np.minimum(np.searchsorted(every, ids), len(every) - 1)
+    at = np.minimum(np.searchsorted(keys[order], number + owners), len(keys) - 1)
+    there = (every[number] == ids) & (keys[order][at] == number + owners) & (ids != -1)
+    return np.asarray(np.where(there, order[at] % m, m))
