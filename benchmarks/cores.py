@@ -76,7 +76,8 @@ def main() -> None:
     section = (
         f"### the busiest thread's share, {options.threads} threads\n\n{dataset.name}, nlist "
         f"{NLIST:,}, sq8, calibrated. The share that lets 16 processors be used well: {SHARE:.3f}. "
-        "'Times' is how many times one processor's speed the stage can reach.\n\n"
+        "Work that any thread may take does not count as one thread's. 'Times' is how many times "
+        "one processor's speed the stage can reach.\n\n"
         + measure.table(
             ["source", "stage", "s", "processor s", "busiest thread, s", "share", "times"], rows
         )

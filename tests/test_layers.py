@@ -154,8 +154,8 @@ def may_import(room: str) -> tuple[str, ...]:
         return (*STAGES, *SIDE_ROOMS, *BASICS, *TOP)
     if room in STAGES:
         return (room, *STAGES[room], *SIDE_ROOMS, *BASICS)
-    if room == "native":
-        return (room, *BASICS)
+    if room in ("native", "thread_times"):
+        return ("native", *BASICS)
     return (*SIDE_ROOMS, *BASICS) if room in SIDE_ROOMS else BASICS
 
 

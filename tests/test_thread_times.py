@@ -4,51 +4,75 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 import teravec
+from teravec.kernels.metric import Metric
+from teravec.kernels.nearest import ExactQuantizer
+from teravec.native import extensions
 from teravec.thread_times import ThreadTimes
 
 BUSY_S = 0.1
 
 
-def _burn(seconds: float, done: threading.Event, go: threading.Event) -> None:
-    while time.thread_time() < seconds:
-        pass
-    done.set()
-    go.wait()
+class Burning:
+    """A thread that has spent some processor time, and waits for leave to end."""
+
+    def __init__(self) -> None:
+        self._spent, self._leave = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._burn)
+        self._thread.start()
+        self._spent.wait()
+
+    def _burn(self) -> None:
+        while time.thread_time() < BUSY_S:
+            pass
+        self._spent.set()
+        self._leave.wait()
+
+    def end(self) -> None:
+        self._leave.set()
+        self._thread.join()
 
 
 def test_a_thread_that_has_ended_counts() -> None:
-    times = ThreadTimes(every_s=0)
-    done, go = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_burn, args=(BUSY_S, done, go))
-    thread.start()
-    done.wait()
-    times.look()
-    go.set()
-    thread.join()
-    assert times.busiest_seconds() >= BUSY_S
+    with ThreadTimes(every_s=0) as times:
+        burning = Burning()
+        times.look()
+        burning.end()
+    assert times.busiest_seconds >= BUSY_S
 
 
 def test_earlier_work_does_not_count() -> None:
-    done, go = threading.Event(), threading.Event()
-    thread = threading.Thread(target=_burn, args=(BUSY_S, done, go))
-    thread.start()
-    done.wait()
+    burning = Burning()
     started = time.process_time()
-    times = ThreadTimes()
-    busiest = times.busiest_seconds()
-    assert busiest <= time.process_time() - started + 0.005  # the two clocks tick apart
-    go.set()
-    thread.join()
+    with ThreadTimes() as times:
+        pass
+    assert times.busiest_seconds <= time.process_time() - started + 0.005  # the clocks tick apart
+    burning.end()
 
 
-def test_every_stage_tells_its_busiest_thread(tmp_path: object) -> None:
+@pytest.mark.skipif(extensions.pooling is None, reason="not compiled")
+def test_work_that_others_may_take_does_not_count() -> None:
+    random = np.random.default_rng(0)
+    quantizer = ExactQuantizer(random.normal(size=(4096, 64)).astype(np.float32), Metric.L2)
+    queries = random.normal(size=(5000, 64)).astype(np.float32)
+    for threads in (2, 1):
+        started = time.thread_time()
+        with ThreadTimes() as times:
+            quantizer.search(queries, 4, threads=threads)
+        spent = time.thread_time() - started
+        alone = times.busiest_seconds
+        assert alone < spent / 2 if threads == 2 else alone > spent / 2, (threads, alone, spent)
+
+
+def test_every_stage_tells_its_busiest_thread(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(20_000, 16)).astype(np.float32)
     bars = teravec.Bars(quiet=True)
-    teravec.build(rows, f"{tmp_path}/index", nlist=64, progress=bars, threads=2)
+    teravec.build(rows, tmp_path / "index", nlist=64, progress=bars, threads=2)
     for stage in bars.summary():
         assert 0 <= stage["busiest_thread_seconds"] <= stage["cpu_seconds"] + 0.05, stage
     assert sum(stage["busiest_thread_seconds"] for stage in bars.summary()) > 0

@@ -44,8 +44,8 @@ class StageTime:
     cpu_seconds : float
         Processor time of this process, all threads together, without workers of a cluster.
     busiest_thread_seconds : float
-        Processor time of the thread that had most: with more processors, the stage takes at least
-        this long. 0 where the system does not tell.
+        Processor time of the thread that had most, without work that any thread may take: however
+        many the processors, the stage takes at least this long. 0 where the system does not tell.
     amount : int
         Work done, in ``unit``.
     unit : str
@@ -94,28 +94,19 @@ class _Amount(ProgressColumn):
 
 
 class _StageBar:
-    """Counts the amount done, and passes each step to ``show``."""
+    """Counts the amount done, and passes each step to ``show``; ``look`` is called after it."""
 
     def __init__(self, show: Callable[[int], None]) -> None:
         self._show = show
+        self.look: Callable[[], None] | None = None
         self.done = 0
 
     def advance(self, amount: int) -> None:
         """Count ``amount`` more units as done."""
         self.done += amount
         self._show(amount)
-
-
-class _Watched:
-    """A bar whose steps are also the moments to look at the threads."""
-
-    def __init__(self, bar: _StageBar, threads: ThreadTimes) -> None:
-        self._bar, self._threads = bar, threads
-
-    def advance(self, amount: int) -> None:
-        """Count ``amount`` more units as done."""
-        self._bar.advance(amount)
-        self._threads.look()
+        if self.look is not None:
+            self.look()
 
 
 class _Handle(Protocol):
@@ -186,14 +177,15 @@ class Bars:
         ]
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[_Watched]:
+    def stage(self, name: str, total: int, unit: str) -> Iterator[_StageBar]:
         """Show a stage while the body runs; the part of its name after a comma is not recorded."""
-        started, cpu_started, threads = time.monotonic(), time.process_time(), ThreadTimes()
-        with self._shown(name, total, unit) as bar:
-            yield _Watched(bar, threads)
+        started, cpu_started = time.monotonic(), time.process_time()
+        with self._shown(name, total, unit) as bar, ThreadTimes() as threads:
+            bar.look = threads.look
+            yield bar
         seconds = time.monotonic() - started
         cpu_seconds = time.process_time() - cpu_started
-        plain, busiest = name.partition(",")[0], threads.busiest_seconds()
+        plain, busiest = name.partition(",")[0], threads.busiest_seconds
         log.info(
             "%s: %.1f s, %.1f processor seconds, of which the busiest thread %.1f",
             *(plain, seconds, cpu_seconds, busiest),

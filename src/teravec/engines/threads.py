@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from teravec.native.pool import shared
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -83,9 +85,10 @@ def on_threads(function: Callable[[T], object], items: Sequence[T], *, threads: 
             waiting.clear()  # after an exception no other thread may start another item
 
     count = min(threads, len(waiting)) - 1
-    helping = [_helpers.pool().submit(work) for _ in range(count)]
+    run = shared(work) if count > 0 else work
+    helping = [_helpers.pool().submit(run) for _ in range(count)]
     try:
-        work()
+        run()
     finally:
         begun = [future for future in helping if not future.cancel()]
         wait(begun)
@@ -113,6 +116,7 @@ def ordered_map(
     limit = in_flight or threads + 1
     pending: deque[Future[R]] = deque()
     source = iter(items)
+    function = shared(function) if threads > 1 else function
     with ThreadPoolExecutor(threads, thread_name_prefix="teravec") as pool:
         try:
             for item in source:

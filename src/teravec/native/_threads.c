@@ -14,6 +14,7 @@
 #define Py_LIMITED_API 0x030B0000
 #include <Python.h>
 
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -28,6 +29,7 @@
 #define THREADS_C
 #include "_threads.h"
 
+enum { WATCHED = 1024 }; /* callers at a time */
 enum { CALLS = 16 }; /* that are open at once; who finds none free works alone */
 #define LOOKING_NS 100000   /* that a helper without work looks on; a step of a search is shorter */
 #define CROWDED_NS 2000000  /* that callers at the same time are remembered */
@@ -46,6 +48,15 @@ typedef struct {
     part_t work;
     void *context;
 } call_t;
+
+/* Processor time that a calling thread spent on work which others could have taken. */
+typedef struct {
+    atomic_int thread; /* as the system numbers it; of those with one place the last */
+    atomic_llong ns;
+} shared_t;
+
+static shared_t shared[WATCHED];
+static atomic_int watched; /* whether anyone asks */
 
 static call_t calls[CALLS];
 static atomic_uint opened;  /* calls, ever: what helpers sleep on */
@@ -79,6 +90,25 @@ static void sleep_while(atomic_uint *word, unsigned value)
 static void wake(atomic_uint *word, int most)
 {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, most, NULL, NULL, 0);
+}
+
+/* ------------------------------------------------------------------ processor time */
+
+static long long processor_ns(void)
+{
+    struct timespec spent;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent);
+    return spent.tv_sec * 1000000000ll + spent.tv_nsec;
+}
+
+/* Of this thread; one that shared a place of `shared` loses it. */
+static atomic_llong *shared_here(void)
+{
+    const int thread = (int)syscall(SYS_gettid);
+    shared_t *mine = shared + thread % WATCHED;
+    if (atomic_exchange(&mine->thread, thread) != thread)
+        atomic_store(&mine->ns, 0);
+    return &mine->ns;
 }
 
 /* ------------------------------------------------------------------ helpers */
@@ -134,6 +164,7 @@ static int look_on(unsigned before)
 static void *helper(void *unused)
 {
     (void)unused;
+    atomic_store(shared_here(), LLONG_MAX / 2); /* all that it will ever do */
     for (;;) {
         const unsigned before = atomic_load(&opened);
         if (help_any() || look_on(before))
@@ -224,7 +255,10 @@ static void share(size_t parts, size_t threads, int brief, part_t work, void *co
     if (call) {
         start_helpers(threads - 1);
         call->parts = parts, call->work = work, call->context = context;
+        const long long before = atomic_load(&watched) ? processor_ns() : -1;
         share_helped(call, (int)threads - 1, brief);
+        if (before >= 0)
+            atomic_fetch_add(shared_here(), processor_ns() - before);
     } else {
         for (size_t part = 0; part < parts; part++)
             work(context, part, 0);
@@ -233,6 +267,63 @@ static void share(size_t parts, size_t threads, int brief, part_t work, void *co
 }
 
 /* ------------------------------------------------------------------ the module */
+
+static PyObject *py_watch(PyObject *self, PyObject *more)
+{
+    const long change = PyLong_AsLong(more);
+    (void)self;
+    if (change == -1 && PyErr_Occurred())
+        return NULL;
+    atomic_fetch_add(&watched, (int)change);
+    return Py_NewRef(Py_None);
+}
+
+static PyObject *py_shared(PyObject *self, PyObject *unused)
+{
+    PyObject *found = PyDict_New();
+    (void)self, (void)unused;
+    for (int i = 0; found && i < WATCHED; i++) {
+        const int thread = atomic_load(&shared[i].thread);
+        if (!thread)
+            continue;
+        PyObject *key = PyLong_FromLong(thread);
+        PyObject *value = PyLong_FromLongLong(atomic_load(&shared[i].ns));
+        if (!key || !value || PyDict_SetItem(found, key, value) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(key);
+        Py_XDECREF(value);
+    }
+    return found;
+}
+
+static PyObject *py_alone(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyLong_FromLongLong(processor_ns() - atomic_load(shared_here()));
+}
+
+static PyObject *py_give(PyObject *self, PyObject *since)
+{
+    const long long before = PyLong_AsLongLong(since);
+    (void)self;
+    if (before == -1 && PyErr_Occurred())
+        return NULL;
+    atomic_llong *ns = shared_here();
+    atomic_store(ns, processor_ns() - before);
+    return Py_NewRef(Py_None);
+}
+
+static PyMethodDef methods[] = {
+    {"watch", py_watch, METH_O,
+     "watch(more)\n\nCount what callers share, while the sum of all `more` is above 0."},
+    {"alone", py_alone, METH_NOARGS,
+     "alone() -> ns\n\nProcessor time of this thread that it did not share."},
+    {"give", py_give, METH_O,
+     "give(since)\n\nWhat this thread did since alone() returned `since` was shared."},
+    {"shared", py_shared, METH_NOARGS,
+     "shared() -> {thread: ns}\n\nProcessor time that callers spent on work which helpers could take."},
+    {NULL, NULL, 0, NULL},
+};
 
 /* In a forked child only the forking thread exists, and it is not in `share`. */
 static void begin_anew(void)
@@ -263,7 +354,7 @@ static PyModuleDef_Slot slots[] = {{Py_mod_exec, add_capsule}, {0, NULL}};
 
 static PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "teravec.native._threads", "Threads that help kernels; see _threads.c.",
-    0, NULL, slots, NULL, NULL, NULL,
+    0, methods, slots, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__threads(void)

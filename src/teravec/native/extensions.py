@@ -24,6 +24,7 @@ __all__ = [
     "native",
     "paging",
     "panel_places",
+    "pooling",
     "reading",
     "refining",
     "ringing",
@@ -47,6 +48,7 @@ EXTENSIONS = (
     "reading",
     "ringing",
     "waving",
+    "pooling",
 )
 """Names in this module, each for one extension."""
 
@@ -71,6 +73,7 @@ native, scanning, sketching = _load("_native"), _load("_scan"), _load("_sketch")
 linear = _load("_linear")
 listing, refining, paging = _load("_lists"), _load("_refine"), _load("_pages")
 reading, ringing, waving = _load("_reads"), _load("_ring"), _load("_waves")
+pooling = _load("_threads")
 
 level: int = native.best_level() if native is not None else 0
 """Instruction set that the kernels run at: 0 baseline, 1 AVX2 and FMA, 2 AVX-512F."""
