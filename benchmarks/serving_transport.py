@@ -1,6 +1,6 @@
-"""What a request costs on its way: a call of gRPC each, an exchange kept open, a bare socket.
+"""What a request costs on its way: frames over HTTP, Flight's calls, a bare socket.
 
-The server of gRPC is this package's; pyarrow's, which served before, is beside it.
+HTTP and Flight are on one port of this package's; pyarrow's server of Flight is beside it.
 
 ``python -m benchmarks.serving_transport`` needs no data, takes some 20 s, and writes its section
 to benchmarks/results. The server is a process of its own that searches nothing. Processor time
@@ -24,14 +24,17 @@ import pyarrow as pa
 from pyarrow import flight
 
 from benchmarks import measure, records
-from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
-from teravec.serving.flight.connection import Bounds
+from teravec.serving.flight.call import CallRefused, Reply, Status
+from teravec.serving.flight.connection import Connection
 from teravec.serving.flight.messages import FlightData, flight_data
-from teravec.serving.flight.server import GrpcServer
+from teravec.serving.loop.http_call import Head, HttpCall, Response
+from teravec.serving.loop.http_connection import HttpConnection
+from teravec.serving.loop.methods import Bounds, Method
+from teravec.serving.loop.server import PortServer
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.origin import Origin
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted
 from teravec.serving.wire.security import Address, ClientSecurity
 
@@ -41,24 +44,49 @@ _LENGTH = struct.Struct("<I")
 _RUNS, _ROUNDS = 2000, 3
 
 
-def echo(_: Call, message: memoryview | None) -> Reply:
-    """The same on this package's server."""
-    if message is None or FlightData.decode(message).frame is None:
-        return Reply(())
-    return Reply(flight_data(ANSWER))
+def own_server() -> PortServer:
+    """This package's port, which answers everything alike."""
+    method = Method(
+        1 << 20,
+        lambda call, message: Reply(
+            flight_data(ANSWER)
+            if FlightData.decode(message or memoryview(b"")).frame is not None
+            else ()
+        ),
+        lambda error, call: Reply((), last=True),
+        lambda error, call: CallRefused(Status.UNAVAILABLE, str(error)),
+    )
 
+    def connect(server: PortServer) -> HttpConnection:
+        return HttpConnection(
+            server, Alike(), lambda: Connection(server, lambda _, peer: (method, Origin(peer)))
+        )
 
-def refused(error: Exception, call: Call) -> CallRefused:
-    """What an echo cannot do."""
-    return CallRefused(Status.UNAVAILABLE, str(error))
-
-
-def own_server() -> GrpcServer:
-    """This package's server of gRPC, with the echo as its only method."""
-    method = Method(1 << 20, echo, lambda _, call: Reply((), last=True), refused)
     bounds = Bounds(workers=128, calls=1024)
-    address = Address("127.0.0.1", 0)
-    return GrpcServer(address, lambda _, peer: (method, Origin(peer)), Budget(64 << 20), bounds)
+    return PortServer(Address("127.0.0.1", 0), connect, Budget(64 << 20), bounds)
+
+
+class Alike:
+    """Answers every request over HTTP alike."""
+
+    response = Response(200, b"content-type: application/vnd.teravec.frame\r\n", (ANSWER,))
+    method = Method(
+        1 << 20,
+        lambda call, message: Alike.response,
+        lambda error, call: Alike.response,
+        lambda error, call: Alike.response,
+    )
+
+    def begin(self, head: Head, connection: HttpConnection) -> HttpCall:
+        """Take every request."""
+        return HttpCall(connection, head, self.method, Origin(connection.peer))
+
+    def refuse_malformed(self, why: str) -> Response:
+        """Say nothing else."""
+        return self.response
+
+    def ended(self, call: HttpCall, status: int) -> None:
+        """Do nothing."""
 
 
 class Echo(flight.FlightServerBase):  # type: ignore[misc]
@@ -104,7 +132,7 @@ def serve() -> None:
 
 
 def call_each(port: int) -> Callable[[], None]:
-    """Ask by a new call of gRPC each time."""
+    """Ask by a new call of Flight each time."""
     client = flight.FlightClient(f"grpc://127.0.0.1:{port}")
     command = flight.FlightDescriptor.for_command("search")
 
@@ -120,7 +148,7 @@ def call_each(port: int) -> Callable[[], None]:
 
 def exchange(port: int) -> Callable[[], None]:
     """Ask as this package's clients do."""
-    peer = FlightPeer(f"grpc://127.0.0.1:{port}", ClientSecurity())
+    peer = ServerPeer(f"grpc://127.0.0.1:{port}", ClientSecurity())
     return lambda: void(peer.ask("search", REQUEST, Deadline.after(10)))
 
 
@@ -142,7 +170,7 @@ def void(_: object) -> None:
 
 
 def main() -> None:
-    """Time all three in turn, and write the section."""
+    """Time all in turn, and write the section."""
     command = [sys.executable, "-m", "benchmarks.serving_transport", "serve"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=records.ROOT
@@ -152,9 +180,9 @@ def main() -> None:
         line = process.stdout.readline
         by_own, by_pyarrow, by_socket = (int(port) for port in line().split())
         asks = {
-            "a call of gRPC each": call_each(by_own),
-            "an exchange kept open": exchange(by_own),
-            "the same, pyarrow's server": exchange(by_pyarrow),
+            "frames over HTTP": exchange(by_own),
+            "a call of Flight each": call_each(by_own),
+            "the same, pyarrow's server": call_each(by_pyarrow),
             "a bare socket": bare(by_socket),
         }
 

@@ -15,7 +15,7 @@ import teravec
 # Of constructors that only teravec calls; a bar, whose type is the protocol.
 # Of stores, which users only hand on.
 INSIDE = {
-    *("FlightPeer", "IndexCaches", "OpenedIndex", "StorePath", "TrainPlan", "_StageBar"),
+    *("ServerPeer", "IndexCaches", "OpenedIndex", "StorePath", "TrainPlan", "_StageBar"),
     *("OpenFile", "ReadFiles", "Reader", "Writer"),
 }
 

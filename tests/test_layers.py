@@ -41,7 +41,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Each stage, and the stages that it may import beside the side rooms."""
 
-SERVING = ("wire", "server", "coordinator", "flight", "http", "deploy")
+SERVING = ("wire", "server", "coordinator", "loop", "flight", "http", "deploy")
 """Rooms of serving; each may import those before it, but the three after server not each other."""
 
 TOP = (
@@ -85,6 +85,7 @@ ONLY_IN = {
             "flask",
             "grpc",
             "hpack",
+            "httptools",
             "httpx",
             "requests",
             "sanic",
@@ -94,6 +95,7 @@ ONLY_IN = {
             "urllib",
             "urllib3",
             "uvicorn",
+            "uvloop",
             "websockets",
             "wsgiref",
             "xmlrpc",

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from teravec.cli.main import app
 from teravec.errors import Unavailable
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.security import ClientSecurity, ServerSecurity
 from tests.serving.certificates import Authority
 from tests.serving.conftest import QUERIES, Launch, Process, url
@@ -138,7 +138,7 @@ def test_a_proxy_is_not_asked_for_this_machine(
 
 def test_a_proxy_that_is_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:9")
-    peer = FlightPeer("grpc://192.0.2.1:7400", ClientSecurity())
+    peer = ServerPeer("grpc://192.0.2.1:7400", ClientSecurity())
     named = "through the proxy http://127.0.0.1:9 of the variable grpc_proxy"
     with pytest.raises(Unavailable, match=named):
         peer.tell("info", Deadline.after(3))

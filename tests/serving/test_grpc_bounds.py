@@ -21,18 +21,18 @@ from pyarrow import flight
 
 import teravec
 from teravec.errors import Busy, LimitExceeded, ProtocolError, TeravecError
-from teravec.serving.flight.connection import Bounds
 from teravec.serving.flight.http2 import Code, Flag, Kind, frame, word
 from teravec.serving.flight.messages import flight_data
 from teravec.serving.flight.port import FlightPort
+from teravec.serving.loop.methods import Bounds
 from teravec.serving.server.local import LocalLists
 from teravec.serving.server.metrics import Metrics
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.server.service import SearchService
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.frames import Parts
 from teravec.serving.wire.limits import Limits
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.protocol import Answer, SearchRequest, Wanted, error_of_text
 from teravec.serving.wire.security import Address, ClientSecurity, ServerSecurity
 from tests.serving.conftest import QUERIES, Process
@@ -374,7 +374,7 @@ def test_silent_connections_and_calls_end(port: Callable[..., Opened]) -> None:
 
 def test_who_says_nothing_is_closed(port: Callable[..., Opened]) -> None:
     opened = port(Bounds(workers=8, calls=16, times=PortTimes(greeting_s=0.1)))
-    for said in (b"", b"PRI * HT", b"GET / HTTP/1.1\r\n\r\n"):
+    for said in (b"", b"PRI * HT", b"GET / HTTP/1.1\r\nx-a: "):
         with Peer(opened.address, greets=False) as peer, within(5):
             peer.send(said)
             peer.closed_with()
@@ -535,7 +535,7 @@ def test_clients_learn_why_a_request_is_not_read(
     """Flight's client writes before it reads, and forgets answers when it cannot write on."""
     opened = port(limits=Limits(request_bytes=200 << 10, queue_bytes=1 << 20))
     address, frame_ = f"grpc://{opened.address}", bytes(int(mebibytes * (1 << 20)))
-    with closing(FlightPeer(address, ClientSecurity())) as peer:
+    with closing(ServerPeer(address, ClientSecurity())) as peer:
         for _ in range(5):
             with pytest.raises(LimitExceeded, match="204,800"):
                 peer.ask("search", frame_, Deadline.after(10))
@@ -543,7 +543,7 @@ def test_clients_learn_why_a_request_is_not_read(
                 peer.ask("search", bytes(1000), Deadline.after(10))
     with (
         opened.service.budget.share() as share,
-        closing(FlightPeer(address, ClientSecurity())) as peer,
+        closing(ServerPeer(address, ClientSecurity())) as peer,
     ):
         share.hold(1 << 20)
         for _ in range(5):

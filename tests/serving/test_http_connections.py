@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from teravec.serving.deploy.program import Server
-from teravec.serving.http.connections import count_connections
+from teravec.serving.loop.server import count_connections
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.security import Address, ServerSecurity
 from tests.serving.certificates import Authority
@@ -135,4 +135,4 @@ def wait(true: Callable[[], bool]) -> None:
 def test_connections_follow_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     for soft, most in ((resource.RLIM_INFINITY, 4096), (1 << 20, 4096), (1024, 384), (300, 22)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert count_connections() == most
+        assert count_connections(4096) == most

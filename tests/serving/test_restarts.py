@@ -14,7 +14,7 @@ import teravec
 from teravec.serving.deploy.program import Server
 from teravec.serving.server.served import index_version, version_beside
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.security import ClientSecurity
 from tests.serving.conftest import NLIST, QUERIES, Launch, addresses, built, url
 from tests.serving.test_changes import Load, true_ids
@@ -121,7 +121,7 @@ def test_only_the_named_version_beside_is_opened(two: list[Path], tmp_path: Path
 
 def test_callers_cannot_have_much_opened(two: list[Path], serve: Launch) -> None:
     server = serve(two[0])
-    peer = FlightPeer(url(server), ClientSecurity())
+    peer = ServerPeer(url(server), ClientSecurity())
     try:
         for start in itertools.count(0, 100):
             names = {f"version-{n}": two[1].name for n in range(start, start + 100)}

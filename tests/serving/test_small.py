@@ -16,8 +16,8 @@ import pytest
 
 import teravec
 from teravec.errors import Busy, InvalidArgument, LimitExceeded, ProtocolError
-from teravec.serving.flight.gathering import Gatherer
 from teravec.serving.flight.messages import flight_data, frame_alone
+from teravec.serving.loop.gathering import Gatherer
 from teravec.serving.server.budget import Share
 from teravec.serving.server.origin import HERE
 from teravec.serving.server.service import SearchService

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,9 @@ from teravec.serving.coordinator.rounds import Round
 from teravec.serving.coordinator.shares import Pairs, shared_out
 from teravec.serving.server.merging import Part
 from teravec.serving.server.metrics import Metrics
+from teravec.serving.wire.calls import Arrivals, Call
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.exchanges import Call
-from teravec.serving.wire.flight_client import answer_of
+from teravec.serving.wire.peer import answer_of
 from teravec.serving.wire.protocol import error_code
 from teravec.serving.wire.tracing import Tracing
 
@@ -96,7 +96,7 @@ class FanOut:
         self._fleet, self._metrics, self._version = fleet, metrics, round.version
         self._round, self._deadline = round, deadline
         self._tasks: list[_Task] = []
-        self._arrivals: SimpleQueue[Call] = SimpleQueue()
+        self._arrivals = Arrivals()
         self._sent: dict[Call, _Sent] = {}
         self._unowned: list[Pairs] = []
         self._wait_until_s = wait_until_s

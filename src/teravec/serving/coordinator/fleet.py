@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -28,9 +27,9 @@ from teravec.serving.coordinator.replicas import Replicas, State
 from teravec.serving.coordinator.shares import Owner
 from teravec.serving.coordinator.topology import ServerEntry, Topology
 from teravec.serving.server.served import Ranges, close_end, ranges_text
+from teravec.serving.wire.calls import Arrivals, Call
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.exchanges import Call
-from teravec.serving.wire.flight_client import FlightPeer
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.rotation import FileStamps
 from teravec.serving.wire.security import ClientSecurity
 
@@ -60,7 +59,7 @@ class Fleet:
         self._topology, self._scheme, self._security = topology, scheme, security
         self._secrets = FileStamps([*security.files.values()])
         self._lock = threading.Lock()
-        self._peers: dict[str, FlightPeer] = {}
+        self._peers: dict[str, ServerPeer] = {}
         self._replicas = Replicas(())
         self._wanted: dict[str, npt.NDArray[np.int64]] = {}  # list sizes, by version
         self._known: dict[str, npt.NDArray[np.bool_]] = {}
@@ -154,7 +153,7 @@ class Fleet:
                         owners[start:stop] += 1
         return owners
 
-    def peer(self, address: str) -> FlightPeer:
+    def peer(self, address: str) -> ServerPeer:
         """Return the connection to a server.
 
         Raises
@@ -167,14 +166,12 @@ class Fleet:
                 raise Unavailable(f"{address}: left the topology")
             return self._peers[address]
 
-    def send(self, address: str, method: str, frame: bytes, arrivals: SimpleQueue[Call]) -> Call:
-        """Send a request to a server: see ``FlightPeer.send``."""
+    def send(self, address: str, method: str, frame: bytes, arrivals: Arrivals) -> Call:
+        """Send a request to a server: see ``ServerPeer.send``."""
         try:
             return self.peer(address).send(method, frame, arrivals)
         except Unavailable as left:
-            call = Call(frame, arrivals)
-            call.end(None, left)
-            return call
+            return Call.failed(frame, left, arrivals)
 
     def started(self, address: str, size: int, hedge: bool) -> None:
         """Note that a call begins, with ``size`` bytes to scan."""
@@ -235,7 +232,7 @@ class Fleet:
             left = {a: self._peers.pop(a) for a in set(self._peers) - set(addresses)}
             for address in set(addresses) - set(self._peers):
                 url = f"{self._scheme}://{address}"
-                self._peers[address] = FlightPeer(url, self._security)
+                self._peers[address] = ServerPeer(url, self._security)
             self._replicas.update(addresses)
         for peer in left.values():
             peer.close()
@@ -249,7 +246,7 @@ class Fleet:
         """Reconnect with another token or certificate; calls under way keep the old one."""
         with self._lock:
             before, self._security = self._peers, security
-            self._peers = {a: FlightPeer(f"{self._scheme}://{a}", security) for a in before}
+            self._peers = {a: ServerPeer(f"{self._scheme}://{a}", security) for a in before}
         log.info("read token and certificate for the servers again")
         for peer in before.values():
             peer.close()
@@ -335,7 +332,7 @@ class Fleet:
         return ""
 
     def _learn_sizes(
-        self, peer: FlightPeer, version: str, ranges: Ranges, deadline: Deadline
+        self, peer: ServerPeer, version: str, ranges: Ranges, deadline: Deadline
     ) -> None:
         with self._lock:
             known = self._known.get(version)

@@ -15,7 +15,7 @@ from teravec.serving.deploy.gauges import ProcessGauges
 from teravec.serving.deploy.maintenance import Maintenance, MaintenanceOptions
 from teravec.serving.deploy.memory_bound import memory_bound
 from teravec.serving.deploy.program import Server
-from teravec.serving.http.connections import MOST_CONNECTIONS
+from teravec.serving.http.port import MOST_CONNECTIONS
 from teravec.serving.server.following import FOLLOW_S
 from teravec.serving.server.local import LocalLists
 from teravec.serving.server.logs import LogFormat

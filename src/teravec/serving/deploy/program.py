@@ -12,8 +12,7 @@ from teravec.errors import TeravecError
 from teravec.serving.deploy.maintenance import Maintenance
 from teravec.serving.deploy.notify import Notifier, Ping, watching
 from teravec.serving.flight.port import FlightPort
-from teravec.serving.http.connections import MOST_CONNECTIONS
-from teravec.serving.http.port import HttpPort
+from teravec.serving.http.port import MOST_CONNECTIONS, HttpPort
 from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.listening import check_free
 from teravec.serving.server.lookup import VectorLookup

@@ -11,15 +11,14 @@ import logging
 import mmap
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from teravec.errors import Busy, LimitExceeded
 from teravec.serving.flight.http2 import STREAM_WINDOW, Code
+from teravec.serving.loop.methods import Method
 from teravec.serving.server.budget import Budget, Share
 
-__all__ = ["Call", "CallRefused", "Caller", "Method", "Reply", "Status"]
+__all__ = ["Call", "CallRefused", "Reply", "Status"]
 
 log = logging.getLogger(__name__)
 
@@ -57,45 +56,6 @@ class Reply(NamedTuple):
 
     parts: tuple[bytes | memoryview, ...]
     last: bool = False
-
-
-@dataclass(frozen=True)
-class Method:
-    """The behaviour of one gRPC path.
-
-    Parameters
-    ----------
-    most_bytes : int
-        Largest frame in a message.
-    answer : callable
-        Takes the call and a message (None if the caller ended without one). Returns the Reply or
-        raises CallRefused. Runs on its own thread.
-    refuse : callable
-        Makes the Reply that reports a call's error.
-    refuse_unread : callable
-        Makes the status that reports a call's error before a message was read to its end. A frame
-        would not do: Flight's client drops an answer when it cannot go on writing.
-    gather : callable, optional
-        Reads a message on the event loop. Returns a key and what was read if the message can be
-        answered together with others of this key.
-    answer_together : callable
-        Takes calls and what was read of their messages; returns their replies. Runs on a worker.
-    """
-
-    most_bytes: int
-    answer: Callable[[Call, memoryview | None], Reply]
-    refuse: Callable[[Exception, Call], Reply]
-    refuse_unread: Callable[[Exception, Call], CallRefused]
-    gather: Callable[[Call, memoryview], tuple[Hashable, Any] | None] | None = None
-    answer_together: Callable[[Sequence[tuple[Call, Any]]], Sequence[Reply]] | None = None
-
-
-class Caller(Protocol):
-    """Who opened a call."""
-
-    @property
-    def share(self) -> str:
-        """Its name for fairness; empty if it has no share of its own."""
 
 
 class Stream(Protocol):
@@ -259,16 +219,19 @@ class Call:
     def refuse_busy(self) -> Reply:
         """Make the reply for a message that no worker takes."""
         self._release()
-        return self.method.refuse(Busy("all workers are answering requests"), self)
+        refused: Reply = self.method.refuse(Busy("all workers are answering requests"), self)
+        return refused
 
     def run(self, message: memoryview | None) -> Reply | CallRefused:
         """Compute the reply to a message, on a worker."""
         try:
-            return self.method.answer(self, message)
+            reply: Reply = self.method.answer(self, message)
+            return reply
         except CallRefused as refused:
             return refused
         except Exception as error:
-            return self.method.refuse(error, self)
+            failed: Reply = self.method.refuse(error, self)
+        return failed
 
     def answered(self, reply: Reply | CallRefused) -> None:
         """Send a worker's reply."""
@@ -305,7 +268,7 @@ class Call:
                 self.share.hold(sum(map(len, reply.parts)))
         except Busy as error:
             self._release()
-            return self.method.refuse(error, self)
+            reply = self.method.refuse(error, self)
         return reply
 
     def _send(self, reply: Reply) -> None:

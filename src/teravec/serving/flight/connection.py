@@ -16,21 +16,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import hpack
 
 from teravec.errors import Busy
 from teravec.serving.flight import http2
-from teravec.serving.flight.call import Call, Caller, CallRefused, Method, Status
+from teravec.serving.flight.call import Call, CallRefused, Status
 from teravec.serving.flight.http2 import Code, Flag, FrameReader, Http2Error, Kind
 from teravec.serving.flight.output import Output
+from teravec.serving.loop.methods import Bounds, Caller, Method
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairShares
-from teravec.serving.server.port_times import PortTimes
 
-__all__ = ["Bounds", "Connection", "Headers", "Host"]
+__all__ = ["Connection", "Headers", "Host"]
 
 log = logging.getLogger(__name__)
 
@@ -45,28 +44,6 @@ _DATA, _SETTINGS, _CONTINUATION = int(Kind.DATA), int(Kind.SETTINGS), int(Kind.C
 Headers = dict[bytes, list[bytes]]
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Bounds of a gRPC server.
-
-    Parameters
-    ----------
-    workers : int
-        Messages answered at a time.
-    calls : int
-        Open calls.
-    connections : int
-        Open connections. One more is accepted if an idle one can be closed for it.
-    times : PortTimes
-        How long callers may take.
-    """
-
-    workers: int
-    calls: int
-    connections: int = 4096
-    times: PortTimes = field(default_factory=PortTimes)
-
-
 class Host(Protocol):
     """The server's interface for its connections."""
 
@@ -75,7 +52,6 @@ class Host(Protocol):
     calls: int  # open, on all connections
     shares: FairShares  # of the open calls
     refused: Callable[[str], None]
-    accept: Callable[[Headers, str], tuple[Method, Caller]]
 
     def admit(self, connection: Connection) -> bool:
         """Accept a connection; False if there are too many."""
@@ -96,10 +72,15 @@ class Connection(asyncio.Protocol):
     Parameters
     ----------
     server : Host
+    accept : callable
+        Takes a call's headers and the peer's address. Returns its Method and Caller, or raises
+        CallRefused. Runs before any data of the call is read.
     """
 
-    def __init__(self, server: Host) -> None:
-        self.server = server
+    def __init__(
+        self, server: Host, accept: Callable[[Headers, str], tuple[Method, Caller]]
+    ) -> None:
+        self.server, self._accept = server, accept
         self.budget = server.budget
         self.calls: dict[int, Call] = {}
         self.peer_window = 65535  # the peer's initial window for a new call
@@ -120,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._paused_s: float | None = None
         self._closing_s: float | None = None
         self._frames = self._refused = 0
-        self._accepted = False
+        self._has_accepted = False
         self._on_frame: dict[int, Callable[[int, int, memoryview], None]] = {
             Kind.HEADERS: self._headers_begin,
             Kind.RST_STREAM: self._rst_stream,
@@ -268,14 +249,14 @@ class Connection(asyncio.Protocol):
         try:
             if not (found.get(b"content-type") or [b""])[0].startswith(b"application/grpc"):
                 raise CallRefused(Status.UNIMPLEMENTED, "only gRPC is spoken here")
-            method, caller = self.server.accept(found, self.peer)
+            method, caller = self._accept(found, self.peer)
         except CallRefused as refused:
             self._output.end(stream, refused.status, str(refused), headers_sent=False)
-            self._refused += not self._accepted
+            self._refused += not self._has_accepted
             if self._refused > _MOST_REFUSED:
                 raise Http2Error(Code.ENHANCE_YOUR_CALM, "one refused call after another") from None
             return
-        self._accepted, self.active_s = True, time.monotonic()
+        self._has_accepted, self.active_s = True, time.monotonic()
         call = self.calls[stream] = Call(stream, self, method, caller)
         open_calls, most = self.server.calls, self.server.bounds.calls
         may_open = open_calls < most and self.server.shares.may_take(caller.share, 1, open_calls)

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import json
 import logging
-import ssl
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from teravec.errors import AccessDenied, Busy, InvalidArgument, ProtocolError
-from teravec.serving.flight.call import Call, CallRefused, Method, Reply, Status
-from teravec.serving.flight.connection import Bounds, Headers
+from teravec.serving.flight.call import Call, CallRefused, Reply, Status
+from teravec.serving.flight.connection import Connection, Headers
+from teravec.serving.flight.frames_app import FramesApp
 from teravec.serving.flight.messages import (
     Action,
     FlightData,
@@ -29,7 +29,9 @@ from teravec.serving.flight.messages import (
     frame_alone,
     result,
 )
-from teravec.serving.flight.server import GrpcServer
+from teravec.serving.loop.http_connection import HttpConnection
+from teravec.serving.loop.methods import Bounds, Method
+from teravec.serving.loop.server import PortServer
 from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.gauges import PortLoad
 from teravec.serving.server.origin import Origin
@@ -127,9 +129,19 @@ class FlightPort:
             bounds = Bounds(
                 workers=limits.queue + 16, calls=4 * limits.queue + 64, times=bounds or PortTimes()
             )
-        self._context = _tls(security)
-        self._server = GrpcServer(
-            address, self._accept, service.budget, bounds, self._context, self._refused
+        self._frames = FramesApp(
+            service, self._small, self._actions, self._check_admin, self._count, self._tokens
+        )
+        self._context = security.server_context("h2", "http/1.1")
+        self._server = PortServer(
+            address,
+            lambda server: HttpConnection(
+                server, self._frames, lambda: Connection(server, self._accept)
+            ),
+            service.budget,
+            bounds,
+            self._context,
+            self._refused,
         )
         self.address = self._server.address
 
@@ -145,7 +157,7 @@ class FlightPort:
 
     def use_tokens(self, tokens: Tokens) -> None:
         """Require these tokens from now on."""
-        self._tokens = tokens
+        self._tokens = self._frames.tokens = tokens
 
     def use_certificates(self, security: ServerSecurity) -> None:
         """Show new connections the certificate as its file is now."""
@@ -243,15 +255,16 @@ class FlightPort:
             raise InvalidArgument(f"no action {action.name[:40]!r}; one of {names} expected")
         call.notes["method"] = action.name
         if action.name == "reload":
-            self._check_admin(call.caller)
+            self._check_admin(call.caller.token)
         answer = act(action.body)
         if action.name != "statistics":  # which coordinators ask for twice a second
-            self._log_access(call, "ok", time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._log_access(action.name, call.caller.origin, "ok", seconds)
         return Reply(result(answer), last=True)
 
-    def _check_admin(self, caller: _Caller) -> None:
+    def _check_admin(self, token: Token | None) -> None:
         """Raise AccessDenied unless a caller may reload; where nobody is known, everybody may."""
-        if self._knows_callers and not (caller.token and caller.token.is_admin):
+        if self._knows_callers and not (token and token.is_admin):
             raise AccessDenied(
                 "reload is an administrator's right: send SIGHUP to the server, or show a token "
                 "of its --admin-token-file"
@@ -262,32 +275,36 @@ class FlightPort:
 
     def _error(self, error: Exception, call: Call) -> bytes:
         """Return an error as a frame."""
-        return encode_error(error, self._count(error, call))
+        return encode_error(error, self._count_of(error, call))
 
     def _status(self, error: Exception, call: Call) -> CallRefused:
         """Return an error as a status, whose text gives clients its code and message."""
-        self._count(error, call)
+        self._count_of(error, call)
         status = Status.UNAVAILABLE if isinstance(error, Busy) else Status.INVALID_ARGUMENT
         return CallRefused(status, error_text(error))
 
-    def _count(self, error: Exception, call: Call) -> str:
+    def _count_of(self, error: Exception, call: Call) -> str:
+        return self._count(error, call.notes.get("method", ""), call.caller.origin)
+
+    def _count(self, error: Exception, method: str, origin: Origin) -> str:
         """Count and log an error; return the request's id."""
         code = error_code(error)
-        found = (call.caller.origin.context or RequestContext.new()).request_id
+        found = (origin.context or RequestContext.new()).request_id
         if code == "internal":
             log.error("a call failed", exc_info=error, extra={"request_id": found})
         self._service.metrics.request("other", code, 0.0, 0, 0)
         self._refused(code)
-        self._log_access(call, code, 0.0, found)
+        self._log_access(method, origin, code, 0.0, found)
         return found
 
-    def _log_access(self, call: Call, code: str, seconds: float, request_id: str = "") -> None:
+    def _log_access(
+        self, method: str, origin: Origin, code: str, seconds: float, request_id: str = ""
+    ) -> None:
         if is_on():
-            origin, named = call.caller.origin, call.notes.get("method")
-            method = named if named in METHODS or named in self._actions else "other"
+            named = method if method in METHODS or method in self._actions else "other"
             if not request_id and origin.context is not None:
                 request_id = origin.context.request_id
-            log_access(Access("flight", str(method), request_id, code, seconds), origin)
+            log_access(Access("flight", named, request_id, code, seconds), origin)
 
     def _list_actions(self, call: Call, message: memoryview | None) -> Reply:
         names = {name: f"see docs/serving.md, {name}" for name in self._actions}
@@ -329,26 +346,6 @@ def _wanted(body: memoryview) -> dict[str, str]:
         return {str(version): str(name) for version, name in wanted.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ProtocolError('{"wanted": {version: name, ...}} expected') from None
-
-
-def _tls(security: ServerSecurity) -> ssl.SSLContext | None:
-    """Make the TLS context; None without a certificate."""
-    if security.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    try:
-        context.load_cert_chain(security.certificate, security.key)
-    except (ssl.SSLError, OSError) as error:
-        raise InvalidArgument(f"{security.certificate}: not a certificate and its key") from error
-    if security.client_ca is not None:
-        try:
-            context.load_verify_locations(security.client_ca)
-        except (ssl.SSLError, OSError) as error:
-            raise InvalidArgument(f"{security.client_ca}: not a certificate") from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
 
 
 def _json(content: dict[str, Any]) -> bytes:

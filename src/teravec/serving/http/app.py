@@ -16,6 +16,7 @@ from teravec.serving.http.answer import Refusal, SearchAnswer
 from teravec.serving.http.body import SearchBody
 from teravec.serving.http.rows import GetBody, RowsAnswer
 from teravec.serving.http.search import CODE, ORIGIN, HttpSearches
+from teravec.serving.loop.statuses import status_of
 from teravec.serving.server.lookup import VectorLookup
 from teravec.serving.server.origin import HERE
 from teravec.serving.server.service import SearchService
@@ -23,18 +24,6 @@ from teravec.serving.wire.protocol import error_code, error_message
 
 __all__ = ["SearchFirst", "http_app"]
 
-_STATUS = {
-    "invalid-argument": 422,
-    "invalid-filter": 400,
-    "protocol": 422,
-    "limit-exceeded": 413,
-    "access-denied": 401,
-    "busy": 503,
-    "unavailable": 503,
-    "other-index": 503,
-    "old-version": 504,
-    "deadline-exceeded": 504,
-}
 _HTTP = {404: "not-found", 405: "method-not-allowed", 408: "deadline-exceeded"}
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
@@ -223,7 +212,7 @@ def _add_refusals(app: FastAPI) -> None:
     @app.exception_handler(TeravecError)
     async def typed(request: Request, error: TeravecError) -> JSONResponse:
         code = error_code(error)
-        return refused(request, _STATUS.get(code, 500), code, error_message(error))
+        return refused(request, status_of(code), code, error_message(error))
 
     @app.exception_handler(Exception)
     async def other(request: Request, error: Exception) -> JSONResponse:

@@ -16,14 +16,15 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from teravec.serving.http.search import ACCESS, ARRIVED, CODE, ORIGIN
+from teravec.serving.http.search import ACCESS, CODE, ORIGIN
+from teravec.serving.loop.asgi import ARRIVED
 from teravec.serving.server.access import Access, is_on, log_access
 from teravec.serving.server.origin import Origin
 from teravec.serving.server.port_times import PortTimes
 from teravec.serving.wire.context import CURRENT, RequestContext
 from teravec.serving.wire.tokens import Token, Tokens
 
-__all__ = ["HostNames", "HttpGuard"]
+__all__ = ["HEADER_LINES", "HostNames", "HttpGuard"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -44,6 +45,8 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
 ]
+HEADER_LINES = b"".join(b"%b: %b\r\n" % each for each in _HEADERS)
+"""The same, as they are sent with each answer."""
 
 
 class HostNames:
@@ -113,7 +116,8 @@ class HttpGuard:
         if scope["type"] != "http":
             return  # no websockets here
 
-        tokens, status, code, started_s = self.tokens, 0, "", time.monotonic()
+        tokens, status, code = self.tokens, 0, ""
+        started_s = scope.get(ARRIVED) or time.monotonic()
         token = self._token(scope, tokens) if tokens else None
         context = _context(scope)
         CURRENT.set(context)  # for log lines of this request's task
@@ -136,7 +140,7 @@ class HttpGuard:
                 code = "access-denied"
                 return
             method = "GET" if scope["method"] == "HEAD" else scope["method"]
-            passed = {**scope, "method": method, ARRIVED: started_s, ORIGIN: origin, ACCESS: access}
+            passed = {**scope, "method": method, ORIGIN: origin, ACCESS: access}
             try:
                 await self._app(passed, receive, send_with_headers)
             finally:
@@ -148,6 +152,26 @@ class HttpGuard:
                 self._responded(status, code)
             if access is not None:
                 _log(access, origin, status, time.monotonic() - started_s)
+
+    def origin_of(self, lines: Sequence[tuple[bytes, bytes]], peer: str) -> Origin | None:
+        """Return the origin of a request with these headers; None if it is to be refused."""
+        scope, tokens = {"headers": lines}, self.tokens
+        token = self._token(scope, tokens) if tokens else None
+        if tokens:
+            return None if token is None else Origin.of(peer, token, tokens)
+        if self._hosts is not None:
+            for name in (b"host", b"origin"):
+                value = _header(scope, name)
+                if value is not None and not self._hosts.accept(value.rpartition("://")[2]):
+                    return None
+        return Origin.of(peer, None, tokens)
+
+    def answered(self, access: Access | None, origin: Origin, status: int, seconds: float) -> None:
+        """Count and log a request that was answered past this guard."""
+        if status:
+            self._responded(status, "")
+        if access is not None:
+            _log(access, origin, status, seconds)
 
     async def _refused(
         self,

@@ -25,6 +25,7 @@ from teravec.serving.http.answer import answer_pieces
 from teravec.serving.http.arrow import ARROW_TYPE, arrow_pieces, read_arrow
 from teravec.serving.http.body import SMALL_BODY_BYTES, Asked, read_body, timeout_of
 from teravec.serving.http.rows import GET_BYTES, read_get, rows_pieces
+from teravec.serving.loop.asgi import ARRIVED
 from teravec.serving.server.access import Access
 from teravec.serving.server.batching import JOINED_RESULTS
 from teravec.serving.server.budget import Share
@@ -36,12 +37,11 @@ from teravec.serving.wire.protocol import Answer, GetRequest, SearchRequest, Wan
 from teravec.serving.wire.tracing import outgoing
 from teravec.sources import parse_columns
 
-__all__ = ["ACCESS", "ARRIVED", "CODE", "ORIGIN", "HttpSearches"]
+__all__ = ["ACCESS", "CODE", "ORIGIN", "HttpSearches"]
 
 T = TypeVar("T")
 
-ARRIVED = "teravec.arrived"  # in a request's scope: arrival time of its header
-ORIGIN = "teravec.origin"  # likewise: where it comes from
+ORIGIN = "teravec.origin"  # in a request's scope: where it comes from
 CODE = "teravec.code"  # likewise: the code of the error that it was answered with
 ACCESS = "teravec.access"  # likewise: what the access log says of it, if there is one
 _MOST_SEARCHES = 128  # at a time; each takes a thread, and batches join their requests
@@ -91,7 +91,7 @@ class HttpSearches(Response):
             if body is None:
                 return  # the client left
             self._check_room(origin)
-            self._count(origin, 1)
+            self.count(origin, 1)
             try:
                 asked = body, share, arrived_s, origin, scope.get(ACCESS)
                 if rows:
@@ -102,7 +102,7 @@ class HttpSearches(Response):
                 else:
                     pieces = await self._answer(*asked)
             finally:
-                self._count(origin, -1)
+                self.count(origin, -1)
             del body, asked
             kind = ARROW_TYPE if arrow and not rows else "application/json"
             await self._send(send, pieces, share, kind)
@@ -134,6 +134,12 @@ class HttpSearches(Response):
         for threads in (self._searching, self._reading, self._writing):
             threads.shutdown(wait=False, cancel_futures=True)
 
+    def has_room(self, origin: Origin) -> bool:
+        """Whether one more search of a caller may begin."""
+        return self._under_way < self._most and self._shares.may_take(
+            origin.share, 1, self._under_way
+        )
+
     def _check_room(self, origin: Origin) -> None:
         if self._under_way >= self._most:
             raise Busy(f"{self._most} searches are under way over HTTP, the most at a time")
@@ -143,7 +149,8 @@ class HttpSearches(Response):
                 f"one token may have of {self._most}"
             )
 
-    def _count(self, origin: Origin, change: int) -> None:
+    def count(self, origin: Origin, change: int) -> None:
+        """Count searches that begin, or (negative) have ended."""
         self._under_way += change
         self._shares.add(origin.share, change)
 

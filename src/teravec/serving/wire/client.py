@@ -49,9 +49,9 @@ from teravec.serving.wire.details import (
     read_effort,
 )
 from teravec.serving.wire.filter_form import form_of
-from teravec.serving.wire.flight_client import FlightPeer
 from teravec.serving.wire.frames import encode
 from teravec.serving.wire.harder import write_harder
+from teravec.serving.wire.peer import ServerPeer
 from teravec.serving.wire.peers import Peers, Question
 from teravec.serving.wire.protocol import LARGEST_VERSION, Answer, GetRequest, SearchRequest, Wanted
 from teravec.serving.wire.remote_tables import RemoteTables
@@ -111,7 +111,7 @@ class RemoteIndex(Fixed, RemoteTables):
     _list_bytes: int
     batch_bytes: int
 
-    def __init__(self, peers: list[FlightPeer], timeout_s: float, min_version: int = 0) -> None:
+    def __init__(self, peers: list[ServerPeer], timeout_s: float, min_version: int = 0) -> None:
         self._peers, self._timeout_s = Peers(peers), timeout_s
         self.stats, self.batch_bytes = SearchStats(), _BATCH_BYTES
         self.refresh(min_version)
@@ -758,9 +758,9 @@ def connect(
     if token is not None:
         token = text(token, "token")
         security = ClientSecurity(token, security.ca, security.certificate, security.key, insecure)
-    peers: list[FlightPeer] = []
+    peers: list[ServerPeer] = []
     try:
-        peers += [FlightPeer(url, security) for url in urls]
+        peers += [ServerPeer(url, security) for url in urls]
         index = RemoteIndex(peers, timeout_s, min_version)
     except BaseException:
         for peer in peers:

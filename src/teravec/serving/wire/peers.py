@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import Empty
 from typing import Any
 
 from teravec.errors import (
@@ -18,10 +18,10 @@ from teravec.errors import (
     TeravecError,
     Unavailable,
 )
+from teravec.serving.wire.calls import Arrivals, Call
 from teravec.serving.wire.deadline import Deadline
-from teravec.serving.wire.exchanges import Call
-from teravec.serving.wire.flight_client import FlightPeer, answer_of
 from teravec.serving.wire.overdue import HedgeBudget, Usual
+from teravec.serving.wire.peer import ServerPeer, answer_of
 from teravec.serving.wire.protocol import Answer
 
 __all__ = ["Peers", "Question"]
@@ -77,11 +77,11 @@ class Peers:
 
     Parameters
     ----------
-    peers : sequence of FlightPeer
+    peers : sequence of ServerPeer
         Closed with these.
     """
 
-    def __init__(self, peers: Sequence[FlightPeer]) -> None:
+    def __init__(self, peers: Sequence[ServerPeer]) -> None:
         self._peers = tuple(peers)
         self._lock = threading.Lock()
         self._first = 0  # the one that answered last
@@ -137,9 +137,7 @@ class Peers:
             ring = [(self._first + n) % count for n in range(count)]
             return sorted(ring, key=lambda n: self._remembered[n].avoid_until_s > now_s)
 
-    def send(
-        self, number: int, question: Question, arrivals: SimpleQueue[Call], *, hedge: bool
-    ) -> Call:
+    def send(self, number: int, question: Question, arrivals: Arrivals, *, hedge: bool) -> Call:
         """Send a question to one address."""
         with self._lock:
             self._budget.started(hedge=hedge)
@@ -233,7 +231,7 @@ class _Asking:
 
     def __init__(self, peers: Peers, question: Question, deadline: Deadline) -> None:
         self._peers, self._question, self._deadline = peers, question, deadline
-        self._arrivals: SimpleQueue[Call] = SimpleQueue()
+        self._arrivals = Arrivals()
         self._under_way: dict[Call, _UnderWay] = {}
         again = tuple(kind for kind in _AGAIN if kind is not OtherIndex)
         self._rounds = _Rounds(deadline, again if question.of_one_version else _AGAIN)

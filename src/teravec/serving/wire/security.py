@@ -8,6 +8,7 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from urllib.parse import urlsplit
 
 from teravec.errors import InvalidArgument
@@ -198,6 +199,25 @@ class ServerSecurity:
             return Tokens()
         return Tokens.read(self.token_file, self.admin_token_file)
 
+    def server_context(self, *protocols: str) -> ssl.SSLContext | None:
+        """Make the context of a port that speaks these protocols; None without a certificate."""
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(protocols)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except (ssl.SSLError, OSError) as error:
+            raise InvalidArgument(f"{self.certificate}: not a certificate and its key") from error
+        if self.client_ca is not None:
+            try:
+                context.load_verify_locations(self.client_ca)
+            except (ssl.SSLError, OSError) as error:
+                raise InvalidArgument(f"{self.client_ca}: not a certificate") from error
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
     def use_certificates(self, context: ssl.SSLContext) -> None:
         """Load the certificate, key and authority from their files into a server's context.
 
@@ -273,6 +293,22 @@ class ClientSecurity:
         files = {name: absolute(path) for name, path in named.items() if path is not None}
         return cls(token, ca_pem, own, own_key, insecure, files)
 
+    def context(self) -> ssl.SSLContext:
+        """Make the context of TLS connections; raises InvalidArgument for a bad certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            if self.ca is None:
+                context.load_default_certs()
+            else:
+                context.load_verify_locations(cadata=self.ca.decode("ascii", "replace"))
+            if self.certificate is not None and self.key is not None:
+                _load_pair(context, self.certificate, self.key)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise InvalidArgument(f"a certificate, or its key, cannot be used: {error}") from error
+        return context
+
     def read_again(self) -> ClientSecurity:
         """What the same files hold now."""
         return ClientSecurity.read(**self.files, insecure=self.insecure)
@@ -290,3 +326,11 @@ class ClientSecurity:
             raise InvalidArgument(
                 f"a token would go to {address} in plain text; use grpc+tls://, or say insecure"
             )
+
+
+def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Load a certificate and key from memory, by way of a file, as ``ssl`` reads files only."""
+    with NamedTemporaryFile(prefix="teravec-") as file:  # readable to its owner only
+        file.write(certificate + b"\n" + key)
+        file.flush()
+        context.load_cert_chain(file.name)

@@ -1,4 +1,4 @@
-"""A gRPC server whose bounds are checked before memory is taken: sockets, loop and workers.
+"""A port: its socket, its event loop, and its workers.
 
 One thread reads and writes all connections; workers answer their messages. An open call without a
 message costs no thread.
@@ -14,14 +14,17 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from teravec.serving.flight.call import Call, Caller, CallRefused, Method, Reply
-from teravec.serving.flight.connection import Bounds, Connection, Headers
-from teravec.serving.flight.gathering import Gatherer
-from teravec.serving.flight.workers import Workers
+import uvloop
+
+from teravec.serving.loop.gathering import Gatherer
+from teravec.serving.loop.methods import Asking, Bounds
+from teravec.serving.loop.workers import Workers
 from teravec.serving.server.budget import Budget
 from teravec.serving.server.fairness import FairShares
 from teravec.serving.server.gauges import PortLoad
@@ -29,7 +32,7 @@ from teravec.serving.server.listening import bound_socket
 from teravec.serving.server.loop_delay import LoopDelay
 from teravec.serving.wire.security import Address
 
-__all__ = ["GrpcServer"]
+__all__ = ["PortConnection", "PortServer", "count_connections"]
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +42,33 @@ _AT_ONCE = 64
 _OTHER_DESCRIPTORS = 256
 
 
-class GrpcServer:
+class PortConnection(Protocol):
+    """A connection, as its server sees it; also an ``asyncio.Protocol``."""
+
+    calls: Any  # true while something is asked or answered
+    active_s: float  # when that changed last
+
+    def drain(self) -> None:
+        """Accept no more, and close when what is under way has ended."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+    def check(self, now: float) -> None:
+        """Disconnect callers that make no progress; runs once a second."""
+
+    def flush(self) -> None:
+        """Write waiting bytes to the socket."""
+
+
+class PortServer:
     """Listens on an address, from its creation until ``close``.
 
     Parameters
     ----------
     address : Address
-    accept : callable
-        Takes a call's headers and the peer's address. Returns its Method and Caller, or raises
-        CallRefused. Runs before any data of the call is read.
+    connect : callable
+        Takes this server; makes the protocol of a new connection, a ``PortConnection``.
     budget : Budget
         Bytes that messages and answers may take together.
     bounds : Bounds
@@ -59,35 +80,39 @@ class GrpcServer:
     def __init__(
         self,
         address: Address,
-        accept: Callable[[Headers, str], tuple[Method, Caller]],
+        connect: Callable[[PortServer], Any],
         budget: Budget,
         bounds: Bounds,
         tls: ssl.SSLContext | None = None,
         refused: Callable[[str], None] = lambda code: None,
     ) -> None:
-        self.accept, self.budget, self.bounds = accept, budget, bounds
+        self._connect, self.budget, self.bounds = connect, budget, bounds
         self.calls = 0  # open, on all connections
         self.refused = refused
         self._delay = LoopDelay(_TICK_S)
         self.shares = FairShares(bounds.calls)
-        self._connections: set[Connection] = set()
-        self._most_connections = min(bounds.connections, _free_descriptors())
+        self._connections: set[PortConnection] = set()
+        self._most_connections = count_connections(bounds.connections)
         self._workers = Workers(bounds.workers)
-        self._done: deque[tuple[Call, Reply | CallRefused]] = deque()
+        # One thread for pieces of all large answers: they are made in Python, and hold its lock.
+        self._writing = ThreadPoolExecutor(1, "teravec-pieces")
+        self._done: deque[tuple[Asking, Any]] = deque()
         self._ended: deque[tuple[Hashable, int]] = deque()
+        self.date = b""  # the header line, as it is this second
+        self._tasks: set[asyncio.Task[None]] = set()
         self._woken = False
         self._tls = tls
         self._socket = bound_socket(address)
         self.address = Address(address.host, self._socket.getsockname()[1])
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._gatherer = Gatherer(self._loop, self._start_together)
-        self._thread = threading.Thread(target=self._run, name="teravec-grpc", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="teravec-port", daemon=True)
         self._thread.start()
         self._listener = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
     # --- for connections, on the loop
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: PortConnection) -> bool:
         """Accept a connection; False if there are too many."""
         if len(self._connections) >= self._most_connections:
             idle = (each for each in self._connections if not each.calls)
@@ -101,11 +126,11 @@ class GrpcServer:
         self._connections.add(connection)
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: PortConnection) -> None:
         """Remove a closed connection."""
         self._connections.discard(connection)
 
-    def start(self, call: Call, message: memoryview | None) -> bool:
+    def start(self, call: Asking, message: memoryview | None) -> bool:
         """Start a worker on a message, or gather it with others; False if all are busy."""
         if message is not None and (gather := call.method.gather) is not None:
             found = gather(call, message)
@@ -113,12 +138,35 @@ class GrpcServer:
                 return True
         return self._workers.start(partial(self._answer, call, message))
 
-    def _start_together(self, key: Hashable, gathered: list[tuple[Call, Any]]) -> None:
+    def gather(self, call: Asking, key: Hashable, read: Any) -> bool:
+        """Gather what was read of a call's message with others; False if it cannot be."""
+        return self._gatherer.add(key, (call, read))
+
+    def make_piece(self, pieces: Iterator[bytes], then: Callable[[bytes | None], None]) -> None:
+        """Make the next piece of an answer on a thread; ``then`` takes it on the loop, or None."""
+        self._writing.submit(self._piece, pieces, then)
+
+    def _piece(self, pieces: Iterator[bytes], then: Callable[[bytes | None], None]) -> None:
+        piece: bytes | None = None
+        try:
+            piece = next(pieces, b"")
+        except Exception:
+            log.exception("an answer could not be written")
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(then, piece)
+
+    def _start_together(self, key: Hashable, gathered: list[tuple[Asking, Any]]) -> None:
         """Start a worker on messages that were gathered."""
         if not self._workers.start(partial(self._answer_together, key, gathered)):
             self._gatherer.ended(key, len(gathered))
             self._done.extend((call, call.refuse_busy()) for call, _ in gathered)
             self._collect()
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine on the loop."""
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)  # the loop itself keeps weak references only
+        task.add_done_callback(self._tasks.discard)
 
     def soon(self, act: Callable[[], None]) -> None:
         """Run ``act`` on the loop, after the events that are waiting now."""
@@ -139,6 +187,7 @@ class GrpcServer:
 
     def _check(self) -> None:
         self._delay.tick()
+        self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
         now = time.monotonic()
         for connection in list(self._connections):
             connection.check(now)
@@ -146,15 +195,15 @@ class GrpcServer:
 
     # --- on workers
 
-    def _answer(self, call: Call, message: memoryview | None) -> None:
+    def _answer(self, call: Asking, message: memoryview | None) -> None:
         self._done.append((call, call.run(message)))
         self._wake()
 
-    def _answer_together(self, key: Hashable, gathered: list[tuple[Call, Any]]) -> None:
+    def _answer_together(self, key: Hashable, gathered: list[tuple[Asking, Any]]) -> None:
         answer = gathered[0][0].method.answer_together
         assert answer is not None
         try:
-            replies: Iterable[Reply | CallRefused] = answer(gathered)
+            replies: Iterable[Any] = answer(gathered)
         except Exception as error:
             replies = [call.method.refuse(error, call) for call, _ in gathered]
         calls = (call for call, _ in gathered)
@@ -188,23 +237,24 @@ class GrpcServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._workers.close()
+        self._writing.shutdown(wait=False, cancel_futures=True)
         return ended
 
     def _run(self) -> None:
         self._loop.run_forever()
         self._loop.close()
 
-    async def _listen(self) -> asyncio.Server:
-        self._loop.call_later(_TICK_S, self._check)
+    async def _listen(self) -> asyncio.AbstractServer:
+        self._loop.call_soon(self._check)
         handshake_s = None if self._tls is None else self.bounds.times.handshake_s
-        # asyncio accepts this many connections in a row. A small backlog lets idle ones be closed
-        # in between.
+        # So many connections are accepted in a row; idle ones are closed in between.
         listener = await self._loop.create_server(
-            lambda: Connection(self),
+            lambda: self._connect(self),
             sock=self._socket,
             ssl=self._tls,
             backlog=_AT_ONCE,
             ssl_handshake_timeout=handshake_s,
+            ssl_shutdown_timeout=None if self._tls is None else self.bounds.times.ending_s,
         )
         self._socket.listen(_BACKLOG)
         return listener
@@ -223,9 +273,9 @@ class GrpcServer:
         return ended
 
 
-def _free_descriptors() -> int:
-    """Return half of the connections that this process's descriptor limit allows."""
+def count_connections(most: int) -> int:
+    """Return the connections allowed at a time: ``most``, or half of the descriptors if fewer."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return 1 << 20
-    return max(16, (soft - _OTHER_DESCRIPTORS) // 2)
+        return most
+    return min(most, max(16, (soft - _OTHER_DESCRIPTORS) // 2))
