@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import socket
 import ssl
 import threading
 import time
@@ -103,6 +104,8 @@ class PortServer:
         self._woken = False
         self._tls = tls
         self._socket = bound_socket(address)
+        self._heard, self._bell = socket.socketpair()
+        self._heard.setblocking(False)
         self.address = Address(address.host, self._socket.getsockname()[1])
         self._loop = uvloop.new_event_loop()
         self._gatherer = Gatherer(self._loop, self._start_together)
@@ -174,7 +177,9 @@ class PortServer:
 
     def _collect(self) -> None:
         """Hand finished answers to their calls."""
-        self._woken = False
+        with contextlib.suppress(BlockingIOError):
+            self._heard.recv(64)
+        self._woken = False  # only now: a bell that rings from here on is heard later
         while self._ended:
             self._gatherer.ended(*self._ended.popleft())
         connections = set()
@@ -215,8 +220,9 @@ class PortServer:
         """Have the loop collect what is done."""
         if not self._woken:
             self._woken = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._collect)
+            # The loop's own way holds Python's lock while the system wakes the loop's thread.
+            with contextlib.suppress(OSError):  # the loop has ended
+                self._bell.send(b"!")
 
     # --- for the owner
 
@@ -243,8 +249,11 @@ class PortServer:
     def _run(self) -> None:
         self._loop.run_forever()
         self._loop.close()
+        self._heard.close()
+        self._bell.close()
 
     async def _listen(self) -> asyncio.AbstractServer:
+        self._loop.add_reader(self._heard, self._collect)
         self._loop.call_soon(self._check)
         handshake_s = None if self._tls is None else self.bounds.times.handshake_s
         # So many connections are accepted in a row; idle ones are closed in between.
