@@ -66,12 +66,27 @@ def test_a_compaction_that_is_going_on_is_left_alone(
     index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = IndexPaths(index)
-    with begin_change(paths, {"compact": [], "deletes": [], "model": ""}, lambda _: False):
+    built = [segment.file for segment in read_manifest(paths).segments]
+    with begin_change(paths, {"compact": built, "deletes": [], "model": ""}, lambda _: False):
         for number in range(9):
             teravec.add(index, ROWS[BASE : BASE + 2], ids=[1000 + number, 2000 + number])
         assert len(read_manifest(paths).layers) == 10
     teravec.add(index, ROWS[BASE : BASE + 2], ids=[9000, 9001])
     assert len(read_manifest(paths).layers) == 2
+
+
+def test_a_killed_joining_does_not_stop_later_ones(index: Path) -> None:
+    paths = IndexPaths(index)
+    for number in range(5):
+        teravec.add(index, ROWS[BASE : BASE + 2], ids=[1000 + number, 2000 + number])
+    few = [segment.file for segment in read_manifest(paths).segments[-3:]]
+    for segments in (few, ["segments/gone-00000.lists"]):
+        content = {"compact": segments, "deletes": [], "model": ""}
+        with pytest.raises(KeyboardInterrupt), begin_change(paths, content, lambda _: False):
+            raise KeyboardInterrupt
+    for number in range(4):
+        teravec.add(index, ROWS[BASE : BASE + 2], ids=[3000 + number, 4000 + number])
+    assert len(read_manifest(paths).layers) == 3
 
 
 def test_layers_of_one_class_are_joined() -> None:

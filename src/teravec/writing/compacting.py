@@ -141,7 +141,11 @@ def compact_segments(
             newest.schema,
         )
         made = compact(pending, segments, deletes, newest.voided, options, resources)
-        return _commit(pending, segments, sets_that_hide(deletes, segments), made)
+        try:
+            return _commit(pending, segments, sets_that_hide(deletes, segments), made)
+        except _Overtaken:
+            pending.record.remove()  # it cannot go on; vacuum removes its files
+            raise
 
 
 def _can_go_on(found: dict[str, Any], manifest: Manifest) -> bool:
@@ -206,7 +210,11 @@ def _join_sets(
     return tuple(joined)
 
 
-def _overtaken(pending: PendingPaths) -> OutputExists:
-    return OutputExists(
+class _Overtaken(OutputExists):
+    """Segments of a compaction are no longer in the newest version."""
+
+
+def _overtaken(pending: PendingPaths) -> _Overtaken:
+    return _Overtaken(
         f"{pending}: another process compacted, rebalanced or rolled back meanwhile; compact again"
     )

@@ -68,7 +68,7 @@ def join_small_segments(paths: IndexPaths, manifest: Manifest, resources: Resour
     """
     newest = read_manifest(paths, known=manifest)
     chosen = plan_joining(newest)
-    if not chosen or _is_being_joined(paths):
+    if not chosen or _disturbs(paths, newest, chosen):
         return
     try:
         compact_segments(paths, newest, chosen, resources, only_these=True)
@@ -76,7 +76,16 @@ def join_small_segments(paths: IndexPaths, manifest: Manifest, resources: Resour
         log.info("%s; small segments stay as they are", error)
 
 
-def _is_being_joined(paths: IndexPaths) -> bool:
-    """Whether a compaction or a rebalance is going on, which would be discarded."""
-    records = [read_record(pending) for pending in list_pending(paths)]
-    return any(r is not None and ("compact" in r or "rebalance" in r) for r in records)
+def _disturbs(paths: IndexPaths, newest: Manifest, chosen: Sequence[Segment]) -> bool:
+    """Whether a compaction or a rebalance was begun that would be discarded for this one.
+
+    One that another discarded, or that joins no other segments than these, does not count.
+    """
+    there = {segment.file for segment in newest.segments}
+    mine = {segment.file for segment in chosen}
+    for pending in list_pending(paths):
+        record = read_record(pending) or {}
+        segments = set(record.get("compact", ()))
+        if "rebalance" in record or (segments <= there and not segments <= mine):
+            return True
+    return False
