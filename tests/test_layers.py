@@ -50,6 +50,7 @@ TOP = (
     "building",
     "changing",
     "checking",
+    "choosing",
     "cli",
     "duplicating",
     "exchanging",

@@ -8,7 +8,9 @@ from typing import Any
 import numpy.typing as npt
 
 from teravec import building
+from teravec.choosing import options_for_recall
 from teravec.engines.options import CPU, EngineOptions
+from teravec.errors import InvalidArgument
 from teravec.granting import resources
 from teravec.index.manifest import Manifest
 from teravec.progress import Progress
@@ -36,6 +38,7 @@ def build(
     niter: int = 10,
     seed: int = 1234,
     max_list_bytes: str | int | None = None,
+    for_recall: float | None = None,
     shards: int | None = None,
     slices: int | None = None,
     keep_shards: bool = False,
@@ -107,6 +110,10 @@ def build(
     max_list_bytes : str or int, optional
         Split lists whose codes and ids would take more, as "64MiB"; the index then has more than
         nlist lists. Not given: no limit.
+    for_recall : float, optional
+        Choose codec, transform and nlist (unless it is given) for searches that ask for this
+        recall: those that ``teravec.advise`` marks, which is called first. ``codec`` and
+        ``transform`` then stay as they are by default.
     shards, slices : int, optional
         Files for the work and for the index. Not given: as many shards as memory requires, and
         slices of about 1 GiB.
@@ -212,13 +219,26 @@ def build(
         since_column=since_column,
         keep_partitions=keep_partitions,
     )
+    train = training_options(nlist, metric, transform, codec, sample, niter, seed, max_list_bytes)
+    if for_recall is not None:
+        if (codec, transform) != ("sq8", None):
+            raise InvalidArgument("for_recall chooses codec and transform: leave these out")
+        train = options_for_recall(
+            for_recall,
+            given,
+            out,
+            train,
+            threads=threads,
+            vector_column=vector_column,
+            format=format,
+            skip_bad=skip_bad,
+            progress=progress,
+        )
     with resources(memory, threads, progress, options, device) as granted:
         return building.build_index(
             given,
             out,
-            options=training_options(
-                nlist, metric, transform, codec, sample, niter, seed, max_list_bytes
-            ),
+            options=train,
             layout=LayoutOptions(shards, slices, parse_columns(filterable)),
             keep_shards=keep_shards,
             calibrate=calibrate,

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _LOOKS = 4.8  # times that k-means looks at the whole sample, in 10 iterations
 _TRAINING_SHARE, _TRUTH_SHARE = 0.2, 0.2  # of the time
 _QUERIES = 1000
-_KEPT_ID_BYTES = 12  # of each neighbour that an index keeps with its queries
+_KEPT_BYTES = 16  # of each neighbour that an index keeps with its queries
 _TABLE_BYTES = 24  # of each list, in a slice
 _NEIGHBOUR_LISTS = (2.0, 0.5)  # times the usual number, tried for the best codec
 
@@ -285,7 +285,7 @@ class _Search:
         drawn, nlist = self._drawn, trial.choice.nlist
         each = (trial.slice_bytes - _TABLE_BYTES * trial.lists) / trial.indexed
         model = 4 * nlist * trial.d_index
-        kept = len(drawn.queries) * (4 * drawn.plan.d + _KEPT_ID_BYTES * keep_depth(100))
+        kept = len(drawn.queries) * (4 * drawn.plan.d + _KEPT_BYTES * keep_depth(100))
         return each * drawn.ntotal + _TABLE_BYTES * nlist + model + kept
 
     def _basis(self, lists: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import typer
 
 from teravec import building, staging
 from teravec.bars import Bars, counted
+from teravec.choosing import options_for_recall
 from teravec.cli import options as o
 from teravec.cli.running import command, peak_rss_bytes, print_json
 from teravec.engines.engine import ProcessPeak
@@ -49,6 +50,13 @@ def build(
     codec: o.Codec = "sq8",
     metric: o.Metric = "l2",
     transform: o.Transform = None,
+    for_recall: Annotated[
+        float | None,
+        o.unset(
+            "Choose codec, transform and lists for searches that ask for this recall, as advise "
+            "does.  [default: as the options say]"
+        ),
+    ] = None,
     shards: o.Shards = None,
     slices: o.Slices = None,
     sample: o.Sample = None,
@@ -104,6 +112,20 @@ def build(
         since_column=since_column,
         keep_partitions=keep_partitions,
     )
+    if for_recall is not None:
+        if (codec, transform) != ("sq8", None):
+            raise InvalidArgument("--for-recall chooses codec and transform: leave these out")
+        options = options_for_recall(
+            for_recall,
+            given,
+            out,
+            options,
+            threads=threads,
+            vector_column=vector_column,
+            format=format,
+            skip_bad=skip_bad,
+            progress=Bars(quiet=quiet or json),
+        )
     with _resources(memory, threads, quiet or json, chosen, device) as resources:
         manifest = building.build_index(
             given,
