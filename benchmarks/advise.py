@@ -7,9 +7,11 @@ With ``--powers``: how lists visited grow with lists, and with vectors, for ``pl
 
 For each set, every codec that ``advise`` tries is also built from all vectors, with the lists and
 the transform that ``advise`` chose, and evaluated with queries that nothing was measured
-on: those of the sets' own files. Full builds are kept in FOLDER, one JSON file each, and reused; so is what ``advise`` printed.
+on: those of the sets' own files. Full builds are kept in FOLDER, one JSON file each, and reused;
+so is what ``advise`` printed.
 """
 
+import argparse
 import json
 import shutil
 import time
@@ -21,9 +23,16 @@ from typing import Any
 import numpy as np
 
 import teravec
-from benchmarks import data
+from benchmarks import data, measure
+from teravec.advising.drawn import Drawn, draw
+from teravec.advising.scaling import STEP, exponents
+from teravec.advising.trial import AtRecall, Choice, train_centroids, try_choice
+from teravec.engines.resources import Resources
+from teravec.sources import open_source
+from teravec.training.options import TrainOptions
 
 ASKED = (0.8, 0.9, 0.95)
+RECALL = 0.95
 K = 10
 
 

@@ -82,8 +82,8 @@ _EPYC = Constants(
     sync_s=1e-2,
 )
 _GROWTH = (
-    "benchmarks/results/assignment.md: comparisons counted with 4,096 to 262,144 lists of synthetic "
-    "vectors"
+    "benchmarks/results/assignment.md: comparisons counted with 4,096 to 262,144 lists of "
+    "synthetic vectors"
 )
 _EPYC_SOURCES = {
     "": _CPU,
