@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import HealthCheck, settings
 
 from teravec.storage.user_cache import CACHE_VARIABLE
 from tests.storage.object_stand_in import s3_server
@@ -19,6 +20,12 @@ Float32 = npt.NDArray[np.float32]
 
 LONG = os.environ.get("TERAVEC_TEST_LONG") == "1"
 """Whether ``make test-long`` asked for every instant and every byte, where a share is usual."""
+
+# Hypothesis fails an example of more than 0.2 s, which a loaded machine may need for any.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 REAL_SETS = Path(__file__).parents[2] / "shared" / "data"
 

@@ -61,7 +61,7 @@ def test_floods_of_the_largest_requests(
     before, outcomes = status(asked, "VmRSS"), []
 
     def client() -> None:
-        with teravec.connect(f"grpc://{asked.address}", timeout_s=60) as remote:
+        with teravec.connect(f"grpc://{asked.address}", timeout_s=300) as remote:
             try:
                 ask(remote)
                 outcomes.append("answered")
@@ -83,7 +83,7 @@ def test_floods_of_the_largest_requests(
         names.append("an answer within a radius (--max-answer)")
     names.append("pieces of answers being made")
     assert status(asked, "VmHWM") - before < sum(parts[name] for name in names)
-    until_s = time.monotonic() + 15
+    until_s = time.monotonic() + 60
     while status(asked, "VmRSS") - before > 110 * MIB and time.monotonic() < until_s:
         time.sleep(0.1)
     assert status(asked, "VmRSS") - before <= 110 * MIB  # --memory, and some
