@@ -275,7 +275,7 @@ class PortServer:
         until = time.monotonic() + timeout_s
         while self._connections and time.monotonic() < until:
             await asyncio.sleep(0.005)
-        ended = not self.calls
+        ended = not any(connection.calls for connection in self._connections)
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)
