@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import teravec
-from teravec.errors import InvalidArgument, InvalidFilter
+from teravec.errors import DeadlineExceeded, InvalidArgument, InvalidFilter, Unavailable
+from teravec.serving.server.served import ServedIndex
+from teravec.serving.wire.deadline import Deadline
 from tests.conftest import clustered
-from tests.serving.conftest import D, Launch, addresses, url
+from tests.serving.conftest import NLIST, D, Launch, addresses, url
 
 QUERIES = clustered(24, D, seed=5)
 SPLITS = {
@@ -123,3 +125,33 @@ def test_a_wrong_filter_is_told_as_here(
                 remote.search(QUERIES, 5, 8, filter=text)
             assert str(there.value) == str(here.value)
             assert "\n" not in str(there.value)
+
+
+def test_a_filter_without_all_owners(with_columns: dict[str, Path], serve: Launch) -> None:
+    path = with_columns["one"]
+    servers = [serve(path, lists=lists) for lists in ("0:30", "30:60")]
+    coordinator = serve(path, servers=addresses(servers))
+    with teravec.connect(url(coordinator)) as remote:
+        whole = remote.search(QUERIES, 5, NLIST, filter="n < 4000")[1]
+        servers[1].close()
+        with pytest.raises(Unavailable, match="have no live owner"):
+            remote.search(QUERIES, 5, NLIST, filter="n < 3000")  # its counts are not known
+        with pytest.raises(Unavailable, match="have no live owner"):
+            remote.search(QUERIES, 5, NLIST, filter="n < 4000")
+        for text in ("n < 4000", "n < 2000"):
+            _, ids, missing = remote.search_partial(QUERIES, 5, NLIST, filter=text)
+            assert 0 < missing < 1
+            assert (ids >= 0).all()
+            assert (ids < int(text[4:])).all()
+        assert not np.array_equal(whole, ids)
+        with pytest.raises(Unavailable):
+            remote.get(np.arange(40))
+
+
+def test_a_deadline_ends_the_evaluation_of_a_filter(with_columns: dict[str, Path]) -> None:
+    index = ServedIndex(with_columns["one"])
+    try:
+        with pytest.raises(DeadlineExceeded):
+            index.passing("price < 0.5", Deadline.after(0.0))
+    finally:
+        index.close()

@@ -22,6 +22,9 @@ __all__ = ["BoundedRows", "add_columns", "answer_get", "chosen_columns"]
 Int64 = npt.NDArray[np.int64]
 
 _PIECE_ROWS = 256  # each may cost a chunk of some 64 KiB of values
+# While columns are read, put in order and written there are up to five copies of them, and 16 MiB
+# of chunks: no more than a piece of an answer may take (``deploy.memory_bound``).
+_COLUMN_BYTES = 16 << 20
 
 
 class BoundedRows:
@@ -44,8 +47,8 @@ class BoundedRows:
         check: Callable[[], None],
         piece_rows: int = _PIECE_ROWS,
     ) -> None:
-        self._reader, self._limits, self._check = reader, limits, check
-        self._piece_rows = piece_rows
+        self._reader, self._check, self._piece_rows = reader, check, piece_rows
+        self._most_bytes = min(limits.answer_bytes, _COLUMN_BYTES)
 
     @property
     def opened(self) -> OpenedIndex:
@@ -79,10 +82,10 @@ class BoundedRows:
             self._check()
             pieces.append(read(start))
             size += pieces[-1].nbytes
-            if size > self._limits.answer_bytes:
+            if size > self._most_bytes:
                 raise LimitExceeded(
-                    f"columns of {rows:,} rows take more than the {self._limits.answer_bytes:,} "
-                    "bytes that an answer may have; ask for fewer rows, or fewer columns"
+                    f"columns of {rows:,} rows take more than the {self._most_bytes:,} bytes that "
+                    "an answer has room for; ask for fewer rows, or fewer columns"
                 )
         return pa.concat_tables(pieces)
 
