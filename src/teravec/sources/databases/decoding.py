@@ -287,7 +287,7 @@ class RowDecoder:
         rows = _as_bytes(array).reshape(count, head + self.d * dtype.itemsize)
         if head and (np.ascontiguousarray(rows[:, :2]).view(">i2") != self.d).any():
             raise InvalidSource(f"{self._where}: a {self.column.kind} in a form not known here")
-        return np.ascontiguousarray(rows[:, head:]).view(stored).astype(dtype, copy=False)
+        return rows[:, head:].view(stored).astype(dtype)  # one pass: without heads, swapped
 
     def _ids(self, batch: Any, sound: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64] | None:
         if self.id_column is None:
@@ -337,7 +337,10 @@ def _are_finite(vectors: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Find the rows whose values are all finite in float32."""
     with np.errstate(over="ignore", invalid="ignore"):
         single = vectors if vectors.dtype.itemsize <= 4 else vectors.astype(np.float32)
-    return np.asarray(np.isfinite(single).all(axis=1))
+    finite = np.isfinite(single)
+    if finite.all():  # as a rule, and much faster than by rows
+        return np.ones(len(vectors), bool)
+    return np.asarray(finite.all(axis=1))
 
 
 def _as_bytes(array: Any) -> npt.NDArray[np.uint8]:
