@@ -15,7 +15,7 @@ from importlib.metadata import version as _version
 from typing import Any as _Any
 
 from teravec.advising.advice import Advice, Bounds, Option
-from teravec.api import build, connect, open, store
+from teravec.api import build, connect, files, open, store
 from teravec.bulk.corpus import CorpusSummary
 from teravec.bulk.duplicates import DuplicateSummary
 from teravec.bulk.results import Neighbors
@@ -193,6 +193,7 @@ __all__ = [
     "duplicates",
     "evaluate",
     "export_faiss",
+    "files",
     "get",
     "groundtruth",
     "import_faiss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,6 +152,38 @@ def test_object_stores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             open_source(f"s3://{bucket}/none")
         with pytest.raises(InvalidSource, match="reached twice"):
             open_source([f"s3://{bucket}", f"s3://{bucket}/some/lang=en/part-9.npy"])
+
+
+def test_data_have_credentials_of_their_own(s3_endpoint: str, tmp_path: Path) -> None:
+    """None are in the environment; those of the data are written nowhere, and workers get them."""
+    import obstore
+    from typer.testing import CliRunner
+
+    from teravec.cli.main import app
+
+    bucket = make_bucket(s3_endpoint)
+    options = {"endpoint": s3_endpoint, "region": "us-east-1", "allow_http": True, **KEYS}
+    writers.write_npy(tmp_path / "x.npy", X)
+    store = obstore.store.S3Store(bucket, config=options)
+    obstore.put(store, "data/x.npy", (tmp_path / "x.npy").read_bytes())
+    data = teravec.files(f"s3://{bucket}/data/*.npy:npy", options)
+    source = open_source(data)
+    again = reopen(copy.deepcopy(source.opened_by))  # by the same means as workers get it
+    assert np.array_equal(again.read(0, N), X)
+    assert KEYS["secret_access_key"] not in repr((data, source.opened_by, source.describe()))
+    manifest = teravec.build(data, tmp_path / "one", nlist=4, calibrate=False)
+    given = [f"--source-option={name}={value}" for name, value in options.items()]
+    command = ["build", f"s3://{bucket}/data", "--out", str(tmp_path / "two"), *given]
+    ran = CliRunner().invoke(app, [*command, "--nlist", "4", "--no-calibrate", "-q"])
+    assert ran.exit_code == 0, ran.output
+    with teravec.open(tmp_path / "two") as index:
+        assert (index.seal, index.ntotal) == (manifest.seal, N)
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not any(value.encode() in data for value in KEYS.values() for data in kept)
+    with pytest.raises(InvalidArgument, match="a URL such as"):
+        teravec.files(str(tmp_path), options)
+    with pytest.raises(InvalidArgument):
+        open_source(teravec.files(f"s3://{bucket}/data", {**options, "no_such_option": "s3cret"}))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import typer
 from teravec import measuring
 from teravec.bars import Bars, counted
 from teravec.cli import options as o
+from teravec.cli.place_options import FILES
 from teravec.cli.running import command, parse_numbers, print_json
 
 __all__ = ["add_calibrate_command"]
@@ -29,10 +30,12 @@ def calibrate(
             help="File of queries like those to come.  [default: vectors drawn from the data]",
             show_default=False,
         ),
+        FILES,
     ] = None,
     data: Annotated[
         list[str] | None,
         o.unset("The vectors that the index was built from; again for more files."),
+        FILES,
     ] = None,
     truth: Annotated[
         Path | None, o.unset("Exact neighbours of QUERIES, instead of --data.")

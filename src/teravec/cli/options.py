@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from teravec.cli.place_options import PLACE, PlaceText
+from teravec.cli.place_options import FILES, PLACE, PlaceText
 from teravec.errors import InvalidArgument, shown
 from teravec.memory import parse_bytes
 from teravec.training.options import TrainOptions
@@ -79,6 +79,7 @@ Data = Annotated[
         "sqlite:///FILE or duckdb:///FILE, with --query.",
         show_default=False,
     ),
+    FILES,
 ]
 IndexDir = Annotated[
     PlaceText,
@@ -90,7 +91,7 @@ IndexDir = Annotated[
     PLACE,
 ]
 Queries = Annotated[
-    str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False)
+    str, typer.Argument(metavar="QUERIES", help="File of query vectors.", show_default=False), FILES
 ]
 QuerySource = Annotated[
     list[str] | None,
@@ -100,6 +101,7 @@ QuerySource = Annotated[
         "With --server, give no INDEX before them.",
         show_default=False,
     ),
+    FILES,
 ]
 Out = Annotated[
     PlaceText, unset("Index directory, or its URL in an object store.", "--out", "-o"), PLACE

@@ -1,4 +1,4 @@
-"""The options of commands that take an index: its object store, and where work files lie."""
+"""The options of commands that take an index or data: their stores, and where work files lie."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from teravec.sources.remote import is_remote, remote_files
 from teravec.storage.object_address import is_address, store_options
 from teravec.storage.places import open_store
 
@@ -18,13 +19,16 @@ else:
     PlaceText = str
 """A place as the command line parses it, a text, and as commands get it: see ``opened_places``."""
 
-__all__ = ["PLACE", "PLACES_AND_TWO", "PlaceText", "opened_places"]
+__all__ = ["FILES", "PLACE", "PLACES_AND_TWO", "PlaceText", "opened_places"]
 
 PLACE = "the place of an index"
 """Marks parameters whose texts are paths or URLs of indexes."""
 
 PLACES_AND_TWO = "the places of indexes, and two other texts"
 """Marks a list that begins with paths or URLs of indexes, and ends with two texts that stay."""
+
+FILES = "files of vectors"
+"""Marks parameters whose texts are paths or URLs of files of vectors."""
 
 StoreOption = Annotated[
     list[str] | None,
@@ -33,6 +37,15 @@ StoreOption = Annotated[
         metavar="NAME=VALUE",
         help="How an object store is reached, if the environment does not say it: endpoint, "
         "region, allow_http, timeout ... May occur several times.",
+        show_default=False,
+    ),
+]
+SourceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source-option",
+        metavar="NAME=VALUE",
+        help="Likewise of files of vectors that are given by URL. May occur several times.",
         show_default=False,
     ),
 ]
@@ -59,14 +72,11 @@ def opened_places(
         Annotations of further parameters, by name; empty if the command takes no place.
     convert : callable
         Given the command's arguments, takes these options out, and replaces texts by paths and
-        stores.
+        stores, and URLs of files by those with options.
     """
-    names = [
-        name
-        for name, parameter in signature.parameters.items()
-        if {PLACE, PLACES_AND_TWO} & _marks(parameter.annotation)
-    ]
-    options = {"store_option": StoreOption, "work": WorkDirectory} if names else {}
+    names, files = _marked(signature, PLACE, PLACES_AND_TWO), _marked(signature, FILES)
+    options: dict[str, Any] = {"store_option": StoreOption, "work": WorkDirectory} if names else {}
+    options |= {"source_option": SourceOption} if files else {}
 
     def convert(arguments: dict[str, Any]) -> None:
         given = {name: arguments.pop(name, None) for name in options}
@@ -76,8 +86,25 @@ def opened_places(
                 arguments[name] = [*(_place(text, given) for text in value[:-2]), *value[-2:]]
             else:
                 arguments[name] = _place(value, given)
+        if given.get("source_option"):
+            chosen = dict(store_options(given["source_option"]))
+            for name in files:
+                arguments[name] = _files(arguments[name], chosen)
 
     return options, convert
+
+
+def _marked(signature: inspect.Signature, *marks: str) -> list[str]:
+    """Return the names of the parameters with one of these marks."""
+    parameters = signature.parameters.items()
+    return [name for name, each in parameters if set(marks) & _marks(each.annotation)]
+
+
+def _files(given: Any, options: dict[str, str]) -> Any:
+    """Return a text, or each of a list, with options if it is a URL of files."""
+    if isinstance(given, list):
+        return [_files(each, options) for each in given]
+    return remote_files(given, options) if is_remote(given) else given
 
 
 def _marks(annotation: Any) -> set[str]:

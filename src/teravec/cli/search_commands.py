@@ -19,7 +19,7 @@ from teravec.bulk.questions import with_index_ids
 from teravec.bulk.results import check_output, is_stdout, read_neighbors
 from teravec.cli import options as o
 from teravec.cli.answering import answer, check_one_output, explain_answer, print_texts
-from teravec.cli.place_options import PLACES_AND_TWO
+from teravec.cli.place_options import FILES, PLACES_AND_TWO
 from teravec.cli.remote import Ca, MinVersion, Remote, Server, TlsCert, TlsKey, TokenFile, remote_of
 from teravec.cli.row_commands import answer_with_columns
 from teravec.cli.running import command, parse_decimals, parse_numbers, print_json
@@ -344,6 +344,7 @@ def groundtruth(
             help="Vectors to search, then the queries.",
             show_default=False,
         ),
+        FILES,
     ],
     out: Annotated[Path, o.unset("Result file, as GT.ibin.", "--out", "-o")],
     k: o.K = 100,

@@ -10,6 +10,7 @@ from teravec.sources.matrix import Source, SourceFiles
 from teravec.sources.opening import open_rows, open_source, reopen
 from teravec.sources.paths import PathLike
 from teravec.sources.queries import open_queries
+from teravec.sources.remote import remote_files
 from teravec.sources.weights import Weights
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "open_source",
     "parse_columns",
     "read_bad",
+    "remote_files",
     "reopen",
     "same_vectors",
     "spans",

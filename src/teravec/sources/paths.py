@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidArgument, InvalidSource, TeravecError
@@ -23,7 +23,7 @@ from teravec.sources.databases.address import is_database, parse_address
 from teravec.sources.databases.plan import list_spools
 from teravec.sources.formats import EXTENSIONS, by_magic, known_format, parse_format
 from teravec.sources.natural import natural_key
-from teravec.sources.remote import RemotePath, SourcePath, is_remote, local_name
+from teravec.sources.remote import RemotePath, RemoteURL, SourcePath, is_remote, local_name
 from teravec.sources.remote_listing import find_files
 from teravec.sources.spool import SPOOL
 from teravec.sources.vectorfile import source_errors
@@ -66,7 +66,8 @@ class Member:
     @property
     def spelled(self) -> str:
         """The argument by which `discover` finds exactly this member."""
-        return f"{self.path}:{self.format}" if self.format else str(self.path)
+        text = f"{self.path}:{self.format}" if self.format else str(self.path)
+        return RemoteURL.of(text, self.path.url) if isinstance(self.path, RemotePath) else text
 
 
 def discover(paths: PathLike | Sequence[PathLike], format: str | None = None) -> list[Member]:
@@ -118,7 +119,7 @@ def _expand(path: PathLike, format: str | None) -> list[Member]:
             "and add read one with a query"
         )
     if is_remote(path):
-        return _expand_remote(str(path), format)
+        return _expand_remote(cast(str, path), format)
     here = absolute(path_of(path, "a source"))
     try:
         with source_errors(here):
@@ -142,7 +143,7 @@ def _expand_remote(url: str, format: str | None) -> list[Member]:
         plain, _, suffix = url.rpartition(":")
         if "://" not in plain or suffix.lower() not in (known[1:] for known in EXTENSIONS):
             raise
-        return _expand_remote(plain, parse_format(suffix))
+        return _expand_remote(RemoteURL.of(plain, url), parse_format(suffix))
     if file is not None:
         return [Member(file, format)]
     members = [Member(path, folder=folder) for path, folder in found]

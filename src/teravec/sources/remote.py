@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from teravec.errors import InvalidArgument, InvalidSource
+from teravec.errors import InvalidArgument, InvalidSource, shown
 from teravec.storage.object_address import SCHEMES, ObjectAddress, StoreOptions
+from teravec.storage.object_address import store_options as as_options
 from teravec.storage.store import OpenFile
 
 if TYPE_CHECKING:
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 __all__ = [
     "RemoteFolder",
     "RemotePath",
+    "RemoteURL",
     "SourcePath",
     "as_file",
     "is_remote",
     "local_name",
     "parse_folder",
+    "remote_files",
 ]
 
 _WEB = ("http", "https")
@@ -40,6 +44,60 @@ def is_remote(path: Any) -> bool:
     """Whether a user's path is a URL of a file elsewhere."""
     scheme, found, _ = path.partition("://") if isinstance(path, str) else ("", "", "")
     return bool(found) and scheme.lower() in (*SCHEMES, *_WEB, _HUB) and scheme != "memory"
+
+
+class RemoteURL(str):
+    """A URL of files elsewhere, with the options by which their own store is reached.
+
+    It shows as the URL alone: options may be secrets.
+
+    Parameters
+    ----------
+    url : str
+    options : StoreOptions
+    """
+
+    options: StoreOptions
+
+    def __new__(cls, url: str, options: StoreOptions = ()) -> RemoteURL:
+        self = super().__new__(cls, url)
+        self.options = options
+        return self
+
+    @classmethod
+    def of(cls, text: str, other: str) -> RemoteURL:
+        """Return a text as a URL with the options of another one, if that has some."""
+        return cls(text, other.options if isinstance(other, RemoteURL) else ())
+
+
+def remote_files(url: str, store_options: Mapping[str, object] | None = None) -> str:
+    """Return files by URL as data, with options of their own store.
+
+    Parameters
+    ----------
+    url : str
+        A file, folder or pattern: ``s3://bucket/path``, ``gs://``, ``az://``, ``https://`` or
+        ``hf://datasets/OWNER/NAME``.
+    store_options : mapping, optional
+        What is not in the environment, as for ``teravec.store``: ``{"endpoint": ..., "region": ...,
+        "access_key_id": ...}``. They are written nowhere; a stage that reads the files again needs
+        them again.
+
+    Returns
+    -------
+    str
+        To be given as data, alone or in a list.
+
+    Raises
+    ------
+    InvalidArgument
+        No URL of files, or no options.
+    """
+    if not is_remote(url):
+        raise InvalidArgument(
+            f"files {shown(str(url).partition('?')[0])}; a URL such as s3://bucket/path expected"
+        )
+    return RemoteURL(url, as_options(store_options))
 
 
 class RemotePath:
@@ -64,6 +122,11 @@ class RemotePath:
 
     def __hash__(self) -> int:
         return hash(self.address)
+
+    @property
+    def url(self) -> RemoteURL:
+        """The URL with the options: what finds exactly this file."""
+        return RemoteURL(str(self), self.options)
 
     def __fspath__(self) -> str:
         return str(self)
@@ -175,12 +238,17 @@ def parse_folder(url: str) -> tuple[RemoteFolder, str]:
             raise InvalidArgument(
                 f"{scheme}://{host}: a URL of a host and a path without a query expected"
             )
-        options = (("allow_http", "true"),) if scheme.lower() == "http" else ()
-        root = RemotePath(ObjectAddress(scheme.lower(), host, ""), options)
+        own = {"allow_http": "true"} if scheme.lower() == "http" else {}
+        root = RemotePath(ObjectAddress(scheme.lower(), host, ""), _joined(own, url))
         return RemoteFolder(url, root, None), below
     bucket, _, below = rest.partition("/")
     address = ObjectAddress.parse(f"{scheme}://{bucket}")
-    return RemoteFolder(url, RemotePath(address), None), below.strip("/")
+    return RemoteFolder(url, RemotePath(address, _joined({}, url)), None), below.strip("/")
+
+
+def _joined(own: dict[str, str], url: str) -> StoreOptions:
+    """Return the options that follow from a URL, and those given with it, which come first."""
+    return tuple(sorted({**own, **dict(RemoteURL.of(url, url).options)}.items()))
 
 
 def _parse_data_set(url: str, rest: str) -> tuple[RemoteFolder, str]:
@@ -197,10 +265,10 @@ def _parse_data_set(url: str, rest: str) -> tuple[RemoteFolder, str]:
     options: dict[str, str] = {"allow_http": "true"} if scheme == "http" else {}
     if token := os.environ.get("HF_TOKEN"):
         options["default_headers"] = json.dumps({"authorization": f"Bearer {token}"})
-    sorted_options = tuple(sorted(options.items()))
+    all_options = _joined(options, url)
     files = ObjectAddress(scheme, host, f"datasets/{owner}/{name}/resolve/{revision}")
     listing = ObjectAddress(scheme, host, f"api/datasets/{owner}/{name}/revision/{revision}")
-    folder = RemoteFolder(url, RemotePath(files, sorted_options), listing)
+    folder = RemoteFolder(url, RemotePath(files, all_options), listing)
     return folder, parts[3].strip("/") if len(parts) > 3 else ""
 
 

@@ -3,6 +3,8 @@
 #
 #     15 3 * * *  PGPASSFILE=/etc/teravec/pgpass /opt/teravec/nightly.sh
 #
+# or teravec-nightly.timer and .service beside this file, for systemd.
+#
 # The first run, or a build with the same query and --since-column, reads all rows. A run that was
 # killed goes on; one that finds nothing new changes nothing. Servers take up the new version when
 # they are told to reload.
