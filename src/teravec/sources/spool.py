@@ -48,6 +48,7 @@ _DTYPES = tuple(
 )
 _PIECE_BYTES = 2 << 20
 _BUFFER_BYTES = 4 << 20
+_LARGE_BYTES = 1 << 20  # pieces that are not copied into the buffer
 
 
 class SpoolFile(PackedFile):
@@ -314,12 +315,20 @@ class _Writer:
         return packed.view(np.uint8)
 
     def _append(self, rows: np.ndarray) -> None:
-        self._buffer += byte_view(rows)
+        data = byte_view(rows)
+        if len(data) >= _LARGE_BYTES:
+            self._flush()
+            self._write(data)
+            return
+        self._buffer += data
         if len(self._buffer) >= _BUFFER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        self._digest.update(self._buffer)
-        write_all(self._file, memoryview(self._buffer), self._offset)
-        self._offset += len(self._buffer)
+        self._write(memoryview(self._buffer))
         self._buffer.clear()
+
+    def _write(self, data: memoryview) -> None:
+        self._digest.update(data)
+        write_all(self._file, data, self._offset)
+        self._offset += len(data)
