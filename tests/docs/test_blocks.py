@@ -31,8 +31,8 @@ def _blocks(page: Path, *languages: str) -> Iterator[Block]:
 
 def _words(line: str) -> list[str]:
     """The arguments of one command, without comments and what the shell does with the output."""
-    line = re.split(r"\s(?:#|-- |&&|\||>|2>|&$|;)", line + " ")[0]
-    return shlex.split(line)
+    rest = r"""("[^"]*"|'[^']*')|\s(?:#|-- |&&|\||>|2>|&$|;).*"""  # not within quotes
+    return shlex.split(re.sub(rest, lambda match: match[1] or "", line + " "))
 
 
 def _unknown(words: list[str]) -> str | None:
