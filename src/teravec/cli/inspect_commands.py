@@ -85,10 +85,12 @@ def _print_columns(columns: list[dict[str, Any]] | None) -> None:
     """Print a row for each column that the index keeps."""
     if columns is None:
         return
-    print(f"\n  {'column':<20} {'type':<30} {'bytes':>15}")
+    inverted = any("inverted_bytes" in column for column in columns)
+    print(f"\n  {'column':<20} {'type':<30} {'bytes':>15}" + f"{'inverted':>15}" * inverted)
     for column in columns:
         kind = column["type"] + ("" if column.get("nullable", True) else ", no nulls")
-        print(f"  {column['name']:<20} {kind:<30} {column['bytes']:>15,}")
+        line = f"  {column['name']:<20} {kind:<30} {column['bytes']:>15,}"
+        print(line + (f"{column['inverted_bytes']:>15,}" if "inverted_bytes" in column else ""))
 
 
 def _calibrated(calibration: dict[str, Any] | None) -> str:

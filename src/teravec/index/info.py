@@ -68,6 +68,7 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
             "codes": manifest.ntotal * model.code_size,
             "ids": manifest.ntotal * ID_BYTES,
             "columns": sum(e.columns.size for e in manifest.segments if e.columns is not None),
+            "inverted": sum(e.inverted.size for e in manifest.segments if e.inverted is not None),
             "model": sum(file["size"] for file in model.files.values()),
         },
         "open_memory_bytes": index.memory_bytes,
@@ -89,11 +90,19 @@ def describe_index(index: OpenedIndex) -> dict[str, Any]:
 
 
 def _describe_columns(index: OpenedIndex) -> list[dict[str, Any]]:
-    """Return name, type and bytes of each column."""
+    """Return name, type and bytes of each column, and those of its inverted files, if any."""
     assert index.manifest.columns is not None
     sizes = np.sum([file.column_bytes() for file in index.column_files], axis=0)
+    files = [file for file in index.inverted_files if file is not None]
+    inverted: dict[str, int] = {}
+    for name, column in (each for file in files for each in file.columns.items()):
+        inverted[name] = inverted.get(name, 0) + column.file_bytes
     return [
-        {**column, "bytes": int(size)}
+        {
+            **column,
+            "bytes": int(size),
+            **({"inverted_bytes": inverted[name]} if (name := column["name"]) in inverted else {}),
+        }
         for column, size in zip(index.manifest.columns, sizes, strict=True)
     ]
 

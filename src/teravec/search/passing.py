@@ -29,6 +29,7 @@ Int64 = npt.NDArray[np.int64]
 
 _WINDOW_ROWS = 1 << 20  # that are handled together
 _RUN_BYTES = 24  # besides its bits
+_KEY_BYTES = 1 << 10  # of a filter
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class PassingRows:
 
     @property
     def nbytes(self) -> int:
-        """Memory."""
-        return self.bits.nbytes + _RUN_BYTES * len(self.sizes)
+        """Memory, and some for what is kept with it."""
+        return self.bits.nbytes + _RUN_BYTES * len(self.sizes) + _KEY_BYTES
 
     def mask(self, runs: Int64, visible: Mask | None) -> Mask:
         """The mask of runs (n,) that have a row that passes, of those that are visible too."""
@@ -186,6 +187,7 @@ class PassingRowsCache:
     def __init__(self, index: OpenedIndex, most_bytes: int) -> None:
         self._index, self._most_bytes = index, most_bytes
         self._kept: OrderedDict[Hashable, PassingRows] = OrderedDict()
+        self._kept_bytes = 0
         self._lock = threading.Lock()
 
     def find(self, given: FilterArgument, check: Callable[[], None] | None = None) -> PassingRows:
@@ -208,13 +210,15 @@ class PassingRowsCache:
                 return self._kept[key]
         found = find_passing(self._index, bind_filter(self._index, tree), self._most_bytes, check)
         with self._lock:
+            before = self._kept.pop(key, None)  # another thread was first
             self._kept[key] = found
-            kept_bytes = sum(each.nbytes for each in self._kept.values())
-            while kept_bytes > self._most_bytes and len(self._kept) > 1:
-                kept_bytes -= self._kept.popitem(last=False)[1].nbytes
+            self._kept_bytes += found.nbytes - (0 if before is None else before.nbytes)
+            while self._kept_bytes > self._most_bytes and len(self._kept) > 1:
+                self._kept_bytes -= self._kept.popitem(last=False)[1].nbytes
         return found
 
     def release(self) -> None:
         """Give the memory back."""
         with self._lock:
             self._kept.clear()
+            self._kept_bytes = 0
