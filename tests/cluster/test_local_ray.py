@@ -164,7 +164,8 @@ def test_interrupt(source: Path, tmp_path: Path, sent: signal.Signals) -> None:
         process.send_signal(sent)
         output, errors = process.communicate(timeout=240)
     assert process.returncode == 130, errors
-    assert len(errors.splitlines()) == 1
+    lines = [s for s in errors.splitlines() if "waiting for room" not in s]  # of a slow machine
+    assert len(lines) == 1
     assert "run the same command again to continue" in errors
     assert output == ""
     wait_for_end(processes)
