@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def options_for_recall(
     """
     paths = IndexPaths(place_of(out, "out"))
     if paths.build.exists():
-        begun = read_record(paths).plan()
-        return _replaced(options, begun.codec.name, begun.transform.name, begun.nlist)
+        begun = read_record(paths).train
+        return replace(options, codec=begun.codec, transform=begun.transform, nlist=begun.nlist)
     if not _can_be_read_twice(data):
         raise InvalidArgument(
             "for_recall reads the data twice, and a stream or a database can be read once only: "
@@ -77,20 +78,7 @@ def options_for_recall(
         best.bytes_per_query,
     )
     transform = None if best.transform == "usual" else best.transform
-    return _replaced(options, best.codec, transform, best.nlist)
-
-
-def _replaced(options: TrainOptions, codec: str, transform: str | None, nlist: int) -> TrainOptions:
-    return TrainOptions(
-        nlist,
-        options.metric,
-        transform,
-        codec,
-        options.sample,
-        options.niter,
-        options.seed,
-        options.max_list_bytes,
-    )
+    return replace(options, codec=best.codec, transform=transform, nlist=best.nlist)
 
 
 def _can_be_read_twice(data: Data) -> bool:
