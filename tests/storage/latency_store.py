@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
@@ -76,9 +77,9 @@ class LatencyStore(Store):
         self.wait("open", self.locate(name))
         return self.store.size(name)
 
-    def open(self, name: str, *, in_order: bool = False) -> OpenFile:
+    def open(self, name: str, **options: Any) -> OpenFile:
         self.wait("open", self.locate(name))
-        return _File(self, self.store.open(name, in_order=in_order))
+        return _File(self, self.store.open(name, **options))
 
     def group(self, files: Sequence[OpenFile]) -> ReadFiles:
         return _Files(self, files)

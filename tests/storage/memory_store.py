@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class MemoryStore(Store):
     def size(self, name: str) -> int:
         return self.open(name).size
 
-    def open(self, name: str, *, in_order: bool = False) -> OpenFile:
+    def open(self, name: str, **options: Any) -> OpenFile:
         if name not in self.files:
             raise MissingFile(f"{self.locate(name)}: cannot read: no such file")
         return _File(self.locate(name), self.files, name)

@@ -183,9 +183,10 @@ def test_the_stand_in_refuses_losers(s3_endpoint: str) -> None:
 
 def test_the_window_shrinks_and_grows(store: ObjectStore, proxy: FaultProxy) -> None:
     put(store, "f", DATA)
+    store = ObjectStore(store.address, options_of(proxy.url, retry_timeout="30s", gap_bytes=9))
     file = store.open("f")
     starts = np.arange(0, 60_000, 600)
-    ranges = Ranges(store.group([file]), starts * 0, starts, starts * 0 + 600, starts)
+    ranges = Ranges(store.group([file]), starts * 0, starts, starts * 0 + 590, starts)
     buffer, reader = np.zeros(len(DATA), np.uint8), store.reader()
     proxy.latency_s, proxy.most_in_flight = 0.02, 0
     reader.read(ranges, buffer)
@@ -195,7 +196,8 @@ def test_the_window_shrinks_and_grows(store: ObjectStore, proxy: FaultProxy) -> 
     proxy.most_in_flight = 0
     reader.read(ranges, buffer)
     assert proxy.most_in_flight <= 48
-    assert buffer.tobytes() == DATA
+    found, expected = buffer.reshape(-1, 600), np.frombuffer(DATA, np.uint8).reshape(-1, 600)
+    np.testing.assert_array_equal(found[:, :590], expected[:, :590])
 
 
 def test_errors_say_what_to_do_and_tell_no_secret(s3_endpoint: str) -> None:

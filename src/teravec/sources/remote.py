@@ -158,14 +158,11 @@ class RemotePath:
         ------
         MissingFile, StorageError
         """
-        from teravec.storage.object_files import open_object  # imports asyncio, as those below
+        from teravec.storage.object_files import ObjectFile  # imports asyncio, as those below
         from teravec.storage.object_requests import requests_of
 
         requests = requests_of(self.address, self.options)
-        file = requests.wait(open_object(requests, self.address.key, str(self)))
-        if file.etag is not None and file.etag.startswith("W/"):
-            file.etag = None  # a weak name cannot be asked for: no range would match it
-        return file
+        return ObjectFile(requests, self.address.key, str(self)).wait()
 
     def __reduce__(self) -> Any:
         return RemotePath, (self.address, self.options)

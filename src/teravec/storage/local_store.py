@@ -30,6 +30,7 @@ from teravec.storage.store import (
     UNFINISHED_AGE,
     OpenFile,
     Reader,
+    Sealed,
     Store,
     StorePath,
     Verify,
@@ -127,7 +128,14 @@ class LocalStore(Store):
             except NotADirectoryError as error:  # a file where the name has a directory
                 raise FileNotFoundError from error
 
-    def open(self, name: str, *, in_order: bool = False) -> OpenFile:
+    def open(
+        self,
+        name: str,
+        *,
+        in_order: bool = False,
+        sealed: Sealed | None = None,
+        ahead: Sequence[tuple[int, int]] | None = None,
+    ) -> OpenFile:
         return LocalFile(self.path(name), in_order=in_order)
 
     def group(self, files: Sequence[OpenFile]) -> LocalFiles:
@@ -247,10 +255,12 @@ def local_path(path: AnyPath) -> Path | None:
     return path.store.path(path.name) if isinstance(path.store, LocalStore) else None
 
 
-def open_file(file: OpenFile | AnyPath, *, in_order: bool = False) -> OpenFile:
+def open_file(
+    file: OpenFile | AnyPath, *, in_order: bool = False, sealed: Sealed | None = None
+) -> OpenFile:
     """Open a path for reading; a file that is open already is returned as it is."""
     if isinstance(file, StorePath | Path):
-        return stored(file).open(in_order=in_order)
+        return stored(file).open(in_order=in_order, sealed=sealed)
     return file
 
 

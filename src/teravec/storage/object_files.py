@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Generator, Sequence
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -12,47 +13,89 @@ import numpy.typing as npt
 
 from teravec.errors import CorruptFile, StorageError
 from teravec.storage.files import byte_view
+from teravec.storage.held_ranges import HeldRanges
 from teravec.storage.object_requests import Conflict, EndsEarlier, Requests
-from teravec.storage.store import OpenFile, Ranges, Reader
+from teravec.storage.progress_of_ranges import Progress
+from teravec.storage.range_joins import JoinedRange, join_near, join_ranges
+from teravec.storage.store import OpenFile, Ranges, Reader, Sealed
 
-__all__ = ["ObjectFile", "ObjectReader", "open_object", "read_object"]
+__all__ = ["ObjectFile", "ObjectReader", "head_object", "read_object"]
 
 Bytes = npt.NDArray[np.uint8]
+Int64 = npt.NDArray[np.int64]
 
 _HEAD_BYTES = 16 << 10
 """Read when an object is opened: whole small files, and the headers of large ones."""
+
+_NEAR_BYTES = 32 << 10
+"""First reads of a file that lie as near as this are one request."""
 
 _PIECE_BYTES = 8 << 20
 """Largest request; longer ranges are several requests, in flight at once."""
 
 
 class ObjectFile(OpenFile):
-    """An object open for reading: its size and version, as they were when it was opened.
+    """An object open for reading.
 
-    There is no connection behind it. An object that was replaced since is an error.
+    There is no connection behind it. All reads are of the version that answered first; an object
+    that was replaced since is an error.
+
+    Attributes
+    ----------
+    etag : str or None
+        The store's name for this version, once it has answered, if it has one.
 
     Parameters
     ----------
     requests : Requests
     key : str
     path : str
-    size : int
-    etag : str or None
-        The store's name for the object's present content.
-    head : bytes
-        The object's first bytes.
+    sealed : Sealed, optional
+        What the object is expected to be. Not given: the first request asks for its size.
+    ahead : sequence of (start, stop)
+        Ranges that are requested now.
     """
 
     def __init__(
-        self, requests: Requests, key: str, path: str, size: int, etag: str | None, head: bytes
+        self,
+        requests: Requests,
+        key: str,
+        path: str,
+        sealed: Sealed | None = None,
+        ahead: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self.path, self.size, self.etag = path, size, etag
-        self._requests, self._key, self._head = requests, key, head
+        self.path = path
+        self._requests, self._key, self._expected = requests, key, sealed
+        self.etag: str | None = None
+        self._held, self._started = HeldRanges(), list[Future[memoryview]]()
+        if sealed is None:
+            head = 0, max([_HEAD_BYTES, *(stop for _, stop in ahead)])
+            self._first = self._start(self._get_head(*head))
+            self._held.add(*head, self._first.result)
+            return
+        for start, stop in join_near(ahead, _NEAR_BYTES):
+            self._held.add(start, stop, self._start(self.get(start, stop)).result)
+
+    def _start(self, request: Coroutine[Any, Any, memoryview]) -> Future[memoryview]:
+        self._started.append(self._requests.start(request))
+        return self._started[-1]
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Bytes of the object."""
+        if self._expected is None:
+            self._first.result()
+        assert self._expected is not None
+        return self._expected.size
+
+    def wait(self) -> ObjectFile:
+        """Wait for the first requests, or raise MissingFile."""
+        for request in self._started:
+            request.result()
+        return self
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        if offset + len(buffer) <= len(self._head):
-            buffer[:] = self._head[offset : offset + len(buffer)]
-        elif len(buffer):
+        if len(buffer) and not self._held.read_into(buffer, offset):
             self._requests.wait(self.fetch(buffer, offset))
 
     def read_scattered(self, buffers: Sequence[memoryview], offset: int) -> None:
@@ -71,55 +114,73 @@ class ObjectFile(OpenFile):
         end = offset + len(buffer)
         if not len(buffer):
             return
+        if self._expected is None:
+            await asyncio.wrap_future(self._first)
         if end > self.size:
             raise _ends_early(self.path, self.size, end)
-        starts = range(0, len(buffer), _PIECE_BYTES)
-        if len(starts) == 1:
-            await self._fetch_piece(buffer, offset)
-        else:
-            await _all(
-                [self._fetch_piece(buffer[i : i + _PIECE_BYTES], offset + i) for i in starts]
-            )
 
-    async def _fetch_piece(self, buffer: memoryview, offset: int) -> None:
-        end = offset + len(buffer)
+        async def fetch_piece(some: memoryview, start: int) -> None:
+            some[:] = await self.get(start, start + len(some))
+
+        starts = range(0, len(buffer), _PIECE_BYTES)
+        await _all([fetch_piece(buffer[i : i + _PIECE_BYTES], offset + i) for i in starts])
+
+    async def get(self, start: int, stop: int) -> memoryview:
+        """Return bytes [start, stop) with one request; runs on the event loop."""
         try:
-            data, _ = await _get(self._requests, self._key, self.path, offset, end, self.etag)
+            data, meta = await _get(self._requests, self._key, self.path, start, stop, self.etag)
         except (Conflict, EndsEarlier):
-            raise await self._replaced(end) from None
-        if len(data) < len(buffer):
-            raise await self._replaced(end)
-        buffer[:] = data
+            raise await self._replaced(stop) from None
+        self._check(meta)
+        if len(data) < stop - start:
+            raise await self._replaced(stop)
+        return data
+
+    async def _get_head(self, start: int, stop: int) -> memoryview:
+        """Return the object's first bytes, with what it is."""
+        try:
+            data, meta = await _get(self._requests, self._key, self.path, start, stop, None)
+        except EndsEarlier:  # an empty object has no first byte
+            data = memoryview(b"")
+            meta = await head_object(self._requests, self._key, self.path)
+        self._check(meta)
+        return data
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        """Compare what an answer says of the object with what it should be."""
+        size, etag = int(meta["size"]), meta.get("e_tag")
+        if etag is not None and etag.startswith("W/"):
+            etag = None  # a weak name cannot be asked for: no range would match it
+        if self._expected is None:
+            self._expected = Sealed(size, "")
+        if size != self._expected.size:
+            raise CorruptFile(
+                f"{self.path}: {size:,} bytes found, {self._expected.size:,} expected"
+            )
+        if self.etag is not None and etag != self.etag:
+            raise _was_replaced(self.path)
+        self.etag = etag
 
     async def _replaced(self, end: int) -> CorruptFile:
         """Return the error of an object that is no longer what was opened."""
-        found = await open_object(self._requests, self._key, self.path)
-        if found.size < end:
-            return _ends_early(self.path, found.size, end)
-        return CorruptFile(
-            f"{self.path}: the object was replaced after it was opened; sealed files never change"
-        )
+        found = int((await head_object(self._requests, self._key, self.path))["size"])
+        return _ends_early(self.path, found, end) if found < end else _was_replaced(self.path)
 
     def close(self) -> None:
-        pass
+        started, self._started = self._started, []
+        for request in started:
+            request.cancel()
+        self._held.clear()
+
+
+def _was_replaced(path: str) -> CorruptFile:
+    return CorruptFile(
+        f"{path}: the object was replaced after it was opened; sealed files never change"
+    )
 
 
 def _ends_early(path: str, size: int, end: int) -> CorruptFile:
     return CorruptFile(f"{path}: ends at byte {size:,}; {end:,} bytes expected")
-
-
-async def open_object(requests: Requests, key: str, path: str) -> ObjectFile:
-    """Open an object with one request, which brings its first bytes too.
-
-    Raises
-    ------
-    MissingFile, StorageError
-    """
-    try:
-        head, meta = await _get(requests, key, path, 0, _HEAD_BYTES, None)
-    except EndsEarlier:  # an empty object has no first byte
-        head, meta = memoryview(b""), await head_object(requests, key, path)
-    return ObjectFile(requests, key, path, meta["size"], meta.get("e_tag"), bytes(head))
 
 
 async def read_object(requests: Requests, key: str, path: str, most: int) -> bytes:
@@ -193,25 +254,36 @@ async def _all(requests: list[Coroutine[Any, Any, None]]) -> None:
 class _Flight:
     """Ranges on their way to a buffer, on the event loop."""
 
-    def __init__(self, ranges: Ranges, buffer: Bytes) -> None:
-        self.arrived: SimpleQueue[tuple[int, BaseException | None]] = SimpleQueue()
-        self._ranges, self._view = ranges, byte_view(buffer)
+    def __init__(self, ranges: Ranges, buffer: Bytes, joined: list[JoinedRange]) -> None:
+        self.arrived: SimpleQueue[tuple[Int64, BaseException | None]] = SimpleQueue()
+        self._ranges, self._view, self._joined = ranges, byte_view(buffer), joined
         self._tasks: list[asyncio.Task[None]] = []
 
     async def begin(self) -> None:
-        self._tasks = [asyncio.ensure_future(self._fetch(i)) for i in range(len(self._ranges))]
+        self._tasks = [asyncio.ensure_future(self._fetch(each)) for each in self._joined]
 
-    async def _fetch(self, number: int) -> None:
-        item = self._ranges.one(number)
-        assert isinstance(item.file, ObjectFile), "a file of another store"
+    async def _fetch(self, joined: JoinedRange) -> None:
         error: BaseException | None = None
         try:
-            await item.file.fetch(self._view[item.at : item.at + item.needed], item.offset)
+            await self._fill(joined)
         except asyncio.CancelledError:
             raise
         except BaseException as caught:
             error = caught
-        self.arrived.put((number, error))
+        self.arrived.put((joined.numbers, error))
+
+    async def _fill(self, joined: JoinedRange) -> None:
+        items = [self._ranges.one(number) for number in joined.numbers.tolist()]
+        file = items[0].file
+        assert isinstance(file, ObjectFile), "a file of another store"
+        if len(items) == 1:
+            [item] = items
+            await file.fetch(self._view[item.at : item.at + item.needed], item.offset)
+            return
+        data = await file.get(joined.start, joined.stop)
+        for item in items:
+            begin = item.offset - joined.start
+            self._view[item.at : item.at + item.needed] = data[begin : begin + item.needed]
 
     async def end(self) -> None:
         """Cancel what has not arrived, and wait until nothing writes to the buffer any more."""
@@ -222,6 +294,8 @@ class _Flight:
 
 class ObjectReader(Reader):
     """Reads ranges of objects, all of a call in flight at once as far as the window allows.
+
+    Near ranges are one request.
 
     Parameters
     ----------
@@ -237,7 +311,8 @@ class ObjectReader(Reader):
         if not len(ranges):
             yield from stops[-1:]
             return
-        flight = _Flight(ranges, buffer)
+        limits = self._requests.connection
+        flight = _Flight(ranges, buffer, join_ranges(ranges, limits.gap_bytes, limits.depth))
         self._requests.wait(flight.begin())
         try:
             yield from _stops_reached(flight.arrived, len(ranges), stops)
@@ -249,24 +324,18 @@ class ObjectReader(Reader):
 
 
 def _stops_reached(
-    arrived: SimpleQueue[tuple[int, BaseException | None]], count: int, stops: Sequence[int]
+    arrived: SimpleQueue[tuple[Int64, BaseException | None]], count: int, stops: Sequence[int]
 ) -> Generator[int, None, None]:
     """Yield the highest stop before which everything has arrived, as it ascends."""
-    there = bytearray(count + 1)  # its last byte stays 0
-    first_missing, reached = 0, 0
-    while reached < len(stops):
-        number, error = arrived.get()
+    progress = Progress(count, stops)
+    while not progress.ended:
+        numbers, error = arrived.get()
         while True:
             if error is not None:
                 raise error
-            there[number] = 1
+            progress.mark(numbers)
             try:
-                number, error = arrived.get_nowait()
+                numbers, error = arrived.get_nowait()
             except Empty:
                 break
-        first_missing = there.index(0, first_missing)
-        before = reached
-        while reached < len(stops) and stops[reached] <= first_missing:
-            reached += 1
-        if reached > before:
-            yield stops[reached - 1]
+        yield from progress.reached()

@@ -12,7 +12,7 @@ from typing import Any
 
 from teravec.errors import AlreadyThere, MissingFile, StorageError
 from teravec.storage.object_address import ObjectAddress, StoreOptions
-from teravec.storage.object_files import ObjectReader, head_object, open_object
+from teravec.storage.object_files import ObjectFile, ObjectReader, head_object
 from teravec.storage.object_requests import Conflict, Requests, requests_of
 from teravec.storage.object_uploads import abort_uploads
 from teravec.storage.object_writer import ObjectWriter, upload
@@ -21,6 +21,7 @@ from teravec.storage.store import (
     OpenFile,
     Reader,
     ReadFiles,
+    Sealed,
     Store,
     Verify,
     Writer,
@@ -61,7 +62,7 @@ class ObjectStore(Store):
 
     @property
     def gap_bytes(self) -> int:
-        return self._requests.connection.gap_bytes
+        return -1
 
     @property
     def depth(self) -> int:
@@ -92,9 +93,17 @@ class ObjectStore(Store):
         found = requests.wait(head_object(requests, self._key(name), self.locate(name)))
         return int(found["size"])
 
-    def open(self, name: str, *, in_order: bool = False) -> OpenFile:
-        requests = self._requests
-        return requests.wait(open_object(requests, self._key(name), self.locate(name)))
+    def open(
+        self,
+        name: str,
+        *,
+        in_order: bool = False,
+        sealed: Sealed | None = None,
+        ahead: Sequence[tuple[int, int]] | None = None,
+    ) -> OpenFile:
+        at = self._requests, self._key(name), self.locate(name)
+        file = ObjectFile(*at, sealed, ahead or ())
+        return file if ahead is not None else file.wait()
 
     def group(self, files: Sequence[OpenFile]) -> ReadFiles:
         return ReadFiles(files)

@@ -31,6 +31,7 @@ __all__ = [
     "Ranges",
     "ReadFiles",
     "Reader",
+    "Sealed",
     "Store",
     "StorePath",
     "Verify",
@@ -41,6 +42,21 @@ __all__ = [
 
 Bytes = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]
+
+
+class Sealed(NamedTuple):
+    """What a manifest says of a file.
+
+    Attributes
+    ----------
+    size : int
+        Bytes of the file.
+    seal : str
+        A checksum of its content. Files of the same size and seal have the same content.
+    """
+
+    size: int
+    seal: str
 
 
 class OpenFile(Protocol):
@@ -79,6 +95,10 @@ class OpenFile(Protocol):
         data = bytearray(length)
         self.read_into(memoryview(data), offset)
         return data
+
+    def distrust(self) -> None:
+        """Say that bytes which were read are not what they should be: no cache may keep them."""
+        return
 
     def close(self) -> None:
         """Close the file; closing it again does nothing."""
@@ -233,7 +253,8 @@ class Store(Protocol):
     Attributes
     ----------
     gap_bytes : int
-        Largest gap between two ranges for which one read of both is cheaper than two.
+        Largest gap between two ranges for which one read of both is cheaper than two; -1 if
+        readers of this store join ranges themselves, and want each as it is.
     depth : int
         Reads in flight that this store makes use of.
     alignment : int
@@ -259,7 +280,14 @@ class Store(Protocol):
         """Return the bytes of a file, or raise MissingFile."""
         ...
 
-    def open(self, name: str, *, in_order: bool = False) -> OpenFile:
+    def open(
+        self,
+        name: str,
+        *,
+        in_order: bool = False,
+        sealed: Sealed | None = None,
+        ahead: Sequence[tuple[int, int]] | None = None,
+    ) -> OpenFile:
         """Open a file for reading, or raise MissingFile.
 
         Parameters
@@ -267,6 +295,12 @@ class Store(Protocol):
         name : str
         in_order : bool
             The file will be read from front to back: reading ahead is worth it.
+        sealed : Sealed, optional
+            What the file is expected to be: spares a store the question. A missing file, or one of
+            another size, may then show only when it is read.
+        ahead : sequence of (start, stop), optional
+            Ranges that will be read first, once each. Where waiting is long, the store begins to
+            read them and does not wait for the answers: a missing file shows when it is read.
         """
         ...
 
@@ -370,9 +404,9 @@ class StorePath:
         """Whether there is a file of this name."""
         return self.store.exists(self.name)
 
-    def open(self, *, in_order: bool = False) -> OpenFile:
+    def open(self, *, in_order: bool = False, sealed: Sealed | None = None) -> OpenFile:
         """Open the file for reading; see ``Store.open``."""
-        return self.store.open(self.name, in_order=in_order)
+        return self.store.open(self.name, in_order=in_order, sealed=sealed)
 
     def create(self, data: bytes) -> None:
         """Write the file only if its name is free; see ``Store.create``."""
