@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 Fault = str
@@ -24,6 +25,32 @@ Choose = Callable[[str, str, int], Fault | None]
 
 
 _CODES = {"403": "AccessDenied", "409": "ConditionalRequestConflict", "500": "InternalError"}
+
+
+class Span(NamedTuple):
+    """A request: when it began and ended, and what it was."""
+
+    began: float
+    ended: float
+    method: str
+    path: str
+    range: str
+
+
+def count_waves(spans: list[Span]) -> int:
+    """Count the waves of requests: those of a wave began before any of it ended."""
+    waves, first_end = 0, 0.0
+    for span in sorted(spans):
+        if not waves or span.began > first_end:
+            waves, first_end = waves + 1, span.ended
+        first_end = min(first_end, span.ended)
+    return waves
+
+
+def count_bytes(spans: list[Span]) -> int:
+    """Count the bytes that requests of ranges asked for."""
+    bounds = [span.range.removeprefix("bytes=").split("-") for span in spans if span.range]
+    return sum(int(stop) - int(start) + 1 for start, stop in bounds)
 
 
 @dataclass
@@ -40,6 +67,8 @@ class FaultProxy:
     choose : callable, optional
     requests : Counter
         Requests so far, by method.
+    spans : list of Span
+        When requests began and ended.
     seen : callable, optional
         Called with method, path and headers of each request.
     alter : callable, optional
@@ -55,6 +84,7 @@ class FaultProxy:
     seen: Callable[[str, str, dict[str, str]], None] | None = None
     alter: Callable[[bytes], bytes] | None = None
     stall_s: float = 30.0
+    spans: list[Span] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
     listings: dict[str, bytes] = field(default_factory=dict)
@@ -99,11 +129,14 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if proxy.seen is not None:
             proxy.seen(self.command, self.path, dict(self.headers.items()))
+        began = time.monotonic()
         fault = proxy.begin(self.command, self.path)
         try:
             self._answer(proxy, fault, body)
         finally:
             proxy.end()
+            sent = self.headers.get("range", "")
+            proxy.spans.append(Span(began, time.monotonic(), self.command, self.path, sent))
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _forward  # noqa: N815
 

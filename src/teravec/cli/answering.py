@@ -18,12 +18,13 @@ from teravec.bulk.formats.found import FoundArrays
 from teravec.bulk.questions import Question
 from teravec.bulk.results import is_stdout, stdout_texts
 from teravec.cli.running import print_json
-from teravec.cli.stats_table import print_table, stats_table
+from teravec.cli.stats_table import print_costs
 from teravec.errors import InvalidArgument
 from teravec.search.index import Index
 from teravec.search.options import SearchOptions
 from teravec.search.searchable import Searchable
 from teravec.sources import Source
+from teravec.storage.cache_counts import all_counts
 
 __all__ = ["answer", "check_one_output", "explain_answer", "print_texts"]
 
@@ -48,7 +49,7 @@ def answer(
         if not source.ntotal:
             print_texts(out, 0, FoundArrays.none(question.k))
         if stats:
-            print_table(stats_table(index.stats), to_stderr=True)
+            print_costs(index.stats, to_stderr=True)
         return
     if out is not None:
         bars = Bars(quiet=quiet or json)
@@ -63,10 +64,12 @@ def answer(
         for start, found in answers(index, source, question, 0, source.ntotal):
             _print_found(start, found)
     if json:
+        caches = {name: counts.content() for name, counts in all_counts().items()}
         cost = {"stats": asdict(index.stats)} if stats else {}
+        cost |= {"caches": caches} if stats and caches else {}
         print_json({**question.describe(), **result, **cost})
     elif stats:
-        print_table(stats_table(index.stats))
+        print_costs(index.stats)
 
 
 def explain_answer(

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from teravec.sources.remote import is_remote, remote_files
+from teravec.storage.layout import store_at
 from teravec.storage.object_address import is_address, store_options
-from teravec.storage.places import open_store
+from teravec.storage.places import cached, open_store
 
 if TYPE_CHECKING:
     from teravec.storage.places import Place as PlaceText
@@ -59,6 +60,25 @@ WorkDirectory = Annotated[
         show_default=False,
     ),
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Keep what is read of the index in this directory on a local disk; processes may "
+        "share it.",
+        show_default=False,
+    ),
+]
+CacheBytes = Annotated[
+    str | None,
+    typer.Option(
+        "--cache-bytes",
+        metavar="SIZE",
+        help="Largest size of the cache, as 200GiB.  [default: that which it has, or 16GiB]",
+        show_default=False,
+    ),
+]
 
 
 def opened_places(
@@ -75,7 +95,13 @@ def opened_places(
         stores, and URLs of files by those with options.
     """
     names, files = _marked(signature, PLACE, PLACES_AND_TWO), _marked(signature, FILES)
-    options: dict[str, Any] = {"store_option": StoreOption, "work": WorkDirectory} if names else {}
+    options: dict[str, Any] = {
+        "store_option": StoreOption,
+        "work": WorkDirectory,
+        "cache": Cache,
+        "cache_bytes": CacheBytes,
+    }
+    options = options if names else {}
     options |= {"source_option": SourceOption} if files else {}
 
     def convert(arguments: dict[str, Any]) -> None:
@@ -115,6 +141,10 @@ def _place(text: str | None, given: dict[str, Any]) -> Any:
     """Return the path or store of a text, if there is one."""
     if text is None:
         return None
-    if not is_address(text):
+    caching = {name: given[name] for name in ("cache", "cache_bytes")}
+    if is_address(text):
+        options = dict(store_options(given["store_option"]))
+        return open_store(text, options, work=given["work"], **caching)
+    if given["cache"] is None and given["cache_bytes"] is None:
         return Path(text)
-    return open_store(text, dict(store_options(given["store_option"])), work=given["work"])
+    return cached(store_at(Path(text)), given["cache"], given["cache_bytes"])

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from teravec.search.stats import SearchStats
+from teravec.storage.cache_counts import all_counts
 
 __all__ = ["print_table", "stats_table"]
 
@@ -46,6 +47,30 @@ def stats_table(stats: SearchStats) -> Table:
         label = _NAMES.get(name, name.removesuffix("_s").replace("_", " "))
         table.add_row(label, _shown(name, value), _shown(name, value / max(1, queries)))
     return table
+
+
+def cache_table() -> Table:
+    """Make a table of what caches on local disks did, for all searches of this process."""
+    table = Table(title="caches on local disks")
+    headings = ("", "hit rate", "from the cache", "from the store", "damaged")
+    for heading in headings:
+        table.add_column(heading, justify="left" if not heading else "right")
+    for directory, counts in all_counts().items():
+        table.add_row(
+            directory,
+            f"{counts.hit_rate:.1%}",
+            f"{counts.hits:,} blocks, {decimal(counts.hit_bytes)}",
+            f"{counts.misses:,} blocks, {decimal(counts.miss_bytes)}",
+            f"{counts.damaged:,}",
+        )
+    return table
+
+
+def print_costs(stats: SearchStats, *, to_stderr: bool = False) -> None:
+    """Print what searches cost, and what caches on local disks did for them."""
+    print_table(stats_table(stats), to_stderr=to_stderr)
+    if all_counts():
+        print_table(cache_table(), to_stderr=to_stderr)
 
 
 def _shown(name: str, value: float) -> str:

@@ -20,8 +20,8 @@ from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.index.manifest import Manifest
 from teravec.index.spread import Spread, parse_spread
 from teravec.kernels.metric import Metric
-from teravec.storage.arrays import check_file
-from teravec.storage.jsonfile import read_json
+from teravec.storage.arrays import read_file
+from teravec.storage.jsonfile import parse_json, read_json
 from teravec.storage.layout import IndexPaths
 
 __all__ = [
@@ -282,11 +282,13 @@ def read_calibration(paths: IndexPaths, manifest: Manifest) -> Calibration | Non
     if manifest.number and entry is None:
         return None
     path = paths.calibration if entry is None else paths.file(entry.file)
-    if entry is None and not path.exists():
-        return None
     if entry is not None:
-        check_file(path, {"size": entry.size, "checksum": entry.checksum})
-    content = read_json(path, _FORMAT, _VERSION)
+        data = read_file(path, {"size": entry.size, "checksum": entry.checksum})
+        content = parse_json(data, str(path), _FORMAT, _VERSION)
+    elif not path.exists():
+        return None
+    else:
+        content = read_json(path, _FORMAT, _VERSION)
     del content["format"], content["version"]
     try:
         points = tuple(

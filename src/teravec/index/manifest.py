@@ -6,25 +6,27 @@ with the next number, ``versions/0000000001.json`` and so on. A version is compl
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from teravec.errors import CorruptFile, ForeignFile, MissingFile
+from teravec.errors import CorruptFile, ForeignFile, MissingFile, TeravecError
 from teravec.index.kept_queries import KeptQueries, parse_kept
 from teravec.model.description import ModelDescription
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import BESIDE, RowsEntry, Segment, group_layers
 from teravec.segments.voided import VoidedLists
 from teravec.storage.column_types import parse_schema
-from teravec.storage.jsonfile import json_checksum, read_json, write_json
+from teravec.storage.jsonfile import json_checksum, parse_json, read_json, write_json
 from teravec.storage.layout import IndexPaths
 from teravec.storage.store import StorePath
 from teravec.storage.text_ids import is_text_id
 
 __all__ = [
+    "NEWEST",
     "CalibrationEntry",
     "Manifest",
     "count_copies_of_id",
@@ -36,10 +38,15 @@ __all__ = [
     "write_manifest",
 ]
 
+log = logging.getLogger(__name__)
+
 _FORMAT, _VERSION = "teravec-index", 1
 _MOVED = 2  # the version that manifest.json states once the index has versions/
 _VERSION_FORMAT, _VERSION_VERSION = "teravec-version", 1
 _ONLY_VERSIONS = ("number", "parent", "next_id", "added", "created", "what")
+NEWEST = "newest"
+"""Key of ``manifest.json`` in an object store: the text of the newest version's file, if known."""
+
 _MODEL = "model"  # the build's
 # Written where they say something.
 _BESIDE = ("deletes", "deleted", "calibration", "known", "committed")
@@ -341,7 +348,11 @@ def list_versions(paths: IndexPaths) -> list[int]:
 
 
 def read_manifest(
-    paths: IndexPaths, number: int | None = None, known: Manifest | None = None
+    paths: IndexPaths,
+    number: int | None = None,
+    known: Manifest | None = None,
+    *,
+    noted: bool = False,
 ) -> Manifest:
     """Read the manifest of a version.
 
@@ -352,6 +363,8 @@ def read_manifest(
         The version; the newest if not given.
     known : Manifest, optional
         Of some version of this index: if it is the one asked for, it is not read again.
+    noted : bool
+        A copy of the version's file will do, where ``manifest.json`` has one.
 
     Raises
     ------
@@ -368,19 +381,22 @@ def read_manifest(
         # Versions never change; but number 0 may have been read from the build's manifest.
         if known is not None and number == known.number > 0:
             return known
-        return _read_version(paths, number)
-    if not paths.manifest.exists():
-        raise MissingFile(_explain_missing(paths))
-    content = read_json(paths.manifest, _FORMAT, _VERSION, _MOVED)
+        return _read_version(paths, number, noted=noted)
+    try:
+        content = read_json(paths.manifest, _FORMAT, _VERSION, _MOVED)
+    except MissingFile:
+        raise MissingFile(_explain_missing(paths)) from None
     if content["version"] == _MOVED:
         raise MissingFile(f"{paths.versions}: the index's versions are missing")
     del content["format"], content["version"]
     return _parse(content, "slices", paths.manifest)
 
 
-def _read_version(paths: IndexPaths, number: int) -> Manifest:
+def _read_version(paths: IndexPaths, number: int, *, noted: bool) -> Manifest:
     path = paths.version(number)
-    content = read_json(path, _VERSION_FORMAT, _VERSION_VERSION)
+    content = _read_noted(paths, number) if noted and not paths.is_local else None
+    if content is None:
+        content = read_json(path, _VERSION_FORMAT, _VERSION_VERSION)
     del content["format"], content["version"]
     try:
         content["deletes"] = tuple(DeleteSet(**entry) for entry in content["deletes"])
@@ -396,6 +412,23 @@ def _read_version(paths: IndexPaths, number: int) -> Manifest:
     if manifest.number != number:
         raise ForeignFile(f"{path}: version {manifest.number} found, {number} expected")
     return manifest
+
+
+def _read_noted(paths: IndexPaths, number: int) -> dict[str, Any] | None:
+    """Return a version's content as ``manifest.json`` has it; None if it has another one, or none.
+
+    In an object store its writer puts it there, so that opening the index waits once less.
+    """
+    try:
+        text = read_json(paths.manifest, _FORMAT, _MOVED).get(NEWEST)
+        if text is None:
+            return None
+        where = str(paths.manifest)
+        content = parse_json(text.encode(), where, _VERSION_FORMAT, _VERSION_VERSION)
+    except (TeravecError, AttributeError) as error:
+        log.debug("%s; version %d is read instead", error, number)
+        return None
+    return content if content.get("number") == number else None
 
 
 def _parse(content: dict[str, Any], segments: str, path: StorePath) -> Manifest:

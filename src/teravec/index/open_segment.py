@@ -12,7 +12,7 @@ from teravec.storage.invertedfile import InvertedFile
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.rowfile import RowFile
-from teravec.storage.store import OpenFile, check_size
+from teravec.storage.store import OpenFile, Sealed, check_size
 
 __all__ = ["OpenSegment"]
 
@@ -91,7 +91,7 @@ class OpenSegment:
 
 
 def _open_lists(paths: IndexPaths, entry: Segment) -> ListFile:
-    file = ListFile(_open_file(paths, entry.file, entry.size))
+    file = ListFile(_open_file(paths, entry.file, entry.size, entry.checksum))
     if file.seal != entry.checksum or file.lists != entry.lists:
         file.close()
         raise ForeignFile(
@@ -104,7 +104,7 @@ def _open_lists(paths: IndexPaths, entry: Segment) -> ListFile:
 def _open_rows(paths: IndexPaths, entry: Segment, page_bytes: int | None) -> RowFile:
     if entry.fine is None:
         raise CorruptFile(f"{paths.manifest}: {entry.file} has no finer codes")
-    file = RowFile(_open_file(paths, entry.fine.file, entry.fine.size))
+    file = RowFile(_open_file(paths, entry.fine.file, entry.fine.size, entry.fine.checksum))
     page_bytes = file.header.page_bytes if page_bytes is None else page_bytes
     found = file.seal, file.header.ntotal, file.header.page_bytes
     if found != (entry.fine.checksum, entry.ntotal, page_bytes):
@@ -120,7 +120,7 @@ def _open_rows(paths: IndexPaths, entry: Segment, page_bytes: int | None) -> Row
 def _open_columns(
     kind: type[_File], paths: IndexPaths, entry: Segment, columns: RowsEntry
 ) -> _File:
-    file = kind(_open_file(paths, columns.file, columns.size))
+    file = kind(_open_file(paths, columns.file, columns.size, columns.checksum))
     if file.seal != columns.checksum or file.header.ntotal != entry.ntotal:
         file.close()
         raise ForeignFile(
@@ -130,8 +130,8 @@ def _open_columns(
     return file
 
 
-def _open_file(paths: IndexPaths, name: str, size: int) -> OpenFile:
-    file = paths.file(name).open()
+def _open_file(paths: IndexPaths, name: str, size: int, seal: str) -> OpenFile:
+    file = paths.file(name).open(sealed=Sealed(size, seal))
     try:
         check_size(file, size)
     except BaseException:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from teravec.errors import CorruptFile, InvalidArgument
+from teravec.index.calibration import Calibration, read_calibration
+from teravec.index.first_reads import FirstReads
 from teravec.index.manifest import Manifest, read_manifest, read_model_description
 from teravec.index.open_segment import OpenSegment
 from teravec.index.runs import Runs
@@ -108,13 +110,22 @@ class OpenedIndex:
     ) -> None:
         self.paths = IndexPaths(where)
         self.store = self.paths.store
-        self.manifest: Manifest = read_manifest(self.paths, version)
+        self._first = FirstReads(self.paths)
+        try:
+            self._open(lists, version, before)
+        except BaseException:
+            self._first.close()
+            raise
+
+    def _open(self, lists: Lists | None, version: int | None, before: OpenedIndex | None) -> None:
+        self._first.begin()
+        paths = self._first.paths
+        self.manifest: Manifest = read_manifest(paths, version, noted=True)
+        self._first.begin_sets(self.manifest, None if before is None else before.manifest)
         # Check the model first: another model's checksums would make sound files look corrupt.
-        read_model_description(self.paths, self.manifest)
+        description = read_model_description(paths, self.manifest)
         if before is not None and before.manifest.model != self.manifest.model:
             before = None  # nothing that it has open is of use
-        directory = self.paths.file(self.manifest.model_path)
-        self.model: Model = Model.read(directory) if before is None else before.model
         self.ranges = _ranges_of(lists, self.manifest.nlist)
         measured = find_gap_bytes(self.paths.slices, self.paths.device)
         self.gap_bytes = self.store.gap_bytes if measured is None else measured
@@ -125,19 +136,26 @@ class OpenedIndex:
             for entry in layer
             if self._wants(entry)
         ]
+        known = {} if before is None else {each.entry: each for each in before.open_segments}
+        self._first.begin_segments(entry for _, entry in entries if entry not in known)
+        if before is None:
+            self._first.begin_model(self.manifest.model_path, description)
+            directory = paths.file(self.manifest.model_path)
+            self.model: Model = Model.read(directory, description)
+        else:
+            self.model = before.model
         self.id_bases = np.array([entry.id_base for _, entry in entries], np.int64)
         self.has_id_bases = bool(self.id_bases.any())
         self.deleted_ids: DeletedIds = DeletedIds(
-            self.paths, self.manifest.deletes, None if before is None else before.deleted_ids
+            paths, self.manifest.deletes, None if before is None else before.deleted_ids
         )
         self.deleted = [self.deleted_ids.hidden_in(entry) for _, entry in entries]
-        voided = read_voided_sets(self.paths, self.manifest.voided, [e for _, e in entries])
+        voided = read_voided_sets(paths, self.manifest.voided, [e for _, e in entries])
         each_files = (
             2 + 2 * bool(self.model.codec.sketch_bits) + 2 * (self.manifest.columns is not None)
         )
         allow_open_files(len(entries) * each_files)
         self.open_segments: list[OpenSegment] = []
-        known = {} if before is None else {each.entry: each for each in before.open_segments}
         try:
             for _, entry in entries:
                 self.open_segments.append(self._open_segment(entry, known.get(entry)))
@@ -174,7 +192,7 @@ class OpenedIndex:
         two_stages = bool(self.model.codec.sketch_bits)
         others = [each.rows.header for each in self.open_segments if each.rows is not None]
         page_bytes = others[0].page_bytes if others else None
-        return OpenSegment(self.paths, entry, two_stages=two_stages, page_bytes=page_bytes)
+        return OpenSegment(self._first.paths, entry, two_stages=two_stages, page_bytes=page_bytes)
 
     def _valid_sizes(self, entry: Segment, file: ListFile, voided: Int64) -> Int64:
         sizes = valid_sizes(file.sizes, file.lists[0], voided)
@@ -224,8 +242,13 @@ class OpenedIndex:
             rows[mine] += self.segments[number].starts[lists[mine]]
         return segments, rows
 
+    def read_calibration(self) -> Calibration | None:
+        """Read this version's calibration; see ``read_calibration``."""
+        return read_calibration(self._first.paths, self.manifest)
+
     def close(self) -> None:
         """Close the files that no other version has open."""
+        self._first.close()
         segments, self.open_segments = self.open_segments, []
         for segment in segments:
             segment.close()

@@ -16,6 +16,7 @@ from teravec.progress import Progress
 from teravec.segments.sealed_set import read_sealed_set
 from teravec.segments.segment import RowsEntry, Segment
 from teravec.storage.arrays import check_file
+from teravec.storage.cached_store import without_cache
 from teravec.storage.columnfile import ColumnFile, verify_columns
 from teravec.storage.invertedfile import InvertedFile, verify_inverted
 from teravec.storage.layout import IndexPaths
@@ -50,6 +51,7 @@ def verify(where: str | Path | Store, progress: Progress) -> list[TeravecError]:
         The newest manifest itself cannot be read; nothing else can be checked then.
     """
     paths = IndexPaths(where)
+    paths = IndexPaths(without_cache(paths.store))  # what a cache has is not what the store has
     newest = read_manifest(paths)
     found: dict[int, list[TeravecError]] = {newest.number: []}
     manifests = [newest]

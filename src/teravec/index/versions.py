@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 
-from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, OutputExists
+from teravec.errors import AlreadyThere, CorruptFile, ForeignFile, MissingFile, OutputExists
 from teravec.index.calibration import read_calibration
 from teravec.index.manifest import (
+    NEWEST,
     CalibrationEntry,
     Manifest,
     list_versions,
@@ -22,7 +23,7 @@ from teravec.storage.arrays import describe_file
 from teravec.storage.jsonfile import sealed_text, write_json
 from teravec.storage.layout import IndexPaths
 
-__all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version"]
+__all__ = ["TIME_FORMAT", "Change", "VersionProbe", "commit_version", "note_newest"]
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def commit_version(paths: IndexPaths, change: Change, known: Manifest | None = N
         except AlreadyThere:
             log.debug("%s: another writer committed version %d", paths, changed.number)
             continue
-        _close_to_older_releases(paths)
+        note_newest(paths, data)
         return changed
     raise OutputExists(f"{paths}: other writers committed {_TRIES} versions meanwhile; try again")
 
@@ -113,10 +114,26 @@ def _begin_versions(paths: IndexPaths) -> None:
         log.debug("%s: version 0 is there already", paths)
 
 
-def _close_to_older_releases(paths: IndexPaths) -> None:
-    """Let releases that know no versions refuse the index; they would serve version 0 for ever."""
-    with paths.manifest.open() as file:
-        moved = file.read(file.size, 0) == sealed_text(_MOVED)
+def note_newest(paths: IndexPaths, data: bytes) -> None:
+    """Note in ``manifest.json`` that the index has versions, and in an object store the newest.
+
+    Releases that know no versions then refuse the index; they would serve version 0 for ever.
+
+    Parameters
+    ----------
+    paths : IndexPaths
+    data : bytes
+        Of the version's file. If two writers note theirs at once, the older may stay: what is
+        noted counts only if it is the newest version that is listed.
+    """
+    if not paths.is_local:
+        write_json(paths.manifest, {**_MOVED, NEWEST: data.decode()})
+        return
+    try:
+        with paths.manifest.open() as file:
+            moved = file.read(file.size, 0) == sealed_text(_MOVED)
+    except MissingFile:  # a copy begins with its versions
+        moved = False
     if not moved:
         write_json(paths.manifest, _MOVED)
 

@@ -76,14 +76,14 @@ class Model:
         self._graph = None if graph is None else load_hnsw(graph, probed)
 
     @classmethod
-    def read(cls, directory: AnyPath) -> Model:
-        """Read and verify the model in ``directory``.
+    def read(cls, directory: AnyPath, description: ModelDescription | None = None) -> Model:
+        """Read and verify the model in ``directory``, whose description may have been read.
 
         Raises
         ------
         MissingFile, CorruptFile
         """
-        description = ModelDescription.read(directory)
+        description = description or ModelDescription.read(directory)
         files, d, d_index = description.files, description.d, description.d_index
         centroids = read_array(
             directory / "centroids.npy", files["centroids.npy"], (description.nlist, d_index)

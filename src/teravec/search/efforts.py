@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from teravec.errors import InvalidArgument
-from teravec.index.calibration import Calibration, check_recall, read_calibration
+from teravec.index.calibration import Calibration, check_recall
 from teravec.index.opened import OpenedIndex
 from teravec.search.effort import (
     DEFAULT_NPROBE,
@@ -47,7 +47,7 @@ class Efforts:
     @cached_property
     def calibration(self) -> Calibration | None:
         """Recall as it was measured against effort; None where the index has no calibration."""
-        return read_calibration(self._index.paths, self._index.manifest)
+        return self._index.read_calibration()
 
     def candidates(self, k: int) -> int:
         """Most vectors a query whose finer codes are read, where nobody says."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from teravec.arguments import check_ranges, flag
+from teravec.arguments import PathArgument, check_ranges, flag
 from teravec.filters.each import group_filters
 from teravec.filters.filter import FilterArgument
 from teravec.index.calibration import Calibration
@@ -33,7 +33,7 @@ from teravec.search.stats import SearchStats
 from teravec.search.steps import SearchSteps
 from teravec.storage.layout import store_at
 from teravec.storage.local_store import LocalStore
-from teravec.storage.places import PlaceLike
+from teravec.storage.places import PlaceLike, cached
 from teravec.storage.store import Reader
 
 __all__ = ["Index", "open_index"]
@@ -567,6 +567,8 @@ def open_index(
     direct: bool = True,
     lists: Lists | None = None,
     version: int | None = None,
+    cache: PathArgument | None = None,
+    cache_bytes: str | int | None = None,
 ) -> Index:
     """Open an index for searching.
 
@@ -593,6 +595,11 @@ def open_index(
         only the files that hold some of them need be there. ``search`` needs all lists.
     version : int, optional
         The version to open. Not given: the newest.
+    cache : path-like, optional
+        Directory on a local disk that keeps what is read of an index elsewhere, for this process
+        and others; see docs/object-stores.md.
+    cache_bytes : str or int, optional
+        Largest size of the cache, as "200GiB". Not given: that which it has, or 16 GiB.
 
     Raises
     ------
@@ -607,6 +614,7 @@ def open_index(
     store, lists = store_at(path), check_ranges(lists, "lists")
     if isinstance(store, LocalStore):
         store = replace(store, direct=direct)
+    store = cached(store, cache, cache_bytes)
     opened = OpenedIndex(store, lists=lists, version=version)
     try:
         index = Index(

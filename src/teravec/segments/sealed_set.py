@@ -78,6 +78,7 @@ class JoinedSets(Generic[Set]):
     def __init__(self, paths: IndexPaths) -> None:
         self._paths = paths
         self._joined: dict[tuple[Set, ...], Int64] = {}
+        self._sets: dict[Set, Int64] = {}
 
     def join(self, sets: Sequence[Set]) -> Int64:
         """Return the numbers in any of the sets, ascending and distinct; do not change them.
@@ -88,6 +89,9 @@ class JoinedSets(Generic[Set]):
         """
         chosen = tuple(sets)
         if chosen not in self._joined:
-            parts = [read_sealed_set(self._paths, entry) for entry in chosen]
+            for entry in chosen:
+                if entry not in self._sets:
+                    self._sets[entry] = read_sealed_set(self._paths, entry)
+            parts = [self._sets[entry] for entry in chosen]
             self._joined[chosen] = np.unique(np.concatenate(parts)) if parts else _NONE
         return self._joined[chosen]

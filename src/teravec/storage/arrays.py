@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,9 +13,10 @@ import numpy.typing as npt
 import xxhash
 
 from teravec.errors import CorruptFile
+from teravec.storage.buffers import aligned_buffer
 from teravec.storage.files import byte_view
 from teravec.storage.local_store import AnyPath, open_file, stored
-from teravec.storage.store import OpenFile, Writer, check_size
+from teravec.storage.store import OpenFile, Sealed, Writer, check_size
 
 __all__ = [
     "ArrayWriter",
@@ -57,15 +59,32 @@ def check_file(path: OpenFile | AnyPath, expected: dict[str, Any]) -> None:
 
 def read_file(path: AnyPath, expected: dict[str, Any]) -> bytes:
     """Read a whole file after checking it; raise as ``check_file`` does."""
-    with open_file(path, in_order=True) as file:
-        _check(file, expected)
-        return bytes(file.read(file.size, 0))
+    with _open_sealed(path, expected) as file:
+        return bytes(_read_checked(file, expected).data)
+
+
+def _open_sealed(path: AnyPath, expected: dict[str, Any]) -> OpenFile:
+    sealed = Sealed(expected["size"], expected["checksum"])
+    return open_file(path, in_order=True, sealed=sealed)
+
+
+def _read_checked(file: OpenFile, expected: dict[str, Any]) -> npt.NDArray[np.uint8]:
+    """Read a whole file, and compare it with what it should be."""
+    check_size(file, expected["size"])
+    data = aligned_buffer(file.size)[: file.size]
+    file.read_into(byte_view(data), 0)
+    _compare(file, xxhash.xxh3_64_hexdigest(data.data), expected)
+    return data
 
 
 def _check(file: OpenFile, expected: dict[str, Any]) -> None:
     check_size(file, expected["size"])
-    found = file_checksum(file)
+    _compare(file, file_checksum(file), expected)
+
+
+def _compare(file: OpenFile, found: str, expected: dict[str, Any]) -> None:
     if found != expected["checksum"]:
+        file.distrust()
         raise CorruptFile(f"{file.path}: checksum {found} found, {expected['checksum']} expected")
 
 
@@ -134,23 +153,24 @@ def read_array(
     ------
     MissingFile, CorruptFile
     """
-    with open_file(path, in_order=True) as file:
-        _check(file, expected)
-        found_shape, found_dtype, start = _read_header(file)
+    with _open_sealed(path, expected) as file:
+        data = _read_checked(file, expected)
+        found_shape, found_dtype, start = _read_header(data, file.path)
         if found_dtype != dtype or (shape is not None and found_shape != shape):
             raise CorruptFile(
                 f"{path}: {found_dtype} array of shape {found_shape} found, "
                 f"{np.dtype(dtype)} of shape {shape} expected"
             )
-        array = np.empty(found_shape, found_dtype)
-        check_size(file, start + array.nbytes)
-        file.read_into(byte_view(array), start)
-    return array
+        nbytes = math.prod(found_shape) * found_dtype.itemsize
+        check_size(file, start + nbytes)
+    return data[start:].view(found_dtype).reshape(found_shape)
 
 
-def _read_header(file: OpenFile) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+def _read_header(
+    data: npt.NDArray[np.uint8], path: str
+) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """Return shape and dtype of a ``.npy`` file of version 1, and the byte of its first value."""
-    head = io.BytesIO(file.read(min(file.size, _HEADER_BYTES), 0))
+    head = io.BytesIO(data[:_HEADER_BYTES].tobytes())
     try:
         version = np.lib.format.read_magic(head)
         if version != (1, 0):
@@ -161,7 +181,7 @@ def _read_header(file: OpenFile) -> tuple[tuple[int, ...], np.dtype[Any], int]:
         if dtype.hasobject:
             raise ValueError("Python objects found, numbers expected")
     except (ValueError, EOFError) as error:
-        raise CorruptFile(f"{file.path}: not an array file: {error}") from error
+        raise CorruptFile(f"{path}: not an array file: {error}") from error
     return shape, dtype, head.tell()
 
 

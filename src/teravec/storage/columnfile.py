@@ -309,6 +309,7 @@ class ColumnFile(DirectoryFile):
         field = self.schema.field(column)
         start = int(self._stops[column][number - 1]) if number else 0
         if found != entry["checksum"]:
+            self.file.distrust()
             raise CorruptFile(
                 f"{self.path}: column {field.name!r}, rows {start:,} to {int(entry['stop']):,}: "
                 f"checksum {found:016x} found, {int(entry['checksum']):016x} expected"

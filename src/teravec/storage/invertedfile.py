@@ -298,6 +298,7 @@ class InvertedColumn:
     def _check(self, data: bytes, expected: int, where: int) -> None:
         found = xxhash.xxh3_64_intdigest(data)
         if found != expected:
+            self._file.file.distrust()
             raise CorruptFile(
                 f"{self._where(where)}: checksum {found:016x} found, {expected:016x} expected"
             )

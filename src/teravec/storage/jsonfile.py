@@ -14,10 +14,11 @@ from typing import Any
 import xxhash
 
 from teravec.errors import CorruptFile, ForeignFile, IncompatibleVersion
+from teravec.storage.early_reads import FIRST_BYTES
 from teravec.storage.local_store import AnyPath, open_file, stored
 from teravec.storage.store import OpenFile
 
-__all__ = ["json_checksum", "read_json", "sealed_text", "write_json"]
+__all__ = ["json_checksum", "parse_json", "read_json", "sealed_text", "write_json"]
 
 _LARGEST = 1 << 30
 _HEAD, _DIGITS = b'{\n "checksum": "', 16
@@ -84,10 +85,17 @@ def read_json(path: AnyPath, format_name: str, *versions: int) -> dict[str, Any]
     ------
     MissingFile, CorruptFile, ForeignFile, IncompatibleVersion
     """
-    with open_file(path, in_order=True) as file:
+    with open_file(path, in_order=True, ahead=[(0, FIRST_BYTES)]) as file:
         if file.size > _LARGEST:
             raise CorruptFile(f"{path}: {file.size:,} bytes found, at most {_LARGEST:,} expected")
         data = file.read(file.size, 0)
+    return parse_json(data, str(path), format_name, *versions)
+
+
+def parse_json(
+    data: bytes | bytearray, path: str, format_name: str, *versions: int
+) -> dict[str, Any]:
+    """Return the content of a sealed JSON file's bytes, as ``read_json`` does."""
     try:
         content = json.loads(data)
         checksum = content.pop("checksum")

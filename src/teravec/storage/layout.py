@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from teravec.errors import StorageError
+from teravec.storage.cached_store import without_cache
 from teravec.storage.local_store import LocalStore
 from teravec.storage.places import Place, PlaceLike, place_of, work_directory, work_name
 from teravec.storage.store import Store, StorePath
@@ -77,7 +78,7 @@ class IndexPaths:
     @property
     def is_local(self) -> bool:
         """Whether the index lies in a directory: only there are locks, and names that change."""
-        return isinstance(self.store, LocalStore)
+        return isinstance(without_cache(self.store), LocalStore)
 
     @property
     def root(self) -> Path:
@@ -88,9 +89,10 @@ class IndexPaths:
         StorageError
             The index lies in another kind of store.
         """
-        if not isinstance(self.store, LocalStore):
+        store = without_cache(self.store)
+        if not isinstance(store, LocalStore):
             raise StorageError(f"{self}: a directory of a local file system expected")
-        return self.store.root
+        return store.root
 
     def file(self, name: str) -> StorePath:
         """Return the file of a name, such as the manifest's entries have."""

@@ -268,6 +268,12 @@ class ListFile(SealedFile):
         with self._closed_on_error():
             self._open(lists)
 
+    @staticmethod
+    def first_reads(size: int, nlist: int) -> list[tuple[int, int]]:
+        """Return what opening a file of so many bytes and lists reads, as (start, stop)."""
+        tail = max(0, size - table_size(nlist) - _FOOTER.size)
+        return [(0, _HEADER.size), (tail, size)]
+
     def _open(self, lists: tuple[int, int] | None) -> None:
         path = self.path
         head = self._read_header(_HEADER.size, _HEADER.size + _FOOTER.size, "list file")
@@ -314,6 +320,7 @@ class ListFile(SealedFile):
 
     def mismatch(self, list_no: int, part: str, found: int, expected: int) -> CorruptFile:
         """Make the same error where the table's entries were kept elsewhere."""
+        self.file.distrust()
         return CorruptFile(
             f"{self.path}: {part} of list {list_no} have checksum {found:016x}, "
             f"{expected:016x} expected"

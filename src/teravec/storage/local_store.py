@@ -256,11 +256,16 @@ def local_path(path: AnyPath) -> Path | None:
 
 
 def open_file(
-    file: OpenFile | AnyPath, *, in_order: bool = False, sealed: Sealed | None = None
+    file: OpenFile | AnyPath,
+    *,
+    in_order: bool = False,
+    sealed: Sealed | None = None,
+    ahead: Sequence[tuple[int, int]] | None = None,
 ) -> OpenFile:
-    """Open a path for reading; a file that is open already is returned as it is."""
+    """Open a path for reading, as ``Store.open``; a file that is open is returned as it is."""
     if isinstance(file, StorePath | Path):
-        return stored(file).open(in_order=in_order, sealed=sealed)
+        path = stored(file)
+        return path.store.open(path.name, in_order=in_order, sealed=sealed, ahead=ahead)
     return file
 
 

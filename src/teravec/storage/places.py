@@ -11,12 +11,15 @@ from typing import Any
 
 from teravec.arguments import PathArgument, path_of
 from teravec.errors import InvalidArgument, shown
+from teravec.memory import parse_bytes
+from teravec.storage.cache_files import LEAST_BYTES
+from teravec.storage.cached_store import CachedStore, without_cache
 from teravec.storage.local_store import LocalStore
 from teravec.storage.object_address import ObjectAddress, is_address
 from teravec.storage.object_address import store_options as as_options
 from teravec.storage.store import Store
 
-__all__ = ["Place", "PlaceLike", "open_store", "place_of", "work_directory", "work_name"]
+__all__ = ["Place", "PlaceLike", "cached", "open_store", "place_of", "work_directory", "work_name"]
 
 Place = Path | Store
 PlaceLike = PathArgument | Store
@@ -36,7 +39,12 @@ def place_of(value: Any, what: str) -> Place:
 
 
 def open_store(
-    url: str, store_options: Mapping[str, object] | None = None, *, work: PathArgument | None = None
+    url: str,
+    store_options: Mapping[str, object] | None = None,
+    *,
+    work: PathArgument | None = None,
+    cache: PathArgument | None = None,
+    cache_bytes: str | int | None = None,
 ) -> Store:
     """Return a store by its URL: wherever an index path is taken, it may be given instead.
 
@@ -54,6 +62,8 @@ def open_store(
         and ``retry_timeout`` (seconds until a request that fails is given up, 60).
     work : path-like, optional
         Local directory for files until they are uploaded. Not given: that for temporary files.
+    cache, cache_bytes : optional
+        See ``cached``.
 
     Raises
     ------
@@ -64,12 +74,46 @@ def open_store(
         raise InvalidArgument(
             f"store {shown(str(url).partition('?')[0])}; a URL such as s3://bucket/name expected"
         )
+    return cached(_open_store(url, store_options, work), cache, cache_bytes)
+
+
+def _open_store(url: str, options: Mapping[str, object] | None, work: PathArgument | None) -> Store:
     if _is_file(url):
         return LocalStore(_path_of_url(url))
     from teravec.storage.object_store import ObjectStore  # imports asyncio: local indexes need none
 
     directory = None if work is None else str(path_of(work, "work"))
-    return ObjectStore(ObjectAddress.parse(url), as_options(store_options), directory)
+    return ObjectStore(ObjectAddress.parse(url), as_options(options), directory)
+
+
+def cached(
+    store: Store, directory: PathArgument | None, cache_bytes: str | int | None = None
+) -> Store:
+    """Put a cache on a local disk in front of a store.
+
+    Parameters
+    ----------
+    store : Store
+    directory : path-like, optional
+        Keeps what is read of sealed files; processes may share it. Not given: there is no cache.
+    cache_bytes : str or int, optional
+        Its largest size, as "200GiB". Not given: that which it has, or 16 GiB.
+
+    Raises
+    ------
+    InvalidArgument
+        A size without a directory, or too small a one.
+    """
+    if directory is None:
+        if cache_bytes is not None:
+            raise InvalidArgument("a size of a cache found; a directory for it expected as well")
+        return store
+    size = None if cache_bytes is None else parse_bytes(cache_bytes, "cache_bytes")
+    if size is not None and size < LEAST_BYTES:
+        raise InvalidArgument(
+            f"cache_bytes is {size:,}; at least {LEAST_BYTES:,} expected: the lists of some queries"
+        )
+    return CachedStore(without_cache(store), str(path_of(directory, "cache").absolute()), size)
 
 
 def _is_file(url: str) -> bool:

@@ -228,6 +228,11 @@ class RowFile(SealedFile):
                 raise CorruptFile(f"{self.path}: the footer does not match the header")
             self.seal = f"{seal:016x}"
 
+    @staticmethod
+    def first_reads(size: int) -> list[tuple[int, int]]:
+        """Return what opening a file of so many bytes reads, as (start, stop)."""
+        return [(0, _HEADER.size), (max(0, size - _FOOTER.size), size)]
+
     def page_offset(self, number: IntOrArray) -> IntOrArray:
         """Return the byte of the file at which a page begins."""
         return _FIRST_PAGE + number * self.header.page_bytes
@@ -255,6 +260,7 @@ class RowFile(SealedFile):
         page = read[begin : begin + size].data
         found = self.header.page_checksum(number, page)
         expected = int.from_bytes(page[-_CHECKSUM_BYTES:], "little")
+        self.file.distrust()
         raise CorruptFile(
             f"{self.path}: page {number} has checksum {found:016x}, {expected:016x} expected"
         )

@@ -87,7 +87,9 @@ class SealedFile:
         """Close the file if reading its header or footer fails."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, CorruptFile):
+                self.file.distrust()
             self.close()
             raise
 
@@ -197,6 +199,11 @@ class DirectoryFile(SealedFile):
                 )
             self.seal = f"{seal:016x}"
 
+    @staticmethod
+    def first_reads(size: int) -> list[tuple[int, int]]:
+        """Return what opening a file of so many bytes reads, as (start, stop)."""
+        return [(0, _HEADER.size), (max(0, size - _FOOTER.size), size)]
+
     @classmethod
     def _pack(cls, header: RowsHeader, ncolumns: int) -> bytes:
         """The header's 128 bytes; the last 8 are the checksum of the others."""
@@ -227,6 +234,7 @@ class DirectoryFile(SealedFile):
         data = bytes(self.file.read(self.directory_bytes, self._offset))
         found = xxhash.xxh3_64_intdigest(self._head + data)
         if f"{found:016x}" != self.seal:
+            self.file.distrust()
             raise CorruptFile(
                 f"{self.path}: header and directory have seal {found:016x}, {self.seal} expected"
             )

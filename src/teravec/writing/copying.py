@@ -15,6 +15,7 @@ from teravec.index.kept_queries import NeighboursEntry, QueriesEntry
 from teravec.index.manifest import Manifest, list_versions, read_manifest, read_model_description
 from teravec.index.pending import begin_change
 from teravec.index.verify import check_entry, verify_entry
+from teravec.index.versions import note_newest
 from teravec.progress import Progress
 from teravec.segments.delete_set import DeleteSet
 from teravec.segments.segment import RowsEntry, Segment
@@ -212,7 +213,7 @@ def _commit(source: IndexPaths, target: IndexPaths, manifest: Manifest, sealed: 
             raise OutputExists(
                 f"{path}: another version of this number found; choose another place"
             ) from None
-    _publish(target.manifest, _read(source.manifest))  # what older releases refuse
+    note_newest(target, sealed)
 
 
 def _publish(path: StorePath, data: bytes) -> None:

@@ -8,6 +8,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
 
 from teravec.search.stats import SearchStats
+from teravec.storage.cache_counts import all_counts
 
 __all__ = ["SearchCosts"]
 
@@ -53,6 +54,28 @@ class SearchCosts:
         for step, name in _STEPS.items():
             seconds.add_metric([step], getattr(total, name))
         yield seconds
+        yield from _disk_caches()
+
+
+def _disk_caches() -> Iterable[Metric]:
+    """Yield what caches on local disks did, over all of them."""
+    caches = list(all_counts().values())
+    if not caches:
+        return
+    for name, what in (("blocks", "Blocks"), ("bytes", "Bytes of blocks")):
+        family = CounterMetricFamily(
+            f"teravec_disk_cache_{name}",
+            f"{what} of index files: from the cache on disk (hits), or from the store (misses).",
+            labels=["source"],
+        )
+        found = ("hits", "misses") if name == "blocks" else ("hit_bytes", "miss_bytes")
+        for source, field in zip(("cache", "store"), found, strict=True):
+            family.add_metric([source], sum(getattr(counts, field) for counts in caches))
+        yield family
+    damaged = sum(counts.damaged for counts in caches)
+    yield _counter("disk_cache_damaged", "Blocks of the cache that were damaged.", damaged)
+    kept = sum(counts.kept_bytes for counts in caches)
+    yield _counter("disk_cache_kept_bytes", "Bytes written to the cache on disk.", kept)
 
 
 def _sum(many: Sequence[SearchStats]) -> SearchStats:
