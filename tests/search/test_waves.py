@@ -121,15 +121,14 @@ def test_damage_in_the_store_ends_when_it_is_repaired(
     _, there = place("sq8")
     names = ("slices/00001.lists", "model/centroids.npy")
     sound = {name: get(there, name) for name in names}
-    put(there, names[0], bytes(byte ^ (i == 500) for i, byte in enumerate(sound[names[0]])))
-    with teravec.open(there, cache=tmp_path, cache_bytes="4MiB") as index:
-        with pytest.raises(CorruptFile, match=names[0]):
-            index.search(ROWS, 3, nprobe=64)
-        put(there, names[0], sound[names[0]])
     put(there, names[1], sound[names[1]][:-1] + b"x")
     with pytest.raises(CorruptFile, match=names[1]):
-        teravec.open(there, cache=tmp_path)
+        teravec.open(there, cache=tmp_path, cache_bytes="4MiB")
     put(there, names[1], sound[names[1]])
+    put(there, names[0], bytes(byte ^ (i == 500) for i, byte in enumerate(sound[names[0]])))
+    with teravec.open(there, cache=tmp_path) as index, pytest.raises(CorruptFile, match=names[0]):
+        index.search(ROWS, 3, nprobe=64)
+    put(there, names[0], sound[names[0]])
     with teravec.open(there, cache=tmp_path) as index:
         with suppress(CorruptFile):  # the damaged block is met once more, and then read again
             index.search(ROWS, 3, nprobe=64)
