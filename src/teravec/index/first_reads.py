@@ -12,7 +12,7 @@ from typing import Any
 from teravec.index.manifest import Manifest
 from teravec.model.description import ModelDescription
 from teravec.segments.segment import Segment
-from teravec.storage.early_reads import EarlyReads
+from teravec.storage.early_reads import FIRST_BYTES, EarlyReads
 from teravec.storage.layout import IndexPaths
 from teravec.storage.listfile import ListFile
 from teravec.storage.rowfile import RowFile
@@ -59,6 +59,8 @@ class FirstReads:
         for entry in entries:
             nlist = entry.lists[1] - entry.lists[0]
             ahead = ListFile.first_reads(entry.size, nlist)
+            if entry.sequences[1] and entry.size <= FIRST_BYTES:
+                ahead = [(0, entry.size)]  # searches hold small additions in memory
             self._early.begin(entry.file, Sealed(entry.size, entry.checksum), ahead)
             for other in entry.beside:
                 kind = RowFile if other == entry.fine else DirectoryFile

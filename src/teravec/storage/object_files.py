@@ -67,18 +67,23 @@ class ObjectFile(OpenFile):
         self.path = path
         self._requests, self._key, self._expected = requests, key, sealed
         self.etag: str | None = None
-        self._held, self._started = HeldRanges(), list[Future[memoryview]]()
+        self._is_sealed = sealed is not None
+        self._held, self._started = HeldRanges(), set[Future[memoryview]]()
         if sealed is None:
             head = 0, max([_HEAD_BYTES, *(stop for _, stop in ahead)])
-            self._first = self._start(self._get_head(*head))
-            self._held.add(*head, self._first.result)
+            self._first = self._start(*head, self._get_head(*head))
             return
         for start, stop in join_near(ahead, _NEAR_BYTES):
-            self._held.add(start, stop, self._start(self.get(start, stop)).result)
+            self._start(start, stop, self._get(start, stop))
 
-    def _start(self, request: Coroutine[Any, Any, memoryview]) -> Future[memoryview]:
-        self._started.append(self._requests.start(request))
-        return self._started[-1]
+    def _start(
+        self, start: int, stop: int, request: Coroutine[Any, Any, memoryview]
+    ) -> Future[memoryview]:
+        future = self._requests.start(request)
+        self._held.add(start, stop, future.result, lambda: _has_succeeded(future))
+        self._started.add(future)
+        future.add_done_callback(self._started.discard)  # its bytes are those of the held range
+        return future
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -90,8 +95,8 @@ class ObjectFile(OpenFile):
 
     def wait(self) -> ObjectFile:
         """Wait for the first requests, or raise MissingFile."""
-        for request in self._started:
-            request.result()
+        if self._expected is None:
+            self._first.result()
         return self
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
@@ -126,7 +131,11 @@ class ObjectFile(OpenFile):
         await _all([fetch_piece(buffer[i : i + _PIECE_BYTES], offset + i) for i in starts])
 
     async def get(self, start: int, stop: int) -> memoryview:
-        """Return bytes [start, stop) with one request; runs on the event loop."""
+        """Return bytes [start, stop) with at most one request; runs on the event loop."""
+        held = self._held.find(start, stop, wait=False) if self._is_sealed else None
+        return await self._get(start, stop) if held is None else held
+
+    async def _get(self, start: int, stop: int) -> memoryview:
         try:
             data, meta = await _get(self._requests, self._key, self.path, start, stop, self.etag)
         except (Conflict, EndsEarlier):
@@ -167,10 +176,13 @@ class ObjectFile(OpenFile):
         return _ends_early(self.path, found, end) if found < end else _was_replaced(self.path)
 
     def close(self) -> None:
-        started, self._started = self._started, []
-        for request in started:
+        for request in list(self._started):
             request.cancel()
         self._held.clear()
+
+
+def _has_succeeded(future: Future[memoryview]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _was_replaced(path: str) -> CorruptFile:
