@@ -16,7 +16,7 @@ import teravec
 # Of stores, which users only hand on.
 INSIDE = {
     *("ServerPeer", "IndexCaches", "OpenedIndex", "StorePath", "TrainPlan", "_StageBar"),
-    *("OpenFile", "ReadFiles", "Reader", "Writer"),
+    *("OpenFile", "ReadFiles", "Reader", "Sealed", "Writer"),
 }
 
 
