@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -162,7 +163,7 @@ def test_data_have_credentials_of_their_own(s3_endpoint: str, tmp_path: Path) ->
     from teravec.cli.main import app
 
     bucket = make_bucket(s3_endpoint)
-    options = {"endpoint": s3_endpoint, "region": "us-east-1", "allow_http": True, **KEYS}
+    options: Any = {"endpoint": s3_endpoint, "region": "us-east-1", "allow_http": True, **KEYS}
     writers.write_npy(tmp_path / "x.npy", X)
     store = obstore.store.S3Store(bucket, config=options)
     obstore.put(store, "data/x.npy", (tmp_path / "x.npy").read_bytes())
