@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,14 @@ from teravec.search.index import open_index
 __all__ = ["TeravecTransformer"]
 
 _METRICS = {"euclidean": "l2", "sqeuclidean": "l2", "cosine": "cosine"}
+
+
+class _Folder:
+    """A temporary directory that goes with its estimator, which has no method to close it."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="teravec-sklearn-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 class TeravecTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -67,7 +77,7 @@ class TeravecTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"metric is {self.metric!r}; one of {', '.join(_METRICS)} expected")
         if self.mode not in ("distance", "connectivity"):
             raise ValueError(f"mode is {self.mode!r}; distance or connectivity expected")
-        self._folder = tempfile.TemporaryDirectory(prefix="teravec-sklearn-")
+        self._folder = _Folder()
         build(
             vectors,
             self._path,
@@ -112,7 +122,7 @@ class TeravecTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def _path(self) -> Path:
-        return Path(self._folder.name) / "index"
+        return self._folder.path / "index"
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -125,7 +135,7 @@ class TeravecTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         files = state.pop("_files", None)
         super().__setstate__(state)
         if files is not None:
-            self._folder = tempfile.TemporaryDirectory(prefix="teravec-sklearn-")
+            self._folder = _Folder()
             for name, data in files.items():
                 path = self._path / name
                 path.parent.mkdir(parents=True, exist_ok=True)
