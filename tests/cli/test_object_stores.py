@@ -92,3 +92,34 @@ def test_errors_are_one_line(url: str) -> None:
     assert run("info", gone, code=2).count("\n") == 1
     assert "there is no such bucket" in run("info", gone, code=2)
     assert "without user, query" in run("info", f"{url}?sig=x", code=2)
+
+
+def test_commands_with_a_cache_on_disk(url: str, tmp_path: Path) -> None:
+    """Those that read, among them some that only an index in a directory was given before."""
+    np.save(tmp_path / "base.npy", ROWS)
+    np.save(tmp_path / "queries.npy", ROWS[:5] + 0.01)
+    base, queries = tmp_path / "base.npy", tmp_path / "queries.npy"
+    local = tmp_path / "local"
+    run("build", base, "--out", local, "--nlist", 8, "--codec", "flat", "--niter", 2, "-q")
+    run("cp", local, url, "-q")
+    cache = ["--cache", tmp_path / "cache", "--cache-bytes", "4MiB"]
+    for number in range(2):
+        args = ["search", url, queries, "-k", 1, "--nprobe", 8, "--json", "--stats", *cache]
+        found = json.loads(run(*args))
+        assert np.ravel(found["ids"]).tolist() == [0, 1, 2, 3, 4]
+        [counts] = found["caches"].values()
+        assert (counts["hits"] > 0) == bool(number)
+    assert "hit rate" in run("search", url, queries, "-k", 1, "--nprobe", 8, "--stats", *cache)
+    within = run("range-search", url, queries, "--radius", 1.0, "--nprobe", 8, "--json", *cache)
+    assert json.loads(within)["results"] >= 5
+    assert '"id"' in run("get", url, "--ids", "7", "--vectors", *cache)
+    groups = tmp_path / "groups.parquet"
+    run("duplicates", url, base, "--threshold", 0.5, "--nprobe", 8, "--out", groups, "-q", *cache)
+    assert groups.exists()
+    assert "sound" in run("verify", url, *cache)
+    run("rebalance", url, "-q")
+    run("export-faiss", local, tmp_path / "out.faiss")
+    run("import-faiss", tmp_path / "out.faiss", "--out", f"{url}-imported", "-q")
+    assert "sound" in run("verify", f"{url}-imported")
+    assert "at least 1,048,576 expected" in run(*args[:-1], "1000", code=2)
+    assert "a directory for it expected" in run("info", url, "--cache-bytes", "4MiB", code=2)
