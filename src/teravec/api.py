@@ -16,12 +16,12 @@ from teravec.index.manifest import Manifest
 from teravec.progress import Progress
 from teravec.search.index import open_index as open
 from teravec.serving.wire.client import connect
-from teravec.sources import Data, PathLike, as_query, parse_columns, remote_files
+from teravec.sources import Data, PathLike, as_query, parse_columns
+from teravec.sources import remote_files as files
 from teravec.staging import training_options
-from teravec.storage.places import PlaceLike, open_store
+from teravec.storage.places import PlaceLike
+from teravec.storage.places import open_store as store
 from teravec.training.record import LayoutOptions
-
-store, files = open_store, remote_files
 
 __all__ = ["build", "connect", "files", "open", "store"]
 

@@ -114,6 +114,7 @@ def test_numbered_rows_and_no_columns(tmp_path: Path) -> None:
     found = teravec.get(tmp_path / "index", [305, 0], vectors=True)
     assert found["id"].to_pylist() == [305, 0]
     np.testing.assert_allclose(np.stack(found["vector"].to_numpy()), ROWS[[305, 0]], atol=0.1)
+    assert teravec.get(tmp_path / "index", [305, 999, 0]).to_pydict() == {"id": [305, 0]}
     with pytest.raises(InvalidArgument, match="none: it was built without columns"):
         teravec.query(tmp_path / "index", ROWS[:1], nprobe=1, columns=["title"])
 

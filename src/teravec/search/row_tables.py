@@ -245,7 +245,10 @@ class RowTables:
         names = choose_columns(self.steps.opened, ("all",) if columns is None else columns)
         vectors = flag(vectors, "vectors")
         asked, found, table = get_rows(OpenRows(self.steps), ids, names, vectors=vectors)
-        return table.add_column(0, "id", asked.take(pa.array(found)))
+        rows = asked.take(pa.array(found))
+        # Not add_column: a table without columns has no rows.
+        schema = table.schema.insert(0, pa.field("id", rows.type))
+        return pa.Table.from_arrays([rows, *table.columns], schema=schema)
 
     def rows_of(
         self: _Opened, ids: Int64, columns: Sequence[str] | str | None, *, vectors: bool = False
