@@ -169,7 +169,8 @@ def test_every_command_holds_its_output_to_the_end(
     unlink, held = Path.unlink, []
 
     def unlink_after_a_try(path: Path, missing_ok: bool = False) -> None:
-        if path.name.endswith(output_lock.LOCK_NAME):  # the first step of letting go
+        # The first step of letting go; a calibration within holds a lock of its own, in ``adding``.
+        if path.name.endswith(output_lock.LOCK_NAME) and path.parent.name != "adding":
             held.append(dict.fromkeys(tree(tmp_path)))
             with pytest.raises(OutputExists), hold():
                 pass

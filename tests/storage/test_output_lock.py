@@ -44,7 +44,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
             monkeypatch.setattr(fcntl, "flock", fail)
         if bytes_:
             monkeypatch.setattr(fcntl, "fcntl", fail)
-        locks.warn_of_no_locks.cache_clear()
+        locks.warned.clear()
 
     return failing
 

@@ -17,11 +17,11 @@ import logging
 import os
 import struct
 from collections.abc import Callable
-from functools import cache
+from pathlib import Path
 
 from teravec.errors import storage_errors
 
-__all__ = ["NoLocks", "lock_bytes", "lock_file", "unlock", "warn_of_no_locks"]
+__all__ = ["NoLocks", "lock_bytes", "lock_file", "unlock", "warn_of_no_locks", "warned"]
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +118,19 @@ def unlock(fd: int) -> None:
             fcntl.flock(fd, fcntl.LOCK_UN)
 
 
-@cache
+warned = set[int]()
+"""Devices of file systems that were told of."""
+
+
 def warn_of_no_locks(directory: str) -> None:
-    """Warn, once, that nothing keeps two commands apart in a directory."""
+    """Warn, once for its file system, that nothing keeps two commands apart in a directory."""
+    try:
+        device = Path(directory).stat().st_dev
+    except OSError:
+        device = -1
+    if device in warned:
+        return
+    warned.add(device)
     log.warning(
         "%s: this file system has no locks: nothing keeps a second command from writing the same "
         "output at the same time; see that only one runs",
