@@ -60,6 +60,7 @@ COMMANDS: dict[str, list[str]] = {
     "bench-disk": ["i", "--seconds", "0.01", "--size", "1", "-q"],
     "serve": ["i"],
     "plan": ["--ntotal", "1e6", "--d", "8", "--constants", "none.json"],
+    "advise": ["x.npy", "--codecs", "sq8", "--seconds", "0.01", "-q"],
     "slurm": ["--nodes", "1", "--time", "1", "--script", "job", "--json", "build"],
 }
 # What an option of any value would start, or write into the place where the tests run.

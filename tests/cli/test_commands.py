@@ -139,6 +139,7 @@ def test_bench_disk(
     assert content["file_system"]["host"] == os.uname().nodename
     # The index says nothing of the disk that it lies on.
     assert sorted(path.name for path in (root / "i").iterdir()) == [
+        "adding",
         "build.json",
         "calibration.json",
         "known",
