@@ -209,10 +209,10 @@ def test_a_full_server_says_busy(
     server = serve(index, limits=Limits(queue=1))
     search, begun, go = SearchSteps.search_lists, threading.Event(), threading.Event()
 
-    def held(*arguments: Any) -> object:
+    def held(*arguments: Any, **more: Any) -> object:
         begun.set()
         go.wait(60)
-        return search(*arguments)
+        return search(*arguments, **more)
 
     monkeypatch.setattr(SearchSteps, "search_lists", held)
     with (
@@ -234,10 +234,10 @@ def test_work_past_its_deadline_stops(
     server = serve(index, steps=StepSizes(scanned_bytes=1000))
     steps, search = list[int](), SearchSteps.search_lists
 
-    def slowly(*arguments: Any) -> object:
+    def slowly(*arguments: Any, **more: Any) -> object:
         steps.append(1)
         time.sleep(0.05)
-        return search(*arguments)
+        return search(*arguments, **more)
 
     monkeypatch.setattr(SearchSteps, "search_lists", slowly)
     with teravec.connect(url(server)) as remote:

@@ -198,7 +198,7 @@ def test_a_source_of_queries_is_answered_by_one_version(
         np.testing.assert_array_equal(remote.search_at(QUERIES, 5, effort)[1], newer)
         for number in range(MOST_OPEN + 2):
             version = added(path, 50 + number)
-            until(lambda version=version: remote.info()["number"] == version)  # type: ignore[misc]
+            until(lambda version=version: remote.info()["number"] >= version)  # type: ignore[misc]
         with pytest.raises(OtherIndex, match="connect and search again"):
             remote.search_at(QUERIES, 5, effort)
 
@@ -253,4 +253,5 @@ def test_an_earlier_version_that_a_coordinator_wants_gets_a_place(
     backend.want({first: ""})
     until(lambda: first in {index.version for index in backend.versions.open})
     assert len(backend.versions.open) == MOST_OPEN
-    assert backend.versions.current.number == MOST_OPEN + 1
+    # An addition may join small segments, in a version of its own.
+    assert backend.versions.current.number == teravec.versions(path)[-1].number

@@ -267,7 +267,7 @@ def test_a_full_disk_is_no_error_and_said_once(
     def refuse(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("teravec.storage.disk_cache._PAUSE_S", 0.0)
+    monkeypatch.setattr("teravec.storage.disk_cache.PAUSE_S", 0.0)
     monkeypatch.setattr(os, "pwritev", refuse)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -33,7 +33,7 @@ def index(tmp_path: Path) -> Path:
 
 
 def test_many_additions_leave_few_layers(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joining, "_LEAST_ROWS", 4)
+    monkeypatch.setattr(joining, "LEAST_ROWS", 4)
     rng, rows = np.random.default_rng(1), dict(enumerate(ROWS[:BASE]))
     for number in range(40):
         ids = rng.choice(400, 3, replace=False)

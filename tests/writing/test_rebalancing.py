@@ -207,7 +207,7 @@ def test_an_addition_that_a_rebalance_overtakes(index_of: MakeIndex) -> None:
     out = index_of("sq8")
     teravec.add(out, SKEWED)
     before = everything(out, 3600)[1]
-    with Resources(progress=Between("merge", lambda: teravec.rebalance(out))) as resources:
+    with Resources(progress=Between("encode", lambda: teravec.rebalance(out))) as resources:
         manifest = add_rows(IndexPaths(out), ROWS[2000:2050], AddOptions(), resources)
     assert manifest.what == "add 50 rows"
     assert manifest.model_path != "model"

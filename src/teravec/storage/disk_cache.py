@@ -39,9 +39,12 @@ from teravec.storage.local_file import ALIGNMENT
 from teravec.storage.range_reader import RangeReader
 from teravec.storage.store import Ranges, Sealed
 
-__all__ = ["DiskCache", "Found", "disk_cache"]
+__all__ = ["PAUSE_S", "DiskCache", "Found", "disk_cache"]
 
 log = logging.getLogger(__name__)
+
+PAUSE_S = 60.0
+"""How long nothing is written after a write failed, as on a full disk."""
 
 _TABLE, _DATA = 0, 1  # numbers of the files
 _ENTRY = struct.Struct("<QQQQ")
@@ -49,7 +52,6 @@ _KEY = struct.Struct("<Qqq")
 _AT_ONCE = 2048  # buckets read together
 _LARGEST = 4  # a block takes at most this share of the ring,
 _REINSERTED = 4  # and one in the oldest such share is written again
-_PAUSE_S = 60.0  # after a write failed, as on a full disk
 _MOST_BUFFERS = 1000  # of one call that writes; the system's limit is 1,024
 
 Bytes = npt.NDArray[np.uint8]
@@ -217,7 +219,7 @@ class DiskCache:
 
     def pause(self, error: Exception) -> None:
         """Stop writing for a while; say so once."""
-        self._paused_until = time.monotonic() + _PAUSE_S
+        self._paused_until = time.monotonic() + PAUSE_S
         say = log.debug if self._warned else log.warning
         self._warned = True
         say("%s; the search goes on without keeping more in this cache", error)

@@ -13,12 +13,14 @@ from teravec.segments.segment import Segment
 from teravec.storage.layout import IndexPaths
 from teravec.writing.compacting import compact_segments
 
-__all__ = ["join_small_segments", "plan_joining"]
+__all__ = ["LEAST_ROWS", "join_small_segments", "plan_joining"]
 
 log = logging.getLogger(__name__)
 
+LEAST_ROWS = 1024
+"""Of the smallest class of sizes; the next one has eight times as many."""
+
 _SAME_SIZE = 8  # layers of one class of sizes that become one layer
-_LEAST_ROWS = 1024  # of the smallest class; the next one has eight times as many
 _MOST_BYTES = 16 << 20  # written anew by one addition
 
 
@@ -34,7 +36,7 @@ def plan_joining(manifest: Manifest) -> tuple[Segment, ...]:
     """
     layers = manifest.layers[1:]
     rows = [sum(segment.valid for segment in layer) for layer in layers]
-    bound, first = _LEAST_ROWS, len(layers)
+    bound, first = LEAST_ROWS, len(layers)
     while rows and bound < rows[-1]:
         bound *= _SAME_SIZE
     while True:
