@@ -129,6 +129,8 @@ static int help(call_t *call)
     }
     while (places > 0)
         if (atomic_compare_exchange_weak(&call->places, &places, places - 1)) {
+            if (atomic_load(&watched)) /* again, as another thread may have taken the place */
+                atomic_store(shared_here(), LLONG_MAX / 2); /* all that a helper ever does */
             take_parts(call, (size_t)places);
             atomic_fetch_add(&call->left, 1);
             /* The call may belong to another caller by now, which is then woken for nothing. */
@@ -164,7 +166,6 @@ static int look_on(unsigned before)
 static void *helper(void *unused)
 {
     (void)unused;
-    atomic_store(shared_here(), LLONG_MAX / 2); /* all that it will ever do */
     for (;;) {
         const unsigned before = atomic_load(&opened);
         if (help_any() || look_on(before))
