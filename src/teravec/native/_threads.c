@@ -300,6 +300,8 @@ static PyObject *py_shared(PyObject *self, PyObject *unused)
 static PyObject *py_alone(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
+    if (!atomic_load(&watched))
+        return Py_NewRef(Py_None);
     return PyLong_FromLongLong(processor_ns() - atomic_load(shared_here()));
 }
 
@@ -318,7 +320,7 @@ static PyMethodDef methods[] = {
     {"watch", py_watch, METH_O,
      "watch(more)\n\nCount what callers share, while the sum of all `more` is above 0."},
     {"alone", py_alone, METH_NOARGS,
-     "alone() -> ns\n\nProcessor time of this thread that it did not share."},
+     "alone() -> ns or None\n\nProcessor time of this thread that it did not share; None if nobody asks."},
     {"give", py_give, METH_O,
      "give(since)\n\nWhat this thread did since alone() returned `since` was shared."},
     {"shared", py_shared, METH_NOARGS,

@@ -28,9 +28,9 @@ def shared(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _R
     """Return a function whose calls count as shared: one of several that threads take in turn."""
 
     def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        if extensions.pooling is None:
+        before = None if extensions.pooling is None else extensions.pooling.alone()
+        if before is None:  # nobody asks: a search pays nothing for it
             return function(*args, **kwargs)
-        before = extensions.pooling.alone()
         try:
             return function(*args, **kwargs)
         finally:
